@@ -1,0 +1,53 @@
+"""The protocol every engine speaks: conversations in, replies out, in any order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation; role is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a reply. temperature 0 is greedy; the seed makes a draw repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply. finish_reason is "stop" or "length"; error is set where the engine gave none."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """A language model that answers conversations.
+
+    `identity` names the model and its revision: two engines with one identity give the same
+    replies, so it is part of every cache key.
+    """
+
+    identity: str
+
+    def generate(
+        self, conversations: Sequence[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index into conversations, reply) as replies finish; each index exactly once."""
+        ...
+
+    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        """As `generate`, for conversations that ask for a score: `Reply.text` holds a JSON object
+        {"score": s} with s in [0, 1], or `Reply.error` says why there is none."""
+        ...

@@ -1,0 +1,48 @@
+"""What a user did wrong, said in one line; and how an entry point says it."""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that names the file, line, key or argument and what to do."""
+
+
+def entry(main: Callable[[], None]) -> Callable[[], None]:
+    """Turn the errors a user can mend into one line on stderr and an exit code; let bugs traceback."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        try:
+            main()
+        except UserError as error:
+            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            _stop("interrupted: finished work is on disk; run the same command again to go on",
+                  EXIT_INTERRUPTED)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            where = f" at {error.filename}" if error.filename else ""
+            _stop(f"error: {error.strerror}{where}: free some room or choose another --output_dir, "
+                  "then run the same command again (finished work is kept)", EXIT_BAD_INPUT)
+
+    return run
+
+
+def _stop(line: str, code: int) -> None:
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def require(module: str, extra: str) -> None:
+    """Fail with the install line where an optional package is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{module} is needed for this: pip install -c constraints.txt -e '.[{extra}]'")

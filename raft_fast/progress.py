@@ -1,0 +1,113 @@
+"""Live progress: which phase, how far, how long still; and what each phase cost.
+
+On a terminal one rich bar a phase; elsewhere (a log file, CI) a plain line every ten seconds.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import psutil
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LOG_SECONDS = 10.0
+SAMPLE_SECONDS = 0.05
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class PhaseCost:
+    """Time and memory of one phase: wall seconds and the process's peak resident bytes during it."""
+
+    name: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass
+class Reporter:
+    """Shows the phases of a run and remembers their costs, in order."""
+
+    costs: list[PhaseCost] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+        """Time one phase. Yields `advance(steps=1, note="")`."""
+        start = time.perf_counter()
+        show = _bar if console.is_terminal else _lines
+        with _peak_memory() as peak:
+            try:
+                with show(name, total, unit) as advance:
+                    yield advance
+            finally:
+                self.costs.append(PhaseCost(name, time.perf_counter() - start, peak[0]))
+
+    def as_json(self) -> list[dict]:
+        return [asdict(cost) for cost in self.costs]
+
+
+@contextmanager
+def _bar(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+    columns = [TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+               TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=total, note="")
+        yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
+
+
+@contextmanager
+def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+    start = shown = time.perf_counter()
+    done = 0
+    _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal shown, done
+        done += steps
+        now = time.perf_counter()
+        if now - shown >= LOG_SECONDS:
+            shown = now
+            left = f", {(now - start) / done * (total - done):.0f} s left" if total and done else ""
+            _log(f"{name}: {done}/{total or '?'} {unit}{left} {note}".rstrip())
+
+    yield advance
+    _log(f"{name}: done in {time.perf_counter() - start:.1f} s")
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """Sample this process's resident memory while the block runs; the list holds the peak, in bytes."""
+    process, stop = psutil.Process(), threading.Event()
+    peak = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not stop.wait(SAMPLE_SECONDS):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+        peak[0] = max(peak[0], process.memory_info().rss)

@@ -1,0 +1,31 @@
+"""Packages are named one by one, because two folders are installed under other names.
+
+`kernels/` must never be importable itself: on the working directory's path it would
+shadow the package `kernels` that transformers looks for.
+"""
+
+from setuptools import setup
+
+setup(
+    packages=[
+        "raft_kernels",
+        "raft_fast",
+        "raft_fast.engines",
+        "raft_fast.refinement",
+        "raft_fast.distillation",
+        "raft_fast.evaluation",
+        "raft_fast_configs",
+    ],
+    package_dir={
+        "raft_kernels": "kernels/raft_kernels",
+        "raft_fast": "raft_fast",
+        "raft_fast_configs": "configs",
+    },
+    package_data={
+        "raft_kernels": ["py.typed"],
+        "raft_fast": ["py.typed"],
+        "raft_fast.refinement": ["prompts/*.txt"],
+        "raft_fast.evaluation": ["*.jinja"],
+        "raft_fast_configs": ["*.yaml"],
+    },
+)
