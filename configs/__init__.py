@@ -1,0 +1,1 @@
+"""The shipped configurations, one YAML file a method; installed as `raft_fast_configs`."""
