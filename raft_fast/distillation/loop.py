@@ -19,6 +19,7 @@ from raft_fast.distillation.rollout import sample_trajectories
 from raft_fast.distillation.step import Stepper, stopwatch
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.errors import UserError
+from raft_fast.progress import Reporter
 
 BAD_STEPS = 2  # steps in a row without a finite gradient before a run stops
 
@@ -77,6 +78,20 @@ def plan(rows: Sequence[Row], options: TrainOptions, seed: int) -> list[list[Row
     return steps if options.max_steps < 0 else steps[: options.max_steps]
 
 
+def fitting(rows: Sequence[Row], chat: Chat, max_length: int, reporter: Reporter) -> list[Row]:
+    """The rows whose prompt and answer fit into `max_length` tokens; says which do not."""
+    fit = [row for row in rows
+           if len(chat.sft_view(row.prompt, row.completion).ids) <= max_length]
+    if not fit:
+        raise UserError(f"--max_length {max_length}: no row fits; raise it")
+    if len(fit) < len(rows):
+        kept = {row.row_id for row in fit}
+        dropped = [row.row_id for row in rows if row.row_id not in kept]
+        reporter.say(f"{len(dropped)} rows are longer than --max_length {max_length} tokens and are left "
+                     f"out: {', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}")
+    return fit
+
+
 def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options: TrainOptions,
            seed: int) -> dict[int, list[list[int]]]:
     """Trajectories for the steps in `fed`, all sampled from the student as it is now."""
@@ -118,7 +133,8 @@ def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int
     if name == "constant" and options.warmup_steps:
         name = "constant_with_warmup"
     try:
-        return get_scheduler(name, optimizer, options.warmup_steps, steps)
+        return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
+                             num_training_steps=steps)
     except ValueError as error:
         raise UserError(f"--lr_scheduler_type {name}: {error}") from error
 

@@ -16,7 +16,7 @@ from raft_fast.distillation import losses
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, pad
+from raft_fast.packing import completion_hidden, completion_ids
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,25 @@ class Stepper:
             with self._timed(totals, "teacher_seconds"):
                 targets = self.teacher.targets([teacher for _, teacher in pairs])
         with self._timed(totals, "train_seconds"):
-            batch = pad([*sft_views, *(student for student, _ in pairs)], self.chat.pad_id,
-                        self.student.device)
+            views = [*sft_views, *(student for student, _ in pairs)]
             with torch.autocast(self.student.device.type, torch.bfloat16,
                                 enabled=self.student.device.type == "cuda"):
-                hidden = completion_hidden(self.student, batch)
-            count = sum(batch.lengths[: len(sft_views)])
+                hidden = completion_hidden(self.student, views, self.chat.pad_id)
+            count = sum(len(view.completion) for view in sft_views)
             sft_hidden, kl_hidden = hidden[:count], hidden[count:]
             head, sft, kl = head_of(self.student), None, None
             if sft_views:
-                sft = losses.sft_loss(sft_hidden, batch.targets[:count], head, sft_tokens)
+                answers = completion_ids(sft_views, hidden.device)
+                sft = losses.sft_loss(sft_hidden, answers, head, sft_tokens)
                 totals.sft = (totals.sft or 0.0) + float(sft.detach())
             if pairs:
-                kl = losses.kl_loss(kl_hidden, targets, head, batch.lengths[len(sft_views) :],
-                                    trajectories)
+                lengths = [len(student.completion) for student, _ in pairs]
+                kl = losses.kl_loss(kl_hidden, targets, head, lengths, trajectories)
                 totals.kl = (totals.kl or 0.0) + float(kl.detach())
                 totals.mass += float(targets.mass.sum())
             if sft is not None and kl is not None:
                 self._measure(sft, sft_hidden, kl, kl_hidden, totals)
-        totals.tokens += batch.tokens
+        totals.tokens += sum(len(view.ids) for view in views)
         return sft, kl
 
     def _measure(self, sft: torch.Tensor, sft_hidden: torch.Tensor, kl: torch.Tensor,

@@ -10,7 +10,7 @@ from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
 from raft_fast.errors import UserError
 from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, pad
+from raft_fast.packing import completion_hidden
 
 
 class Teacher:
@@ -34,7 +34,7 @@ class Teacher:
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> TopKTargets:
         """K ids and log-probabilities at temperature T for all N completion tokens, row by row."""
-        hidden = completion_hidden(self.model, pad(views, self.chat.pad_id, self.model.device))
+        hidden = completion_hidden(self.model, views, self.chat.pad_id)
         return topk_targets(hidden, self.head.weight, self.k, self.temperature,
                             vocab_size=self.vocab_size, **self.head.kwargs())
 

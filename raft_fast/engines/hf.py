@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from raft_fast.chat import Chat, View
 from raft_fast.engines.base import Message, Reply, Sampling
 from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, pad
+from raft_fast.packing import completion_hidden, completion_ids
 
 LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
 
@@ -51,7 +51,7 @@ class HFEngine:
         for chosen in self._batches(prompts):
             # a one-token completion makes the last prompt token the predicting position
             views = [View(prompts[index], [self.chat.pad_id]) for index in chosen]
-            hidden = completion_hidden(self.model, pad(views, self.chat.pad_id, self.model.device))
+            hidden = completion_hidden(self.model, views, self.chat.pad_id)
             shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
             for index, score in zip(chosen, (shares * scale).sum(-1).tolist(), strict=True):
                 yield index, Reply(json.dumps({"score": score}), "stop", len(prompts[index]), 0)
@@ -65,13 +65,14 @@ class HFEngine:
                  for messages, text in zip(conversations, completions, strict=True)]
         head = head_of(self.model)
         for chosen in self._batches([view.ids for view in views]):
-            batch = pad([views[index] for index in chosen], self.chat.pad_id, self.model.device)
-            hidden = completion_hidden(self.model, batch)
+            asked = [views[index] for index in chosen]
+            hidden = completion_hidden(self.model, asked, self.chat.pad_id)
+            answers = completion_ids(asked, hidden.device)
             losses = torch.cat([
                 torch.nn.functional.cross_entropy(head.logits(rows), ids, reduction="none")
-                for rows, ids in zip(hidden.split(LOGIT_ROWS), batch.targets.split(LOGIT_ROWS),
+                for rows, ids in zip(hidden.split(LOGIT_ROWS), answers.split(LOGIT_ROWS),
                                      strict=True)])
-            for index, part in zip(chosen, losses.split(batch.lengths), strict=True):
+            for index, part in zip(chosen, losses.split([len(view.completion) for view in asked]), strict=True):
                 yield index, (float(part.sum()), len(part))
 
     def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
