@@ -1,8 +1,10 @@
 """The protocol every engine speaks: conversations in, replies out, in any order."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 
 class Message(TypedDict):
@@ -51,3 +53,9 @@ class Engine(Protocol):
         """As `generate`, for conversations that ask for a score: `Reply.text` holds a JSON object
         {"score": s} with s in [0, 1], or `Reply.error` says why there is none."""
         ...
+
+
+def stable_seed(*parts: Any) -> int:
+    """A 63-bit seed from anything JSON can say; the same on every machine and run."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

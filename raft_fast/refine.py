@@ -1,0 +1,83 @@
+"""Stage 1 of RAFT: refine a domain's answers so that learning them bends the model less.
+
+    python -m raft_fast.refine --data FILE --output_dir DIR
+
+Each answer is rewritten by the model itself (Eq. 1), kept where it still says the same (Eqs. 2-3),
+merged with the gold answer and judged (Eq. 4). DIR gets refined.parquet (trainable as it is),
+decisions.jsonl (what was chosen for each row, and why), summary.json, rejected.jsonl (rows set
+aside) and config.yaml. Started again on the same DIR it asks only for replies it does not have.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raft_fast import config, dataset
+from raft_fast.config import DataOptions, ModelOptions, RefineOptions
+from raft_fast.engines import Engine
+from raft_fast.errors import UserError, entry
+from raft_fast.progress import Reporter
+from raft_fast.refinement import build_roles, refine
+
+DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
+               "--output_dir defaults to refined/<name of the data>; started again on the same "
+               "folder, only missing replies are asked for.")
+
+
+@entry
+def main() -> None:
+    """Read rows, refine them, say where everything is."""
+    _, options = config.parse("refine", DESCRIPTION, [DataOptions, ModelOptions, RefineOptions])
+    data, model, stage = options
+    table = read_raw(data)
+    rows = dataset.spread(table.rows, data.max_rows, data.seed)
+    output_dir = Path(data.output_dir or default_output_dir(data.data))
+    output_dir.mkdir(parents=True, exist_ok=True)
+    config.to_yaml(options, output_dir / "config.yaml")
+    dataset.write_jsonl(table.rejected, output_dir / "rejected.jsonl")
+    reporter = Reporter()
+    reporter.say(f"{data.data}: {len(rows)} of {len(table.rows)} rows, "
+                 f"{len(table.rejected)} set aside")
+    refined = stage_one(rows, stage, model, output_dir, reporter, seed=data.seed,
+                        total_rows=len(table.rows))
+    counts = [f"{sum(row.source == source for row in refined)} {source}"
+              for source in ("fused", "rewrite", "gold")]
+    reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
+
+
+def stage_one(
+    rows: Sequence[dataset.Row], options: RefineOptions, model: ModelOptions, output_dir: Path,
+    reporter: Reporter, *, shared: Engine | None = None, seed: int = 0,
+    total_rows: int | None = None,
+) -> list[dataset.Row]:
+    """Load whom the options name and refine the rows into `output_dir`; `train` calls this too.
+
+    `shared` is the engine that plays `self`; without one, --model is loaded once for all parts.
+    """
+    from raft_fast.models import load_encoder, load_engine
+
+    encoder = load_encoder(options.encoder, model.device)
+    roles = build_roles(
+        options, lambda spec: load_engine(spec, model, shared, options.refine_batch_size))
+    return refine(rows, options, roles, encoder, output_dir, reporter, seed=seed,
+                  total_rows=total_rows)
+
+
+def read_raw(data: DataOptions) -> dataset.Table:
+    """The rows of --data. Raises UserError where there is no --data or stage 1 is done already."""
+    if not data.data:
+        raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
+                        "name, as in python -m raft_fast.refine --data rows.jsonl")
+    table = dataset.read_table(data.data, data.max_bad_rows)
+    if table.refined:
+        raise UserError(f"--data {data.data}: is refined already; train on it with "
+                        "python -m raft_fast.train --data, or give the raw rows")
+    return table
+
+
+def default_output_dir(source: str) -> str:
+    """refined/<name of the data>."""
+    return f"refined/{Path(source).stem}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""What stage 1 knows about a row and decides about it: one line of decisions.jsonl."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raft_fast.dataset import Row
+from raft_fast.engines import Reply
+
+MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
+Checks = dict[str, str | None]
+"""Every check by name: what is wrong, or None where nothing is."""
+
+
+def objections(checks: Checks) -> list[str]:
+    """What the checks have against an answer; empty where it may be used."""
+    return [reason for reason in checks.values() if reason is not None]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of requests and replies."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    @classmethod
+    def of(cls, *replies: Reply) -> "Tokens":
+        return cls(sum(reply.prompt_tokens for reply in replies),
+                   sum(reply.completion_tokens for reply in replies))
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(self.prompt + other.prompt, self.completion + other.completion)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A row after rewriting and the semantic filter (Eqs. 1-3)."""
+
+    row: Row
+    rewrite: Reply
+    similarity: float | None
+    checks: Checks
+
+    @property
+    def passed(self) -> bool:
+        return not objections(self.checks)
+
+    @property
+    def answer(self) -> str:
+        """ȳ of Eq. 3."""
+        return self.rewrite.text if self.passed else self.row.gold
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge on one fusion: a score in [0, 1], or why there is none."""
+
+    judge: str
+    score: float | None
+    error: str | None
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Round:
+    """One fusion of a row and what the judges said. A fusion with objections is not judged."""
+
+    number: int
+    fusion: Reply
+    similarity: float | None
+    checks: Checks
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def score(self) -> float | None:
+        """The mean over the judges that gave a score; a missing one is missing, not 0 (Eq. 4)."""
+        scores = [verdict.score for verdict in self.verdicts if verdict.score is not None]
+        if not scores:
+            return None
+        return round(sum(scores) / len(scores), MEAN_DIGITS)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The training answer of a row, where it comes from and why."""
+
+    filtered: Filtered
+    rounds: list[Round]
+    source: str
+    answer: str
+    why: str
+
+    @property
+    def tokens(self) -> dict[str, Tokens]:
+        verdicts = [verdict for one in self.rounds for verdict in one.verdicts]
+        return {
+            "rewrite": Tokens.of(self.filtered.rewrite),
+            "fuse": Tokens.of(*(one.fusion for one in self.rounds)),
+            "judge": sum((verdict.tokens for verdict in verdicts), Tokens()),
+        }
+
+    def refined_row(self) -> Row:
+        """The row with its training answer. `rewrite` holds ȳ where the filter passed it, `fused` ŷ
+        where it was chosen: what is null was not good enough to train on."""
+        row, filtered = self.filtered.row, self.filtered
+        return Row(
+            row_id=row.row_id, prompt=row.prompt, completion=self.answer, gold=row.gold,
+            category=row.category, rewrite=filtered.rewrite.text if filtered.passed else None,
+            fused=self.answer if self.source == "fused" else None,
+            source=self.source, similarity=filtered.similarity)
+
+    def as_json(self) -> dict[str, Any]:
+        """The row's line in decisions.jsonl."""
+        row, filtered = self.filtered.row, self.filtered
+        return {
+            "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
+            "rewrite": _text(filtered.rewrite), "similarity": filtered.similarity,
+            "checks": filtered.checks,
+            "rounds": [_round_as_json(one) for one in self.rounds],
+            "source": self.source, "completion": self.answer, "why": self.why,
+            "tokens": {part: asdict(tokens) for part, tokens in self.tokens.items()},
+        }
+
+
+def _round_as_json(one: Round) -> dict[str, Any]:
+    scores = [{"judge": verdict.judge, "score": verdict.score, "error": verdict.error}
+              for verdict in one.verdicts]
+    return {"round": one.number, "fused": _text(one.fusion), "similarity": one.similarity,
+            "checks": one.checks, "scores": scores, "score": one.score}
+
+
+def _text(reply: Reply) -> str | None:
+    return reply.text or None
+
+
+def decide(filtered: Filtered, rounds: list[Round]) -> Decision:
+    """Eq. 4: the fusion with the best mean score is the training answer ŷ (the earlier of equals).
+
+    A row that failed the filter keeps y; one without a fusion that has a score keeps ȳ.
+    """
+    if not filtered.passed:
+        return Decision(filtered, rounds, "gold", filtered.row.gold,
+                        "; ".join(objections(filtered.checks)))
+    best = max((one for one in rounds if one.score is not None),
+               key=lambda one: one.score or 0.0, default=None)
+    if best is None:
+        return Decision(filtered, rounds, "rewrite", filtered.answer, _why_no_fusion(rounds))
+    voters = sum(verdict.score is not None for verdict in best.verdicts)
+    return Decision(filtered, rounds, "fused", best.fusion.text,
+                    f"round {best.number} of {len(rounds)} has the best mean score, "
+                    f"{best.score:.3f} from {voters} of {len(best.verdicts)} judges")
+
+
+def _why_no_fusion(rounds: list[Round]) -> str:
+    if not rounds:
+        return "it passed the filter, and no fusion was asked for"
+    reasons = []
+    for one in rounds:
+        errors = [f"{verdict.judge}: {verdict.error}" for verdict in one.verdicts]
+        reasons.append(f"round {one.number}: " + "; ".join(objections(one.checks) or errors))
+    return "no fusion has a score (" + ", ".join(reasons) + ")"

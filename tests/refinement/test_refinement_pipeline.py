@@ -1,0 +1,221 @@
+"""Stage 1 from rows to files, with engines that answer by a rule."""
+
+import json
+
+import pytest
+from refinement_stubs import StubEncoder, StubEngine, row
+
+from raft_fast.config import RefineOptions
+from raft_fast.dataset import read_table
+from raft_fast.engines import Reply
+from raft_fast.errors import UserError
+from raft_fast.progress import Reporter
+from raft_fast.refinement import Roles, build_roles, refine
+
+ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
+ENCODER = StubEncoder({("gold far", "rewritten"): 0.5})
+
+
+def writer(**options):
+    return StubEngine("writer", lambda text, seed: "rewritten", **options)
+
+
+def fuser(**options):
+    return StubEngine("fuser", lambda text, seed: f"fusion {seed}", **options)
+
+
+def judge(name="judge", answer=lambda text, seed: 0.5):
+    return StubEngine(name, answer)
+
+
+def by_fusion(table):
+    """A judge that scores `fusion n` by the table."""
+    return lambda text, seed: next(score for n, score in table.items() if f"fusion {n}\n" in text)
+
+
+def run(tmp_path, roles, rows=ROWS, encoder=ENCODER, **options):
+    refined = refine(rows, RefineOptions(**options), roles, encoder, tmp_path, Reporter())
+    lines = (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    return refined, [json.loads(line) for line in lines], summary
+
+
+def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
+    roles = Roles(writer(), fuser(), [judge("a"), judge("b", lambda text, seed: 0.7)])
+    refined, decisions, summary = run(tmp_path, roles, fusion_rounds=2)
+    near, far = refined
+    assert (near.source, near.completion, near.fused) == ("fused", "fusion 1", "fusion 1")
+    assert (near.rewrite, near.gold, near.similarity) == ("rewritten", "gold near", 1.0)
+    assert (far.source, far.completion, far.rewrite, far.similarity) == (
+        "gold", "gold far", None, 0.5)
+    assert len(roles.fuser.asked) == 2  # two rounds for the row that passed, none for the other
+    table = read_table(str(tmp_path / "refined.parquet"), 0.0)
+    assert table.refined
+    assert table.rows == refined
+    assert summary["sources"] == {"gold": 1, "rewrite": 0, "fused": 1}
+    assert summary["rows"] == {"used": 2, "total": 2}
+    assert summary["tau"] == 0.8
+    assert summary["engines"] == {"rewriter": "writer", "fuser": "fuser", "judges": ["a", "b"]}
+    assert summary["fuser_is_judge"] is False
+    assert summary["replies"] == {"asked": 8, "cached": 0}
+    assert summary["tokens"] == {"rewrite": {"prompt": 20, "completion": 4},
+                                 "fuse": {"prompt": 20, "completion": 4},
+                                 "judge": {"prompt": 40, "completion": 8}}
+    assert summary["similarity"]["p50"] == 0.75
+    assert summary["objections"] == {"similarity": 1}
+    assert [decision["row_id"] for decision in decisions] == ["near", "far"]
+
+
+def test_a_decision_line_tells_the_whole_story(tmp_path):
+    broken = judge("b", by_fusion({1: Reply("", error="garbage"), 2: 0.9}))
+    _, decisions, summary = run(tmp_path, Roles(writer(), fuser(), [judge("a"), broken]),
+                                fusion_rounds=3, judge_stop=0.7)
+    near, far = decisions
+    assert near == {
+        "row_id": "near", "category": None, "prompt": [{"role": "user", "content": "near?"}],
+        "gold": "gold near", "rewrite": "rewritten", "similarity": 1.0,
+        "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None, "similarity": None},
+        "rounds": [
+            {"round": 1, "fused": "fusion 1", "similarity": 1.0, "score": 0.5,
+             "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
+             "scores": [{"judge": "a", "score": 0.5, "error": None},
+                        {"judge": "b", "score": None, "error": "garbage"}]},
+            {"round": 2, "fused": "fusion 2", "similarity": 1.0, "score": 0.7,
+             "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
+             "scores": [{"judge": "a", "score": 0.5, "error": None},
+                        {"judge": "b", "score": 0.9, "error": None}]},
+        ],
+        "source": "fused", "completion": "fusion 2",
+        "why": "round 2 of 2 has the best mean score, 0.700 from 2 of 2 judges",
+        "tokens": {"rewrite": {"prompt": 10, "completion": 2},
+                   "fuse": {"prompt": 20, "completion": 4},
+                   "judge": {"prompt": 30, "completion": 6}},
+    }
+    assert far["source"] == "gold"
+    assert far["rewrite"] == "rewritten"
+    assert far["rounds"] == []
+    assert far["why"] == "similarity 0.500 is below --tau 0.8"
+    assert summary["failed_scores"] == {"b": 1}
+
+
+@pytest.mark.parametrize(("scores", "rounds", "chosen"), [
+    ({1: 0.8, 2: 1.0, 3: 1.0}, 1, "fusion 1"),  # the mean reaches judge_stop at once
+    ({1: 0.2, 2: 0.9, 3: 1.0}, 2, "fusion 2"),
+    ({1: 0.3, 2: 0.7, 3: 0.5}, 3, "fusion 2"),  # never reached: the best of all rounds
+])
+def test_rounds_stop_early_and_the_best_one_wins(tmp_path, scores, rounds, chosen):
+    roles = Roles(writer(), fuser(), [judge(answer=by_fusion(scores))])
+    refined, decisions, _ = run(tmp_path, roles, fusion_rounds=3)
+    assert len(decisions[0]["rounds"]) == rounds
+    assert refined[0].completion == chosen
+
+
+def test_greedy_fusions_would_repeat_so_there_is_one_round(tmp_path):
+    _, decisions, _ = run(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=3,
+                          rewrite_temperature=0.0)
+    assert len(decisions[0]["rounds"]) == 1
+
+
+def test_without_fusion_rounds_the_filtered_rewrite_is_the_answer(tmp_path):
+    refined, decisions, summary = run(tmp_path, Roles(writer()), fusion_rounds=0)
+    assert [one.source for one in refined] == ["rewrite", "gold"]
+    assert decisions[0]["why"] == "it passed the filter, and no fusion was asked for"
+    assert summary["engines"]["fuser"] is None
+
+
+def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path):
+    encoder = StubEncoder({("gold near", "fusion 1"): 0.6, ("gold far", "rewritten"): 0.5})
+    roles = Roles(writer(), fuser(), [judge()])
+    refined, decisions, _ = run(tmp_path, roles, encoder=encoder, fusion_rounds=2, fused_tau=0.7)
+    assert decisions[0]["rounds"][0]["scores"] == []
+    assert decisions[0]["rounds"][0]["checks"]["similarity"] == (
+        "similarity 0.600 is below --fused_tau 0.7")
+    assert refined[0].completion == "fusion 2"
+
+
+@pytest.mark.parametrize(("option", "roles"), [
+    ("--rewriter", Roles(StubEngine("bad", lambda text, seed: Reply("", error="boom 17")))),
+    ("--fuser", Roles(writer(), StubEngine("bad", lambda text, seed: Reply("", error="boom 17")),
+                      [judge()])),
+    ("--judge", Roles(writer(), fuser(),
+                      [judge(), judge("bad", lambda text, seed: Reply("", error="boom 17"))])),
+])
+def test_an_engine_that_always_fails_stops_the_run_and_is_quoted(tmp_path, option, roles):
+    rounds = 0 if roles.fuser is None else 2
+    with pytest.raises(UserError, match=f"{option} bad: none of .* boom 17"):
+        run(tmp_path, roles, fusion_rounds=rounds)
+
+
+def test_a_judge_that_works_once_may_fail_later(tmp_path):
+    sometimes = judge(answer=lambda text, seed: 0.1 if "fusion 1\n" in text
+                      else Reply("", error="later"))
+    refined, decisions, _ = run(tmp_path, Roles(writer(), fuser(), [sometimes]), fusion_rounds=3)
+    assert refined[0].completion == "fusion 1"
+    assert [one["score"] for one in decisions[0]["rounds"]] == [0.1, None, None]
+
+
+def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
+    first = run(tmp_path, Roles(writer(), fuser(), [judge()]))
+    again = Roles(writer(), fuser(), [judge()])
+    second = run(tmp_path, again)
+    assert again.rewriter.asked + again.fuser.asked + again.judges[0].asked == []
+    assert second[:2] == first[:2]
+    assert second[2]["replies"] == {"asked": 0, "cached": first[2]["replies"]["asked"]}
+
+
+@pytest.mark.parametrize(("part", "after"), [("writer", 1), ("fuser", 1)])
+def test_a_run_killed_in_the_middle_goes_on_where_it_was(tmp_path, part, after):
+    rows = [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(4)]
+    dying = {"dies_after": after}
+    roles = Roles(writer(**(dying if part == "writer" else {})),
+                  fuser(**(dying if part == "fuser" else {})), [judge()])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, roles, rows)
+    assert not (tmp_path / "refined.parquet").exists()
+    again = Roles(writer(), fuser(), [judge()])
+    refined, _, _ = run(tmp_path, again, rows, fusion_rounds=1)
+    whole, _, _ = run(tmp_path / "other", Roles(writer(), fuser(), [judge()]), rows,
+                      fusion_rounds=1)
+    assert refined == whole
+    if part == "writer":
+        assert len(again.rewriter.asked) == len(rows) - after
+    else:
+        assert again.rewriter.asked == []
+        assert len(again.fuser.asked) == len(rows) - after
+
+
+def test_a_changed_tau_asks_the_rewriter_for_nothing(tmp_path):
+    run(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=1)
+    again = Roles(writer(), fuser(), [judge()])
+    refined, _, _ = run(tmp_path, again, fusion_rounds=1, tau=0.4)
+    assert again.rewriter.asked == []
+    assert len(again.fuser.asked) == 1  # the row that now passes
+    assert [one.source for one in refined] == ["fused", "fused"]
+
+
+def test_another_seed_draws_again(tmp_path):
+    engine = StubEngine("writer", lambda text, seed: f"rewritten {seed}")
+    for seed in (0, 7):
+        refined = refine(ROWS, RefineOptions(fusion_rounds=0), Roles(engine), StubEncoder(),
+                         tmp_path, Reporter(), seed=seed)
+        assert refined[0].completion == f"rewritten {seed}"
+
+
+def test_roles_load_each_name_once_and_put_the_option_before_an_error():
+    loaded = []
+
+    def load(spec):
+        loaded.append(spec)
+        if spec == "gone":
+            raise UserError("gone: cannot be reached")
+        return judge(spec)
+
+    roles = build_roles(RefineOptions(judge="self, other"), load)
+    assert loaded == ["self", "other"]
+    assert roles.rewriter is roles.fuser is roles.judges[0]
+    build_roles(RefineOptions(fusion_rounds=0, judge="gone"), load)  # nobody is asked to judge
+    with pytest.raises(UserError, match="--judge gone: cannot be reached"):
+        build_roles(RefineOptions(judge="gone"), load)
+    for bad in ("", "a,a"):
+        with pytest.raises(UserError, match="--judge"):
+            build_roles(RefineOptions(judge=bad), load)
