@@ -233,7 +233,8 @@ def parse(
     shipped configuration used where the command line has no --config.
     """
     parser = _Parser(prog=f"raft_fast.{program}", description=description,
-                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]")
+                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]",
+                     allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
