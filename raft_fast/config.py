@@ -30,7 +30,7 @@ class DataOptions:
     """File (.jsonl, .parquet, .csv) or `datasets` name with the columns prompt/completion,
     question/answer or messages. A refined file is trained on as it is."""
     max_rows: int = 0
-    """Use at most this many rows, spread evenly over the categories; 0 takes all."""
+    """Refine and train on at most this many rows, spread evenly over the categories; 0 takes all."""
     max_bad_rows: float = 0.1
     """Go on while at most this share of the rows is bad; they are set aside in rejected.jsonl."""
     seed: int = 0
@@ -107,6 +107,9 @@ class TrainOptions:
     """Train on the answers by cross-entropy."""
     distillation: bool = True
     """Distil the frozen teacher on the student's own trajectories."""
+    teacher: str = "self"
+    """Frozen teacher: self (the model before training), or a folder or hub name of a model with the
+    same tokenizer."""
     teacher_sees_answer: bool = True
     """Show the teacher the training answer (Eq. 7); off, it sees what the student sees."""
     learning_rate: float = 5e-6

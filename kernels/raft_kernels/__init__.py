@@ -1,0 +1,12 @@
+"""Exact top-K temperature distillation without full logits (arXiv 2606.00147, Eq. 8-10)."""
+
+from .kl import TopKKLLoss, topk_kl_loss, topk_kl_loss_from_logits
+from .targets import TopKTargets, topk_targets
+
+__all__ = [
+    "TopKKLLoss",
+    "TopKTargets",
+    "topk_kl_loss",
+    "topk_kl_loss_from_logits",
+    "topk_targets",
+]

@@ -1,0 +1,45 @@
+"""The frozen original model, shown the answer, says what should follow each student token (Eqs. 7-9)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from raft_kernels import TopKTargets, topk_targets
+
+from raft_fast.chat import Chat, View
+from raft_fast.dataset import Row
+from raft_fast.errors import UserError
+from raft_fast.head import head_of
+from raft_fast.packing import completion_hidden
+
+
+class Teacher:
+    """A model that is never trained; `sees_answer` decides which prompt it is shown."""
+
+    def __init__(self, model: Any, chat: Chat, k: int, temperature: float, sees_answer: bool,
+                 vocab_size: int | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.chat, self.temperature = chat, temperature
+        self.prompt = self._informed_prompt if sees_answer else self._plain_prompt
+        self.head = head_of(model)
+        self.vocab_size = vocab_size or self.head.weight.shape[0]
+        if k > self.vocab_size:
+            raise UserError(f"--teacher_top_k {k}: the vocabulary has only {self.vocab_size} tokens")
+        self.k = k
+
+    def view(self, row: Row, trajectory: list[int]) -> View:
+        """The teacher's prompt before the student's own token ids (Eq. 7)."""
+        return View(self.prompt(row), trajectory)
+
+    @torch.no_grad()
+    def targets(self, views: Sequence[View]) -> TopKTargets:
+        """K ids and log-probabilities at temperature T for all N completion tokens, row by row."""
+        hidden = completion_hidden(self.model, views, self.chat.pad_id)
+        return topk_targets(hidden, self.head.weight, self.k, self.temperature,
+                            vocab_size=self.vocab_size, **self.head.kwargs())
+
+    def _informed_prompt(self, row: Row) -> list[int]:
+        return self.chat.teacher_prompt(row.prompt, row.completion)
+
+    def _plain_prompt(self, row: Row) -> list[int]:
+        return self.chat.student_prompt(row.prompt)

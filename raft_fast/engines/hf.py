@@ -1,0 +1,137 @@
+"""Generation in-process with transformers: batched by length, repeatable draw by draw."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+from raft_fast.chat import Chat, View
+from raft_fast.engines.base import Message, Reply, Sampling
+from raft_fast.head import head_of
+from raft_fast.packing import completion_hidden, completion_ids
+
+LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
+
+
+class HFEngine:
+    """A model of transformers as an engine; see `engines.base.Engine` for the protocol."""
+
+    def __init__(self, model: Any, chat: Chat, identity: str, batch_size: int = 32) -> None:
+        self.model, self.chat, self.identity, self.batch_size = model, chat, identity, batch_size
+
+    def generate(
+        self, conversations: Sequence[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
+        prompts = [self.chat.student_prompt(messages) for messages in conversations]
+        for chosen in self._batches(prompts):
+            seeds = [stable_seed(sampling.seed, conversations[index]) for index in chosen]
+            drawn = generate_ids(self.model, self.chat, [prompts[index] for index in chosen],
+                                 sampling.max_new_tokens, sampling.temperature, seeds)
+            for index, ids in zip(chosen, drawn, strict=True):
+                ended = bool(ids) and ids[-1] in self.chat.eos_ids
+                yield index, Reply(self.chat.decode(ids), "stop" if ended else "length",
+                                   len(prompts[index]), len(ids))
+
+    @torch.inference_mode()
+    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        """The expected digit over 9, from the probabilities of the ten digits as next token."""
+        digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
+                  for digit in range(10)]
+        if any(len(ids) != 1 for ids in digits):
+            yield from ((index, Reply("", error="digits are not single tokens of this model"))
+                        for index in range(len(conversations)))
+            return
+        choices = torch.tensor([ids[0] for ids in digits], device=self.model.device)
+        scale = torch.arange(10, device=self.model.device) / 9
+        prompts = [self.chat.student_prompt(messages) for messages in conversations]
+        for chosen in self._batches(prompts):
+            # a one-token completion makes the last prompt token the predicting position
+            views = [View(prompts[index], [self.chat.pad_id]) for index in chosen]
+            hidden = completion_hidden(self.model, views, self.chat.pad_id)
+            shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
+            for index, score in zip(chosen, (shares * scale).sum(-1).tolist(), strict=True):
+                yield index, Reply(json.dumps({"score": score}), "stop", len(prompts[index]), 0)
+
+    @torch.inference_mode()
+    def nll(
+        self, conversations: Sequence[list[Message]], completions: Sequence[str]
+    ) -> Iterator[tuple[int, tuple[float, int]]]:
+        """(index, (negative log-likelihood in nats, tokens)) of completions, end of turn included."""
+        views = [self.chat.sft_view(messages, text)
+                 for messages, text in zip(conversations, completions, strict=True)]
+        head = head_of(self.model)
+        for chosen in self._batches([view.ids for view in views]):
+            asked = [views[index] for index in chosen]
+            hidden = completion_hidden(self.model, asked, self.chat.pad_id)
+            answers = completion_ids(asked, hidden.device)
+            losses = torch.cat([
+                torch.nn.functional.cross_entropy(head.logits(rows), ids, reduction="none")
+                for rows, ids in zip(hidden.split(LOGIT_ROWS), answers.split(LOGIT_ROWS),
+                                     strict=True)])
+            for index, part in zip(chosen, losses.split([len(view.completion) for view in asked]), strict=True):
+                yield index, (float(part.sum()), len(part))
+
+    def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Indices in batches of similar length, longest first: the worst memory comes at once."""
+        order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+@torch.inference_mode()
+def generate_ids(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    temperature: float, seeds: Sequence[int],
+) -> list[list[int]]:
+    """Sample a completion for each prompt: its token ids, up to and including the first eos.
+
+    Row i is drawn with noise that depends on seeds[i] alone; temperature 0 is greedy.
+    """
+    width = max(map(len, prompts))
+    ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    noise = [GumbelNoise(temperature, seeds, model.device)] if temperature > 0 else []
+    config = GenerationConfig(  # nothing of the model's own sampling defaults may leak in
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(chat.eos_ids),
+        pad_token_id=chat.pad_id, repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1)
+    was_training = model.training
+    model.eval()
+    drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                           generation_config=config, logits_processor=noise)
+    model.train(was_training)
+    return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+
+
+class GumbelNoise(LogitsProcessor):
+    """Turns greedy choice into an exact sample: argmax(logits / T + Gumbel noise) ~ softmax(logits / T).
+
+    One generator a row, so that a row's draws do not depend on its neighbours in the batch.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.float() / self.temperature
+        noise = torch.empty_like(scores)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores - noise.log_()
+
+
+def stable_seed(*parts: Any) -> int:
+    """A 63-bit seed from anything JSON can say; the same on every machine and run."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in eos_ids:
+            return ids[: position + 1]
+    return ids

@@ -1,0 +1,48 @@
+"""What stands between hidden states and logits: the lm_head with its scale and soft-cap."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raft_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Head:
+    """weight [V, D], bias [V] or None; logits = (hidden @ weight.T + bias) * logit_scale, soft-capped."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    logit_scale: float
+    softcap: float | None
+
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments that the loss head takes beside hidden and weight."""
+        return {"bias": self.bias, "logit_scale": self.logit_scale, "softcap": self.softcap}
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [N, V]; for small N only."""
+        logits = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), self.bias).float()
+        logits = logits * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def head_of(model: Any) -> Head:
+    """Read the head of a causal language model of transformers."""
+    layer, config = model.get_output_embeddings(), model.config
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(layer.weight, getattr(layer, "bias", None), float(scale),
+                getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def check_head(model: Any, name: str) -> None:
+    """Raise UserError where a model does more between hidden states and logits than `Head` knows."""
+    ids = torch.arange(1, 9, device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0]
+    expected, found = model(input_ids=ids).logits[0].float(), head_of(model).logits(hidden)
+    tolerance = 64 * torch.finfo(hidden.dtype).eps * expected.abs().max()
+    if found.shape != expected.shape or not (found - expected).abs().max() <= tolerance:
+        raise UserError(f"--model {name}: its logits are not (hidden @ weight.T + bias) * scale with a "
+                        "soft-cap; this architecture is not supported")

@@ -1,0 +1,101 @@
+"""Loading: models, tokenizers, engines and the encoder, by the names users give them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raft_fast.chat import Chat
+from raft_fast.config import ModelOptions
+from raft_fast.embedding import Encoder
+from raft_fast.engines import Engine
+from raft_fast.errors import UserError
+from raft_fast.fetch import fetch_model
+from raft_fast.head import check_head
+
+FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
+
+
+def pick_device(name: str) -> torch.device:
+    """auto is the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--device {name}: cannot be used here ({reason})") from error
+    return device
+
+
+def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
+    """A causal language model in `dtype` on the chosen device, safetensors only, no remote code."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # our own progress says enough
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=options.attn_implementation,
+            use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
+    model = model.to(pick_device(options.device)).eval()
+    check_head(model, str(folder))
+    return model
+
+
+def load_chat(folder: Path, model: Any) -> Chat:
+    """The tokenizer's chat template, with every eos id the model's generation config knows."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
+    return Chat(tokenizer, model.generation_config, str(folder))
+
+
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_engine(
+    spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32
+) -> Engine:
+    """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
+    name, or MODEL@URL / URL of an OpenAI-compatible server."""
+    if "://" in spec:
+        from raft_fast.engines.openai import OpenAIEngine
+
+        return OpenAIEngine.connect(spec, concurrency=batch_size)
+    if spec == "self" and shared is not None:
+        return shared
+    from raft_fast.engines.hf import HFEngine
+
+    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
+    folder = fetch_model(name, revision)
+    model = load_model(folder, options, frozen_dtype(pick_device(options.device)))
+    return HFEngine(model, load_chat(folder, model), f"{name}@{fingerprint(folder)}", batch_size)
+
+
+def load_encoder(name: str, device: str = "cpu") -> Encoder:
+    """The sentence encoder φ by folder or name."""
+    return Encoder(fetch_model(name, option="--encoder"), str(pick_device(device)))
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells weights apart without reading all of them: sizes and 64 evenly spaced blocks of each file."""
+    digest = hashlib.sha256()
+    files = [*folder.glob("*.safetensors"), *folder.glob("tokenizer*"), *folder.glob("*.jinja")]
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            for block in range(FINGERPRINT_BLOCKS):
+                stream.seek(size * block // FINGERPRINT_BLOCKS)
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""A run's folder: which configuration it belongs to, what it already holds, what it cost."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raft_fast.config import to_yaml
+from raft_fast.dataset import write_json
+from raft_fast.errors import UserError
+from raft_fast.progress import Reporter
+
+CONFIG = "config.yaml"
+
+
+def open_run(folder: Path, options: list[Any]) -> bool:
+    """Make the folder, or go on with the run in it. Returns True where it goes on.
+
+    Raises UserError where the folder holds a run with another configuration.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
+    wanted = folder / f".{CONFIG}"
+    to_yaml(options, wanted)
+    if not (folder / CONFIG).is_file():
+        wanted.replace(folder / CONFIG)
+        return False
+    here, there = _read(wanted), _read(folder / CONFIG)
+    wanted.unlink()
+    differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+                 for key in {**there, **here}
+                 if key != "output_dir" and there.get(key) != here.get(key)]
+    if differing:
+        raise UserError(f"--output_dir {folder} holds a run with another configuration "
+                        f"({'; '.join(differing)}): choose another folder, or the same options")
+    return True
+
+
+def save_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder that appears whole or not at all, replacing what was there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fill(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def save_costs(folder: Path, reporter: Reporter) -> None:
+    """Add this process's time and memory by phase to the run's phases.json."""
+    path = folder / "phases.json"
+    costs = {cost["name"]: cost for cost in json.loads(path.read_text())} if path.is_file() else {}
+    for cost in reporter.as_json():
+        before = costs.get(cost["name"], {"seconds": 0.0, "peak_bytes": 0})
+        costs[cost["name"]] = {"name": cost["name"], "seconds": before["seconds"] + cost["seconds"],
+                               "peak_bytes": max(before["peak_bytes"], cost["peak_bytes"])}
+    write_json(list(costs.values()), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
