@@ -1,0 +1,109 @@
+"""Two models, the same questions: `python -m raft_fast.evaluate --model PATH --base PATH`."""
+
+import sys
+from pathlib import Path
+
+from raft_fast.config import (
+    MINILM,
+    BaseOptions,
+    DataOptions,
+    EvaluateOptions,
+    ModelOptions,
+    parse,
+)
+from raft_fast.dataset import Row, read_table, spread, write_jsonl
+from raft_fast.errors import UserError, entry
+from raft_fast.progress import Reporter
+from raft_fast.run import save_costs
+
+DESCRIPTION = """Measure a trained model against the model it came from: answers to held-out rows
+against their gold answers, and instructions that have nothing to do with the domain. --model is the
+folder RUN/model of a run, --base what it was trained from; --data defaults to the run's held-out
+rows, --output_dir then to the run, otherwise to evaluations/<name of the model>."""
+GROUPS = [DataOptions, ModelOptions, BaseOptions, EvaluateOptions]
+HELDOUT = "heldout.parquet"
+
+
+@entry
+def main() -> None:
+    _, groups = parse("evaluate", DESCRIPTION, GROUPS, sys.argv[1:])
+    run(*groups)
+
+
+def run(
+    data: DataOptions, model: ModelOptions, base: BaseOptions, options: EvaluateOptions
+) -> Path:
+    """Everything the command does; returns the folder with evaluation.json."""
+    from raft_fast.evaluation import evaluate, print_table
+    from raft_fast.fetch import fetch_model
+    from raft_fast.models import load_encoder, load_engine
+
+    reporter = Reporter()
+    source, output_dir = find_data(data, model), find_output_dir(data, model)
+    rows = read_rows(source, data, options, output_dir, reporter)
+    try:
+        with reporter.phase("load models"):
+            before = str(fetch_model(base.base, option="--base"))
+            base_engine = load_engine(before, model, None, options.eval_batch_size)
+            trained_engine = load_engine("self", model, None, options.eval_batch_size)
+            encoder = load_encoder(MINILM, model.device)
+        result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir)
+    finally:
+        save_costs(output_dir, reporter)
+    print_table(result)
+    write_documents(output_dir, reporter)
+    return output_dir
+
+
+def find_data(data: DataOptions, model: ModelOptions) -> str:
+    """--data, or the held-out rows of the run that the model's folder lies in."""
+    if data.data:
+        return data.data
+    heldout = Path(model.model).parent / HELDOUT
+    if not heldout.is_file():
+        raise UserError(f"--model {model.model}: there is no {heldout} beside it; name the rows to "
+                        "evaluate on with --data FILE")
+    return str(heldout)
+
+
+def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
+    """--output_dir, else the run where its held-out rows are used, else evaluations/<model>."""
+    if data.output_dir:
+        return Path(data.output_dir)
+    folder = Path(model.model)
+    if data.data is None:
+        return folder.parent
+    # every run's model folder is called model; the run's own name tells more
+    name = folder.resolve().parent.name if folder.name == "model" else folder.name
+    return Path("evaluations") / name
+
+
+def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_dir: Path,
+              reporter: Reporter) -> list[Row]:
+    """The rows to evaluate on; bad ones are set aside in rejected.jsonl."""
+    table = read_table(source, data.max_bad_rows)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--output_dir {output_dir}: is a file; name a folder") from error
+    if table.rejected:
+        write_jsonl(table.rejected, output_dir / "rejected.jsonl")
+    counts = [count for count in (data.max_rows, options.eval_rows) if count]
+    rows = spread(table.rows, min(counts, default=0), data.seed)
+    reporter.say(f"{len(rows)} of {len(table.rows)} rows from {source}, "
+                 f"{len(table.rejected)} set aside")
+    return rows
+
+
+def write_documents(output_dir: Path, reporter: Reporter) -> None:
+    """Bring the report, and the model card of a run, up to what was just measured."""
+    from raft_fast.evaluation.model_card import write_model_card
+    from raft_fast.evaluation.report import write_report
+
+    if (output_dir / "model").is_dir():
+        write_model_card(output_dir)
+    reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_report(output_dir)}")
+
+
+if __name__ == "__main__":
+    main()

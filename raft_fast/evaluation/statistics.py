@@ -1,0 +1,86 @@
+"""Means of few numbers, said with how sure they are: every mean has a 95 % interval and its n."""
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+
+RESAMPLES = 2000
+Z_95 = 1.959964
+TAILS = (2.5, 97.5)
+Pair = tuple[float, float]
+
+
+class Mean(TypedDict):
+    """A mean, its 95 % interval (null where there is none) and the number of values in it."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+NOTHING: Mean = {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def weighted_mean(parts: Sequence[Pair | None], seed: int = 0) -> Mean:
+    """sum(values) / sum(weights) over (value, weight) pairs, interval by bootstrap over the pairs.
+
+    None is a row without the number; it is left out. One row alone has no interval.
+    """
+    known = np.array([part for part in parts if part is not None], dtype=float).reshape(-1, 2)
+    if not len(known) or known[:, 1].sum() == 0:
+        return dict(NOTHING)  # type: ignore[return-value]
+    low, high = _interval(_ratios(known, _draws(len(known), seed)))
+    return {"mean": float(known[:, 0].sum() / known[:, 1].sum()), "low": low, "high": high,
+            "n": len(known)}
+
+
+def share(successes: Sequence[bool]) -> Mean:
+    """Share of successes with Wilson's interval, which is honest at 0 of n and n of n too."""
+    n = len(successes)
+    if n == 0:
+        return dict(NOTHING)  # type: ignore[return-value]
+    p, z2 = sum(successes) / n, Z_95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+
+
+def paired_change(base: Sequence[Pair | None], trained: Sequence[Pair | None],
+                  seed: int = 0) -> Mean:
+    """Mean of trained minus mean of base over the rows that both have, by paired bootstrap.
+
+    Without an interval where no row differs: a bootstrap would call that certain, which it is not.
+    """
+    both = [(left, right) for left, right in zip(base, trained, strict=True)
+            if left is not None and right is not None]
+    left = np.array([pair[0] for pair in both], dtype=float).reshape(-1, 2)
+    right = np.array([pair[1] for pair in both], dtype=float).reshape(-1, 2)
+    if not both or left[:, 1].sum() == 0 or right[:, 1].sum() == 0:
+        return dict(NOTHING)  # type: ignore[return-value]
+    change = float(right[:, 0].sum() / right[:, 1].sum() - left[:, 0].sum() / left[:, 1].sum())
+    low = high = None
+    if not np.array_equal(left, right):
+        draws = _draws(len(both), seed)
+        low, high = _interval(_ratios(right, draws) - _ratios(left, draws))
+    return {"mean": change, "low": low, "high": high, "n": len(both)}
+
+
+def _draws(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+
+
+def _ratios(pairs: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    sums = pairs[draws].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[:, 0] / sums[:, 1]
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0 or np.ptp(finite) == 0:
+        return None, None
+    low, high = np.percentile(finite, TAILS)
+    return float(low), float(high)

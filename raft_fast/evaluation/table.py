@@ -1,0 +1,35 @@
+"""The table of domain against general, on the terminal."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+
+WIDTH_OF_FILES = 120  # a log file has no width of its own
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print what `evaluate` returned to stdout: means with 95 % intervals, change, retention, n."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    table = Table(title="Domain and general behaviour, 95 % intervals", title_justify="left")
+    table.add_column("")
+    for column in ("base", "trained", "change", "kept", "n"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for part in ("domain", "general"):
+        for name, metric in (result[part] or {"metrics": {}})["metrics"].items():
+            table.add_row(LABELS[name], *(_cell(metric[model]) for model in ("base", "trained")),
+                          _cell(metric["change"], signed=True),
+                          percent(metric["retention"]) if "retention" in metric else "",
+                          str(metric["base"]["n"]), judgement(metric))
+        table.add_section()
+    console.print(table, markup=False)
+    if result["general_skipped"]:
+        console.print(f"general: left out ({result['general_skipped']})", markup=False)
+
+
+def _cell(mean: dict[str, Any], signed: bool = False) -> str:
+    return f"{value(mean['mean'], signed)} {interval(mean, signed)}".rstrip()
