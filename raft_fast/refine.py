@@ -38,7 +38,7 @@ def main() -> None:
     reporter.say(f"{data.data}: {len(rows)} of {len(table.rows)} rows, "
                  f"{len(table.rejected)} set aside")
     with reporter.phase("load models"):
-        encoder = load_encoder(stage.encoder, model.device)
+        encoder = load_encoder(model.encoder, model.device)
         roles = build_roles(
             stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size))
     refined = refine(rows, stage, roles, encoder, output_dir, reporter, seed=data.seed,
