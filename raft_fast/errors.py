@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,9 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run() -> None:
+        # Read when torch loads OpenMP, hence here. Threads that spin while they wait make a run ten
+        # times slower as soon as anything else wants a core.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             main()
         except UserError as error:

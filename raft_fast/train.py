@@ -125,10 +125,7 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
 
 def answer(row: Row, source: str) -> str:
     """The training answer of a refined row: the fused one (ŷ), the filtered rewrite (ȳ) or the gold (y)."""
-    if source == "fused":
-        return row.completion
-    passed = row.source in ("rewrite", "fused") and row.rewrite is not None
-    return row.rewrite if source == "rewrite" and passed and row.rewrite else row.gold
+    return {"fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold}[source]
 
 
 def train_student(rows: list[Row], options: Options, original: Any, run_dir: Path,

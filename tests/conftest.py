@@ -1,5 +1,9 @@
 """A tiny random model and byte-level tokenizers with different chat templates; nothing is downloaded."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see raft_fast.errors.entry
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -5,7 +5,8 @@ from typing import Any
 
 from raft_fast.chat import Chat
 from raft_fast.dataset import Row
-from raft_fast.engines.hf import generate_ids, stable_seed
+from raft_fast.engines import stable_seed
+from raft_fast.engines.hf import generate_ids
 
 ROLLOUT_BATCH = 64  # rows generated at once; with few rows the matrix units idle
 

@@ -1,6 +1,5 @@
 """Generation in-process with transformers: batched by length, repeatable draw by draw."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from raft_fast.chat import Chat, View
-from raft_fast.engines.base import Message, Reply, Sampling
+from raft_fast.engines.base import Message, Reply, Sampling, stable_seed
 from raft_fast.head import head_of
 from raft_fast.packing import completion_hidden, completion_ids
 
@@ -122,12 +121,6 @@ class GumbelNoise(LogitsProcessor):
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
         return scores - noise.log_()
-
-
-def stable_seed(*parts: Any) -> int:
-    """A 63-bit seed from anything JSON can say; the same on every machine and run."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
