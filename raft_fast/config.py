@@ -49,6 +49,9 @@ class ModelOptions:
 
     model: str = SMOLLM2
     """The instruct model: a folder or a hub name. It is student, teacher and rewriter."""
+    encoder: str = MINILM
+    """Sentence encoder of the semantic filter and of evaluation: a folder or a
+    sentence-transformers name."""
     revision: str | None = None
     """Revision of the model on the hub."""
     device: str = "auto"
@@ -68,8 +71,6 @@ class RefineOptions:
     """Who merges gold and rewrite into the fused answer: as --rewriter."""
     judge: str = "self"
     """Who scores fusions; several judges separated by commas: as --rewriter."""
-    encoder: str = MINILM
-    """Sentence encoder of the semantic filter: a folder or a sentence-transformers name."""
     tau: float = 0.8
     """Keep a rewrite whose cosine similarity to the gold answer is at least this (Eq. 3)."""
     fused_tau: float = 0.0
@@ -233,7 +234,8 @@ def parse(
     shipped configuration used where the command line has no --config.
     """
     parser = _Parser(prog=f"raft_fast.{program}", description=description,
-                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]")
+                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]",
+                     allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from raft_fast.config import (
-    MINILM,
     BaseOptions,
     DataOptions,
     EvaluateOptions,
@@ -46,7 +45,7 @@ def run(
             before = str(fetch_model(base.base, option="--base"))
             base_engine = load_engine(before, model, None, options.eval_batch_size)
             trained_engine = load_engine("self", model, None, options.eval_batch_size)
-            encoder = load_encoder(MINILM, model.device)
+            encoder = load_encoder(model.encoder, model.device)
         result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir)
     finally:
         save_costs(output_dir, reporter)

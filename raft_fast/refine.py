@@ -8,12 +8,10 @@ decisions.jsonl (what was chosen for each row, and why), summary.json, rejected.
 aside) and config.yaml. Started again on the same DIR it asks only for replies it does not have.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from raft_fast import config, dataset
 from raft_fast.config import DataOptions, ModelOptions, RefineOptions
-from raft_fast.engines import Engine
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
 from raft_fast.refinement import build_roles, refine
@@ -25,9 +23,11 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 
 @entry
 def main() -> None:
-    """Read rows, refine them, say where everything is."""
+    """Read rows, load whom the options name, refine, say what came of it."""
     _, options = config.parse("refine", DESCRIPTION, [DataOptions, ModelOptions, RefineOptions])
     data, model, stage = options
+    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+
     table = read_raw(data)
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
     output_dir = Path(data.output_dir or default_output_dir(data.data))
@@ -37,29 +37,15 @@ def main() -> None:
     reporter = Reporter()
     reporter.say(f"{data.data}: {len(rows)} of {len(table.rows)} rows, "
                  f"{len(table.rejected)} set aside")
-    refined = stage_one(rows, stage, model, output_dir, reporter, seed=data.seed,
-                        total_rows=len(table.rows))
+    with reporter.phase("load models"):
+        encoder = load_encoder(model.encoder, model.device)
+        roles = build_roles(
+            stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size))
+    refined = refine(rows, stage, roles, encoder, output_dir, reporter, seed=data.seed,
+                     total_rows=len(table.rows))
     counts = [f"{sum(row.source == source for row in refined)} {source}"
               for source in ("fused", "rewrite", "gold")]
     reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
-
-
-def stage_one(
-    rows: Sequence[dataset.Row], options: RefineOptions, model: ModelOptions, output_dir: Path,
-    reporter: Reporter, *, shared: Engine | None = None, seed: int = 0,
-    total_rows: int | None = None,
-) -> list[dataset.Row]:
-    """Load whom the options name and refine the rows into `output_dir`; `train` calls this too.
-
-    `shared` is the engine that plays `self`; without one, --model is loaded once for all parts.
-    """
-    from raft_fast.models import load_encoder, load_engine
-
-    encoder = load_encoder(options.encoder, model.device)
-    roles = build_roles(
-        options, lambda spec: load_engine(spec, model, shared, options.refine_batch_size))
-    return refine(rows, options, roles, encoder, output_dir, reporter, seed=seed,
-                  total_rows=total_rows)
 
 
 def read_raw(data: DataOptions) -> dataset.Table:

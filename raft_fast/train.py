@@ -64,7 +64,7 @@ def run(name: str, options: Options) -> Path:
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size)
-            encoder = load_encoder(options.refine.encoder, options.model.device)
+            encoder = load_encoder(options.model.encoder, options.model.device)
         answered = answer_rows(data, options, original, encoder, run_dir, reporter)
         trained = train_student(answered, options, original, run_dir, reporter)
         evaluate_both(original, trained, data.heldout, options, encoder, run_dir, reporter)

@@ -196,16 +196,16 @@ def topk_targets(
 
     Raises ValueError naming the argument, what it was and what it must be.
     """
-    hidden, weight = whole(hidden).detach(), whole(weight).detach()
-    bias = None if bias is None else whole(bias).detach()
+    hidden, weight = whole(hidden), whole(weight)
+    bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
     temperature = check_positive("temperature", temperature)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     vocab = check_vocab_size(vocab_size, weight.shape[0])
     k = check_k(k, vocab)
     backend = choose_backend(backend, hidden, weight, k)
-    weight, bias = weight[:vocab], None if bias is None else bias[:vocab]
-    hidden_ND = hidden.reshape(-1, hidden.shape[-1])
+    weight, bias = weight.detach()[:vocab], None if bias is None else bias.detach()[:vocab]
+    hidden_ND = hidden.detach().reshape(-1, hidden.shape[-1])
     if backend == "reference":
         dtype = compute_dtype(hidden, weight)
         bias = None if bias is None else bias.to(dtype)

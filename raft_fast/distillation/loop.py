@@ -52,7 +52,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         examples = [stepper.example(row, trajectory)
                     for row, trajectory in zip(steps[step], trajectories, strict=True)]
         metrics = stepper.run(examples)  # Eqs. 7-12
-        scheduler.step()
+        if not metrics["skipped"]:
+            scheduler.step()
 
         log.write({"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
                    "rollout_seconds": rollout_seconds[0] if teacher else None})

@@ -33,11 +33,9 @@ def kl_loss(
                         token_weights=weights.to(hidden.device), reduction="sum", **head.kwargs())
 
 
-def gradient_norms(sft: torch.Tensor, sft_hidden: torch.Tensor, kl: torch.Tensor,
-                   kl_hidden: torch.Tensor) -> tuple[float, float]:
-    """‖∂L/∂h‖ of both losses at their hidden states; the graphs are kept for the real backward."""
-    return tuple(float(torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm())  # type: ignore[return-value]
-                 for loss, hidden in ((sft, sft_hidden), (kl, kl_hidden)))
+def gradient_norm(loss: torch.Tensor, hidden: torch.Tensor) -> float:
+    """‖∂loss/∂hidden‖; the graph is kept for the real backward."""
+    return float(torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm())
 
 
 def _checkpointed_ce(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,7 @@ class Totals:
 
     sft: float | None = None
     kl: float | None = None
-    magnitudes: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    magnitudes: dict[str, float] = field(default_factory=lambda: {"sft": 0.0, "kl": 0.0})
     mass: float = 0.0
     tokens: int = 0
     teacher_seconds: float = 0.0
@@ -86,13 +86,13 @@ class Stepper:
             sft, kl = self._losses(micro_batch, sft_tokens, trajectories, totals)
             with self._timed(totals, "train_seconds"):
                 if len(micro_batches) == 1 and sft is not None and kl is not None:
-                    self.balance.update(*totals.magnitudes)
+                    self.balance.update(**totals.magnitudes)
                     weight = self._lambda()
                 terms = ([] if sft is None else [sft]) + ([] if kl is None else [weight * kl])
                 if terms:
                     torch.stack(terms).sum().backward()
         if len(micro_batches) > 1 and totals.sft is not None and totals.kl is not None:
-            self.balance.update(*totals.magnitudes)
+            self.balance.update(**totals.magnitudes)
         with self._timed(totals, "train_seconds"):
             grad_norm = self._update(totals)
         return self._metrics(totals, weight, grad_norm, trajectories, examples)
@@ -120,24 +120,23 @@ class Stepper:
                 answers = completion_ids(sft_views, hidden.device)
                 sft = losses.sft_loss(sft_hidden, answers, head, sft_tokens)
                 totals.sft = (totals.sft or 0.0) + float(sft.detach())
+                self._measure("sft", sft, sft_hidden, totals)
             if pairs:
                 lengths = [len(student.completion) for student, _ in pairs]
                 kl = losses.kl_loss(kl_hidden, targets, head, lengths, trajectories)
                 totals.kl = (totals.kl or 0.0) + float(kl.detach())
                 totals.mass += float(targets.mass.sum())
-            if sft is not None and kl is not None:
-                self._measure(sft, sft_hidden, kl, kl_hidden, totals)
+                self._measure("kl", kl, kl_hidden, totals)
         totals.tokens += sum(len(view.ids) for view in views)
         return sft, kl
 
-    def _measure(self, sft: torch.Tensor, sft_hidden: torch.Tensor, kl: torch.Tensor,
-                 kl_hidden: torch.Tensor, totals: Totals) -> None:
+    def _measure(self, term: str, loss: torch.Tensor, hidden: torch.Tensor, totals: Totals) -> None:
         """What λ balances: loss values add up over micro-batches, gradient norms as their squares."""
+        before = totals.magnitudes[term]
         if self.options.balance == "gradient":
-            norms = losses.gradient_norms(sft, sft_hidden, kl, kl_hidden)
-            totals.magnitudes = [math.hypot(a, b) for a, b in zip(totals.magnitudes, norms, strict=True)]
+            totals.magnitudes[term] = math.hypot(before, losses.gradient_norm(loss, hidden))
         else:
-            totals.magnitudes = [totals.sft or 0.0, totals.kl or 0.0]
+            totals.magnitudes[term] = before + float(loss.detach())
 
     def _lambda(self) -> float:
         return self.balance.weight() if self.options.sft else 1.0

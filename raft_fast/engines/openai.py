@@ -129,10 +129,10 @@ class OpenAIEngine:
 
         threads = [threading.Thread(target=work, daemon=True)
                    for _ in range(min(self.concurrency, len(conversations)))]
-        for thread in threads:
-            thread.start()
         failure: BaseException | None = None
         try:
+            for thread in threads:
+                thread.start()
             for _ in range(len(conversations)):
                 index, outcome = done.get()
                 if isinstance(outcome, Exception):

@@ -11,6 +11,7 @@ from raft_fast.engines import Reply
 from raft_fast.errors import UserError
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.refinement.roles import PATIENCE
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({("gold far", "rewritten"): 0.5})
@@ -144,6 +145,14 @@ def test_an_engine_that_always_fails_stops_the_run_and_is_quoted(tmp_path, optio
     rounds = 0 if roles.fuser is None else 2
     with pytest.raises(UserError, match=f"{option} bad: none of .* boom 17"):
         run(tmp_path, roles, fusion_rounds=rounds)
+
+
+def test_a_judge_that_always_fails_is_not_paid_for_every_round(tmp_path):
+    rows = [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(PATIENCE)]
+    bad = judge("bad", lambda text, seed: Reply("", error="boom"))
+    with pytest.raises(UserError, match=f"--judge bad: none of {PATIENCE} replies"):
+        run(tmp_path, Roles(writer(), fuser(), [bad]), rows, fusion_rounds=3)
+    assert len(bad.asked) == PATIENCE
 
 
 def test_a_judge_that_works_once_may_fail_later(tmp_path):

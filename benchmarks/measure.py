@@ -1,0 +1,118 @@
+"""How the kernel benchmarks measure: time percentiles, extra memory, and which machine it was."""
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Freed blocks go back to the system at once, so that resident memory shows every allocation.
+HONEST_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+def percentiles(
+    run: Callable[[], Any], repeats: int, device: str, prepare: Callable[[], Any] | None = None
+) -> dict[str, float]:
+    """Milliseconds at 20, 50 and 80 % over `repeats` runs after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        given = prepare() if prepare else None
+        _wait(device)
+        start = time.perf_counter()
+        out = run(given) if prepare else run()  # type: ignore[call-arg]
+        _wait(device)
+        times.append((time.perf_counter() - start) * 1e3)
+        del out, given
+    ordered = torch.tensor(times[1:], dtype=torch.float64)
+    return {f"ms_p{p}": round(float(ordered.quantile(p / 100)), 3) for p in (20, 50, 80)}
+
+
+def extra_memory(run: Callable[[], Any], device: str) -> int:
+    """Peak bytes above what was held at the start, results included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        out = run()
+        torch.cuda.synchronize()
+        del out
+        return int(torch.cuda.max_memory_allocated() - before)
+    peak, stop = [_resident()], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.0005):
+            peak[0] = max(peak[0], _resident())
+
+    before = peak[0]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    out = run()
+    stop.set()
+    watcher.join()
+    del out
+    return peak[0] - before
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a figure depends on."""
+    about: dict[str, Any] = {
+        "cpu": _cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "python": platform.python_version(), "commit": _commit(),
+    }
+    try:
+        import triton
+
+        about["triton"] = triton.__version__
+    except ImportError:
+        about["triton"] = None
+    if device == "cuda":
+        about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return about
+
+
+def results_folder(device: str) -> Path:
+    """benchmarks/results/<machine>/, named after the GPU, or the CPU and its threads."""
+    name = torch.cuda.get_device_name() if device == "cuda" else \
+        f"{_cpu_name()} {torch.get_num_threads()} threads"
+    slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    folder = Path(__file__).parent / "results" / slug
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def command() -> str:
+    """The command line, as someone else would type it."""
+    module = Path(sys.argv[0]).stem
+    return f"python -m benchmarks.{module} {' '.join(sys.argv[1:])}".strip()
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    try:
+        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                              text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

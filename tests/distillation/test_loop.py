@@ -1,0 +1,111 @@
+"""The whole of stage 2 on a tiny random model."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_model, make_rows
+
+from raft_fast.config import TrainOptions
+from raft_fast.distillation import Teacher, loop, train
+from raft_fast.errors import UserError
+
+OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=2, teacher_top_k=16,
+                       max_completion_length=8, learning_rate=3e-3, save_steps=2,
+                       steps_per_generation=3)
+TIMES = {"rollout_seconds", "teacher_seconds", "train_seconds", "peak_memory_bytes"}
+REQUIRED = {"step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass",
+            "grad_norm", "lr", "rollout_seconds", "teacher_seconds", "train_seconds", "tokens",
+            "peak_memory_bytes"}
+
+
+def run(folder, chat, options=OPTIONS, rows=None, seed=0):
+    folder.mkdir(exist_ok=True)
+    student = make_model(0)
+    teacher = Teacher(make_model(0), chat, options.teacher_top_k, options.distillation_temperature,
+                      options.teacher_sees_answer) if options.distillation else None
+    train(student, teacher, chat, rows or make_rows(6), options, seed, folder, lambda *a, **k: None)
+    return student, metrics_of(folder)
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(metrics):
+    return [{key: value for key, value in step.items() if key not in TIMES} for step in metrics]
+
+
+def test_every_step_has_every_key(tmp_path, chat):
+    _, metrics = run(tmp_path / "run", chat)
+    assert [step["step"] for step in metrics] == [1, 2, 3, 4]
+    assert all(set(step) >= REQUIRED for step in metrics)
+    assert all(0 < step["teacher_mass"] <= 1.0 + 1e-6 for step in metrics)
+
+
+def test_one_seed_gives_identical_metrics_and_another_does_not(tmp_path, chat):
+    first, second, other = (run(tmp_path / name, chat, seed=seed)[1]
+                            for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert timeless(first) == timeless(second)
+    assert timeless(first) != timeless(other)
+
+
+def test_the_kl_falls_when_only_the_kl_term_is_on(tmp_path, chat):
+    options = replace(OPTIONS, sft=False, num_train_epochs=30, steps_per_generation=1, save_steps=0,
+                      balance="fixed")
+    _, metrics = run(tmp_path / "run", chat, options)
+    losses = [step["kl_loss"] for step in metrics]
+    assert sum(losses[-6:]) < 0.5 * sum(losses[:6])
+    assert all(step["sft_loss"] is None and step["ce_kl_ratio"] is None for step in metrics)
+
+
+def test_plain_sft_has_no_teacher_and_learns(tmp_path, chat):
+    options = replace(OPTIONS, distillation=False, num_train_epochs=20, save_steps=0)
+    _, metrics = run(tmp_path / "run", chat, options)
+    assert metrics[-1]["sft_loss"] < 0.5 * metrics[0]["sft_loss"]
+    assert metrics[0]["kl_loss"] is metrics[0]["lambda"] is metrics[0]["rollout_seconds"] is None
+
+
+@pytest.mark.parametrize("kept", [2, 4])
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept):
+    """Also in the middle of a buffer of rollouts, which would be drawn from another student now."""
+    options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9)
+    whole, metrics = run(tmp_path / "run", chat, options)
+    for checkpoint in (tmp_path / "run/checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > kept:
+            shutil.rmtree(checkpoint)
+    resumed, again = run(tmp_path / "run", chat, options)
+    assert timeless(again) == timeless(metrics)
+    assert all(torch.equal(a, b) for a, b in
+               zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+
+
+def test_old_checkpoints_are_dropped_and_half_written_ones_ignored(tmp_path, chat):
+    run(tmp_path / "run", chat, replace(OPTIONS, save_total_limit=1))
+    folder = tmp_path / "run/checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-000004"]
+    (folder / "step-000009").mkdir()  # no state.json: not a checkpoint
+    assert run(tmp_path / "run", chat, replace(OPTIONS, save_total_limit=1))[1][-1]["step"] == 4
+
+
+def test_two_bad_steps_in_a_row_stop_the_run(tmp_path, chat, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: torch.tensor(float("nan")))
+    with pytest.raises(UserError, match="not finite in steps 1 and 2"):
+        run(tmp_path / "run", chat)
+    assert len(metrics_of(tmp_path / "run")) == 2
+
+
+def test_plan_covers_every_row_each_epoch():
+    rows = make_rows(7)
+    steps = loop.plan(rows, replace(OPTIONS, gradient_accumulation_steps=2), seed=0)
+    assert [len(step) for step in steps] == [6, 1, 6, 1]
+    assert sorted(row.row_id for step in steps[:2] for row in step) == sorted(r.row_id for r in rows)
+    assert len(loop.plan(rows, replace(OPTIONS, max_steps=3), seed=0)) == 3
+
+
+def test_unknown_schedule_is_named():
+    with pytest.raises(UserError, match="--lr_scheduler_type sawtooth"):
+        loop.schedule(loop.adamw(make_model(), OPTIONS),
+                      replace(OPTIONS, lr_scheduler_type="sawtooth"), 3)

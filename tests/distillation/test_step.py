@@ -1,0 +1,155 @@
+"""One step against the equations written out densely in float64."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_model
+
+from raft_fast.config import TrainOptions
+from raft_fast.distillation import Teacher
+from raft_fast.distillation.loop import adamw, make_balance
+from raft_fast.distillation.step import Stepper
+
+OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
+                       max_grad_norm=1e9)
+TRAJECTORIES = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
+
+
+def make_stepper(student, teacher_model, chat, options=OPTIONS):
+    teacher = None
+    if options.distillation:
+        teacher = Teacher(teacher_model, chat, options.teacher_top_k,
+                          options.distillation_temperature, options.teacher_sees_answer)
+    return Stepper(student, teacher, chat, make_balance(options), adamw(student, options), options)
+
+
+def run(stepper, rows, trajectories=TRAJECTORIES):
+    return stepper.run([stepper.example(row, trajectory)
+                        for row, trajectory in zip(rows, trajectories, strict=True)])
+
+
+def dense_losses(student, teacher, chat, rows, trajectories, k=16, temperature=1.5):
+    """L_SFT and L_KL (Eqs. 8-10) one row at a time with full logits, float64."""
+    student, teacher = student.double(), teacher.double()
+    ce, tokens, kls = torch.zeros((), dtype=torch.float64), 0, []
+    for row, z in zip(rows, trajectories, strict=True):
+        view = chat.sft_view(row.prompt, row.completion)
+        logits = student(torch.tensor([view.ids])).logits[0, len(view.prompt) - 1 : -1]
+        answer = torch.tensor(view.completion)
+        ce = ce - logits.log_softmax(-1).gather(1, answer[:, None]).sum()
+        tokens += len(answer)
+        if not z:
+            continue
+        prompt = chat.teacher_prompt(row.prompt, row.completion)
+        u = teacher(torch.tensor([prompt + z])).logits[0, len(prompt) - 1 : -1].detach()
+        prompt = chat.student_prompt(row.prompt)
+        v = student(torch.tensor([prompt + z])).logits[0, len(prompt) - 1 : -1]
+        ids = u.topk(k).indices
+        log_q = (u.gather(1, ids) / temperature).log_softmax(-1)
+        log_p = (v.gather(1, ids) / temperature).log_softmax(-1)
+        kls.append((log_q.exp() * (log_q - log_p)).sum(-1).mean())
+    return ce / tokens, temperature**2 * torch.stack(kls).mean()
+
+
+def test_losses_and_gradient_are_the_equations(chat, rows):
+    student, teacher = make_model(0), make_model(1)
+    stepper = make_stepper(student, teacher, chat)
+    stepper.optimizer.step = lambda: None  # keep the gradient, leave the weights
+    metrics = run(stepper, rows[:4])
+    exact = make_model(0).double()
+    sft, kl = dense_losses(exact, make_model(1), chat, rows[:4], TRAJECTORIES)
+    assert metrics["sft_loss"] == pytest.approx(sft.item(), rel=1e-5)
+    assert metrics["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
+    assert metrics["lambda"] == pytest.approx((sft / kl).item(), rel=1e-5)
+    assert metrics["ce_kl_ratio"] == pytest.approx(1.0)
+    assert metrics["loss"] == pytest.approx(2 * sft.item(), rel=1e-5)
+    # λ is a number: the gradient is that of L_SFT + λ L_KL with λ held
+    (sft + (sft / kl).item() * kl).backward()
+    for (name, got), want in zip(student.named_parameters(), exact.parameters(), strict=True):
+        error = (got.grad.double() - want.grad).norm() / want.grad.norm()
+        assert error < 1e-4, name
+
+
+def test_the_teacher_never_changes(chat, rows):
+    teacher = make_model(1)
+    before = copy.deepcopy(teacher.state_dict())
+    stepper = make_stepper(make_model(0), teacher, chat)
+    for _ in range(3):
+        run(stepper, rows[:4])
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("balance", ["fixed", "gradient", "ema"])
+def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
+    """With the same λ, four micro-batches of one give the gradient of one micro-batch of four."""
+    gradients, averages = [], []
+    for size in (4, 1):
+        options = replace(OPTIONS, per_device_train_batch_size=size, balance=balance)
+        stepper = make_stepper(make_model(0), make_model(1), chat, options)
+        stepper._lambda = lambda: 0.7
+        stepper.optimizer.step = lambda: None
+        run(stepper, rows[:4])
+        gradients.append([p.grad.clone() for p in stepper.student.parameters()])
+        averages.append(stepper.balance.state())
+    for whole, cut in zip(*gradients, strict=True):
+        assert (whole - cut).norm() <= 1e-5 * whole.norm()
+    assert averages[0] == pytest.approx(averages[1], rel=1e-5)
+
+
+def test_with_several_micro_batches_lambda_is_the_step_befores(chat, rows):
+    options = replace(OPTIONS, per_device_train_batch_size=2)
+    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    assert run(stepper, rows[:4])["lambda"] == 1.0
+    expected = stepper.balance.weight()
+    assert run(stepper, rows[:4])["lambda"] == expected
+
+
+def test_gradient_balance_equalises_the_norms(chat, rows):
+    options = replace(OPTIONS, balance="gradient", lambda_max=1e9)
+    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    metrics = run(stepper, rows[:4])
+    state = stepper.balance.state()
+    assert metrics["lambda"] == pytest.approx(state["sft"] / state["kl"], rel=1e-4)
+    assert metrics["lambda"] != pytest.approx(metrics["sft_loss"] / metrics["kl_loss"], rel=1e-2)
+
+
+def test_a_teacher_that_is_the_student_gives_no_kl_and_a_bounded_lambda(chat, rows):
+    options = replace(OPTIONS, teacher_sees_answer=False)
+    stepper = make_stepper(make_model(0), make_model(0), chat, options)
+    metrics = run(stepper, rows[:4])
+    assert 0 <= metrics["kl_loss"] < 1e-6
+    assert metrics["lambda"] == 100
+    assert metrics["lambda_bounded"]
+    assert metrics["grad_norm"] is not None
+
+
+def test_only_empty_trajectories_leave_the_sft_term(chat, rows):
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+    metrics = run(stepper, rows[:2], [[], []])
+    assert metrics["kl_loss"] is None
+    assert metrics["lambda"] is None
+    assert metrics["loss"] == metrics["sft_loss"]
+    assert not metrics["skipped"]
+
+
+def test_nothing_to_learn_from_skips_the_step(chat, rows):
+    options = replace(OPTIONS, sft=False)
+    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    before = copy.deepcopy(stepper.student.state_dict())
+    metrics = run(stepper, rows[:2], [[], []])
+    assert metrics["skipped"]
+    assert all(torch.equal(before[k], v) for k, v in stepper.student.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(chat, rows):
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+    with torch.no_grad():
+        stepper.student.lm_head.weight[5] = float("inf")
+    before = copy.deepcopy(stepper.student.state_dict())
+    metrics = run(stepper, rows[:4])
+    assert metrics["skipped"]
+    assert metrics["loss"] is None
+    assert all(torch.equal(before[k], v) for k, v in stepper.student.state_dict().items())

@@ -1,0 +1,35 @@
+"""Scores are read from the end of a reply, on the scale 0-9 or not at all."""
+
+import pytest
+
+from raft_fast.engines.score import parse_score
+
+
+@pytest.mark.parametrize(("text", "digit"), [
+    ("7", 7), ("0", 0), ("9", 9), ("7.0", 7), ("**7**", 7), ("7/9", 7), ("7.", 7),
+    ('{"score": 7}', 7), ('{"score": "7"}', 7), ('{"reason": "x", "rating": 4}', 4),
+    ('```json\n{"score": 3}\n```', 3), ("```\n4\n```", 4),
+    ('First {"score": 2}, no: {"score": 7, "detail": {"score": 1}} ok', 7),
+    ("I think {x} so {\"score\": 6}.", 6),
+    ("<think>score: 2 ... {\"score\": 1}</think>8", 8), ("score 3</think>\n\n9", 9),
+    ("<score>8</score>", 8), ("**Score:** 7", 7), ("Score (0-9): 7/9", 7), ("score - 7", 7),
+    ("Score 3 at first.\nFinal score: 5 - clear", 5), ("The grade is 5.", 5), ("Good.\n8", 8),
+])
+def test_the_score_that_ends_the_reply_counts(text, digit):
+    assert parse_score(text) == pytest.approx(digit / 9)
+
+
+@pytest.mark.parametrize("text", [
+    "10", "-1", "score: -7", "7/10", "score: 7 out of 10", "0.8", "Score: 0.8", "7.5", "score: 85",
+    '{"score": true}', '{"score": 11}', '{"score": [7]}', '{"score": NaN}', "Infinity",
+])
+def test_another_scale_is_an_error_and_never_clamped(text):
+    with pytest.raises(ValueError, match="is not a whole number from 0 to 9"):
+        parse_score(text)
+
+
+@pytest.mark.parametrize("text", [
+    "", "good", "Score (0-9)", "score: 85%", "<think>7", '{"verdict": 7}', "1. good\n2. bad"])
+def test_no_score_is_an_error_that_quotes_the_reply(text):
+    with pytest.raises(ValueError, match="no score in the reply"):
+        parse_score(text)

@@ -1,0 +1,140 @@
+"""topk_targets and TopKTargets: exactness, ties, what servers send, what is saved."""
+
+import pytest
+import torch
+from raft_kernels import TopKTargets, topk_targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("epilogue", [{}, {"softcap": 5.0, "logit_scale": 0.3}])
+def test_select_matches_the_float64_reference(dtype, epilogue, assert_close):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(33, 24).to(dtype), torch.randn(211, 24).to(dtype)
+    bias = torch.randn(211).to(dtype)
+
+    def run(backend, to):
+        return topk_targets(hidden.to(to), weight.to(to), 20, 1.5, bias=bias.to(to),
+                            backend=backend, **epilogue)
+
+    got, right = run("torch", dtype), run("reference", torch.float64)
+    assert_close(got.logprobs, right.logprobs, run("reference", torch.float32).logprobs)
+    assert got.logprobs.dtype == torch.float32
+    assert got.ids.dtype == torch.int64
+    assert (got.ids == right.ids).float().mean() > 0.99  # neighbours within rounding may swap
+    assert_close(got.mass, right.mass, run("reference", torch.float32).mass)
+
+
+@pytest.mark.parametrize("k", [2, 7, 31, 32])
+def test_ties_go_to_the_lower_id(k):
+    """Logits of four values only: nearly every cut goes through a tie."""
+    torch.manual_seed(1)
+    weight = torch.randint(0, 4, (32, 1)).float()
+    hidden = torch.tensor([[1.0], [-2.0], [0.0]])
+    got = topk_targets(hidden, weight, k, backend="torch")
+    logits = hidden @ weight.T
+    right = logits.argsort(dim=-1, descending=True, stable=True)[:, :k]
+    assert torch.equal(got.ids, right)
+
+
+def test_padded_rows_are_cut():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 8), torch.randn(20, 8)
+    padded = torch.cat([weight, 100 * torch.ones(4, 8)])
+    got = topk_targets(hidden, padded, 6, vocab_size=20)
+    right = topk_targets(hidden, weight, 6)
+    assert torch.equal(got.ids, right.ids)
+    assert torch.equal(got.logprobs, right.logprobs)
+    assert got.vocab_size == 20
+
+
+def test_leading_dimensions_are_free():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 3, 8), torch.randn(20, 8)
+    got = topk_targets(hidden, weight, 6)
+    flat = topk_targets(hidden.view(6, 8), weight, 6)
+    assert got.ids.shape == (2, 3, 6)
+    assert torch.equal(got.ids.view(6, 6), flat.ids)
+    one = topk_targets(hidden[1, 2], weight, 6)
+    assert torch.equal(one.ids, got.ids[1, 2])
+
+
+def test_non_finite_hidden_states_are_never_plausible():
+    weight = torch.randn(50, 8)
+    for poison in (float("nan"), float("inf"), float("-inf")):
+        hidden = torch.randn(2, 8)
+        hidden[0, 3] = poison
+        targets = topk_targets(hidden, weight, 5)
+        assert not targets.logprobs[0].isfinite().all()
+        assert targets.logprobs[1].isfinite().all()
+        assert (targets.ids >= 0).all()
+        assert (targets.ids < 50).all()
+
+
+def test_a_masked_vocabulary_is_never_chosen():
+    bias = torch.zeros(50)
+    bias[10:] = float("-inf")
+    targets = topk_targets(torch.randn(4, 8), torch.randn(50, 8), 10, bias=bias)
+    assert (targets.ids < 10).all()
+    torch.testing.assert_close(targets.mass, torch.ones(4))
+    wider = topk_targets(torch.randn(4, 8), torch.randn(50, 8), 12, bias=bias)
+    assert torch.isneginf(wider.logprobs[:, 10:]).all()
+
+
+def test_from_logprobs_at_the_same_temperature_knows_its_mass():
+    probabilities = torch.tensor([[0.1, 0.6, 0.2]])
+    targets = TopKTargets.from_logprobs(torch.tensor([[7, 3, 5]]), probabilities.log(), 1.5, 1.5)
+    assert targets.ids.tolist() == [[3, 5, 7]]
+    assert targets.mass.item() == pytest.approx(0.9)
+    assert targets.vocab_size == 8
+
+
+def test_from_logprobs_at_another_temperature():
+    hidden, weight = torch.randn(4, 8).double(), torch.randn(40, 8).double()
+    at_one, at_two = (topk_targets(hidden, weight, 6, t) for t in (1.0, 2.0))
+    lists = TopKTargets.from_logprobs(at_one.ids.tolist(), at_one.logprobs, 1.0, 2.0)
+    assert lists.mass is None
+    assert torch.equal(lists.ids, at_two.ids)
+    torch.testing.assert_close(lists.logprobs.softmax(-1), at_two.logprobs.softmax(-1))
+
+
+@pytest.mark.parametrize(("vocab", "stored"), [
+    (200, torch.uint8), (50_000, torch.uint16), (128_256, torch.int32),
+])
+def test_save_and_load(tmp_path, vocab, stored):
+    from safetensors.torch import load_file
+
+    targets = topk_targets(torch.randn(2, 3, 4), torch.randn(vocab, 4), 5, 1.3)
+    exact, half = tmp_path / "exact", tmp_path / "half"
+    targets.save(exact, torch.float32)
+    targets.save(half)
+    assert load_file(half)["ids"].dtype == stored
+    for path in (exact, half):
+        loaded = TopKTargets.load(path)
+        assert torch.equal(loaded.ids, targets.ids)
+        assert loaded.temperature == 1.3
+        assert loaded.vocab_size == vocab
+        assert loaded.logprobs.dtype == torch.float32
+    assert torch.equal(TopKTargets.load(exact).logprobs, targets.logprobs)
+    distance = targets.logprobs[..., :1] - targets.logprobs
+    error = (TopKTargets.load(half).logprobs - targets.logprobs).abs()
+    assert (error <= distance * 2**-11 + 1e-6).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["exact", "half"]
+
+
+def test_load_refuses_other_files(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "other.safetensors"
+    save_file({"ids": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"path was .*; it must be a file written by"):
+        TopKTargets.load(path)
+    path.write_bytes(b"not a tensor file")
+    with pytest.raises(ValueError, match="path was"):
+        TopKTargets.load(path)
+
+
+def test_indexing_keeps_everything_else():
+    targets = topk_targets(torch.randn(2, 3, 8), torch.randn(20, 8), 6, 2.0)
+    part = targets[:, 1]
+    assert torch.equal(part.ids, targets.ids[:, 1])
+    assert (part.temperature, part.vocab_size, part.k) == (2.0, 20, 6)

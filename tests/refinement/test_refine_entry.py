@@ -1,0 +1,90 @@
+"""The command: files in, files out, and one clear line for what is wrong."""
+
+import json
+import sys
+import types
+
+import pytest
+from refinement_stubs import StubEncoder, StubEngine
+
+from raft_fast import config, refine
+from raft_fast.config import DataOptions, ModelOptions, RefineOptions
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Run `python -m raft_fast.refine` with stub models; gives the specs that were loaded."""
+    loaded = []
+
+    def load_engine(spec, options, shared, batch_size):
+        loaded.append((spec, options.model, batch_size))
+        return StubEngine("stub", lambda text, seed: 0.9 if text.startswith("Question: ")
+                          and "Answer to grade" in text else f"said {seed}")
+
+    models = types.ModuleType("raft_fast.models")
+    models.load_engine = load_engine
+    models.load_encoder = lambda name, device: StubEncoder()
+    monkeypatch.setitem(sys.modules, "raft_fast.models", models)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["refine", *arguments])
+        refine.main()
+        return loaded
+
+    return run
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def questions(count):
+    return [{"question": f"q{n}?", "answer": f"answer {n}"} for n in range(count)]
+
+
+def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
+    write(tmp_path / "rows.jsonl", *questions(9), {"question": "no answer?", "answer": ""})
+    loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--max_rows", "4", "--model",
+                     "somebody/else", "--refine_batch_size", "5")
+    assert loaded == [("self", "somebody/else", 5)]  # one model plays all parts
+    out = tmp_path / "out"
+    assert {file.name for file in out.iterdir()} == {
+        "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
+        "journal.jsonl"}
+    assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
+    rejected = json.loads((out / "rejected.jsonl").read_text())
+    assert (rejected["file"], rejected["line"], rejected["reason"]) == (
+        "rows.jsonl", 10, "answer is empty")
+    _, (data, _, _) = config.parse("refine", "", [DataOptions, ModelOptions, RefineOptions],
+                                   ["--config", str(out / "config.yaml")])
+    assert (data.max_rows, data.data) == (4, "rows.jsonl")
+
+
+def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
+    write(tmp_path / "rows.jsonl", *questions(2))
+    command("--data", "rows.jsonl")
+    assert (tmp_path / "refined" / "rows" / "refined.parquet").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ([], "--data is missing"),
+    (["--data", "none.jsonl"], "--data none.jsonl: no such file"),
+    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be in"),
+    (["--data", "rows.jsonl", "--juge", "x"], "unknown option --juge (did you mean --judge?)"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, arguments, says):
+    write(tmp_path / "rows.jsonl", *questions(1))
+    with pytest.raises(SystemExit) as stopped:
+        command(*arguments)
+    assert stopped.value.code == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
+    write(tmp_path / "rows.jsonl", *questions(1))
+    command("--data", "rows.jsonl", "--output_dir", "out")
+    with pytest.raises(SystemExit):
+        command("--data", "out/refined.parquet", "--output_dir", "again")
+    assert "is refined already" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Teacher and student views of one completion align token by token, whatever the template."""
+
+import pytest
+from conftest import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
+from transformers import GenerationConfig
+
+from raft_fast.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
+from raft_fast.dataset import Row
+from raft_fast.distillation.step import Example
+from raft_fast.errors import UserError
+from raft_fast.packing import completion_hidden, pad
+
+USER = [{"role": "user", "content": "How high?"}]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("pad_token", ["<pad>", "<eos>"])
+@pytest.mark.parametrize("completion", [[], [2], [70, 71, 2], [70, 71, 72]],
+                         ids=["empty", "eos only", "ended", "truncated"])
+def test_views_hold_the_same_completion(template, pad_token, completion):
+    chat = Chat(make_tokenizer(template, pad_token))
+    student = View(chat.student_prompt(USER), completion)
+    teacher = View(chat.teacher_prompt(USER, "Three metres."), completion)
+    batch = pad([student, teacher], chat.pad_id)
+    width = batch.input_ids.shape[1]
+    rows, columns = batch.predicts // width, batch.predicts % width
+    for row, view in enumerate((student, teacher)):
+        at = columns[rows == row]
+        assert batch.input_ids[row, at + 1].tolist() == completion
+        assert batch.attention_mask[row].sum() == len(view.prompt) + len(completion)
+
+
+def test_teacher_prompt_is_eq_7(chat):
+    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Three metres."))
+    assert ("Background reference knowledge: Three metres.\n"
+            "Answer the question based on the reference knowledge: How high?<eos>") in text
+    assert text.endswith("<turn>assistant\n")
+    assert REFERENCE_PROMPT.index("{answer}") < REFERENCE_PROMPT.index("{question}")
+
+
+def test_system_and_history_stay_in_the_teacher_view(chat):
+    messages = [{"role": "system", "content": "Be kind."}, *USER,
+                {"role": "assistant", "content": "Why?"}, {"role": "user", "content": "For a fence."}]
+    text = chat.tokenizer.decode(chat.teacher_prompt(messages, "1.1 m"))
+    assert "Be kind." in text
+    assert "Why?" in text
+    assert "Be brief." not in text
+    assert text.count("1.1 m") == 1
+    assert "knowledge: For a fence." in text
+
+
+def test_braces_in_answers_are_only_text(chat):
+    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Use {question} and {x}."))
+    assert "Use {question} and {x}." in text
+
+
+def test_no_doubled_bos():
+    chat = Chat(make_tokenizer(NO_SYSTEM))
+    bos = chat.tokenizer.bos_token_id
+    assert chat.sft_view(USER, "Yes.").ids.count(bos) == 1
+    assert chat.teacher_prompt(USER, "Yes.").count(bos) == 1
+
+
+def test_sft_completion_ends_with_the_templates_own_end_of_turn(chat):
+    view = chat.sft_view(USER, "Yes.")
+    assert chat.tokenizer.decode(view.completion) == "Yes.<eos>"
+    turns = [*USER, {"role": "assistant", "content": "Yes."}]
+    whole = chat.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert whole[: len(view.ids)] == view.ids
+
+
+def test_every_eos_of_the_generation_config_counts():
+    chat = Chat(make_tokenizer(CHATML), GenerationConfig(eos_token_id=[2, 3]))
+    assert chat.eos_ids == {2, 3}
+
+
+def test_example_refuses_views_that_differ():
+    example = Example(None, View([1], [5, 2]), View([1, 1], [5, 3]))
+    with pytest.raises(AssertionError, match="different completions"):
+        example.check()
+
+
+def test_hidden_states_do_not_depend_on_the_company(model, chat):
+    """Masks come from lengths: neighbours of any length, and pad == eos, change nothing."""
+    views = [View([5, 6, 7], [8, 2]), View([5] * 40, [9, 9, 9, 2]), View([4, 4], [])]
+    together = completion_hidden(model, views, pad_id=2)
+    alone = [completion_hidden(model, [view], pad_id=0) for view in views]
+    start = 0
+    for view, single in zip(views, alone, strict=True):
+        found = together[start : start + len(view.completion)]
+        start += len(view.completion)
+        assert found.shape == single.shape
+        assert (found - single).abs().max() < 1e-5 if len(single) else True
+    assert start == len(together)
+
+
+def test_model_without_template_is_refused():
+    with pytest.raises(UserError, match="no chat template"):
+        Chat(make_tokenizer(None), name="plain")
+
+
+def test_template_that_refuses_a_role_is_named():
+    chat = Chat(make_tokenizer(NO_SYSTEM), name="strict")
+    with pytest.raises(UserError, match="system, user: System role not supported"):
+        chat.student_prompt([{"role": "system", "content": "x"}, *USER])
+
+
+def test_different_tokenizers_are_refused():
+    other = make_tokenizer()
+    other.add_tokens(["<new>"])
+    check_same_tokenizer(make_tokenizer(), make_tokenizer())
+    with pytest.raises(UserError, match=r"different tokenizers.*<new>"):
+        check_same_tokenizer(make_tokenizer(), other)
+
+
+def test_row_views_are_rendered_from_the_training_answer(chat):
+    row = Row("r", USER, completion="fused", gold="gold")
+    assert chat.tokenizer.decode(chat.sft_view(row.prompt, row.completion).completion) == "fused<eos>"

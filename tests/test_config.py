@@ -1,0 +1,89 @@
+"""YAML is the default, the command line wins, unknown keys fail with the nearest name."""
+
+import pytest
+import yaml
+
+from raft_fast.config import (
+    ALL_GROUPS,
+    DataOptions,
+    RefineOptions,
+    TrainOptions,
+    parse,
+    shipped,
+    to_yaml,
+)
+from raft_fast.errors import UserError
+
+
+def options(*argv, groups=(TrainOptions,)):
+    return parse("train", "", list(groups), list(argv))[1]
+
+
+def test_defaults_are_the_papers():
+    (train,) = options()
+    assert (train.distillation_temperature, train.teacher_top_k, train.ema_beta) == (1.5, 512, 0.9)
+    assert (train.learning_rate, train.num_train_epochs, train.weight_decay) == (5e-6, 3, 0.01)
+    assert train.per_device_train_batch_size == 16
+    (refine,) = options(groups=(RefineOptions,))
+    assert (refine.tau, refine.judge_stop) == (0.8, 0.8)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("learning_rate: 0.1\nteacher_top_k: 8\ntau: 0.5\n")
+    name, (train,) = parse("train", "", [TrainOptions],
+                           ["--config", str(file), "--learning_rate", "0.2"])
+    assert name == "mine"
+    assert (train.learning_rate, train.teacher_top_k) == (0.2, 8)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_configurations_parse(name):
+    parse("train", "", ALL_GROUPS, ["--config", name])
+
+
+def test_written_yaml_reads_back(tmp_path):
+    groups = [DataOptions, TrainOptions]
+    first = options("--learning_rate", "3e-5", "--max_rows", "7", groups=groups)
+    to_yaml(first, tmp_path / "config.yaml")
+    assert options("--config", str(tmp_path / "config.yaml"), groups=groups) == first
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--learning_rat", "1"], r"unknown option --learning_rat \(did you mean --learning_rate\?\)"),
+    (["--learning_rate", "fast"], "learning_rate"),
+    (["--balance", "magic"], "balance"),
+    (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
+    (["--distillation_temperature", "0"], "--distillation_temperature 0"),
+    (["--sft", "false", "--distillation", "false"], "nothing to train"),
+    (["--heldout", "1.0"], "--heldout 1.0"),
+    (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+])
+def test_bad_options_are_named(argv, message):
+    with pytest.raises(UserError, match=message):
+        options(*argv)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("learning_rte: 1", r"unknown key 'learning_rte' \(did you mean learning_rate\?\)"),
+    ("learning_rate: fast", "learning_rate"),
+    ("- a\n- b", "must hold `key: value` lines"),
+    ("a: [", "not valid YAML"),
+])
+def test_bad_files_are_named(tmp_path, text, message):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        options("--config", str(file))
+
+
+def test_every_option_is_explained_and_unique():
+    from dataclasses import fields
+
+    names = [field.name for group in ALL_GROUPS for field in fields(group)]
+    assert len(names) == len(set(names))
+
+
+def test_yaml_of_a_run_is_flat(tmp_path):
+    to_yaml(options(), tmp_path / "c.yaml")
+    assert all(not isinstance(v, dict) for v in yaml.safe_load((tmp_path / "c.yaml").read_text()).values())

@@ -1,0 +1,148 @@
+"""Rows in and out; every bad row is named by file and line."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raft_fast.dataset import (
+    REFINED_COLUMNS,
+    Row,
+    read_table,
+    split,
+    spread,
+    write_json,
+    write_jsonl,
+    write_rows,
+)
+from raft_fast.errors import UserError
+
+GOOD = {"question": "How high?", "answer": "Three metres."}
+
+
+def jsonl(path, lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("record", [
+    GOOD,
+    {"prompt": "How high?", "completion": " Three metres. "},
+    {"prompt": [{"role": "user", "content": "How high?"}], "completion": "Three metres."},
+    {"prompt": [{"role": "user", "content": "How high?"}],
+     "completion": [{"role": "assistant", "content": "Three metres."}]},
+    {"messages": [{"role": "user", "content": "How high?"},
+                  {"role": "assistant", "content": "Three metres."}]},
+], ids=["question", "prompt", "conversational prompt", "conversational both", "messages"])
+def test_every_layout_gives_the_same_row(tmp_path, record):
+    (row,) = read_table(jsonl(tmp_path / "a.jsonl", [record]), 0).rows
+    assert row.prompt == [{"role": "user", "content": "How high?"}]
+    assert row.completion == row.gold == "Three metres."
+
+
+def test_csv_and_parquet(tmp_path):
+    (tmp_path / "a.csv").write_text('question,answer,category\n"How\nhigh?",Three,x\nWhere?,,y\n')
+    pq.write_table(pa.Table.from_pylist([GOOD]), tmp_path / "a.parquet")
+    table = read_table(str(tmp_path / "a.csv"), 0.5)
+    assert [(row.completion, row.category) for row in table.rows] == [("Three", "x")]
+    assert [(bad.line, bad.reason) for bad in table.rejected] == [(4, "answer is empty")]
+    assert read_table(str(tmp_path / "a.parquet"), 0).rows[0].completion == "Three metres."
+
+
+def test_bad_rows_are_set_aside_with_file_line_and_reason(tmp_path):
+    bad = ['{"question": ', {"question": "x"}, {"question": "x", "answer": "  "}, [1],
+           {"question": 3, "answer": "x"}, {"messages": [{"role": "user", "content": "x"}]},
+           {"messages": [{"role": "robot", "content": "x"}]}]
+    path = jsonl(tmp_path / "a.jsonl", [GOOD] * 60 + bad)
+    table = read_table(path, 0.2)
+    assert len(table.rows) == 60
+    assert [rejected.line for rejected in table.rejected] == list(range(61, 68))
+    reasons = [rejected.reason for rejected in table.rejected]
+    assert reasons[0].startswith("not valid JSON")
+    assert "needs prompt and completion" in reasons[1]
+    assert reasons[2:5] == ["answer is empty", "must be an object, is list",
+                            "question must be text, is int"]
+    assert str(table.rejected[0]).startswith(f"{path}, line 61: ")
+
+
+def test_too_many_bad_rows_stop_with_the_first_reasons(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [GOOD] * 16 + ["{"] + [GOOD])
+    assert len(read_table(path, 0.1).rows) == 17
+    with pytest.raises(UserError, match=r"1 of 18 rows are bad.*--max_bad_rows 0.01.*a\.jsonl, line 17"):
+        read_table(path, 0.01)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("missing.jsonl", None, "no such file"),
+    ("empty.jsonl", "", "holds no rows"),
+    ("a.txt", "x", "unknown ending"),
+    ("a.parquet", "not parquet", "cannot be read as .parquet"),
+    ("a.jsonl", '{"foo": 1}\n', "no row of .* can be used: .*line 1: has the columns foo"),
+])
+def test_files_that_cannot_be_used(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_table(str(tmp_path / name), 0.1)
+
+
+def test_a_folder_and_bytes_that_are_no_text(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        read_table(str(tmp_path), 0.1)
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(str(tmp_path / "a.jsonl"), 0.1)
+
+
+def test_a_repeated_row_id_is_rejected(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{**GOOD, "id": "x"}, {**GOOD, "id": "x"}])
+    assert "stands in line 1 already" in read_table(path, 0.5).rejected[0].reason
+
+
+def test_refined_rows_survive_the_round_trip(tmp_path):
+    rows = [Row("a", [{"role": "user", "content": "q"}], "fused", "gold", "cat", "rewrite", "fused",
+                "fused", 0.9),
+            Row("b", [{"role": "user", "content": "q"}], "gold", "gold")]
+    write_rows(rows, tmp_path / "refined.parquet")
+    table = read_table(str(tmp_path / "refined.parquet"), 0)
+    assert table.rows == rows
+    assert table.refined
+    assert pq.read_schema(tmp_path / "refined.parquet").names == list(REFINED_COLUMNS)
+    assert not read_table(jsonl(tmp_path / "raw.jsonl", [GOOD]), 0).refined
+
+
+def rows_of(sizes):
+    return [Row(f"{name}{i}", [{"role": "user", "content": "q"}], "a", "a", name)
+            for name, size in sizes.items() for i in range(size)]
+
+
+def test_split_gives_every_category_both_and_loses_nothing():
+    rows = rows_of({"big": 30, "two": 2, "one": 1})
+    train, heldout = split(rows, 0.1, seed=0)
+    assert sorted(r.row_id for r in train + heldout) == sorted(r.row_id for r in rows)
+    assert {r.category for r in train} == {"big", "two", "one"}
+    assert [sum(r.category == c for r in heldout) for c in ("big", "two", "one")] == [3, 1, 0]
+    assert split(rows, 0.1, seed=0) == (train, heldout)
+    assert split(rows, 0.1, seed=1) != (train, heldout)
+
+
+def test_split_of_a_row_does_not_depend_on_other_categories():
+    alone = {r.row_id for r in split(rows_of({"big": 30}), 0.2, 0)[1]}
+    among = {r.row_id for r in split(rows_of({"big": 30, "x": 9}), 0.2, 0)[1] if r.category == "big"}
+    assert alone == among
+
+
+def test_spread_is_even_and_keeps_order():
+    rows = rows_of({"big": 30, "small": 3})
+    chosen = spread(rows, 8, seed=0)
+    assert [r for r in rows if r in chosen] == chosen
+    assert sum(r.category == "small" for r in chosen) == 3
+    assert spread(rows, 0, 0) == spread(rows, 99, 0) == rows
+
+
+def test_json_writers_refuse_nan_and_leave_nothing_half_written(tmp_path):
+    for write in (write_json, write_jsonl):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            write([{"x": float("nan")}], tmp_path / "out.json")
+        assert not (tmp_path / "out.json").exists()

@@ -1,0 +1,159 @@
+"""The program as a user runs it, on a tiny random model: raw rows to report, and what can go wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import make_model, make_tokenizer
+from transformers import BertConfig, BertModel
+
+RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
+       "--max_completion_length", "8", "--rewrite_max_new_tokens", "24", "--fusion_rounds", "2",
+       "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a tiny model, a tiny encoder and twelve raw rows, one of them bad."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    home = tmp_path_factory.mktemp("home")
+    make_model().save_pretrained(home / "model")
+    make_tokenizer().save_pretrained(home / "model")
+    BertModel(BertConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=32)).save_pretrained(home / "bert")
+    make_tokenizer(None).save_pretrained(home / "bert")
+    transformer = Transformer(str(home / "bert"), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(32)]).save(str(home / "encoder"))
+    rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}, says § {i}.",
+             "category": "ab"[i % 2]} for i in range(12)]
+    lines = [json.dumps(row) for row in rows] + ['{"question": "x"}']
+    (home / "rows.jsonl").write_text("\n".join(lines))
+    return home
+
+
+def command(home, entry, *options, code=0):
+    """Run an entry offline in `home`; returns what it said on stderr."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RAFT_FAST_CACHE": str(home / "cache")}
+    done = subprocess.run([sys.executable, "-m", f"raft_fast.{entry}", *options], cwd=home,
+                          env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert code != 2 or "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def run_dir(home):
+    command(home, "train", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
+            "--output_dir", "run", *RUN)
+    return home / "run"
+
+
+def test_a_run_leaves_everything_behind(run_dir):
+    expected = ["config.yaml", "heldout.parquet", "rejected.jsonl", "refine/refined.parquet",
+                "refine/decisions.jsonl", "refine/summary.json", "metrics.jsonl", "checkpoints",
+                "model/model.safetensors", "model/README.md", "evaluation.json", "generations.jsonl",
+                "report.html", "phases.json"]
+    assert [name for name in expected if not (run_dir / name).exists()] == []
+
+
+def test_held_out_rows_are_never_trained_on(run_dir):
+    heldout = pq.read_table(run_dir / "heldout.parquet").to_pylist()
+    refined = pq.read_table(run_dir / "refine/refined.parquet").to_pylist()
+    assert {row["category"] for row in heldout} == {row["category"] for row in refined} == {"a", "b"}
+    assert not {row["row_id"] for row in heldout} & {row["row_id"] for row in refined}
+    assert len(heldout) + len(refined) == 12
+
+
+def test_the_bad_row_is_named(run_dir):
+    (rejected,) = [json.loads(line) for line in (run_dir / "rejected.jsonl").read_text().splitlines()]
+    assert (rejected["file"], rejected["line"]) == ("rows.jsonl", 13)
+
+
+def test_json_files_are_strict_json(run_dir):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for name in ("metrics.jsonl", "refine/decisions.jsonl", "generations.jsonl"):
+        for line in (run_dir / name).read_text().splitlines():
+            json.loads(line, parse_constant=refuse)
+    json.loads((run_dir / "evaluation.json").read_text(), parse_constant=refuse)
+
+
+def test_the_model_loads_and_differs_from_its_base(home, run_dir):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trained = AutoModelForCausalLM.from_pretrained(run_dir / "model")
+    base = AutoModelForCausalLM.from_pretrained(home / "model")
+    assert AutoTokenizer.from_pretrained(run_dir / "model").chat_template
+    assert any((a != b).any() for a, b in zip(trained.parameters(), base.parameters(), strict=True))
+
+
+def test_the_same_command_goes_on_and_another_is_refused(home, run_dir):
+    again = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "run"]
+    before = (run_dir / "metrics.jsonl").read_text()
+    journal = (run_dir / "refine/journal.jsonl").read_bytes()
+    assert "Going on" in command(home, "train", *again, *RUN)
+    assert (run_dir / "metrics.jsonl").read_text() == before
+    assert (run_dir / "refine/journal.jsonl").read_bytes() == journal
+    said = command(home, "train", *again, *RUN, "--learning_rate", "0.5", code=2)
+    assert "learning_rate is 5e-06 there and 0.5 here" in said
+
+
+def test_the_config_runs_it_again(home, run_dir):
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["teacher_top_k"] == 16
+    command(home, "train", "--config", "run/config.yaml", "--output_dir", "twin",
+            "--general_prompts", "-1")
+    keys = ("loss", "lambda", "kl_loss")
+    one, two = ([[json.loads(line)[key] for key in keys]
+                 for line in (home / name / "metrics.jsonl").read_text().splitlines()]
+                for name in ("run", "twin"))
+    assert one == two
+
+
+def test_stages_run_alone(home, run_dir):
+    command(home, "refine", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
+            "--output_dir", "refined", "--tau", "-1", "--fusion_rounds", "1",
+            "--rewrite_max_new_tokens", "24")
+    command(home, "train", "--data", "refined/refined.parquet", "--model", "model", "--encoder",
+            "encoder", "--output_dir", "from_refined", *RUN)
+    assert not (home / "from_refined/refine").exists()
+    command(home, "evaluate", "--model", "run/model", "--base", "model", "--general_prompts", "-1",
+            "--eval_max_new_tokens", "8", "--output_dir", "evaluated", "--encoder", "encoder")
+    assert json.loads((home / "evaluated/evaluation.json").read_text())
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--data", "nowhere.jsonl"], "--data nowhere.jsonl: no such file"),
+    (["--data", "rows.jsonl", "--max_bad_rows", "0"], "rows.jsonl, line 13"),
+    (["--data", "rows.jsonl", "--model", "nowhere/model"], "--model nowhere/model"),
+    (["--data", "rows.jsonl", "--model", "bert"], "bert"),
+    (["--data", "rows.jsonl", "--fuser", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
+    (["--data", "rows.jsonl", "--teacher", "other", "--data_source", "gold"], "different tokenizers"),
+    (["--data", "rows.jsonl", "--teachr", "x"], "did you mean --teacher?"),
+    (["--data", "rows.jsonl", "--output_dir", "rows.jsonl"], "is a file"),
+], ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "")
+def test_bad_input_is_one_line_and_exit_code_2(home, tmp_path, options, said):
+    other = make_tokenizer()
+    other.add_tokens(["<new>"])
+    other.save_pretrained(home / "other")
+    make_model(vocab_size=261).save_pretrained(home / "other")
+    defaults = {"--model": "model", "--encoder": "encoder", "--output_dir": str(tmp_path / "run")}
+    extra = [word for pair in defaults.items() if pair[0] not in options for word in pair]
+    lines = command(home, "train", *options, *extra, *RUN, code=2).splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert said in lines[-1]
+
+
+@pytest.mark.parametrize("entry", ["refine", "train", "evaluate"])
+def test_help_explains(home, entry):
+    done = subprocess.run([sys.executable, "-m", f"raft_fast.{entry}", "--help"], check=True,
+                          capture_output=True, text=True)
+    assert f"python -m raft_fast.{entry}" in done.stdout
+    assert "--output_dir" in done.stdout

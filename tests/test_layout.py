@@ -1,0 +1,74 @@
+"""The house stays the house: package layout, light imports, who may know whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, cwd=ROOT):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_kernels_is_not_a_package():
+    """A package called `kernels` on the path would shadow the one transformers imports."""
+    assert not (ROOT / "kernels/__init__.py").exists()
+    python("from transformers import LlamaConfig, LlamaForCausalLM; LlamaConfig()")
+
+
+@pytest.mark.parametrize("package", ["raft_fast", "raft_kernels"])
+def test_imports_stay_light(package):
+    python(f"import sys, {package}\n"
+           "assert not {'triton', 'transformers', 'datasets', 'faiss'} & set(sys.modules)")
+
+
+def test_help_is_light():
+    python("import sys\nsys.argv = ['train', '--help']\nfrom raft_fast.train import main\n"
+           "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
+           "assert not {'torch', 'transformers'} & set(sys.modules)")
+
+
+def imported(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield file, node.module
+            elif isinstance(node, ast.Import):
+                yield from ((file, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize(("folder", "forbidden"), [
+    ("kernels/raft_kernels", ["raft_fast", "transformers"]),
+    ("raft_fast/refinement", ["raft_fast.distillation", "raft_kernels"]),
+    ("raft_fast/distillation", ["raft_fast.refinement", "raft_fast.evaluation"]),
+    ("raft_fast/engines", ["raft_fast.refinement", "raft_fast.distillation", "raft_kernels"]),
+])
+def test_rooms_do_not_know_each_other(folder, forbidden):
+    wrong = [(str(file), module) for file, module in imported(folder)
+             if any(module == name or module.startswith(name + ".") for name in forbidden)]
+    assert not wrong
+
+
+def test_only_chat_knows_templates():
+    users = {file.name for folder in ("raft_fast",) for file in (ROOT / folder).rglob("*.py")
+             if "apply_chat_template" in file.read_text()}
+    assert users == {"chat.py"}
+
+
+def test_wheel_holds_the_packages_and_their_data(tmp_path):
+    code = ("import sys\nfrom unittest import mock\nimport setuptools\n"
+            "with mock.patch('setuptools.setup') as setup: exec(open('setup.py').read())\n"
+            "print(*setup.call_args.kwargs['packages'])")
+    packages = python(code).split()
+    folders = {str(file.parent.relative_to(ROOT)).replace("/", ".")
+               for file in (ROOT / "raft_fast").rglob("__init__.py")}
+    assert folders <= set(packages)
+    assert "raft_kernels" in packages
+    assert not any(name.split(".")[0] == "kernels" for name in packages)

@@ -1,0 +1,75 @@
+"""Run folders and error lines."""
+
+import errno
+import json
+
+import pytest
+
+from raft_fast.config import DataOptions, TrainOptions
+from raft_fast.errors import UserError, entry
+from raft_fast.progress import Reporter
+from raft_fast.run import open_run, save_costs, save_folder
+
+
+def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
+    folder = tmp_path / "run"
+    assert open_run(folder, [TrainOptions(), DataOptions(output_dir="a")]) is False
+    assert open_run(folder, [TrainOptions(), DataOptions(output_dir="b")]) is True
+    with pytest.raises(UserError, match=r"learning_rate is 5e-06 there and 0\.1 here"):
+        open_run(folder, [TrainOptions(learning_rate=0.1), DataOptions()])
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+def test_an_output_dir_that_is_a_file(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        open_run(tmp_path / "x", [TrainOptions()])
+
+
+def test_folders_appear_whole_or_not_at_all(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("1"))
+    with pytest.raises(OSError, match="No space"):
+        save_folder(tmp_path / "model", fail)
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
+
+
+def test_costs_add_up_over_restarts(tmp_path):
+    for _ in range(2):
+        reporter = Reporter()
+        with reporter.phase("train"):
+            pass
+        save_costs(tmp_path, reporter)
+    (cost,) = json.loads((tmp_path / "phases.json").read_text())
+    assert cost["name"] == "train"
+    assert cost["peak_bytes"] > 10**6
+
+
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (UserError("--data x:\n no such file"), 2, "error: --data x: no such file\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "/out/a"), 2, "No space left on device at /out/a"),
+    (KeyboardInterrupt(), 130, "run the same command again"),
+])
+def test_an_entry_says_one_line_and_exits(capsys, error, code, line):
+    @entry
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == code
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback():
+    @entry
+    def main():
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main()
