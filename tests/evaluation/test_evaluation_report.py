@@ -4,7 +4,13 @@ import shutil
 
 import pytest
 import yaml
-from evaluation_stubs import OverlapEncoder, StubEngine, fabricate_run, make_rows
+from evaluation_stubs import (
+    OverlapEncoder,
+    StubEngine,
+    fabricate_run,
+    fake_ifbench,
+    make_rows,
+)
 
 from raft_fast.config import EvaluateOptions
 from raft_fast.errors import UserError
@@ -15,6 +21,16 @@ from raft_fast.evaluation.report import duration, write_report
 from raft_fast.progress import Reporter
 
 ATTACK = '<script>alert("x")</script> & $x_n$ '
+
+
+@pytest.fixture
+def ifbench(tmp_path):
+    return fake_ifbench(tmp_path / "wheel")
+
+
+@pytest.fixture
+def run_dir(tmp_path, ifbench):
+    return fabricate_run(tmp_path / "myrun", ifbench)
 
 
 def load(path):
