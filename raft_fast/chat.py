@@ -86,7 +86,10 @@ class Chat:
         text = self.tokenizer.apply_chat_template(turns, tokenize=False)
         tail = self.tokenizer(text.rsplit(_PROBE, 1)[-1], add_special_tokens=False).input_ids
         ends = [token for token in tail if token in self.eos_ids]
-        return ends[0] if ends else self.tokenizer.eos_token_id or min(self.eos_ids)
+        if ends:
+            return ends[0]
+        own = self.tokenizer.eos_token_id
+        return min(self.eos_ids) if own is None else own
 
 
 def _eos_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:

@@ -18,6 +18,7 @@ from raft_fast.errors import UserError
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
+SOURCES = ("gold", "rewrite", "fused")
 PAIRS = (("prompt", "completion"), ("question", "answer"))
 SHOWN_REASONS = 3
 
@@ -49,7 +50,7 @@ class Rejected:
         return f"{self.file}, line {self.line}: {self.reason}"
 
 
-class BadRow(ValueError):
+class BadRowError(ValueError):
     """A record that is no row; the message is the reason."""
 
 
@@ -76,8 +77,8 @@ def read_table(source: str, max_bad_rows: float) -> Table:
         try:
             row = _to_row(record, f"row-{line:06d}")
             if row.row_id in seen:
-                raise BadRow(f"row_id {row.row_id!r} stands in line {seen[row.row_id]} already")
-        except BadRow as bad:
+                raise BadRowError(f"row_id {row.row_id!r} stands in line {seen[row.row_id]} already")
+        except BadRowError as bad:
             rejected.append(Rejected(source, line, str(bad)))
             continue
         seen[row.row_id] = line
@@ -103,7 +104,7 @@ def write_jsonl(records: Iterable[Any], path: Path) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         for record in records:
-            plain = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+            plain = record if isinstance(record, dict) else dataclasses.asdict(record)
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
     partial.replace(path)
 
@@ -161,7 +162,7 @@ def _judge_bad_rows(source: str, rows: list[Row], rejected: list[Rejected], limi
 
 
 def _records(source: str) -> Iterator[tuple[int, Any]]:
-    """(line or row number from 1, record); a record that cannot be read is its BadRow."""
+    """(line or row number from 1, record); a record that cannot be read is its BadRowError."""
     path = Path(source)
     if path.is_dir():
         raise UserError(f"--data {source}: is a folder; name a .jsonl, .parquet or .csv file in it")
@@ -187,7 +188,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(text)
             except json.JSONDecodeError as error:
-                yield number, BadRow(f"not valid JSON: {error.msg} at column {error.colno}")
+                yield number, BadRowError(f"not valid JSON: {error.msg} at column {error.colno}")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
@@ -217,10 +218,10 @@ def _hub(source: str) -> Iterator[tuple[int, Any]]:
 
 
 def _to_row(record: Any, default_id: str) -> Row:
-    if isinstance(record, BadRow):
+    if isinstance(record, BadRowError):
         raise record
     if not isinstance(record, dict):
-        raise BadRow(f"must be an object, is {type(record).__name__}")
+        raise BadRowError(f"must be an object, is {type(record).__name__}")
     prompt, completion = _prompt_and_completion(record)
     row_id = record.get("row_id") or record.get("id") or default_id
     texts = {name: record.get(name) for name in ("rewrite", "fused")}
@@ -230,7 +231,7 @@ def _to_row(record: Any, default_id: str) -> Row:
         completion=completion,
         gold=record.get("gold") or completion,
         category=None if record.get("category") is None else str(record["category"]),
-        source=record.get("source") if record.get("source") in ("gold", "rewrite", "fused") else "gold",
+        source=source if (source := record.get("source")) in SOURCES else "gold",
         similarity=record.get("similarity"),
         **texts,
     )
@@ -240,7 +241,7 @@ def _prompt_and_completion(record: dict) -> tuple[list[Message], str]:
     if record.get("messages") is not None:
         messages = _messages(record["messages"], "messages")
         if messages[-1]["role"] != "assistant":
-            raise BadRow("messages must end with an assistant turn (the answer)")
+            raise BadRowError("messages must end with an assistant turn (the answer)")
         return _ends_with_user(messages[:-1], "messages"), _text(messages[-1]["content"], "answer")
     for asked, answered in PAIRS:
         if asked in record and answered in record:
@@ -252,27 +253,27 @@ def _prompt_and_completion(record: dict) -> tuple[list[Message], str]:
             else:
                 prompt = [Message(role="user", content=_text(prompt, asked))]
             return prompt, _text(completion, answered)
-    raise BadRow(f"has the columns {', '.join(map(str, record))}; needs prompt and completion, "
+    raise BadRowError(f"has the columns {', '.join(map(str, record))}; needs prompt and completion, "
                  "question and answer, or messages")
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"{name} is empty" if value in (None, "") or isinstance(value, str)
+        raise BadRowError(f"{name} is empty" if value in (None, "") or isinstance(value, str)
                      else f"{name} must be text, is {type(value).__name__}")
     return value.strip()
 
 
 def _messages(value: Any, name: str) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise BadRow(f"{name} must be a list of messages")
+        raise BadRowError(f"{name} must be a list of messages")
     for turn in value:
         if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            raise BadRow(f"{name} must have turns with the role system, user or assistant")
+            raise BadRowError(f"{name} must have turns with the role system, user or assistant")
     return [Message(role=turn["role"], content=_text(turn.get("content"), name)) for turn in value]
 
 
 def _ends_with_user(messages: list[Message], name: str) -> list[Message]:
     if not messages or messages[-1]["role"] != "user":
-        raise BadRow(f"{name} must have a user turn before the answer")
+        raise BadRowError(f"{name} must have a user turn before the answer")
     return messages

@@ -9,7 +9,7 @@ from raft_fast.errors import UserError
 
 
 class Encoder:
-    """A sentence-transformers model. It reads the first `max_seq_length` tokens of a text (256 for MiniLM)."""
+    """A sentence-transformers model. It reads a text's first `max_seq_length` tokens (256 for MiniLM)."""
 
     def __init__(self, path: Path | str, device: str = "cpu") -> None:
         from sentence_transformers import SentenceTransformer

@@ -132,7 +132,6 @@ def _smollm2() -> Path:
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype="float32")
     # the weights are plain float32 now; what marks them as quantised would only stop the saving
     del model.config.quantization_config, model.hf_quantizer
-    model.is_quantized = False
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
     with _new_folder(folder) as partial:
         model.save_pretrained(partial)

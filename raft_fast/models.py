@@ -41,7 +41,8 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
             use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
-    model = model.to(pick_device(options.device)).eval()
+    model = model.eval()
+    model.to(pick_device(options.device))
     check_head(model, str(folder))
     return model
 

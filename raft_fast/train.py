@@ -145,6 +145,9 @@ def train_student(rows: list[Row], options: Options, original: Any, run_dir: Pat
     teacher = None
     if training.distillation:
         frozen = load_engine(training.teacher, options.model, original)
+        if not isinstance(frozen, HFEngine):
+            raise UserError(f"--teacher {training.teacher}: a server shows no logits; name a folder or a "
+                            "hub name")
         check_same_tokenizer(chat.tokenizer, frozen.chat.tokenizer)
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
                           training.distillation_temperature, training.teacher_sees_answer)

@@ -125,7 +125,7 @@ class Stepper:
                 lengths = [len(student.completion) for student, _ in pairs]
                 kl = losses.kl_loss(kl_hidden, targets, head, lengths, trajectories)
                 totals.kl = (totals.kl or 0.0) + float(kl.detach())
-                totals.mass += float(targets.mass.sum())
+                totals.mass += float(targets.logprobs.exp().sum())
                 self._measure("kl", kl, kl_hidden, totals)
         totals.tokens += sum(len(view.ids) for view in views)
         return sft, kl

@@ -71,7 +71,8 @@ class HFEngine:
                 torch.nn.functional.cross_entropy(head.logits(rows), ids, reduction="none")
                 for rows, ids in zip(hidden.split(LOGIT_ROWS), answers.split(LOGIT_ROWS),
                                      strict=True)])
-            for index, part in zip(chosen, losses.split([len(view.completion) for view in asked]), strict=True):
+            lengths = [len(view.completion) for view in asked]
+            for index, part in zip(chosen, losses.split(lengths), strict=True):
                 yield index, (float(part.sum()), len(part))
 
     def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
