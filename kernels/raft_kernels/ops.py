@@ -19,7 +19,7 @@ def _backend(name: str) -> ModuleType:
         from . import torch_ops
 
         return torch_ops
-    from . import triton_ops  # type: ignore[attr-defined]
+    from . import triton_ops
 
     return triton_ops
 

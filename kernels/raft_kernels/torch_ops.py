@@ -121,7 +121,8 @@ def _grad_weight(
     hidden_nD = hidden_nD.to(dtype).contiguous()
     if weight_VD.dtype == dtype:
         dweight_VD = torch.zeros_like(weight_VD, memory_format=torch.contiguous_format)
-        return dweight_VD.addmm_(_csr_tensor(starts.to(index), tokens, values, (vocab, n)), hidden_nD)
+        by_id_csr = _csr_tensor(starts.to(index), tokens, values, (vocab, n))
+        return dweight_VD.addmm_(by_id_csr, hidden_nD)
     dweight_VD = torch.empty(weight_VD.shape, dtype=weight_VD.dtype, device=weight_VD.device)
     for first, last in _slices(vocab, weight_VD.shape[1] * dtype.itemsize):
         lo, hi = int(starts[first]), int(starts[last])
