@@ -1,6 +1,6 @@
-"""Sampled logits and their backward by plain gathers: the kernels of float32 and of small inputs.
+"""Sampled logits and their backward: tensor-core tiles where they suit, else plain gathers.
 
-Every product is a float32 multiply-add, so float32 inputs are exact IEEE. The weight gradient is
+The gathers are float32 multiply-adds, so float32 inputs are exact IEEE. The weight gradient is
 a segment sum: entries sorted by vocabulary id, one program a row of the weight, a fixed order of
 additions, no atomics.
 """
@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import triton_tiles
+
 BLOCK_K, BLOCK_D = 16, 256
 
 
@@ -17,6 +19,9 @@ def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K]; rows that are not active are 0 and cost nothing."""
+    if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
+        out_NK = triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
+        return out_NK if active_N is None else torch.where(active_N.unsqueeze(-1), out_NK, 0.0)
     n, k = ids_NK.shape
     out_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
     # bytes, since the interpreter has no one-bit loads
@@ -45,7 +50,9 @@ def sampled_backward(
         grad_NK = torch.where(active_N.unsqueeze(-1), grad_NK, 0.0)
     grad_NK, ids_NK = grad_NK.contiguous(), ids_NK.contiguous()
     dhidden_ND = dweight_VD = None
-    if need_hidden:
+    if need_hidden and triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
+        dhidden_ND = triton_tiles.grad_hidden(grad_NK, weight_VD, ids_NK)
+    elif need_hidden:
         dhidden_ND = torch.zeros_like(hidden_ND, memory_format=torch.contiguous_format)
         if grad_NK.numel():
             _grad_hidden[(n, triton.cdiv(d, BLOCK_D))](

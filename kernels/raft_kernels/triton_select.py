@@ -35,7 +35,7 @@ def select(
     logprobs_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
     rows = min(TOKENS, n)
     interleave = max(1, -(-vocab * rows * 4 // BUFFER_BYTES))
-    capacity = triton.next_power_of_2(2 * k + BLOCK)
+    capacity = candidates(k)
     keys_rC = torch.empty(rows, capacity, dtype=torch.int64, device=hidden_ND.device)
     for first in range(0, n, TOKENS):
         hidden_rD = hidden_ND[first : first + TOKENS]
@@ -54,18 +54,23 @@ def select(
                 logits_rc, bias_V, keys_rC, *state, logits_rc.shape[1], logits_rc.stride(0),
                 offset, interleave, *scalars,
                 HAS_BIAS=bias_V is not None, HAS_SOFTCAP=softcap is not None, BLOCK=BLOCK,
-                **sizes, num_warps=_warps(capacity),
+                **sizes, num_warps=warps(capacity),
             )
         _finish[(r,)](
             keys_rC, *state[:3], ids_NK[first:], logprobs_NK[first:], k, 1.0 / temperature,
-            K_PADDED=triton.next_power_of_2(k), **sizes, num_warps=_warps(capacity),
+            K_PADDED=triton.next_power_of_2(k), **sizes, num_warps=warps(capacity),
         )
     return ids_NK, logprobs_NK
 
 
-def _warps(capacity: int) -> int:
-    """32 candidates a thread: they and their comparisons fit in registers."""
-    return min(max(capacity // 1024, 4), 16)
+def candidates(k: int) -> int:
+    """Places for a row's candidates: the K best and at least one block of newcomers."""
+    return int(triton.next_power_of_2(k + BLOCK))
+
+
+def warps(capacity: int) -> int:
+    """16 candidates a thread: they and their comparisons fit in registers."""
+    return min(max(capacity // 512, 4), 16)
 
 
 def _gemm(hidden_rD: Tensor, weight_cD: Tensor) -> Tensor:

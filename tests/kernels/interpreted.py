@@ -5,7 +5,13 @@ float32 and float16: the interpreter's bfloat16 products are not to be trusted.
 
 import pytest
 import torch
-from raft_kernels import topk_kl_loss, topk_targets, triton_sampled, triton_select
+from raft_kernels import (
+    topk_kl_loss,
+    topk_targets,
+    triton_sampled,
+    triton_select,
+    triton_tiles,
+)
 
 INF, NAN = float("inf"), float("nan")
 
@@ -17,6 +23,8 @@ def _small_blocks_and_poison(monkeypatch):
     monkeypatch.setattr(triton_select, "TOKENS", 3)
     monkeypatch.setattr(triton_select, "BUFFER_BYTES", 3 * 40 * 4)
     monkeypatch.setattr(triton_sampled, "BLOCK_K", 8)
+    monkeypatch.setattr(triton_tiles, "BLOCK_U", 16)
+    monkeypatch.setattr(triton_tiles, "BLOCK_D", 16)
     monkeypatch.setattr(triton_sampled, "BLOCK_D", 16)
     torch.use_deterministic_algorithms(True)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -30,10 +38,11 @@ def _logits_head(logits):
 
 
 @pytest.mark.parametrize(("n", "vocab", "k"), [
-    (1, 2, 2), (4, 15, 3), (4, 16, 16), (4, 17, 17), (5, 97, 9), (7, 201, 40), (3, 120, 119),
+    (1, 2, 2), (4, 15, 3), (4, 16, 16), (4, 17, 17), (4, 97, 9), (2, 201, 40),
 ])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("epilogue", [{}, {"softcap": 3.0, "logit_scale": 0.5}])
+@pytest.mark.parametrize(("dtype", "epilogue"), [
+    (torch.float32, {"softcap": 3.0, "logit_scale": 0.5}), (torch.float16, {}),
+])
 def test_select(make_case, assert_close, n, vocab, k, dtype, epilogue):
     case = make_case(n=n, vocab=vocab, d=12, k=2, dtype=dtype, bias=bool(epilogue))
 
@@ -70,7 +79,7 @@ def test_select_is_exact_whatever_the_order(order, k):
 
 def test_select_on_rows_that_are_not_finite():
     torch.manual_seed(0)
-    hidden, weight = torch.randn(7, 8), torch.randn(60, 8)
+    hidden, weight = torch.randn(5, 8), torch.randn(60, 8)
     bias = torch.zeros(60)
     bias[5:50] = -INF
     clean = topk_targets(hidden[:1], weight, 6, bias=bias, backend="triton")
@@ -88,7 +97,7 @@ def test_select_on_rows_that_are_not_finite():
 
 
 @pytest.mark.parametrize("shape", [
-    dict(n=5, vocab=23, d=7, k=5), dict(n=9, vocab=40, d=33, k=17), dict(n=1, vocab=9, d=16, k=9),
+    dict(n=5, vocab=23, d=7, k=5), dict(n=4, vocab=40, d=33, k=17), dict(n=1, vocab=9, d=16, k=9),
 ])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_loss_and_gradients(make_case, assert_close, shape, dtype):
@@ -124,6 +133,24 @@ def test_loss_on_strided_and_mixed_inputs(make_case, assert_close):
     assert [t.dtype for t in got] == [torch.float32, torch.float32, torch.float16]
     for one, right, base in zip(got, oracle, usual, strict=True):
         assert_close(one, right, base)
+
+
+@pytest.mark.parametrize(("n", "d"), [(64, 16), (70, 40)])
+def test_tiles_of_neighbouring_tokens(make_case, n, d):
+    """Half precision in tiles: the error of rounding the gradients to half precision is allowed."""
+    case = make_case(n=n, vocab=80, d=d, k=6, dtype=torch.float16)
+    weights = torch.ones(n)
+    weights[3:9] = 0
+    case.hidden_ND[3:9] = NAN
+    clean = case.hidden_ND.clone()
+    clean[3:9] = 0
+    oracle = type(case)(clean, case.weight_VD, None, case.targets, {}).double().run(
+        "reference", token_weights=weights)
+    got = case.run("triton", token_weights=weights)
+    for one, right in zip(got, oracle, strict=True):
+        allowed = 3 * torch.finfo(torch.float16).eps * right.abs().max()
+        assert (one.double() - right).abs().max() <= allowed
+    assert (got[1][3:9] == 0).all()
 
 
 def test_no_tokens(make_case):
