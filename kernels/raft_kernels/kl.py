@@ -51,8 +51,8 @@ def topk_kl_loss(
     Raises ValueError naming the argument, what it was and what it must be.
     """
     return head_loss(
-        FORWARD_KL, hidden, weight, targets, bias, logit_scale, softcap, token_weights,
-        reduction, backend,
+        FORWARD_KL, hidden, weight, targets, bias=bias, logit_scale=logit_scale, softcap=softcap,
+        token_weights=token_weights, reduction=reduction, backend=backend,
     )
 
 
@@ -61,12 +61,13 @@ def head_loss(
     hidden: Tensor,
     weight: Tensor,
     targets: TopKTargets,
-    bias: Tensor | None,
-    logit_scale: float,
-    softcap: float | None,
-    token_weights: Tensor | None,
-    reduction: str,
-    backend: str | None,
+    *,
+    bias: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    token_weights: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
 ) -> Tensor:
     """Any of the divergences on the K ids; the arguments are `topk_kl_loss`'s."""
     hidden, weight = whole(hidden), whole(weight)
