@@ -57,11 +57,13 @@ def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], int]]:
         capacity = triton_select.candidates(k)
         sizes = dict(ID_BITS=(vocab - 1).bit_length(), CAPACITY=capacity)
         warps = triton_select.warps(capacity)
-        state = dict(keys_ptr="*i64", max_ptr="*fp32", sum_ptr="*fp32", count_ptr="*i32")
+        state = dict(keys_ptr="*i64", sum_ptr="*fp32", count_ptr="*i32")
         yield (triton_select._filter,
-               dict(logits_ptr="*fp32", bias_ptr="*bf16", threshold_ptr="*i64", **state),
+               dict(logits_ptr="*fp32", bias_ptr="*bf16", max_ptr="*fp32", threshold_ptr="*i64",
+                    **state),
                dict(HAS_BIAS=bias, HAS_SOFTCAP=cap, BLOCK=triton_select.BLOCK, **sizes), warps)
-        yield (triton_select._finish, dict(ids_ptr="*i64", logprobs_ptr="*fp32", **state),
+        yield (triton_select._finish,
+               dict(ids_ptr="*i64", top_ptr="*fp32", log_sum_ptr="*fp32", **state),
                dict(K_PADDED=triton.next_power_of_2(k), **sizes), warps)
     blocks = dict(BLOCK_K=triton_sampled.BLOCK_K, BLOCK_D=triton_sampled.BLOCK_D)
     entries = dict(BLOCK_E=triton_sampled.BLOCK_K, BLOCK_D=triton_sampled.BLOCK_D)

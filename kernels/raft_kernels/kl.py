@@ -80,7 +80,7 @@ def head_loss(
     backend = choose_backend(backend, hidden, weight, targets.k)
     dtype = compute_dtype(hidden, weight)
     hidden_ND = hidden.reshape(-1, hidden.shape[-1])
-    ids_NK, logprobs_NK, weights_N = _flat(targets, token_weights, dtype)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     bias = None if bias is None else bias.to(dtype)
     if backend == "reference":
         logits_NV = reference.logits(
@@ -97,7 +97,7 @@ def head_loss(
         rows_N = TokenDivergence.apply(
             logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap, kind
         )
-    return _reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
+    return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
 def topk_kl_loss_from_logits(
@@ -120,12 +120,12 @@ def topk_kl_loss_from_logits(
     check_token_weights(token_weights, logits.shape[:-1], logits)
     check_reduction(reduction)
     dtype = compute_dtype(logits)
-    ids_NK, logprobs_NK, weights_N = _flat(targets, token_weights, dtype)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     logits_NK = logits.reshape(-1, logits.shape[-1]).gather(-1, ids_NK).to(dtype)
     rows_N = TokenDivergence.apply(
         logits_NK, logprobs_NK, weights_N, targets.temperature, 1.0, None, FORWARD_KL
     )
-    return _reduce(rows_N, weights_N, reduction, logits.shape[:-1])
+    return reduce(rows_N, weights_N, reduction, logits.shape[:-1])
 
 
 class TopKKLLoss(nn.Module):
@@ -170,7 +170,7 @@ def _check_targets(
     check_device("targets", targets.ids, student)
 
 
-def _flat(
+def flat(
     targets: TopKTargets, token_weights: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     weights_N = None if token_weights is None else token_weights.detach().reshape(-1).to(dtype)
@@ -178,7 +178,7 @@ def _flat(
     return targets.ids.reshape(-1, k), targets.logprobs.detach().reshape(-1, k), weights_N
 
 
-def _reduce(
+def reduce(
     rows_N: Tensor, weights_N: Tensor | None, reduction: str, shape: torch.Size
 ) -> Tensor:
     if reduction == "none":

@@ -18,7 +18,7 @@ BLOCK_K, BLOCK_D = 16, 256
 def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
-    """hidden[n] . weight[ids[n, k]] as [N, K]; rows that are not active are 0 and cost nothing."""
+    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
         out_NK = triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
         return out_NK if active_N is None else torch.where(active_N.unsqueeze(-1), out_NK, 0.0)
@@ -46,9 +46,11 @@ def sampled_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden and dWeight in their inputs' dtypes, from the gradient of the sampled logits."""
     (n, k), d = ids_NK.shape, hidden_ND.shape[1]
-    if active_N is not None:  # an exact 0 is what the kernels skip
-        grad_NK = torch.where(active_N.unsqueeze(-1), grad_NK, 0.0)
-    grad_NK, ids_NK = grad_NK.contiguous(), ids_NK.contiguous()
+    ids_NK = ids_NK.contiguous()
+    skipped_NK = ids_NK < 0
+    if active_N is not None:
+        skipped_NK |= ~active_N.unsqueeze(-1)
+    grad_NK = torch.where(skipped_NK, 0.0, grad_NK)  # an exact 0 is what the kernels skip
     dhidden_ND = dweight_VD = None
     if need_hidden and triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
         dhidden_ND = triton_tiles.grad_hidden(grad_NK, weight_VD, ids_NK)
@@ -110,7 +112,7 @@ def _logits(
             h = tl.load(hidden_ptr + n * stride_hn + i * stride_hd, mask=i < d, other=0.0)
             w = tl.load(
                 weight_ptr + ids[:, None] * stride_wv + i[None, :] * stride_wd,
-                mask=wanted[:, None] & (i < d)[None, :],
+                mask=(wanted & (ids >= 0))[:, None] & (i < d)[None, :],
                 other=0.0,
             )
             sums += w.to(tl.float32) * h.to(tl.float32)[None, :]

@@ -28,11 +28,12 @@ def select(
     temperature: float,
     logit_scale: float,
     softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """The K largest logits a token: ids [N, K], log softmax(logits / T) [N, K], best first."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
     ids_NK = torch.empty(n, k, dtype=torch.int64, device=hidden_ND.device)
-    logprobs_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
+    top_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
+    log_sum_N = torch.empty(n, dtype=torch.float32, device=hidden_ND.device)
     rows = min(TOKENS, n)
     interleave = max(1, -(-vocab * rows * 4 // BUFFER_BYTES))
     capacity = candidates(k)
@@ -57,10 +58,10 @@ def select(
                 **sizes, num_warps=warps(capacity),
             )
         _finish[(r,)](
-            keys_rC, *state[:3], ids_NK[first:], logprobs_NK[first:], k, 1.0 / temperature,
+            keys_rC, *state[1:3], ids_NK[first:], top_NK[first:], log_sum_N[first:], k,
             K_PADDED=triton.next_power_of_2(k), **sizes, num_warps=warps(capacity),
         )
-    return ids_NK, logprobs_NK
+    return ids_NK, top_NK, log_sum_N
 
 
 def candidates(k: int) -> int:
@@ -199,13 +200,12 @@ def _filter(
 @triton.jit
 def _finish(
     keys_ptr,  # [r, CAPACITY] int64
-    max_ptr,  # [r] float32
     sum_ptr,  # [r] float32
     count_ptr,  # [r] int32
     ids_ptr,  # [r, K] int64
-    logprobs_ptr,  # [r, K] float32
+    top_ptr,  # [r, K] float32
+    log_sum_ptr,  # [r] float32
     k,
-    inverse_temperature,
     K_PADDED: tl.constexpr,
     ID_BITS: tl.constexpr,
     CAPACITY: tl.constexpr,
@@ -216,7 +216,6 @@ def _finish(
     place = tl.arange(0, K_PADDED)
     keys = tl.load(keys_ptr + place, mask=place < k, other=-1)
     x, ids = _unpack(tl.sort(keys, descending=True), ID_BITS)
-    best = tl.load(max_ptr + row)
-    logprobs = (x - best) * inverse_temperature - tl.log(tl.load(sum_ptr + row))
     tl.store(ids_ptr + row * k + place, ids, mask=place < k)
-    tl.store(logprobs_ptr + row * k + place, logprobs, mask=place < k)
+    tl.store(top_ptr + row * k + place, x, mask=place < k)
+    tl.store(log_sum_ptr + row, tl.log(tl.load(sum_ptr + row)))

@@ -41,13 +41,16 @@ def plan(ids_nK: Tensor, vocab: int) -> Plan:
     if n < tiles * TILE:
         ids_nK = torch.cat([ids_nK, ids_nK[-1:].expand(tiles * TILE - n, k)])
     ids_tS = ids_nK.reshape(tiles, TILE * k)
-    named_tV = torch.zeros(tiles, vocab, dtype=torch.uint8, device=ids_nK.device)
+    # negative ids share one more column, the last: its place is beyond every count
+    ids_tS = torch.where(ids_tS < 0, vocab, ids_tS)
+    named_tV = torch.zeros(tiles, vocab + 1, dtype=torch.uint8, device=ids_nK.device)
     named_tV.scatter_(1, ids_tS, 1)
     place_tV = named_tV.cumsum(1, dtype=torch.int32)
     slots_tS = place_tV.gather(1, ids_tS).long() - 1
-    union_tU = torch.zeros(tiles, min(vocab, TILE * k), dtype=torch.int64, device=ids_nK.device)
+    width = min(vocab, TILE * k) + 1
+    union_tU = torch.zeros(tiles, width, dtype=torch.int64, device=ids_nK.device)
     union_tU.scatter_(1, slots_tS, ids_tS)  # equal slots hold equal ids: any order is the same
-    return Plan(union_tU, place_tV[:, -1].contiguous(), slots_tS)
+    return Plan(union_tU, place_tV[:, vocab - 1].contiguous(), slots_tS)
 
 
 def logits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def logits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
         )
         slots_tTK = tiles.slots_tS.view(t, TILE, k)
         chunk_nK = dense_tTU.gather(2, slots_tTK).view(-1, k)[: ids_nK.shape[0]]
-        out_NK[first : first + CHUNK] = chunk_nK
+        out_NK[first : first + CHUNK] = torch.where(ids_nK < 0, 0.0, chunk_nK)
     return out_NK
 
 
