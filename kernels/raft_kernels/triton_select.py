@@ -132,7 +132,7 @@ def _keep_k_largest(keys_ptr, count, k, ID_BITS: tl.constexpr, CAPACITY: tl.cons
     return kth
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_id", "columns"])  # they change from chunk to chunk
 def _filter(
     logits_ptr,  # [r, columns] float32
     bias_ptr,  # [V]
