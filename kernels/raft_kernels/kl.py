@@ -83,6 +83,10 @@ def head_loss(
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     bias = None if bias is None else bias.to(dtype)
     if backend == "reference":
+        if weights_N is not None:  # dense gradients would multiply a dropped row's NaN by 0
+            dropped_N1 = (weights_N == 0).unsqueeze(-1)
+            hidden_ND = torch.where(dropped_N1, 0.0, hidden_ND)
+            logprobs_NK = torch.where(dropped_N1, 0.0, logprobs_NK)
         logits_NV = reference.logits(
             hidden_ND.to(dtype), weight.to(dtype), bias, logit_scale, softcap
         )
