@@ -70,10 +70,12 @@ def _liger(inputs: HeadInputs) -> dict[str, Loss]:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
     except ImportError:
         return {}
-    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.5,
-                                  temperature=inputs.targets.temperature)
-    kl = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0,
-                                 temperature=inputs.targets.temperature)
+    jsd, kl = (
+        LigerFusedLinearJSDLoss(
+            weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta,
+            temperature=inputs.targets.temperature, compiled=inputs.weight_VD.is_cuda)
+        for beta in (0.5, 0.0)  # 0 is KL(teacher || student)
+    )
     labels = inputs.targets.ids[:, 0].contiguous()
     return {
         "Liger fused linear JSD": lambda h, w: jsd(h, w, inputs.teacher_ND, w.detach(), labels),

@@ -16,20 +16,34 @@ import torch
 HONEST_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
-def percentiles(
-    run: Callable[[], Any], repeats: int, device: str, prepare: Callable[[], Any] | None = None
-) -> dict[str, float]:
-    """Milliseconds at 20, 50 and 80 % over `repeats` runs after one that warms up."""
-    times = []
+Stages = tuple[Callable[..., Any], ...]
+
+
+def in_turns(cases: dict[str, Stages], repeats: int, device: str) -> dict[str, list[dict]]:
+    """Milliseconds at 20, 50 and 80 % of each case's stages and, last, of their sum.
+
+    A case is a chain: each stage gets what the one before returned. The cases take turns within
+    every round, so that a neighbour's load falls on all of them; the first round only warms up.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in cases}
     for _ in range(repeats + 1):
-        given = prepare() if prepare else None
-        _wait(device)
-        start = time.perf_counter()
-        out = run(given) if prepare else run()  # type: ignore[call-arg]
-        _wait(device)
-        times.append((time.perf_counter() - start) * 1e3)
-        del out, given
-    ordered = torch.tensor(times[1:], dtype=torch.float64)
+        for name, stages in cases.items():
+            given: tuple[Any, ...] = ()
+            spent = []
+            for stage in stages:
+                _wait(device)
+                start = time.perf_counter()
+                given = (stage(*given),)
+                _wait(device)
+                spent.append((time.perf_counter() - start) * 1e3)
+            del given
+            times[name].append([*spent, sum(spent)])
+    return {name: [_percentiles(column) for column in zip(*rounds[1:], strict=True)]
+            for name, rounds in times.items()}
+
+
+def _percentiles(times: tuple[float, ...]) -> dict[str, float]:
+    ordered = torch.tensor(times, dtype=torch.float64)
     return {f"ms_p{p}": round(float(ordered.quantile(p / 100)), 3) for p in (20, 50, 80)}
 
 

@@ -51,8 +51,8 @@ def topk_kl_loss(
     Raises ValueError naming the argument, what it was and what it must be.
     """
     return head_loss(
-        FORWARD_KL, hidden, weight, targets, bias, logit_scale, softcap, token_weights,
-        reduction, backend,
+        FORWARD_KL, hidden, weight, targets, bias=bias, logit_scale=logit_scale, softcap=softcap,
+        token_weights=token_weights, reduction=reduction, backend=backend,
     )
 
 
@@ -61,12 +61,13 @@ def head_loss(
     hidden: Tensor,
     weight: Tensor,
     targets: TopKTargets,
-    bias: Tensor | None,
-    logit_scale: float,
-    softcap: float | None,
-    token_weights: Tensor | None,
-    reduction: str,
-    backend: str | None,
+    *,
+    bias: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    token_weights: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
 ) -> Tensor:
     """Any of the divergences on the K ids; the arguments are `topk_kl_loss`'s."""
     hidden, weight = whole(hidden), whole(weight)
@@ -79,9 +80,13 @@ def head_loss(
     backend = choose_backend(backend, hidden, weight, targets.k)
     dtype = compute_dtype(hidden, weight)
     hidden_ND = hidden.reshape(-1, hidden.shape[-1])
-    ids_NK, logprobs_NK, weights_N = _flat(targets, token_weights, dtype)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     bias = None if bias is None else bias.to(dtype)
     if backend == "reference":
+        if weights_N is not None:  # dense gradients would multiply a dropped row's NaN by 0
+            dropped_N1 = (weights_N == 0).unsqueeze(-1)
+            hidden_ND = torch.where(dropped_N1, 0.0, hidden_ND)
+            logprobs_NK = torch.where(dropped_N1, 0.0, logprobs_NK)
         logits_NV = reference.logits(
             hidden_ND.to(dtype), weight.to(dtype), bias, logit_scale, softcap
         )
@@ -96,7 +101,7 @@ def head_loss(
         rows_N = TokenDivergence.apply(
             logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap, kind
         )
-    return _reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
+    return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
 def topk_kl_loss_from_logits(
@@ -119,12 +124,12 @@ def topk_kl_loss_from_logits(
     check_token_weights(token_weights, logits.shape[:-1], logits)
     check_reduction(reduction)
     dtype = compute_dtype(logits)
-    ids_NK, logprobs_NK, weights_N = _flat(targets, token_weights, dtype)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     logits_NK = logits.reshape(-1, logits.shape[-1]).gather(-1, ids_NK).to(dtype)
     rows_N = TokenDivergence.apply(
         logits_NK, logprobs_NK, weights_N, targets.temperature, 1.0, None, FORWARD_KL
     )
-    return _reduce(rows_N, weights_N, reduction, logits.shape[:-1])
+    return reduce(rows_N, weights_N, reduction, logits.shape[:-1])
 
 
 class TopKKLLoss(nn.Module):
@@ -169,7 +174,7 @@ def _check_targets(
     check_device("targets", targets.ids, student)
 
 
-def _flat(
+def flat(
     targets: TopKTargets, token_weights: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     weights_N = None if token_weights is None else token_weights.detach().reshape(-1).to(dtype)
@@ -177,7 +182,7 @@ def _flat(
     return targets.ids.reshape(-1, k), targets.logprobs.detach().reshape(-1, k), weights_N
 
 
-def _reduce(
+def reduce(
     rows_N: Tensor, weights_N: Tensor | None, reduction: str, shape: torch.Size
 ) -> Tensor:
     if reduction == "none":

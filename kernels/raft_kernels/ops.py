@@ -19,7 +19,7 @@ def _backend(name: str) -> ModuleType:
         from . import torch_ops
 
         return torch_ops
-    from . import triton_ops  # type: ignore[attr-defined]
+    from . import triton_ops
 
     return triton_ops
 
@@ -39,8 +39,11 @@ def select(
     logit_scale: float,
     softcap: float | None,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Ids [N, K] int64 and log softmax(logits / T) [N, K], best first, ties to the lower id."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids [N, K] int64 and logits [N, K] of the K largest, best first, ties to the lower id.
+
+    Third, [N]: log of the sum over the vocabulary of exp((logit - best) / T).
+    """
     with _as_given(hidden_ND):
         return _backend(backend).select(  # type: ignore[no-any-return]
             hidden_ND, weight_VD, bias_V, k, temperature, logit_scale, softcap
@@ -50,10 +53,10 @@ def select(
 @select.register_fake
 def _(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, *_: Any
-) -> tuple[Tensor, Tensor]:
-    shape = (hidden_ND.shape[0], k)
-    dtype = compute_dtype(hidden_ND, weight_VD)
-    return hidden_ND.new_empty(shape, dtype=torch.int64), hidden_ND.new_empty(shape, dtype=dtype)
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, dtype = hidden_ND.shape[0], compute_dtype(hidden_ND, weight_VD)
+    ids_NK = hidden_ND.new_empty((n, k), dtype=torch.int64)
+    return ids_NK, hidden_ND.new_empty((n, k), dtype=dtype), hidden_ND.new_empty(n, dtype=dtype)
 
 
 @torch.library.custom_op("raft_kernels::sampled_logits", mutates_args=())
@@ -62,7 +65,8 @@ def sampled_logits(
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K] in float32 (float64 for float64).
 
-    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient.
+    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient;
+    so do entries of a negative id (a row of the vocabulary that another process holds).
     """
     with _as_given(hidden_ND):
         return _backend(backend).sampled_logits(  # type: ignore[no-any-return]

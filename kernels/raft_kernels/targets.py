@@ -214,9 +214,10 @@ def topk_targets(
         )
         ids_NK, logprobs_NK = reference.select(logits_NV, k, temperature)
     else:
-        ids_NK, logprobs_NK = ops.select(
+        ids_NK, top_NK, log_sum_N = ops.select(
             hidden_ND, weight, bias, k, temperature, logit_scale, softcap, backend
         )
+        logprobs_NK = (top_NK - top_NK[:, :1]) / temperature - log_sum_N.unsqueeze(-1)
     shape = (*hidden.shape[:-1], k)
     return TopKTargets(
         ids_NK.view(shape), logprobs_NK.view(shape), temperature, vocab_size=vocab, checked=True

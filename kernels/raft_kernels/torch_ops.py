@@ -27,13 +27,14 @@ def select(
     temperature: float,
     logit_scale: float,
     softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """The K largest logits a token: ids [N, K], log softmax(logits / T) [N, K], best first."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     dtype = compute_dtype(hidden_ND, weight_VD)
     n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
     rows = max(1, LOGIT_SLICE_BYTES // (vocab * dtype.itemsize))
     ids_NK = torch.empty(n, k, dtype=torch.int64, device=hidden_ND.device)
-    logprobs_NK = torch.empty(n, k, dtype=dtype, device=hidden_ND.device)
+    top_NK = torch.empty(n, k, dtype=dtype, device=hidden_ND.device)
+    log_sum_N = torch.empty(n, dtype=dtype, device=hidden_ND.device)
     logits_rV = torch.empty(min(rows, n), vocab, dtype=dtype, device=hidden_ND.device)
     for start in range(0, n, rows):
         stop = min(start + rows, n)
@@ -47,22 +48,21 @@ def select(
             slice_rV *= logit_scale
         if softcap is not None:
             slice_rV.div_(softcap).tanh_().mul_(softcap)
-        top_rK, ids_NK[start:stop] = _topk_lower_id_first(slice_rV, k)
+        top_NK[start:stop], ids_NK[start:stop] = _topk_lower_id_first(slice_rV, k)
         # In place, so that the slice is the only thing of its size.
-        best_r1 = top_rK[:, :1]
-        sum_r1 = slice_rV.sub_(best_r1).div_(temperature).exp_().sum(-1, keepdim=True)
-        logprobs_NK[start:stop] = (top_rK - best_r1) / temperature - sum_r1.log()
-    return ids_NK, logprobs_NK
+        slice_rV.sub_(top_NK[start:stop, :1]).div_(temperature).exp_()
+        log_sum_N[start:stop] = slice_rV.sum(-1).log()
+    return ids_NK, top_NK, log_sum_N
 
 
 def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
-    """hidden[n] . weight[ids[n, k]] as [N, K]; rows that are not active are 0 and cost nothing."""
+    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
     dtype = compute_dtype(hidden_ND, weight_VD)
     rows = _active_rows(active_N)
     hidden_nD, ids_nK = _take(hidden_ND, rows).to(dtype).contiguous(), _take(ids_NK, rows)
-    out_nK = torch.empty(ids_nK.shape, dtype=dtype, device=ids_nK.device)
+    out_nK = torch.zeros(ids_nK.shape, dtype=dtype, device=ids_nK.device)
     if out_nK.numel():
         zeros = torch.zeros_like(out_nK)
         for first, last, weight_vD in _weight_slices(weight_VD, dtype):
@@ -119,15 +119,18 @@ def _grad_weight(
     tokens = order.div(k, rounding_mode="floor").to(index)
     values = grad_nK.reshape(-1)[order]
     hidden_nD = hidden_nD.to(dtype).contiguous()
-    if weight_VD.dtype == dtype:
-        dweight_VD = torch.zeros_like(weight_VD, memory_format=torch.contiguous_format)
-        return dweight_VD.addmm_(_csr_tensor(starts.to(index), tokens, values, (vocab, n)), hidden_nD)
-    dweight_VD = torch.empty(weight_VD.shape, dtype=weight_VD.dtype, device=weight_VD.device)
-    for first, last in _slices(vocab, weight_VD.shape[1] * dtype.itemsize):
+
+    def rows(first: int, last: int) -> Tensor:
         lo, hi = int(starts[first]), int(starts[last])
         crow = (starts[first : last + 1] - lo).to(index)
-        slice_csr = _csr_tensor(crow, tokens[lo:hi], values[lo:hi], (last - first, n))
-        dweight_VD[first:last] = slice_csr @ hidden_nD
+        return _csr_tensor(crow, tokens[lo:hi], values[lo:hi], (last - first, n))
+
+    if weight_VD.dtype == dtype:
+        dweight_VD = torch.zeros_like(weight_VD, memory_format=torch.contiguous_format)
+        return dweight_VD.addmm_(rows(0, vocab), hidden_nD)
+    dweight_VD = torch.empty(weight_VD.shape, dtype=weight_VD.dtype, device=weight_VD.device)
+    for first, last in _slices(vocab, weight_VD.shape[1] * dtype.itemsize):
+        dweight_VD[first:last] = rows(first, last) @ hidden_nD
     return dweight_VD
 
 
@@ -177,7 +180,7 @@ def _csr(
     Also returns where those entries are in [n, K], or None where that is everywhere.
     """
     (n, k), index = ids_nK.shape, _index_dtype(ids_nK, vocab)
-    if (first, last) == (0, vocab):
+    if (first, last) == (0, vocab) and not (ids_nK < 0).any():
         crow = torch.arange(0, n * k + 1, k, device=ids_nK.device, dtype=index)
         columns = ids_nK.reshape(-1).to(index)
         return None, _csr_tensor(crow, columns, values_nK.reshape(-1), (n, vocab))

@@ -76,6 +76,17 @@ def test_non_finite_hidden_states_give_a_non_finite_loss(make_case, poison):
     assert not case.run("torch")[0].isfinite()
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
+def test_logits_of_any_size(make_case, assert_close, scale):
+    """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""
+    case = make_case()
+    case.hidden_ND.mul_(scale)
+    oracle, usual = case.double().run("reference"), case.run("reference")
+    for got, right, base in zip(case.run("torch"), oracle, usual, strict=True):
+        assert got.isfinite().all()
+        assert_close(got, right, base)
+
+
 def test_teacher_ids_of_probability_zero_cost_nothing(make_case):
     """-inf log-probs (a server gave fewer than K) add neither value nor NaN."""
     case = make_case(n=3, k=6, dtype=torch.float64)

@@ -1,0 +1,171 @@
+"""The Triton kernels against the oracle; run by test_triton_interpreter.py.
+
+float32 and float16: the interpreter's bfloat16 products are not to be trusted.
+"""
+
+import pytest
+import torch
+from raft_kernels import (
+    topk_kl_loss,
+    topk_targets,
+    triton_sampled,
+    triton_select,
+    triton_tiles,
+)
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks_and_poison(monkeypatch):
+    """Tiles small enough that every loop turns; uninitialised memory full of NaN."""
+    monkeypatch.setattr(triton_select, "BLOCK", 16)
+    monkeypatch.setattr(triton_select, "TOKENS", 3)
+    monkeypatch.setattr(triton_select, "BUFFER_BYTES", 3 * 40 * 4)
+    monkeypatch.setattr(triton_sampled, "BLOCK_K", 8)
+    monkeypatch.setattr(triton_tiles, "BLOCK_U", 16)
+    monkeypatch.setattr(triton_tiles, "BLOCK_D", 16)
+    monkeypatch.setattr(triton_sampled, "BLOCK_D", 16)
+    torch.use_deterministic_algorithms(True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _logits_head(logits):
+    """hidden and weight whose product is exactly `logits`."""
+    return torch.eye(logits.shape[0]), logits.T.contiguous()
+
+
+@pytest.mark.parametrize(("n", "vocab", "k"), [
+    (1, 2, 2), (4, 15, 3), (4, 16, 16), (4, 17, 17), (4, 97, 9), (2, 201, 40),
+])
+@pytest.mark.parametrize(("dtype", "epilogue"), [
+    (torch.float32, {"softcap": 3.0, "logit_scale": 0.5}), (torch.float16, {}),
+])
+def test_select(make_case, assert_close, n, vocab, k, dtype, epilogue):
+    case = make_case(n=n, vocab=vocab, d=12, k=2, dtype=dtype, bias=bool(epilogue))
+
+    def run(backend, dtype):
+        c = case.to(dtype)
+        return topk_targets(c.hidden_ND, c.weight_VD, k, 0.8, bias=c.bias_V, backend=backend,
+                            **epilogue)
+
+    got, oracle = run("triton", dtype), run("reference", torch.float64)
+    usual = run("reference", torch.float32)
+    assert_close(got.logprobs, oracle.logprobs, usual.logprobs)
+    assert (got.ids == oracle.ids).float().mean() > 0.98
+    again = run("triton", dtype)
+    assert torch.equal(got.ids, again.ids)
+    assert torch.equal(got.logprobs, again.logprobs)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "constant", "few values", "signs"])
+@pytest.mark.parametrize("k", [2, 13, 100])
+def test_select_is_exact_whatever_the_order(order, k):
+    """Ascending logits beat every threshold: the candidates overflow again and again."""
+    vocab = 100
+    rising = torch.arange(vocab).float()
+    logits_V = {
+        "ascending": rising, "descending": -rising, "constant": torch.zeros(vocab),
+        "few values": rising % 3, "signs": torch.where(rising % 2 == 0, 0.0, -0.0),
+    }[order]
+    logits = torch.stack([logits_V, logits_V - 50, -logits_V])
+    got = topk_targets(*_logits_head(logits), k, backend="triton")
+    right = topk_targets(*_logits_head(logits), k, backend="reference")
+    assert torch.equal(got.ids, right.ids)
+    torch.testing.assert_close(got.logprobs, right.logprobs)
+
+
+def test_select_on_rows_that_are_not_finite():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 8), torch.randn(60, 8)
+    bias = torch.zeros(60)
+    bias[5:50] = -INF
+    clean = topk_targets(hidden[:1], weight, 6, bias=bias, backend="triton")
+    hidden[1, 0], hidden[2, 0], hidden[3] = NAN, INF, -INF
+    got = topk_targets(hidden, weight, 6, bias=bias, backend="triton")
+    assert torch.equal(got.ids[:1], clean.ids)
+    assert not ((got.ids[0] >= 5) & (got.ids[0] < 50)).any()
+    for row in (1, 2, 3):
+        assert not got.logprobs[row].isfinite().all()
+        assert len(got.ids[row].unique()) == 6
+    assert got.logprobs[4:].isfinite().all()
+    nothing = topk_targets(hidden, weight, 6, bias=torch.full((60,), -INF), backend="triton")
+    assert nothing.logprobs.isnan().all()
+    assert nothing.ids[4].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("shape", [
+    dict(n=5, vocab=23, d=7, k=5), dict(n=4, vocab=40, d=33, k=17), dict(n=1, vocab=9, d=16, k=9),
+])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_loss_and_gradients(make_case, assert_close, shape, dtype):
+    case = make_case(dtype=dtype, bias=True, softcap=4.0, **shape)
+    weights = torch.tensor([1.0, 0.0, 0.5] * 3)[: shape["n"]]
+    oracle = case.double().run("reference", token_weights=weights)
+    usual = case.to(torch.float32).run("reference", token_weights=weights)
+    got = case.run("triton", token_weights=weights)
+    for one, right, base in zip(got, oracle, usual, strict=True):
+        assert_close(one, right, base)
+    for one, again in zip(got, case.run("triton", token_weights=weights), strict=True):
+        assert torch.equal(one, again)
+
+
+def test_loss_of_tokens_of_weight_zero_never_leaks(make_case):
+    case = make_case(n=6, vocab=30, d=8, k=5)
+    weights = torch.tensor([1.0, 0, 1, 0, 0, 1])
+    clean = case.run("triton", token_weights=weights)
+    case.hidden_ND[weights == 0] = NAN
+    for got, right in zip(case.run("triton", token_weights=weights), clean, strict=True):
+        assert torch.equal(got, right)
+
+
+def test_loss_on_strided_and_mixed_inputs(make_case, assert_close):
+    case = make_case(n=6, vocab=30, d=8, k=5)
+    oracle, usual = case.double().run("reference"), case.run("reference")
+    weight = torch.full((8, 61), NAN)[:, ::2][:, :30].T.copy_(case.weight_VD)
+    strided = type(case)(case.hidden_ND.T.contiguous().T, weight, None, case.targets, {})
+    for one, right, base in zip(strided.run("triton"), oracle, usual, strict=True):
+        assert_close(one, right, base)
+    half = type(case)(case.hidden_ND, case.weight_VD.half(), None, case.targets, {})
+    oracle, got = half.double().run("reference"), half.run("triton")
+    assert [t.dtype for t in got] == [torch.float32, torch.float32, torch.float16]
+    for one, right, base in zip(got, oracle, usual, strict=True):
+        assert_close(one, right, base)
+
+
+@pytest.mark.parametrize(("n", "d"), [(64, 16), (70, 40)])
+def test_tiles_of_neighbouring_tokens(make_case, n, d):
+    """Half precision in tiles: the error of rounding the gradients to half precision is allowed."""
+    case = make_case(n=n, vocab=80, d=d, k=6, dtype=torch.float16)
+    weights = torch.ones(n)
+    weights[3:9] = 0
+    case.hidden_ND[3:9] = NAN
+    clean = case.hidden_ND.clone()
+    clean[3:9] = 0
+    oracle = type(case)(clean, case.weight_VD, None, case.targets, {}).double().run(
+        "reference", token_weights=weights)
+    got = case.run("triton", token_weights=weights)
+    for one, right in zip(got, oracle, strict=True):
+        allowed = 3 * torch.finfo(torch.float16).eps * right.abs().max()
+        assert (one.double() - right).abs().max() <= allowed
+    assert (got[1][3:9] == 0).all()
+
+
+def test_no_tokens(make_case):
+    case = make_case(n=0, vocab=20, d=8, k=3)
+    assert all(result.abs().sum() == 0 for result in case.run("triton"))
+    assert topk_targets(case.hidden_ND, case.weight_VD, 3, backend="triton").ids.shape == (0, 3)
+
+
+def test_offsets_beyond_32_bits(make_case):
+    """A weight whose last rows start past element 2^31; only its own pages are ever touched."""
+    torch.use_deterministic_algorithms(False)  # would fill 4.6 GB
+    case = make_case(n=2, vocab=70, d=8, k=40, dtype=torch.float16)
+    spread = torch.empty(70 * 2**25, dtype=torch.float16).as_strided((70, 8), (2**25, 1))
+    spread.copy_(case.weight_VD)
+    assert spread.stride(0) * 69 > 2**31
+    far = topk_kl_loss(case.hidden_ND, spread, case.targets, backend="triton")
+    near = topk_kl_loss(case.hidden_ND, case.weight_VD, case.targets, backend="triton")
+    assert torch.equal(far, near)

@@ -1,0 +1,55 @@
+"""One of P gloo processes; run by test_kernel_parallel.py as `parallel_worker.py RANK P FILE`."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from raft_kernels import topk_kl_loss, topk_targets
+from raft_kernels.vocab_parallel import vocab_parallel_topk_kl_loss, vocab_parallel_topk_targets
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+rank, world, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+torch.manual_seed(0)
+# small integers: their logits tie often, across processes too, and are exact in any order of sums
+hidden = torch.randint(-2, 3, (6, 5)).double()
+weight = torch.randint(-2, 3, (43, 5)).double()
+bias, token_weights = torch.randn(43).double(), torch.tensor([1.0, 0, 2, 1, 0, 1]).double()
+k = 30  # more than a process holds
+step = -(-43 // world)
+first, last = rank * step, min((rank + 1) * step, 43)
+
+
+def leaves(*tensors):
+    return [t.clone().requires_grad_() for t in tensors]
+
+
+for options in ({}, {"softcap": 5.0, "logit_scale": 0.5}):
+    right = topk_targets(hidden, weight, k, **options)
+    got = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, k, **options)
+    assert torch.equal(got.ids, right.ids)
+    torch.testing.assert_close(got.logprobs, right.logprobs)
+
+    h, w, b = leaves(hidden + 0.3, weight, bias)
+    loss = topk_kl_loss(h, w, right, bias=b, token_weights=token_weights, **options)
+    loss.backward()
+    ph, pw, pb = leaves(hidden + 0.3, weight[first:last], bias[first:last])
+    spread = vocab_parallel_topk_kl_loss(
+        ph, pw, first, got, bias=pb, token_weights=token_weights, **options)
+    spread.backward()
+    torch.testing.assert_close(spread, loss)
+    torch.testing.assert_close(ph.grad, h.grad)
+    torch.testing.assert_close(pw.grad, w.grad[first:last])
+    torch.testing.assert_close(pb.grad, b.grad[first:last])
+
+# a sharded parameter (as under FSDP2) is gathered, and its gradient comes back sharded
+mesh = init_device_mesh("cpu", (world,))
+sharded = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
+(h,), (w,) = leaves(hidden + 0.3), leaves(weight)
+loss = topk_kl_loss(h, sharded, topk_targets(hidden, sharded, k))
+loss.backward()
+topk_kl_loss(hidden + 0.3, w, topk_targets(hidden, weight, k)).backward()
+torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
+dist.destroy_process_group()

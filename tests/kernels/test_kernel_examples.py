@@ -1,0 +1,118 @@
+"""The trainers in examples/ train a tiny model: the KL to a frozen teacher falls."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+VOCAB, K, ROWS = 64, 16, 16
+
+
+def _model(seed):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2))
+
+
+def _rows():
+    """Each answer after a short prompt for the student and after a longer one for the teacher."""
+    torch.manual_seed(0)
+    answers, short, long = (torch.randint(0, VOCAB, (ROWS, n)) for n in (5, 3, 7))
+    rows = []
+    for answer, prompt, privileged in zip(answers, short, long, strict=True):
+        row = {"input_ids": torch.cat([prompt, answer]),
+               "teacher_input_ids": torch.cat([privileged, answer])}
+        row["attention_mask"] = torch.ones(8, dtype=torch.int64)
+        row["labels"] = torch.cat([torch.full((3,), -100), answer])
+        for name, ids in (("reads", "input_ids"), ("teacher_reads", "teacher_input_ids")):
+            at = torch.arange(len(row[ids]))
+            row[name] = (at >= len(row[ids]) - 6) & (at < len(row[ids]) - 1)
+        rows.append(row)
+    return rows
+
+
+def _batch(rows):
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@torch.no_grad()
+def _kl(student, teacher):
+    from raft_kernels import topk_kl_loss, topk_targets
+
+    batch = _batch(_rows())
+    seen = teacher.base_model(batch["teacher_input_ids"]).last_hidden_state
+    targets = topk_targets(seen[batch["teacher_reads"]], teacher.lm_head.weight, K)
+    hidden = student.base_model(batch["input_ids"]).last_hidden_state[batch["reads"]]
+    return topk_kl_loss(hidden, student.lm_head.weight, targets).item()
+
+
+@pytest.fixture
+def models():
+    student, teacher = _model(0), _model(1)
+    teacher.lm_head.weight.data *= 20  # a fresh model's distributions are nearly uniform
+    before = _kl(student, teacher)
+    frozen = {name: value.clone() for name, value in teacher.state_dict().items()}
+    yield student, teacher
+    assert _kl(student, teacher) < 0.9 * before
+    assert all(torch.equal(value, frozen[name]) for name, value in teacher.state_dict().items())
+
+
+def test_plain_loop(models):
+    from plain_loop import train_step
+
+    student, teacher = models
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    for _ in range(10):
+        train_step(student, teacher, _batch(_rows()), optimizer, kl_weight=10.0, k=K)
+
+
+def _arguments(kind, folder, **more):
+    return kind(output_dir=str(folder), max_steps=10, learning_rate=1e-2, use_cpu=True,
+                per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
+                save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant", **more)
+
+
+def test_transformers_trainer(models, tmp_path):
+    from transformers import TrainingArguments
+    from transformers_trainer import DistillingTrainer
+
+    student, teacher = models
+    DistillingTrainer(student, _arguments(TrainingArguments, tmp_path), data_collator=_batch,
+                      train_dataset=_rows(), teacher=teacher, k=K).train()
+
+
+def test_trl_sft(models, tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from trl_sft import DistillingSFTTrainer
+
+    student, teacher = models
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(VOCAB)}, unk_token="0")),
+        eos_token="1", pad_token="2")
+    arguments = _arguments(trl.SFTConfig, tmp_path, bf16=False,
+                           dataset_kwargs={"skip_prepare_dataset": True})
+    DistillingSFTTrainer(
+        student, arguments, data_collator=_batch, processing_class=tokenizer, teacher=teacher,
+        train_dataset=Dataset.from_list([{n: v.tolist() for n, v in row.items()}
+                                         for row in _rows()]).with_format("torch"),
+        kl_weight=10.0, k=K).train()
+
+
+def test_lightning_module(models):
+    lightning = pytest.importorskip("pytorch_lightning")
+    from lightning_module import Distilling
+
+    student, teacher = models
+    rows = torch.utils.data.DataLoader(_rows(), batch_size=8, collate_fn=_batch)
+    lightning.Trainer(max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False,
+                      ).fit(Distilling(student, teacher, k=K, lr=1e-2), rows)

@@ -1,0 +1,57 @@
+"""What the interpreter cannot show, on a GPU: bfloat16, compiled kernels, real sizes."""
+
+import pytest
+import torch
+from raft_kernels import topk_kl_loss, topk_targets
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+SHAPES = {"small": (70, 1000, 128, 33), "wide": (300, 50_000, 576, 512), "most": (9, 70_000, 64,
+                                                                                2048)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_against_the_oracle(shape, dtype):
+    """Errors relative to float64: 3 times those of dense logits in the same dtype are allowed."""
+    n, vocab, d, k = SHAPES[shape]
+    torch.manual_seed(0)
+    hidden = torch.randn(n, d, device="cuda", dtype=dtype)
+    weight = (torch.randn(vocab, d, device="cuda") * 2 / d**0.5).to(dtype)
+    right = topk_targets(hidden.double(), weight.double(), k, backend="reference")
+    got = topk_targets(hidden, weight, k, backend="triton")
+    usual = torch.log_softmax((hidden @ weight.T).float() / 1.5, -1).gather(-1, right.ids)
+    floor = 4 * torch.finfo(torch.float32).eps * right.logprobs.abs().max()
+    allowed = 3 * (usual - right.logprobs).abs().max() + floor
+    assert (got.logprobs - right.logprobs).abs().max() <= allowed
+
+    def run(backend, to, dense=False):
+        h, w = (t.to(to).detach().requires_grad_() for t in (hidden * 1.1, weight))
+        if dense:
+            log_p = ((h @ w.T).gather(-1, got.ids).float() / 1.5).log_softmax(-1)
+            log_q = got.logprobs.log_softmax(-1)
+            loss = 1.5**2 * (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+        else:
+            loss = topk_kl_loss(h, w, got, backend=backend)
+        return [loss.detach(), *torch.autograd.grad(loss, [h, w])]
+
+    oracle, baseline = run("reference", torch.float64), run(None, dtype, dense=True)
+    first, second = run("triton", dtype), run("triton", dtype)
+    for one, again, want, base in zip(first, second, oracle, baseline, strict=True):
+        assert torch.equal(one, again)
+        error, usual_error = ((x.double() - want).norm() for x in (one, base))
+        assert error <= 3 * usual_error + 2 * torch.finfo(dtype).eps * want.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_waits_for_the_gpu(dtype):
+    """No operation of a whole step asks the device for a value."""
+    hidden = torch.randn(128, 64, device="cuda", dtype=dtype, requires_grad=True)
+    weight = torch.randn(999, 64, device="cuda", dtype=dtype, requires_grad=True)
+    weights = torch.ones(128, device="cuda")
+    for mode in ("default", "error"):  # the first round compiles
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            targets = topk_targets(hidden, weight, 20)
+            topk_kl_loss(hidden, weight, targets, token_weights=weights).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

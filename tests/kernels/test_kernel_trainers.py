@@ -1,0 +1,72 @@
+"""Inside other people's trainers: torch.compile, and the other divergences they ask for."""
+
+import math
+
+import pytest
+import torch
+from raft_kernels import reference as dense
+from raft_kernels import (
+    topk_jsd_loss,
+    topk_kl_loss,
+    topk_kl_loss_from_logits,
+    topk_reverse_kl_loss,
+    topk_targets,
+)
+from torch.autograd import gradcheck
+
+LOSSES = {"reverse_kl": topk_reverse_kl_loss, "jsd": topk_jsd_loss}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_other_divergences_match_their_definition(make_case, kind):
+    case = make_case(dtype=torch.float64)
+    hidden, weight = case.hidden_ND.clone().requires_grad_(), case.weight_VD
+    rows = LOSSES[kind](hidden, weight, case.targets, reduction="none")
+    right = dense.token_loss(
+        dense.logits(hidden, weight), case.targets.ids, case.targets.logprobs, 1.5, kind)
+    torch.testing.assert_close(rows, right)
+    torch.testing.assert_close(torch.autograd.grad(rows.sum(), hidden),
+                               torch.autograd.grad(right.sum(), hidden))
+    if kind == "jsd":
+        assert rows.max().item() <= 1.5**2 * math.log(2)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_other_divergences_by_finite_differences(make_case, kind):
+    case = make_case(n=3, vocab=11, d=4, k=5, dtype=torch.float64)
+    leaves = [t.clone().requires_grad_() for t in (case.hidden_ND, case.weight_VD)]
+    assert gradcheck(lambda h, w: LOSSES[kind](h, w, case.targets, softcap=4.0), leaves)
+
+
+def test_compiles_without_graph_breaks(make_case):
+    """Targets, loss and backward in one graph; the same numbers as without."""
+    case = make_case(n=12, vocab=80, d=16, k=9)
+    teacher_ND = case.hidden_ND + 1
+
+    def step(hidden, weight, token_weights):
+        targets = topk_targets(teacher_ND, weight, 9)
+        logits = hidden @ weight.T
+        return (topk_kl_loss(hidden, weight, targets, token_weights=token_weights, softcap=5.0)
+                + topk_jsd_loss(hidden, weight, targets)
+                + topk_kl_loss_from_logits(logits, targets, reduction="sum"))
+
+    def run(function):
+        leaves = [t.clone().requires_grad_() for t in (case.hidden_ND, case.weight_VD)]
+        loss = function(*leaves, torch.rand(12, generator=torch.Generator().manual_seed(0)))
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for one, other in zip(run(compiled), run(step), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_custom_operators_are_well_formed(make_case):
+    """Schema, fake tensors and autograd registration, by PyTorch's own check."""
+    from raft_kernels import ops
+
+    case = make_case(n=4, vocab=20, d=8, k=3)
+    hidden, weight = case.hidden_ND.requires_grad_(), case.weight_VD.requires_grad_()
+    active = torch.tensor([True, False, True, True])
+    torch.library.opcheck(ops.sampled_logits, (hidden, weight, case.targets.ids, active, "torch"))
+    torch.library.opcheck(
+        ops.select, (hidden.detach(), weight.detach(), None, 3, 1.5, 1.0, None, "torch"))
