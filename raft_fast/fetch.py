@@ -71,6 +71,8 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
             reason = str(error).split("\n")[0]
             raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
                             f"({type(error).__name__}: {reason})") from error
+        folder = None
+    if folder is None:
         return from_wheel()
     if sha256 and revision is None:
         _check_sha256(folder / "model.safetensors", sha256)
@@ -124,6 +126,7 @@ def _smollm2() -> Path:
     if folder.is_dir():
         return folder
     require("gguf", "quickstart")
+    require("accelerate", "quickstart")  # transformers reads GGUF through it
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
