@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -29,14 +30,23 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
         except KeyboardInterrupt:
             _stop("interrupted: finished work is on disk; run the same command again to go on",
                   EXIT_INTERRUPTED)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        except Exception as error:
+            if (reason := _disk_trouble(error)) is None:
                 raise
-            where = f" at {error.filename}" if error.filename else ""
-            _stop(f"error: {error.strerror}{where}: free some room or choose another --output_dir, "
-                  "then run the same command again (finished work is kept)", EXIT_BAD_INPUT)
+            _stop(f"error: {reason}: make room or choose another --output_dir, then run the same "
+                  "command again (finished work is kept)", EXIT_BAD_INPUT)
 
     return run
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What the system said and where, for a full or unwritable disk; None for anything else."""
+    code, where = getattr(error, "errno", None), getattr(error, "filename", None)
+    if told := re.search(r"\(os error (\d+)\)", str(error)):  # how safetensors passes it on
+        code = int(told[1])
+    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return None
+    return os.strerror(code) + (f" at {where}" if where else "")
 
 
 def _stop(line: str, code: int) -> None:
