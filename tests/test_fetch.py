@@ -56,7 +56,7 @@ def test_a_wheel_is_checked_and_kept(tmp_path, monkeypatch):
 def test_a_wheel_with_another_hash_is_refused_and_not_kept(cache, monkeypatch):
     serve(monkeypatch, {"package/data.txt": "tampered"})
     monkeypatch.setitem(fetch.WHEELS, "some-data", Wheel("some-data==1", "0" * 64))
-    with pytest.raises(UserError, match="sha256 is .*, must be 000"):
+    with pytest.raises(UserError, match=r"sha256 is .*, must be 000"):
         fetch_wheel("some-data")
     assert list((cache / "wheels").iterdir()) == []
 

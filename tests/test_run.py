@@ -51,7 +51,7 @@ def test_costs_add_up_over_restarts(tmp_path):
 @pytest.mark.parametrize(("error", "code", "line"), [
     (UserError("--data x:\n no such file"), 2, "error: --data x: no such file\n"),
     (OSError(errno.ENOSPC, "No space left on device", "/out/a"), 2, "No space left on device at /out/a"),
-    (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "No space left on device: make room"),
+    (RuntimeError("I/O: No space left on device (os error 28)"), 2, "No space left on device: make"),
     (KeyboardInterrupt(), 130, "run the same command again"),
 ])
 def test_an_entry_says_one_line_and_exits(capsys, error, code, line):
