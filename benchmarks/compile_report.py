@@ -1,6 +1,6 @@
 """Every Triton kernel ahead of time, for GPUs that need not be here.
 
-    python -m benchmarks.compile_report [--json FILE]
+    python -m benchmarks.compile_report [--json FILE] [--target sm_90] [--kernel _filter]
 
 For sm_80, sm_90 and sm_100: registers, stack (a spill), shared memory and, in kernels with a
 product, the tensor-core instruction. Exit code 1 on a spill or a missing instruction.
@@ -38,8 +38,11 @@ def main() -> None:
     """Compile everything, print a table, exit 1 where a kernel spills or lacks its instruction."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--target", choices=TARGETS, help="only this one")
+    parser.add_argument("--kernel", help="only this one")
     args = parser.parse_args()
-    rows = [_compile(*variant, target) for variant in variants() for target in TARGETS]
+    rows = [_compile(*variant, target) for variant in variants() for target in TARGETS
+            if args.target in (None, target) and args.kernel in (None, variant[0].__name__)]
     _print(rows)
     if args.json:
         args.json.write_text(json.dumps({"command": "python -m benchmarks.compile_report",

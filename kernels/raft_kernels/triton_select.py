@@ -31,6 +31,7 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
+    bias_V = None if bias_V is None else bias_V.contiguous()
     ids_NK = torch.empty(n, k, dtype=torch.int64, device=hidden_ND.device)
     top_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
     log_sum_N = torch.empty(n, dtype=torch.float32, device=hidden_ND.device)

@@ -1,6 +1,7 @@
 """The trainers in examples/ train a tiny model: the KL to a frozen teacher falls."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 VOCAB, K, ROWS = 64, 16, 16
+
+
+def needs(module):
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed")
 
 
 def _model(seed):
@@ -86,8 +91,9 @@ def test_transformers_trainer(models, tmp_path):
                       train_dataset=_rows(), teacher=teacher, k=K).train()
 
 
+@needs("trl")
 def test_trl_sft(models, tmp_path):
-    trl = pytest.importorskip("trl")
+    import trl
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -107,8 +113,9 @@ def test_trl_sft(models, tmp_path):
         kl_weight=10.0, k=K).train()
 
 
+@needs("pytorch_lightning")
 def test_lightning_module(models):
-    lightning = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as lightning
     from lightning_module import Distilling
 
     student, teacher = models
