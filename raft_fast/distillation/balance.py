@@ -4,6 +4,7 @@ A balance is fed the two magnitudes of a step with `update` and gives λ with `w
 magnitudes are is the caller's: loss values (Eq. 12) or gradient norms at the hidden states.
 """
 
+import math
 from dataclasses import dataclass, field
 
 EPSILON = 1e-8
@@ -39,8 +40,9 @@ class EmaBalance:
         self.sft, self.kl = MovingAverage(self.beta), MovingAverage(self.beta)
 
     def update(self, sft: float, kl: float) -> None:
-        self.sft.update(sft)
-        self.kl.update(kl)
+        if math.isfinite(sft) and math.isfinite(kl):  # one bad step must not stay in the averages
+            self.sft.update(sft)
+            self.kl.update(kl)
 
     def weight(self) -> float:
         """λ from everything seen so far; 1 before the first step."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from raft_kernels import TopKTargets
 
 from raft_fast.chat import Chat, View
 from raft_fast.config import TrainOptions
@@ -38,15 +39,31 @@ class Example:
 
 @dataclass
 class Totals:
-    """What a step adds up over its micro-batches; None where a term is off."""
+    """The step's global counts, and what adds up over its micro-batches; None where a term is off."""
 
+    sft_tokens: int
+    trajectories: int
+    trajectory_tokens: int
+    tokens: int
     sft: float | None = None
     kl: float | None = None
     magnitudes: dict[str, float] = field(default_factory=lambda: {"sft": 0.0, "kl": 0.0})
     mass: float = 0.0
-    tokens: int = 0
     teacher_seconds: float = 0.0
     train_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> "Totals":
+        """Counts of a step: the losses divide by these, so micro-batches change nothing."""
+        answers = [example.sft for example in examples if example.sft]
+        trajectories = [example.student for example in examples if example.student]
+        return cls(_tokens(answers), len(trajectories), _tokens(trajectories),
+                   sum(len(view.ids) for view in [*answers, *trajectories]))
+
+    @property
+    def both(self) -> bool:
+        """Whether there are two terms to balance."""
+        return self.sft is not None and self.kl is not None
 
 
 @dataclass
@@ -78,56 +95,54 @@ class Stepper:
         """
         size = self.options.per_device_train_batch_size
         micro_batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-        sft_tokens = sum(len(example.sft.completion) for example in examples if example.sft)
-        trajectories = sum(example.student is not None for example in examples)
-        totals, weight = Totals(), self._lambda()
+        totals, weight = Totals.of(examples), self._lambda()
         self.optimizer.zero_grad(set_to_none=True)
         for micro_batch in micro_batches:
-            sft, kl = self._losses(micro_batch, sft_tokens, trajectories, totals)
+            with self._timed(totals, "teacher_seconds"):
+                targets = self._ask_teacher(micro_batch)
             with self._timed(totals, "train_seconds"):
-                if len(micro_batches) == 1 and sft is not None and kl is not None:
+                sft, kl = self._losses(micro_batch, targets, totals)
+                if len(micro_batches) == 1 and totals.both:
                     self.balance.update(**totals.magnitudes)
                     weight = self._lambda()
                 terms = ([] if sft is None else [sft]) + ([] if kl is None else [weight * kl])
                 if terms:
                     torch.stack(terms).sum().backward()
-        if len(micro_batches) > 1 and totals.sft is not None and totals.kl is not None:
+        if len(micro_batches) > 1 and totals.both:
             self.balance.update(**totals.magnitudes)
         with self._timed(totals, "train_seconds"):
             grad_norm = self._update(totals)
-        return self._metrics(totals, weight, grad_norm, trajectories, examples)
+        return self._metrics(totals, weight, grad_norm)
+
+    def _ask_teacher(self, examples: Sequence[Example]) -> TopKTargets | None:
+        """What should follow each trajectory token (Eqs. 7-9); None where there is none."""
+        views = [example.teacher for example in examples if example.teacher]
+        return self.teacher.targets(views) if self.teacher and views else None
 
     def _losses(
-        self, examples: Sequence[Example], sft_tokens: int, trajectories: int, totals: Totals
+        self, examples: Sequence[Example], targets: TopKTargets | None, totals: Totals
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Student and teacher passes over a micro-batch; both losses over the step's counts."""
-        sft_views = [example.sft for example in examples if example.sft]
-        pairs = [(e.student, e.teacher) for e in examples if e.student and e.teacher]
-        if not sft_views and not pairs:
+        """Both losses of a micro-batch, over the step's counts, from one pass of the student."""
+        answers = [example.sft for example in examples if example.sft]
+        trajectories = [example.student for example in examples if example.student]
+        if not answers and not trajectories:
             return None, None
-        if pairs and self.teacher:
-            with self._timed(totals, "teacher_seconds"):
-                targets = self.teacher.targets([teacher for _, teacher in pairs])
-        with self._timed(totals, "train_seconds"):
-            views = [*sft_views, *(student for student, _ in pairs)]
-            with torch.autocast(self.student.device.type, torch.bfloat16,
-                                enabled=self.student.device.type == "cuda"):
-                hidden = completion_hidden(self.student, views, self.chat.pad_id)
-            count = sum(len(view.completion) for view in sft_views)
-            sft_hidden, kl_hidden = hidden[:count], hidden[count:]
-            head, sft, kl = head_of(self.student), None, None
-            if sft_views:
-                answers = completion_ids(sft_views, hidden.device)
-                sft = losses.sft_loss(sft_hidden, answers, head, sft_tokens)
-                totals.sft = (totals.sft or 0.0) + float(sft.detach())
-                self._measure("sft", sft, sft_hidden, totals)
-            if pairs:
-                lengths = [len(student.completion) for student, _ in pairs]
-                kl = losses.kl_loss(kl_hidden, targets, head, lengths, trajectories)
-                totals.kl = (totals.kl or 0.0) + float(kl.detach())
-                totals.mass += float(targets.logprobs.exp().sum())
-                self._measure("kl", kl, kl_hidden, totals)
-        totals.tokens += sum(len(view.ids) for view in views)
+        with torch.autocast(self.student.device.type, torch.bfloat16,
+                            enabled=self.student.device.type == "cuda"):
+            hidden = completion_hidden(self.student, [*answers, *trajectories], self.chat.pad_id)
+        sft_hidden, kl_hidden = hidden.split([_tokens(answers), _tokens(trajectories)])
+        head, sft, kl = head_of(self.student), None, None
+        if answers:
+            ids = completion_ids(answers, hidden.device)
+            sft = losses.sft_loss(sft_hidden, ids, head, totals.sft_tokens)
+            totals.sft = (totals.sft or 0.0) + float(sft.detach())
+            self._measure("sft", sft, sft_hidden, totals)
+        if targets is not None:
+            lengths = [len(view.completion) for view in trajectories]
+            kl = losses.kl_loss(kl_hidden, targets, head, lengths, totals.trajectories)
+            totals.kl = (totals.kl or 0.0) + float(kl.detach())
+            totals.mass += float(targets.logprobs.exp().sum())
+            self._measure("kl", kl, kl_hidden, totals)
         return sft, kl
 
     def _measure(self, term: str, loss: torch.Tensor, hidden: torch.Tensor, totals: Totals) -> None:
@@ -149,25 +164,23 @@ class Stepper:
         self.optimizer.step()
         return float(norm)
 
-    def _metrics(self, totals: Totals, weight: float, grad_norm: float | None, trajectories: int,
-                 examples: Sequence[Example]) -> dict[str, Any]:
-        sft, kl = totals.sft, totals.kl
-        kl_tokens = sum(len(example.student.completion) for example in examples if example.student)
+    def _metrics(self, totals: Totals, weight: float, grad_norm: float | None) -> dict[str, Any]:
+        sft, kl, tokens = totals.sft, totals.kl, totals.trajectory_tokens
         scaled = None if kl is None else weight * kl
         return {
             "loss": _finite((sft or 0.0) + (scaled or 0.0)),
             "sft_loss": _finite(sft),
             "kl_loss": _finite(kl),
-            "lambda": None if kl is None else weight,
+            "lambda": None if kl is None else _finite(weight),
             "ce_kl_ratio": _finite(sft / scaled) if sft is not None and scaled else None,
-            "teacher_mass": _finite(totals.mass / kl_tokens) if kl_tokens else None,
+            "teacher_mass": _finite(totals.mass / tokens) if tokens else None,
             "grad_norm": grad_norm,
             "lr": self.optimizer.param_groups[0]["lr"],
             "teacher_seconds": totals.teacher_seconds if self.teacher else None,
             "train_seconds": totals.train_seconds,
             "tokens": totals.tokens,
-            "trajectories": trajectories,
-            "trajectory_tokens": kl_tokens,
+            "trajectories": totals.trajectories,
+            "trajectory_tokens": tokens,
             "lambda_bounded": kl is not None and weight >= self.options.lambda_max,
             "skipped": grad_norm is None,
         }
@@ -187,6 +200,10 @@ def stopwatch(device: torch.device) -> Iterator[list[float]]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds[0] = time.perf_counter() - start
+
+
+def _tokens(views: Sequence[View]) -> int:
+    return sum(len(view.completion) for view in views)
 
 
 def _finite(value: float | None) -> float | None:

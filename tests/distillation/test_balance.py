@@ -31,6 +31,14 @@ def test_lambda_before_any_step_is_one():
     assert EmaBalance(beta=0.9, lambda_max=100).weight() == 1.0
 
 
+def test_a_step_that_is_not_finite_leaves_the_averages_alone():
+    balance = EmaBalance(beta=0.9, lambda_max=100)
+    balance.update(sft=2.0, kl=0.5)
+    balance.update(sft=float("nan"), kl=0.5)
+    balance.update(sft=2.0, kl=float("inf"))
+    assert balance.weight() == pytest.approx(4.0)
+
+
 def test_state_restores_the_same_lambda():
     balance, other = EmaBalance(0.9, 100), EmaBalance(0.9, 100)
     for sft, kl in ((3.0, 0.2), (2.5, 0.4), (2.0, 0.1)):
