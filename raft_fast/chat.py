@@ -62,7 +62,8 @@ class Chat:
 
     def completion(self, answer: str) -> list[int]:
         """An answer as the student would have sampled it, end of turn included."""
-        return [*self.tokenizer(answer, add_special_tokens=False).input_ids, self.end_of_turn]
+        plain = self.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)
+        return [*plain.input_ids, self.end_of_turn]  # "<eos>" in an answer's text is only text
 
     def sft_view(self, messages: Sequence[Message], answer: str) -> View:
         """The student's prompt followed by the training answer."""
@@ -83,8 +84,13 @@ class Chat:
 
     def _end_of_turn(self) -> int:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        tail = self.tokenizer(text.rsplit(_PROBE, 1)[-1], add_special_tokens=False).input_ids
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            tail = self.tokenizer(text.rsplit(_PROBE, 1)[-1], add_special_tokens=False).input_ids
+        except jinja2.TemplateError:  # it wants more than these two turns
+            tail = []
+        if tail and tail[0] in self.tokenizer.all_special_ids:  # the template's own end, listed or not
+            self.eos_ids |= {tail[0]}
         ends = [token for token in tail if token in self.eos_ids]
         if ends:
             return ends[0]

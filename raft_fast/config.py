@@ -171,7 +171,10 @@ class TrainOptions:
                      "save_total_limit"):
             _check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         _check(0 <= self.ema_beta < 1, "--ema_beta", self.ema_beta, "in [0, 1)")
-        _check(self.fixed_lambda >= 0, "--fixed_lambda", self.fixed_lambda, "at least 0")
+        for name in ("save_steps", "warmup_steps", "weight_decay"):
+            _check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
+        _check(0 <= self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
+               f"between 0 and --lambda_max {self.lambda_max}")
         _check(self.teacher_top_k >= 2, "--teacher_top_k", self.teacher_top_k,
                "at least 2 (renormalised KL at K = 1 is always zero)")
         _check(self.max_steps == -1 or self.max_steps >= 1, "--max_steps", self.max_steps,
@@ -194,13 +197,21 @@ class EvaluateOptions:
     eval_batch_size: int = 32
     """Conversations generated at once."""
 
+    def __post_init__(self) -> None:
+        for name in ("eval_max_new_tokens", "general_max_new_tokens", "eval_batch_size"):
+            _check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
+        _check(self.eval_rows >= 0, "--eval_rows", self.eval_rows, "0 (all) or more")
+        _check(self.general_prompts >= -1, "--general_prompts", self.general_prompts,
+               "-1 (none), 0 (all) or more")
+
 
 @dataclass
 class BaseOptions:
     """Comparison"""
 
-    base: str = SMOLLM2
-    """The model before training: a folder or a hub name."""
+    base: str | None = None
+    """The model before training: a folder or a hub name. Default: the model that the run was trained
+    from, as its config.yaml says."""
 
 
 def _check(holds: bool, option: str, value: Any, must: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import random
 from collections import defaultdict
@@ -40,10 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that cannot be used: where it stands and why."""
+    """A row that cannot be used: where it stands (line None: known by its row_id only) and why."""
 
     file: str
-    line: int
+    line: int | None
     reason: str
 
     def __str__(self) -> str:
@@ -82,10 +83,18 @@ def read_table(source: str, max_bad_rows: float) -> Table:
             rejected.append(Rejected(source, line, str(bad)))
             continue
         seen[row.row_id] = line
-        refined = refined and set(REFINED_COLUMNS) <= set(record)
+        refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
         rows.append(row)
     _judge_bad_rows(source, rows, rejected, max_bad_rows)
     return Table(rows, rejected, refined)
+
+
+def fingerprint_rows(rows: Sequence[Row]) -> str:
+    """A sha256 over everything in the rows, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(dataclasses.asdict(row), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -172,6 +181,8 @@ def _records(source: str) -> Iterator[tuple[int, Any]]:
             raise UserError(f"--data {source}: unknown ending; must be .jsonl, .parquet or .csv")
         try:
             yield from readers[path.suffix](path)
+        except PermissionError as error:
+            raise UserError(f"--data {source}: may not be read (permission denied)") from error
         except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
             raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
     elif path.suffix in (".jsonl", ".parquet", ".csv"):
@@ -181,12 +192,14 @@ def _records(source: str) -> Iterator[tuple[int, Any]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, 1):
-            if not text.strip():
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
                 continue
             try:
-                yield number, json.loads(text)
+                yield number, json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                yield number, BadRowError(f"not UTF-8 at byte {error.start}")
             except json.JSONDecodeError as error:
                 yield number, BadRowError(f"not valid JSON: {error.msg} at column {error.colno}")
 
@@ -223,17 +236,19 @@ def _to_row(record: Any, default_id: str) -> Row:
     if not isinstance(record, dict):
         raise BadRowError(f"must be an object, is {type(record).__name__}")
     prompt, completion = _prompt_and_completion(record)
-    row_id = record.get("row_id") or record.get("id") or default_id
-    texts = {name: record.get(name) for name in ("rewrite", "fused")}
+    ids = [record[name] for name in ("row_id", "id") if record.get(name) not in (None, "")]
+    similarity = record.get("similarity")
+    if not (similarity is None or isinstance(similarity, int | float)):
+        raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
+    texts = {name: _text(record[name], name) for name in ("gold", "rewrite", "fused") if record.get(name)}
     return Row(
-        row_id=str(row_id),
+        row_id=str(ids[0]) if ids else default_id,
         prompt=prompt,
         completion=completion,
-        gold=record.get("gold") or completion,
         category=None if record.get("category") is None else str(record["category"]),
         source=source if (source := record.get("source")) in SOURCES else "gold",
-        similarity=record.get("similarity"),
-        **texts,
+        similarity=similarity,
+        **{"gold": completion, **texts},
     )
 
 
@@ -247,7 +262,10 @@ def _prompt_and_completion(record: dict) -> tuple[list[Message], str]:
         if asked in record and answered in record:
             prompt, completion = record[asked], record[answered]
             if isinstance(completion, list):  # conversational prompt/completion, as TRL has it
-                completion = _messages(completion, answered)[-1]["content"]
+                turn = _messages(completion, answered)[-1]
+                if turn["role"] != "assistant":
+                    raise BadRowError(f"{answered} must end with an assistant turn")
+                completion = turn["content"]
             if isinstance(prompt, list):
                 prompt = _ends_with_user(_messages(prompt, asked), asked)
             else:
@@ -261,6 +279,10 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadRowError(f"{name} is empty" if value in (None, "") or isinstance(value, str)
                      else f"{name} must be text, is {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError(f"{name} holds half a character at position {error.start}") from error
     return value.strip()
 
 

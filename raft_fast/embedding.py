@@ -16,7 +16,7 @@ class Encoder:
 
         try:
             self.model = SentenceTransformer(str(path), device=device, trust_remote_code=False)
-        except OSError as error:
+        except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"--encoder {path}: cannot be loaded: {error}") from error
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import yaml
+
 from raft_fast.config import (
     BaseOptions,
     DataOptions,
@@ -13,7 +15,7 @@ from raft_fast.config import (
 from raft_fast.dataset import Row, read_table, spread, write_jsonl
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
-from raft_fast.run import save_costs
+from raft_fast.run import make_folder, save_costs
 
 DESCRIPTION = """Measure a trained model against the model it came from: answers to held-out rows
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
@@ -42,7 +44,7 @@ def run(
     rows = read_rows(source, data, options, output_dir, reporter)
     try:
         with reporter.phase("load models"):
-            before = str(fetch_model(base.base, option="--base"))
+            before = str(fetch_model(base.base or find_base(model), option="--base"))
             base_engine = load_engine(before, model, None, options.eval_batch_size)
             trained_engine = load_engine("self", model, None, options.eval_batch_size)
             encoder = load_encoder(model.encoder, model.device)
@@ -65,6 +67,14 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
     return str(heldout)
 
 
+def find_base(model: ModelOptions) -> str:
+    """The model that the run was trained from. Raises UserError where no run tells."""
+    config = Path(model.model).parent / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"--base is missing, and there is no {config} that names it")
+    return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+
+
 def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
     """--output_dir, else the run where its held-out rows are used, else evaluations/<model>."""
     if data.output_dir:
@@ -81,10 +91,7 @@ def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_d
               reporter: Reporter) -> list[Row]:
     """The rows to evaluate on; bad ones are set aside in rejected.jsonl."""
     table = read_table(source, data.max_bad_rows)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--output_dir {output_dir}: is a file; name a folder") from error
+    make_folder(output_dir)
     if table.rejected:
         write_jsonl(table.rejected, output_dir / "rejected.jsonl")
     counts = [count for count in (data.max_rows, options.eval_rows) if count]

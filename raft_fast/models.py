@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from raft_fast.chat import Chat
 from raft_fast.config import ModelOptions
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError
-from raft_fast.fetch import fetch_model
+from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.head import check_head
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
@@ -39,7 +40,7 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=options.attn_implementation,
             use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
     model = model.eval()
     model.to(pick_device(options.device))
@@ -79,7 +80,8 @@ def load_engine(
     name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
     folder = fetch_model(name, revision)
     model = load_model(folder, options, frozen_dtype(pick_device(options.device)))
-    return HFEngine(model, load_chat(folder, model), f"{name}@{fingerprint(folder)}", batch_size)
+    source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
+    return HFEngine(model, load_chat(folder, model), f"{name}{source}@{fingerprint(folder)}", batch_size)
 
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:

@@ -54,14 +54,23 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
     for chosen in buckets([len(view.ids) for view in views],
                           BUCKET_TOKENS.get(model.device.type, BUCKET_TOKENS["cuda"])):
         batch = pad([views[index] for index in chosen], pad_id, model.device)
-        hidden_RSD = model.get_decoder()(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids, use_cache=False).last_hidden_state
+        with mixed_precision(model):
+            hidden_RSD = model.get_decoder()(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids, use_cache=False).last_hidden_state
         hidden_ND = hidden_RSD.flatten(0, 1)[batch.predicts]
         lengths = [len(views[index].completion) for index in chosen]
         for index, part in zip(chosen, hidden_ND.split(lengths), strict=True):
             parts[index] = part
-    return torch.cat(parts)
+    hidden_ND = torch.cat(parts)
+    # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
+    return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+
+
+def mixed_precision(model: Any) -> torch.autocast:
+    """bf16 products for a model whose weights are float32 on a GPU (the student); elsewhere nothing."""
+    wanted = model.device.type == "cuda" and model.dtype == torch.float32
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=wanted)
 
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:

@@ -15,6 +15,7 @@ from raft_fast.config import DataOptions, ModelOptions, RefineOptions
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
 from raft_fast.refinement import build_roles, refine
+from raft_fast.run import make_folder
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
@@ -31,7 +32,7 @@ def main() -> None:
     table = read_raw(data)
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
     output_dir = Path(data.output_dir or default_output_dir(data.data))
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     config.to_yaml(options, output_dir / "config.yaml")
     dataset.write_jsonl(table.rejected, output_dir / "rejected.jsonl")
     reporter = Reporter()

@@ -13,7 +13,8 @@ from raft_fast.dataset import write_json
 from raft_fast.errors import UserError
 from raft_fast.progress import Reporter
 
-CONFIG = "config.yaml"
+CONFIG, INPUTS = "config.yaml", "inputs.json"
+PAID = ("refine", "metrics.jsonl")  # what a run has once it has cost anything
 
 
 def open_run(folder: Path, options: list[Any]) -> bool:
@@ -21,13 +22,10 @@ def open_run(folder: Path, options: list[Any]) -> bool:
 
     Raises UserError where the folder holds a run with another configuration.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
+    make_folder(folder)
     wanted = folder / f".{CONFIG}"
     to_yaml(options, wanted)
-    if not (folder / CONFIG).is_file():
+    if not any((folder / name).exists() for name in PAID):  # a typo must not claim the folder
         wanted.replace(folder / CONFIG)
         return False
     here, there = _read(wanted), _read(folder / CONFIG)
@@ -41,14 +39,39 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     return True
 
 
+def make_folder(folder: Path) -> None:
+    """The output folder; UserError where a file is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
+
+
+def pin_inputs(folder: Path, inputs: dict[str, str]) -> None:
+    """Remember what the run reads (name -> fingerprint); refuse to go on when any of it has changed."""
+    path = folder / INPUTS
+    if path.is_file() and any((folder / name).exists() for name in PAID):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in inputs if before.get(name) not in (None, inputs[name])]
+        if changed:
+            raise UserError(f"--output_dir {folder}: {' and '.join(changed)} changed since the run in it "
+                            "began; choose another folder, or put back what was there")
+        inputs = {**before, **inputs}
+    write_json(inputs, path)
+
+
 def save_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder that appears whole or not at all, replacing what was there."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     fill(partial)
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
     partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_costs(folder: Path, reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ Reads top to bottom like the paper's figure (arXiv 2606.00147): hold rows out, r
 its own words (stage 2), then measure what was learnt and what was kept.
 """
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,18 @@ from raft_fast.config import (
     TrainOptions,
     parse,
 )
-from raft_fast.dataset import Row, read_table, split, spread, write_jsonl, write_rows
+from raft_fast.dataset import (
+    Row,
+    fingerprint_rows,
+    read_table,
+    split,
+    spread,
+    write_jsonl,
+    write_rows,
+)
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
-from raft_fast.run import open_run, save_costs, save_folder
+from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
@@ -65,6 +74,8 @@ def run(name: str, options: Options) -> Path:
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size)
             encoder = load_encoder(options.model.encoder, options.model.device)
+        pin_inputs(run_dir, {"the model": original.identity})
+        reporter.say(f"model: {original.identity}")
         answered = answer_rows(data, options, original, encoder, run_dir, reporter)
         trained = train_student(answered, options, original, run_dir, reporter)
         evaluate_both(original, trained, data.heldout, options, encoder, run_dir, reporter)
@@ -97,6 +108,7 @@ def take_rows(options: Options, run_dir: Path, reporter: Reporter) -> Data:
         if not train or not heldout:
             raise UserError(f"--data {source}: {len(table.rows)} rows are too few to hold some out; at "
                             "least one category needs two")
+        pin_inputs(run_dir, {"the data": fingerprint_rows(table.rows)})
         chosen = spread(train, options.data.max_rows, options.data.seed)
         write_rows(heldout, run_dir / "heldout.parquet")
         write_jsonl(table.rejected, run_dir / "rejected.jsonl")
@@ -137,7 +149,8 @@ def train_student(rows: list[Row], options: Options, original: Any, run_dir: Pat
     from raft_fast.distillation import Teacher, fitting, plan, train
     from raft_fast.engines.hf import HFEngine
     from raft_fast.fetch import fetch_model
-    from raft_fast.models import load_engine, load_model
+    from raft_fast.head import head_of
+    from raft_fast.models import frozen_dtype, load_engine, load_model
 
     training, chat = options.train, original.chat
     folder = fetch_model(options.model.model, options.model.revision)
@@ -150,8 +163,17 @@ def train_student(rows: list[Row], options: Options, original: Any, run_dir: Pat
                             "hub name")
         check_same_tokenizer(chat.tokenizer, frozen.chat.tokenizer)
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
-                          training.distillation_temperature, training.teacher_sees_answer)
-    rows = fitting(rows, chat, training.max_length, reporter)
+                          training.distillation_temperature, training.teacher_sees_answer,
+                          student_vocab=head_of(student).weight.shape[0])
+        pin_inputs(run_dir, {"the teacher": frozen.identity})
+    rows, long = fitting(rows, chat, training, student.config.max_position_embeddings)
+    if long:
+        write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl")
+        reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
+    if training.distillation and training.sft:
+        reporter.say("λ: " + ("the step's own losses are in the averages (Eqs. 11-12 exactly)"
+                              if training.gradient_accumulation_steps == 1
+                              else "from the averages of the step before (several micro-batches)"))
     with reporter.phase("train", len(plan(rows, training, options.data.seed)), "steps") as advance:
         train(student, teacher, chat, rows, training, options.data.seed, run_dir, advance)
 
@@ -160,8 +182,16 @@ def train_student(rows: list[Row], options: Options, original: Any, run_dir: Pat
         chat.tokenizer.save_pretrained(partial)
 
     save_folder(run_dir / "model", fill)
-    student.eval().requires_grad_(False)
+    student.zero_grad(set_to_none=True)
+    # measured at the precision the base is measured at
+    student.eval().requires_grad_(False).to(frozen_dtype(student.device))
     return HFEngine(student, chat, f"{run_dir}", options.evaluate.eval_batch_size)
+
+
+def read_rejected(run_dir: Path) -> list[dict]:
+    """Rows set aside when they were read; those found too long are found anew each time."""
+    lines = (run_dir / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    return [bad for bad in map(json.loads, lines) if bad["line"] is not None]
 
 
 def evaluate_both(original: Any, trained: Any, heldout: list[Row], options: Options, encoder: Any,

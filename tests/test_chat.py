@@ -54,6 +54,25 @@ def test_braces_in_answers_are_only_text(chat):
     assert "Use {question} and {x}." in text
 
 
+def test_special_tokens_in_an_answers_text_are_only_text(chat):
+    completion = chat.completion("a<eos>b")
+    assert [token for token in completion if token in chat.eos_ids] == [chat.end_of_turn]
+    assert completion[-1] == chat.end_of_turn
+
+
+def test_the_templates_own_end_of_turn_counts_as_eos():
+    template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<turn>{% endfor %}"
+    chat = Chat(make_tokenizer(template))
+    assert chat.end_of_turn == 3
+    assert chat.eos_ids == {2, 3}
+
+
+def test_a_template_that_wants_a_system_turn_still_loads():
+    template = ("{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+                + CHATML)
+    assert Chat(make_tokenizer(template)).end_of_turn == 2
+
+
 def test_no_doubled_bos():
     chat = Chat(make_tokenizer(NO_SYSTEM))
     bos = chat.tokenizer.bos_token_id

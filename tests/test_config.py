@@ -6,6 +6,7 @@ import yaml
 from raft_fast.config import (
     ALL_GROUPS,
     DataOptions,
+    EvaluateOptions,
     RefineOptions,
     TrainOptions,
     parse,
@@ -57,11 +58,19 @@ def test_written_yaml_reads_back(tmp_path):
     (["--distillation_temperature", "0"], "--distillation_temperature 0"),
     (["--sft", "false", "--distillation", "false"], "nothing to train"),
     (["--heldout", "1.0"], "--heldout 1.0"),
+    (["--save_steps", "-1"], "--save_steps -1: must be at least 0"),
+    (["--fixed_lambda", "500"], "--lambda_max 100"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
 ])
 def test_bad_options_are_named(argv, message):
     with pytest.raises(UserError, match=message):
         options(*argv)
+
+
+@pytest.mark.parametrize("option", ["--eval_batch_size 0", "--eval_rows -3", "--general_prompts -2"])
+def test_evaluation_options_are_checked_before_anything_is_paid_for(option):
+    with pytest.raises(UserError, match=option):
+        options(*option.split(), groups=(EvaluateOptions,))
 
 
 @pytest.mark.parametrize(("text", "message"), [

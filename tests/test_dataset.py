@@ -91,13 +91,38 @@ def test_a_folder_and_bytes_that_are_no_text(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         read_table(str(tmp_path), 0.1)
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not UTF-8"):
         read_table(str(tmp_path / "a.jsonl"), 0.1)
 
 
 def test_a_repeated_row_id_is_rejected(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{**GOOD, "id": "x"}, {**GOOD, "id": "x"}])
     assert "stands in line 1 already" in read_table(path, 0.5).rejected[0].reason
+
+
+@pytest.mark.parametrize(("record", "reason"), [
+    ({**GOOD, "similarity": "high"}, "similarity must be a number, is str"),
+    ({**GOOD, "gold": 3}, "gold must be text, is int"),
+    ({"question": "x\ud800", "answer": "y"}, "question holds half a character"),
+    ({"prompt": "x", "completion": [{"role": "user", "content": "y"}]}, "end with an assistant turn"),
+])
+def test_values_that_cannot_be_written_are_rejected(tmp_path, record, reason):
+    table = read_table(jsonl(tmp_path / "a.jsonl", [GOOD, record]), 0.5)
+    assert reason in table.rejected[0].reason
+    write_rows(table.rows, tmp_path / "out.parquet")
+
+
+def test_one_line_that_is_not_utf8_is_rejected_alone(tmp_path):
+    line = json.dumps(GOOD).encode()
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([line, b'{"question": "\xff"}', line]))
+    table = read_table(str(tmp_path / "a.jsonl"), 0.5)
+    assert (len(table.rows), table.rejected[0].line) == (2, 2)
+    assert "not UTF-8 at byte" in table.rejected[0].reason
+
+
+def test_an_id_of_zero_is_an_id(tmp_path):
+    table = read_table(jsonl(tmp_path / "a.jsonl", [{**GOOD, "id": 0}]), 0)
+    assert table.rows[0].row_id == "0"
 
 
 def test_refined_rows_survive_the_round_trip(tmp_path):

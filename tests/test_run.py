@@ -8,16 +8,34 @@ import pytest
 from raft_fast.config import DataOptions, TrainOptions
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
-from raft_fast.run import open_run, save_costs, save_folder
+from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
 
 
 def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
     folder = tmp_path / "run"
     assert open_run(folder, [TrainOptions(), DataOptions(output_dir="a")]) is False
+    (folder / "metrics.jsonl").write_text("")
     assert open_run(folder, [TrainOptions(), DataOptions(output_dir="b")]) is True
     with pytest.raises(UserError, match=r"learning_rate is 5e-06 there and 0\.1 here"):
         open_run(folder, [TrainOptions(learning_rate=0.1), DataOptions()])
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
+    pin_inputs(tmp_path, {"the data": "a"})
+    pin_inputs(tmp_path, {"the data": "b"})  # nothing paid for yet
+    (tmp_path / "metrics.jsonl").write_text("")
+    pin_inputs(tmp_path, {"the data": "b"})
+    pin_inputs(tmp_path, {"the model": "m"})
+    with pytest.raises(UserError, match="the data changed since"):
+        pin_inputs(tmp_path, {"the data": "c"})
+    with pytest.raises(UserError, match="the model changed since"):
+        pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
+
+
+def test_a_typo_does_not_claim_the_folder(tmp_path):
+    open_run(tmp_path, [DataOptions(data="nope.jsonl")])
+    assert open_run(tmp_path, [DataOptions(data="rows.jsonl")]) is False
 
 
 def test_an_output_dir_that_is_a_file(tmp_path):

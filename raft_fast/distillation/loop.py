@@ -1,6 +1,7 @@
 """Stage 2, the paper's algorithm: roll out, ask the teacher, balance two losses, step."""
 
 import json
+import os
 import random
 import resource
 from collections.abc import Callable, Sequence
@@ -12,14 +13,13 @@ from transformers import get_scheduler
 
 from raft_fast.chat import Chat
 from raft_fast.config import TrainOptions
-from raft_fast.dataset import Row
+from raft_fast.dataset import Rejected, Row, write_jsonl
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
-from raft_fast.distillation.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from raft_fast.distillation.checkpoint import restore, save_checkpoint
 from raft_fast.distillation.rollout import sample_trajectories
 from raft_fast.distillation.step import Stepper, stopwatch
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.errors import UserError
-from raft_fast.progress import Reporter
 
 BAD_STEPS = 2  # steps in a row without a finite gradient before a run stops
 
@@ -79,18 +79,29 @@ def plan(rows: Sequence[Row], options: TrainOptions, seed: int) -> list[list[Row
     return steps if options.max_steps < 0 else steps[: options.max_steps]
 
 
-def fitting(rows: Sequence[Row], chat: Chat, max_length: int, reporter: Reporter) -> list[Row]:
-    """The rows whose prompt and answer fit into `max_length` tokens; says which do not."""
-    fit = [row for row in rows
-           if len(chat.sft_view(row.prompt, row.completion).ids) <= max_length]
+def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
+            positions: int) -> tuple[list[Row], list[Rejected]]:
+    """Rows whose three views fit, and the others with the reason.
+
+    The SFT view must fit into --max_length, and with the longest trajectory also the student's and the
+    teacher's view into the model's `positions`. Raises UserError where no row fits.
+    """
+    fit, long = [], []
+    for row in rows:
+        answered = len(chat.sft_view(row.prompt, row.completion).ids)
+        prompts = [chat.teacher_prompt(row.prompt, row.completion), chat.student_prompt(row.prompt)]
+        sampled = max(map(len, prompts)) + options.max_completion_length
+        if answered > options.max_length:
+            reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
+        elif options.distillation and sampled > positions:
+            reason = f"teacher prompt and trajectory may have {sampled} tokens; the model takes {positions}"
+        else:
+            fit.append(row)
+            continue
+        long.append(Rejected("training rows", None, f"row_id {row.row_id}: {reason}"))
     if not fit:
-        raise UserError(f"--max_length {max_length}: no row fits; raise it")
-    if len(fit) < len(rows):
-        kept = {row.row_id for row in fit}
-        dropped = [row.row_id for row in rows if row.row_id not in kept]
-        reporter.say(f"{len(dropped)} rows are longer than --max_length {max_length} tokens and are left "
-                     f"out: {', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}")
-    return fit
+        raise UserError(f"no row can be trained on: {long[0].reason if long else 'there is none'}")
+    return fit, long
 
 
 def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options: TrainOptions,
@@ -104,12 +115,13 @@ def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options
 
 def resume(run_dir: Path, stepper: Stepper, scheduler: Any) -> tuple[int, dict[int, list[list[int]]]]:
     """(steps already done, rollouts still waiting)."""
-    checkpoint = newest_checkpoint(run_dir / "checkpoints")
-    if checkpoint is None:
+    state = restore(run_dir / "checkpoints", stepper.student, stepper.optimizer)
+    if state is None:
         return 0, {}
-    state = load_checkpoint(checkpoint, stepper.student, stepper.optimizer)
     stepper.balance.load(state["balance"])
     scheduler.load_state_dict(state["scheduler"])
+    for group, lr in zip(stepper.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
     return state["step"], {int(step): ids for step, ids in state["buffer"].items()}
 
 
@@ -152,7 +164,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, keep: int) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()[:keep] if path.is_file() else []
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_jsonl((json.loads(line) for line in lines), path)
         self.file = path.open("a", encoding="utf-8")
         self.last: dict[str, Any] = {}
         self.bad_steps = 0
@@ -162,6 +174,7 @@ class MetricsLog:
         self.bad_steps = self.bad_steps + 1 if metrics["skipped"] else 0
         self.file.write(json.dumps(metrics, allow_nan=False) + "\n")
         self.file.flush()
+        os.fsync(self.file.fileno())  # a checkpoint never knows steps that the log does not
 
     def describe(self) -> str:
         shown = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}

@@ -90,10 +90,10 @@ class Stepper:
     def run(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Do one optimizer step on all rows of it; returns the step's metrics.
 
-        With one micro-batch Eqs. 11-12 hold exactly; with several, λ comes from the averages of the
-        step before, so that cutting a step up changes nothing else.
+        With one micro-batch a step Eqs. 11-12 hold exactly; with several, λ comes from the averages of
+        the step before, so that cutting a step up changes nothing else.
         """
-        size = self.options.per_device_train_batch_size
+        size, exact = self.options.per_device_train_batch_size, self.options.gradient_accumulation_steps == 1
         micro_batches = [examples[start : start + size] for start in range(0, len(examples), size)]
         totals, weight = Totals.of(examples), self._lambda()
         self.optimizer.zero_grad(set_to_none=True)
@@ -102,13 +102,13 @@ class Stepper:
                 targets = self._ask_teacher(micro_batch)
             with self._timed(totals, "train_seconds"):
                 sft, kl = self._losses(micro_batch, targets, totals)
-                if len(micro_batches) == 1 and totals.both:
+                if exact and totals.both:
                     self.balance.update(**totals.magnitudes)
                     weight = self._lambda()
                 terms = ([] if sft is None else [sft]) + ([] if kl is None else [weight * kl])
                 if terms:
                     torch.stack(terms).sum().backward()
-        if len(micro_batches) > 1 and totals.both:
+        if not exact and totals.both:
             self.balance.update(**totals.magnitudes)
         with self._timed(totals, "train_seconds"):
             grad_norm = self._update(totals)
@@ -127,9 +127,7 @@ class Stepper:
         trajectories = [example.student for example in examples if example.student]
         if not answers and not trajectories:
             return None, None
-        with torch.autocast(self.student.device.type, torch.bfloat16,
-                            enabled=self.student.device.type == "cuda"):
-            hidden = completion_hidden(self.student, [*answers, *trajectories], self.chat.pad_id)
+        hidden = completion_hidden(self.student, [*answers, *trajectories], self.chat.pad_id)
         sft_hidden, kl_hidden = hidden.split([_tokens(answers), _tokens(trajectories)])
         head, sft, kl = head_of(self.student), None, None
         if answers:

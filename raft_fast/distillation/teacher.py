@@ -14,15 +14,19 @@ from raft_fast.packing import completion_hidden
 
 
 class Teacher:
-    """A model that is never trained; `sees_answer` decides which prompt it is shown."""
+    """A model that is never trained; `sees_answer` decides which prompt it is shown.
+
+    Ids at or above `student_vocab` are never among the targets: the student has no row for them.
+    """
 
     def __init__(self, model: Any, chat: Chat, k: int, temperature: float, sees_answer: bool,
-                 vocab_size: int | None = None) -> None:
+                 student_vocab: int | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.chat, self.temperature = chat, temperature
         self.prompt = self._informed_prompt if sees_answer else self._plain_prompt
         self.head = head_of(model)
-        self.vocab_size = vocab_size or self.head.weight.shape[0]
+        rows = self.head.weight.shape[0]  # heads of one family may be padded to different lengths
+        self.vocab_size = min(rows, student_vocab or rows)
         if k > self.vocab_size:
             raise UserError(f"--teacher_top_k {k}: the vocabulary has only {self.vocab_size} tokens")
         self.k = k

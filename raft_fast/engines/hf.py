@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from raft_fast.chat import Chat, View
 from raft_fast.engines.base import Message, Reply, Sampling, stable_seed
+from raft_fast.engines.score import strip_thinking
 from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, completion_ids
+from raft_fast.packing import completion_hidden, completion_ids, mixed_precision
 
 LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
 
@@ -32,7 +34,7 @@ class HFEngine:
                                  sampling.max_new_tokens, sampling.temperature, seeds)
             for index, ids in zip(chosen, drawn, strict=True):
                 ended = bool(ids) and ids[-1] in self.chat.eos_ids
-                yield index, Reply(self.chat.decode(ids), "stop" if ended else "length",
+                yield index, Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
                                    len(prompts[index]), len(ids))
 
     @torch.inference_mode()
@@ -40,11 +42,11 @@ class HFEngine:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
-        if any(len(ids) != 1 for ids in digits):
-            yield from ((index, Reply("", error="digits are not single tokens of this model"))
+        if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
+            yield from ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
                         for index in range(len(conversations)))
             return
-        choices = torch.tensor([ids[0] for ids in digits], device=self.model.device)
+        choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
         scale = torch.arange(10, device=self.model.device) / 9
         prompts = [self.chat.student_prompt(messages) for messages in conversations]
         for chosen in self._batches(prompts):
@@ -95,15 +97,26 @@ def generate_ids(
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     noise = [GumbelNoise(temperature, seeds, model.device)] if temperature > 0 else []
-    config = GenerationConfig(  # nothing of the model's own sampling defaults may leak in
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(chat.eos_ids),
-        pad_token_id=chat.pad_id, repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1)
-    was_training = model.training
-    model.eval()
-    drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                           generation_config=config, logits_processor=noise)
-    model.train(was_training)
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
+                              eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
+    with _own_settings(model), mixed_precision(model):
+        drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                               generation_config=config, logits_processor=noise)
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+
+
+@contextmanager
+def _own_settings(model: Any) -> Iterator[None]:
+    """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they
+    are merged into every config, and a trajectory must come from p_S itself."""
+    training, defaults = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+        model.train(training)
 
 
 class GumbelNoise(LogitsProcessor):

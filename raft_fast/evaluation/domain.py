@@ -1,5 +1,6 @@
 """The domain: generated answers to held-out questions, held against the gold answers."""
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -64,7 +65,8 @@ def evaluate_domain(engine: Engine, rows: Sequence[Row], max_new_tokens: int,
     for row, reply, answer, similarity, nll in zip(
             rows, replies, answers, similarities, likelihoods, strict=True):
         # an encoder gives an empty text some vector; nothing said is nothing alike
-        scores = score_answer(row.gold, answer) | {"similarity": similarity if answer else 0.0}
+        alike = similarity if answer and math.isfinite(similarity) else 0.0
+        scores = score_answer(row.gold, answer) | {"similarity": alike}
         if reply.error is not None:
             scores = dict.fromkeys(scores)
         records.append({
@@ -114,7 +116,7 @@ def _gold_nll(engine: Engine, rows: Sequence[Row], reporter: Reporter,
     scorer = cast(ScoringEngine, engine)
     with reporter.phase(f"evaluate {name}: gold likelihood", len(rows), "rows") as advance:
         for index, value in scorer.nll([row.prompt for row in rows], [row.gold for row in rows]):
-            found[index] = value
+            found[index] = value if math.isfinite(value[0]) else None  # a diverged model has no likelihood
             advance()
     return found
 

@@ -69,9 +69,11 @@ def test_plain_sft_has_no_teacher_and_learns(tmp_path, chat):
 
 
 @pytest.mark.parametrize("kept", [2, 4])
-def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept):
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept, schedule):
     """Also in the middle of a buffer of rollouts, which would be drawn from another student now."""
-    options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9)
+    options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9, lr_scheduler_type=schedule,
+                      warmup_steps=1)
     whole, metrics = run(tmp_path / "run", chat, options)
     for checkpoint in (tmp_path / "run/checkpoints").iterdir():
         if int(checkpoint.name.removeprefix("step-")) > kept:
@@ -88,6 +90,48 @@ def test_old_checkpoints_are_dropped_and_half_written_ones_ignored(tmp_path, cha
     assert [path.name for path in folder.iterdir()] == ["step-000004"]
     (folder / "step-000009").mkdir()  # no state.json: not a checkpoint
     assert run(tmp_path / "run", chat, replace(OPTIONS, save_total_limit=1))[1][-1]["step"] == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another model's", "no json"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, chat, damage):
+    options = replace(OPTIONS, save_total_limit=9)
+    _, metrics = run(tmp_path / "run", chat, options)
+    newest = tmp_path / "run/checkpoints/step-000004"
+    if damage == "truncated":
+        (newest / "optimizer.safetensors").write_bytes(b"\x00" * 100)
+    elif damage == "no json":
+        (newest / "state.json").write_text("{")
+    else:
+        make_model(num_hidden_layers=1).save_pretrained(newest / "model")
+    with pytest.warns(UserWarning, match="step-000004 cannot be read"):
+        _, again = run(tmp_path / "run", chat, options)
+    assert timeless(again) == timeless(metrics)
+
+
+def test_the_log_survives_a_stop_while_it_is_reopened(tmp_path, chat, monkeypatch):
+    run(tmp_path / "run", chat)
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    monkeypatch.setattr(loop.os, "fsync", lambda fd: None)
+
+    def killed(records, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", chat)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+
+
+def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
+    rows = make_rows(3)
+    rows[1] = replace(rows[1], completion="x" * 100)
+    length = len(chat.sft_view(rows[0].prompt, rows[0].completion).ids)
+    fit, long = loop.fitting(rows, chat, replace(OPTIONS, max_length=length), positions=10_000)
+    assert [row.row_id for row in fit] == ["r0", "r2"]
+    assert "row_id r1" in long[0].reason
+    assert "--max_length" in long[0].reason
+    with pytest.raises(UserError, match="the model takes 20"):
+        loop.fitting(rows, chat, OPTIONS, positions=20)
 
 
 def test_two_bad_steps_in_a_row_stop_the_run(tmp_path, chat, monkeypatch):

@@ -87,7 +87,8 @@ def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
     """With the same λ, four micro-batches of one give the gradient of one micro-batch of four."""
     gradients, averages = [], []
     for size in (4, 1):
-        options = replace(OPTIONS, per_device_train_batch_size=size, balance=balance)
+        options = replace(OPTIONS, per_device_train_batch_size=size,
+                          gradient_accumulation_steps=4 // size, balance=balance)
         stepper = make_stepper(make_model(0), make_model(1), chat, options)
         stepper._lambda = lambda: 0.7
         stepper.optimizer.step = lambda: None
@@ -100,7 +101,7 @@ def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
 
 
 def test_with_several_micro_batches_lambda_is_the_step_befores(chat, rows):
-    options = replace(OPTIONS, per_device_train_batch_size=2)
+    options = replace(OPTIONS, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     stepper = make_stepper(make_model(0), make_model(1), chat, options)
     assert run(stepper, rows[:4])["lambda"] == 1.0
     expected = stepper.balance.weight()
@@ -124,6 +125,27 @@ def test_a_teacher_that_is_the_student_gives_no_kl_and_a_bounded_lambda(chat, ro
     assert metrics["lambda"] == 100
     assert metrics["lambda_bounded"]
     assert metrics["grad_norm"] is not None
+
+
+def test_a_teacher_with_more_padded_rows_names_no_id_the_student_lacks(chat, rows):
+    stepper = make_stepper(make_model(0), make_model(1, vocab_size=300), chat)
+    stepper.teacher = Teacher(make_model(1, vocab_size=300), chat, 16, 1.5, True, student_vocab=260)
+    example = stepper.example(rows[0], [70, 71, 2])
+    assert stepper.teacher.targets([example.teacher]).ids.max() < 260
+    assert stepper.run([example])["kl_loss"] is not None
+
+
+def test_gradient_checkpointing_changes_nothing(chat, rows):
+    gradients = []
+    for checkpointing in (False, True):
+        student = make_model(0).train()
+        if checkpointing:
+            student.gradient_checkpointing_enable({"use_reentrant": False})
+        stepper = make_stepper(student, make_model(1), chat)
+        stepper.optimizer.step = lambda: None
+        run(stepper, rows[:4])
+        gradients.append([p.grad for p in student.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
 def test_only_empty_trajectories_leave_the_sft_term(chat, rows):

@@ -1,0 +1,98 @@
+"""The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from transformers import GenerationConfig
+
+from raft_fast.chat import Chat
+from raft_fast.engines import Sampling
+from raft_fast.engines.hf import GumbelNoise, HFEngine, _until_eos, generate_ids
+
+ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
+
+
+@pytest.fixture
+def engine(model, chat):
+    return HFEngine(model, chat, "tiny", batch_size=2)
+
+
+def test_gumbel_noise_samples_the_softmax():
+    """20,000 draws: every frequency within five standard deviations of softmax(logits / T)."""
+    logits, temperature, draws = torch.tensor([2.0, 1.0, 0.0, -1.0]), 1.5, 20_000
+    noise = GumbelNoise(temperature, [7], torch.device("cpu"))
+    chosen = torch.stack([noise(None, logits[None])[0].argmax() for _ in range(draws)])
+    expected = (logits / temperature).softmax(-1)
+    found = torch.bincount(chosen, minlength=4) / draws
+    assert ((found - expected).abs() < 5 * (expected * (1 - expected) / draws).sqrt()).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
+    sampling = Sampling(12, temperature, seed=3)
+    together = dict(engine.generate(ASKED, sampling))
+    for index, messages in enumerate(ASKED):
+        assert dict(engine.generate([messages], sampling)) == {0: together[index]}
+
+
+def test_another_seed_draws_another_reply(engine):
+    first, second = (dict(engine.generate(ASKED, Sampling(12, 1.0, seed))) for seed in (0, 1))
+    assert first != second
+
+
+def test_every_eos_ends_a_completion():
+    assert _until_eos([5, 3, 6, 2], frozenset({2, 3})) == [5, 3]
+    assert _until_eos([2], frozenset({2})) == [2]
+    assert _until_eos([5, 6], frozenset({2})) == [5, 6]
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "<eos>"])
+def test_generation_stops_at_the_second_eos_too(model, pad):
+    """A head that always says token 3, which only the generation config lists."""
+    chat = Chat(make_tokenizer(pad=pad), GenerationConfig(eos_token_id=[2, 3]))
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[3] = 100 * model.model.norm.weight
+        model.model.norm.weight.abs_()
+    prompts = [chat.student_prompt(messages) for messages in ASKED]
+    drawn = generate_ids(model, chat, prompts, 6, 0.0, [0, 0, 0])
+    assert all(3 not in ids[:-1] and len(ids) <= 6 for ids in drawn)
+    assert any(ids[-1] == 3 for ids in drawn)
+
+
+def test_nothing_of_the_models_own_defaults_leaks_in(model, chat):
+    prompts = [chat.student_prompt(ASKED[0])]
+    plain = generate_ids(model, chat, prompts, 8, 0.0, [0])
+    model.generation_config = GenerationConfig(suppress_tokens=sorted(set(plain[0])), min_new_tokens=8,
+                                               repetition_penalty=9.0, eos_token_id=2)
+    own = model.generation_config
+    assert generate_ids(model, chat, prompts, 8, 0.0, [0]) == plain
+    assert model.generation_config is own
+
+
+def test_a_reply_cut_off_at_the_limit_says_so(engine):
+    replies = dict(engine.generate(ASKED, Sampling(1, 0.0)))
+    assert {reply.completion_tokens for reply in replies.values()} == {1}
+    for reply in replies.values():
+        assert reply.finish_reason == ("stop" if not reply.text else "length")
+
+
+def test_the_score_is_the_expected_digit(engine, chat):
+    digits = [chat.tokenizer(str(digit)).input_ids[-1] for digit in range(10)]
+    for index, reply in engine.score(ASKED):
+        ids = torch.tensor([chat.student_prompt(ASKED[index])])
+        shares = engine.model(ids).logits[0, -1, digits].softmax(-1)
+        expected = float((shares * torch.arange(10)).sum() / 9)
+        assert json.loads(reply.text)["score"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_likelihood_is_that_of_dense_logits(engine, chat):
+    answers = ["Yes.", "It is a wall.", "No"]
+    for index, (nll, tokens) in engine.nll(ASKED, answers):
+        view = chat.sft_view(ASKED[index], answers[index])
+        logits = make_model().double()(torch.tensor([view.ids])).logits[0, len(view.prompt) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(view.completion), reduction="sum")
+        assert tokens == len(view.completion)
+        assert nll == pytest.approx(expected.item(), rel=1e-5)
