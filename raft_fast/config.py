@@ -6,6 +6,7 @@ command line wins, an unknown key fails. Shipped configurations live in `configs
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -27,16 +28,18 @@ class DataOptions:
     """Rows"""
 
     data: str | None = None
-    """File (.jsonl, .parquet, .csv) or `datasets` name with the columns prompt/completion,
-    question/answer or messages. A refined file is trained on as it is."""
+    """Your rows: a .jsonl, .parquet or .csv file or a `datasets` name, with the columns
+    question/answer, prompt/completion or messages, and category where there is one."""
     max_rows: int = 0
-    """Refine and train on at most this many rows, spread evenly over the categories; 0 takes all."""
+    """Use at most this many rows (of the training rows, where there are some), spread evenly over
+    the categories; 0 takes all."""
     max_bad_rows: float = 0.1
     """Go on while at most this share of the rows is bad; they are set aside in rejected.jsonl."""
     seed: int = 0
-    """Seed of everything that is drawn: split, rewriting, rollouts, order of rows."""
+    """Seed of everything that is drawn."""
     output_dir: str | None = None
-    """Where everything is written. Default: runs/<name of the config>."""
+    """Where everything is written. Default: runs/<config> (train), refined/<data> (refine),
+    evaluations/<run> (evaluate)."""
 
     def __post_init__(self) -> None:
         _check(self.max_rows >= 0, "--max_rows", self.max_rows, "0 (all) or more")
@@ -48,7 +51,8 @@ class ModelOptions:
     """Model"""
 
     model: str = SMOLLM2
-    """The instruct model: a folder or a hub name. It is student, teacher and rewriter."""
+    """The instruct model: a folder or a hub name. train and refine: student, teacher and rewriter;
+    evaluate: the trained model, RUN/model."""
     encoder: str = MINILM
     """Sentence encoder of the semantic filter and of evaluation: a folder or a
     sentence-transformers name."""
@@ -115,8 +119,8 @@ class TrainOptions:
     """Show the teacher the training answer (Eq. 7); off, it sees what the student sees."""
     learning_rate: float = 5e-6
     """Peak learning rate of AdamW."""
-    lr_scheduler_type: str = "constant"
-    """A schedule of transformers: constant, linear, cosine, ..."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Schedule of the learning rate after warm-up."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -142,14 +146,14 @@ class TrainOptions:
     rollout_temperature: float = 1.0
     """Sampling temperature of trajectories (the paper samples from the student itself: 1)."""
     distillation_temperature: float = 1.5
-    """T of Eqs. 8-10."""
+    """Both distributions are softened by this before they are compared (T of Eqs. 8-10)."""
     teacher_top_k: int = 512
-    """K of Eq. 9."""
+    """How many of the teacher's most likely tokens are compared (K of Eq. 9)."""
     balance: Literal["ema", "gradient", "fixed"] = "ema"
     """lambda: moving averages of the two losses (Eqs. 11-12), of their gradient norms at the hidden
     states, or fixed."""
     ema_beta: float = 0.9
-    """beta of Eq. 11."""
+    """How slowly the moving averages follow the losses (beta of Eq. 11)."""
     fixed_lambda: float = 1.0
     """lambda where --balance is fixed."""
     lambda_max: float = 100.0
@@ -227,7 +231,18 @@ class _Parser(jsonargparse.ArgumentParser):
             wrong = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             message = f"unknown option {wrong}{_nearest(wrong, known)}"
+        elif told := re.search(r'key "(\w+)":\s*(.*?)\.? Got value: (.*)', message, re.DOTALL):
+            name, must, value = told.groups()
+            raise UserError(f"--{name} {value.strip()}: must be {_in_words(must)}")
         raise UserError(f"{message} (see python -m {self.prog} --help)")
+
+
+def _in_words(expected: str) -> str:
+    """What the parser expected, without its type notation."""
+    if choices := re.search(r"Literal\[(.*?)\]", expected):
+        return "one of " + choices[1].replace("'", "")
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    return next((text for kind, text in kinds.items() if f"'{kind}'" in expected), expected)
 
 
 def _nearest(wrong: str, known: Iterable[str]) -> str:
@@ -248,7 +263,8 @@ def parse(
                      usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]",
                      allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", default=default, help=(
-        f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
+        f"YAML file, or the name of a shipped one: {', '.join(shipped())}. Without --data the quickstart "
+        "is used, with it raft"))
     for group in groups:
         parser.add_class_arguments(group)
     arguments = parser.parse_args(argv)
@@ -297,7 +313,10 @@ def _load_defaults(parser: jsonargparse.ArgumentParser, path: Path, known: set[s
         if key not in every:
             raise UserError(f"{path}: unknown key {key!r}{_nearest(str(key), every)}")
     mine = {key: value for key, value in values.items() if key in known}
-    checked = parser.parse_object(mine)  # type errors name the key
+    try:
+        checked = parser.parse_object(mine)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
     parser.set_defaults({key: checked[key] for key in mine})
 
 

@@ -22,6 +22,7 @@ REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused",
 SOURCES = ("gold", "rewrite", "fused")
 PAIRS = (("prompt", "completion"), ("question", "answer"))
 SHOWN_REASONS = 3
+HUB_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _records(source: str) -> Iterator[tuple[int, Any]]:
             raise UserError(f"--data {source}: may not be read (permission denied)") from error
         except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
             raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
-    elif path.suffix in (".jsonl", ".parquet", ".csv"):
+    elif path.suffix or path.is_absolute() or source.count("/") > 1:
         raise UserError(f"--data {source}: no such file")
     else:
         yield from _hub(source)
@@ -221,12 +222,16 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _hub(source: str) -> Iterator[tuple[int, Any]]:
     import datasets
+    from huggingface_hub import HfApi
 
     try:
+        if not datasets.config.HF_HUB_OFFLINE:
+            HfApi().dataset_info(source, timeout=HUB_SECONDS)  # one quick question before many slow ones
         rows = datasets.load_dataset(source, split="train")
     except Exception as error:  # every hub client raises its own kinds
-        raise UserError(f"--data {source}: no such file, and not to be had as a `datasets` name: "
-                        f"{type(error).__name__}: {error}") from error
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--data {source}: no such file, and not to be had as a `datasets` name "
+                        f"({type(error).__name__}: {reason})") from error
     yield from enumerate(rows, 1)
 
 

@@ -60,7 +60,12 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
     """--data, or the held-out rows of the run that the model's folder lies in."""
     if data.data:
         return data.data
-    heldout = Path(model.model).parent / HELDOUT
+    folder = Path(model.model)
+    heldout = folder.parent / HELDOUT
+    if (folder / HELDOUT).is_file():
+        raise UserError(f"--model {folder}: is a run; its model is {folder / 'model'}")
+    if not folder.is_dir():
+        raise UserError(f"--model {folder}: no such folder; name a run's model, as in --model RUN/model")
     if not heldout.is_file():
         raise UserError(f"--model {model.model}: there is no {heldout} beside it; name the rows to "
                         "evaluate on with --data FILE")
@@ -76,15 +81,12 @@ def find_base(model: ModelOptions) -> str:
 
 
 def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
-    """--output_dir, else the run where its held-out rows are used, else evaluations/<model>."""
+    """--output_dir, else evaluations/<run>: a run's own evaluation is never overwritten."""
     if data.output_dir:
         return Path(data.output_dir)
     folder = Path(model.model)
-    if data.data is None:
-        return folder.parent
     # every run's model folder is called model; the run's own name tells more
-    name = folder.resolve().parent.name if folder.name == "model" else folder.name
-    return Path("evaluations") / name
+    return Path("evaluations") / (folder.resolve().parent.name if folder.name == "model" else folder.name)
 
 
 def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_dir: Path,

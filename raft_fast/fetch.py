@@ -114,9 +114,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     try:
         HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)  # one request, no retries
-    except Exception:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
-                                      local_files_only=True))
+    except Exception as error:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
+                                          local_files_only=True))
+        except Exception:
+            raise error from None  # why the hub did not answer, not that there is no copy
     return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
 
 

@@ -23,7 +23,6 @@ from rich.progress import (
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
-KNOWN_SHARE = 0.1
 console = Console(stderr=True, highlight=False)
 
 
@@ -73,21 +72,28 @@ def _bar(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None
 
 @contextmanager
 def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
-    start = shown = time.perf_counter()
-    done = 0
-    _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
+    """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
+    start, done, noted, stop = time.perf_counter(), 0, "", threading.Event()
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal shown, done
-        done += steps
-        now = time.perf_counter()
-        if now - shown >= LOG_SECONDS:
-            shown = now
-            known = total and done >= KNOWN_SHARE * total  # batches finish at once: early guesses are wild
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total and known else ""
-            _log(f"{name}: {done}/{total or '?'} {unit}{left} {note}".rstrip())
+        nonlocal done, noted
+        done, noted = done + steps, note
 
-    yield advance
+    def beat() -> None:
+        while not stop.wait(LOG_SECONDS):
+            left = ""
+            if total and done:
+                left = f", {(time.perf_counter() - start) / done * (total - done):.0f} s left"
+            _log(f"{name}: {done}/{total or '?'} {unit}{left} {noted}".rstrip())
+
+    _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        stop.set()
+        thread.join()
     _log(f"{name}: done in {time.perf_counter() - start:.1f} s")
 
 

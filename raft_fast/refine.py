@@ -33,6 +33,8 @@ def main() -> None:
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
     output_dir = Path(data.output_dir or default_output_dir(data.data))
     make_folder(output_dir)
+    if (output_dir / "heldout.parquet").exists():
+        raise UserError(f"--output_dir {output_dir}: holds a training run; name another folder")
     config.to_yaml(options, output_dir / "config.yaml")
     dataset.write_jsonl(table.rejected, output_dir / "rejected.jsonl")
     reporter = Reporter()

@@ -14,6 +14,7 @@ from raft_fast.errors import UserError
 from raft_fast.progress import Reporter
 
 CONFIG, INPUTS = "config.yaml", "inputs.json"
+SHOWN = 3
 PAID = ("refine", "metrics.jsonl")  # what a run has once it has cost anything
 
 
@@ -34,8 +35,10 @@ def open_run(folder: Path, options: list[Any]) -> bool:
                  for key in {**there, **here}
                  if key != "output_dir" and there.get(key) != here.get(key)]
     if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise UserError(f"--output_dir {folder} holds a run with another configuration "
-                        f"({'; '.join(differing)}): choose another folder, or the same options")
+                        f"({'; '.join(differing[:SHOWN])}{more}): choose another folder, or the same "
+                        f"options. Answers refined there can be used: --data {folder}/refine/refined.parquet")
     return True
 
 
@@ -45,6 +48,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror}); name another") from error
 
 
 def pin_inputs(folder: Path, inputs: dict[str, str]) -> None:

@@ -60,13 +60,14 @@ class Options:
 
 def run(name: str, options: Options) -> Path:
     """Everything the command does, for a configuration called `name`; returns the run's folder."""
-    from raft_fast.evaluation.model_card import write_model_card
-    from raft_fast.evaluation.report import write_report
     from raft_fast.models import load_encoder, load_engine
 
     reporter = Reporter()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
     resumed = open_run(run_dir, list(vars(options).values()))
+    if resumed and (run_dir / "evaluation.json").is_file():
+        reporter.say(f"{run_dir} is finished: nothing is left to do")
+        return finish(run_dir, reporter)
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
         data = take_rows(options, run_dir, reporter)
@@ -74,15 +75,26 @@ def run(name: str, options: Options) -> Path:
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size)
             encoder = load_encoder(options.model.encoder, options.model.device)
+            teacher = load_teacher(options, original)
         pin_inputs(run_dir, {"the model": original.identity})
         reporter.say(f"model: {original.identity}")
         answered = answer_rows(data, options, original, encoder, run_dir, reporter)
-        trained = train_student(answered, options, original, run_dir, reporter)
+        trained = train_student(answered, options, original, teacher, run_dir, reporter)
         evaluate_both(original, trained, data.heldout, options, encoder, run_dir, reporter)
     finally:
         save_costs(run_dir, reporter)
+    return finish(run_dir, reporter)
+
+
+def finish(run_dir: Path, reporter: Reporter) -> Path:
+    """Model card and report from what the run has written; prints the table."""
+    from raft_fast.evaluation import print_table
+    from raft_fast.evaluation.model_card import write_model_card
+    from raft_fast.evaluation.report import write_report
+
     write_model_card(run_dir)
     report = write_report(run_dir)
+    print_table(json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8")))
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
     return run_dir
 
@@ -140,28 +152,41 @@ def answer(row: Row, source: str) -> str:
     return {"fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold}[source]
 
 
-def train_student(rows: list[Row], options: Options, original: Any, run_dir: Path,
+def load_teacher(options: Options, original: Any) -> Any:
+    """The frozen teacher as an engine, or None where nothing is distilled.
+
+    Raises UserError where it is a server, or where its tokenizer is not the student's.
+    """
+    from raft_fast.chat import check_same_tokenizer
+    from raft_fast.engines.hf import HFEngine
+    from raft_fast.models import load_engine
+
+    if not options.train.distillation:
+        return None
+    name = options.train.teacher
+    teacher = load_engine(name, options.model, original)
+    if not isinstance(teacher, HFEngine):
+        raise UserError(f"--teacher {name}: a server shows no logits; name a folder or a hub name")
+    check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
+    return teacher
+
+
+def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model."""
     import torch
 
-    from raft_fast.chat import check_same_tokenizer
     from raft_fast.distillation import Teacher, fitting, plan, train
     from raft_fast.engines.hf import HFEngine
     from raft_fast.fetch import fetch_model
     from raft_fast.head import head_of
-    from raft_fast.models import frozen_dtype, load_engine, load_model
+    from raft_fast.models import frozen_dtype, load_model
 
     training, chat = options.train, original.chat
     folder = fetch_model(options.model.model, options.model.revision)
     student = load_model(folder, options.model, torch.float32)
     teacher = None
-    if training.distillation:
-        frozen = load_engine(training.teacher, options.model, original)
-        if not isinstance(frozen, HFEngine):
-            raise UserError(f"--teacher {training.teacher}: a server shows no logits; name a folder or a "
-                            "hub name")
-        check_same_tokenizer(chat.tokenizer, frozen.chat.tokenizer)
+    if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
                           training.distillation_temperature, training.teacher_sees_answer,
                           student_vocab=head_of(student).weight.shape[0])
@@ -196,12 +221,12 @@ def read_rejected(run_dir: Path) -> list[dict]:
 
 def evaluate_both(original: Any, trained: Any, heldout: list[Row], options: Options, encoder: Any,
                   run_dir: Path, reporter: Reporter) -> None:
-    """Base and trained model on held-out rows and on general instructions; prints the table."""
-    from raft_fast.evaluation import evaluate, print_table
+    """Base and trained model on held-out rows and on general instructions."""
+    from raft_fast.evaluation import evaluate
 
     rows = spread(heldout, options.evaluate.eval_rows, options.data.seed)
     original.batch_size = options.evaluate.eval_batch_size
-    print_table(evaluate(original, trained, rows, options.evaluate, encoder, reporter, run_dir))
+    evaluate(original, trained, rows, options.evaluate, encoder, reporter, run_dir)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,11 @@ def test_written_yaml_reads_back(tmp_path):
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--learning_rat", "1"], r"unknown option --learning_rat \(did you mean --learning_rate\?\)"),
-    (["--learning_rate", "fast"], "learning_rate"),
-    (["--balance", "magic"], "balance"),
+    (["--learning_rate", "fast"], "--learning_rate fast: must be a number"),
+    (["--balance", "magic"], "--balance magic: must be one of ema, gradient, fixed"),
+    (["--sft", "maybe"], "--sft maybe: must be true or false"),
+    (["--num_train_epochs", "1.5"], "--num_train_epochs 1.5: must be a whole number"),
+    (["--lr_scheduler_type", "sawtooth"], "--lr_scheduler_type sawtooth: must be one of constant"),
     (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
     (["--distillation_temperature", "0"], "--distillation_temperature 0"),
     (["--sft", "false", "--distillation", "false"], "nothing to train"),
@@ -75,7 +78,7 @@ def test_evaluation_options_are_checked_before_anything_is_paid_for(option):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("learning_rte: 1", r"unknown key 'learning_rte' \(did you mean learning_rate\?\)"),
-    ("learning_rate: fast", "learning_rate"),
+    ("learning_rate: fast", r"bad\.yaml: learning_rate fast: must be a number"),
     ("- a\n- b", "must hold `key: value` lines"),
     ("a: [", "not valid YAML"),
 ])

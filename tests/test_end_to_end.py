@@ -98,6 +98,8 @@ def test_the_same_command_goes_on_and_another_is_refused(home, run_dir):
     again = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "run"]
     before = (run_dir / "metrics.jsonl").read_text()
     journal = (run_dir / "refine/journal.jsonl").read_bytes()
+    assert "is finished" in command(home, "train", *again, *RUN)
+    (run_dir / "evaluation.json").unlink()
     assert "Going on" in command(home, "train", *again, *RUN)
     assert (run_dir / "metrics.jsonl").read_text() == before
     assert (run_dir / "refine/journal.jsonl").read_bytes() == journal
@@ -124,9 +126,12 @@ def test_stages_run_alone(home, run_dir):
     command(home, "train", "--data", "refined/refined.parquet", "--model", "model", "--encoder",
             "encoder", "--output_dir", "from_refined", *RUN)
     assert not (home / "from_refined/refine").exists()
-    command(home, "evaluate", "--model", "run/model", "--base", "model", "--general_prompts", "-1",
-            "--eval_max_new_tokens", "8", "--output_dir", "evaluated", "--encoder", "encoder")
-    assert json.loads((home / "evaluated/evaluation.json").read_text())
+    command(home, "evaluate", "--model", "run/model", "--general_prompts", "-1",
+            "--eval_max_new_tokens", "8", "--encoder", "encoder")
+    assert json.loads((home / "evaluations/run/evaluation.json").read_text())
+    said = command(home, "refine", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
+                   "--output_dir", "run", code=2)
+    assert "holds a training run" in said
 
 
 @pytest.mark.parametrize(("options", "said"), [

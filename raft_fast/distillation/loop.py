@@ -142,14 +142,11 @@ def adamw(student: Any, options: TrainOptions) -> torch.optim.AdamW:
 
 def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
     """A learning rate schedule of transformers."""
-    name = options.lr_scheduler_type
+    name: str = options.lr_scheduler_type
     if name == "constant" and options.warmup_steps:
         name = "constant_with_warmup"
-    try:
-        return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
-                             num_training_steps=steps)
-    except ValueError as error:
-        raise UserError(f"--lr_scheduler_type {name}: {error}") from error
+    return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
+                         num_training_steps=steps)
 
 
 def peak_memory(device: torch.device) -> int:

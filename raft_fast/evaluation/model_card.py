@@ -117,7 +117,7 @@ def _options(config: dict[str, Any]) -> str:
 
 def _limits(run: RunFiles) -> str:
     limits = [
-        "It answers from what it was trained on, can be wrong, and is no legal advice.",
+        "It answers from what it was trained on, and it can be wrong: check what matters.",
         "The scores compare texts and programs' verdicts; no person has judged the answers.",
         *left_out(run)]
     return "\n".join(f"- {_markdown(line)}" for line in limits) + "\n"

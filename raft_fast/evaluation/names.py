@@ -13,7 +13,8 @@ LABELS = {
     "loose_prompt": "Prompts followed, loose",
     "loose_instruction": "Instructions followed, loose",
 }
-NONE = "–"
+NONE, TOO_FEW = "–", "too few rows"
+ENOUGH = 10
 
 
 def value(number: float | None, signed: bool = False) -> str:
@@ -37,8 +38,13 @@ def percent(number: float | None) -> str:
 
 
 def judgement(metric: dict[str, Any]) -> str:
-    """better or worse where the change's interval leaves zero out, otherwise within noise."""
-    low, high = metric["change"]["low"], metric["change"]["high"]
+    """better or worse where the change's interval leaves zero out, otherwise within noise; no verdict on
+    a handful of rows, whose bootstrap means little."""
+    low, high, n = (metric["change"][key] for key in ("low", "high", "n"))
+    if n == 0:
+        return ""
+    if n < ENOUGH:
+        return TOO_FEW
     if low is None:
         return "same" if metric["change"]["mean"] == 0 else "within noise"
     if low <= 0 <= high:

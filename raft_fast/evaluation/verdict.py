@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raft_fast.evaluation.names import judgement, percent, value
+from raft_fast.evaluation.names import TOO_FEW, judgement, percent, value
 from raft_fast.evaluation.run_files import RunFiles
 
 DOMAIN_SAID = {"token_f1": "word overlap with the gold answers (token F1)",
@@ -53,7 +53,7 @@ def _general(evaluation: dict[str, Any]) -> list[str]:
 
 def _word(metric: dict[str, Any]) -> str:
     return {"better": "a gain beyond noise", "worse": "a loss beyond noise",
-            "same": "no change", "within noise": "within noise"}[judgement(metric)]
+            "same": "no change", "within noise": "within noise"}.get(judgement(metric), TOO_FEW)
 
 
 def _about_refinement(summary: dict[str, Any]) -> list[str]:

@@ -149,7 +149,3 @@ def test_plan_covers_every_row_each_epoch():
     assert len(loop.plan(rows, replace(OPTIONS, max_steps=3), seed=0)) == 3
 
 
-def test_unknown_schedule_is_named():
-    with pytest.raises(UserError, match="--lr_scheduler_type sawtooth"):
-        loop.schedule(loop.adamw(make_model(), OPTIONS),
-                      replace(OPTIONS, lr_scheduler_type="sawtooth"), 3)

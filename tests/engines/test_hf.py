@@ -84,7 +84,7 @@ def test_the_score_is_the_expected_digit(engine, chat):
     for index, reply in engine.score(ASKED):
         ids = torch.tensor([chat.student_prompt(ASKED[index])])
         shares = engine.model(ids).logits[0, -1, digits].softmax(-1)
-        expected = float((shares * torch.arange(10)).sum() / 9)
+        expected = ((shares * torch.arange(10)).sum() / 9).item()
         assert json.loads(reply.text)["score"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -12,15 +12,28 @@ def test_defaults_point_at_the_run(tmp_path):
     (tmp_path / "heldout.parquet").touch()
     model = ModelOptions(model=str(tmp_path / "model"))
     assert evaluate.find_data(DataOptions(), model) == str(tmp_path / "heldout.parquet")
-    assert evaluate.find_output_dir(DataOptions(), model) == tmp_path
-    elsewhere = evaluate.find_output_dir(DataOptions(data="mine.jsonl"), model)
+    elsewhere = evaluate.find_output_dir(DataOptions(), model)  # never the run: it has its own
     assert str(elsewhere) == f"evaluations/{tmp_path.name}"
     assert str(evaluate.find_output_dir(DataOptions(output_dir="out"), model)) == "out"
 
 
 def test_no_held_out_rows_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path / "model")))
+    (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match="--data FILE"):
         evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path / "model")))
+    (tmp_path / "heldout.parquet").touch()
+    with pytest.raises(UserError, match="is a run; its model is"):
+        evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path)))
+
+
+def test_the_base_is_the_runs_own(tmp_path):
+    model = ModelOptions(model=str(tmp_path / "model"))
+    with pytest.raises(UserError, match="--base is missing"):
+        evaluate.find_base(model)
+    (tmp_path / "config.yaml").write_text("model: some/base\n")
+    assert evaluate.find_base(model) == "some/base"
 
 
 def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys):

@@ -162,12 +162,14 @@ def test_model_card_needs_a_model(tmp_path):
 
 
 def test_judgement_and_duration():
-    def metric(low, high, better=True):
-        return {"change": {"mean": 0.1, "low": low, "high": high, "n": 5},
+    def metric(low, high, better=True, n=10):
+        return {"change": {"mean": 0.1, "low": low, "high": high, "n": n},
                 "higher_is_better": better}
 
     assert judgement(metric(0.1, 0.2)) == "better"
     assert judgement(metric(0.1, 0.2, better=False)) == "worse"
     assert judgement(metric(-0.1, 0.2)) == "within noise"
+    assert judgement(metric(0.1, 0.2, n=9)) == "too few rows"
+    assert judgement(metric(None, None, n=0)) == ""
     assert [duration(seconds) for seconds in (1.25, 119.6, 7260)] == [
         "1.2 s", "2 min 00 s", "2 h 01 min"]
