@@ -6,6 +6,7 @@ float32 and float16: the interpreter's bfloat16 products are not to be trusted.
 import pytest
 import torch
 from raft_kernels import (
+    TopKTargets,
     topk_kl_loss,
     topk_targets,
     triton_sampled,
@@ -151,6 +152,39 @@ def test_tiles_of_neighbouring_tokens(make_case, n, d):
         allowed = 3 * torch.finfo(torch.float16).eps * right.abs().max()
         assert (one.double() - right).abs().max() <= allowed
     assert (got[1][3:9] == 0).all()
+
+
+@pytest.mark.parametrize("poison", [INF, -INF, NAN])
+def test_a_cap_does_not_hide_what_is_not_finite(poison):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(3, 8), torch.randn(30, 8)
+    hidden[1, 1] = poison
+    logprobs = topk_targets(hidden, weight, 4, softcap=5.0, backend="triton").logprobs
+    assert logprobs[1].isnan().all()
+    assert logprobs[[0, 2]].isfinite().all()
+
+
+def test_a_column_named_only_by_a_dropped_token(make_case):
+    """Its NaN reaches nobody, and it is in no union; a tile of dropped tokens has none."""
+    case = make_case(n=64, vocab=80, d=16, k=6, dtype=torch.float16)
+    ids = case.targets.ids % 79  # 79 is free for the dropped token
+    ids = torch.stack([(row[0] + torch.arange(6)) % 79 for row in ids])
+    ids[5, 2] = 79
+    targets = TopKTargets(ids, case.targets.logprobs, 1.5, vocab_size=80)
+    case.weight_VD[79] = NAN
+    case.hidden_ND[5] = NAN
+    case = type(case)(case.hidden_ND, case.weight_VD, None, targets, {})
+    weights = torch.ones(64)
+    weights[5] = 0
+    for result in case.run("triton", token_weights=weights):
+        assert result.isfinite().all()
+
+    plans = []
+    with pytest.MonkeyPatch.context() as patch:
+        plan = triton_tiles.plan
+        patch.setattr(triton_tiles, "plan", lambda *a: plans.append(plan(*a)) or plans[-1])
+        case.run("triton", token_weights=torch.zeros(64))
+    assert [p.counts_t.tolist() for p in plans] == [[0], [0]]
 
 
 def test_no_tokens(make_case):

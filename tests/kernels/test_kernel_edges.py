@@ -76,6 +76,42 @@ def test_non_finite_hidden_states_give_a_non_finite_loss(make_case, poison):
     assert not case.run("torch")[0].isfinite()
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_a_cap_does_not_hide_what_is_not_finite(make_case, backend, poison):
+    """tanh(inf) = 1 is a plausible logit; an overflow must stay visible behind it."""
+    case = make_case(n=4, softcap=5.0)
+    case.hidden_ND[2, 1] = poison
+    rows = case.run(backend, reduction="none")[0]
+    assert not rows[2].isfinite()
+    assert rows[[0, 1, 3]].isfinite().all()
+    loss, dhidden, _ = case.run(backend)
+    assert not loss.isfinite()
+    assert not dhidden[2].isfinite().any()
+    targets = topk_targets(case.hidden_ND, case.weight_VD, 5, softcap=5.0, backend=backend)
+    assert targets.logprobs[2].isnan().all()
+    assert targets.logprobs[[0, 1, 3]].isfinite().all()
+    masked = torch.zeros(97)
+    masked[7] = float("-inf")  # with a cap it is no probability of 0
+    targets = topk_targets(
+        torch.ones(1, 16), case.weight_VD, 5, bias=masked, softcap=5.0, backend=backend)
+    assert targets.logprobs.isnan().all()
+
+
+@pytest.mark.parametrize("k", range(2, 21))
+def test_select_ranks_nan_above_everything(k):
+    """inf * 0 is NaN: rows of NaN, inf and -inf, cut at every place."""
+    torch.manual_seed(0)
+    weight = torch.randint(-1, 2, (20, 8)).float()
+    hidden = torch.randn(4, 8)
+    hidden[1, 0], hidden[2] = float("inf"), 1.0
+    bias = torch.zeros(20)
+    bias[0], bias[6:9] = float("nan"), float("-inf")
+    for b in (None, bias):
+        got = topk_targets(hidden, weight, k, bias=b, backend="torch").ids
+        assert torch.equal(got, topk_targets(hidden, weight, k, bias=b, backend="reference").ids)
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
 def test_logits_of_any_size(make_case, assert_close, scale):
     """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""

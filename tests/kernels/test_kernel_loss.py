@@ -125,6 +125,18 @@ def test_a_token_of_weight_zero_never_leaks(make_case, backend):
         assert torch.equal(got, right)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_token_of_weight_zero_takes_no_nan_from_above(make_case, backend):
+    case = make_case(n=3, bias=True)
+    weights, upstream = torch.tensor([1.0, 0, 1]), torch.tensor([1.0, float("nan"), 1.0])
+    options = {"reduction": "none", "token_weights": weights}
+    for result in case.run(backend, upstream, **options):
+        assert result.isfinite().all()
+    logits = torch.randn(3, 97, requires_grad=True)
+    topk_kl_loss_from_logits(logits, case.targets, **options).backward(upstream)
+    assert logits.grad.isfinite().all()
+
+
 def test_accumulated_micro_batches_equal_one_batch(make_case):
     case = make_case(n=12, dtype=torch.float64)
     whole = case.run("torch", reduction="sum")
