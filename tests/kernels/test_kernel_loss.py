@@ -201,6 +201,23 @@ def test_twice_over_bit_for_bit(make_case):
         assert torch.equal(first, second)
 
 
+def test_the_gradient_of_a_bias_is_bit_for_bit_too():
+    """Above 32768 entries PyTorch's own bias[ids] adds its gradient with atomics, on two threads."""
+    from raft_kernels import topk_targets
+
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1024, 8), torch.randn(700, 8)
+    targets = topk_targets(hidden, weight, 256)
+    bias, threads = torch.zeros(700, requires_grad=True), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *others = (torch.autograd.grad(
+            topk_kl_loss(hidden + 0.5, weight, targets, bias=bias), bias)[0] for _ in range(8))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_autocast_leaves_the_precision_alone(make_case):
     case = make_case(n=64)
     right = case.run("torch")
