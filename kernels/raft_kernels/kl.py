@@ -74,7 +74,7 @@ def head_loss(
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
-    _check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
+    check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
     check_reduction(reduction)
     backend = choose_backend(backend, hidden, weight, targets.k)
@@ -120,7 +120,7 @@ def topk_kl_loss_from_logits(
     check_float_tensor("logits", logits)
     if logits.dim() < 1:
         raise bad("logits", "a scalar", "of shape [..., V]")
-    _check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
+    check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
     check_token_weights(token_weights, logits.shape[:-1], logits)
     check_reduction(reduction)
     dtype = compute_dtype(logits)
@@ -160,7 +160,7 @@ class TopKKLLoss(nn.Module):
         return f"reduction={self.reduction!r}, backend={self.backend!r}"
 
 
-def _check_targets(
+def check_targets(
     targets: object, leading: torch.Size, vocab: int, student: Tensor, name: str
 ) -> None:
     if not isinstance(targets, TopKTargets):

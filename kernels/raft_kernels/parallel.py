@@ -12,12 +12,13 @@ def whole(tensor: Tensor) -> Tensor:
     Its gradient is the average over the processes of its mesh: right where each has its own data
     (as FSDP2 averages), and where all have the same, since equal gradients are their average.
     """
-    if not hasattr(tensor, "full_tensor"):
+    gather: Any = getattr(tensor, "full_tensor", None)
+    if gather is None:
         return tensor
     from torch.distributed.tensor import Partial
 
-    mesh = tensor.device_mesh
-    full = tensor.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
+    full = gather(grad_placements=[Partial()] * mesh.ndim)
     return _ScaleGradient.apply(full, 1 / mesh.size())  # type: ignore[no-any-return]
 
 

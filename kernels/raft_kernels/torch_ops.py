@@ -65,7 +65,7 @@ def sampled_logits(
     rows = _active_rows(active_N)
     hidden_nD, ids_nK = _take(hidden_ND, rows).to(dtype).contiguous(), _take(ids_NK, rows)
     out_nK = torch.zeros(ids_nK.shape, dtype=dtype, device=ids_nK.device)
-    if out_nK.numel():
+    if out_nK.numel() and weight_VD.shape[0]:
         zeros = torch.zeros_like(out_nK)
         for first, last, weight_vD in _weight_slices(weight_VD, dtype):
             inside_nK, pattern = _csr(ids_nK, zeros, first, last, weight_VD.shape[0])
@@ -101,7 +101,7 @@ def sampled_backward(
 def _grad_hidden(grad_nK: Tensor, weight_VD: Tensor, ids_nK: Tensor) -> Tensor:
     shape = (grad_nK.shape[0], weight_VD.shape[1])
     dhidden_nD = torch.zeros(shape, dtype=grad_nK.dtype, device=grad_nK.device)
-    if grad_nK.numel():
+    if grad_nK.numel() and weight_VD.shape[0]:
         for first, last, weight_vD in _weight_slices(weight_VD, grad_nK.dtype):
             _, grad_csr = _csr(ids_nK, grad_nK, first, last, weight_VD.shape[0])
             dhidden_nD.addmm_(grad_csr, weight_vD)
@@ -113,7 +113,7 @@ def _grad_weight(
 ) -> Tensor:
     """Entries sorted by vocabulary id are G^T in CSR: each weight row is one segment's sum."""
     dtype, vocab, (n, k) = grad_nK.dtype, weight_VD.shape[0], ids_nK.shape
-    if not grad_nK.numel():
+    if not (grad_nK.numel() and vocab):
         return torch.zeros_like(weight_VD, memory_format=torch.contiguous_format)
     index = _index_dtype(ids_nK, vocab)
     by_id, order = ids_nK.reshape(-1).to(index).sort(stable=True)

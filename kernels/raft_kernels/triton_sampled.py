@@ -69,6 +69,8 @@ def sampled_backward(
 def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     """dWeight [V, D]: for each vocabulary row, the sum of gradient * hidden over its entries."""
     vocab, d = weight_VD.shape
+    if not vocab:  # a process that holds no row
+        return torch.zeros_like(weight_VD)
     by_id, order = ids_NK.reshape(-1).to(torch.int32).sort(stable=True)
     starts_V1 = torch.searchsorted(
         by_id, torch.arange(vocab + 1, device=by_id.device, dtype=torch.int32)

@@ -28,10 +28,11 @@ class Plan(NamedTuple):
 
 
 def suits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> bool:
-    """Half precision (float32 stays IEEE, on multiply-adds), rows contiguous, one full tile."""
+    """Half precision (float32 stays IEEE, on multiply-adds), rows contiguous, one full tile, some row."""
     half = hidden_ND.dtype in (torch.bfloat16, torch.float16)
     plain = hidden_ND.stride(1) == 1 and weight_VD.stride(1) == 1
-    return half and plain and hidden_ND.dtype == weight_VD.dtype and ids_NK.shape[0] >= TILE
+    return half and plain and hidden_ND.dtype == weight_VD.dtype and ids_NK.shape[0] >= TILE \
+        and weight_VD.shape[0] > 0
 
 
 def plan(ids_nK: Tensor, vocab: int) -> Plan:

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from raft_kernels import topk_kl_loss, topk_targets
@@ -44,6 +45,36 @@ for options in ({}, {"softcap": 5.0, "logit_scale": 0.5}):
     torch.testing.assert_close(ph.grad, h.grad)
     torch.testing.assert_close(pw.grad, w.grad[first:last])
     torch.testing.assert_close(pb.grad, b.grad[first:last])
+
+# a process without rows, and what is refused on every process at once
+ranges = [(0, 43)] + [(43, 43)] * (world - 1)
+a, z = ranges[rank]
+right = topk_targets(hidden, weight, k)
+got = vocab_parallel_topk_targets(hidden, weight[a:z], a, 43, k)
+assert torch.equal(got.ids, right.ids)
+torch.testing.assert_close(got.logprobs, right.logprobs)
+(h, w, b), (ph, pw, pb) = leaves(hidden + 0.3, weight, bias), leaves(
+    hidden + 0.3, weight[a:z], bias[a:z])
+topk_kl_loss(h, w, right, bias=b).backward()
+vocab_parallel_topk_kl_loss(ph, pw, a, got, bias=pb).backward()
+torch.testing.assert_close(ph.grad, h.grad)
+torch.testing.assert_close(pw.grad, w.grad[a:z])
+torch.testing.assert_close(pb.grad, b.grad[a:z])
+
+mine = weight[first:last]
+gap = mine[:-1] if rank == world - 1 else mine  # nobody holds id 42
+for refused, message in (
+    (lambda: vocab_parallel_topk_kl_loss(hidden, gap, first, right), "first_row"),
+    (lambda: vocab_parallel_topk_targets(hidden, gap, first, 43, k), "first_row"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, weight, 0, right), "first_row"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right[:1]), "targets"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right.ids), "targets"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="reference"), "backend"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="fast"), "backend"),
+    (lambda: vocab_parallel_topk_targets(hidden, mine, first, 43, k, backend="fast"), "backend"),
+):
+    with pytest.raises(ValueError, match=f"^{message} was"):
+        refused()
 
 # a sharded parameter (as under FSDP2) is gathered, and its gradient comes back sharded
 mesh = init_device_mesh("cpu", (world,))

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import head, head_inputs, head_rivals
 from torch import Tensor
+
+from benchmarks import head, head_inputs, head_rivals
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
