@@ -15,7 +15,7 @@ OURS = "raft_kernels"
 
 
 def losses(inputs: HeadInputs, device: str) -> dict[str, Loss]:
-    """Each rival's loss; those of SAME_FUNCTION compute what ours computes."""
+    """Each rival's loss; those with "then gather" in their names compute what ours computes."""
     t = inputs.targets.temperature
     log_q_NV = ((inputs.teacher_ND @ inputs.weight_VD.T).float() / t).log_softmax(-1)
     rivals: dict[str, Loss] = {
@@ -28,9 +28,6 @@ def losses(inputs: HeadInputs, device: str) -> dict[str, Loss]:
         rivals["dense, then gather, torch.compile"] = lambda h, w: compiled(h, w, inputs)
     rivals |= _liger(inputs)
     return rivals
-
-
-SAME_FUNCTION = (OURS, "dense logits, then gather", "dense, then gather, torch.compile")
 
 
 def dense_then_gather(hidden_ND: Tensor, weight_VD: Tensor, inputs: HeadInputs) -> Tensor:

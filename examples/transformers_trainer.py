@@ -1,6 +1,7 @@
 """Top-K distillation in a transformers Trainer; its rows are as in plain_loop.py.
 
-Set `remove_unused_columns=False`, so that the Trainer hands over the teacher's view as well.
+Set `remove_unused_columns=False`, so that the Trainer hands over the teacher's view as well. Rows
+hold `labels` (-100 but for the answer): the Trainer counts them over accumulated batches.
 """
 
 import torch
@@ -16,12 +17,16 @@ class DistillingTrainer(Trainer):
         self.teacher, self.k = teacher.eval().requires_grad_(False), k
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean top-K KL over the batch's answer tokens."""
+        """Mean top-K KL over the answer tokens of all batches that are accumulated into a step."""
         with torch.no_grad():
             seen = self.teacher.base_model(inputs["teacher_input_ids"]).last_hidden_state
             head = self.teacher.get_output_embeddings().weight
             targets = topk_targets(seen[inputs["teacher_reads"]], head, self.k)
         hidden = model.base_model(inputs["input_ids"]).last_hidden_state
         head = model.get_output_embeddings().weight
-        loss = topk_kl_loss(hidden[inputs["reads"]], head, targets)
+        if num_items_in_batch is None:
+            loss = topk_kl_loss(hidden[inputs["reads"]], head, targets)
+        else:  # the Trainer then does not divide by the number of batches
+            loss = topk_kl_loss(hidden[inputs["reads"]], head, targets, reduction="sum")
+            loss = loss / num_items_in_batch
         return (loss, {"hidden": hidden}) if return_outputs else loss

@@ -27,5 +27,9 @@ class DistillingSFTTrainer(SFTTrainer):
         inputs["output_hidden_states"] = True
         sft, out = super().compute_loss(model, inputs, True, num_items_in_batch)
         hidden, head = out.hidden_states[-1][reads], model.get_output_embeddings().weight
-        loss = sft + self.kl_weight * topk_kl_loss(hidden, head, targets)
+        if num_items_in_batch is None:
+            kl = topk_kl_loss(hidden, head, targets)
+        else:  # counted over all batches of a step, as in TRL's own loss
+            kl = topk_kl_loss(hidden, head, targets, reduction="sum") / num_items_in_batch
+        loss = sft + self.kl_weight * kl
         return (loss, out) if return_outputs else loss

@@ -4,6 +4,7 @@ Both sides are softened by T and renormalised on the K ids (Eq. 8-9), so any con
 row of either side cancels: the full normalisers are never needed here.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ class TokenDivergence(torch.autograd.Function):
     ) -> Tensor:
         final_NK = logits_NK * logit_scale
         if softcap is not None:
-            tanh_NK = torch.tanh(final_NK / softcap)
+            # tanh(inf) = 1 would turn an overflow into a plausible logit
+            tanh_NK = torch.tanh(final_NK.nan_to_num(math.nan, math.nan, math.nan) / softcap)
             final_NK = tanh_NK * softcap
         log_p_NK = torch.log_softmax(final_NK / temperature, -1)
         log_q_NK = torch.log_softmax(logprobs_NK.to(log_p_NK.dtype), -1)
@@ -73,12 +75,16 @@ class TokenDivergence(torch.autograd.Function):
             gradient_NK = torch.where(
                 dropped_N.unsqueeze(-1), 0.0, gradient_NK * token_weights_N.unsqueeze(-1)
             )
-        ctx.save_for_backward(gradient_NK)
+            ctx.save_for_backward(gradient_NK, dropped_N)
+        else:
+            ctx.save_for_backward(gradient_NK)
         return value_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_NK,) = ctx.saved_tensors
+        gradient_NK, *dropped = ctx.saved_tensors
         grad_NK = gradient_NK * grad_outputs[0].unsqueeze(-1)
+        if dropped:  # again: what comes from above may be NaN
+            grad_NK = torch.where(dropped[0].unsqueeze(-1), 0.0, grad_NK)
         return grad_NK, None, None, None, None, None, None

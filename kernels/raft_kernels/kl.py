@@ -74,7 +74,7 @@ def head_loss(
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
-    _check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
+    check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
     check_reduction(reduction)
     backend = choose_backend(backend, hidden, weight, targets.k)
@@ -97,7 +97,7 @@ def head_loss(
         active_N = None if weights_N is None else weights_N != 0
         logits_NK = ops.sampled_logits(hidden_ND, weight, ids_NK, active_N, backend)
         if bias is not None:
-            logits_NK = logits_NK + bias[ids_NK]
+            logits_NK = logits_NK + bias_at(bias, ids_NK, active_N, backend)
         rows_N = TokenDivergence.apply(
             logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap, kind
         )
@@ -120,7 +120,7 @@ def topk_kl_loss_from_logits(
     check_float_tensor("logits", logits)
     if logits.dim() < 1:
         raise bad("logits", "a scalar", "of shape [..., V]")
-    _check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
+    check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
     check_token_weights(token_weights, logits.shape[:-1], logits)
     check_reduction(reduction)
     dtype = compute_dtype(logits)
@@ -160,7 +160,7 @@ class TopKKLLoss(nn.Module):
         return f"reduction={self.reduction!r}, backend={self.backend!r}"
 
 
-def _check_targets(
+def check_targets(
     targets: object, leading: torch.Size, vocab: int, student: Tensor, name: str
 ) -> None:
     if not isinstance(targets, TopKTargets):
@@ -180,6 +180,12 @@ def flat(
     weights_N = None if token_weights is None else token_weights.detach().reshape(-1).to(dtype)
     k = targets.k
     return targets.ids.reshape(-1, k), targets.logprobs.detach().reshape(-1, k), weights_N
+
+
+def bias_at(bias_V: Tensor, ids_NK: Tensor, active_N: Tensor | None, backend: str) -> Tensor:
+    """bias[ids] as a product with 1: its gradient is the weight's segment sum, without atomics."""
+    ones_N1 = bias_V.new_ones(ids_NK.shape[0], 1)
+    return ops.sampled_logits(ones_N1, bias_V.unsqueeze(-1), ids_NK, active_N, backend)
 
 
 def reduce(

@@ -3,6 +3,8 @@
 The oracle of every test, the gate of every benchmark, and `backend="reference"`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,18 @@ def logits(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """[..., V] logits: (hidden @ weight.T + bias) * scale, then softcap * tanh(. / softcap)."""
+    """[..., V] logits: (hidden @ weight.T + bias) * scale, then softcap * tanh(. / softcap).
+
+    A cap makes NaN of what is not finite: tanh would make a plausible logit of an overflow, and
+    of a bias of -inf, which without a cap means probability 0.
+    """
     out = hidden @ weight_VD.T
     if bias_V is not None:
         out = out + bias_V
     out = out * logit_scale
-    return out if softcap is None else softcap * torch.tanh(out / softcap)
+    if softcap is None:
+        return out
+    return softcap * torch.tanh(out.nan_to_num(math.nan, math.nan, math.nan) / softcap)
 
 
 def select(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 Runs on any device. No tensor here has N x V elements, and none but the weight gradient has V x D.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -47,6 +48,7 @@ def select(
         if logit_scale != 1.0:
             slice_rV *= logit_scale
         if softcap is not None:
+            torch.nan_to_num_(slice_rV, math.nan, math.nan, math.nan)  # tanh(inf) is 1
             slice_rV.div_(softcap).tanh_().mul_(softcap)
         top_NK[start:stop], ids_NK[start:stop] = _topk_lower_id_first(slice_rV, k)
         # In place, so that the slice is the only thing of its size.
@@ -63,7 +65,7 @@ def sampled_logits(
     rows = _active_rows(active_N)
     hidden_nD, ids_nK = _take(hidden_ND, rows).to(dtype).contiguous(), _take(ids_NK, rows)
     out_nK = torch.zeros(ids_nK.shape, dtype=dtype, device=ids_nK.device)
-    if out_nK.numel():
+    if out_nK.numel() and weight_VD.shape[0]:
         zeros = torch.zeros_like(out_nK)
         for first, last, weight_vD in _weight_slices(weight_VD, dtype):
             inside_nK, pattern = _csr(ids_nK, zeros, first, last, weight_VD.shape[0])
@@ -99,7 +101,7 @@ def sampled_backward(
 def _grad_hidden(grad_nK: Tensor, weight_VD: Tensor, ids_nK: Tensor) -> Tensor:
     shape = (grad_nK.shape[0], weight_VD.shape[1])
     dhidden_nD = torch.zeros(shape, dtype=grad_nK.dtype, device=grad_nK.device)
-    if grad_nK.numel():
+    if grad_nK.numel() and weight_VD.shape[0]:
         for first, last, weight_vD in _weight_slices(weight_VD, grad_nK.dtype):
             _, grad_csr = _csr(ids_nK, grad_nK, first, last, weight_VD.shape[0])
             dhidden_nD.addmm_(grad_csr, weight_vD)
@@ -111,7 +113,7 @@ def _grad_weight(
 ) -> Tensor:
     """Entries sorted by vocabulary id are G^T in CSR: each weight row is one segment's sum."""
     dtype, vocab, (n, k) = grad_nK.dtype, weight_VD.shape[0], ids_nK.shape
-    if not grad_nK.numel():
+    if not (grad_nK.numel() and vocab):
         return torch.zeros_like(weight_VD, memory_format=torch.contiguous_format)
     index = _index_dtype(ids_nK, vocab)
     by_id, order = ids_nK.reshape(-1).to(index).sort(stable=True)
@@ -139,7 +141,7 @@ def _topk_lower_id_first(logits_rV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     vocab = logits_rV.shape[1]
     top_rK, ids_rK = logits_rV.topk(min(k + 1, vocab), dim=-1)
     if k < vocab:  # one more than asked for shows the rows where a tie straddles the cut
-        tied_r = top_rK[:, k - 1] == top_rK[:, k]
+        tied_r = (top_rK[:, k - 1] == top_rK[:, k]) | top_rK[:, k].isnan()
         ids_rK = ids_rK[:, :k].contiguous()
         if tied_r.any():
             ids_rK[tied_r] = _cut_through_tie(logits_rV[tied_r], top_rK[tied_r, k - 1 : k], k)
@@ -149,8 +151,13 @@ def _topk_lower_id_first(logits_rV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut_through_tie(logits_tV: Tensor, cut_t1: Tensor, k: int) -> Tensor:
-    """The ids above the cut and, of those at the cut, the lowest, for rows with a tie there."""
-    above_tV, equal_tV = logits_tV > cut_t1, logits_tV == cut_t1
+    """The ids above the cut and, of those at the cut, the lowest, for rows with a tie there.
+
+    NaN equals NaN and is above everything, as where PyTorch sorts.
+    """
+    nan_tV, nan_t1 = logits_tV.isnan(), cut_t1.isnan()
+    above_tV = (logits_tV > cut_t1) | (nan_tV & ~nan_t1)
+    equal_tV = (logits_tV == cut_t1) | (nan_tV & nan_t1)
     room_t1 = k - above_tV.sum(-1, keepdim=True)
     keep_tV = above_tV | (equal_tV & (equal_tV.cumsum(-1) <= room_t1))
     return keep_tV.nonzero()[:, 1].view(-1, k)

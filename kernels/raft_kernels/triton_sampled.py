@@ -19,9 +19,10 @@ def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
+    if active_N is not None:  # what a dropped row names is in nobody's union
+        ids_NK = torch.where(active_N.unsqueeze(-1), ids_NK, -1)
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
-        out_NK = triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
-        return out_NK if active_N is None else torch.where(active_N.unsqueeze(-1), out_NK, 0.0)
+        return triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
     n, k = ids_NK.shape
     out_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
     # bytes, since the interpreter has no one-bit loads
@@ -46,11 +47,10 @@ def sampled_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden and dWeight in their inputs' dtypes, from the gradient of the sampled logits."""
     (n, k), d = ids_NK.shape, hidden_ND.shape[1]
-    ids_NK = ids_NK.contiguous()
-    skipped_NK = ids_NK < 0
     if active_N is not None:
-        skipped_NK |= ~active_N.unsqueeze(-1)
-    grad_NK = torch.where(skipped_NK, 0.0, grad_NK)  # an exact 0 is what the kernels skip
+        ids_NK = torch.where(active_N.unsqueeze(-1), ids_NK, -1)
+    ids_NK = ids_NK.contiguous()
+    grad_NK = torch.where(ids_NK < 0, 0.0, grad_NK)  # an exact 0 is what the kernels skip
     dhidden_ND = dweight_VD = None
     if need_hidden and triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
         dhidden_ND = triton_tiles.grad_hidden(grad_NK, weight_VD, ids_NK)
@@ -69,6 +69,8 @@ def sampled_backward(
 def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     """dWeight [V, D]: for each vocabulary row, the sum of gradient * hidden over its entries."""
     vocab, d = weight_VD.shape
+    if not vocab:  # a process that holds no row
+        return torch.zeros_like(weight_VD)
     by_id, order = ids_NK.reshape(-1).to(torch.int32).sort(stable=True)
     starts_V1 = torch.searchsorted(
         by_id, torch.arange(vocab + 1, device=by_id.device, dtype=torch.int32)

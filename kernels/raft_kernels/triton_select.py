@@ -169,6 +169,8 @@ def _filter(
             x += tl.load(bias_ptr + ids, mask=inside, other=0.0).to(tl.float32)
         x *= logit_scale
         if HAS_SOFTCAP:
+            # tanh(inf) = 1 would turn an overflow into a plausible logit
+            x = tl.where(tl.abs(x) == float("inf"), float("nan"), x)
             x = softcap * _tanh(x / softcap)
         x = tl.where(inside, x, float("-inf"))
         new_best = tl.maximum(best, tl.max(x, 0))

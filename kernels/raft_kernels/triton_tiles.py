@@ -28,18 +28,19 @@ class Plan(NamedTuple):
 
 
 def suits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> bool:
-    """Half precision (float32 stays IEEE, on multiply-adds), rows contiguous, one full tile."""
+    """Half precision (float32 stays IEEE, on multiply-adds), rows contiguous, one full tile, some row."""
     half = hidden_ND.dtype in (torch.bfloat16, torch.float16)
     plain = hidden_ND.stride(1) == 1 and weight_VD.stride(1) == 1
-    return half and plain and hidden_ND.dtype == weight_VD.dtype and ids_NK.shape[0] >= TILE
+    return half and plain and hidden_ND.dtype == weight_VD.dtype and ids_NK.shape[0] >= TILE \
+        and weight_VD.shape[0] > 0
 
 
 def plan(ids_nK: Tensor, vocab: int) -> Plan:
-    """The unions of `n / TILE` tiles; a last tile that is not full repeats its last token's ids."""
+    """The unions of `n / TILE` tiles; negative ids are in none, nor is what fills the last tile."""
     n, k = ids_nK.shape
     tiles = triton.cdiv(n, TILE)
     if n < tiles * TILE:
-        ids_nK = torch.cat([ids_nK, ids_nK[-1:].expand(tiles * TILE - n, k)])
+        ids_nK = torch.nn.functional.pad(ids_nK, (0, 0, 0, tiles * TILE - n), value=-1)
     ids_tS = ids_nK.reshape(tiles, TILE * k)
     # negative ids share one more column, the last: its place is beyond every count
     ids_tS = torch.where(ids_tS < 0, vocab, ids_tS)

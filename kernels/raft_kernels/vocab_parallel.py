@@ -24,7 +24,7 @@ from .checks import (
     compute_dtype,
 )
 from .divergence import FORWARD_KL, TokenDivergence
-from .kl import flat, reduce
+from .kl import bias_at, check_targets, flat, reduce
 from .targets import TopKTargets
 
 Group = Any  # torch.distributed.ProcessGroup, which some builds lack
@@ -55,14 +55,17 @@ def vocab_parallel_topk_targets(
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     k = check_k(k, vocab_size)
     mine = min(k, weight_rows.shape[0])
-    backend = choose_backend(backend, hidden, weight_rows, k)
-    if backend == "reference":
-        raise bad("backend", "'reference'", "None, 'torch' or 'triton' for a spread vocabulary")
+    backend = _backend(backend, hidden, weight_rows, k)
+    _check_rows(first_row, weight_rows, vocab_size, group)
     hidden_ND = hidden.detach().reshape(-1, hidden.shape[-1])
-    ids_NK, top_NK, log_sum_N = ops.select(
-        hidden_ND, weight_rows.detach(), None if bias is None else bias.detach(), mine,
-        temperature, logit_scale, softcap, backend,
-    )
+    if mine:
+        ids_NK, top_NK, log_sum_N = ops.select(
+            hidden_ND, weight_rows.detach(), None if bias is None else bias.detach(), mine,
+            temperature, logit_scale, softcap, backend,
+        )
+    else:  # a process without rows sends nothing but the padding
+        top_NK = hidden_ND.new_empty((len(hidden_ND), 0), dtype=compute_dtype(hidden, weight_rows))
+        ids_NK, log_sum_N = top_NK.long(), top_NK.new_full((len(hidden_ND),), float("-inf"))
     # processes with fewer than K rows send as many candidates as the others
     ids_NK = torch.nn.functional.pad(ids_NK + first_row, (0, k - mine), value=2**62)
     top_NK = torch.nn.functional.pad(top_NK, (0, k - mine), value=float("-inf"))
@@ -96,6 +99,7 @@ def vocab_parallel_topk_kl_loss(
 ) -> Tensor:
     """`topk_kl_loss` of a vocabulary whose rows are spread over a process group.
 
+    Raises ValueError, on every process, where an id's row is held by none or by two.
     Every process returns the whole loss and gets the whole gradient of hidden and the gradient
     of its own rows of weight and bias.
     """
@@ -103,24 +107,42 @@ def vocab_parallel_topk_kl_loss(
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
     check_reduction(reduction)
-    backend = choose_backend(backend, hidden, weight_rows, targets.k)
+    vocab = targets.vocab_size if isinstance(targets, TopKTargets) else None
+    check_targets(targets, hidden.shape[:-1], vocab or 0, hidden, "hidden")
+    backend = _backend(backend, hidden, weight_rows, targets.k)
+    _check_rows(first_row, weight_rows, vocab or 0, group)
     dtype = compute_dtype(hidden, weight_rows)
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     local_NK = ids_NK - first_row
     here_NK = (local_NK >= 0) & (local_NK < weight_rows.shape[0])
     active_N = None if weights_N is None else weights_N != 0
     hidden_ND = _SumGradient.apply(hidden.reshape(-1, hidden.shape[-1]), group)
-    logits_NK = ops.sampled_logits(
-        hidden_ND, weight_rows, torch.where(here_NK, local_NK, -1), active_N, backend
-    )
+    local_NK = torch.where(here_NK, local_NK, -1)
+    logits_NK = ops.sampled_logits(hidden_ND, weight_rows, local_NK, active_N, backend)
     if bias is not None:
-        bias_NK = bias.to(dtype)[torch.where(here_NK, local_NK, 0)]
-        logits_NK = logits_NK + torch.where(here_NK, bias_NK, 0.0)
+        logits_NK = logits_NK + bias_at(bias.to(dtype), local_NK, active_N, backend)
     rows_N = TokenDivergence.apply(
         _SumValue.apply(logits_NK, group), logprobs_NK, weights_N, targets.temperature,
         logit_scale, softcap, FORWARD_KL,
     )
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
+
+
+def _backend(backend: object, hidden: Tensor, weight_rows: Tensor, k: int) -> str:
+    if backend == "reference":
+        raise bad("backend", "'reference'", "None, 'torch' or 'triton' for a spread vocabulary")
+    return choose_backend(backend, hidden, weight_rows, k)
+
+
+def _check_rows(first_row: int, weight_rows: Tensor, vocab: int, group: Group) -> None:
+    """Together the processes hold every row up to `vocab`, each once; all of them raise if not."""
+    own = torch.tensor([[first_row], [weight_rows.shape[0]]], device=weight_rows.device)
+    first, rows = _gathered(own, group).tolist()
+    held = sorted((start, start + count) for start, count in zip(first, rows, strict=True) if count)
+    ends = [0, *(end for _, end in held)]
+    if [start for start, _ in held] != ends[:-1] or ends[-1] < vocab:
+        raise bad("first_row", f"such that the processes hold the rows {held} (end excluded)",
+                  f"such that they hold every row of the {vocab} once")
 
 
 class _SumValue(torch.autograd.Function):

@@ -2,11 +2,13 @@
 
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from raft_kernels import topk_kl_loss, topk_targets
 from raft_kernels.vocab_parallel import vocab_parallel_topk_kl_loss, vocab_parallel_topk_targets
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 rank, world, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -44,6 +46,36 @@ for options in ({}, {"softcap": 5.0, "logit_scale": 0.5}):
     torch.testing.assert_close(pw.grad, w.grad[first:last])
     torch.testing.assert_close(pb.grad, b.grad[first:last])
 
+# a process without rows, and what is refused on every process at once
+ranges = [(0, 43)] + [(43, 43)] * (world - 1)
+a, z = ranges[rank]
+right = topk_targets(hidden, weight, k)
+got = vocab_parallel_topk_targets(hidden, weight[a:z], a, 43, k)
+assert torch.equal(got.ids, right.ids)
+torch.testing.assert_close(got.logprobs, right.logprobs)
+(h, w, b), (ph, pw, pb) = leaves(hidden + 0.3, weight, bias), leaves(
+    hidden + 0.3, weight[a:z], bias[a:z])
+topk_kl_loss(h, w, right, bias=b).backward()
+vocab_parallel_topk_kl_loss(ph, pw, a, got, bias=pb).backward()
+torch.testing.assert_close(ph.grad, h.grad)
+torch.testing.assert_close(pw.grad, w.grad[a:z])
+torch.testing.assert_close(pb.grad, b.grad[a:z])
+
+mine = weight[first:last]
+gap = mine[:-1] if rank == world - 1 else mine  # nobody holds id 42
+for refused, message in (
+    (lambda: vocab_parallel_topk_kl_loss(hidden, gap, first, right), "first_row"),
+    (lambda: vocab_parallel_topk_targets(hidden, gap, first, 43, k), "first_row"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, weight, 0, right), "first_row"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right[:1]), "targets"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right.ids), "targets"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="reference"), "backend"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="fast"), "backend"),
+    (lambda: vocab_parallel_topk_targets(hidden, mine, first, 43, k, backend="fast"), "backend"),
+):
+    with pytest.raises(ValueError, match=f"^{message} was"):
+        refused()
+
 # a sharded parameter (as under FSDP2) is gathered, and its gradient comes back sharded
 mesh = init_device_mesh("cpu", (world,))
 sharded = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
@@ -52,4 +84,44 @@ loss = topk_kl_loss(h, sharded, topk_targets(hidden, sharded, k))
 loss.backward()
 topk_kl_loss(hidden + 0.3, w, topk_targets(hidden, weight, k)).backward()
 torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
+
+# every process its own data: the gradient is the average, sharded by hand and by FSDP2
+own = [hidden + 0.3 + i for i in range(world)]
+seen = [topk_targets(h - 0.5, weight, k) for h in own]
+w, b = leaves(weight, bias)
+sum(topk_kl_loss(h, w, t, bias=b) for h, t in zip(own, seen, strict=True)).div(world).backward()
+sharded, sharded_bias = (
+    distribute_tensor(t, mesh, [Shard(0)]).requires_grad_() for t in (weight, bias))
+topk_kl_loss(own[rank], sharded, seen[rank], bias=sharded_bias).backward()
+torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
+torch.testing.assert_close(sharded_bias.grad.full_tensor(), b.grad)
+
+
+def network():
+    torch.manual_seed(1)
+    body, lm_head = torch.nn.Linear(5, 5).double(), torch.nn.Linear(5, 43, bias=False).double()
+    lm_head.weight.data = weight.clone()
+    return torch.nn.ModuleDict({"body": body, "lm_head": lm_head})
+
+
+class Body(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = network()
+
+    def forward(self, x):
+        return self.parts["body"](x)
+
+
+one = Body()
+sum(topk_kl_loss(one(h), one.parts["lm_head"].weight, t)
+    for h, t in zip(own, seen, strict=True)).div(world).backward()
+for head_by_itself in (False, True):
+    spread = Body()
+    if head_by_itself:
+        fully_shard(spread.parts["lm_head"], mesh=mesh)
+    fully_shard(spread, mesh=mesh)
+    topk_kl_loss(spread(own[rank]), spread.parts["lm_head"].weight, seen[rank]).backward()
+    for got, right in zip(spread.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(got.grad.full_tensor(), right.grad)
 dist.destroy_process_group()

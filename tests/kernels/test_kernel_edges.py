@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raft_kernels import TopKTargets, topk_kl_loss, topk_targets
+from raft_kernels import TopKTargets, topk_kl_loss, topk_targets, torch_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
 class Watch(TorchDispatchMode):
-    """Remembers the largest number of elements of any tensor made."""
+    """Remembers the most bytes of any tensor made; it sees nothing made inside a custom operator."""
 
     largest = 0
 
@@ -28,16 +28,27 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_of_size_n_by_v_is_ever_allocated(dtype):
     n, vocab, d, k = 3000, 8192, 8, 16  # logits would be 98 MB in float32
-    hidden = torch.randn(n, d).to(dtype).requires_grad_()
-    weight = torch.randn(vocab, d).to(dtype).requires_grad_()
-    with Watch() as watch:
-        targets = topk_targets(hidden, weight, k)
-        topk_kl_loss(hidden, weight, targets).backward()
-    from raft_kernels.torch_ops import LOGIT_SLICE_BYTES
+    hidden, weight = torch.randn(n, d).to(dtype), torch.randn(vocab, d).to(dtype)
+    bias = torch.randn(vocab).to(dtype)
 
-    assert watch.largest <= LOGIT_SLICE_BYTES
-    assert watch.largest < n * vocab * 4 / 2
+    def largest_of_select():
+        with Watch() as watch:
+            ids, _, _ = torch_ops.select(hidden, weight, bias, k, 1.5, 0.5, 5.0)
+        return watch.largest, ids
+
+    largest, ids = largest_of_select()
+    assert largest <= torch_ops.LOGIT_SLICE_BYTES < n * vocab * 4 / 2
+    with pytest.MonkeyPatch.context() as patch:  # the watch sees a slice that is too large
+        patch.setattr(torch_ops, "LOGIT_SLICE_BYTES", 1 << 40)
+        assert largest_of_select()[0] == n * vocab * 4
+
     with Watch() as watch:
+        torch_ops.sampled_logits(hidden, weight, ids, None)
+        torch_ops.sampled_backward(torch.randn(n, k), hidden, weight, ids, None, True, True)
+    assert watch.largest <= 8 * max(n * k, vocab * d)
+    hidden.requires_grad_(), weight.requires_grad_()
+    targets = topk_targets(hidden, weight, k)
+    with Watch() as watch:  # and what is made around the operators
         topk_kl_loss(hidden, weight, targets).backward()
     assert watch.largest <= 8 * max(n * k, vocab * d)
 
@@ -74,6 +85,42 @@ def test_non_finite_hidden_states_give_a_non_finite_loss(make_case, poison):
     assert not rows[2].isfinite()
     assert rows[[0, 1, 3]].isfinite().all()
     assert not case.run("torch")[0].isfinite()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_a_cap_does_not_hide_what_is_not_finite(make_case, backend, poison):
+    """tanh(inf) = 1 is a plausible logit; an overflow must stay visible behind it."""
+    case = make_case(n=4, softcap=5.0)
+    case.hidden_ND[2, 1] = poison
+    rows = case.run(backend, reduction="none")[0]
+    assert not rows[2].isfinite()
+    assert rows[[0, 1, 3]].isfinite().all()
+    loss, dhidden, _ = case.run(backend)
+    assert not loss.isfinite()
+    assert not dhidden[2].isfinite().any()
+    targets = topk_targets(case.hidden_ND, case.weight_VD, 5, softcap=5.0, backend=backend)
+    assert targets.logprobs[2].isnan().all()
+    assert targets.logprobs[[0, 1, 3]].isfinite().all()
+    masked = torch.zeros(97)
+    masked[7] = float("-inf")  # with a cap it is no probability of 0
+    targets = topk_targets(
+        torch.ones(1, 16), case.weight_VD, 5, bias=masked, softcap=5.0, backend=backend)
+    assert targets.logprobs.isnan().all()
+
+
+@pytest.mark.parametrize("k", range(2, 21))
+def test_select_ranks_nan_above_everything(k):
+    """inf * 0 is NaN: rows of NaN, inf and -inf, cut at every place."""
+    torch.manual_seed(0)
+    weight = torch.randint(-1, 2, (20, 8)).float()
+    hidden = torch.randn(4, 8)
+    hidden[1, 0], hidden[2] = float("inf"), 1.0
+    bias = torch.zeros(20)
+    bias[0], bias[6:9] = float("nan"), float("-inf")
+    for b in (None, bias):
+        got = topk_targets(hidden, weight, k, bias=b, backend="torch").ids
+        assert torch.equal(got, topk_targets(hidden, weight, k, bias=b, backend="reference").ids)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])

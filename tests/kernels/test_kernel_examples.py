@@ -91,6 +91,34 @@ def test_transformers_trainer(models, tmp_path):
                       train_dataset=_rows(), teacher=teacher, k=K).train()
 
 
+def test_transformers_trainer_accumulates_as_one_batch(tmp_path):
+    """One step of 8 x 1 and of 2 x 4 rows whose answers differ in length: the same gradient."""
+    from transformers import TrainingArguments
+    from transformers_trainer import DistillingTrainer
+
+    rows = _rows()[:8]
+    for i, row in enumerate(rows):
+        cut = i % 4  # the first `cut` answer tokens are not learnt
+        for name in ("reads", "teacher_reads"):
+            row[name][row[name].nonzero()[:cut, 0]] = False
+        row["labels"][3 : 3 + cut] = -100
+    after = []
+    for size, steps in ((8, 1), (2, 4)):
+        student = _model(0)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, learning_rate=0.1, use_cpu=True, optim="sgd",
+            per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+            max_grad_norm=0.0, remove_unused_columns=False, report_to=[], save_strategy="no",
+            disable_tqdm=True, lr_scheduler_type="constant")
+        DistillingTrainer(student, arguments, data_collator=_batch, train_dataset=rows,
+                          teacher=_model(1), k=K).train()
+        after.append(student.state_dict())
+    before = _model(0).state_dict()
+    for name, one in after[0].items():
+        torch.testing.assert_close(
+            after[1][name] - before[name], one - before[name], rtol=1e-2, atol=1e-6)
+
+
 @needs("trl")
 def test_trl_sft(models, tmp_path):
     import trl

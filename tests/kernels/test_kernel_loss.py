@@ -125,6 +125,18 @@ def test_a_token_of_weight_zero_never_leaks(make_case, backend):
         assert torch.equal(got, right)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_token_of_weight_zero_takes_no_nan_from_above(make_case, backend):
+    case = make_case(n=3, bias=True)
+    weights, upstream = torch.tensor([1.0, 0, 1]), torch.tensor([1.0, float("nan"), 1.0])
+    options = {"reduction": "none", "token_weights": weights}
+    for result in case.run(backend, upstream, **options):
+        assert result.isfinite().all()
+    logits = torch.randn(3, 97, requires_grad=True)
+    topk_kl_loss_from_logits(logits, case.targets, **options).backward(upstream)
+    assert logits.grad.isfinite().all()
+
+
 def test_accumulated_micro_batches_equal_one_batch(make_case):
     case = make_case(n=12, dtype=torch.float64)
     whole = case.run("torch", reduction="sum")
@@ -187,6 +199,23 @@ def test_twice_over_bit_for_bit(make_case):
     case = make_case(n=200, vocab=500, d=32, k=40, bias=True)
     for first, second in zip(case.run("torch"), case.run("torch"), strict=True):
         assert torch.equal(first, second)
+
+
+def test_the_gradient_of_a_bias_is_bit_for_bit_too():
+    """Above 32768 entries PyTorch's own bias[ids] adds its gradient with atomics, on two threads."""
+    from raft_kernels import topk_targets
+
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1024, 8), torch.randn(700, 8)
+    targets = topk_targets(hidden, weight, 256)
+    bias, threads = torch.zeros(700, requires_grad=True), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *others = (torch.autograd.grad(
+            topk_kl_loss(hidden + 0.5, weight, targets, bias=bias), bias)[0] for _ in range(8))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_autocast_leaves_the_precision_alone(make_case):
