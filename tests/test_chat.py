@@ -1,7 +1,7 @@
 """Teacher and student views of one completion align token by token, whatever the template."""
 
 import pytest
-from conftest import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
+from tiny import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer

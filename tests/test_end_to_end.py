@@ -8,7 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import make_model, make_tokenizer
+from tiny import make_model, make_tokenizer
 from transformers import BertConfig, BertModel
 
 RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",

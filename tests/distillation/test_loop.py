@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_model, make_rows
+from tiny import make_model, make_rows
 
 from raft_fast.config import TrainOptions
 from raft_fast.distillation import Teacher, loop, train

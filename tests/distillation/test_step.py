@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_model
+from tiny import make_model
 
 from raft_fast.config import TrainOptions
 from raft_fast.distillation import Teacher

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
