@@ -55,14 +55,13 @@ def make_folder(folder: Path) -> None:
 def pin_inputs(folder: Path, inputs: dict[str, str]) -> None:
     """Remember what the run reads (name -> fingerprint); refuse to go on when any of it has changed."""
     path = folder / INPUTS
-    if path.is_file() and any((folder / name).exists() for name in PAID):
-        before = json.loads(path.read_text(encoding="utf-8"))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if any((folder / name).exists() for name in PAID):
         changed = [name for name in inputs if before.get(name) not in (None, inputs[name])]
         if changed:
             raise UserError(f"--output_dir {folder}: {' and '.join(changed)} changed since the run in it "
                             "began; choose another folder, or put back what was there")
-        inputs = {**before, **inputs}
-    write_json(inputs, path)
+    write_json({**before, **inputs}, path)
 
 
 def save_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -24,9 +24,8 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
 def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
     pin_inputs(tmp_path, {"the data": "a"})
     pin_inputs(tmp_path, {"the data": "b"})  # nothing paid for yet
+    pin_inputs(tmp_path, {"the model": "m"})  # known later than the data, beside it
     (tmp_path / "metrics.jsonl").write_text("")
-    pin_inputs(tmp_path, {"the data": "b"})
-    pin_inputs(tmp_path, {"the model": "m"})
     with pytest.raises(UserError, match="the data changed since"):
         pin_inputs(tmp_path, {"the data": "c"})
     with pytest.raises(UserError, match="the model changed since"):
