@@ -20,8 +20,8 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run() -> None:
-        # Read when torch loads OpenMP, hence here. Threads that spin while they wait make a run ten
-        # times slower as soon as anything else wants a core.
+        # Read when torch loads OpenMP, hence here. Threads that spin while they wait take the
+        # core from whoever they wait for, as soon as anything else is running.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             main()

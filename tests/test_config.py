@@ -1,5 +1,10 @@
 """YAML is the default, the command line wins, unknown keys fail with the nearest name."""
 
+import ast
+import dataclasses
+import inspect
+import itertools
+
 import pytest
 import yaml
 
@@ -90,10 +95,15 @@ def test_bad_files_are_named(tmp_path, text, message):
 
 
 def test_every_option_is_explained_and_unique():
-    from dataclasses import fields
-
-    names = [field.name for group in ALL_GROUPS for field in fields(group)]
+    """An option is a line with an annotation; its explanation is the string that follows."""
+    names = [field.name for group in ALL_GROUPS for field in dataclasses.fields(group)]
     assert len(names) == len(set(names))
+    explained = set()
+    for group in ALL_GROUPS:
+        (body,) = [node.body for node in ast.parse(inspect.getsource(group)).body]
+        explained |= {line.target.id for line, text in itertools.pairwise(body)
+                      if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr)}
+    assert set(names) == explained
 
 
 def test_yaml_of_a_run_is_flat(tmp_path):

@@ -1,6 +1,7 @@
 """The house stays the house: package layout, light imports, who may know whom."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,11 +63,15 @@ def test_only_chat_knows_templates():
     assert users == {"chat.py"}
 
 
-def test_wheel_holds_the_packages_and_their_data(tmp_path):
+def test_setup_names_every_package_and_its_data():
     code = ("import sys\nfrom unittest import mock\nimport setuptools\n"
             "with mock.patch('setuptools.setup') as setup: exec(open('setup.py').read())\n"
-            "print(*setup.call_args.kwargs['packages'])")
-    packages = python(code).split()
+            "import json; print(json.dumps(setup.call_args.kwargs))")
+    setup = json.loads(python(code))
+    packages = setup["packages"]
+    for package, patterns in setup["package_data"].items():
+        folder = ROOT / setup["package_dir"].get(package, package.replace(".", "/"))
+        assert all(list(folder.glob(pattern)) for pattern in patterns), package
     folders = {str(file.parent.relative_to(ROOT)).replace("/", ".")
                for file in (ROOT / "raft_fast").rglob("__init__.py")}
     assert folders <= set(packages)
