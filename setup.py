@@ -10,6 +10,7 @@ setup(
     packages=[
         "raft_kernels",
         "raft_fast",
+        "raft_fast.options",
         "raft_fast.engines",
         "raft_fast.refinement",
         "raft_fast.distillation",

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from raft_fast.config import (
-    BaseOptions,
-    DataOptions,
-    EvaluateOptions,
-    ModelOptions,
-    parse,
-)
+from raft_fast.config import parse
 from raft_fast.dataset import Row, read_table, spread, write_jsonl
 from raft_fast.errors import UserError, entry
+from raft_fast.options import BaseOptions, DataOptions, EvaluateOptions, ModelOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder, save_costs
 

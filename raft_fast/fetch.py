@@ -14,8 +14,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from raft_fast.config import MINILM, SMOLLM2
 from raft_fast.errors import UserError, require
+from raft_fast.options import MINILM, SMOLLM2
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 
 from raft_fast.chat import Chat
-from raft_fast.config import ModelOptions
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError
 from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.head import check_head
+from raft_fast.options import ModelOptions
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 

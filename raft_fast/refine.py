@@ -11,8 +11,8 @@ aside) and config.yaml. Started again on the same DIR it asks only for replies i
 from pathlib import Path
 
 from raft_fast import config, dataset
-from raft_fast.config import DataOptions, ModelOptions, RefineOptions
 from raft_fast.errors import UserError, entry
+from raft_fast.options import DataOptions, ModelOptions, RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import build_roles, refine
 from raft_fast.run import make_folder

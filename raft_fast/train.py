@@ -11,14 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.config import (
-    DataOptions,
-    EvaluateOptions,
-    ModelOptions,
-    RefineOptions,
-    TrainOptions,
-    parse,
-)
+from raft_fast.config import parse
 from raft_fast.dataset import (
     Row,
     fingerprint_rows,
@@ -29,6 +22,7 @@ from raft_fast.dataset import (
     write_rows,
 )
 from raft_fast.errors import UserError, entry
+from raft_fast.options import DataOptions, EvaluateOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
 

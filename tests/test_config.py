@@ -8,17 +8,9 @@ import itertools
 import pytest
 import yaml
 
-from raft_fast.config import (
-    ALL_GROUPS,
-    DataOptions,
-    EvaluateOptions,
-    RefineOptions,
-    TrainOptions,
-    parse,
-    shipped,
-    to_yaml,
-)
+from raft_fast.config import parse, shipped, to_yaml
 from raft_fast.errors import UserError
+from raft_fast.options import ALL_GROUPS, DataOptions, EvaluateOptions, RefineOptions, TrainOptions
 
 
 def options(*argv, groups=(TrainOptions,)):

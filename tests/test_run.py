@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from raft_fast.config import DataOptions, TrainOptions
 from raft_fast.errors import UserError, entry
+from raft_fast.options import DataOptions, TrainOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
 

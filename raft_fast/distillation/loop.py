@@ -12,7 +12,6 @@ import torch
 from transformers import get_scheduler
 
 from raft_fast.chat import Chat
-from raft_fast.config import TrainOptions
 from raft_fast.dataset import Rejected, Row, write_jsonl
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.checkpoint import restore, save_checkpoint
@@ -20,6 +19,7 @@ from raft_fast.distillation.rollout import sample_trajectories
 from raft_fast.distillation.step import Stepper, stopwatch
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.errors import UserError
+from raft_fast.options import TrainOptions
 
 BAD_STEPS = 2  # steps in a row without a finite gradient before a run stops
 

@@ -11,12 +11,12 @@ import torch
 from raft_kernels import TopKTargets
 
 from raft_fast.chat import Chat, View
-from raft_fast.config import TrainOptions
 from raft_fast.dataset import Row
 from raft_fast.distillation import losses
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.head import head_of
+from raft_fast.options import TrainOptions
 from raft_fast.packing import completion_hidden, completion_ids
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import yaml
 
-from raft_fast.config import SMOLLM2
 from raft_fast.errors import UserError
 from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
 from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
+from raft_fast.options import SMOLLM2
 
 LICENSES = {SMOLLM2: "apache-2.0"}
 # data set of the quickstart, used where no --data is given

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from raft_fast.config import EvaluateOptions
 from raft_fast.dataset import Row, write_json, write_jsonl
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError
@@ -13,6 +12,7 @@ from raft_fast.evaluation import domain, general
 from raft_fast.evaluation.domain import DomainScores, SimilarityEncoder
 from raft_fast.evaluation.general import GeneralScores, GeneralSuite
 from raft_fast.evaluation.statistics import paired_change
+from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
 
 MODELS = ("base", "trained")

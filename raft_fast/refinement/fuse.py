@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from raft_fast.config import RefineOptions
 from raft_fast.engines import Sampling
+from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.decisions import Filtered, Round, objections
 from raft_fast.refinement.filter import SimilarityEncoder, below, plain_checks, similarity_to_gold

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raft_fast.config import RefineOptions
 from raft_fast.dataset import Row, write_json, write_jsonl, write_rows
 from raft_fast.engines import Sampling
+from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.decisions import Decision, Tokens, decide
 from raft_fast.refinement.filter import SimilarityEncoder, filter_rewrites

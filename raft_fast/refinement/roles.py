@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.config import RefineOptions
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
 from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.prompting import Prompt
 

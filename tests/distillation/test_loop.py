@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from raft_fast.config import TrainOptions
 from raft_fast.distillation import Teacher, loop, train
 from raft_fast.errors import UserError
+from raft_fast.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=2, teacher_top_k=16,
                        max_completion_length=8, learning_rate=3e-3, save_steps=2,

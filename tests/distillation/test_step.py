@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import make_model
 
-from raft_fast.config import TrainOptions
 from raft_fast.distillation import Teacher
 from raft_fast.distillation.loop import adamw, make_balance
 from raft_fast.distillation.step import Stepper
+from raft_fast.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
                        max_grad_norm=1e9)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from raft_fast.config import SMOLLM2, EvaluateOptions
 from raft_fast.dataset import Row
 from raft_fast.engines import Message, Reply
 from raft_fast.evaluation import evaluate
+from raft_fast.options import SMOLLM2, EvaluateOptions
 from raft_fast.progress import Reporter
 
 ROWS = 24

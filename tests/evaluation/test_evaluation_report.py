@@ -12,12 +12,12 @@ from evaluation_stubs import (
     make_rows,
 )
 
-from raft_fast.config import EvaluateOptions
 from raft_fast.errors import UserError
 from raft_fast.evaluation import evaluate, print_table
 from raft_fast.evaluation.model_card import write_model_card
 from raft_fast.evaluation.names import judgement
 from raft_fast.evaluation.report import duration, write_report
+from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
 
 ATTACK = '<script>alert("x")</script> & $x_n$ '

@@ -8,7 +8,7 @@ import pytest
 from refinement_stubs import StubEncoder, StubEngine
 
 from raft_fast import config, refine
-from raft_fast.config import DataOptions, ModelOptions, RefineOptions
+from raft_fast.options import DataOptions, ModelOptions, RefineOptions
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import json
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.config import RefineOptions
 from raft_fast.dataset import read_table
 from raft_fast.engines import Reply
 from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
 from raft_fast.refinement.roles import PATIENCE
