@@ -15,6 +15,7 @@ setup(
         "raft_fast.refinement",
         "raft_fast.distillation",
         "raft_fast.evaluation",
+        "raft_fast.report",
         "raft_fast_configs",
     ],
     package_dir={
@@ -27,6 +28,7 @@ setup(
         "raft_fast": ["py.typed"],
         "raft_fast.refinement": ["prompts/*.txt"],
         "raft_fast.evaluation": ["*.jinja"],
+        "raft_fast.report": ["*.jinja", "*.css"],
         "raft_fast_configs": ["*.yaml"],
     },
 )

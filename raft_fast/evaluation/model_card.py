@@ -6,10 +6,12 @@ from typing import Any
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+from raft_fast.evaluation.names import LABELS, interval, judgement
 from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.options import SMOLLM2
+from raft_fast.report.page import write_text
+from raft_fast.report.text import markdown, percent, value
 
 LICENSES = {SMOLLM2: "apache-2.0"}
 # data set of the quickstart, used where no --data is given
@@ -30,11 +32,7 @@ def write_model_card(run_dir: Path) -> Path:
     folder = run_dir / "model"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the run must have trained a model first")
-    path = folder / "README.md"
-    partial = path.with_suffix(".partial")
-    partial.write_text(model_card(read_run(run_dir)), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(model_card(read_run(run_dir)), folder / "README.md")
 
 
 def model_card(run: RunFiles) -> str:
@@ -43,9 +41,9 @@ def model_card(run: RunFiles) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(base), sort_keys=False)}---\n",
         f"# {run.name}\n",
-        f"{_markdown(base or 'An instruct model')}, fine-tuned on a domain by RAFT "
+        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain by RAFT "
         "([arXiv 2606.00147](https://arxiv.org/abs/2606.00147)) with raft-fast. "
-        f"{_markdown(' '.join(verdict(run)))}\n",
+        f"{markdown(' '.join(verdict(run)))}\n",
         "## Measured\n", *_scores(run.evaluation),
         "## How to load it\n", _LOADING,
         "## Data\n", _data(run),
@@ -97,7 +95,7 @@ def _score(mean: dict[str, Any], signed: bool = False) -> str:
 
 def _data(run: RunFiles) -> str:
     source = run.config.get("data")
-    lines = [f"Rows of {_markdown(Path(source).name)}." if source else f"{QUICKSTART_DATA}."]
+    lines = [f"Rows of {markdown(Path(source).name)}." if source else f"{QUICKSTART_DATA}."]
     rows, sources = run.summary.get("rows"), run.summary.get("sources")
     if rows:
         lines.append(f"{rows['used']} of {rows['total']} training rows were used.")
@@ -120,10 +118,4 @@ def _limits(run: RunFiles) -> str:
         "It answers from what it was trained on, and it can be wrong: check what matters.",
         "The scores compare texts and programs' verdicts; no person has judged the answers.",
         *left_out(run)]
-    return "\n".join(f"- {_markdown(line)}" for line in limits) + "\n"
-
-
-def _markdown(text: str) -> str:
-    """Data inside Markdown: no HTML and no table breaks."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(escaped.replace("|", "\\|").split())
+    return "\n".join(f"- {markdown(line)}" for line in limits) + "\n"

@@ -1,6 +1,8 @@
-"""What the metrics are called and how their values are written, for the table and the report."""
+"""What the metrics are called and what their changes mean, for the table and the report."""
 
 from typing import Any
+
+from raft_fast.report.text import value
 
 LABELS = {
     "token_f1": "Token F1",
@@ -13,16 +15,8 @@ LABELS = {
     "loose_prompt": "Prompts followed, loose",
     "loose_instruction": "Instructions followed, loose",
 }
-NONE, TOO_FEW = "–", "too few rows"
+TOO_FEW = "too few rows"
 ENOUGH = 10
-
-
-def value(number: float | None, signed: bool = False) -> str:
-    """Three decimals and a true minus sign; a dash for null."""
-    if number is None:
-        return NONE
-    text = f"{number:+.3f}" if signed else f"{number:.3f}"
-    return text.replace("-", "\u2212")
 
 
 def interval(mean: dict[str, Any], signed: bool = False) -> str:
@@ -30,11 +24,6 @@ def interval(mean: dict[str, Any], signed: bool = False) -> str:
     if mean["low"] is None:
         return ""
     return f"[{value(mean['low'], signed)}, {value(mean['high'], signed)}]"
-
-
-def percent(number: float | None) -> str:
-    """A share in whole percent; a dash for null."""
-    return NONE if number is None else f"{100 * number:.0f}\u00a0%"
 
 
 def judgement(metric: dict[str, Any]) -> str:

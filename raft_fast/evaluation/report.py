@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raft_fast.evaluation import plots
-from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+from raft_fast.evaluation.names import LABELS, interval, judgement
 from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
+from raft_fast.report import page
+from raft_fast.report.figure import bars
+from raft_fast.report.text import duration, gigabytes, percent, value
 
 TEMPLATE = "report.html.jinja"
 DOMAIN_SAMPLES, GENERAL_SAMPLES, SHOWN_DECISIONS = 8, 4, 300
@@ -24,20 +26,14 @@ def write_report(run_dir: Path) -> Path:
 
     A missing file leaves its section out, with a line that says so.
     """
-    page = render(read_run(run_dir))
-    path = run_dir / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return path
+    return page.write_text(render(read_run(run_dir)), run_dir / "report.html")
 
 
 def render(run: RunFiles) -> str:
-    """The page. Everything that comes from data is escaped; only our own plots are not."""
-    environment = Environment(loader=PackageLoader("raft_fast.evaluation", ""), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(TEMPLATE).render(
-        run=run, verdict=verdict(run), notes=left_out(run), tiles=tiles(run),
+    """The page. Everything that comes from data is escaped."""
+    return page.render(
+        "raft_fast.evaluation", TEMPLATE, run=run, verdict=verdict(run), notes=left_out(run),
+        tiles=tiles(run), config=run.config,
         tables=score_tables(run.evaluation), training=training_plots(run),
         distilled=any(step.get("kl_loss") is not None for step in run.steps),
         refinement=refinement(run), samples=samples(run.generations), costs=costs(run.phases))
@@ -110,7 +106,7 @@ def training_plots(run: RunFiles) -> list[Markup]:
                           series("teacher_mass"), top=1.02)]
     drawn.append(plots.by_step("norm", "Gradient norm before clipping", steps,
                                series("grad_norm")))
-    return [Markup(svg) for svg in drawn]
+    return drawn
 
 
 def refinement(run: RunFiles) -> Section | None:
@@ -122,7 +118,7 @@ def refinement(run: RunFiles) -> Section | None:
     counts = Counter(row["source"] for row in run.decisions)
     total = len(run.decisions)
     return {
-        "plot": Markup(plots.similarities(known, tau)) if known else None,
+        "plot": plots.similarities(known, tau) if known else None,
         "sources": [{"name": SOURCES[source], "key": source, "count": counts[source],
                      "share": percent(counts[source] / total),
                      "width": f"{100 * counts[source] / total:.2f}"} for source in SOURCES],
@@ -159,28 +155,12 @@ def costs(phases: Sequence[Section]) -> Section | None:
     names = [phase["name"] for phase in phases]
     return {
         "plots": [
-            Markup(plots.bars(names, [phase["seconds"] for phase in phases], "Time by phase",
-                              duration, "time")),
-            Markup(plots.bars(names, [gigabytes(phase["peak_bytes"]) for phase in phases],
-                              "Peak memory by phase", lambda found: f"{found:.2f} GB", "memory"))],
+            bars(names, [phase["seconds"] for phase in phases], "Time by phase", duration, "time"),
+            bars(names, [gigabytes(phase["peak_bytes"]) for phase in phases],
+                 "Peak memory by phase", lambda found: f"{found:.2f} GB", "memory")],
         "seconds": duration(_total_seconds(phases)),
         "peak": f"{gigabytes(_peak(phases)):.2f} GB",
     }
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit a person would say."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 90:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def gigabytes(count: float) -> float:
-    """10^9 bytes."""
-    return count / 1e9
 
 
 def _total_seconds(phases: Sequence[Section]) -> float:

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.evaluation.names import LABELS, interval, judgement, percent, value
+from raft_fast.evaluation.names import LABELS, interval, judgement
+from raft_fast.report.text import percent, value
 
 WIDTH_OF_FILES = 120  # a log file has no width of its own
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from raft_fast.evaluation.names import TOO_FEW, judgement, percent, value
+from raft_fast.evaluation.names import TOO_FEW, judgement
 from raft_fast.evaluation.run_files import RunFiles
+from raft_fast.report.text import percent, value
 
 DOMAIN_SAID = {"token_f1": "word overlap with the gold answers (token F1)",
                "similarity": "similarity to them"}

@@ -16,9 +16,10 @@ from raft_fast.errors import UserError
 from raft_fast.evaluation import evaluate, print_table
 from raft_fast.evaluation.model_card import write_model_card
 from raft_fast.evaluation.names import judgement
-from raft_fast.evaluation.report import duration, write_report
+from raft_fast.evaluation.report import write_report
 from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
+from raft_fast.report.text import duration
 
 ATTACK = '<script>alert("x")</script> & $x_n$ '
 

@@ -1,0 +1,1 @@
+"""What every report shares: one page, its plots, and how numbers are written."""

@@ -1,0 +1,79 @@
+"""SVG plots whose colours are CSS variables of the page, so that they follow light and dark."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# stand-ins that no plot uses otherwise -> variables of the page's style sheet
+INKS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--line)",
+        "#040404": "var(--c1)", "#050505": "var(--c2)", "#060606": "var(--c3)",
+        "#070707": "var(--card)"}
+INK, MUTED, LINE, C1, C2, C3, CARD = INKS
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "raft-fast", "font.size": 10, "axes.titlesize": 11,
+    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "text.color": INK, "axes.titlecolor": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.spines.left": False, "axes.grid": True,
+    "axes.grid.axis": "y", "grid.color": LINE, "grid.linewidth": 0.7, "xtick.major.size": 0,
+    "ytick.major.size": 0, "ytick.minor.size": 0, "axes.axisbelow": True,
+    "legend.frameon": False, "legend.fontsize": 9.5, "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round", "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.titleweight": "bold",
+}
+SIZE = (4.6, 2.7)  # inches: about the width of a phone, so that text there keeps its size
+PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathematics
+
+
+def bars(names: Sequence[str], values: Sequence[float], title: str,
+         write: Callable[[float], str], name: str) -> Markup:
+    """One bar a phase with its value, as `write` says it, beside it."""
+    def draw(axes: Any) -> None:
+        top = max(values, default=0) or 1
+        axes.barh(range(len(names)), values, color=C1, height=0.62)
+        for place, value in enumerate(values):
+            axes.text(value + top * 0.02, place, write(value), va="center", color=INK)
+        axes.set_yticks(range(len(names)), [PLAIN.sub("", label) for label in names])
+        axes.invert_yaxis()
+        axes.set_xlim(0, top * 1.32)
+        axes.xaxis.set_visible(False)
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+
+    return figure(name, title, draw, None, height=0.75 + 0.29 * len(names))
+
+
+def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str | None,
+           height: float = SIZE[1]) -> Markup:
+    """Inline SVG of what `draw(axes)` draws. `name` keeps its ids apart from other plots' ids."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(SIZE[0], height), layout="constrained")
+        axes = canvas.add_subplot()
+        draw(axes)
+        has_legend = axes.get_legend() is not None
+        axes.set_title(title, pad=26 if has_legend else 10)
+        if xlabel:
+            axes.set_xlabel(xlabel)
+            if xlabel == "step":
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return _for_the_page(out.getvalue(), name, title)
+
+
+def _for_the_page(svg: str, name: str, title: str) -> Markup:
+    """Inline SVG: no XML head, no fixed size, ids of its own, colours as CSS variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(?<=\bid=\")|(?<=href=\"#)|(?<=url\(#)", f"{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+                 rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg, count=1)
+    svg = re.sub(r"font: ([^;\"']*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", svg)
+    for ink, variable in INKS.items():
+        svg = svg.replace(ink, variable)
+    return Markup(svg)
