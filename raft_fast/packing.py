@@ -79,11 +79,16 @@ def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
     return torch.tensor(ids, dtype=torch.long, device=device)
 
 
-def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, longest first; a group pads to at most `tokens`, or is one row."""
+def buckets(
+    lengths: Sequence[int], tokens: int, rows: int | None = None
+) -> Iterator[list[int]]:
+    """Indices grouped by similar length, longest first; a group pads to at most `tokens`, or is one row.
+
+    `rows` is the most that a group holds, where memory is not all that counts.
+    """
     chosen: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if chosen and lengths[chosen[0]] * (len(chosen) + 1) > tokens:
+        if chosen and (lengths[chosen[0]] * (len(chosen) + 1) > tokens or len(chosen) == rows):
             yield chosen
             chosen = []
         chosen.append(index)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -25,31 +25,54 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply. finish_reason is "stop" or "length"; error is set where the engine gave none."""
+    """One reply. finish_reason is "stop" or "length"; error is set where the engine gave none.
+
+    Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it
+    (of a batch its share, of a server the time until it answered, waiting between attempts left out).
+    """
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a million tokens cost, in whatever currency the user thinks in."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What these tokens cost."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 class Engine(Protocol):
     """A language model that answers conversations.
 
     `identity` names the model and its revision: two engines with one identity give the same
-    replies, so it is part of every cache key.
+    replies, so it is part of every cache key. `price` is None where nobody told.
+
+    Conversations are read in the caller's thread and only a bounded number ahead of the replies, so
+    an iterator over any number of rows is fine. Several threads may ask one engine at once.
     """
 
     identity: str
+    price: Price | None
 
     def generate(
-        self, conversations: Sequence[list[Message]], sampling: Sampling
+        self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
-        """Yield (index into conversations, reply) as replies finish; each index exactly once."""
+        """Yield (index into conversations, reply) as replies finish; each index exactly once.
+
+        Raises UserError where the engine as a whole is at fault, after yielding what it had."""
         ...
 
-    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """As `generate`, for conversations that ask for a score: `Reply.text` holds a JSON object
         {"score": s} with s in [0, 1], or `Reply.error` says why there is none."""
         ...

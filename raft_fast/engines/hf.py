@@ -1,7 +1,10 @@
 """Generation in-process with transformers: batched by length, repeatable draw by draw."""
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,53 +12,75 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from raft_fast.chat import Chat, View
-from raft_fast.engines.base import Message, Reply, Sampling, stable_seed
+from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
 from raft_fast.engines.score import strip_thinking
 from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, completion_ids, mixed_precision
+from raft_fast.packing import buckets, completion_hidden, completion_ids, mixed_precision
 
 LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
+BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
+READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together
 
 
 class HFEngine:
-    """A model of transformers as an engine; see `engines.base.Engine` for the protocol."""
+    """A model of transformers as an engine; see `engines.base.Engine` for the protocol.
 
-    def __init__(self, model: Any, chat: Chat, identity: str, batch_size: int = 32) -> None:
-        self.model, self.chat, self.identity, self.batch_size = model, chat, identity, batch_size
+    A batch holds conversations of similar length: at most `batch_size` of them, and at most
+    `batch_tokens` tokens (prompts with their padding, and the longest replies they may get).
+    """
+
+    price: Price | None = None
+
+    def __init__(
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self.model, self.chat, self.identity = model, chat, identity
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
 
     def generate(
-        self, conversations: Sequence[list[Message]], sampling: Sampling
+        self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        prompts = [self.chat.student_prompt(messages) for messages in conversations]
-        for chosen in self._batches(prompts):
-            seeds = [stable_seed(sampling.seed, conversations[index]) for index in chosen]
-            drawn = generate_ids(self.model, self.chat, [prompts[index] for index in chosen],
-                                 sampling.max_new_tokens, sampling.temperature, seeds)
-            for index, ids in zip(chosen, drawn, strict=True):
+        for indices, messages, prompts in self._batches(conversations, sampling.max_new_tokens):
+            seeds = [stable_seed(sampling.seed, one) for one in messages]
+            with self._turn:
+                start = time.perf_counter()
+                drawn = generate_ids(self.model, self.chat, prompts, sampling.max_new_tokens,
+                                     sampling.temperature, seeds)
+                seconds = (time.perf_counter() - start) / len(drawn)
+            for index, prompt, ids in zip(indices, prompts, drawn, strict=True):
                 ended = bool(ids) and ids[-1] in self.chat.eos_ids
                 yield index, Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
-                                   len(prompts[index]), len(ids))
+                                   len(prompt), len(ids), seconds=seconds)
 
-    @torch.inference_mode()
-    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
             yield from ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
-                        for index in range(len(conversations)))
+                        for index, _ in enumerate(conversations))
             return
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
+        for indices, _, prompts in self._batches(conversations, 1):
+            with self._turn:
+                start = time.perf_counter()
+                scores = self._expected_digits(prompts, choices)
+                seconds = (time.perf_counter() - start) / len(scores)
+            for index, prompt, score in zip(indices, prompts, scores, strict=True):
+                yield index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds)
+
+    @torch.inference_mode()
+    def _expected_digits(self, prompts: Sequence[list[int]], choices: torch.Tensor) -> list[float]:
+        """The mean digit over 9 after each prompt; `choices` are the ten digits' token ids."""
+        # a one-token completion makes the last prompt token the predicting position
+        views = [View(prompt, [self.chat.pad_id]) for prompt in prompts]
+        hidden = completion_hidden(self.model, views, self.chat.pad_id)
+        shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
         scale = torch.arange(10, device=self.model.device) / 9
-        prompts = [self.chat.student_prompt(messages) for messages in conversations]
-        for chosen in self._batches(prompts):
-            # a one-token completion makes the last prompt token the predicting position
-            views = [View(prompts[index], [self.chat.pad_id]) for index in chosen]
-            hidden = completion_hidden(self.model, views, self.chat.pad_id)
-            shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
-            for index, score in zip(chosen, (shares * scale).sum(-1).tolist(), strict=True):
-                yield index, Reply(json.dumps({"score": score}), "stop", len(prompts[index]), 0)
+        return (shares * scale).sum(-1).tolist()
 
     @torch.inference_mode()
     def nll(
@@ -65,7 +90,7 @@ class HFEngine:
         views = [self.chat.sft_view(messages, text)
                  for messages, text in zip(conversations, completions, strict=True)]
         head = head_of(self.model)
-        for chosen in self._batches([view.ids for view in views]):
+        for chosen in buckets([len(view.ids) for view in views], self.batch_tokens, self.batch_size):
             asked = [views[index] for index in chosen]
             hidden = completion_hidden(self.model, asked, self.chat.pad_id)
             answers = completion_ids(asked, hidden.device)
@@ -77,11 +102,20 @@ class HFEngine:
             for index, part in zip(chosen, losses.split(lengths), strict=True):
                 yield index, (float(part.sum()), len(part))
 
-    def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Indices in batches of similar length, longest first: the worst memory comes at once."""
-        order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+    def _batches(
+        self, conversations: Iterable[list[Message]], max_new_tokens: int
+    ) -> Iterator[tuple[list[int], list[list[Message]], list[list[int]]]]:
+        """(indices, conversations, prompt ids) of one batch after another.
+
+        Of what was read ahead the longest come first: the worst memory comes at once.
+        """
+        numbered = enumerate(conversations)
+        while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
+            prompts = [self.chat.student_prompt(messages) for _, messages in ahead]
+            lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+            for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
+                yield ([ahead[place][0] for place in chosen], [ahead[place][1] for place in chosen],
+                       [prompts[place] for place in chosen])
 
 
 @torch.inference_mode()

@@ -5,12 +5,12 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from raft_fast.engines.base import Message, Reply, Sampling, stable_seed
+from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
 from raft_fast.engines.score import parse_score, strip_thinking
 from raft_fast.errors import UserError, require
 
@@ -27,6 +27,8 @@ Ask = Callable[[list[Message]], Reply]
 
 class OpenAIEngine:
     """A model on a server; see `engines.base.Engine` for the protocol."""
+
+    price: Price | None = None
 
     def __init__(self, client: Any, model: str, concurrency: int) -> None:
         self.client, self.model, self.concurrency = client, model, concurrency
@@ -64,7 +66,7 @@ class OpenAIEngine:
         return cls(client, model or served[0], concurrency)
 
     def generate(
-        self, conversations: Sequence[list[Message]], sampling: Sampling
+        self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A request's seed comes from (sampling.seed, the conversation) alone.
 
@@ -73,7 +75,7 @@ class OpenAIEngine:
         """
         return self._each(conversations, lambda messages: self._reply(messages, sampling))
 
-    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read the score from the reply's text; one second chance with another seed."""
         return self._each(conversations, self._score)
 
@@ -101,7 +103,7 @@ class OpenAIEngine:
                        completion_tokens=first.completion_tokens + second.completion_tokens)
 
     def _each(
-        self, conversations: Sequence[list[Message]], ask: Ask
+        self, conversations: Iterable[list[Message]], ask: Ask
     ) -> Iterator[tuple[int, Reply]]:
         """Ask all, `concurrency` at once, and yield replies as they come.
 
@@ -109,6 +111,7 @@ class OpenAIEngine:
         """
         import openai
 
+        conversations = list(conversations)
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
         for index in range(len(conversations)):

@@ -1,6 +1,8 @@
 """The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
-from raft_fast.engines import Sampling
+from raft_fast.engines import Sampling, hf
 from raft_fast.engines.hf import GumbelNoise, HFEngine, _until_eos, generate_ids
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
@@ -34,12 +36,50 @@ def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     sampling = Sampling(12, temperature, seed=3)
     together = dict(engine.generate(ASKED, sampling))
     for index, messages in enumerate(ASKED):
-        assert dict(engine.generate([messages], sampling)) == {0: together[index]}
+        alone = dict(engine.generate([messages], sampling))[0]
+        assert replace(alone, seconds=0) == replace(together[index], seconds=0)
+        assert min(alone.seconds, together[index].seconds) > 0
+
+
+def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
+    """Two batches of two are read ahead, sorted and answered, then the next ones."""
+    monkeypatch.setattr(hf, "READ_AHEAD", 2)
+    read = []
+    endless = (read.append(index) or ASKED[index % 3] for index in range(10**6))
+    replies = engine.generate(endless, Sampling(4))
+    found = dict(next(replies) for _ in range(5))
+    assert len(read) == 8
+    expected = dict(engine.generate(ASKED, Sampling(4)))
+    assert {index: reply.text for index, reply in found.items()} == {
+        index: expected[index % 3].text for index in found}
+
+
+def test_a_batch_stays_within_its_tokens(engine, monkeypatch):
+    """Rows alone would allow eight at once."""
+    engine.batch_size, engine.batch_tokens = 8, 130
+    widths = []
+    monkeypatch.setattr(hf, "generate_ids", lambda model, chat, prompts, *rest: (
+        widths.append(len(prompts) * (max(map(len, prompts)) + 12)) or [[2]] * len(prompts)))
+    assert len(dict(engine.generate(ASKED * 3, Sampling(12)))) == 9
+    assert len(widths) > 3
+    assert max(widths) <= 130
+
+
+def test_threads_that_share_a_model_take_turns(engine):
+    """Equal to one after the other, and the model's own settings come back."""
+    own = engine.model.generation_config
+    alone = dict(engine.generate(ASKED * 4, Sampling(6, 1.0)))
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: dict(engine.generate(ASKED * 4, Sampling(6, 1.0))), range(3)))
+    for one in found:
+        assert {index: reply.text for index, reply in one.items()} == {
+            index: reply.text for index, reply in alone.items()}
+    assert engine.model.generation_config is own
 
 
 def test_another_seed_draws_another_reply(engine):
     first, second = (dict(engine.generate(ASKED, Sampling(12, 1.0, seed))) for seed in (0, 1))
-    assert first != second
+    assert [first[index].text for index in range(3)] != [second[index].text for index in range(3)]
 
 
 def test_every_eos_ends_a_completion():
