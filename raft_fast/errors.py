@@ -4,15 +4,25 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
+GO_ON = "run the same command again to go on"
 
 
 class UserError(Exception):
     """Bad input. The message is one line that names the file, line, key or argument and what to do."""
+
+
+class Stopped(BaseException):
+    """A signal ended the program; `done` says what was kept. Like KeyboardInterrupt, nothing to catch."""
+
+    def __init__(self, signum: int, done: str = "finished work is on disk") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {done}; {GO_ON}")
+        self.exit_code = EXIT_SIGNAL + signum
 
 
 def entry(main: Callable[[], None]) -> Callable[[], None]:
@@ -23,20 +33,28 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
         # Read when torch loads OpenMP, hence here. Threads that spin while they wait take the
         # core from whoever they wait for, as soon as anything else is running.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        before = signal.signal(signal.SIGTERM, _terminated)
         try:
             main()
+        except Stopped as stopped:
+            _stop(str(stopped), stopped.exit_code)
         except UserError as error:
             _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            _stop("interrupted: finished work is on disk; run the same command again to go on",
-                  EXIT_INTERRUPTED)
+            _stop(f"interrupted: finished work is on disk; {GO_ON}", EXIT_SIGNAL + signal.SIGINT)
         except Exception as error:
             if (reason := _disk_trouble(error)) is None:
                 raise
             _stop(f"error: {reason}: make room or choose another --output_dir, then run the same "
                   "command again (finished work is kept)", EXIT_BAD_INPUT)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return run
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise Stopped(signum)
 
 
 def _disk_trouble(error: Exception) -> str | None:

@@ -1,8 +1,6 @@
 """A run's folder: which configuration it belongs to, what it already holds, what it cost."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +60,6 @@ def pin_inputs(folder: Path, inputs: dict[str, str]) -> None:
             raise UserError(f"--output_dir {folder}: {' and '.join(changed)} changed since the run in it "
                             "began; choose another folder, or put back what was there")
     write_json({**before, **inputs}, path)
-
-
-def save_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder that appears whole or not at all, replacing what was there."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    partial.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_costs(folder: Path, reporter: Reporter) -> None:

@@ -21,10 +21,11 @@ from raft_fast.dataset import (
     write_jsonl,
     write_rows,
 )
+from raft_fast.durable import write_folder
 from raft_fast.errors import UserError, entry
 from raft_fast.options import DataOptions, EvaluateOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.progress import Reporter
-from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
+from raft_fast.run import open_run, pin_inputs, save_costs
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
@@ -170,7 +171,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     """Stage 2; returns the trained model as an engine and writes RUN/model."""
     import torch
 
-    from raft_fast.distillation import Teacher, fitting, plan, train
+    from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, train
     from raft_fast.engines.hf import HFEngine
     from raft_fast.fetch import fetch_model
     from raft_fast.head import head_of
@@ -193,14 +194,16 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         reporter.say("λ: " + ("the step's own losses are in the averages (Eqs. 11-12 exactly)"
                               if training.gradient_accumulation_steps == 1
                               else "from the averages of the step before (several micro-batches)"))
-    with reporter.phase("train", len(plan(rows, training, options.data.seed)), "steps") as advance:
-        train(student, teacher, chat, rows, training, options.data.seed, run_dir, advance)
+    total = len(plan(rows, training, options.data.seed))
+    with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
+        train(student, teacher, chat, rows, training, options.data.seed, run_dir,
+              [StepsInProgress(advance), stopping])
 
     def fill(partial: Path) -> None:
         student.save_pretrained(partial)
         chat.tokenizer.save_pretrained(partial)
 
-    save_folder(run_dir / "model", fill)
+    write_folder(run_dir / "model", fill)
     student.zero_grad(set_to_none=True)
     # measured at the precision the base is measured at
     student.eval().requires_grad_(False).to(frozen_dtype(student.device))

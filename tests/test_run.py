@@ -8,7 +8,7 @@ import pytest
 from raft_fast.errors import UserError, entry
 from raft_fast.options import DataOptions, TrainOptions
 from raft_fast.progress import Reporter
-from raft_fast.run import open_run, pin_inputs, save_costs, save_folder
+from raft_fast.run import open_run, pin_inputs, save_costs
 
 
 def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
@@ -41,17 +41,6 @@ def test_an_output_dir_that_is_a_file(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(UserError, match="is a file"):
         open_run(tmp_path / "x", [TrainOptions()])
-
-
-def test_folders_appear_whole_or_not_at_all(tmp_path):
-    def fail(folder):
-        (folder / "half").write_text("")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    save_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("1"))
-    with pytest.raises(OSError, match="No space"):
-        save_folder(tmp_path / "model", fail)
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
 
 
 def test_costs_add_up_over_restarts(tmp_path):

@@ -1,7 +1,6 @@
-"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+"""Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all."""
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -11,86 +10,79 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
+from raft_fast.distillation.random_state import random_state, set_random_state
+from raft_fast.distillation.weights import Weights
+from raft_fast.durable import check_seal, discard, seal, write_folder
+from raft_fast.errors import UserError
+
+STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 
 
-def save_checkpoint(folder: Path, step: int, student: Any, optimizer: torch.optim.Optimizer,
-                    state: dict[str, Any], keep: int) -> None:
-    """Write checkpoints/step-N with the student, the optimizer and `state` (plain JSON), then drop
-    all but the newest `keep`."""
-    for left in folder.glob(".partial-*"):  # of a run that was stopped while it wrote
-        shutil.rmtree(left)
-    partial = folder / f".partial-{step:06d}"
-    partial.mkdir(parents=True)
-    student.save_pretrained(partial / "model")
-    tensors = {f"{index}.{name}": value for index, values in optimizer.state_dict()["state"].items()
-               for name, value in values.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    save_file(tensors, partial / OPTIMIZER)
-    (partial / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-    _flush(partial)
+def save_checkpoint(folder: Path, step: int, weights: Weights, optimizer: torch.optim.Optimizer,
+                    state: dict[str, Any], keep: int) -> Path:
+    """Write checkpoints/step-N with the weights, the optimizer, every random generator and `state`
+    (plain JSON), then drop all but the newest `keep`; returns its path."""
+    def fill(partial: Path) -> None:
+        weights.save(partial / MODEL)
+        save_file({f"{index}.{name}": value
+                   for index, values in optimizer.state_dict()["state"].items()
+                   for name, value in values.items()}, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps({"step": step, "random": random_state(), **state}),
+                                     encoding="utf-8")
+        seal(partial)
+
+    for left in folder.glob(".partial-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     target = folder / f"step-{step:06d}"
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
-    partial.replace(target)
-    for old in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    write_folder(target, fill)
+    # later ones are damaged: the run went on from before them
+    older = [path for path in checkpoints(folder) if _step(path) < step]
+    later = [path for path in checkpoints(folder) if _step(path) > step]
+    for unwanted in [*later, *older[: max(0, len(older) + 1 - keep)]]:
+        discard(unwanted)
+    return target
 
 
-def restore(folder: Path, student: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Put the newest checkpoint that can be read back in place; returns its JSON state, None without one.
+def restore(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Put the newest checkpoint that is whole in place; returns its JSON state, None where there is none.
 
-    A damaged checkpoint is skipped with a warning.
+    A damaged checkpoint is skipped with a warning; nothing of it is loaded. Raises UserError where
+    every one is damaged: to begin again would throw away what the run has cost.
     """
-    for checkpoint in reversed(_checkpoints(folder)):
+    reasons = []
+    for checkpoint in reversed(checkpoints(folder)):
         try:
-            weights = _load_weights(checkpoint / "model", student)
-            tensors = load_file(checkpoint / OPTIMIZER)
+            check_seal(checkpoint)
+            tensors = weights.read(checkpoint / MODEL)
+            moments = load_file(checkpoint / OPTIMIZER)
             state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         except (SafetensorError, OSError, ValueError) as error:
-            warnings.warn(f"{checkpoint} cannot be read ({error}); going on from the one before",
-                          stacklevel=2)
+            warnings.warn(f"{checkpoint} is damaged ({error}); going on from the one before", stacklevel=2)
+            reasons.append(f"{checkpoint.name}: {error}")
             continue
-        student.load_state_dict(weights, strict=False)  # tied weights are stored once
-        student.tie_weights()
-        _load_optimizer(tensors, optimizer)
+        weights.put(tensors)
+        _put_moments(moments, optimizer)
+        set_random_state(state["random"])
         return state
+    if reasons:
+        raise UserError(f"{folder}: no checkpoint is whole ({'; '.join(reasons)}): put a good copy back, "
+                        "or remove the folder to train from the start")
     return None
 
 
-def _load_weights(folder: Path, student: Any) -> dict[str, torch.Tensor]:
-    """Every weight the student needs; ValueError where one is missing or unknown."""
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        weights.update(load_file(file))
-    have = {tensor.data_ptr() for name, tensor in student.state_dict().items() if name in weights}
-    missing = [name for name, tensor in student.state_dict().items() if tensor.data_ptr() not in have]
-    unknown = set(weights) - set(student.state_dict())
-    if missing or unknown:
-        raise ValueError(f"its weights are not the model's: {[*missing, *unknown][:3]}")
-    return weights
+def checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint there is, oldest first, damaged ones too."""
+    return sorted(folder.glob("step-*"), key=_step)
 
 
-def _load_optimizer(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Optimizer moments and random states."""
-    torch.set_rng_state(tensors.pop("rng.cpu"))
-    if (cuda := tensors.pop("rng.cuda", None)) is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda)
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _put_moments(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's state per parameter; its settings come from the options and the schedule."""
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-
-
-def _flush(folder: Path) -> None:
-    """Make every file below the folder durable before its name says it is complete."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())

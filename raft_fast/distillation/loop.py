@@ -1,10 +1,7 @@
 """Stage 2, the paper's algorithm: roll out, ask the teacher, balance two losses, step."""
 
-import json
-import os
 import random
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +9,43 @@ import torch
 from transformers import get_scheduler
 
 from raft_fast.chat import Chat
-from raft_fast.dataset import Rejected, Row, write_jsonl
+from raft_fast.dataset import Rejected, Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
+from raft_fast.distillation.callbacks import Callback, Callbacks, TrainingState
 from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.metrics import MetricsLog, peak_memory
 from raft_fast.distillation.rollout import sample_trajectories
 from raft_fast.distillation.step import Stepper, stopwatch
+from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.teacher import Teacher
+from raft_fast.distillation.weights import FullWeights, Weights
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 
-BAD_STEPS = 2  # steps in a row without a finite gradient before a run stops
-
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
-          options: TrainOptions, seed: int, run_dir: Path, advance: Callable[..., None]) -> None:
+          options: TrainOptions, seed: int, run_dir: Path, callbacks: Sequence[Callback] = (),
+          weights: Weights | None = None) -> None:
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
-    `teacher` None leaves the KL term out (plain SFT). Writes metrics.jsonl and checkpoints/.
-    Raises UserError where the gradient is not finite twice in a row.
+    `teacher` None leaves the KL term out (plain SFT). `weights` says what of the student is trained and
+    saved (default: all of it). Writes metrics.jsonl and checkpoints/. Raises UserError where loss or
+    gradient are not finite twice in a row, and where no checkpoint of a run is whole.
     """
     torch.manual_seed(seed)
-    steps = plan(rows, options, seed)
+    steps, weights = plan(rows, options, seed), weights or FullWeights(student)
     student.train()
     if options.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(student)
     optimizer = adamw(student, options)
     scheduler = schedule(optimizer, options, len(steps))
     stepper = Stepper(student, teacher, chat, make_balance(options), optimizer, options)
 
-    first, buffer = resume(run_dir, stepper, scheduler)
-    log = MetricsLog(run_dir / "metrics.jsonl", keep=first)
-    advance(first)
-    for step in range(first, len(steps)):
+    state = TrainingState(run_dir, student, len(steps))
+    buffer = resume(state, weights, stepper, scheduler)
+    listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
+    listeners.on_begin(state)
+    for step in range(state.step, state.step if state.finished else len(steps)):
         with stopwatch(student.device) as rollout_seconds:
             if teacher and step not in buffer:  # Eq. 6, for as many steps as one refill feeds
                 fed = range(step, min(step + options.steps_per_generation, len(steps)))
@@ -55,17 +57,19 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         if not metrics["skipped"]:
             scheduler.step()
 
-        log.write({"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
-                   "rollout_seconds": rollout_seconds[0] if teacher else None})
-        advance(1, note=log.describe())
-        if log.bad_steps >= BAD_STEPS:
-            raise UserError(f"the gradient was not finite in steps {step} and {step + 1}: lower "
-                            f"--learning_rate; the last good checkpoint is in {run_dir}/checkpoints")
-        if step + 1 == len(steps) or (options.save_steps and (step + 1) % options.save_steps == 0):
-            state = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
-                     "buffer": {str(fed): ids for fed, ids in buffer.items() if fed > step}}
-            save_checkpoint(run_dir / "checkpoints", step + 1, student, optimizer, state,
-                            options.save_total_limit)
+        state.step, state.rows, state.trajectories = step + 1, steps[step], trajectories
+        state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
+                         "rollout_seconds": rollout_seconds[0] if teacher else None}
+        listeners.on_step(state)
+        if saving_is_due(state, options):
+            kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
+                    "finished": state.finished,
+                    "buffer": {str(fed): ids for fed, ids in buffer.items() if fed > step}}
+            listeners.on_save(state, save_checkpoint(run_dir / "checkpoints", step + 1, weights, optimizer,
+                                                     kept, options.save_total_limit))
+        if state.stop or state.finished:
+            break
+    listeners.on_end(state)
 
 
 def plan(rows: Sequence[Row], options: TrainOptions, seed: int) -> list[list[Row]]:
@@ -113,16 +117,30 @@ def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options
     return {step: [next(drawn) for _ in steps[step]] for step in fed}
 
 
-def resume(run_dir: Path, stepper: Stepper, scheduler: Any) -> tuple[int, dict[int, list[list[int]]]]:
-    """(steps already done, rollouts still waiting)."""
-    state = restore(run_dir / "checkpoints", stepper.student, stepper.optimizer)
-    if state is None:
-        return 0, {}
-    stepper.balance.load(state["balance"])
-    scheduler.load_state_dict(state["scheduler"])
+def resume(state: TrainingState, weights: Weights, stepper: Stepper,
+           scheduler: Any) -> dict[int, list[list[int]]]:
+    """Go back to the newest checkpoint; returns the rollouts still waiting."""
+    kept = restore(state.run_dir / "checkpoints", weights, stepper.optimizer)
+    if kept is None:
+        return {}
+    state.step, state.finished = kept["step"], kept["finished"]
+    stepper.balance.load(kept["balance"])
+    scheduler.load_state_dict(kept["scheduler"])
     for group, lr in zip(stepper.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
-    return state["step"], {int(step): ids for step, ids in state["buffer"].items()}
+    return {int(step): ids for step, ids in kept["buffer"].items()}
+
+
+def saving_is_due(state: TrainingState, options: TrainOptions) -> bool:
+    """Every --save_steps, and where training ends."""
+    every = options.save_steps and state.step % options.save_steps == 0
+    return bool(every or state.step == state.total or state.stop or state.finished)
+
+
+def checkpoint_activations(student: Any) -> None:
+    """Recompute activations in the backward pass; the method's old name is deprecated in transformers."""
+    enable = getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def make_balance(options: TrainOptions) -> EmaBalance | FixedBalance:
@@ -147,33 +165,3 @@ def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int
         name = "constant_with_warmup"
     return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
                          num_training_steps=steps)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: CUDA's peak, or the process's peak resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class MetricsLog:
-    """metrics.jsonl: one JSON object a step, appended as it happens; the first `keep` lines stay."""
-
-    def __init__(self, path: Path, keep: int) -> None:
-        lines = path.read_text(encoding="utf-8").splitlines()[:keep] if path.is_file() else []
-        write_jsonl((json.loads(line) for line in lines), path)
-        self.file = path.open("a", encoding="utf-8")
-        self.last: dict[str, Any] = {}
-        self.bad_steps = 0
-
-    def write(self, metrics: dict[str, Any]) -> None:
-        self.last = metrics
-        self.bad_steps = self.bad_steps + 1 if metrics["skipped"] else 0
-        self.file.write(json.dumps(metrics, allow_nan=False) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())  # a checkpoint never knows steps that the log does not
-
-    def describe(self) -> str:
-        shown = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}
-        return "  ".join(f"{label} {self.last[key]:.3g}" for key, label in shown.items()
-                         if self.last[key] is not None)

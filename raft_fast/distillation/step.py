@@ -65,6 +65,16 @@ class Totals:
         """Whether there are two terms to balance."""
         return self.sft is not None and self.kl is not None
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is no term at all: every completion is empty."""
+        return self.sft is None and self.kl is None
+
+    @property
+    def finite(self) -> bool:
+        """Whether both losses are numbers."""
+        return math.isfinite(self.sft or 0.0) and math.isfinite(self.kl or 0.0)
+
 
 @dataclass
 class Stepper:
@@ -155,9 +165,11 @@ class Stepper:
         return self.balance.weight() if self.options.sft else 1.0
 
     def _update(self, totals: Totals) -> float | None:
-        """Clip and step; a gradient that is not finite leaves the weights alone and returns None."""
+        """Clip and step; a loss or gradient that is not finite leaves the weights alone and returns None."""
+        if totals.nothing or not totals.finite:
+            return None
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.options.max_grad_norm)
-        if not torch.isfinite(norm) or (totals.sft is None and totals.kl is None):
+        if not torch.isfinite(norm):
             return None
         self.optimizer.step()
         return float(norm)
@@ -181,6 +193,7 @@ class Stepper:
             "trajectory_tokens": tokens,
             "lambda_bounded": kl is not None and weight >= self.options.lambda_max,
             "skipped": grad_norm is None,
+            "skipped_because": _why_skipped(totals, grad_norm),
         }
 
     @contextmanager
@@ -202,6 +215,12 @@ def stopwatch(device: torch.device) -> Iterator[list[float]]:
 
 def _tokens(views: Sequence[View]) -> int:
     return sum(len(view.completion) for view in views)
+
+
+def _why_skipped(totals: Totals, grad_norm: float | None) -> str | None:
+    if grad_norm is not None:
+        return None
+    return "nothing to learn from" if totals.nothing else "not finite"
 
 
 def _finite(value: float | None) -> float | None:

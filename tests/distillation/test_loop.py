@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Teacher, loop, train
+from raft_fast.distillation import Teacher, loop, metrics, train
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 
@@ -21,12 +21,12 @@ REQUIRED = {"step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "tea
             "peak_memory_bytes"}
 
 
-def run(folder, chat, options=OPTIONS, rows=None, seed=0):
+def run(folder, chat, options=OPTIONS, rows=None, seed=0, callbacks=()):
     folder.mkdir(exist_ok=True)
     student = make_model(0)
     teacher = Teacher(make_model(0), chat, options.teacher_top_k, options.distillation_temperature,
                       options.teacher_sees_answer) if options.distillation else None
-    train(student, teacher, chat, rows or make_rows(6), options, seed, folder, lambda *a, **k: None)
+    train(student, teacher, chat, rows or make_rows(6), options, seed, folder, callbacks)
     return student, metrics_of(folder)
 
 
@@ -88,7 +88,7 @@ def test_old_checkpoints_are_dropped_and_half_written_ones_ignored(tmp_path, cha
     run(tmp_path / "run", chat, replace(OPTIONS, save_total_limit=1))
     folder = tmp_path / "run/checkpoints"
     assert [path.name for path in folder.iterdir()] == ["step-000004"]
-    (folder / "step-000009").mkdir()  # no state.json: not a checkpoint
+    (folder / ".partial-step-000009").mkdir()
     assert run(tmp_path / "run", chat, replace(OPTIONS, save_total_limit=1))[1][-1]["step"] == 4
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, chat, damage):
         (newest / "state.json").write_text("{")
     else:
         make_model(num_hidden_layers=1).save_pretrained(newest / "model")
-    with pytest.warns(UserWarning, match="step-000004 cannot be read"):
+    with pytest.warns(UserWarning, match="step-000004 is damaged"):
         _, again = run(tmp_path / "run", chat, options)
     assert timeless(again) == timeless(metrics)
 
@@ -111,12 +111,12 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, chat, damage):
 def test_the_log_survives_a_stop_while_it_is_reopened(tmp_path, chat, monkeypatch):
     run(tmp_path / "run", chat)
     before = (tmp_path / "run/metrics.jsonl").read_text()
-    monkeypatch.setattr(loop.os, "fsync", lambda fd: None)
+    monkeypatch.setattr(metrics.os, "fsync", lambda fd: None)
 
     def killed(records, path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_jsonl", killed)
+    monkeypatch.setattr(metrics, "write_jsonl", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", chat)
     assert (tmp_path / "run/metrics.jsonl").read_text() == before

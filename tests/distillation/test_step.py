@@ -8,7 +8,7 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
-from raft_fast.distillation.loop import adamw, make_balance
+from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
 from raft_fast.distillation.step import Stepper
 from raft_fast.options import TrainOptions
 
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(chat, rows):
     for checkpointing in (False, True):
         student = make_model(0).train()
         if checkpointing:
-            student.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(student)
         stepper = make_stepper(student, make_model(1), chat)
         stepper.optimizer.step = lambda: None
         run(stepper, rows[:4])

@@ -1,0 +1,79 @@
+"""What may listen to a run: a few moments, and what is known at each of them.
+
+A callback subclasses `Callback` and overrides what it cares about; `train(..., callbacks=[...])` calls
+them in order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raft_fast.dataset import Row
+
+
+@dataclass
+class TrainingState:
+    """Where a run is, as callbacks see it.
+
+    step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows and
+    trajectories (token ids): what the step was trained on. stop: set it, and training stops after this
+    step with a checkpoint. finished: set it to why, and no step comes after this one, in a resumed run
+    neither.
+    """
+
+    run_dir: Path
+    student: Any
+    total: int
+    step: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    trajectories: Sequence[list[int]] = ()
+    stop: bool = False
+    finished: str | None = None
+
+
+class Callback:
+    """Every moment of a run; nothing happens unless overridden."""
+
+    def on_begin(self, state: TrainingState) -> None:
+        """Before the first step of this process; `state.step` is above 0 where a run goes on."""
+
+    def on_step(self, state: TrainingState) -> None:
+        """After an optimizer step."""
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        """After an evaluation during training."""
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        """After a checkpoint is whole on disk."""
+
+    def on_end(self, state: TrainingState) -> None:
+        """After the last step, or the one after which the run was asked to end."""
+
+
+class Callbacks(Callback):
+    """Several callbacks as one, in their order."""
+
+    def __init__(self, members: Sequence[Callback]) -> None:
+        self.members = members
+
+    def on_begin(self, state: TrainingState) -> None:
+        for member in self.members:
+            member.on_begin(state)
+
+    def on_step(self, state: TrainingState) -> None:
+        for member in self.members:
+            member.on_step(state)
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        for member in self.members:
+            member.on_evaluate(state, scores)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        for member in self.members:
+            member.on_save(state, checkpoint)
+
+    def on_end(self, state: TrainingState) -> None:
+        for member in self.members:
+            member.on_end(state)

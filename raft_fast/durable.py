@@ -1,0 +1,85 @@
+"""Folders that appear whole or not at all, and that know when they have been damaged since.
+
+The order is what makes it safe against a kill or a power cut between any two writes: fill a hidden
+sibling, make its files durable, write their checksums last, rename, make the rename durable.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have `fill` write a folder that appears whole or not at all, replacing what was there.
+
+    Where it fails (a full disk, say) the half of it that was written is taken away again.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        flush(partial)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    discard(folder)
+    partial.replace(folder)
+    _sync(folder.parent)
+
+
+def seal(folder: Path) -> None:
+    """Write the sha256 of every file in the folder into its manifest, once the files are durable."""
+    flush(folder)
+    sums = {str(path.relative_to(folder)): _sha256(path) for path in _files(folder)}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def check_seal(folder: Path) -> None:
+    """Raises ValueError that names the first file which is missing or not what the manifest says."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its {MANIFEST} cannot be read") from error
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(folder / name) != expected:
+            raise ValueError(f"the checksum of {name} differs")
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder under another name first: what is half removed never looks like the whole."""
+    if folder.exists():
+        doomed = folder.with_name(f".partial-old-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def flush(folder: Path) -> None:
+    """Make every file and every folder below (and the folder itself) durable."""
+    for path in [*sorted(folder.rglob("*")), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
