@@ -10,7 +10,8 @@ import torch
 
 def random_state() -> dict[str, Any]:
     """The states of python's, numpy's and torch's generators, on the CPU and on every GPU."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    state: Any = np.random.get_state(legacy=True)  # a tuple; the stubs allow for the other form
+    name, keys, *rest = state
     version, internal, gauss = random.getstate()
     return {"python": [version, list(internal), gauss],
             "numpy": [name, keys.tolist(), *rest],
