@@ -16,6 +16,7 @@ setup(
         "raft_fast.distillation",
         "raft_fast.evaluation",
         "raft_fast.report",
+        "raft_fast.report.stage1",
         "raft_fast_configs",
     ],
     package_dir={
@@ -29,6 +30,7 @@ setup(
         "raft_fast.refinement": ["prompts/*.txt"],
         "raft_fast.evaluation": ["*.jinja"],
         "raft_fast.report": ["*.jinja", "*.css"],
+        "raft_fast.report.stage1": ["*.jinja"],
         "raft_fast_configs": ["*.yaml"],
     },
 )

@@ -5,7 +5,7 @@
 Each answer is rewritten by the model itself (Eq. 1), kept where it still says the same (Eqs. 2-3),
 merged with the gold answer and judged (Eq. 4). DIR gets refined.parquet (trainable as it is),
 decisions.jsonl (what was chosen for each row, and why), summary.json, rejected.jsonl (rows set
-aside) and config.yaml. Started again on the same DIR it asks only for replies it does not have.
+aside), report.html and config.yaml. Started again on the same DIR it asks only for replies it does not have.
 """
 
 from pathlib import Path
@@ -28,6 +28,7 @@ def main() -> None:
     _, options = config.parse("refine", DESCRIPTION, [DataOptions, ModelOptions, RefineOptions])
     data, model, stage = options
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+    from raft_fast.report.stage1.page import write_report
 
     table = read_raw(data)
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
@@ -49,6 +50,7 @@ def main() -> None:
     counts = [f"{sum(row.source == source for row in refined)} {source}"
               for source in ("fused", "rewrite", "gold")]
     reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
+    reporter.say(f"report {write_report(output_dir)}")
 
 
 def read_raw(data: DataOptions) -> dataset.Table:

@@ -1,16 +1,14 @@
 """What a run's report plots."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from raft_fast.report.figure import C1, C2, C3, MUTED, figure
+from raft_fast.report.figure import C1, MUTED, figure
 
 Series = Sequence[float | None]
-BIN = 0.04  # of the histogram
 SMOOTH_FROM, WINDOW = 40, 15  # steps from which a running mean helps, and its width
 
 
@@ -37,32 +35,6 @@ def ratio(steps: Sequence[float], ratios: Series) -> Markup:
         axes.set_ylim(min(low, 0.5), max(high, 2))
 
     return figure("ratio", "CE / (λ · KL): near 1 is balance", draw, "step")
-
-
-def similarities(values: Sequence[float], tau: float | None) -> Markup:
-    """Histogram of cosine similarity between gold answer and rewrite, with τ."""
-    def draw(axes: Any) -> None:
-        # τ is an edge, so that no bar holds both sides of it
-        anchor = 0.8 if tau is None else tau
-        first = math.floor((min(0.0, *values) - anchor) / BIN)
-        last = math.ceil((1.0 - anchor) / BIN)
-        edges = [anchor + BIN * place for place in range(first, last + 1)]
-        passed = [value for value in values if tau is None or value >= tau]
-        failed = [value for value in values if tau is not None and value < tau]
-        axes.hist([passed, failed], bins=edges, stacked=True, color=[C1, C3], rwidth=0.88,
-                  label=["passed" if tau is not None else "rewrites", "kept the gold answer"])
-        if tau is not None:
-            axes.axvline(tau, color=C2, linewidth=1.5)
-            axes.text(tau - 0.015, axes.get_ylim()[1], f"τ = {tau:g}", color=C2, ha="right",
-                      va="top")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        axes.set_xlim(min(0.0, edges[0]), 1.005)
-        if failed:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.97), ncols=2, handlelength=1.2,
-                        columnspacing=1.4, labelcolor=MUTED)
-
-    return figure("similarity", "Rewrites by similarity to the gold answer", draw,
-                   "cosine similarity")
 
 
 def _curve(axes: Any, steps: Sequence[float], values: Series) -> None:

@@ -1,6 +1,5 @@
 """RUN/report.html: one self-contained page made of the run's files and nothing else."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.report import page
 from raft_fast.report.figure import bars
+from raft_fast.report.stage1.section import section
 from raft_fast.report.text import duration, gigabytes, percent, value
 
 TEMPLATE = "report.html.jinja"
-DOMAIN_SAMPLES, GENERAL_SAMPLES, SHOWN_DECISIONS = 8, 4, 300
-SOURCES = {"fused": "fused answer", "rewrite": "the model's own rewrite", "gold": "gold answer"}
+DOMAIN_SAMPLES, GENERAL_SAMPLES = 8, 4
 Section = dict[str, Any]
 
 
@@ -26,17 +25,19 @@ def write_report(run_dir: Path) -> Path:
 
     A missing file leaves its section out, with a line that says so.
     """
-    return page.write_text(render(read_run(run_dir)), run_dir / "report.html")
+    run = read_run(run_dir)
+    stage1 = section(run_dir / "refine", run.config.get("tau"))
+    return page.write_text(render(run, stage1), run_dir / "report.html")
 
 
-def render(run: RunFiles) -> str:
+def render(run: RunFiles, stage1: Section | None) -> str:
     """The page. Everything that comes from data is escaped."""
     return page.render(
         "raft_fast.evaluation", TEMPLATE, run=run, verdict=verdict(run), notes=left_out(run),
         tiles=tiles(run), config=run.config,
         tables=score_tables(run.evaluation), training=training_plots(run),
         distilled=any(step.get("kl_loss") is not None for step in run.steps),
-        refinement=refinement(run), samples=samples(run.generations), costs=costs(run.phases))
+        stage1=stage1, samples=samples(run.generations), costs=costs(run.phases))
 
 
 def tiles(run: RunFiles) -> list[Section]:
@@ -107,26 +108,6 @@ def training_plots(run: RunFiles) -> list[Markup]:
     drawn.append(plots.by_step("norm", "Gradient norm before clipping", steps,
                                series("grad_norm")))
     return drawn
-
-
-def refinement(run: RunFiles) -> Section | None:
-    """Stage 1: histogram, sources of the training answers, decisions; None without."""
-    if not run.decisions:
-        return None
-    known = [row["similarity"] for row in run.decisions if row.get("similarity") is not None]
-    tau = run.summary.get("tau", run.config.get("tau"))
-    counts = Counter(row["source"] for row in run.decisions)
-    total = len(run.decisions)
-    return {
-        "plot": plots.similarities(known, tau) if known else None,
-        "sources": [{"name": SOURCES[source], "key": source, "count": counts[source],
-                     "share": percent(counts[source] / total),
-                     "width": f"{100 * counts[source] / total:.2f}"} for source in SOURCES],
-        "engines": run.summary.get("engines") or {},
-        "data_source": run.config.get("data_source"),
-        "decisions": run.decisions[:SHOWN_DECISIONS],
-        "total": total,
-    }
 
 
 def samples(generations: Sequence[Section]) -> Section:

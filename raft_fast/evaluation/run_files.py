@@ -13,12 +13,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run. What is missing is empty; a run without stage 1 has no decisions."""
+    """The files of a run. What is missing is empty."""
 
     name: str
     config: Record = field(default_factory=dict)
     summary: Record = field(default_factory=dict)
-    decisions: list[Record] = field(default_factory=list)
     steps: list[Record] = field(default_factory=list)
     evaluation: Record = field(default_factory=dict)
     generations: list[Record] = field(default_factory=list)
@@ -44,7 +43,6 @@ def read_run(run_dir: Path) -> RunFiles:
         name=run_dir.resolve().name,
         config=read("config.yaml", {}),
         summary=read("refine/summary.json", {}),
-        decisions=read("refine/decisions.jsonl", []),
         steps=read("metrics.jsonl", []),
         evaluation=read("evaluation.json", {}),
         generations=read("generations.jsonl", []),

@@ -4,6 +4,7 @@ from typing import Any
 
 from raft_fast.evaluation.names import TOO_FEW, judgement
 from raft_fast.evaluation.run_files import RunFiles
+from raft_fast.report.stage1.notes import notes as about_stage1
 from raft_fast.report.text import percent, value
 
 DOMAIN_SAID = {"token_f1": "word overlap with the gold answers (token F1)",
@@ -20,7 +21,7 @@ def verdict(run: RunFiles) -> list[str]:
 
 def left_out(run: RunFiles) -> list[str]:
     """What a reader must know before trusting the numbers: parts missing, slices, shared roles."""
-    return [*_about_refinement(run.summary), *_about_training(run),
+    return [*about_stage1(run.summary), *_about_training(run),
             *_about_evaluation(run.evaluation),
             *(f"{name} could not be read." for name in run.unreadable)]
 
@@ -55,23 +56,6 @@ def _general(evaluation: dict[str, Any]) -> list[str]:
 def _word(metric: dict[str, Any]) -> str:
     return {"better": "a gain beyond noise", "worse": "a loss beyond noise",
             "same": "no change", "within noise": "within noise"}.get(judgement(metric), TOO_FEW)
-
-
-def _about_refinement(summary: dict[str, Any]) -> list[str]:
-    if not summary:
-        return ["Stage 1 left no summary: the training answers were used as they came."]
-    notes = []
-    if summary.get("fuser_is_judge"):
-        notes.append("One model plays fuser and judge: it scores its own fusions, so its scores "
-                     "are no independent opinion.")
-    rows = summary.get("rows") or {}
-    if rows and rows["used"] < rows["total"]:
-        notes.append(f"Stage 1 and training used {rows['used']} of {rows['total']} training rows "
-                     "(--max_rows 0 takes all).")
-    failed = sum((summary.get("failed_scores") or {}).values())
-    if failed:
-        notes.append(f"{failed} judge replies held no score and were not counted.")
-    return notes
 
 
 def _about_training(run: RunFiles) -> list[str]:

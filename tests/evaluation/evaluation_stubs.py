@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import yaml
+from stage1_stubs import decision
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Message, Reply
@@ -94,6 +95,8 @@ def fabricate_run(folder: Path, ifbench: Path, steps: int = 60, hostile: str = "
     (folder / "refine/summary.json").write_text(json.dumps({
         "sources": {name: sources.count(name) for name in ("gold", "rewrite", "fused")},
         "tau": 0.8, "rows": {"used": 96, "total": 302}, "fuser_is_judge": True, "failed_scores": {},
+        "judge_stop": 0.8, "objections": {"copy": 11}, "replies": {"asked": 300, "cached": 20},
+        "tokens": {"rewrite": {"prompt": 9000, "completion": 4000}}, "seconds": 12.5,
         "engines": {"rewriter": "SmolLM2", "fuser": "SmolLM2", "judges": [f"SmolLM2{hostile}"]}}))
     write_lines(folder / "metrics.jsonl", [step(number, steps, dice) for number in range(steps)])
     (folder / "phases.json").write_text(json.dumps([
@@ -104,14 +107,6 @@ def fabricate_run(folder: Path, ifbench: Path, steps: int = 60, hostile: str = "
             ("evaluate base: domain", 22.0, 4.0e9), ("evaluate trained: domain", 21.0, 4.0e9),
             ("evaluate base: general", 18.0, 4.0e9), ("evaluate trained: general", 18.5, 4.0e9)]]))
     return folder
-
-
-def decision(number, dice, hostile=""):
-    similarity = min(0.995, max(0.05, dice.gauss(0.82, 0.14)))
-    source = "gold" if similarity < 0.8 else "fused" if dice.random() < 0.7 else "rewrite"
-    return {"row_id": f"faq-{number:03d}", "similarity": similarity if number else None,
-            "gold": "g", "rewrite": "r", "source": source,
-            "why": f"{hostile}similarity {similarity:.3f} against τ 0.8"}
 
 
 def step(number, total, dice):

@@ -21,6 +21,7 @@ from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
 from raft_fast.report.text import duration
 
+STAGE1_PLOTS = 7
 ATTACK = '<script>alert("x")</script> & $x_n$ '
 
 
@@ -90,7 +91,7 @@ def test_report_is_self_contained(run_dir):
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
     assert "@import" not in page
     assert "One model plays fuser and judge" in page
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 6 + STAGE1_PLOTS + 2
     assert "missing\"" not in page.split("<main>")[1]
     assert "nan" not in re.sub(r"<[^>]*>", "", page.split("<main>")[1]).lower().split()
 
@@ -128,7 +129,7 @@ def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
 
 def test_without_distillation_or_sft_only_what_was_on_is_drawn(run_dir):
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for off, plots in (("kl", 2 + 3), ("sft", 5 + 3)):
+    for off, plots in (("kl", 2 + STAGE1_PLOTS + 2), ("sft", 5 + STAGE1_PLOTS + 2)):
         nulls = {"kl": ("kl_loss", "lambda", "ce_kl_ratio", "teacher_mass"),
                  "sft": ("sft_loss", "ce_kl_ratio")}[off]
         (run_dir / "metrics.jsonl").write_text("".join(

@@ -1,0 +1,49 @@
+"""What stage 1 left in its folder, read without loading more than a line at a time."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Record = dict[str, Any]
+DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
+
+
+def read_summary(folder: Path) -> Record:
+    """summary.json; empty where there is none or it cannot be read."""
+    return _read(folder / SUMMARY, json.loads)
+
+
+def read_config(folder: Path) -> Record:
+    """config.yaml; empty where there is none or it cannot be read."""
+    return _read(folder / CONFIG, yaml.safe_load)
+
+
+def read_decisions(folder: Path) -> Iterator[Record | None]:
+    """The lines of decisions.jsonl in order, None for one that cannot be read."""
+    path = folder / DECISIONS
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield parse(line)
+
+
+def parse(line: bytes) -> Record | None:
+    """One line of decisions.jsonl, or None."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "row_id" in record else None
+
+
+def _read(path: Path, parser: Callable[[str], Any]) -> Record:
+    try:
+        found = parser(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
