@@ -25,12 +25,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(partial)
         flush(partial)
+        discard(folder)
+        partial.replace(folder)
+        _sync(folder.parent)
     except Exception:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    discard(folder)
-    partial.replace(folder)
-    _sync(folder.parent)
 
 
 def seal(folder: Path) -> None:

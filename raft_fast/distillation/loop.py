@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import get_scheduler
+from transformers import get_scheduler, set_seed
 
 from raft_fast.chat import Chat
 from raft_fast.dataset import Rejected, Row
@@ -32,7 +32,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     saved (default: all of it). Writes metrics.jsonl and checkpoints/. Raises UserError where loss or
     gradient are not finite twice in a row, and where no checkpoint of a run is whole.
     """
-    torch.manual_seed(seed)
+    set_seed(seed)  # dropout; rollouts have seeds of their own
     steps, weights = plan(rows, options, seed), weights or FullWeights(student)
     student.train()
     if options.gradient_checkpointing:

@@ -1,0 +1,173 @@
+"""Checkpoints: killed or out of disk at every file-system call, damaged afterwards, and what is in them."""
+
+import errno
+import itertools
+import random
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from faults import Killed, calls, fault
+from safetensors.torch import save_file
+
+from raft_fast.distillation.checkpoint import checkpoints, restore, save_checkpoint
+from raft_fast.distillation.weights import read_safetensors
+from raft_fast.errors import UserError
+
+
+class OneTensor:
+    """The least there can be to save."""
+
+    def __init__(self, value):
+        self.tensor = torch.full((3,), float(value), requires_grad=True)
+
+    def save(self, folder):
+        folder.mkdir()
+        save_file({"tensor": self.tensor.detach()}, folder / "tensor.safetensors")
+
+    def read(self, folder):
+        return read_safetensors(folder)
+
+    def put(self, tensors):
+        self.tensor.data.copy_(tensors["tensor"])
+
+
+def save(folder, step, keep=2):
+    """A checkpoint whose every part says which step it is."""
+    weights = OneTensor(step)
+    optimizer = torch.optim.AdamW([weights.tensor], lr=0.0)
+    weights.tensor.grad = torch.full((3,), float(step))
+    optimizer.step()
+    torch.manual_seed(step)
+    return save_checkpoint(folder, step, weights, optimizer, {"note": step}, keep)
+
+
+def load(folder):
+    """The step every part agrees on; no warning allowed unless the test asks for one."""
+    weights = OneTensor(-1)
+    optimizer = torch.optim.AdamW([weights.tensor], lr=0.0)
+    state = restore(folder, weights, optimizer)
+    if state is None:
+        return None
+    step = state["step"]
+    assert state["note"] == step
+    assert torch.equal(weights.tensor, torch.full((3,), float(step)))
+    assert torch.allclose(optimizer.state[weights.tensor]["exp_avg"], torch.full((3,), 0.1 * step))
+    drawn, expected = torch.rand(3), torch.Generator().manual_seed(step)
+    assert torch.equal(drawn, torch.rand(3, generator=expected))
+    return step
+
+
+def every_fault(tmp_path, monkeypatch, error, **events):
+    """(call that failed, folder) for a save interrupted at each of its calls, with two good ones before."""
+    save(tmp_path / "before", 1)
+    save(tmp_path / "before", 2)
+    for at in itertools.count():
+        folder = tmp_path / f"fault-{at}"
+        shutil.copytree(tmp_path / "before", folder)
+        (folder / ".partial-step-000009").mkdir()  # of an earlier kill
+        with fault(folder, monkeypatch, at, error, **events) as failed:
+            try:
+                save(folder, 3)
+            except type(error):
+                assert failed
+        if not failed:
+            return
+        yield failed[0], folder
+
+
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch):
+    found = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _call, folder in every_fault(tmp_path, monkeypatch, Killed()):
+            found.add(load(folder))
+            save(folder, 4)  # and the next one succeeds, tidies up and keeps two
+            assert load(folder) == 4
+            assert len(list(folder.iterdir())) == 2
+    assert found == {2, 3}
+
+
+def test_a_full_disk_at_any_call_keeps_the_old_one_and_leaves_no_half(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    writing = {"open", "os.mkdir", "os.rename", "fsync"}
+    steps = set()
+    for call, folder in every_fault(tmp_path, monkeypatch, full, events=writing):
+        steps.add(load(folder))
+        if load(folder) == 2:
+            assert not (folder / ".partial-step-000003").exists(), call
+    assert steps == {2, 3}
+
+
+def test_files_are_durable_before_the_manifest_and_the_manifest_before_the_name(tmp_path, monkeypatch):
+    with calls(tmp_path, monkeypatch) as seen:
+        target = save(tmp_path, 3)
+    partial = tmp_path / ".partial-step-000003"
+    files = [path for path in target.rglob("*") if path.is_file()]
+    renamed = seen.index(("os.rename", str(partial)))
+    manifest = next(index for index, (event, path) in enumerate(seen)
+                    if event == "open" and path.endswith("manifest.json"))
+    for file in files:
+        moment = seen.index(("fsync", str(partial / file.relative_to(target))))
+        assert moment < (renamed if file.name == "manifest.json" else manifest)
+    assert ("fsync", str(partial)) in seen[:renamed]
+    assert ("fsync", str(tmp_path)) in seen[renamed:]
+
+
+def test_one_flipped_byte_in_any_file_is_noticed(tmp_path):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    for file in [path for path in newest.rglob("*") if path.is_file()]:
+        good = file.read_bytes()
+        bad = bytearray(good)
+        bad[len(bad) // 2] ^= 1
+        file.write_bytes(bad)
+        with pytest.warns(UserWarning, match="step-000002 is damaged"):
+            assert load(tmp_path) == 1
+        file.unlink()
+        with pytest.warns(UserWarning, match="step-000002 is damaged"):
+            assert load(tmp_path) == 1
+        file.write_bytes(good)
+    assert load(tmp_path) == 2
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_refused(tmp_path):
+    for step in (1, 2):
+        (save(tmp_path, step) / "state.json").write_text("{}")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match=r"no checkpoint is whole "
+                                                                   r"\(step-000002: .*; step-000001: "):
+        load(tmp_path)
+    assert load(tmp_path / "nothing") is None
+
+
+def test_a_damaged_later_checkpoint_never_takes_the_place_of_a_good_one(tmp_path):
+    for step in (1, 5):
+        save(tmp_path, step)
+    (tmp_path / "step-000005/state.json").write_text("{}")
+    save(tmp_path, 3, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003"]
+
+
+def test_checkpoints_are_ordered_by_number():
+    class Folder:
+        def glob(self, _):
+            from pathlib import Path
+            return [Path("step-1000000"), Path("step-999999")]
+
+    assert [path.name for path in checkpoints(Folder())] == ["step-999999", "step-1000000"]
+
+
+def test_every_random_generator_goes_on_where_it_was(tmp_path):
+    def draw():
+        return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()),
+                float(torch.rand(())), float(torch.randn(()))]
+
+    draw()
+    save(tmp_path, 1)
+    expected = draw()
+    draw()
+    load_only = OneTensor(0)
+    restore(tmp_path, load_only, torch.optim.AdamW([load_only.tensor]))
+    assert draw() == expected

@@ -1,0 +1,185 @@
+"""Runs that are stopped: by a signal, by kill -9, by steps that are not finite, by nothing to learn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_loop import OPTIONS, metrics_of, run, timeless
+
+from raft_fast.distillation import Callback, SoftStop, losses
+from raft_fast.distillation import loop as loop_module
+from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.errors import Stopped, UserError, entry
+
+STEPS = replace(OPTIONS, num_train_epochs=3, lr_scheduler_type="linear", warmup_steps=1, save_steps=2)
+
+
+class Signal(Callback):
+    """Sends this process a signal after a step, as a scheduler or a user would."""
+
+    def __init__(self, signum, step, times=1):
+        self.signum, self.step, self.times = signum, step, times
+
+    def on_step(self, state):
+        if state.step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.signum)
+
+
+def same_end(one, other):
+    """Weights, optimizer and metrics of two finished runs, bit for bit; times apart."""
+    assert timeless(metrics_of(one)) == timeless(metrics_of(other))
+    last, again = (checkpoints(folder / "checkpoints")[-1] for folder in (one, other))
+    assert last.name == again.name
+    for name in ("model/model.safetensors", "optimizer.safetensors"):
+        ours, theirs = load_file(last / name), load_file(again / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    states = [json.loads((folder / "state.json").read_text()) for folder in (last, again)]
+    assert states[0] == states[1]  # balance, schedule and every random generator among them
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_finish_and_saves(tmp_path, chat, signum, code, capsys):
+    with pytest.raises(Stopped, match=r"step 3 of 6 .*run the same command again") as stopped, \
+            SoftStop() as stopping:
+        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signum, 3), stopping])
+    assert stopped.value.exit_code == code
+    assert checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-000003"
+    run(tmp_path / "run", chat, STEPS)
+    run(tmp_path / "whole", chat, STEPS)
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_second_signal_leaves_at_once(tmp_path, chat):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped, match="at once"), SoftStop() as stopping:
+        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGINT, 3, times=2), stopping])
+    assert [path.name for path in checkpoints(tmp_path / "run/checkpoints")] == ["step-000002"]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_sigterm_outside_training_is_one_line_too(capsys):
+    @entry
+    def main():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("never here")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == ("stopped by SIGTERM: finished work is on disk; run the same command "
+                                       "again to go on\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, "tests/distillation")
+from test_stopping import STEPS, run
+from raft_fast.chat import Chat
+from raft_fast.distillation import checkpoint
+from tiny import make_model, make_tokenizer
+
+def die(partial):
+    if "step-000004" in partial.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    seal(partial)
+
+seal, checkpoint.seal = checkpoint.seal, die
+run(Path(sys.argv[1]), Chat(make_tokenizer(), make_model().generation_config, "tiny"), STEPS)
+"""
+
+
+def test_kill_9_in_the_middle_of_a_checkpoint(tmp_path, chat):
+    """2n steps are n, kill, resume, n: bit for bit, in the middle of a buffer of rollouts too."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root}/tests:{root}/kernels"}
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], cwd=root, env=environment,
+                            capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(metrics_of(tmp_path / "run")) == 4
+    assert [path.name for path in checkpoints(tmp_path / "run/checkpoints")] == ["step-000002"]
+    run(tmp_path / "run", chat, STEPS)
+    run(tmp_path / "whole", chat, STEPS)
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def not_finite(monkeypatch, *steps):
+    """Poison the loss of these steps."""
+    count, real = 0, loop_module.Stepper.run
+
+    def poisoned(self, examples):
+        nonlocal count
+        count += 1
+        if count in steps:
+            with monkeypatch.context() as patch:
+                poison = next(self.student.parameters()).sum() * torch.nan
+                patch.setattr(losses, "sft_loss", lambda *a: poison)
+                return real(self, examples)
+        return real(self, examples)
+
+    monkeypatch.setattr(loop_module.Stepper, "run", poisoned)
+
+
+def test_one_bad_step_is_skipped_counted_and_survived(tmp_path, chat, monkeypatch):
+    not_finite(monkeypatch, 2)
+    student, metrics = run(tmp_path / "run", chat, STEPS)
+    assert [step["skipped"] for step in metrics] == [False, True, False, False, False, False]
+    assert metrics[1]["skipped_because"] == "not finite"
+    assert metrics[1]["loss"] is metrics[1]["sft_loss"] is metrics[1]["grad_norm"] is None
+    assert metrics[-1]["skipped_steps"] == 1
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+def test_two_bad_steps_in_a_row_name_the_last_good_checkpoint(tmp_path, chat, monkeypatch):
+    not_finite(monkeypatch, 3, 4)
+    with pytest.raises(UserError, match=r"not finite in steps 3 and 4: .*checkpoints/step-000002"):
+        run(tmp_path / "run", chat, STEPS)
+    assert len(metrics_of(tmp_path / "run")) == 4
+    weights = load_file(tmp_path / "run/checkpoints/step-000002/model/model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_stop_between_two_bad_steps_changes_nothing(tmp_path, chat, monkeypatch):
+    not_finite(monkeypatch, 3, 4)
+    with pytest.raises(Stopped), SoftStop() as stopping:
+        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGTERM, 3), stopping])
+    with pytest.raises(UserError, match="not finite in steps 3 and 4"):
+        run(tmp_path / "run", chat, STEPS)
+
+
+def test_steps_of_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):
+    monkeypatch.setattr(loop_module, "sample_trajectories",
+                        lambda student, chat, requests, *a: [[] for _ in requests])
+    _, metrics = run(tmp_path / "run", chat, replace(STEPS, sft=False))
+    assert [step["skipped_because"] for step in metrics] == ["nothing to learn from"] * 6
+    assert metrics[-1]["skipped_steps"] == 6
+    assert all(step["lr"] == metrics[0]["lr"] for step in metrics)  # the schedule waits for real steps
+    _, metrics = run(tmp_path / "sft", chat, STEPS)
+    assert not any(step["skipped"] for step in metrics)
+
+
+def test_one_empty_completion_among_others_changes_nothing_but_the_count(tmp_path, chat, monkeypatch):
+    real = loop_module.sample_trajectories
+    monkeypatch.setattr(loop_module, "sample_trajectories", lambda student, chat, requests, *a:
+                        [[], *real(student, chat, requests, *a)[1:]])
+    _, metrics = run(tmp_path / "run", chat, replace(STEPS, steps_per_generation=1))
+    assert all(step["trajectories"] == 2 and step["kl_loss"] >= 0 for step in metrics)
+
+
+def test_steps_without_any_checkpoint_start_over_and_say_so(tmp_path, chat):
+    with pytest.raises(Stopped), SoftStop() as stopping:
+        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGINT, 1, times=2), stopping])
+    with pytest.warns(UserWarning, match="holds 1 steps and no checkpoint"):
+        _, metrics = run(tmp_path / "run", chat, STEPS)
+    assert [step["step"] for step in metrics] == [1, 2, 3, 4, 5, 6]
