@@ -44,20 +44,28 @@ class DomainScores:
     records: list[dict[str, Any]]
     means: dict[str, Mean]
 
+    @classmethod
+    def of(cls, records: list[dict[str, Any]]) -> "DomainScores":
+        """The means that the records have."""
+        return cls(records, {metric: weighted_mean([_part(record, metric) for record in records])
+                             for metric in METRICS})
+
     def parts(self, metric: str) -> list[Pair | None]:
         """(value, weight) of every row for a metric of `METRICS`."""
         return [_part(record, metric) for record in self.records]
 
 
 def evaluate_domain(engine: Engine, rows: Sequence[Row], max_new_tokens: int,
-                    encoder: SimilarityEncoder, reporter: Reporter, name: str) -> DomainScores:
-    """Answer every row greedily and score the answers; `name` is base or trained.
+                    encoder: SimilarityEncoder, reporter: Reporter, name: str,
+                    part: str = "domain") -> DomainScores:
+    """Answer every row greedily and score the answers; `name` is base or trained, `part` what the rows
+    are called in the progress.
 
     The gold answer's negative log-likelihood is null for engines that cannot tell it. A row whose
     generation failed has no scores and the reason under `error`.
     """
     prompts = [row.prompt for row in rows]
-    replies = collect(engine, prompts, max_new_tokens, reporter, f"evaluate {name}: domain")
+    replies = collect(engine, prompts, max_new_tokens, reporter, f"evaluate {name}: {part}")
     likelihoods = _gold_nll(engine, rows, reporter, name)
     answers = [reply.text.strip() for reply in replies]
     similarities = encoder.similarities([row.gold for row in rows], answers)
@@ -73,9 +81,7 @@ def evaluate_domain(engine: Engine, rows: Sequence[Row], max_new_tokens: int,
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
             "answer": answer, "finish_reason": reply.finish_reason, "error": reply.error, **scores,
             "nll_sum": nll[0] if nll else None, "nll_tokens": nll[1] if nll else None})
-    means = {metric: weighted_mean([_part(record, metric) for record in records])
-             for metric in METRICS}
-    return DomainScores(records, means)
+    return DomainScores.of(records)
 
 
 def score_answer(gold: str, answer: str) -> dict[str, float | None]:

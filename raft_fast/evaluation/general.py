@@ -43,6 +43,11 @@ class GeneralScores:
     records: list[dict[str, Any]]
     means: dict[str, Mean]
 
+    @classmethod
+    def of(cls, records: list[dict[str, Any]]) -> "GeneralScores":
+        """The means that the records have."""
+        return cls(records, {metric: share(_successes(records, metric)) for metric in METRICS})
+
     def parts(self, metric: str) -> list[Pair | None]:
         """(value, weight) of every prompt for a metric of `METRICS`."""
         return [_part(record, metric) for record in self.records]
@@ -98,8 +103,7 @@ def evaluate_general(engine: Engine, suite: GeneralSuite, max_new_tokens: int, r
             "key": prompt.key, "prompt": prompt.text, "instructions": prompt.instructions,
             "answer": reply.text, "finish_reason": reply.finish_reason, "error": reply.error,
             **verdict})
-    means = {metric: share(_successes(records, metric)) for metric in METRICS}
-    return GeneralScores(records, means)
+    return GeneralScores.of(records)
 
 
 def _verify(verifiers: Verifiers, prompt: Prompt, answer: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Verifiers:
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError where the folder does not hold the benchmark or a package is missing."""
-        self.prompts = read_prompts(folder / PACKAGE / PROMPTS)
+        self.prompts = prompts_of(folder)
         for module in NEEDED:
             require(module, "quickstart")
         self._registry, self._dice = _import_verifiers(folder)
@@ -101,6 +101,11 @@ class Verifiers:
         if arguments and "prompt" in arguments:
             verifier.build_description(prompt=prompt.text)
         return bool(verifier.check_following(answer))
+
+
+def prompts_of(folder: Path) -> list[Prompt]:
+    """All prompts in the folder into which the wheel was unpacked."""
+    return read_prompts(folder / PACKAGE / PROMPTS)
 
 
 def read_prompts(file: Path) -> list[Prompt]:

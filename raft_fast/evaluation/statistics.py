@@ -68,6 +68,26 @@ def paired_change(base: Sequence[Pair | None], trained: Sequence[Pair | None],
     return {"mean": change, "low": low, "high": high, "n": len(both)}
 
 
+def paired_p(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: int = 0) -> float | None:
+    """Two-sided p-value of "which model gave which answer does not matter": the two values of random
+    rows change places (permutation test). None where no row has both."""
+    both = [(left, right) for left, right in zip(base, trained, strict=True)
+            if left is not None and right is not None]
+    values = np.array(both, dtype=float).reshape(-1, 2, 2)  # row, model, (value, weight)
+    if not len(values) or (values[:, :, 1].sum(0) == 0).any():
+        return None
+    swaps = np.random.default_rng(seed).random((RESAMPLES, len(values))) < 0.5
+    differences = values[:, 1] - values[:, 0]
+    lefts = values[:, 0].sum(0) + swaps @ differences
+    rights = values[:, 1].sum(0) - swaps @ differences
+    with np.errstate(invalid="ignore", divide="ignore"):
+        changes = rights[:, 0] / rights[:, 1] - lefts[:, 0] / lefts[:, 1]
+    left, right = values.sum(0)
+    change = right[0] / right[1] - left[0] / left[1]
+    at_least = np.abs(changes) >= abs(change) - 1e-12 * max(1.0, abs(change))  # ties are ties
+    return float((1 + at_least.sum()) / (1 + RESAMPLES))
+
+
 def _draws(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
 

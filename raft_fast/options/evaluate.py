@@ -1,6 +1,7 @@
 """Evaluation, and what a trained model is compared with."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from raft_fast.options.check import check
 
@@ -18,13 +19,26 @@ class EvaluateOptions:
     -1 none."""
     general_max_new_tokens: int = 512
     """Longest answer to an IFBench prompt, in tokens."""
+    drift_prompts: int = 64
+    """IFBench prompts (a fixed slice) on which both models are compared token by token: KL of the
+    trained from the base model, likelihood of the base's own answers and of the prompts' wording;
+    0 none."""
+    drift_max_new_tokens: int = 64
+    """Longest of the base's own answers that are compared, in tokens."""
+    paraphrases: str | None = None
+    """Training questions in other words (python -m raft_fast.paraphrase makes the file), to evaluate
+    on beside the held-out rows."""
     eval_batch_size: int = 32
     """Conversations generated at once."""
 
     def __post_init__(self) -> None:
-        for name in ("eval_max_new_tokens", "general_max_new_tokens", "eval_batch_size"):
+        for name in ("eval_max_new_tokens", "general_max_new_tokens", "drift_max_new_tokens",
+                     "eval_batch_size"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         check(self.eval_rows >= 0, "--eval_rows", self.eval_rows, "0 (all) or more")
+        check(self.paraphrases is None or Path(self.paraphrases).is_file(), "--paraphrases",
+              self.paraphrases, "a file (python -m raft_fast.paraphrase makes it)")
+        check(self.drift_prompts >= 0, "--drift_prompts", self.drift_prompts, "0 (none) or more")
         check(self.general_prompts >= -1, "--general_prompts", self.general_prompts,
               "-1 (none), 0 (all) or more")
 

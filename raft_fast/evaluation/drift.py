@@ -1,0 +1,148 @@
+"""How far a model has moved from the one it came from, where nobody trained it.
+
+Token by token, with both models in this process: the exact KL over the whole vocabulary, on what the
+base itself says to general prompts (sampled, so that the mean estimates the KL of whole answers) and on
+general text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raft_fast.chat import Chat, View
+from raft_fast.engines import Message, stable_seed
+from raft_fast.engines.hf import HFEngine, generate_ids
+from raft_fast.evaluation.ifbench import Prompt
+from raft_fast.evaluation.statistics import Pair, paired_change, weighted_mean
+from raft_fast.head import Head, head_of
+from raft_fast.packing import buckets, completion_hidden, completion_ids
+from raft_fast.progress import Reporter
+
+LOGIT_ROWS = 256  # tokens whose logits over the vocabulary are alive at once, for each model
+BUCKET_TOKENS = 4096  # of one round: hidden states of both models are held for so many tokens
+TEXT_TOKENS = 512  # a longer text is cut
+DESCRIBED = {"own": "the base's own answers", "text": "general text"}
+
+
+@dataclass(frozen=True)
+class TokenDrift:
+    """Sums over the `tokens` of one text: KL(base ‖ trained) and negative log-likelihoods in nats, and
+    how often both models find the same token most likely."""
+
+    kl: float
+    base_nll: float
+    nll: float
+    agreement: int
+    tokens: int
+
+    def part(self, metric: str) -> Pair | None:
+        """(sum, tokens) of one of the sums."""
+        return (getattr(self, metric), self.tokens) if self.tokens else None
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the models are compared on: the base's own answers to general prompts, and plain texts."""
+
+    own: list[View]
+    text: list[View]
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: [[view.prompt, view.completion] for view in views]
+                for name, views in vars(self).items()}
+
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> "Probes":
+        return cls(**{name: [View(*ids) for ids in views] for name, views in saved.items()})
+
+
+def draw_probes(prompts: Sequence[Prompt], base: HFEngine, max_new_tokens: int, reporter: Reporter) -> Probes:
+    """The base's own answers to the prompts; the general text is the prompts' own wording."""
+    conversations = [[Message(role="user", content=prompt.text)] for prompt in prompts]
+    return Probes(own_answers(base, conversations, max_new_tokens, 0, reporter),
+                  text_views(base.chat, [prompt.text for prompt in prompts]))
+
+
+def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: Reporter
+                  ) -> dict[str, list[TokenDrift]]:
+    """Both models on every probe, under `own` and `text`."""
+    return {name: compare_tokens(base.model, trained.model, views, base.chat.pad_id, reporter,
+                                 f"drift: {DESCRIBED[name]}")
+            for name, views in vars(probes).items()}
+
+
+def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
+    """Means over tokens with intervals; nll as base, trained and change (perplexity is its exponential)."""
+    found: dict[str, Any] = {}
+    for name, drifts in measured.items():
+        nll, base_nll = ([one.part(metric) for one in drifts] for metric in ("nll", "base_nll"))
+        found[name] = {
+            "texts": len(drifts), "tokens": sum(one.tokens for one in drifts),
+            "kl": weighted_mean([one.part("kl") for one in drifts]),
+            "agreement": weighted_mean([one.part("agreement") for one in drifts]),
+            "nll": {"base": weighted_mean(base_nll), "trained": weighted_mean(nll),
+                    "change": paired_change(base_nll, nll)}}
+    return found
+
+
+def own_answers(engine: HFEngine, conversations: Sequence[list[Message]], max_new_tokens: int,
+                seed: int, reporter: Reporter) -> list[View]:
+    """What the model itself says, sampled at temperature 1, as the ids it said."""
+    prompts = [engine.chat.student_prompt(messages) for messages in conversations]
+    seeds = [stable_seed(seed, messages) for messages in conversations]
+    views: list[View] = [View([], [])] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
+        for start in range(0, len(order), engine.batch_size):
+            chosen = order[start : start + engine.batch_size]
+            drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
+                                 max_new_tokens, 1.0, [seeds[index] for index in chosen])
+            for index, completion in zip(chosen, drawn, strict=True):
+                views[index] = View(prompts[index], completion)
+            advance(len(chosen))
+    return views
+
+
+def text_views(chat: Chat, texts: Sequence[str]) -> list[View]:
+    """Plain texts, no chat around them: every token but the first is predicted."""
+    ids = [chat.tokenizer(text, split_special_tokens=True).input_ids[:TEXT_TOKENS] for text in texts]
+    return [View(one[:1], one[1:]) for one in ids if len(one) > 1]
+
+
+@torch.inference_mode()
+def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, reporter: Reporter,
+                   phase: str) -> list[TokenDrift]:
+    """Both models on the completion tokens of each view, in order."""
+    found = [TokenDrift(0.0, 0.0, 0.0, 0, 0)] * len(views)
+    said = [index for index, view in enumerate(views) if view.completion]
+    with reporter.phase(phase, len(said), "texts") as advance:
+        for group in buckets([len(views[index].ids) for index in said], BUCKET_TOKENS):
+            chosen = [said[place] for place in group]
+            asked = [views[index] for index in chosen]
+            left, right = (completion_hidden(model, asked, pad_id) for model in (base, trained))
+            table = _by_token(left, right, completion_ids(asked, left.device), head_of(base),
+                              head_of(trained))
+            for index, part in zip(chosen, table.split([len(view.completion) for view in asked]),
+                                   strict=True):
+                kl, base_nll, nll, agreement = part.sum(0).tolist()
+                found[index] = TokenDrift(kl, base_nll, nll, round(agreement), len(part))
+            advance(len(chosen))
+    return found
+
+
+def _by_token(base_hidden: torch.Tensor, hidden: torch.Tensor, ids: torch.Tensor, base_head: Head,
+              head: Head) -> torch.Tensor:
+    """float64 [N, 4]: KL(base ‖ trained), both models' negative log-likelihood of `ids`, agreement."""
+    rows = []
+    for base_ND, trained_ND, ids_N in zip(base_hidden.split(LOGIT_ROWS), hidden.split(LOGIT_ROWS),
+                                          ids.split(LOGIT_ROWS), strict=True):
+        base_NV, trained_NV = base_head.logits(base_ND), head.logits(trained_ND)
+        vocab = min(base_NV.shape[1], trained_NV.shape[1])  # heads of one family may be padded differently
+        p, q = (logits[:, :vocab].log_softmax(-1) for logits in (base_NV, trained_NV))
+        kl = (p.exp() * (p - q)).sum(-1)
+        same = p.argmax(-1) == q.argmax(-1)
+        nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
+        rows.append(torch.stack([kl, *nll, same.to(kl.dtype)], 1).double())
+    return torch.cat(rows)
