@@ -7,6 +7,7 @@ its own words (stage 2), then measure what was learnt and what was kept.
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,8 @@ def load_teacher(options: Options, original: Any) -> Any:
 
 
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
-                  reporter: Reporter) -> Any:
-    """Stage 2; returns the trained model as an engine and writes RUN/model."""
+                  reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
+    """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
     import torch
 
     from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, train
@@ -197,7 +198,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     total = len(plan(rows, training, options.data.seed))
     with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
         train(student, teacher, chat, rows, training, options.data.seed, run_dir,
-              [StepsInProgress(advance), stopping])
+              [StepsInProgress(advance), stopping, *callbacks])
 
     def fill(partial: Path) -> None:
         student.save_pretrained(partial)
