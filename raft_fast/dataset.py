@@ -1,59 +1,33 @@
-"""Rows in and out: every format becomes a list of `Row`s, and every bad row is named."""
+"""Rows in and out: every format becomes `Row`s, in memory or left on disk, and every bad row is named."""
 
-import csv
 import dataclasses
 import hashlib
 import json
 import random
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.engines import Message
+from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
+from raft_fast.records import BadRowError, records
+from raft_fast.rows import Rejected, Row, to_row
+
+__all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "open_rows",
+           "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
-SOURCES = ("gold", "rewrite", "fused")
-PAIRS = (("prompt", "completion"), ("question", "answer"))
 SHOWN_REASONS = 3
-HUB_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One question with its answers. Raw rows have a gold answer only; stage 1 adds the others."""
-
-    row_id: str
-    prompt: list[Message]
-    completion: str
-    gold: str
-    category: str | None = None
-    rewrite: str | None = None
-    fused: str | None = None
-    source: str = "gold"
-    similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that cannot be used: where it stands (line None: known by its row_id only) and why."""
-
-    file: str
-    line: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: {self.reason}"
-
-
-class BadRowError(ValueError):
-    """A record that is no row; the message is the reason."""
+ROW_GROUP = 1024  # rows of one parquet row group
 
 
 @dataclass(frozen=True)
@@ -66,28 +40,107 @@ class Table:
 
 
 def read_table(source: str, max_bad_rows: float) -> Table:
-    """Read JSONL, parquet, CSV or a `datasets` name.
+    """Read JSONL, parquet, CSV or a `datasets` name into memory.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
     bad rows above `max_bad_rows`.
     """
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    seen: dict[str, int] = {}
-    refined, line = True, 0
-    for line, record in _records(source):
-        try:
-            row = _to_row(record, f"row-{line:06d}")
-            if row.row_id in seen:
-                raise BadRowError(f"row_id {row.row_id!r} stands in line {seen[row.row_id]} already")
-        except BadRowError as bad:
-            rejected.append(Rejected(source, line, str(bad)))
-            continue
-        seen[row.row_id] = line
-        refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
-        rows.append(row)
-    _judge_bad_rows(source, rows, rejected, max_bad_rows)
+    refined = True
+    for row, whole in _checked_rows(source):
+        if isinstance(row, Row):
+            rows.append(row)
+            refined = refined and whole
+        else:
+            rejected.append(row)
+    _judge_bad_rows(source, len(rows), rejected, max_bad_rows)
     return Table(rows, rejected, refined)
+
+
+@dataclass(frozen=True)
+class RowFile(Collection[Row]):
+    """Rows that stay in their file: checked once, then read again whenever they are gone through.
+
+    In memory are the rejected rows and, after `spread`, the places of the chosen ones.
+    """
+
+    source: str
+    count: int
+    rejected: list[Rejected]
+    refined: bool
+    chosen: "array[int] | range | None" = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.count if self.chosen is None else len(self.chosen)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == one for one in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.chosen is None:
+            return self._all()
+        return _at(self._all(), self.chosen)
+
+    def spread(self, count: int, seed: int) -> "RowFile":
+        """As the function `spread`, for rows on disk."""
+        if count == 0 or count >= len(self):
+            return self
+        chosen = _spread_places([row.category or "" for row in self], count, seed)
+        return replace(self, chosen=array("q", sorted(chosen)))
+
+    def shard(self, number: int, of: int) -> "RowFile":
+        """Every `of`-th row, from the `number`-th (from 1) on: the shards of equal `of` are all rows."""
+        places = range(self.count) if self.chosen is None else self.chosen
+        return replace(self, chosen=places[number - 1 :: of])
+
+    def _all(self) -> Iterator[Row]:
+        aside = {bad.line for bad in self.rejected}
+        for line, record in records(self.source):
+            if line not in aside:
+                yield to_row(record, _default_id(line))
+
+
+def open_rows(source: str, max_bad_rows: float) -> RowFile:
+    """As `read_table`, but the rows stay where they are."""
+    rejected: list[Rejected] = []
+    count, refined = 0, True
+    for row, whole in _checked_rows(source):
+        if isinstance(row, Row):
+            count += 1
+            refined = refined and whole
+        else:
+            rejected.append(row)
+    _judge_bad_rows(source, count, rejected, max_bad_rows)
+    return RowFile(source, count, rejected, refined)
+
+
+def _checked_rows(source: str) -> Iterator[tuple[Row | Rejected, bool]]:
+    """(the row or why it is none, whether it has all columns of a refined one)."""
+    seen = DiskMap()
+    for line, record in records(source):
+        try:
+            row = to_row(record, _default_id(line))
+            key = row.row_id.encode("utf-8", "surrogatepass")
+            if (before := seen.get(key)) is not None:
+                raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
+        except BadRowError as bad:
+            yield Rejected(source, line, str(bad)), False
+            continue
+        seen[key] = line
+        yield row, set(REFINED_COLUMNS) - {"category"} <= set(record)
+
+
+def _default_id(line: int) -> str:
+    return f"row-{line:06d}"
+
+
+def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:
+    """The rows at ascending places."""
+    after = 0
+    for place in places:
+        yield next(islice(rows, place - after, None))
+        after = place + 1
 
 
 def fingerprint_rows(rows: Sequence[Row]) -> str:
@@ -98,15 +151,50 @@ def fingerprint_rows(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
+class RowWriter:
+    """Rows with all refined columns into parquet, a row group at a time; renamed when whole.
+
+    Use as a context manager: `path` appears when the block ends without an error; otherwise what
+    came is left, readable, in `partial`.
+    """
+
+    def __init__(self, path: Path, partial: Path | None = None) -> None:
+        message = pa.struct([("role", pa.string()), ("content", pa.string())])
+        types = {"prompt": pa.list_(message), "similarity": pa.float64()}
+        self._schema = pa.schema([(name, types.get(name, pa.string())) for name in REFINED_COLUMNS])
+        self.path, self.partial = path, partial or path.with_suffix(".partial")
+        self._file = pq.ParquetWriter(self.partial, self._schema)
+        self._group: list[dict] = []
+
+    def write(self, row: Row) -> None:
+        self._group.append(dataclasses.asdict(row))
+        if len(self._group) == ROW_GROUP:
+            self._flush()
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._group:
+            self._flush()
+        self._file.close()
+        if error is None:
+            self.partial.replace(self.path)
+
+    def _flush(self) -> None:
+        # how rows fall into groups depends on their order alone, so equal rows are equal bytes
+        self._file.write_table(pa.Table.from_pylist(self._group, schema=self._schema))
+        self._group = []
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Write rows with all refined columns as parquet, atomically."""
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {"prompt": pa.list_(message), "similarity": pa.float64()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in REFINED_COLUMNS])
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with RowWriter(path) as writer:
+        for row in rows:
+            writer.write(row)
 
 
 def write_jsonl(records: Iterable[Any], path: Path) -> None:
@@ -131,176 +219,47 @@ def spread(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """`count` rows drawn evenly over the categories (0: all), in the file's order."""
     if count == 0 or count >= len(rows):
         return list(rows)
-    queues = [list(reversed(group)) for group in _shuffled_categories(rows, seed)]
-    chosen: set[str] = set()
+    chosen = _spread_places([row.category or "" for row in rows], count, seed)
+    return [row for place, row in enumerate(rows) if place in chosen]
+
+
+def _spread_places(categories: Sequence[str], count: int, seed: int) -> set[int]:
+    queues = [list(reversed(group)) for group in _shuffled_categories(categories, seed)]
+    chosen: set[int] = set()
     while len(chosen) < count:
         for queue in queues:
             if queue and len(chosen) < count:
-                chosen.add(queue.pop().row_id)
-    return [row for row in rows if row.row_id in chosen]
+                chosen.add(queue.pop())
+    return chosen
 
 
 def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], list[Row]]:
     """(training rows, held-out rows), by category: each category with two rows has both."""
-    out: set[str] = set()
-    for group in _shuffled_categories(rows, seed):
+    out: set[int] = set()
+    for group in _shuffled_categories([row.category or "" for row in rows], seed):
         count = min(max(round(heldout * len(group)), 1), len(group) - 1)
-        out.update(row.row_id for row in group[:count])
-    return ([row for row in rows if row.row_id not in out],
-            [row for row in rows if row.row_id in out])
+        out.update(group[:count])
+    return ([row for place, row in enumerate(rows) if place not in out],
+            [row for place, row in enumerate(rows) if place in out])
 
 
-def _shuffled_categories(rows: Sequence[Row], seed: int) -> list[list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.category or ""].append(row)
+def _shuffled_categories(categories: Sequence[str], seed: int) -> list[list[int]]:
+    """The places of every category's rows, shuffled; categories by name."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(categories):
+        groups[name].append(place)
     for name, group in groups.items():
         random.Random(f"{seed} {name}").shuffle(group)
     return [groups[name] for name in sorted(groups)]
 
 
-def _judge_bad_rows(source: str, rows: list[Row], rejected: list[Rejected], limit: float) -> None:
-    total = len(rows) + len(rejected)
+def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:
+    total = good + len(rejected)
     reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
     if total == 0:
         raise UserError(f"--data {source}: holds no rows")
-    if not rows:
+    if not good:
         raise UserError(f"no row of {source} can be used: {reasons}")
     if len(rejected) > limit * total:
         raise UserError(f"{len(rejected)} of {total} rows are bad, more than --max_bad_rows {limit} "
                         f"allows: {reasons}")
-
-
-def _records(source: str) -> Iterator[tuple[int, Any]]:
-    """(line or row number from 1, record); a record that cannot be read is its BadRowError."""
-    path = Path(source)
-    if path.is_dir():
-        raise UserError(f"--data {source}: is a folder; name a .jsonl, .parquet or .csv file in it")
-    if path.is_file():
-        readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
-        if path.suffix not in readers:
-            raise UserError(f"--data {source}: unknown ending; must be .jsonl, .parquet or .csv")
-        try:
-            yield from readers[path.suffix](path)
-        except PermissionError as error:
-            raise UserError(f"--data {source}: may not be read (permission denied)") from error
-        except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
-            raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
-    elif path.suffix or path.is_absolute() or source.count("/") > 1:
-        raise UserError(f"--data {source}: no such file")
-    else:
-        yield from _hub(source)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                yield number, BadRowError(f"not UTF-8 at byte {error.start}")
-            except json.JSONDecodeError as error:
-                yield number, BadRowError(f"not valid JSON: {error.msg} at column {error.colno}")
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for record in reader:
-            yield reader.line_num, record
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches():
-        for record in batch.to_pylist():
-            number += 1
-            yield number, record
-
-
-def _hub(source: str) -> Iterator[tuple[int, Any]]:
-    import datasets
-    from huggingface_hub import HfApi
-
-    try:
-        if not datasets.config.HF_HUB_OFFLINE:
-            HfApi().dataset_info(source, timeout=HUB_SECONDS)  # one quick question before many slow ones
-        rows = datasets.load_dataset(source, split="train")
-    except Exception as error:  # every hub client raises its own kinds
-        reason = str(error).split("\n")[0]
-        raise UserError(f"--data {source}: no such file, and not to be had as a `datasets` name "
-                        f"({type(error).__name__}: {reason})") from error
-    yield from enumerate(rows, 1)
-
-
-def _to_row(record: Any, default_id: str) -> Row:
-    if isinstance(record, BadRowError):
-        raise record
-    if not isinstance(record, dict):
-        raise BadRowError(f"must be an object, is {type(record).__name__}")
-    prompt, completion = _prompt_and_completion(record)
-    ids = [record[name] for name in ("row_id", "id") if record.get(name) not in (None, "")]
-    similarity = record.get("similarity")
-    if not (similarity is None or isinstance(similarity, int | float)):
-        raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
-    texts = {name: _text(record[name], name) for name in ("gold", "rewrite", "fused") if record.get(name)}
-    return Row(
-        row_id=str(ids[0]) if ids else default_id,
-        prompt=prompt,
-        completion=completion,
-        category=None if record.get("category") is None else str(record["category"]),
-        source=source if (source := record.get("source")) in SOURCES else "gold",
-        similarity=similarity,
-        **{"gold": completion, **texts},
-    )
-
-
-def _prompt_and_completion(record: dict) -> tuple[list[Message], str]:
-    if record.get("messages") is not None:
-        messages = _messages(record["messages"], "messages")
-        if messages[-1]["role"] != "assistant":
-            raise BadRowError("messages must end with an assistant turn (the answer)")
-        return _ends_with_user(messages[:-1], "messages"), _text(messages[-1]["content"], "answer")
-    for asked, answered in PAIRS:
-        if asked in record and answered in record:
-            prompt, completion = record[asked], record[answered]
-            if isinstance(completion, list):  # conversational prompt/completion, as TRL has it
-                turn = _messages(completion, answered)[-1]
-                if turn["role"] != "assistant":
-                    raise BadRowError(f"{answered} must end with an assistant turn")
-                completion = turn["content"]
-            if isinstance(prompt, list):
-                prompt = _ends_with_user(_messages(prompt, asked), asked)
-            else:
-                prompt = [Message(role="user", content=_text(prompt, asked))]
-            return prompt, _text(completion, answered)
-    raise BadRowError(f"has the columns {', '.join(map(str, record))}; needs prompt and completion, "
-                 "question and answer, or messages")
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"{name} is empty" if value in (None, "") or isinstance(value, str)
-                     else f"{name} must be text, is {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError(f"{name} holds half a character at position {error.start}") from error
-    return value.strip()
-
-
-def _messages(value: Any, name: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise BadRowError(f"{name} must be a list of messages")
-    for turn in value:
-        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            raise BadRowError(f"{name} must have turns with the role system, user or assistant")
-    return [Message(role=turn["role"], content=_text(turn.get("content"), name)) for turn in value]
-
-
-def _ends_with_user(messages: list[Message], name: str) -> list[Message]:
-    if not messages or messages[-1]["role"] != "user":
-        raise BadRowError(f"{name} must have a user turn before the answer")
-    return messages

@@ -9,12 +9,14 @@ aside), report.html and config.yaml. Started again on the same DIR it asks only 
 """
 
 from pathlib import Path
+from typing import Any
 
 from raft_fast import config, dataset
 from raft_fast.errors import UserError, entry
-from raft_fast.options import DataOptions, ModelOptions, RefineOptions
+from raft_fast.options import DataOptions, ModelOptions, RefineOptions, RefineRunOptions
 from raft_fast.progress import Reporter
-from raft_fast.refinement import build_roles, refine
+from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.refinement.outputs import PARTIAL_REFINED
 from raft_fast.run import make_folder
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
@@ -25,44 +27,55 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 @entry
 def main() -> None:
     """Read rows, load whom the options name, refine, say what came of it."""
-    _, options = config.parse("refine", DESCRIPTION, [DataOptions, ModelOptions, RefineOptions])
-    data, model, stage = options
-    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
-    from raft_fast.report.stage1.page import write_report
+    _, options = config.parse("refine", DESCRIPTION,
+                              [DataOptions, ModelOptions, RefineOptions, RefineRunOptions])
+    data, model, stage, how = options
+    from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
 
-    table = read_raw(data)
-    rows = dataset.spread(table.rows, data.max_rows, data.seed)
+    reporter = Reporter()
+    rows = open_raw(data)
+    chosen = rows.spread(data.max_rows, data.seed)
     output_dir = Path(data.output_dir or default_output_dir(data.data))
     make_folder(output_dir)
     if (output_dir / "heldout.parquet").exists():
         raise UserError(f"--output_dir {output_dir}: holds a training run; name another folder")
     config.to_yaml(options, output_dir / "config.yaml")
-    dataset.write_jsonl(table.rejected, output_dir / "rejected.jsonl")
-    reporter = Reporter()
-    reporter.say(f"{data.data}: {len(rows)} of {len(table.rows)} rows, "
-                 f"{len(table.rejected)} set aside")
-    with reporter.phase("load models"):
-        encoder = load_encoder(model.encoder, model.device)
-        roles = build_roles(
-            stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size))
-    refined = refine(rows, stage, roles, encoder, output_dir, reporter, seed=data.seed,
-                     total_rows=len(table.rows))
-    counts = [f"{sum(row.source == source for row in refined)} {source}"
-              for source in ("fused", "rewrite", "gold")]
+    dataset.write_jsonl(rows.rejected, output_dir / "rejected.jsonl")
+    reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
+    roles, encoder = load(model, stage, reporter)
+    try:
+        summary = refine(chosen, stage, roles, encoder, output_dir, reporter, seed=data.seed,
+                         total_rows=len(rows), retry_failed=how.retry_failed)
+    except KeyboardInterrupt:
+        reporter.say(f"the rows decided so far are in {output_dir / PARTIAL_REFINED}; "
+                     "the same command goes on from here")
+        raise
+    counts = [f"{count} {source}" for source, count in summary["sources"].items() if count]
     reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
     reporter.say(f"report {write_report(output_dir)}")
 
 
-def read_raw(data: DataOptions) -> dataset.Table:
+def open_raw(data: DataOptions) -> dataset.RowFile:
     """The rows of --data. Raises UserError where there is no --data or stage 1 is done already."""
     if not data.data:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
-    table = dataset.read_table(data.data, data.max_bad_rows)
-    if table.refined:
+    rows = dataset.open_rows(data.data, data.max_bad_rows)
+    if rows.refined:
         raise UserError(f"--data {data.data}: is refined already; train on it with "
                         "python -m raft_fast.train --data, or give the raw rows")
-    return table
+    return rows
+
+
+def load(model: ModelOptions, stage: RefineOptions, reporter: Reporter) -> tuple[Roles, Any]:
+    """The engines and the encoder that the options name."""
+    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+
+    with reporter.phase("load models"):
+        encoder = load_encoder(model.encoder, model.device)
+        roles = build_roles(
+            stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size))
+    return roles, encoder
 
 
 def default_output_dir(source: str) -> str:

@@ -138,8 +138,9 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
         refining = replace(options.refine, fusion_rounds=0) if source == "rewrite" else options.refine
         roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
                                                                refining.refine_batch_size))
-        rows = refine(rows, refining, roles, encoder, run_dir / "refine", reporter,
-                      seed=options.data.seed, total_rows=data.total)
+        refine(rows, refining, roles, encoder, run_dir / "refine", reporter, seed=options.data.seed,
+               total_rows=data.total)
+        rows = read_table(str(run_dir / "refine" / "refined.parquet"), 0.0).rows
     return [replace(row, completion=answer(row, source)) for row in rows]
 
 

@@ -59,6 +59,9 @@ class Engine(Protocol):
 
     Conversations are read in the caller's thread and only a bounded number ahead of the replies, so
     an iterator over any number of rows is fine. Several threads may ask one engine at once.
+
+    A KeyboardInterrupt thrown into the iterator asks for what is in flight: the engine begins nothing
+    new, yields what it still gets, and raises it again.
     """
 
     identity: str

@@ -31,6 +31,7 @@ class OpenAIEngine:
     price: Price | None = None
 
     def __init__(self, client: Any, model: str, concurrency: int) -> None:
+        self._room = threading.BoundedSemaphore(concurrency)  # for all calls together
         self.client, self.model, self.concurrency = client, model, concurrency
         self.address = _public(str(client.base_url))
         self.identity = f"{model}@{self.address}"
@@ -125,7 +126,10 @@ class OpenAIEngine:
                 except queue.Empty:
                     return
                 try:
-                    done.put((index, ask(conversations[index])))
+                    with self._room:
+                        outcome = None if stop.is_set() else ask(conversations[index])
+                    if outcome is not None:
+                        done.put((index, outcome))
                 except Exception as error:
                     stop.set()  # the server itself is at fault: further requests would fail too
                     done.put((index, error))

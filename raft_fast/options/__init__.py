@@ -6,11 +6,11 @@ Names are those of transformers and TRL where the same thing exists.
 from raft_fast.options.data import DataOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
-from raft_fast.options.refine import RefineOptions
+from raft_fast.options.refine import RefineOptions, RefineRunOptions
 from raft_fast.options.train import TrainOptions
 
-ALL_GROUPS: list[type] = [DataOptions, ModelOptions, RefineOptions, TrainOptions, EvaluateOptions,
-                          BaseOptions]
+ALL_GROUPS: list[type] = [DataOptions, ModelOptions, RefineOptions, RefineRunOptions, TrainOptions,
+                          EvaluateOptions, BaseOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "BaseOptions", "DataOptions", "EvaluateOptions",
-           "ModelOptions", "RefineOptions", "TrainOptions"]
+           "ModelOptions", "RefineOptions", "RefineRunOptions", "TrainOptions"]

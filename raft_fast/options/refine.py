@@ -1,5 +1,6 @@
-"""Stage 1 (Eqs. 1-4)."""
+"""Stage 1 (Eqs. 1-4): what is made, and how it is run."""
 
+import re
 from dataclasses import dataclass
 
 from raft_fast.options.check import check
@@ -16,6 +17,8 @@ class RefineOptions:
     """Who merges gold and rewrite into the fused answer: as --rewriter."""
     judge: str = "self"
     """Who scores fusions; several judges separated by commas: as --rewriter."""
+    prompts: str | None = None
+    """A folder with your own rewrite.txt, fuse.txt or judge.txt; what it lacks is the shipped one."""
     tau: float = 0.8
     """Keep a rewrite whose cosine similarity to the gold answer is at least this (Eq. 3)."""
     fused_tau: float = 0.0
@@ -24,6 +27,8 @@ class RefineOptions:
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = 0.8
     """No further round for a row once the mean score reaches this."""
+    quorum: int = 0
+    """Judges that must give a score for a fusion to have one. 0: more than half of them."""
     rewrite_max_new_tokens: int = 256
     """Longest rewrite or fusion, in tokens; one that is cut off is not used."""
     rewrite_temperature: float = 0.7
@@ -36,6 +41,32 @@ class RefineOptions:
             check(-1 <= getattr(self, name) <= 1, f"--{name}", getattr(self, name), "in [-1, 1]")
         for name in ("rewrite_max_new_tokens", "refine_batch_size"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
-        check(self.fusion_rounds >= 0, "--fusion_rounds", self.fusion_rounds, "at least 0")
+        for name in ("fusion_rounds", "quorum"):
+            check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
         check(self.rewrite_temperature >= 0, "--rewrite_temperature", self.rewrite_temperature,
               "at least 0")
+
+
+@dataclass
+class RefineRunOptions:
+    """How stage 1 is run"""
+
+    retry_failed: bool = False
+    """Ask again for what engines could not answer in a run that came to its end."""
+    shard: str | None = None
+    """i/n: refine every n-th row from the i-th (from 1) on into OUTPUT_DIR/shards; the last shard to
+    finish joins all into the files of a run without shards."""
+    dry_run: bool = False
+    """Count rows, requests and tokens, show a prompt of every kind; ask no engine, write nothing."""
+    price_per_million_prompt_tokens: float = 0.0
+    """For the estimate of --dry_run: what a million prompt tokens cost, in any currency."""
+    price_per_million_completion_tokens: float = 0.0
+    """For the estimate of --dry_run: what a million completion tokens cost."""
+
+    def __post_init__(self) -> None:
+        for name in ("price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
+            check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
+        if self.shard is not None:
+            match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+            check(match is not None and 1 <= int(match[1]) <= int(match[2]), "--shard", self.shard,
+                  "i/n with i from 1 to n, as in 2/8")

@@ -1,10 +1,12 @@
 """What stage 1 knows about a row and decides about it: one line of decisions.jsonl."""
 
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
+from raft_fast.refinement.journal import Recorded
 
 MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
 Checks = dict[str, str | None]
@@ -59,6 +61,7 @@ class Verdict:
     score: float | None
     error: str | None
     tokens: Tokens
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,47 @@ class Round:
     fusion: Reply
     similarity: float | None
     checks: Checks
+    quorum: int = 1
     verdicts: list[Verdict] = field(default_factory=list)
 
     @property
+    def scores(self) -> list[float]:
+        """A missing score is missing, not 0."""
+        return [verdict.score for verdict in self.verdicts if verdict.score is not None]
+
+    @property
     def score(self) -> float | None:
-        """The mean over the judges that gave a score; a missing one is missing, not 0 (Eq. 4)."""
-        scores = [verdict.score for verdict in self.verdicts if verdict.score is not None]
-        if not scores:
+        """The mean over the judges that gave a score (Eq. 4), where they are enough."""
+        if len(self.scores) < max(self.quorum, 1):
             return None
-        return round(sum(scores) / len(scores), MEAN_DIGITS)
+        return _mean(self.scores)
+
+    @property
+    def disagreement(self) -> dict[str, float] | None:
+        """How far the scores lie apart: their range, and the mean difference of any two."""
+        if len(self.scores) < 2:
+            return None
+        return {
+            "range": round(max(self.scores) - min(self.scores), MEAN_DIGITS),
+            "mean_difference": _mean([abs(a - b) for a, b in combinations(self.scores, 2)]),
+        }
+
+    @property
+    def no_score(self) -> str | None:
+        """Why there is no score, where there is none."""
+        if self.score is not None:
+            return None
+        if told := objections(self.checks):
+            return "; ".join(told)
+        errors = [f"{one.judge}: {one.error}" for one in self.verdicts if one.error is not None]
+        if self.scores:
+            errors.insert(0, f"{len(self.scores)} of {len(self.verdicts)} judges gave a score and the "
+                             f"quorum is {self.quorum}")
+        return "; ".join(errors)
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), MEAN_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -99,38 +134,44 @@ class Decision:
             "judge": sum((verdict.tokens for verdict in verdicts), Tokens()),
         }
 
-    def refined_row(self) -> Row:
-        """The row with its training answer. `rewrite` holds ȳ where the filter passed it, `fused` ŷ
-        where it was chosen: what is null was not good enough to train on."""
-        row, filtered = self.filtered.row, self.filtered
-        return Row(
-            row_id=row.row_id, prompt=row.prompt, completion=self.answer, gold=row.gold,
-            category=row.category, rewrite=filtered.rewrite.text if filtered.passed else None,
-            fused=self.answer if self.source == "fused" else None,
-            source=self.source, similarity=filtered.similarity)
-
     def as_json(self) -> dict[str, Any]:
-        """The row's line in decisions.jsonl."""
+        """The row's line in decisions.jsonl (docs/HOWTO.md describes it)."""
         row, filtered = self.filtered.row, self.filtered
         return {
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
-            "rewrite": _text(filtered.rewrite), "similarity": filtered.similarity,
-            "checks": filtered.checks,
+            "rewrite": _text(filtered.rewrite), "key": _key(filtered.rewrite),
+            "similarity": filtered.similarity, "checks": filtered.checks, "passed": filtered.passed,
             "rounds": [_round_as_json(one) for one in self.rounds],
             "source": self.source, "completion": self.answer, "why": self.why,
             "tokens": {part: asdict(tokens) for part, tokens in self.tokens.items()},
         }
 
 
+def refined_row(line: dict[str, Any]) -> Row:
+    """The row that a line of decisions.jsonl makes. `rewrite` holds ȳ where the filter passed it,
+    `fused` ŷ where it was chosen: what is null was not good enough to train on."""
+    return Row(
+        row_id=line["row_id"], prompt=line["prompt"], completion=line["completion"],
+        gold=line["gold"], category=line["category"],
+        rewrite=line["rewrite"] if line["passed"] else None,
+        fused=line["completion"] if line["source"] == "fused" else None,
+        source=line["source"], similarity=line["similarity"])
+
+
 def _round_as_json(one: Round) -> dict[str, Any]:
-    scores = [{"judge": verdict.judge, "score": verdict.score, "error": verdict.error}
-              for verdict in one.verdicts]
-    return {"round": one.number, "fused": _text(one.fusion), "similarity": one.similarity,
-            "checks": one.checks, "scores": scores, "score": one.score}
+    scores = [{"judge": verdict.judge, "score": verdict.score, "error": verdict.error,
+               "key": verdict.key} for verdict in one.verdicts]
+    return {"round": one.number, "fused": _text(one.fusion), "key": _key(one.fusion),
+            "similarity": one.similarity, "checks": one.checks, "scores": scores, "score": one.score,
+            "no_score": one.no_score, "disagreement": one.disagreement}
 
 
 def _text(reply: Reply) -> str | None:
     return reply.text or None
+
+
+def _key(reply: Reply) -> str | None:
+    return reply.key if isinstance(reply, Recorded) else None
 
 
 def decide(filtered: Filtered, rounds: list[Round]) -> Decision:
@@ -154,8 +195,5 @@ def decide(filtered: Filtered, rounds: list[Round]) -> Decision:
 def _why_no_fusion(rounds: list[Round]) -> str:
     if not rounds:
         return "it passed the filter, and no fusion was asked for"
-    reasons = []
-    for one in rounds:
-        errors = [f"{verdict.judge}: {verdict.error}" for verdict in one.verdicts]
-        reasons.append(f"round {one.number}: " + "; ".join(objections(one.checks) or errors))
-    return "no fusion has a score (" + ", ".join(reasons) + ")"
+    reasons = ", ".join(f"round {one.number}: {one.no_score}" for one in rounds)
+    return f"no fusion has a score ({reasons})"

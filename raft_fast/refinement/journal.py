@@ -1,132 +1,268 @@
 """The journal: every reply ever paid for, on disk before it is used, never asked for twice.
 
-One JSON line a reply in DIR/journal.jsonl, successes only, appended as replies finish. A key is the
-content of the request, so a changed option asks only for what it changes.
+One JSON line a reply in DIR/journal.jsonl, appended as replies finish. A key is the content of the
+request, so a changed option asks only for what it changes. Replies stay on disk; what is in memory
+is one block's worth.
 """
 
 import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from raft_fast.diskmap import DiskMap
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
 
 FILE = "journal.jsonl"
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
+KEY_BYTES = 16
+READ_BYTES = 8192
+FINISHED = {"finished": True}  # the line that a run which came to its end leaves
+_REPLY_FIELDS = {field.name for field in fields(Reply)}
+
+
+@dataclass(frozen=True)
+class Recorded(Reply):
+    """A reply and the key of its line in the journal."""
+
+    key: str = ""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """The run ends: what is missing is not asked for any more."""
+
+
+Listener = Callable[[Reply, bool], None]
+"""Told of every distinct request's reply, and whether an engine gave it just now."""
 
 
 class Journal:
     """An append-only cache of replies, owned by one process at a time. Use as a context manager.
 
-    `asked` and `cached` count the distinct requests that went to an engine and those that did not
-    have to; `damaged` counts lines that could not be read (what they held is asked for again).
+    May be asked from several threads at once; what one of them is asking for, another waits for.
+    `asked`, `cached` and `failed` count the distinct requests that went to an engine, those that did
+    not have to, and those an engine had no answer to; `damaged` counts lines that could not be read
+    (what they held is asked for again).
+
+    Failures are written too, as failures: a run that came to its end is not asked again for what it
+    could not get, unless `retry_failed`. What failed in a run that was cut short is asked again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, retry_failed: bool = False) -> None:
         """Open or create the journal of `folder`.
 
         Raises UserError where another process has it open.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
-        self.asked = self.cached = self.damaged = 0
-        self._replies: dict[str, Reply] = {}
+        self.asked = self.cached = self.failed = self.damaged = 0
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._synced = time.monotonic()
+        self._lines = DiskMap()  # key -> where its line begins
+        self._asking: dict[bytes, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._syncer: threading.Thread | None = None
         try:
-            self._lock()
-            self._read()
+            self._own()
+            self._end = self._read_all(retry_failed)
         except BaseException:
             os.close(self._file)
             raise
 
     def __enter__(self) -> "Journal":
+        self._closing = threading.Event()
+        self._syncer = threading.Thread(target=self._sync_now_and_then, daemon=True)
+        self._syncer.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close; a block that ended without an error is a finished run."""
+        self._closing.set()
+        assert self._syncer is not None
+        self._syncer.join()
         try:
+            if error is None and self.asked:
+                self._write(FINISHED)
             os.fsync(self._file)
         finally:
             os.close(self._file)  # also gives the lock back
+            self._lines.close()
+
+    def stop(self) -> None:
+        """Nothing more is asked for: every `ask` under way or to come raises Stopped at once, after
+        writing down what its engine has in flight."""
+        self._stop.set()
 
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
-        sampling: Sampling | None, prompt_version: str, advance: Callable[[int], None],
-    ) -> list[Reply]:
+        sampling: Sampling | None, prompt_version: str, listen: Listener,
+    ) -> list[Recorded]:
         """Replies to the conversations, in order; the engine is asked only for what is missing.
 
         Equal conversations are asked once. `sampling` None asks for a score (`Engine.score`).
-        `advance(n)` is told of every n conversations answered. A reply with an error is returned
-        but not kept, so that the next run asks again. Whatever stops the engine, the replies it
-        gave before are in the journal.
+        Whatever stops the engine or `listen`, the replies it gave before are in the journal.
         """
         keys = [_key(kind, engine.identity, messages, sampling, prompt_version)
                 for messages in conversations]
-        places: dict[str, list[int]] = {}
+        first: dict[bytes, int] = {}
         for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        missing = [key for key in places if key not in self._replies]
-        self.cached += len(places) - len(missing)
-        advance(sum(len(where) for key, where in places.items() if key in self._replies))
-        failed: dict[str, Reply] = {}
-        if missing:
-            todo = [conversations[places[key][0]] for key in missing]
-            answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
-            for index, reply in answers:
-                key = missing[index]
-                self.asked += 1
-                if reply.error is None:
-                    self._append(key, kind, engine.identity, reply)
+            first.setdefault(key, place)
+        mine, known = self._share_out(first)
+        replies: dict[bytes, Recorded] = {}
+        try:
+            if mine:
+                todo = [conversations[first[key]] for key in mine]
+                answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
+                self._hear(answers, listen, lambda index, reply: replies.update({
+                    mine[index]: self._record(mine[index], kind, engine.identity, reply)}))
+        finally:
+            with self._lock:
+                for key in mine:
+                    self._asking.pop(key).set()
+        for key in known:
+            replies[key] = self._known(key)
+            listen(replies[key], False)
+        return [replies[key] for key in keys]
+
+    def _share_out(self, keys: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """(those this call has to ask for, those that are known or that another call asks for)."""
+        mine, known = [], []
+        with self._lock:
+            for key in keys:
+                if key in self._asking or self._lines.get(key) is not None:
+                    known.append(key)
                 else:
-                    failed[key] = reply
-                advance(len(places[key]))
-        return [failed[key] if key in failed else self._replies[key] for key in keys]
+                    self._asking[key] = threading.Event()
+                    mine.append(key)
+            self.cached += len(known)
+        return mine, known
 
-    def _append(self, key: str, kind: str, identity: str, reply: Reply) -> None:
-        line = {"key": key, "kind": kind, "engine": identity, "reply": asdict(reply)}
-        rest = memoryview((json.dumps(line) + "\n").encode())
-        while rest:  # straight to the kernel: nothing waits in a buffer of a process that may die
-            rest = rest[os.write(self._file, rest):]
-        self._replies[key] = reply
-        if time.monotonic() - self._synced >= FSYNC_SECONDS:
+    def _hear(
+        self, answers: Iterator[tuple[int, Reply]], listen: Listener,
+        note: Callable[[int, Reply], None],
+    ) -> None:
+        """Note every reply down before it is listened to, also those that come after the last word."""
+        try:
+            if self._stop.is_set():
+                raise Stopped
+            for index, reply in answers:
+                note(index, reply)
+                listen(reply, True)
+                if self._stop.is_set():
+                    raise Stopped
+        except BaseException:
+            for index, reply in _in_flight(answers):
+                note(index, reply)
+            raise
+
+    def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Recorded:
+        line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": asdict(reply)}
+        with self._lock:
+            self._lines[key] = self._write(line)
+            self.asked += 1
+            self.failed += reply.error is not None
+        return _recorded(line)
+
+    def _known(self, key: bytes) -> Recorded:
+        """The reply on disk, as soon as it is there."""
+        with self._lock:
+            asking = self._asking.get(key)
+        if asking is not None:
+            asking.wait()
+        with self._lock:
+            start = self._lines.get(key)
+        if start is None:  # whoever asked for it was stopped
+            raise Stopped
+        line = b""
+        while not line.endswith(b"\n"):
+            part = os.pread(self._file, READ_BYTES, start + len(line))
+            line += part[: part.find(b"\n") + 1] or part
+        return _recorded(json.loads(line))
+
+    def _write(self, line: dict[str, Any]) -> int:
+        """Append a line; returns where it begins. Nothing waits in a buffer of a process that may die."""
+        text = (json.dumps(line) + "\n").encode()
+        start, rest = self._end, memoryview(text)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest):]
+        except OSError:
+            os.ftruncate(self._file, start)  # half a line would spoil the next one
+            raise
+        self._end += len(text)
+        return start
+
+    def _sync_now_and_then(self) -> None:
+        while not self._closing.wait(FSYNC_SECONDS):
             os.fsync(self._file)
-            self._synced = time.monotonic()
 
-    def _lock(self) -> None:
+    def _own(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{self.path}: another process is refining into this folder; wait for "
                             "it to end or choose another --output_dir") from None
 
-    def _read(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # a write that a crash or a full disk cut short
-            os.ftruncate(self._file, whole)
-        for line in content[:whole].splitlines():
-            try:
-                entry = json.loads(line)
-                self._replies[entry["key"]] = Reply(**entry["reply"])
-            except (ValueError, TypeError, KeyError):
-                self.damaged += 1
+    def _read_all(self, retry_failed: bool) -> int:
+        """Learn where every reply is; returns where the last whole line ends."""
+        end = 0
+        failures: dict[bytes, int] = {}  # since a run last came to its end
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):  # a write that a crash or a full disk cut short
+                    self.damaged += 1
+                    os.ftruncate(self._file, end)
+                    break
+                start, end = end, end + len(line)
+                try:
+                    entry = json.loads(line)
+                    if entry == FINISHED:
+                        for key, place in ({} if retry_failed else failures).items():
+                            self._lines[key] = place
+                        failures = {}
+                        continue
+                    key, failed = bytes.fromhex(entry["key"]), _recorded(entry).error is not None
+                except (ValueError, TypeError, KeyError):
+                    self.damaged += 1
+                    continue
+                if failed:
+                    failures[key] = start
+                else:
+                    self._lines[key] = start
+        return end
+
+
+def _recorded(line: dict[str, Any]) -> Recorded:
+    reply = {name: value for name, value in line["reply"].items() if name in _REPLY_FIELDS}
+    return Recorded(**reply, key=line["key"])
+
+
+def _in_flight(answers: Iterator[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+    """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
+    if not isinstance(answers, Generator):
+        return
+    try:
+        yield answers.throw(KeyboardInterrupt())
+        yield from answers
+    except (KeyboardInterrupt, StopIteration, UserError):
+        return
 
 
 def _key(
     kind: str, identity: str, messages: list[Message], sampling: Sampling | None,
     prompt_version: str,
-) -> str:
+) -> bytes:
     request: list[Any] = [kind, identity, messages, asdict(sampling) if sampling else None,
                           prompt_version]
     text = json.dumps(request, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]

@@ -1,128 +1,139 @@
-"""Stage 1 as one function: rows with gold answers in, rows with training answers out."""
+"""Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
+import json
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from raft_fast.dataset import Row, write_json, write_jsonl, write_rows
+from raft_fast.dataset import Row
 from raft_fast.engines import Sampling
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
-from raft_fast.refinement.decisions import Decision, Tokens, decide
+from raft_fast.refinement.activity import Activity
+from raft_fast.refinement.decisions import Decision, decide
 from raft_fast.refinement.filter import SimilarityEncoder, filter_rewrites
-from raft_fast.refinement.fuse import fuse
+from raft_fast.refinement.fuse import Fusion
 from raft_fast.refinement.journal import Journal
+from raft_fast.refinement.outputs import Outputs
+from raft_fast.refinement.overlap import overlap
+from raft_fast.refinement.prompting import Prompts, load_prompts
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part, Roles
+from raft_fast.refinement.summary import settings
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+RUNS = "runs.jsonl"
+BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
+BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or nears its end
 
 
 def refine(
-    rows: Sequence[Row], options: RefineOptions, roles: Roles, encoder: SimilarityEncoder,
+    rows: Collection[Row], options: RefineOptions, roles: Roles, encoder: SimilarityEncoder,
     output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
-) -> list[Row]:
-    """Eqs. 1-4 over all rows; returns them, in order, with `completion` as the training answer.
+    retry_failed: bool = False,
+) -> dict[str, Any]:
+    """Eqs. 1-4 over all rows, in order, a few blocks of them in memory; returns the summary.
 
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, where the journal
-    lives too: called again, only what is missing is asked for. `total_rows` is how many rows there
-    were before a slice was taken. Raises UserError for an engine that cannot be reached or never
-    gives anything usable, and where another process works in `output_dir`.
+    lives too: called again, only what is missing is asked for. Stopped, it leaves the rows that are
+    decided under partial names. `total_rows` is how many rows there were before a slice was taken.
+    Raises UserError for an engine that cannot be reached or gives nothing usable, and where another
+    process works in `output_dir`.
     """
-    start = time.perf_counter()
-    with Journal(output_dir) as journal:
-        if journal.damaged:
-            reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held "
-                         "is asked for again")
-        decisions = _decide_all(rows, options, roles, encoder, journal, reporter, seed)
-        refined = [decision.refined_row() for decision in decisions]
-        summary = summarize(decisions, options, roles) | {
-            "rows": {"used": len(rows), "total": len(rows) if total_rows is None else total_rows},
-            "replies": {"asked": journal.asked, "cached": journal.cached},
-            "seed": seed,
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        write_rows(refined, output_dir / "refined.parquet")
-        write_jsonl((decision.as_json() for decision in decisions), output_dir / "decisions.jsonl")
-        write_json(summary, output_dir / "summary.json")
-    return refined
+    prompts = load_prompts(options.prompts)
+    about = settings(options, roles, prompts, seed)
+    total = len(rows) if total_rows is None else total_rows
+    with (
+        Journal(output_dir, retry_failed) as journal,
+        _timed(journal),
+        Outputs(output_dir, about, total) as outputs,
+        reporter.phase("refine", len(rows), "rows") as advance,
+    ):
+        for line in notices(journal, roles):
+            reporter.say(line)
+        activity = Activity(advance)
+        stage = Stage.of(options, roles, encoder, prompts, journal, activity, seed)
+        for decisions in overlap(stage.decide, _blocks(rows), BLOCKS_AT_ONCE, journal.stop):
+            for decision in decisions:
+                outputs.add(decision.as_json())
+            activity.rows_done(len(decisions))
+        stage.must_have_worked()
+    return outputs.summary(finished=True)
 
 
-def _decide_all(
-    rows: Sequence[Row], options: RefineOptions, roles: Roles, encoder: SimilarityEncoder,
-    journal: Journal, reporter: Reporter, seed: int,
-) -> list[Decision]:
-    sampling = Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed)
-    rewriter = Part("--rewriter", roles.rewriter, journal)
-    with reporter.phase("rewrite", len(rows), "rows") as advance:
-        rewrites = rewrite(rows, rewriter, sampling, advance)
-    rewriter.must_have_worked()
-    with reporter.phase("filter", len(rows), "rows") as advance:
-        filtered = filter_rewrites(rows, rewrites, encoder, options.tau)
-        advance(len(rows))
-    rounds = {}
-    if options.fusion_rounds and roles.fuser is not None:
-        passed = [one for one in filtered if one.passed]
-        fuser = Part("--fuser", roles.fuser, journal)
-        judges = [Part("--judge", engine, journal) for engine in roles.judges]
-        fused = fuse(passed, fuser, judges, encoder, options, sampling, reporter)
-        for part in (fuser, *judges):
+@dataclass(frozen=True)
+class Stage:
+    """Everyone who has a part in deciding a row."""
+
+    options: RefineOptions
+    rewriter: Part
+    fuse: Fusion | None
+    encoder: SimilarityEncoder
+    prompts: Prompts
+    sampling: Sampling
+
+    @classmethod
+    def of(
+        cls, options: RefineOptions, roles: Roles, encoder: SimilarityEncoder, prompts: Prompts,
+        journal: Journal, activity: Activity, seed: int,
+    ) -> "Stage":
+        """The stage that the options ask for. All parts answer through one journal."""
+        sampling = Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed)
+        rewriter = Part("--rewriter", roles.rewriter, journal, activity.listener("rewrite"))
+        fuse = None
+        if options.fusion_rounds and roles.fuser is not None:
+            fuser = Part("--fuser", roles.fuser, journal, activity.listener("fuse"))
+            judges = [Part("--judge", engine, journal, activity.listener("judge"))
+                      for engine in roles.judges]
+            fuse = Fusion(fuser, judges, encoder, prompts, options, sampling)
+        return cls(options, rewriter, fuse, encoder, prompts, sampling)
+
+    def decide(self, rows: Sequence[Row]) -> list[Decision]:
+        """Eqs. 1-4 for a block of rows."""
+        rewrites = rewrite(rows, self.rewriter, self.sampling, self.prompts.rewrite)
+        filtered = filter_rewrites(rows, rewrites, self.encoder, self.options.tau)
+        passed = [one for one in filtered if one.passed] if self.fuse is not None else []
+        rounds = iter(self.fuse(passed) if self.fuse is not None else [])
+        asked = {id(one) for one in passed}
+        return [decide(one, next(rounds) if id(one) in asked else []) for one in filtered]
+
+    def must_have_worked(self) -> None:
+        """Raises UserError for an engine all of whose replies failed."""
+        parts = [self.rewriter]
+        if self.fuse is not None:
+            parts += [self.fuse.fuser, *self.fuse.judges]
+        for part in parts:
             part.must_have_worked()
-        rounds = {one.row.row_id: found for one, found in zip(passed, fused, strict=True)}
-    return [decide(one, rounds.get(one.row.row_id, [])) for one in filtered]
 
 
-def summarize(
-    decisions: Sequence[Decision], options: RefineOptions, roles: Roles
-) -> dict[str, Any]:
-    """summary.json as far as the decisions tell it."""
-    tokens: dict[str, Tokens] = {}
-    for decision in decisions:
-        for part, spent in decision.tokens.items():
-            tokens[part] = tokens.get(part, Tokens()) + spent
-    judges = [engine.identity for engine in roles.judges]
-    sources = Counter(decision.source for decision in decisions)
-    return {
-        "sources": {source: sources[source] for source in ("gold", "rewrite", "fused")},
-        "passed_filter": sum(decision.filtered.passed for decision in decisions),
-        "objections": _count_objections(decisions),
-        "similarity": _quantiles([one.filtered.similarity for one in decisions]),
-        "tau": options.tau,
-        "fused_tau": options.fused_tau or None,
-        "judge_stop": options.judge_stop,
-        "fusion_rounds": options.fusion_rounds,
-        "failed_scores": _count_failed_scores(decisions),
-        "engines": {
-            "rewriter": roles.rewriter.identity,
-            "fuser": roles.fuser.identity if roles.fuser else None,
-            "judges": judges,
-        },
-        "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
-        "tokens": {part: vars(spent) for part, spent in tokens.items()},
-    }
+def notices(journal: Journal, roles: Roles) -> Iterator[str]:
+    """What a user should know before the first request."""
+    if journal.damaged:
+        yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
+               "again")
+    if roles.fuser is not None and roles.fuser.identity in [one.identity for one in roles.judges]:
+        yield (f"--fuser {roles.fuser.identity} is in its own jury: models prefer their own words; "
+               "name judges of other families (--judge)")
 
 
-def _count_objections(decisions: Sequence[Decision]) -> dict[str, int]:
-    """How many rewrites each check refused; one rewrite can fail several."""
-    counts = Counter(name for decision in decisions
-                     for name, reason in decision.filtered.checks.items() if reason is not None)
-    return dict(sorted(counts.items()))
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    coming = iter(rows)
+    while block := list(islice(coming, BLOCK_ROWS)):
+        yield block
 
 
-def _count_failed_scores(decisions: Sequence[Decision]) -> dict[str, int]:
-    counts = Counter(verdict.judge for decision in decisions for one in decision.rounds
-                     for verdict in one.verdicts if verdict.score is None)
-    return dict(sorted(counts.items()))
-
-
-def _quantiles(similarities: Sequence[float | None]) -> dict[str, float] | None:
-    known = [value for value in similarities if value is not None]
-    if not known:
-        return None
-    values = np.quantile(known, QUANTILES)
-    return {f"p{round(100 * at):02d}": float(value)
-            for at, value in zip(QUANTILES, values, strict=True)}
+@contextmanager
+def _timed(journal: Journal) -> Iterator[None]:
+    """A line in runs.jsonl: what this run took, apart from the files that are alike for every run."""
+    start, finished = time.perf_counter(), False
+    try:
+        yield
+        finished = True
+    finally:
+        line = {"finished": finished, "seconds": round(time.perf_counter() - start, 3),
+                "asked": journal.asked, "cached": journal.cached, "failed": journal.failed}
+        with (journal.path.parent / RUNS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -4,9 +4,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from string import Formatter
 
 from raft_fast.engines import Message
+from raft_fast.errors import UserError
+
+FIELDS = {
+    "rewrite": {"question", "answer"},
+    "fuse": {"question", "gold", "rewrite"},
+    "judge": {"question", "gold", "answer"},
+}
 
 
 @dataclass(frozen=True)
@@ -20,19 +28,65 @@ class Prompt:
     def version(self) -> str:
         return f"{self.name}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
 
+    @property
+    def fields(self) -> set[str]:
+        """The names in braces. Raises ValueError for a lone brace."""
+        return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
+
     def fill(self, **fields: str) -> str:
         """The text with every field in place. Raises ValueError where fields and text disagree."""
-        wanted = {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
-        if wanted != set(fields):
-            raise ValueError(f"prompts/{self.name}.txt has the fields {sorted(wanted)}, "
+        if self.fields != set(fields):
+            raise ValueError(f"prompts/{self.name}.txt has the fields {sorted(self.fields)}, "
                              f"given were {sorted(fields)}")
         return self.text.format(**fields)
 
 
-def load_prompt(name: str) -> Prompt:
-    """The prompt in `prompts/<name>.txt`."""
-    folder = resources.files("raft_fast.refinement") / "prompts"
-    return Prompt(name, (folder / f"{name}.txt").read_text(encoding="utf-8").strip())
+@dataclass(frozen=True)
+class Prompts:
+    """One prompt a task."""
+
+    rewrite: Prompt
+    fuse: Prompt
+    judge: Prompt
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: prompt.version for name, prompt in vars(self).items()}
+
+
+def load_prompts(folder: str | None = None) -> Prompts:
+    """The prompts in `folder`, and the shipped ones for those that it lacks.
+
+    Raises UserError for a folder without any, a file that is no task's, and a text whose {fields} are
+    not the task's.
+    """
+    if folder is not None:
+        names = {file.stem for file in Path(folder).glob("*.txt")}
+        known = ", ".join(f"{name}.txt" for name in FIELDS)
+        if not names:
+            raise UserError(f"--prompts {folder}: holds no prompt; name a folder with {known}")
+        if unknown := sorted(names - set(FIELDS)):
+            raise UserError(f"--prompts {folder}: {unknown[0]}.txt is no prompt; there are {known}")
+    return Prompts(**{name: load_prompt(name, folder) for name in FIELDS})
+
+
+def load_prompt(name: str, folder: str | None = None) -> Prompt:
+    """The prompt in `<name>.txt` of the folder where it has one, else the shipped one."""
+    own = None if folder is None else Path(folder) / f"{name}.txt"
+    if own is None or not own.is_file():
+        shipped = resources.files("raft_fast.refinement") / "prompts" / f"{name}.txt"
+        return Prompt(name, shipped.read_text(encoding="utf-8").strip())
+    try:
+        prompt = Prompt(name, own.read_text(encoding="utf-8").strip())
+        found = prompt.fields
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{own}: {error}; a brace that is only a brace is written twice") from error
+    for wanted in sorted(FIELDS[name] - found):
+        raise UserError(f"{own}: lacks the placeholder {{{wanted}}}")
+    for extra in sorted(found - FIELDS[name]):
+        raise UserError(f"{own}: has the placeholder {{{extra}}}, which nothing fills; there are "
+                        + ", ".join(f"{{{field}}}" for field in sorted(FIELDS[name])))
+    return prompt
 
 
 def ask_once(text: str) -> list[Message]:

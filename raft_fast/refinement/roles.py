@@ -1,15 +1,17 @@
 """Who does what in stage 1: rewriter, fuser and judges, by the names a user gives them."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
-from raft_fast.refinement.journal import Journal
+from raft_fast.refinement.journal import Journal, Listener, Recorded
 from raft_fast.refinement.prompting import Prompt
 
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
+STREAK = 100  # failures in a row after which an engine that did work counts as gone
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,38 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     rewriter = engine("--rewriter", options.rewriter)
     if options.fusion_rounds == 0:
         return Roles(rewriter)
+    judges = name_judges(options)
+    return Roles(rewriter, engine("--fuser", options.fuser),
+                 [engine("--judge", spec) for spec in judges])
+
+
+def name_judges(options: RefineOptions) -> list[str]:
+    """The judges that --judge lists. Raises UserError for none, twice the same, or too few."""
     judges = [spec.strip() for spec in options.judge.split(",") if spec.strip()]
     if not judges:
         raise UserError(f"--judge {options.judge!r}: name at least one judge, or set "
                         "--fusion_rounds 0 to do without fusion")
     if len(set(judges)) < len(judges):
         raise UserError(f"--judge {options.judge}: names a judge twice; its vote counts once")
-    return Roles(rewriter, engine("--fuser", options.fuser),
-                 [engine("--judge", spec) for spec in judges])
+    if options.quorum > len(judges):
+        raise UserError(f"--quorum {options.quorum}: is more than the {len(judges)} judges there are")
+    return judges
 
 
 class Part:
-    """An engine in its part. It answers through the journal, and if it never can, the run stops.
+    """An engine in its part. It answers through the journal; where it never can, or no longer, the
+    run stops.
 
     One failed reply costs one row its answer or one round a score. An engine that fails at every
     call is a mistake in the set-up, and going on would quietly hand back the gold answers.
     """
 
-    def __init__(self, option: str, engine: Engine, journal: Journal) -> None:
-        self.option, self.engine, self.journal = option, engine, journal
-        self._calls = 0
-        self._errors: list[str] = []
+    def __init__(
+        self, option: str, engine: Engine, journal: Journal, heard: Listener = lambda *_: None
+    ) -> None:
+        self.option, self.engine, self.journal, self.heard = option, engine, journal, heard
+        self._worked, self._failures, self._streak, self._last = False, 0, 0, ""
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -67,29 +80,41 @@ class Part:
 
     def ask(
         self, kind: str, conversations: Sequence[list[Message]], sampling: Sampling | None,
-        prompt: Prompt, advance: Callable[[int], None],
-    ) -> list[Reply]:
+        prompt: Prompt,
+    ) -> list[Recorded]:
         """As `Journal.ask`, with the space around a reply's text gone.
 
-        Raises UserError where none of this part's calls has worked and there were enough to tell.
+        Raises UserError, as soon as it shows, where none of this part's calls works or none does any
+        longer.
         """
         try:
             replies = self.journal.ask(kind, self.engine, conversations, sampling, prompt.version,
-                                       advance)
+                                       self._listen)
         except UserError as error:
             raise _named(self.option, error) from error
-        self._calls += len(replies)
-        self._errors += [reply.error for reply in replies if reply.error is not None]
-        if self._calls >= PATIENCE:
-            self.must_have_worked()
         return [replace(reply, text=reply.text.strip()) for reply in replies]
 
     def must_have_worked(self) -> None:
         """Raises UserError, quoting the last reply, where every call so far failed."""
-        if self._errors and len(self._errors) == self._calls:
-            raise UserError(f"{self.option} {self.name}: none of {self._calls} replies can be "
-                            f"used, the last one: {self._errors[-1]}. Choose another "
-                            f"{self.option}; what was answered so far is kept")
+        if self._failures and not self._worked:
+            raise self._useless(f"none of {self._failures} replies can be used")
+
+    def _listen(self, reply: Reply, fresh: bool) -> None:
+        with self._lock:
+            self.heard(reply, fresh)
+            if reply.error is None:
+                self._worked, self._streak = True, 0
+            elif fresh:  # what failed in an earlier run says nothing of how the engine is now
+                self._failures, self._streak, self._last = (self._failures + 1, self._streak + 1,
+                                                            reply.error)
+                if self._failures >= PATIENCE:
+                    self.must_have_worked()
+                if self._streak >= STREAK:
+                    raise self._useless(f"the last {self._streak} replies cannot be used")
+
+    def _useless(self, what: str) -> UserError:
+        return UserError(f"{self.option} {self.name}: {what}, the last one: {self._last}. Mend it or "
+                         f"choose another {self.option}; what was answered so far is kept")
 
 
 def _named(option: str, error: UserError) -> UserError:

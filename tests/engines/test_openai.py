@@ -192,11 +192,11 @@ def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, tmp_path
     engine = OpenAIEngine.connect(server.url, concurrency=1, max_retries=1)
     conversations = one_turn_each("abcd")
     with pytest.raises(UserError, match="cannot be reached"), Journal(tmp_path) as journal:
-        journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda n: None)
+        journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda reply, fresh: None)
     assert len(server.seen) == 3  # the fourth was never sent
     server.reply = lambda request, before: "later"
     with Journal(tmp_path) as journal:
-        replies = journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda n: None)
+        replies = journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda reply, fresh: None)
         assert journal.asked == 2
     assert [reply.text for reply in replies] == ["one", "two", "later", "later"]
 

@@ -5,10 +5,11 @@ from refinement_stubs import StubEncoder, StubEngine, row
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Message, Reply, Sampling
-from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide
+from raft_fast.errors import UserError
+from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
 from raft_fast.refinement.filter import filter_rewrites
 from raft_fast.refinement.journal import Journal
-from raft_fast.refinement.prompting import Prompt, load_prompt
+from raft_fast.refinement.prompting import Prompt, load_prompt, load_prompts
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part
 
@@ -20,7 +21,7 @@ def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_
     engine = StubEngine("stub", lambda text, seed: f"  rewritten {seed}\n")
     with Journal(tmp_path) as journal:
         reply, = rewrite([Row("1", turns, "3 m", "3 m")], Part("--rewriter", engine, journal),
-                         Sampling(seed=5), lambda n: None)
+                         Sampling(seed=5), load_prompt("rewrite"))
     asked, = engine.asked
     assert asked[:3] == turns[:3]
     assert asked[3]["role"] == "user"
@@ -67,8 +68,8 @@ def verdicts(*scores):
             for n, score in enumerate(scores)]
 
 
-def a_round(number, *scores, checks=None):
-    return Round(number, Reply(f"fusion {number}"), 0.9, checks or {}, verdicts(*scores))
+def a_round(number, *scores, checks=None, quorum=1):
+    return Round(number, Reply(f"fusion {number}"), 0.9, checks or {}, quorum, verdicts(*scores))
 
 
 PASSED = Filtered(row("1"), Reply("rewrite"), 0.9, {})
@@ -78,6 +79,22 @@ def test_eq4_the_score_of_a_round_is_the_mean_of_the_judges_that_gave_one():
     assert a_round(1, 0.2, 0.6, 1.0).score == pytest.approx(0.6)
     assert a_round(1, 0.2, None, 1.0).score == pytest.approx(0.6)  # with 0 for None: 0.4
     assert a_round(1, None, None).score is None
+
+
+def test_a_round_has_no_score_below_the_quorum():
+    assert a_round(1, 0.9, None, 0.7, quorum=2).score == pytest.approx(0.8)
+    assert a_round(1, 0.9, None, None, quorum=2).score is None
+    decision = decide(PASSED, [a_round(1, 0.9, None, None, quorum=2), a_round(2, 0.1, 0.1, None, quorum=2)])
+    assert decision.answer == "fusion 2"  # a single judge's 0.9 does not count
+    alone = decide(PASSED, [a_round(1, 0.9, None, None, quorum=2)])
+    assert (alone.source, alone.answer) == ("rewrite", "rewrite")
+    assert "1 of 3 judges gave a score and the quorum is 2" in alone.why
+
+
+def test_how_far_judges_disagree_is_told_by_range_and_mean_difference():
+    one = a_round(1, 0.2, 0.6, None, 1.0)  # differences 0.4, 0.8, 0.4
+    assert one.disagreement == {"range": pytest.approx(0.8), "mean_difference": pytest.approx(1.6 / 3)}
+    assert a_round(1, 0.5, None).disagreement is None
 
 
 def test_eq4_the_best_round_wins_and_the_earlier_of_equals():
@@ -104,7 +121,7 @@ def test_a_row_that_failed_the_filter_keeps_gold():
     decision = decide(failed, [])
     assert (decision.source, decision.answer) == ("gold", "gold answer")
     assert "0.500" in decision.why
-    assert decision.refined_row().rewrite is None
+    assert refined_row(decision.as_json()).rewrite is None
 
 
 def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
@@ -114,6 +131,27 @@ def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
     assert Prompt("a", "{x}!").fill(x="{y} 100 %") == "{y} 100 %!"
     with pytest.raises(ValueError, match=r"prompts/a.txt"):
         Prompt("a", "{x}!").fill(y="1")
+
+
+def test_own_prompts_take_the_place_of_the_shipped_ones_and_have_another_version(tmp_path):
+    (tmp_path / "fuse.txt").write_text("{question} {gold} {rewrite} {{sic}}\n")
+    own, shipped = load_prompts(str(tmp_path)), load_prompts()
+    assert own.fuse.fill(question="q", gold="g", rewrite="r") == "q g r {sic}"
+    assert own.fuse.version != shipped.fuse.version
+    assert own.judge == shipped.judge
+
+
+@pytest.mark.parametrize(("file", "text", "says"), [
+    ("judge.txt", "{question} {answer}", r"judge.txt: lacks the placeholder \{gold\}"),
+    ("rewrite.txt", "{question} {answer} {tone}", r"rewrite.txt: has the placeholder \{tone\}"),
+    ("rewrite.txt", "{question} {answer} {", r"rewrite.txt: .*written twice"),
+    ("juge.txt", "x", "juge.txt is no prompt"),
+    ("judge.md", "x", "holds no prompt"),
+])
+def test_a_prompt_that_cannot_be_filled_is_named_with_its_placeholder(tmp_path, file, text, says):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_prompts(str(tmp_path))
 
 
 def test_the_judge_prompt_ends_by_asking_for_one_digit():

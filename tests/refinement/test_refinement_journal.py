@@ -1,22 +1,24 @@
 """The journal: nothing is asked twice, nothing that was answered is lost."""
 
 import json
+import threading
 
 import pytest
 from refinement_stubs import StubEngine
 
 from raft_fast.engines import Message, Reply, Sampling
 from raft_fast.errors import UserError
-from raft_fast.refinement.journal import FILE, Journal
+from raft_fast.refinement.journal import FILE, Journal, Stopped
 
 SAMPLING = Sampling(seed=3)
 
 
 def ask(journal, engine, texts, sampling=SAMPLING, version="v1", kind="rewrite", steps=None):
     conversations = [[Message(role="user", content=text)] for text in texts]
-    advance = (lambda n: None) if steps is None else steps.append
+    listen = (lambda reply, fresh: None) if steps is None else (
+        lambda reply, fresh: steps.append((reply.text, fresh)))
     return [reply.text for reply in
-            journal.ask(kind, engine, conversations, sampling, version, advance)]
+            journal.ask(kind, engine, conversations, sampling, version, listen)]
 
 
 @pytest.fixture
@@ -30,12 +32,12 @@ def test_replies_come_in_order_and_are_asked_once(tmp_path, engine):
         assert ask(journal, engine, ["a", "b", "a"], steps=steps) == ["a 3", "b 3", "a 3"]
         assert (journal.asked, journal.cached) == (2, 0)
     assert len(engine.asked) == 2
-    assert sum(steps) == 3
+    assert sorted(steps) == [("a 3", True), ("b 3", True)]
     with Journal(tmp_path) as journal:
         assert ask(journal, engine, ["b", "a", "c"], steps=steps) == ["b 3", "a 3", "c 3"]
         assert (journal.asked, journal.cached) == (1, 2)
     assert len(engine.asked) == 3
-    assert sum(steps) == 6
+    assert sorted(steps[2:]) == [("a 3", False), ("b 3", False), ("c 3", True)]
 
 
 @pytest.mark.parametrize("change", [
@@ -50,15 +52,100 @@ def test_whatever_shapes_a_reply_is_in_its_key(tmp_path, engine, change):
         assert journal.asked == 3
 
 
-def test_failures_are_returned_and_asked_again(tmp_path):
-    engine = StubEngine("flaky", lambda text, seed: Reply("", error="busy"))
+def flaky(answer=None):
+    return StubEngine("flaky", lambda text, seed: answer or Reply("", error="busy"))
+
+
+def test_a_finished_run_is_not_asked_again_for_its_failures_unless_told_to(tmp_path):
+    for retry_failed, asked, text in ((False, 1, ""), (False, 0, ""), (True, 1, "better")):
+        engine = flaky("better" if text else None)
+        with Journal(tmp_path, retry_failed) as journal:
+            assert ask(journal, engine, ["a"]) == [text]
+        assert len(engine.asked) == asked
+    with Journal(tmp_path) as journal:
+        assert ask(journal, flaky(), ["a"]) == ["better"]
+        assert (journal.asked, journal.cached, journal.failed) == (0, 1, 0)
+
+
+def test_what_failed_in_a_run_that_was_cut_short_is_asked_again(tmp_path):
+    journal = Journal(tmp_path)
+    journal.__enter__()
+    ask(journal, flaky(), ["a"])
+    journal.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    with Journal(tmp_path) as journal:
+        assert ask(journal, flaky("better"), ["a"]) == ["better"]
+
+
+def test_a_reply_knows_its_line(tmp_path, engine):
+    with Journal(tmp_path) as journal:
+        reply, = journal.ask("rewrite", engine, [[Message(role="user", content="a")]], SAMPLING, "v1",
+                             lambda reply, fresh: None)
+    line = json.loads((tmp_path / FILE).read_text().splitlines()[0])
+    assert (line["key"], line["reply"]["text"]) == (reply.key, "a 3")
+
+
+def test_long_replies_are_read_back_whole(tmp_path):
+    engine = StubEngine("long", lambda text, seed: text * 30_000)
     for _ in range(2):
         with Journal(tmp_path) as journal:
-            reply, = journal.ask("rewrite", engine, [[Message(role="user", content="a")]],
-                                 SAMPLING, "v1", lambda n: None)
-        assert reply.error == "busy"
+            assert ask(journal, engine, ["é", "b"]) == ["é" * 30_000, "b" * 30_000]
     assert len(engine.asked) == 2
-    assert (tmp_path / FILE).read_text() == ""
+
+
+def test_threads_that_want_the_same_reply_ask_once(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(text, seed):
+        begun.set()
+        go_on.wait(10)
+        return f"{text} {seed}"
+
+    engine, found = StubEngine("slow", slow), []
+    with Journal(tmp_path) as journal:
+        threads = [threading.Thread(target=lambda: found.append(ask(journal, engine, ["a"])))
+                   for _ in range(2)]
+        threads[0].start()
+        begun.wait(10)
+        threads[1].start()
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+    assert found == [["a 3"], ["a 3"]]
+    assert len(engine.asked) == 1
+
+
+def test_a_journal_that_is_stopped_asks_for_nothing_more(tmp_path, engine):
+    with Journal(tmp_path) as journal:
+        ask(journal, engine, ["a"])
+        journal.stop()
+        with pytest.raises(Stopped):
+            ask(journal, engine, ["a", "b"])
+    assert len(engine.asked) == 1
+
+
+class Generous(StubEngine):
+    """Interrupted, it still hands over one reply, as engines with requests in flight do."""
+
+    def generate(self, conversations, sampling):
+        try:
+            for index in range(len(conversations) - 1):
+                self.asked.append(conversations[index])
+                yield index, Reply(f"reply {index}")
+        except KeyboardInterrupt:
+            yield len(conversations) - 1, Reply("in flight")
+            raise
+
+
+def test_what_is_in_flight_when_listening_ends_is_kept(tmp_path, engine):
+    def enough(reply, fresh):
+        raise UserError("enough")
+
+    generous = Generous("echo", engine.answer)
+    conversations = [[Message(role="user", content=text)] for text in "abc"]
+    with pytest.raises(UserError, match="enough"), Journal(tmp_path) as journal:
+        journal.ask("rewrite", generous, conversations, SAMPLING, "v1", enough)
+    with Journal(tmp_path) as journal:
+        assert ask(journal, engine, ["a", "c", "b"]) == ["reply 0", "in flight", "b 3"]
 
 
 def test_a_killed_run_keeps_what_was_answered(tmp_path, engine):
@@ -83,13 +170,13 @@ def test_a_torn_last_line_is_cut_and_only_it_is_asked_again(tmp_path, engine):
     with Journal(tmp_path) as journal:
         ask(journal, engine, ["a", "b"])
     path = tmp_path / FILE
-    path.write_bytes(path.read_bytes()[:-20])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:-20])
     with Journal(tmp_path) as journal:
         ask(journal, engine, ["a", "b"])
-        assert (journal.asked, journal.damaged) == (1, 0)
-    lines = path.read_text().splitlines()
-    assert len(lines) == 2
-    assert all(json.loads(line) for line in lines)
+        assert (journal.asked, journal.damaged) == (1, 1)
+    replies = [line for line in map(json.loads, path.read_text().splitlines()) if "key" in line]
+    assert len(replies) == 2
 
 
 def test_a_damaged_line_in_the_middle_is_skipped_and_counted(tmp_path, engine):

@@ -35,7 +35,8 @@ def by_fusion(table):
 
 
 def run(tmp_path, roles, rows=ROWS, encoder=ENCODER, **options):
-    refined = refine(rows, RefineOptions(**options), roles, encoder, tmp_path, Reporter())
+    refine(rows, RefineOptions(**options), roles, encoder, tmp_path, Reporter())
+    refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
     lines = (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     summary = json.loads((tmp_path / "summary.json").read_text())
     return refined, [json.loads(line) for line in lines], summary
@@ -52,13 +53,14 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
     assert len(roles.fuser.asked) == 2  # two rounds for the row that passed, none for the other
     table = read_table(str(tmp_path / "refined.parquet"), 0.0)
     assert table.refined
-    assert table.rows == refined
+    assert summary["finished"]
     assert summary["sources"] == {"gold": 1, "rewrite": 0, "fused": 1}
     assert summary["rows"] == {"used": 2, "total": 2}
     assert summary["tau"] == 0.8
     assert summary["engines"] == {"rewriter": "writer", "fuser": "fuser", "judges": ["a", "b"]}
     assert summary["fuser_is_judge"] is False
-    assert summary["replies"] == {"asked": 8, "cached": 0}
+    run_line, = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert (run_line["asked"], run_line["cached"], run_line["finished"]) == (8, 0, True)
     assert summary["tokens"] == {"rewrite": {"prompt": 20, "completion": 4},
                                  "fuse": {"prompt": 20, "completion": 4},
                                  "judge": {"prompt": 40, "completion": 8}}
@@ -70,18 +72,29 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
 def test_a_decision_line_tells_the_whole_story(tmp_path):
     broken = judge("b", by_fusion({1: Reply("", error="garbage"), 2: 0.9}))
     _, decisions, summary = run(tmp_path, Roles(writer(), fuser(), [judge("a"), broken]),
-                                fusion_rounds=3, judge_stop=0.7)
+                                fusion_rounds=3, judge_stop=0.7, quorum=1)
     near, far = decisions
+    journal = {line["key"]: line for line in map(
+        json.loads, (tmp_path / "journal.jsonl").read_text().splitlines()) if "key" in line}
+    assert journal[near["key"]]["reply"]["text"] == near["rewrite"]
+    for one in near["rounds"]:
+        assert journal[one.pop("key")]["reply"]["text"] == one["fused"]
+        for score in one["scores"]:
+            assert journal[score.pop("key")]["engine"] == score["judge"]
+    del near["key"]
     assert near == {
         "row_id": "near", "category": None, "prompt": [{"role": "user", "content": "near?"}],
         "gold": "gold near", "rewrite": "rewritten", "similarity": 1.0,
         "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None, "similarity": None},
+        "passed": True,
         "rounds": [
             {"round": 1, "fused": "fusion 1", "similarity": 1.0, "score": 0.5,
+             "no_score": None, "disagreement": None,
              "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": None, "error": "garbage"}]},
             {"round": 2, "fused": "fusion 2", "similarity": 1.0, "score": 0.7,
+             "no_score": None, "disagreement": {"range": 0.4, "mean_difference": 0.4},
              "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": 0.9, "error": None}]},
@@ -97,6 +110,9 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
     assert far["rounds"] == []
     assert far["why"] == "similarity 0.500 is below --tau 0.8"
     assert summary["failed_scores"] == {"b": 1}
+    assert summary["judges"] == {"a": {"scores": 2, "failed": 0, "mean": 0.5},
+                                 "b": {"scores": 1, "failed": 1, "mean": 0.9}}
+    assert summary["disagreement"] == {"fusions": 1, "mean_range": 0.4, "mean_difference": 0.4}
 
 
 @pytest.mark.parametrize(("scores", "rounds", "chosen"), [
@@ -168,8 +184,9 @@ def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
     again = Roles(writer(), fuser(), [judge()])
     second = run(tmp_path, again)
     assert again.rewriter.asked + again.fuser.asked + again.judges[0].asked == []
-    assert second[:2] == first[:2]
-    assert second[2]["replies"] == {"asked": 0, "cached": first[2]["replies"]["asked"]}
+    assert second == first
+    one, two = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert (two["asked"], two["cached"]) == (0, one["asked"])
 
 
 @pytest.mark.parametrize(("part", "after"), [("writer", 1), ("fuser", 1)])
@@ -205,8 +222,9 @@ def test_a_changed_tau_asks_the_rewriter_for_nothing(tmp_path):
 def test_another_seed_draws_again(tmp_path):
     engine = StubEngine("writer", lambda text, seed: f"rewritten {seed}")
     for seed in (0, 7):
-        refined = refine(ROWS, RefineOptions(fusion_rounds=0), Roles(engine), StubEncoder(),
-                         tmp_path, Reporter(), seed=seed)
+        refine(ROWS, RefineOptions(fusion_rounds=0), Roles(engine), StubEncoder(), tmp_path,
+               Reporter(), seed=seed)
+        refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
         assert refined[0].completion == f"rewritten {seed}"
 
 

@@ -1,0 +1,85 @@
+"""Raw records out of files and hub data sets, one at a time, with the line each stands in."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raft_fast.errors import UserError
+
+HUB_SECONDS = 5
+
+
+class BadRowError(ValueError):
+    """A record that is no row; the message is the reason."""
+
+
+def records(source: str) -> Iterator[tuple[int, Any]]:
+    """(line or row number from 1, record); a record that cannot be read is its BadRowError.
+
+    Raises UserError for a source that is missing or in no known format.
+    """
+    path = Path(source)
+    if path.is_dir():
+        raise UserError(f"--data {source}: is a folder; name a .jsonl, .parquet or .csv file in it")
+    if path.is_file():
+        readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+        if path.suffix not in readers:
+            raise UserError(f"--data {source}: unknown ending; must be .jsonl, .parquet or .csv")
+        try:
+            yield from readers[path.suffix](path)
+        except PermissionError as error:
+            raise UserError(f"--data {source}: may not be read (permission denied)") from error
+        except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
+            raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
+    elif path.suffix or path.is_absolute() or source.count("/") > 1:
+        raise UserError(f"--data {source}: no such file")
+    else:
+        yield from _hub(source)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                yield number, BadRowError(f"not UTF-8 at byte {error.start}")
+            except json.JSONDecodeError as error:
+                yield number, BadRowError(f"not valid JSON: {error.msg} at column {error.colno}")
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for record in reader:
+            yield reader.line_num, record
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield number, record
+
+
+def _hub(source: str) -> Iterator[tuple[int, Any]]:
+    import datasets
+    from huggingface_hub import HfApi
+
+    try:
+        if not datasets.config.HF_HUB_OFFLINE:
+            HfApi().dataset_info(source, timeout=HUB_SECONDS)  # one quick question before many slow ones
+        rows = datasets.load_dataset(source, split="train")
+    except Exception as error:  # every hub client raises its own kinds
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--data {source}: no such file, and not to be had as a `datasets` name "
+                        f"({type(error).__name__}: {reason})") from error
+    yield from enumerate(rows, 1)

@@ -1,0 +1,63 @@
+"""Several items worked on at once: while one waits for an engine, the others keep it busy."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+PATIENCE_SECONDS = 15.0  # for threads that were told to stop, to write down what they still get
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def overlap(
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int, stop: Callable[[], None]
+) -> Iterator[Result]:
+    """Yield work(item) for each item, in the items' order, with `at_once` of them under way.
+
+    At most twice as many are begun and not yet yielded, so memory is bounded. Where one fails, or
+    the caller leaves, `stop` is called, which must make the others end soon.
+    """
+    # Threads of our own, because a pool's threads hold up the end of the process after Ctrl-C.
+    running: dict[int, threading.Thread] = {}
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    ready: dict[int, Result] = {}
+    coming = enumerate(items)
+    following = 0
+
+    def run(number: int, item: Item) -> None:
+        try:
+            done.put((number, work(item), None))
+        except BaseException as error:  # whatever it is, it belongs to whoever waits for the result
+            done.put((number, None, error))
+
+    def start_some() -> None:
+        while len(running) < at_once and len(running) + len(ready) < 2 * at_once:
+            for number, item in coming:
+                running[number] = threading.Thread(target=run, args=(number, item), daemon=True)
+                running[number].start()
+                break
+            else:
+                return
+
+    try:
+        start_some()
+        while running:
+            number, result, error = done.get()
+            del running[number]
+            if error is not None:
+                raise error
+            ready[number] = result
+            while following in ready:
+                start_some()
+                yield ready.pop(following)
+                following += 1
+            start_some()
+    except BaseException:
+        stop()
+        until = time.monotonic() + PATIENCE_SECONDS
+        for thread in running.values():
+            thread.join(max(0.0, until - time.monotonic()))
+        raise

@@ -1,0 +1,103 @@
+"""summary.json: what the lines of decisions.jsonl come to, counted as they are written."""
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from raft_fast.options import RefineOptions
+from raft_fast.refinement.prompting import Prompts
+from raft_fast.refinement.roles import Roles
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+PARTS = ("rewrite", "fuse", "judge")
+
+
+class Tally:
+    """Counts over decision lines. It depends on the lines alone, so shards add up to the whole."""
+
+    def __init__(self) -> None:
+        self.rows = self.passed = 0
+        self.sources: Counter[str] = Counter()
+        self.objections: Counter[str] = Counter()
+        self.rounds: Counter[int] = Counter()
+        self.tokens = {part: {"prompt": 0, "completion": 0} for part in PARTS}
+        self.judges: dict[str, array[float]] = {}
+        self.failed_scores: Counter[str] = Counter()
+        self.similarities = array("d")
+        self.ranges, self.differences = array("d"), array("d")
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.rows += 1
+        self.passed += line["passed"]
+        self.sources[line["source"]] += 1
+        self.objections.update(name for name, reason in line["checks"].items() if reason is not None)
+        self.rounds[len(line["rounds"])] += 1
+        if line["similarity"] is not None:
+            self.similarities.append(line["similarity"])
+        for part, spent in line["tokens"].items():
+            for kind, count in spent.items():
+                self.tokens[part][kind] += count
+        for one in line["rounds"]:
+            self._add_round(one)
+
+    def _add_round(self, one: dict[str, Any]) -> None:
+        for verdict in one["scores"]:
+            given = self.judges.setdefault(verdict["judge"], array("d"))
+            if verdict["score"] is None:
+                self.failed_scores[verdict["judge"]] += 1
+            else:
+                given.append(verdict["score"])
+        if one["disagreement"] is not None:
+            self.ranges.append(one["disagreement"]["range"])
+            self.differences.append(one["disagreement"]["mean_difference"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "sources": {source: self.sources[source] for source in ("gold", "rewrite", "fused")},
+            "passed_filter": self.passed,
+            "objections": dict(sorted(self.objections.items())),
+            "similarity": _quantiles(self.similarities),
+            "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
+            "judges": {name: {"scores": len(given), "failed": self.failed_scores[name],
+                              "mean": _mean(given)}
+                       for name, given in sorted(self.judges.items())},
+            "failed_scores": dict(sorted(self.failed_scores.items())),
+            "disagreement": {"fusions": len(self.ranges), "mean_range": _mean(self.ranges),
+                             "mean_difference": _mean(self.differences)},
+            "tokens": self.tokens,
+        }
+
+
+def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) -> dict[str, Any]:
+    """The part of summary.json that does not depend on the rows."""
+    judges = [engine.identity for engine in roles.judges]
+    return {
+        "tau": options.tau,
+        "fused_tau": options.fused_tau or None,
+        "judge_stop": options.judge_stop,
+        "fusion_rounds": options.fusion_rounds,
+        "quorum": options.quorum or len(judges) // 2 + 1,
+        "engines": {
+            "rewriter": roles.rewriter.identity,
+            "fuser": roles.fuser.identity if roles.fuser else None,
+            "judges": judges,
+        },
+        "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
+        "prompts": prompts.versions,
+        "seed": seed,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 9) if values else None
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    found = np.quantile(values, QUANTILES)
+    return {f"p{round(100 * at):02d}": float(value)
+            for at, value in zip(QUANTILES, found, strict=True)}
