@@ -35,6 +35,8 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
     """A causal language model in `dtype` on the chosen device, safetensors only, no remote code."""
     from transformers import AutoModelForCausalLM
 
+    from raft_fast.attention import pack_attention
+
     _quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -45,6 +47,7 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
     model = model.eval()
     model.to(pick_device(options.device))
     check_head(model, str(folder))
+    pack_attention(model)
     return model
 
 

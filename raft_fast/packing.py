@@ -1,31 +1,74 @@
-"""From views to hidden states at the completion tokens, with little padding in between."""
+"""From views to hidden states at the completion tokens: packed into one row, or padded where a model must."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
+from raft_fast.attention import PACKED, packs
 from raft_fast.chat import View
 
-# Padded tokens of one forward pass: enough for full speed, few enough that rows of very different
-# length do not meet. A GPU needs more of them to be busy.
-BUCKET_TOKENS = {"cpu": 512, "cuda": 16384}
+# Tokens of one forward pass whose activations need not be kept. Padded rows stop far earlier on a CPU,
+# so that rows of very different length do not meet; a GPU needs the tokens to be busy.
+PASS_TOKENS = 16384
+BUCKET_TOKENS = {"cpu": 512, "cuda": PASS_TOKENS}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """R right-padded rows of length S.
+    """R rows of length S: one packed row, or one right-padded row a view.
 
-    input_ids, attention_mask, position_ids: int64 [R, S].
+    inputs: input_ids and position_ids, int64 [R, S], and what tells a model where sequences end.
     predicts: int64 [N], flat positions (row * S + column) whose hidden state predicts a completion
-    token, row by row.
+    token, view by view.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
+    inputs: dict[str, Any]
     predicts: torch.Tensor
+
+
+def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.Tensor:
+    """Final hidden states [N, D] at the positions that predict the views' completion tokens.
+
+    N counts the completion tokens of all views, view by view in the order given. A model that packs
+    (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
+    """
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
+    packed, lengths = packs(model), [len(view.ids) for view in views]
+    if packed:  # under autograd one pass whatever its size: the caller's micro-batch bounds the memory
+        groups = consecutive(lengths, sum(lengths) if torch.is_grad_enabled() else PASS_TOKENS)
+    else:
+        groups = buckets(lengths, BUCKET_TOKENS.get(model.device.type, PASS_TOKENS))
+    for chosen in groups:
+        members = [views[index] for index in chosen]
+        batch = pack(members, model) if packed else pad(members, pad_id, model.device)
+        with mixed_precision(model):
+            hidden_RSD = model.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
+        hidden_ND = hidden_RSD.flatten(0, 1)[batch.predicts]
+        for index, part in zip(chosen, hidden_ND.split([len(view.completion) for view in members]),
+                               strict=True):
+            parts[index] = part
+    hidden_ND = torch.cat(parts)
+    # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
+    return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+
+
+def pack(views: Sequence[View], model: Any) -> Batch:
+    """All views in one row without padding; positions start again with each."""
+    device, lengths = model.device, [len(view.ids) for view in views]
+    starts = [0, *accumulate(lengths)]
+    starts_cu = _tensor(starts, device, torch.int32)
+    inputs = {"input_ids": _tensor([[token for view in views for token in view.ids]], device),
+              "position_ids": _tensor([[place for length in lengths for place in range(length)]], device),
+              "cu_seq_lens_q": starts_cu, "cu_seq_lens_k": starts_cu,
+              "max_length_q": max(lengths), "max_length_k": max(lengths)}
+    if model.config._attn_implementation == PACKED:
+        # transformers takes a mask of four dimensions as it is, instead of making one of S x S
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+    return Batch(inputs, _tensor([position for start, view in zip(starts, views, strict=False)
+                                  for position in _predicting(start, view)], device))
 
 
 def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") -> Batch:
@@ -37,34 +80,10 @@ def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") 
     for row, view in enumerate(views):
         ids[row, : len(view.ids)] = torch.tensor(view.ids)
         mask[row, : len(view.ids)] = 1
-        first = row * longest + len(view.prompt) - 1  # the last prompt token predicts the first one
-        predicts.extend(range(first, first + len(view.completion)))
+        predicts.extend(_predicting(row * longest, view))
     positions = torch.arange(longest).expand(len(views), longest)
-    return Batch(ids.to(device), mask.to(device), positions.to(device),
-                 torch.tensor(predicts, dtype=torch.long, device=device))
-
-
-def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.Tensor:
-    """Final hidden states [N, D] at the positions that predict the views' completion tokens.
-
-    N counts the completion tokens of all views, view by view in the order given. Views of similar
-    length share a forward pass.
-    """
-    parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
-    for chosen in buckets([len(view.ids) for view in views],
-                          BUCKET_TOKENS.get(model.device.type, BUCKET_TOKENS["cuda"])):
-        batch = pad([views[index] for index in chosen], pad_id, model.device)
-        with mixed_precision(model):
-            hidden_RSD = model.get_decoder()(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids, use_cache=False).last_hidden_state
-        hidden_ND = hidden_RSD.flatten(0, 1)[batch.predicts]
-        lengths = [len(views[index].completion) for index in chosen]
-        for index, part in zip(chosen, hidden_ND.split(lengths), strict=True):
-            parts[index] = part
-    hidden_ND = torch.cat(parts)
-    # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
-    return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
+                  "position_ids": positions.to(device)}, _tensor(predicts, device))
 
 
 def mixed_precision(model: Any) -> torch.autocast:
@@ -75,8 +94,7 @@ def mixed_precision(model: Any) -> torch.autocast:
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
     """The views' completion tokens, int64 [N], in the order of `completion_hidden`."""
-    ids = [token for view in views for token in view.completion]
-    return torch.tensor(ids, dtype=torch.long, device=device)
+    return _tensor([token for view in views for token in view.completion], device)
 
 
 def buckets(
@@ -94,3 +112,31 @@ def buckets(
         chosen.append(index)
     if chosen:
         yield chosen
+
+
+def consecutive(lengths: Sequence[int], tokens: int, rows: int | None = None) -> Iterator[list[int]]:
+    """Indices in their order, in groups of at most `tokens` and `rows`; a longer one is alone."""
+    chosen: list[int] = []
+    for index, length in enumerate(lengths):
+        full = len(chosen) == rows or sum(lengths[member] for member in chosen) + length > tokens
+        if chosen and full:
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def _predicting(start: int, view: View) -> range:
+    """Positions that predict the completion of a view that starts at `start`: the last prompt token
+    predicts the first one."""
+    first = start + len(view.prompt) - 1
+    return range(first, first + len(view.completion))
+
+
+def _tensor(values: Sequence[Any], device: torch.device | str, dtype: torch.dtype = torch.long
+            ) -> torch.Tensor:
+    """To the device without waiting for it."""
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" \
+        else tensor.to(device)

@@ -22,12 +22,12 @@ def test_views_hold_the_same_completion(template, pad_token, completion):
     student = View(chat.student_prompt(USER), completion)
     teacher = View(chat.teacher_prompt(USER, "Three metres."), completion)
     batch = pad([student, teacher], chat.pad_id)
-    width = batch.input_ids.shape[1]
+    width = batch.inputs["input_ids"].shape[1]
     rows, columns = batch.predicts // width, batch.predicts % width
     for row, view in enumerate((student, teacher)):
         at = columns[rows == row]
-        assert batch.input_ids[row, at + 1].tolist() == completion
-        assert batch.attention_mask[row].sum() == len(view.prompt) + len(completion)
+        assert batch.inputs["input_ids"][row, at + 1].tolist() == completion
+        assert batch.inputs["attention_mask"][row].sum() == len(view.prompt) + len(completion)
 
 
 def test_teacher_prompt_is_eq_7(chat):

@@ -4,6 +4,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from raft_fast.attention import pack_attention
 from raft_fast.dataset import Row
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<turn>"]
@@ -40,7 +41,9 @@ def make_model(seed: int = 0, **overrides: object) -> LlamaForCausalLM:
                 "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
                 "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
                 "eos_token_id": 2, "initializer_range": 0.3, **overrides}
-    return LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    pack_attention(model)  # as load_model does
+    return model
 
 
 def make_rows(count: int = 6) -> list[Row]:

@@ -21,4 +21,5 @@ class ModelOptions:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     attn_implementation: str = "sdpa"
-    """sdpa, flash_attention_2 (needs flash-attn) or eager."""
+    """sdpa (sequences packed without padding where the model allows), flash_attention_2 (packed; needs
+    flash-attn) or eager (padded)."""

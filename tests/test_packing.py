@@ -1,0 +1,136 @@
+"""Packed rows against padded ones: the same hidden states and gradients, and no look at a neighbour."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import make_model
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from raft_fast import attention
+from raft_fast.attention import PACKED, pack_attention, packs
+from raft_fast.chat import View
+from raft_fast.packing import completion_hidden, consecutive, pack
+
+SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+         "initializer_range": 0.3}
+VIEWS = [View([5, 6, 7], [8, 2]), View([5] * 20, [9, 10, 11, 2]), View([4, 4], []), View([3], [12, 13, 14])]
+
+
+def family(name):
+    """Llama, Qwen with its norms over queries and keys, and a window shorter than the longest view."""
+    torch.manual_seed(0)
+    if name == "llama":
+        return make_model(attn_implementation="sdpa")
+    if name == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=8))
+    else:
+        model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=6))
+    model = model.eval()
+    pack_attention(model)
+    return model
+
+
+def states_and_gradients(model, implementation, dtype=torch.float32):
+    """Completion states of VIEWS and the gradient of their sum of squares, each as one vector."""
+    model = copy.deepcopy(model).to(dtype)
+    model.set_attn_implementation(implementation)
+    hidden = completion_hidden(model, VIEWS, pad_id=2)
+    hidden.square().sum().backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.get_decoder().parameters()])
+    return hidden.detach().flatten(), gradient
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("packed", [PACKED, "transformers' block mask"])
+def test_packed_is_padded_within_rounding(name, packed, monkeypatch):
+    """Judged by padded float64: no further from it than three times what padded float32 is."""
+    model = family(name)
+    assert packs(model)
+    exact = states_and_gradients(model, "sdpa", torch.float64)
+    baseline = states_and_gradients(model, "sdpa")
+    if packed != PACKED:  # what flash-attn is given too: positions that start again and no mask
+        packed = "sdpa"
+        monkeypatch.setattr(attention, "PACKING", {"sdpa"})
+    found = states_and_gradients(model, packed)
+    for want, plain, got in zip(exact, baseline, found, strict=True):
+        assert (got - want).norm() <= 3 * (plain - want).norm()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
+def test_a_sequence_never_sees_its_neighbours(name):
+    """Another first sequence, even one of NaN, leaves every bit of the others as it was."""
+    model = family(name)
+    kept = sum(len(view.completion) for view in VIEWS[1:])
+    with torch.no_grad():
+        model.get_decoder().embed_tokens.weight[200] = float("nan")
+        before = completion_hidden(model, VIEWS, pad_id=2)[-kept:]
+        poisoned = completion_hidden(model, [View([200, 200, 200], [200, 2]), *VIEWS[1:]], pad_id=2)
+    assert poisoned[:-kept].isnan().all()
+    assert torch.equal(poisoned[-kept:], before)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_torchs_flash_attention_is_asked_for_the_same(window, monkeypatch):
+    """Its CUDA kernel is played by dense products, by its documentation: [tokens, heads, Dh], and a
+    window of (keys before, keys after) the token, -1 for all."""
+    def dense(query, key, value, starts, _, longest, __, *, scale, window_size, enable_gqa):
+        groups = query.shape[1] // key.shape[1]
+        place = torch.arange(len(query))
+        sequence = (place[:, None] >= starts[1:]).sum(-1)
+        seen = (sequence[:, None] == sequence) & (place[:, None] >= place)
+        if window_size[0] >= 0:
+            seen &= place[:, None] - place <= window_size[0]
+        assert window_size[1] == 0
+        assert longest == starts.diff().max()
+        assert enable_gqa
+        key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
+        logits = torch.einsum("qhd,khd->hqk", query, key) * scale
+        return torch.einsum("hqk,khd->qhd", logits.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", dense)
+    query, key, value = (torch.randn(1, heads, 12, 8) for heads in (4, 2, 2))
+    starts = torch.tensor([0, 3, 12], dtype=torch.int32)
+    module = SimpleNamespace(num_key_value_groups=2, is_causal=True)
+    want, _ = attention.packed_attention(module, query, key, value, None, starts, 9, window, 0.3)
+    found = attention._flash(query, key, value, starts, 9, window, 0.3)
+    assert (found - want).abs().max() < 1e-5
+
+
+def test_nothing_is_padded(model):
+    batch = pack(VIEWS, model)
+    assert batch.inputs["input_ids"].shape == (1, sum(len(view.ids) for view in VIEWS))
+    assert batch.inputs["position_ids"][0].tolist() == [place for view in VIEWS
+                                                        for place in range(len(view.ids))]
+
+
+@pytest.mark.parametrize("reason", ["leaks", "fails", "chunked layers"])
+def test_a_model_that_cannot_pack_keeps_padding(model, monkeypatch, reason):
+    model.set_attn_implementation("sdpa")
+    if reason == "leaks":  # all of the row is one sequence to it
+        def leaking(module, query, key, value, mask, **options):
+            return attention.sdpa_attention_forward(module, query, key, value, None)
+
+        monkeypatch.setitem(attention.AttentionInterface._global_mapping, PACKED, leaking)
+    elif reason == "fails":
+        def failing(*states, **options):
+            raise RuntimeError("no kernel")
+
+        monkeypatch.setitem(attention.AttentionInterface._global_mapping, PACKED, failing)
+    else:
+        model.config.layer_types = ["full_attention", "chunked_attention"]
+    if reason == "fails":
+        with pytest.warns(UserWarning, match="padded: packed attention fails here"):
+            pack_attention(model)
+    else:
+        pack_attention(model)
+    assert not packs(model)
+    assert len(completion_hidden(model, VIEWS, pad_id=2)) == 9
+
+
+def test_consecutive_groups_keep_both_bounds():
+    assert list(consecutive([3, 3, 3, 9, 1, 1, 1], tokens=6)) == [[0, 1], [2], [3], [4, 5, 6]]
+    assert list(consecutive([1, 1, 1], tokens=100, rows=2)) == [[0, 1], [2]]
+    assert list(consecutive([], tokens=1)) == []
