@@ -195,7 +195,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     if training.distillation and training.sft:
         reporter.say("λ: " + ("the step's own losses are in the averages (Eqs. 11-12 exactly)"
                               if training.gradient_accumulation_steps == 1
-                              else "from the averages of the step before (several micro-batches)"))
+                              else "from the averages of the step before (several micro-batches)")
+                     + "; metrics.jsonl says of each step which held (lambda_exact)")
     total = len(plan(rows, training, options.data.seed))
     with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
         train(student, teacher, chat, rows, training, options.data.seed, run_dir,

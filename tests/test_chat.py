@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 from raft_fast.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
 from raft_fast.dataset import Row
-from raft_fast.distillation.step import Example
+from raft_fast.distillation.examples import Example
 from raft_fast.errors import UserError
 from raft_fast.packing import completion_hidden, pad
 

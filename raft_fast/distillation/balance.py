@@ -1,11 +1,15 @@
 """λ, the weight of the KL loss (Eqs. 11-12): a number that is never differentiated.
 
-A balance is fed the two magnitudes of a step with `update` and gives λ with `weight`. What the
-magnitudes are is the caller's: loss values (Eq. 12) or gradient norms at the hidden states.
+A balance is fed the two sizes of a step with `update` and gives λ with `weight`; `weight_with` gives the
+λ that these sizes lead to while they are still on the device. What the sizes are is the caller's: loss
+values (Eq. 12) or gradient norms at the hidden states.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 EPSILON = 1e-8
 
@@ -21,6 +25,10 @@ class MovingAverage:
     def update(self, x: float) -> None:
         self.value = self.beta * self.value + (1 - self.beta) * x
         self.steps += 1
+
+    def corrected_with(self, x: Any) -> Any:
+        """What `corrected` would be after `x`, a number or a tensor."""
+        return (self.beta * self.value + (1 - self.beta) * x) / (1 - self.beta ** (self.steps + 1))
 
     @property
     def corrected(self) -> float:
@@ -50,6 +58,11 @@ class EmaBalance:
             return 1.0
         return min(self.sft.corrected / (self.kl.corrected + EPSILON), self.lambda_max)
 
+    def weight_with(self, sft: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+        """λ with the sizes of a step included, before `update` is told of them."""
+        averages = self.sft.corrected_with(sft) / (self.kl.corrected_with(kl) + EPSILON)
+        return averages.clamp(max=self.lambda_max)
+
     def state(self) -> dict[str, float]:
         return {"sft": self.sft.value, "kl": self.kl.value, "steps": self.sft.steps}
 
@@ -70,6 +83,9 @@ class FixedBalance:
 
     def weight(self) -> float:
         return self.value
+
+    def weight_with(self, sft: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(sft, self.value)
 
     def state(self) -> dict[str, float]:
         return {}

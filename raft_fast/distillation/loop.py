@@ -13,9 +13,10 @@ from raft_fast.dataset import Rejected, Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.callbacks import Callback, Callbacks, TrainingState
 from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.metrics import MetricsLog, peak_memory
 from raft_fast.distillation.rollout import sample_trajectories
-from raft_fast.distillation.step import Stepper, stopwatch
+from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import FullWeights, Weights
@@ -46,7 +47,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
     listeners.on_begin(state)
     for step in range(state.step, state.step if state.finished else len(steps)):
-        with stopwatch(student.device) as rollout_seconds:
+        clock = Clock(student.device)
+        with clock.part("rollout_seconds"):
             if teacher and step not in buffer:  # Eq. 6, for as many steps as one refill feeds
                 fed = range(step, min(step + options.steps_per_generation, len(steps)))
                 buffer = refill(student, chat, steps, fed, options, seed)
@@ -59,7 +61,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
 
         state.step, state.rows, state.trajectories = step + 1, steps[step], trajectories
         state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
-                         "rollout_seconds": rollout_seconds[0] if teacher else None}
+                         "rollout_seconds": clock.read()["rollout_seconds"] if teacher else None}
         listeners.on_step(state)
         if saving_is_due(state, options):
             kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),

@@ -33,9 +33,9 @@ def kl_loss(
                         token_weights=weights.to(hidden.device), reduction="sum", **head.kwargs())
 
 
-def gradient_norm(loss: torch.Tensor, hidden: torch.Tensor) -> float:
-    """‖∂loss/∂hidden‖; the graph is kept for the real backward."""
-    return float(torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm())
+def squared_gradient_norm(loss: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """‖∂loss/∂hidden‖², on the device; the graph is kept for the real backward."""
+    return torch.autograd.grad(loss, hidden, retain_graph=True)[0].double().square().sum()
 
 
 def _checkpointed_ce(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:

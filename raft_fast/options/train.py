@@ -38,7 +38,11 @@ class TrainOptions:
     max_steps: int = -1
     """Optimizer steps at most; -1: as the epochs ask."""
     per_device_train_batch_size: int = 16
-    """Rows of a micro-batch; each gives one SFT sequence and one trajectory."""
+    """Rows of a micro-batch on each device; each gives one SFT sequence and one trajectory."""
+    max_tokens_per_micro_batch: int = 0
+    """Student tokens, prompts included, that a micro-batch holds at most: rows above it are cut into more
+    micro-batches. One micro-batch is one packed pass, so this bounds its memory whatever the rows'
+    lengths. 0: no bound but the rows."""
     gradient_accumulation_steps: int = 1
     """Micro-batches of an optimizer step."""
     gradient_checkpointing: bool = False
@@ -81,7 +85,7 @@ class TrainOptions:
                      "save_total_limit"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         check(0 <= self.ema_beta < 1, "--ema_beta", self.ema_beta, "in [0, 1)")
-        for name in ("save_steps", "warmup_steps", "weight_decay"):
+        for name in ("save_steps", "warmup_steps", "weight_decay", "max_tokens_per_micro_batch"):
             check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
         check(0 <= self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"between 0 and --lambda_max {self.lambda_max}")

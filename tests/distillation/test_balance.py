@@ -1,6 +1,7 @@
 """λ by Eqs. 11-12, by hand."""
 
 import pytest
+import torch
 
 from raft_fast.distillation.balance import EmaBalance, FixedBalance, MovingAverage
 
@@ -25,6 +26,14 @@ def test_lambda_is_bounded_when_the_kl_is_zero():
     balance = EmaBalance(beta=0.9, lambda_max=100)
     balance.update(sft=2.0, kl=0.0)
     assert balance.weight() == 100
+
+
+@pytest.mark.parametrize("balance", [EmaBalance(0.9, 100), EmaBalance(0.9, 2), FixedBalance(0.5)])
+def test_lambda_on_the_device_is_that_of_the_update_to_come(balance):
+    for sft, kl in ((2.0, 0.5), (3.0, 0.4)):
+        ahead = balance.weight_with(torch.tensor(sft), torch.tensor(kl))
+        balance.update(sft, kl)
+        assert ahead.item() == pytest.approx(balance.weight())
 
 
 def test_lambda_before_any_step_is_one():

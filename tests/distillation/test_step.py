@@ -1,6 +1,7 @@
 """One step against the equations written out densely in float64."""
 
 import copy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
+from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
 from raft_fast.distillation.step import Stepper
 from raft_fast.options import TrainOptions
@@ -63,6 +65,8 @@ def test_losses_and_gradient_are_the_equations(chat, rows):
     assert metrics["sft_loss"] == pytest.approx(sft.item(), rel=1e-5)
     assert metrics["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
     assert metrics["lambda"] == pytest.approx((sft / kl).item(), rel=1e-5)
+    assert metrics["lambda_exact"]
+    assert stepper.balance.weight() == pytest.approx(metrics["lambda"])
     assert metrics["ce_kl_ratio"] == pytest.approx(1.0)
     assert metrics["loss"] == pytest.approx(2 * sft.item(), rel=1e-5)
     # λ is a number: the gradient is that of L_SFT + λ L_KL with λ held
@@ -90,7 +94,8 @@ def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
         options = replace(OPTIONS, per_device_train_batch_size=size,
                           gradient_accumulation_steps=4 // size, balance=balance)
         stepper = make_stepper(make_model(0), make_model(1), chat, options)
-        stepper._lambda = lambda: 0.7
+        stepper.balance.weight = lambda: 0.7
+        stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
         stepper.optimizer.step = lambda: None
         run(stepper, rows[:4])
         gradients.append([p.grad.clone() for p in stepper.student.parameters()])
@@ -100,12 +105,66 @@ def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
     assert averages[0] == pytest.approx(averages[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [1, 150, 10_000])
+def test_a_token_budget_cuts_steps_up_and_changes_nothing_else(chat, rows, tokens):
+    gradients, metrics = [], []
+    for budget in (0, tokens):
+        stepper = make_stepper(make_model(0), make_model(1), chat,
+                               replace(OPTIONS, max_tokens_per_micro_batch=budget))
+        stepper.balance.weight = lambda: 0.7
+        stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
+        stepper.optimizer.step = lambda: None
+        metrics.append(run(stepper, rows[:4]))
+        gradients.append([p.grad for p in stepper.student.parameters()])
+    for whole, cut in zip(*gradients, strict=True):
+        assert (whole - cut).norm() <= 1e-5 * whole.norm()
+    same = ("sft_loss", "kl_loss", "teacher_mass", "grad_norm", "tokens")
+    assert [metrics[0][key] for key in same] == pytest.approx([metrics[1][key] for key in same], rel=1e-5)
+    assert metrics[1]["lambda_exact"] == (tokens == 10_000)
+
+
+def test_micro_batches_keep_to_rows_and_tokens(chat, rows):
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+    examples = [stepper.example(row, z) for row, z in zip(rows[:4], TRAJECTORIES, strict=True)]
+    lengths = [example.tokens for example in examples]
+    assert sum(lengths) == Counts.of(examples).tokens
+    assert Limits(rows=4).cut(examples) == [examples]
+    assert Limits(rows=3).cut(examples) == [examples[:3], examples[3:]]
+    assert Limits(rows=4, tokens=lengths[0] + lengths[1]).cut(examples)[0] == examples[:2]
+    assert Limits(rows=4, tokens=1).cut(examples) == [[example] for example in examples]
+
+
+def test_nothing_waits_for_the_device_before_the_end(chat, rows, monkeypatch):
+    """A step's own code reads no number from a tensor while its micro-batches are at work."""
+    options = replace(OPTIONS, balance="gradient", per_device_train_batch_size=2)
+    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    waits = []
+    for name in ("item", "__float__", "__bool__", "__int__"):
+        def read(tensor, name=name):
+            waits.append(sys._getframe(1).f_code.co_filename)
+            return getattr(torch._C.TensorBase, name)(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, read, raising=False)
+    update = stepper._update
+
+    def last(*sums):
+        assert not [file for file in waits if "raft_fast" in file]
+        waits.append("updated")
+        return update(*sums)
+
+    stepper._update = last
+    run(stepper, rows[:4])
+    assert "updated" in waits
+
+
 def test_with_several_micro_batches_lambda_is_the_step_befores(chat, rows):
     options = replace(OPTIONS, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     stepper = make_stepper(make_model(0), make_model(1), chat, options)
     assert run(stepper, rows[:4])["lambda"] == 1.0
     expected = stepper.balance.weight()
-    assert run(stepper, rows[:4])["lambda"] == expected
+    metrics = run(stepper, rows[:4])
+    assert metrics["lambda"] == expected
+    assert metrics["lambda_exact"] is False
 
 
 def test_gradient_balance_equalises_the_norms(chat, rows):
