@@ -5,7 +5,8 @@
 Each answer is rewritten by the model itself (Eq. 1), kept where it still says the same (Eqs. 2-3),
 merged with the gold answer and judged (Eq. 4). DIR gets refined.parquet (trainable as it is),
 decisions.jsonl (what was chosen for each row, and why), summary.json, rejected.jsonl (rows set
-aside), report.html and config.yaml. Started again on the same DIR it asks only for replies it does not have.
+aside), report.html, README.md (a dataset card) and config.yaml. Started again on the same DIR it
+asks only for replies it does not have.
 """
 
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any
 
 from raft_fast import config, dataset
 from raft_fast.errors import UserError, entry
-from raft_fast.options import DataOptions, ModelOptions, RefineOptions, RefineRunOptions
+from raft_fast.options import (
+    CardOptions,
+    DataOptions,
+    ModelOptions,
+    RefineOptions,
+    RefineRunOptions,
+    ShowOptions,
+)
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
 from raft_fast.refinement.outputs import PARTIAL_REFINED
@@ -28,8 +36,14 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 def main() -> None:
     """Read rows, load whom the options name, refine, say what came of it."""
     _, options = config.parse("refine", DESCRIPTION,
-                              [DataOptions, ModelOptions, RefineOptions, RefineRunOptions])
-    data, model, stage, how = options
+                              [DataOptions, ModelOptions, RefineOptions, RefineRunOptions,
+                               CardOptions, ShowOptions])
+    *options, show = options  # what is shown is no part of the run's configuration
+    data, model, stage, how, card = options
+    if show.explain is not None:
+        explain_row(data, show.explain)
+        return
+    from raft_fast.report.stage1.card import write_card
     from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
 
     reporter = Reporter()
@@ -52,7 +66,20 @@ def main() -> None:
         raise
     counts = [f"{count} {source}" for source, count in summary["sources"].items() if count]
     reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
-    reporter.say(f"report {write_report(output_dir)}")
+    with reporter.phase("report"):
+        write_card(output_dir, card.license, card.language)
+        report = write_report(output_dir)
+    reporter.say(f"report {report}")
+
+
+def explain_row(data: DataOptions, row_id: str) -> None:
+    """Print what stage 1 decided about one row. Loads no model."""
+    from raft_fast.report.stage1.explain import explain
+
+    if not data.output_dir and not data.data:
+        raise UserError(f"--explain {row_id}: --output_dir is missing; name the folder that was "
+                        "refined into")
+    explain(Path(data.output_dir or default_output_dir(data.data or "")), row_id)
 
 
 def open_raw(data: DataOptions) -> dataset.RowFile:

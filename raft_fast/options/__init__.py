@@ -7,10 +7,11 @@ from raft_fast.options.data import DataOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
+from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
 
 ALL_GROUPS: list[type] = [DataOptions, ModelOptions, RefineOptions, RefineRunOptions, TrainOptions,
-                          EvaluateOptions, BaseOptions]
+                          EvaluateOptions, BaseOptions, ShowOptions, CardOptions]
 
-__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "BaseOptions", "DataOptions", "EvaluateOptions",
-           "ModelOptions", "RefineOptions", "RefineRunOptions", "TrainOptions"]
+__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "BaseOptions", "CardOptions", "DataOptions", "EvaluateOptions",
+           "ModelOptions", "RefineOptions", "RefineRunOptions", "ShowOptions", "TrainOptions"]

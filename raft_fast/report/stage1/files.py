@@ -9,6 +9,7 @@ import yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
+PARTIAL_DECISIONS = "decisions.partial.jsonl"  # of a run that was stopped
 
 
 def read_summary(folder: Path) -> Record:

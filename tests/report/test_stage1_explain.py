@@ -1,0 +1,100 @@
+"""One row's story, told without any model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stage1_stubs import many, write_folder
+
+from raft_fast.errors import UserError
+from raft_fast.report.stage1.explain import explain
+
+ROOT = Path(__file__).parents[2]
+
+
+def told(capsys, folder, row_id):
+    explain(folder, row_id)
+    return capsys.readouterr().out
+
+
+def fused_row(hostile=""):
+    return next(one for one in many(96, hostile) if len(one["rounds"]) == 2
+                and any(verdict["error"] for verdict in one["rounds"][1]["scores"]))
+
+
+def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
+    row = fused_row() | {"gold": "the gold words", "rewrite": "the rewritten words",
+                         "completion": "the chosen words",
+                         "tokens": {"rewrite": {"prompt": 1234, "completion": 56}}}
+    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    parts = [row["row_id"], "Why?", "the gold words", "similarity", "the rewritten words", "round 1",
+             "one", "two", "mean", "round 2", "no score", "chosen", "fused: ", "the chosen words",
+             "gold 2.500", "1,234 read, 56 written"]
+    places = [out.find(part) for part in parts]
+    assert min(places) >= 0
+    assert places == sorted(places)
+
+
+def test_a_refused_rewrite_says_which_check_and_why(tmp_path, capsys):
+    row = next(one for one in many(96) if one["checks"]["similarity"] and not one["checks"]["copy"])
+    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    assert "is below --tau 0.8" in out
+    assert "round 1" not in out
+    assert "training answer" not in out
+
+
+def test_text_of_the_data_commands_no_terminal(tmp_path, capsys):
+    row = fused_row("\x1b[31m[bold]x[/bold]\x07\u009b2J :smile: ")
+    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    assert not {"\x1b", "\x07", "\u009b"} & set(out)
+    assert "[bold]x[/bold]" in out
+    assert ":smile:" in out
+
+
+def test_an_unknown_row_is_named_with_its_neighbours(tmp_path):
+    folder = write_folder(tmp_path, many(96))
+    with pytest.raises(UserError, match=r"--explain fax-007: no such row .* did you mean .*faq-007"):
+        explain(folder, "fax-007")
+    with pytest.raises(UserError, match="no such row"):
+        explain(folder, "Zebra")
+
+
+def test_an_id_is_matched_whole_and_however_it_is_written(tmp_path, capsys):
+    rows = [one | {"row_id": name} for one, name in zip(many(3), ["a", "aa", 'ä "q" \\'], strict=True)]
+    folder = write_folder(tmp_path, rows)  # the helper writes ä as an escape
+    for row in rows:
+        assert told(capsys, folder, row["row_id"]).startswith(row["row_id"])
+
+
+def test_a_training_run_and_a_stopped_run_have_stories_too(tmp_path, capsys):
+    write_folder(tmp_path / "run" / "refine", many(3))
+    assert told(capsys, tmp_path / "run", "faq-001")
+    stopped = write_folder(tmp_path / "stopped", many(3))
+    (stopped / "decisions.jsonl").rename(stopped / "decisions.partial.jsonl")
+    assert told(capsys, stopped, "faq-001")
+    with pytest.raises(UserError, match=r"holds no decisions\.jsonl"):
+        explain(tmp_path, "faq-001")
+
+
+def run_command(*arguments):
+    # what a model needs must not be loaded: the import would fail here
+    code = ("import sys\nfor name in ('torch', 'transformers', 'sentence_transformers', 'datasets'):\n"
+            "    sys.modules[name] = None\n"
+            f"sys.argv = ['refine', *{arguments!r}]\nfrom raft_fast.refine import main\nmain()")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          check=False)
+
+
+def test_the_command_needs_no_data_and_no_model(tmp_path):
+    write_folder(tmp_path, [one | {"row_id": "17"} for one in many(1)])
+    done = run_command("--explain", "17", "--output_dir", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("17 ")
+    for arguments, said in [(("--explain", "18", "--output_dir", str(tmp_path)), "no such row"),
+                            (("--explain", "17", "--output_dir", str(tmp_path / "no")), "holds no"),
+                            (("--explain", "17"), "--output_dir is missing")]:
+        failed = run_command(*arguments)
+        assert failed.returncode == 2
+        line, = failed.stderr.splitlines()
+        assert said in line
