@@ -22,9 +22,15 @@ from raft_fast.dataset import (
     write_jsonl,
     write_rows,
 )
-from raft_fast.durable import write_folder
 from raft_fast.errors import UserError, entry
-from raft_fast.options import DataOptions, EvaluateOptions, ModelOptions, RefineOptions, TrainOptions
+from raft_fast.options import (
+    AdapterOptions,
+    DataOptions,
+    EvaluateOptions,
+    ModelOptions,
+    RefineOptions,
+    TrainOptions,
+)
 from raft_fast.progress import Reporter
 from raft_fast.run import open_run, pin_inputs, save_costs
 
@@ -32,7 +38,7 @@ DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without option
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
 ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
 goes on where it stopped."""
-GROUPS = [DataOptions, ModelOptions, RefineOptions, TrainOptions, EvaluateOptions]
+GROUPS = [DataOptions, ModelOptions, RefineOptions, TrainOptions, AdapterOptions, EvaluateOptions]
 
 
 @entry
@@ -51,6 +57,7 @@ class Options:
     model: ModelOptions
     refine: RefineOptions
     train: TrainOptions
+    adapter: AdapterOptions
     evaluate: EvaluateOptions
 
 
@@ -171,24 +178,21 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
-    import torch
-
     from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, train
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.fetch import fetch_model
     from raft_fast.head import head_of
-    from raft_fast.models import frozen_dtype, load_model
+    from raft_fast.student import make_student
 
-    training, chat = options.train, original.chat
-    folder = fetch_model(options.model.model, options.model.revision)
-    student = load_model(folder, options.model, torch.float32)
-    teacher = None
+    training, chat, teacher = options.train, original.chat, None
+    student = make_student(original.model, options.model, options.adapter, options.data.seed)
+    model = student.model
     if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
                           training.distillation_temperature, training.teacher_sees_answer,
-                          student_vocab=head_of(student).weight.shape[0])
+                          student_vocab=head_of(model).weight.shape[0],
+                          teaching=student.teaching(frozen.model))
         pin_inputs(run_dir, {"the teacher": frozen.identity})
-    rows, long = fitting(rows, chat, training, student.config.max_position_embeddings)
+    rows, long = fitting(rows, chat, training, model.config.max_position_embeddings)
     if long:
         write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl")
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
@@ -199,18 +203,9 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
     total = len(plan(rows, training, options.data.seed))
     with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
-        train(student, teacher, chat, rows, training, options.data.seed, run_dir,
-              [StepsInProgress(advance), stopping, *callbacks])
-
-    def fill(partial: Path) -> None:
-        student.save_pretrained(partial)
-        chat.tokenizer.save_pretrained(partial)
-
-    write_folder(run_dir / "model", fill)
-    student.zero_grad(set_to_none=True)
-    # measured at the precision the base is measured at
-    student.eval().requires_grad_(False).to(frozen_dtype(student.device))
-    return HFEngine(student, chat, f"{run_dir}", options.evaluate.eval_batch_size)
+        train(model, teacher, chat, rows, training, options.data.seed, run_dir,
+              [StepsInProgress(advance), stopping, *callbacks], student.weights)
+    return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)
 
 
 def read_rejected(run_dir: Path) -> list[dict]:

@@ -119,6 +119,23 @@ def test_the_config_runs_it_again(home, run_dir):
     assert one == two
 
 
+def test_a_lora_run_is_trained_resumed_and_evaluated_like_any_other(home):
+    options = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "lora",
+               "--data_source", "gold", "--use_peft", "true", *RUN]
+    command(home, "train", *options)
+    for name in ("evaluation.json", "model/model.safetensors"):
+        (home / "lora" / name).unlink()
+    command(home, "train", *options)  # nothing left to train: saved and evaluated again
+    assert (home / "lora/adapter/adapter_model.safetensors").is_file()
+    command(home, "evaluate", "--model", "lora/model", "--general_prompts", "-1", "--eval_max_new_tokens",
+            "8", "--encoder", "encoder")
+    run, alone = (json.loads((home / folder / "evaluation.json").read_text())["domain"]["metrics"]["nll"]
+                  for folder in ("lora", "evaluations/lora"))
+    for model in ("base", "trained"):
+        assert run[model]["mean"] == pytest.approx(alone[model]["mean"], rel=1e-5)
+    assert run["base"]["mean"] != run["trained"]["mean"]
+
+
 def test_stages_run_alone(home, run_dir):
     command(home, "refine", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
             "--output_dir", "refined", "--tau", "-1", "--fusion_rounds", "1",

@@ -2,8 +2,11 @@
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.loop import fitting, plan, train
+from raft_fast.distillation.lora import Adapter
 from raft_fast.distillation.metrics import StepsInProgress
 from raft_fast.distillation.stopping import SoftStop
-from raft_fast.distillation.teacher import Teacher
+from raft_fast.distillation.teacher import Teacher, Teaching
+from raft_fast.distillation.weights import FullWeights, Weights
 
-__all__ = ["Callback", "SoftStop", "StepsInProgress", "Teacher", "TrainingState", "fitting", "plan", "train"]
+__all__ = ["Adapter", "Callback", "FullWeights", "SoftStop", "StepsInProgress", "Teacher", "Teaching",
+           "TrainingState", "Weights", "fitting", "plan", "train"]

@@ -1,6 +1,7 @@
 """The frozen original model, shown the answer, says what should follow each student token (Eqs. 7-9)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,16 +13,21 @@ from raft_fast.errors import UserError
 from raft_fast.head import head_of
 from raft_fast.packing import completion_hidden
 
+Teaching = Callable[[], AbstractContextManager[None]]
+
 
 class Teacher:
     """A model that is never trained; `sees_answer` decides which prompt it is shown.
 
     Ids at or above `student_vocab` are never among the targets: the student has no row for them.
+    `teaching` opens the context in which the model is the original, where it is the student otherwise
+    (LoRA); a model of its own is frozen for good.
     """
 
     def __init__(self, model: Any, chat: Chat, k: int, temperature: float, sees_answer: bool,
-                 student_vocab: int | None = None) -> None:
-        self.model = model.eval().requires_grad_(False)
+                 student_vocab: int | None = None, teaching: Teaching | None = None) -> None:
+        self.model = model if teaching else model.eval().requires_grad_(False)
+        self.teaching: Teaching = teaching or nullcontext
         self.chat, self.temperature = chat, temperature
         self.prompt = self._informed_prompt if sees_answer else self._plain_prompt
         self.head = head_of(model)
@@ -38,7 +44,9 @@ class Teacher:
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> TopKTargets:
         """K ids and log-probabilities at temperature T for all N completion tokens, row by row."""
-        hidden = completion_hidden(self.model, views, self.chat.pad_id)
+        with self.teaching():
+            assert not self.model.training, "the teacher never drops out and never recomputes"
+            hidden = completion_hidden(self.model, views, self.chat.pad_id)
         return topk_targets(hidden, self.head.weight, self.k, self.temperature,
                             vocab_size=self.vocab_size, **self.head.kwargs())
 

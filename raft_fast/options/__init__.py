@@ -3,6 +3,7 @@
 Names are those of transformers and TRL where the same thing exists.
 """
 
+from raft_fast.options.adapter import AdapterOptions
 from raft_fast.options.data import DataOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
@@ -11,7 +12,8 @@ from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
 
 ALL_GROUPS: list[type] = [DataOptions, ModelOptions, RefineOptions, RefineRunOptions, TrainOptions,
-                          EvaluateOptions, BaseOptions, ShowOptions, CardOptions]
+                          AdapterOptions, EvaluateOptions, BaseOptions, ShowOptions, CardOptions]
 
-__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "BaseOptions", "CardOptions", "DataOptions", "EvaluateOptions",
-           "ModelOptions", "RefineOptions", "RefineRunOptions", "ShowOptions", "TrainOptions"]
+__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
+           "EvaluateOptions", "ModelOptions", "RefineOptions", "RefineRunOptions", "ShowOptions",
+           "TrainOptions"]

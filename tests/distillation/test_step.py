@@ -207,6 +207,25 @@ def test_gradient_checkpointing_changes_nothing(chat, rows):
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_tied_head_gets_the_gradient_of_both_its_uses(chat, rows):
+    stepper = make_stepper(make_model(0, tie_word_embeddings=True), make_model(1), chat)
+    stepper.optimizer.step = lambda: None
+    metrics = run(stepper, rows[:4])
+    exact = make_model(0, tie_word_embeddings=True).double()
+    sft, kl = dense_losses(exact, make_model(1), chat, rows[:4], TRAJECTORIES)
+    (sft + metrics["lambda"] * kl).backward()
+    got, want = stepper.student.lm_head.weight.grad.double(), exact.lm_head.weight.grad
+    assert (got - want).norm() <= 1e-4 * want.norm()
+
+
+def test_a_frozen_head_stays_as_it_is(chat, rows):
+    student = make_model(0)
+    head = student.lm_head.weight.requires_grad_(False).clone()
+    assert not run(make_stepper(student, make_model(1), chat), rows[:4])["skipped"]
+    assert torch.equal(student.lm_head.weight, head)
+    assert student.lm_head.weight.grad is None
+
+
 def test_only_empty_trajectories_leave_the_sft_term(chat, rows):
     stepper = make_stepper(make_model(0), make_model(1), chat)
     metrics = run(stepper, rows[:2], [[], []])

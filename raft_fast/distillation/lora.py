@@ -1,0 +1,94 @@
+"""LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+
+from raft_fast.distillation.weights import check_names, read_safetensors
+from raft_fast.errors import UserError, require
+from raft_fast.options import AdapterOptions
+
+ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
+ALL_LINEAR = "all-linear"
+
+
+class Adapter:
+    """An adapter inside `model`, whose layers are wrapped in place; the model's own weights are frozen.
+
+    As `Weights` it is what checkpoints hold: a few megabytes that peft loads too. Raises UserError
+    where peft is missing or no layer has the names asked for.
+    """
+
+    def __init__(self, model: Any, options: AdapterOptions, base_name: str | None = None) -> None:
+        require("peft", "lora")
+        from peft import LoraConfig, get_peft_model
+
+        names = options.lora_target_modules
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
+            lora_dropout=options.lora_dropout,
+            target_modules=names if names == ALL_LINEAR else [name.strip() for name in names.split(",")])
+        try:
+            self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
+        except ValueError as error:
+            raise UserError(f"--lora_target_modules {names}: {error}") from error
+        config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has
+        self.model = self.peft.get_base_model()
+        if hasattr(self.model.get_output_embeddings(), "lora_A"):
+            raise UserError(f"--lora_target_modules {names}: the head cannot have an adapter; leave it out")
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The model as it was before training: adapter, dropout and gradient checkpointing off, and
+        nothing is recorded for gradients."""
+        training = self.model.training
+        self.model.eval()  # checkpointing acts in training mode alone
+        try:
+            with torch.no_grad(), self.peft.disable_adapter():
+                yield
+        finally:
+            self.model.train(training)
+
+    def save(self, folder: Path) -> None:
+        """adapter_config.json and adapter_model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), folder / ADAPTER_FILE)
+        self.peft.peft_config["default"].save_pretrained(str(folder))
+
+    def read(self, folder: Path) -> dict[str, torch.Tensor]:
+        tensors, own = read_safetensors(folder), self._tensors()
+        check_names([name for name in own if name not in tensors], set(tensors) - set(own))
+        return tensors
+
+    def put(self, tensors: dict[str, torch.Tensor]) -> None:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.peft, tensors)
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, torch.Tensor]:
+        """The state of a model without adapter that computes the same; sums are made in float32 and
+        kept in the model's dtype. The model itself is left as it is."""
+        state = {name.replace(".base_layer.", "."): value
+                 for name, value in self.model.state_dict(keep_vars=False).items() if ".lora_" not in name}
+        for name, layer in self.model.named_modules():
+            if hasattr(layer, "lora_A"):
+                weight = layer.base_layer.weight
+                state[f"{name}.weight"] = (weight.float() + layer.get_delta_weight("default").float()
+                                           ).to(weight.dtype)
+        return state
+
+    def remove(self) -> None:
+        """Take the adapter out again: the model has its own layers, untouched."""
+        self.peft.unload()
+        self.model.eval().requires_grad_(False)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        from peft import get_peft_model_state_dict
+
+        return {name: value.contiguous() for name, value in
+                get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}

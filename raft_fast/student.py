@@ -1,0 +1,83 @@
+"""The model that is trained: a copy of the original, or the original itself with an adapter inside."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from raft_fast.chat import Chat
+from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
+from raft_fast.durable import write_folder
+from raft_fast.fetch import fetch_model
+from raft_fast.models import frozen_dtype, load_model
+from raft_fast.options import AdapterOptions, ModelOptions
+
+
+class Student(Protocol):
+    """What a run needs beside the model: which weights are trained, and what becomes of them."""
+
+    model: Any
+    weights: Weights
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        """Opens the context in which `teacher` (a model) is the frozen original; None where it always is."""
+        ...
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        """Write RUN/model and return the trained model, frozen, at the precision the base is measured
+        at; the original is what it was before."""
+        ...
+
+
+def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int) -> Student:
+    """`original` is the model before training; with --use_peft it becomes the student."""
+    if adapter.use_peft:
+        torch.manual_seed(seed)  # the adapter begins with random weights
+        return LoraStudent(Adapter(original, adapter, model.model), model)
+    return FullStudent(load_model(fetch_model(model.model, model.revision), model, torch.float32))
+
+
+class FullStudent:
+    """A copy of the original, all of whose weights are trained."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.weights: Weights = FullWeights(model)
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        return None
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        _save(run_dir / "model", self.model, None, chat)
+        self.model.zero_grad(set_to_none=True)
+        return self.model.eval().requires_grad_(False).to(frozen_dtype(self.model.device))
+
+
+class LoraStudent:
+    """The original with an adapter inside: one copy of the weights for student and teacher.
+
+    RUN/model holds the merged model, which is also what is measured; RUN/adapter the adapter alone.
+    """
+
+    def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
+        self.model, self.adapter, self.options = adapter.model, adapter, options
+        self.weights: Weights = adapter
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        return self.adapter.off if teacher is self.model else None
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        write_folder(run_dir / "adapter", self.adapter.save)
+        _save(run_dir / "model", self.model, self.adapter.merged(), chat)
+        self.adapter.remove()
+        return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device)
+                          ).requires_grad_(False)
+
+
+def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:
+    """A folder of transformers with the tokenizer; `state` instead of the model's own weights."""
+    def fill(partial: Path) -> None:
+        model.save_pretrained(partial, state_dict=state)
+        chat.tokenizer.save_pretrained(partial)
+
+    write_folder(folder, fill)

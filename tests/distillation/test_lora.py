@@ -1,0 +1,179 @@
+"""An adapter inside the model: the teacher is the same weights, and only the adapter is trained and saved."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from test_loop import OPTIONS, metrics_of, timeless
+from tiny import make_model, make_rows
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from raft_fast.distillation import Adapter, Teacher, train
+from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
+from raft_fast.distillation.step import Stepper
+from raft_fast.errors import UserError
+from raft_fast.options import AdapterOptions, ModelOptions
+from raft_fast.student import LoraStudent
+
+LORA = AdapterOptions(use_peft=True, lora_r=4, lora_alpha=8)
+Z = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
+
+
+def make_student(options=LORA, model=None):
+    torch.manual_seed(7)
+    return LoraStudent(Adapter(model or make_model(0), options, "tiny"), ModelOptions(device="cpu"))
+
+
+def moved(student):
+    """An adapter that has been trained: B is zero at first, and the adapter says nothing."""
+    torch.manual_seed(8)
+    for name, value in student.model.named_parameters():
+        if "lora_B" in name:
+            value.data.normal_(std=0.1)
+    return student
+
+
+def teacher_of(student, chat, model=None):
+    model = model or student.model
+    return Teacher(model, chat, 16, 1.5, True, teaching=student.teaching(model))
+
+
+def run(folder, chat, options=OPTIONS, lora=LORA):
+    folder.mkdir(exist_ok=True)
+    student = make_student(lora)
+    train(student.model, teacher_of(student, chat), chat, make_rows(6), options, 0, folder,
+          weights=student.weights)
+    return student, metrics_of(folder)
+
+
+def step(student, chat, rows, teacher):
+    options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
+    stepper = Stepper(student.model, teacher, chat, make_balance(options), adamw(student.model, options),
+                      options)
+    return stepper.run([stepper.example(row, z) for row, z in zip(rows, Z, strict=True)])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, dropout, checkpointing):
+    original = make_model(0)
+    copied = copy.deepcopy(original)
+    student = moved(make_student(replace(LORA, lora_dropout=dropout), original))
+    student.model.train()
+    if checkpointing:
+        checkpoint_activations(student.model)
+    views = [teacher_of(student, chat).view(row, z) for row, z in zip(rows, Z, strict=False) if z]
+    shared = teacher_of(student, chat).targets(views)
+    alone = Teacher(copied, chat, 16, 1.5, True).targets(views)
+    assert torch.equal(shared.ids, alone.ids)
+    assert torch.equal(shared.logprobs, alone.logprobs)
+    assert not shared.logprobs.requires_grad
+    assert student.model.training
+    own = {value.data_ptr() for value in student.model.parameters()}
+    assert {value.data_ptr() for value in original.parameters()} <= own
+
+
+def test_while_it_teaches_nothing_is_checkpointed_dropped_or_recorded(chat, rows, monkeypatch):
+    student = moved(make_student(replace(LORA, lora_dropout=0.5)))
+    student.model.train()
+    checkpoint_activations(student.model)
+    seen = []
+    layer = student.model.model.layers[0]
+    layer.register_forward_hook(lambda module, args, out: seen.append(
+        (module.training, torch.is_grad_enabled(), out.requires_grad)))
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", None)
+    monkeypatch.setattr(layer, "_gradient_checkpointing_func", None, raising=False)
+    monkeypatch.setattr(torch.nn.functional, "dropout", None)
+    teacher = teacher_of(student, chat)
+    teacher.targets([teacher.view(rows[0], [70, 71, 2])])
+    assert seen == [(False, False, False)]
+
+
+def test_a_step_trains_the_adapter_and_nothing_else(chat, rows):
+    student = make_student()
+    before = {name: value.clone() for name, value in student.model.named_parameters()}
+    metrics = step(student, chat, rows[:4], teacher_of(student, chat))
+    assert metrics["kl_loss"] >= 0
+    assert metrics["grad_norm"] > 0
+    for name, value in student.model.named_parameters():
+        assert torch.equal(value, before[name]) == ("lora_" not in name), name
+        assert (value.grad is not None) == ("lora_" in name), name
+
+
+@pytest.mark.parametrize(("tied", "frozen"), [(False, True), (True, True), (False, False)])
+def test_a_frozen_head_gets_no_gradient_and_none_is_computed(chat, rows, tied, frozen):
+    """No [V, D] tensor is made on the way: dWeight of a head costs as much as the rest of the loss."""
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape in {(260, 32), (32, 260)}:
+                made.append((str(func), out.data_ptr()))
+            return out
+
+    student = make_student(model=make_model(0, tie_word_embeddings=tied))
+    head = student.model.get_output_embeddings().weight.requires_grad_(not frozen)
+    teacher = teacher_of(student, chat, make_model(1))
+    with Watch():
+        step(student, chat, rows[:4], teacher)
+    own = {head.data_ptr(), teacher.head.weight.data_ptr()}
+    assert ([call for call in made if call[1] not in own] == []) == frozen
+    assert (head.grad is None) == frozen
+
+
+def test_a_resumed_run_is_the_uninterrupted_run_with_dropout(tmp_path, chat):
+    options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9, lr_scheduler_type="linear")
+    lora = replace(LORA, lora_dropout=0.3)
+    whole, metrics = run(tmp_path / "run", chat, options, lora)
+    for checkpoint in checkpoints(tmp_path / "run/checkpoints")[1:]:
+        shutil.rmtree(checkpoint)
+    resumed, again = run(tmp_path / "run", chat, options, lora)
+    assert timeless(again) == timeless(metrics)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(),
+                                                 resumed.model.state_dict().values(), strict=True))
+
+
+def test_checkpoints_hold_the_adapter_only(tmp_path, chat):
+    student, _ = run(tmp_path / "run", chat)
+    folder = checkpoints(tmp_path / "run/checkpoints")[-1] / "model"
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    trained = sum(value.numel() for value in student.model.parameters() if value.requires_grad)
+    assert (folder / "adapter_model.safetensors").stat().st_size < 4 * trained + 10_000
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_merged_model_loads_and_answers_as_the_trained_one(tmp_path, chat, tied):
+    from peft import PeftModel
+
+    student = moved(make_student(model=make_model(0, tie_word_embeddings=tied)))
+    ids = torch.arange(4, 30)[None]
+    original = make_model(0, tie_word_embeddings=tied)(ids).logits
+    expected = student.model(ids).logits
+    merged = student.finish(tmp_path, chat)
+    assert torch.allclose(merged(ids).logits, expected, atol=1e-5)
+    assert not torch.allclose(merged(ids).logits, original, atol=1e-2)
+    assert not any("lora" in name or "base_layer" in name for name in merged.state_dict())
+    assert torch.equal(student.model(ids).logits, original)  # exactly what it was
+    assert not any(value.requires_grad for value in student.model.parameters())
+    beside = PeftModel.from_pretrained(make_model(0, tie_word_embeddings=tied), tmp_path / "adapter")
+    assert torch.allclose(beside(ids).logits, expected, atol=1e-5)
+    assert (tmp_path / "model/tokenizer.json").is_file()
+    assert "tiny" in (tmp_path / "adapter/adapter_config.json").read_text()
+
+
+@pytest.mark.parametrize(("names", "said"), [("nothing_like_it", "nothing_like_it"),
+                                             ("lm_head", "the head cannot")])
+def test_layers_that_cannot_have_an_adapter_are_named(names, said):
+    with pytest.raises(UserError, match=said):
+        make_student(replace(LORA, lora_target_modules=names))
+
+
+def test_named_layers_get_one():
+    student = make_student(replace(LORA, lora_target_modules="q_proj, v_proj"))
+    wrapped = {name.split(".")[-1] for name, module in student.model.named_modules()
+               if hasattr(module, "lora_A")}
+    assert wrapped == {"q_proj", "v_proj"}
