@@ -36,11 +36,16 @@ class Chat:
     """A tokenizer's chat template.
 
     `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts
-    after an answer. Raises UserError where the tokenizer has no template or no end of sequence.
+    after an answer. `template_kwargs` are the template's own switches (enable_thinking, ...): all
+    views of a model are rendered with the same ones. Raises UserError where the tokenizer has no
+    template or no end of sequence.
     """
 
-    def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model") -> None:
-        self.tokenizer, self.name = tokenizer, name
+    def __init__(
+        self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.name, self.template_kwargs = tokenizer, name, template_kwargs or {}
         if not tokenizer.chat_template:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
@@ -76,7 +81,8 @@ class Chat:
     def _render(self, messages: Sequence[Message]) -> list[int]:
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False,
+                **self.template_kwargs)
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(f"--model {self.name}: its chat template refuses a conversation with the "

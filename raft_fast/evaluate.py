@@ -8,7 +8,7 @@ import yaml
 from raft_fast.config import parse
 from raft_fast.dataset import Row, read_table, spread, write_jsonl
 from raft_fast.errors import UserError, entry
-from raft_fast.options import BaseOptions, DataOptions, EvaluateOptions, ModelOptions
+from raft_fast.options import BaseOptions, DataOptions, EngineOptions, EvaluateOptions, ModelOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder, save_costs
 
@@ -16,7 +16,7 @@ DESCRIPTION = """Measure a trained model against the model it came from: answers
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
 folder RUN/model of a run, --base what it was trained from; --data defaults to the run's held-out
 rows, --output_dir then to the run, otherwise to evaluations/<name of the model>."""
-GROUPS = [DataOptions, ModelOptions, BaseOptions, EvaluateOptions]
+GROUPS = [DataOptions, ModelOptions, EngineOptions, BaseOptions, EvaluateOptions]
 HELDOUT = "heldout.parquet"
 
 
@@ -27,7 +27,8 @@ def main() -> None:
 
 
 def run(
-    data: DataOptions, model: ModelOptions, base: BaseOptions, options: EvaluateOptions
+    data: DataOptions, model: ModelOptions, engines: EngineOptions, base: BaseOptions,
+    options: EvaluateOptions,
 ) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
     from raft_fast.evaluation import evaluate, print_table
@@ -40,8 +41,8 @@ def run(
     try:
         with reporter.phase("load models"):
             before = str(fetch_model(base.base or find_base(model), option="--base"))
-            base_engine = load_engine(before, model, None, options.eval_batch_size)
-            trained_engine = load_engine("self", model, None, options.eval_batch_size)
+            base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
+            trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model.encoder, model.device)
         result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir)
     finally:

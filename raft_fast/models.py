@@ -1,6 +1,7 @@
 """Loading: models, tokenizers, engines and the encoder, by the names users give them."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from raft_fast.engines import Engine
 from raft_fast.errors import UserError
 from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.head import check_head
-from raft_fast.options import ModelOptions
+from raft_fast.options import EngineOptions, ModelOptions
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 
@@ -51,15 +52,17 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
     return model
 
 
-def load_chat(folder: Path, model: Any) -> Chat:
-    """The tokenizer's chat template, with every eos id the model's generation config knows."""
+def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None) -> Chat:
+    """The tokenizer's chat template, with every eos id the model's generation config knows.
+
+    `template_kwargs` go to the template (enable_thinking, ...)."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
-    return Chat(tokenizer, model.generation_config, str(folder))
+    return Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
@@ -68,14 +71,16 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 
 def load_engine(
-    spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32
+    spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
+    engines: EngineOptions | None = None,
 ) -> Engine:
     """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, or MODEL@URL / URL of an OpenAI-compatible server."""
+    name, or MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`)."""
+    engines = engines or EngineOptions()
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
 
-        return OpenAIEngine.connect(spec, concurrency=batch_size)
+        return OpenAIEngine.connect(spec, engines)
     if spec == "self" and shared is not None:
         return shared
     from raft_fast.engines.hf import HFEngine
@@ -84,7 +89,11 @@ def load_engine(
     folder = fetch_model(name, revision)
     model = load_model(folder, options, frozen_dtype(pick_device(options.device)))
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
-    return HFEngine(model, load_chat(folder, model), f"{name}{source}@{fingerprint(folder)}", batch_size)
+    own = engines.of(spec, name)
+    chat = load_chat(folder, model, own.chat_template_kwargs)
+    told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
+    return HFEngine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size,
+                    own.generation_tokens)
 
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:

@@ -17,6 +17,7 @@ from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     CardOptions,
     DataOptions,
+    EngineOptions,
     ModelOptions,
     RefineOptions,
     RefineRunOptions,
@@ -36,10 +37,10 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 def main() -> None:
     """Read rows, load whom the options name, refine, say what came of it."""
     _, options = config.parse("refine", DESCRIPTION,
-                              [DataOptions, ModelOptions, RefineOptions, RefineRunOptions,
+                              [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions,
                                CardOptions, ShowOptions])
     *options, show = options  # what is shown is no part of the run's configuration
-    data, model, stage, how, card = options
+    data, model, engines, stage, how, card = options
     if show.explain is not None:
         explain_row(data, show.explain)
         return
@@ -56,7 +57,7 @@ def main() -> None:
     config.to_yaml(options, output_dir / "config.yaml")
     dataset.write_jsonl(rows.rejected, output_dir / "rejected.jsonl")
     reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
-    roles, encoder = load(model, stage, reporter)
+    roles, encoder = load(model, engines, stage, reporter)
     try:
         summary = refine(chosen, stage, roles, encoder, output_dir, reporter, seed=data.seed,
                          total_rows=len(rows), retry_failed=how.retry_failed)
@@ -94,14 +95,16 @@ def open_raw(data: DataOptions) -> dataset.RowFile:
     return rows
 
 
-def load(model: ModelOptions, stage: RefineOptions, reporter: Reporter) -> tuple[Roles, Any]:
+def load(
+    model: ModelOptions, engines: EngineOptions, stage: RefineOptions, reporter: Reporter
+) -> tuple[Roles, Any]:
     """The engines and the encoder that the options name."""
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
 
     with reporter.phase("load models"):
         encoder = load_encoder(model.encoder, model.device)
         roles = build_roles(
-            stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size))
+            stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size, engines))
     return roles, encoder
 
 

@@ -1,5 +1,6 @@
 """A run's folder: which configuration it belongs to, what it already holds, what it cost."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import yaml
 from raft_fast.config import to_yaml
 from raft_fast.dataset import write_json
 from raft_fast.errors import UserError
+from raft_fast.options import EngineOptions
 from raft_fast.progress import Reporter
 
 CONFIG, INPUTS = "config.yaml", "inputs.json"
 SHOWN = 3
+# how engines are driven changes no answer; where it would, their identity changes too
+MAY_DIFFER = {"output_dir", *(one.name for one in dataclasses.fields(EngineOptions))}
 PAID = ("refine", "metrics.jsonl")  # what a run has once it has cost anything
 
 
@@ -31,7 +35,7 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     wanted.unlink()
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
                  for key in {**there, **here}
-                 if key != "output_dir" and there.get(key) != here.get(key)]
+                 if key not in MAY_DIFFER and there.get(key) != here.get(key)]
     if differing:
         more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise UserError(f"--output_dir {folder} holds a run with another configuration "

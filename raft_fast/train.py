@@ -26,6 +26,7 @@ from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     AdapterOptions,
     DataOptions,
+    EngineOptions,
     EvaluateOptions,
     ModelOptions,
     RefineOptions,
@@ -38,7 +39,8 @@ DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without option
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
 ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
 goes on where it stopped."""
-GROUPS = [DataOptions, ModelOptions, RefineOptions, TrainOptions, AdapterOptions, EvaluateOptions]
+GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, TrainOptions, AdapterOptions,
+          EvaluateOptions]
 
 
 @entry
@@ -55,6 +57,7 @@ class Options:
 
     data: DataOptions
     model: ModelOptions
+    engines: EngineOptions
     refine: RefineOptions
     train: TrainOptions
     adapter: AdapterOptions
@@ -76,7 +79,8 @@ def run(name: str, options: Options) -> Path:
         data = take_rows(options, run_dir, reporter)
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
-            original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size)
+            original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size,
+                                   engines=options.engines)
             encoder = load_encoder(options.model.encoder, options.model.device)
             teacher = load_teacher(options, original)
         pin_inputs(run_dir, {"the model": original.identity})
@@ -144,7 +148,8 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
         # a rewrite needs no fusion
         refining = replace(options.refine, fusion_rounds=0) if source == "rewrite" else options.refine
         roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
-                                                               refining.refine_batch_size))
+                                                               refining.refine_batch_size,
+                                                               options.engines))
         refine(rows, refining, roles, encoder, run_dir / "refine", reporter, seed=options.data.seed,
                total_rows=data.total)
         rows = read_table(str(run_dir / "refine" / "refined.parquet"), 0.0).rows
@@ -168,7 +173,7 @@ def load_teacher(options: Options, original: Any) -> Any:
     if not options.train.distillation:
         return None
     name = options.train.teacher
-    teacher = load_engine(name, options.model, original)
+    teacher = load_engine(name, options.model, original, engines=options.engines)
     if not isinstance(teacher, HFEngine):
         raise UserError(f"--teacher {name}: a server shows no logits; name a folder or a hub name")
     check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)

@@ -135,3 +135,13 @@ def test_different_tokenizers_are_refused():
 def test_row_views_are_rendered_from_the_training_answer(chat):
     row = Row("r", USER, completion="fused", gold="gold")
     assert chat.tokenizer.decode(chat.sft_view(row.prompt, row.completion).completion) == "fused<eos>"
+
+
+def test_the_templates_own_switches_reach_every_view(tokenizer):
+    tokenizer.chat_template += "{% if enable_thinking is false %}!{% endif %}"
+    plain, quiet = Chat(tokenizer), Chat(tokenizer, template_kwargs={"enable_thinking": False})
+    asked = [{"role": "user", "content": "Why?"}]
+    mark = tokenizer("!", add_special_tokens=False).input_ids
+    assert quiet.student_prompt(asked) == plain.student_prompt(asked) + mark
+    assert quiet.teacher_prompt(asked, "So.")[-1:] == mark
+    assert quiet.sft_view(asked, "So.").prompt == quiet.student_prompt(asked)

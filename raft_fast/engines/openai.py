@@ -1,70 +1,79 @@
-"""Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, OpenAI) as an engine."""
+"""Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
+
+One model on one or more endpoints. What a request needs is in `endpoint`, how long to wait in
+`waiting`, what a failure means in `failures`, how many are under way in `flow`.
+"""
 
 import json
-import os
-import queue
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.endpoint import Endpoint, Pool
+from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_timeout
+from raft_fast.engines.flow import Ask, as_they_come, in_background
 from raft_fast.engines.score import parse_score, strip_thinking
 from raft_fast.errors import UserError, require
+from raft_fast.options import EngineOptions
 
-TIMEOUT_SECONDS = 300.0
-CONNECT_SECONDS = 10.0
-MAX_RETRIES = 4  # with back-off between them: 0.5 s, 1 s, 2 s, 4 s, or what the server asks for
-DRAIN_SECONDS = 10.0  # what requests in flight get when the run stops: they are paid for
 SCORING = Sampling(max_new_tokens=2048, temperature=0.0)  # room for a judge that thinks
 SECOND_SCORING = replace(SCORING, temperature=0.7, seed=1)
 SEED_BITS = 31  # servers take a signed 32-bit seed
+KEY_VARIABLE = "OPENAI_API_KEY"
+READ_AHEAD = 2  # conversations read for each request in flight, so that a free slot never waits
+SHOWN = 300  # characters of a server's complaint that an error quotes
 
-Ask = Callable[[list[Message]], Reply]
+_TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|maximum.{0,20}tokens|too long|too large",
+                       re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL and the environment variable that holds its key."""
+
+    url: str
+    variable: str = KEY_VARIABLE
 
 
 class OpenAIEngine:
-    """A model on a server; see `engines.base.Engine` for the protocol."""
+    """A model on servers; see `engines.base.Engine` for the protocol.
 
-    price: Price | None = None
+    Its identity is the model's name (and what `extra_body` changes about it): the same model at
+    another address, or at one more, goes on where it was.
+    """
 
-    def __init__(self, client: Any, model: str, concurrency: int) -> None:
-        self._room = threading.BoundedSemaphore(concurrency)  # for all calls together
-        self.client, self.model, self.concurrency = client, model, concurrency
-        self.address = _public(str(client.base_url))
-        self.identity = f"{model}@{self.address}"
+    def __init__(self, pool: Pool, model: str, options: EngineOptions) -> None:
+        self.pool, self.model, self.extra = pool, model, options.extra_body
+        self.price = Price(*options.prices) if options.prices else None
+        self.identity = model
+        if self.extra:
+            self.identity += " " + json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
 
     @classmethod
-    def connect(
-        cls, spec: str, concurrency: int = 32, max_retries: int = MAX_RETRIES,
-        timeout: float = TIMEOUT_SECONDS,
-    ) -> "OpenAIEngine":
-        """The server that `MODEL@URL` or `URL` names; a URL alone takes the first model it serves.
+    def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
+        """The model that `MODEL@URL`, `URL` or `MODEL@URL+URL+...` names; without a name it is the
+        first that the server lists.
 
-        The key is read from OPENAI_API_KEY. A URL without a path gets /v1. Raises UserError where
-        the server cannot be reached, refuses the key or serves no model.
+        A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that the
+        URL's fragment names: `MODEL@https://host/v1#OTHER_KEY`. Raises UserError where no endpoint
+        can be reached, or one refuses the key or serves no model.
         """
         require("openai", "quickstart")
-        import openai
-
-        model, url = parse_spec(spec)
-        client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none",
-                               max_retries=max_retries,
-                               timeout=openai.Timeout(timeout, connect=CONNECT_SECONDS))
-        try:
-            served = [one.id for one in client.with_options(max_retries=1).models.list()]
-        except openai.NotFoundError:  # a server may do without the list where the model is named
-            served = [model] if model else []
-        except openai.OpenAIError as error:
-            raise _refusal(_public(url), error) from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{_public(url)}: does not answer like an OpenAI-compatible server; "
-                            "give the address that ends before /chat/completions") from error
-        if not served:
-            raise UserError(f"{_public(url)}: serves no model; name one as MODEL@{_public(url)}")
-        return cls(client, model or served[0], concurrency)
+        model, addresses = parse_spec(spec)
+        options = (options or EngineOptions()).of(spec, model or "")
+        endpoints = [Endpoint(one.url, one.variable, options) for one in addresses]
+        served = [_list_models(endpoint, len(endpoints) > 1) for endpoint in endpoints]
+        if all(names is None for names in served):
+            _list_models(endpoints[0])  # raises: says why
+        name = model or next((names[0] for names in served if names), None)
+        if name is None:
+            raise UserError(f"{endpoints[0].address}: serves no model; name one as "
+                            f"MODEL@{endpoints[0].address}")
+        return cls(Pool(endpoints, options.max_retries), name, options)
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
@@ -74,127 +83,90 @@ class OpenAIEngine:
         Raises UserError where the server is gone or refuses the key or model, after yielding every
         reply that had been paid for.
         """
-        return self._each(conversations, lambda messages: self._reply(messages, sampling))
+        async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
+            return await self._reply(messages, sampling, stopped)
+
+        return self._each(conversations, ask)
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read the score from the reply's text; one second chance with another seed."""
         return self._each(conversations, self._score)
 
-    def _reply(self, messages: list[Message], sampling: Sampling) -> Reply:
+    def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
+        try:
+            yield from as_they_come(conversations, ask, READ_AHEAD * self.pool.size)
+        except OutOfServiceError as error:
+            raise _refusal(error.address, error.variable, error.__cause__) from error
+
+    async def _reply(
+        self, messages: list[Message], sampling: Sampling, stopped: threading.Event
+    ) -> Reply | None:
         """One reply without its thinking; what the server has against this request is its error."""
-        import openai
-
+        body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
+                "max_tokens": sampling.max_new_tokens,
+                "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
         try:
-            answer = self.client.chat.completions.create(
-                model=self.model, messages=messages, temperature=sampling.temperature,
-                max_tokens=sampling.max_new_tokens,
-                seed=stable_seed(sampling.seed, messages) % (1 << SEED_BITS))
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError):
-            raise
-        except (openai.APIStatusError, openai.APITimeoutError, ValueError) as error:
-            return Reply("", error=_one_line(error))
-        return _read(answer)
+            answer = await self.pool.post(
+                {key: value for key, value in body.items() if value is not None}, stopped)
+        except RefusedError as error:
+            return Reply("", error=_complaint(error.__cause__))
+        return None if answer is None else replace(_read(answer.body), seconds=answer.seconds)
 
-    def _score(self, messages: list[Message]) -> Reply:
-        first = _read_score(self._reply(messages, SCORING))
-        if first.error is None:
-            return first
-        second = _read_score(self._reply(messages, SECOND_SCORING))
-        return replace(second, prompt_tokens=first.prompt_tokens + second.prompt_tokens,
-                       completion_tokens=first.completion_tokens + second.completion_tokens)
-
-    def _each(
-        self, conversations: Iterable[list[Message]], ask: Ask
-    ) -> Iterator[tuple[int, Reply]]:
-        """Ask all, `concurrency` at once, and yield replies as they come.
-
-        Threads of our own, because a pool's threads hold up the end of the process after Ctrl-C.
-        """
-        import openai
-
-        conversations = list(conversations)
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
-        for index in range(len(conversations)):
-            todo.put(index)
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                try:
-                    index = todo.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    with self._room:
-                        outcome = None if stop.is_set() else ask(conversations[index])
-                    if outcome is not None:
-                        done.put((index, outcome))
-                except Exception as error:
-                    stop.set()  # the server itself is at fault: further requests would fail too
-                    done.put((index, error))
-
-        threads = [threading.Thread(target=work, daemon=True)
-                   for _ in range(min(self.concurrency, len(conversations)))]
-        failure: BaseException | None = None
-        try:
-            for thread in threads:
-                thread.start()
-            for _ in range(len(conversations)):
-                index, outcome = done.get()
-                if isinstance(outcome, Exception):
-                    failure = outcome
-                    break
-                yield index, outcome
-        except KeyboardInterrupt as interrupt:
-            failure = interrupt
-        finally:
-            stop.set()
-        if failure is None:
-            return
-        yield from _drain(threads, done)
-        if isinstance(failure, openai.OpenAIError):
-            raise _refusal(self.address, failure) from failure
-        raise failure
+    async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
+        first = await self._reply(messages, SCORING, stopped)
+        if first is None or (read := _read_score(first)).error is None:
+            return first and read
+        second = await self._reply(messages, SECOND_SCORING, stopped)
+        return None if second is None else _both(first, _read_score(second))
 
 
-def parse_spec(spec: str) -> tuple[str | None, str]:
-    """(model or None, URL) of `MODEL@URL` or `URL`. Raises UserError for anything else."""
-    match = re.fullmatch(r"(?:(?P<model>.+)@)?(?P<url>https?://\S+)", spec)
-    if match is None or not urlsplit(match["url"]).hostname:
-        raise UserError(f"{spec}: must be MODEL@URL or URL, as in "
+def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
+    """(model or None, addresses) of `MODEL@URL+URL` or `URL`. Raises UserError for anything else."""
+    match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>https?://\S+)", spec)
+    urls = re.split(r"\+(?=https?://)", match["urls"]) if match else []
+    if match is None or not all(urlsplit(url).hostname for url in urls):
+        raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")
-    parts = urlsplit(match["url"])
-    return match["model"], urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1"))
+    return match["model"], [_address(url) for url in urls]
 
 
-def _drain(
-    threads: Sequence[threading.Thread], done: "queue.SimpleQueue[tuple[int, Any]]"
-) -> Iterator[tuple[int, Reply]]:
-    """What requests in flight still bring, for a while; a second Ctrl-C does not wait."""
-    waiter = threading.Event()
-    for _ in range(round(DRAIN_SECONDS / 0.05)):
-        if not any(thread.is_alive() for thread in threads):
-            break
-        waiter.wait(0.05)
-    while not done.empty():
-        index, outcome = done.get()
-        if isinstance(outcome, Reply):
-            yield index, outcome
+def _address(url: str) -> Address:
+    parts = urlsplit(url)
+    plain = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1", fragment=""))
+    return Address(plain, parts.fragment or KEY_VARIABLE)
 
 
-def _read(answer: Any) -> Reply:
+def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:
+    """What the endpoint serves; empty where it keeps no list, None where it is down and may be."""
+    import openai
+
+    try:
+        return in_background(endpoint.models())
+    except openai.NotFoundError:  # a server may do without the list where the model is named
+        return []
+    except (openai.OpenAIError, TimeoutError) as error:
+        if may_be_down and not isinstance(error, openai.APIStatusError):
+            return None
+        raise _refusal(endpoint.address, endpoint.variable, error) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; "
+                        "give the address that ends before /chat/completions") from error
+
+
+def _read(body: Any) -> Reply:
     """A server's answer as a reply."""
-    if not getattr(answer, "choices", None):
-        return Reply("", error="the server's answer holds no reply")
-    choice, usage = answer.choices[0], answer.usage
-    if choice.finish_reason == "content_filter":
-        return Reply("", error="the server's content filter held the reply back")
-    return Reply(
-        text=strip_thinking(choice.message.content or ""),
-        finish_reason="length" if choice.finish_reason == "length" else "stop",
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0)
+    answer: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    choices, usage = answer.get("choices"), answer.get("usage") or {}
+    spent = Reply("", prompt_tokens=usage.get("prompt_tokens") or 0,
+                  completion_tokens=usage.get("completion_tokens") or 0)
+    if not choices or not isinstance(choices[0], dict):
+        told = f": {json.dumps(answer['error'])}" if answer.get("error") else ""
+        return replace(spent, error=f"the server's answer holds no reply{told}"[:SHOWN])
+    reason, message = choices[0].get("finish_reason"), choices[0].get("message") or {}
+    if reason == "content_filter":
+        return replace(spent, error="the server's content filter held the reply back")
+    return replace(spent, text=strip_thinking(message.get("content") or ""),
+                   finish_reason="length" if reason == "length" else "stop")
 
 
 def _read_score(reply: Reply) -> Reply:
@@ -209,29 +181,47 @@ def _read_score(reply: Reply) -> Reply:
     return replace(reply, text=json.dumps({"score": score}))
 
 
-def _refusal(address: str, error: Exception) -> UserError:
+def _both(first: Reply, second: Reply) -> Reply:
+    """The second attempt, with what both of them cost."""
+    return replace(second, prompt_tokens=first.prompt_tokens + second.prompt_tokens,
+                   completion_tokens=first.completion_tokens + second.completion_tokens,
+                   seconds=first.seconds + second.seconds)
+
+
+def _complaint(error: BaseException | None) -> str:
+    """What the server has against one request."""
+    said = _one_line(error)
+    if isinstance(error, Exception) and is_timeout(error):
+        return f"no whole answer within --request_timeout ({said})"
+    status = getattr(error, "status_code", None)
+    if status == 413 or (status in (400, 422) and _TOO_LONG.search(said)):
+        return f"too long for the model's context ({said})"
+    if isinstance(error, ValueError):
+        return f"the server's answer is broken off or not JSON ({said})"
+    return said
+
+
+def _refusal(address: str, variable: str, error: BaseException | None) -> UserError:
     """What the user can do about a server that answers nobody."""
     import openai
 
-    if isinstance(error, openai.APIConnectionError):
+    again = "then run the same command again"
+    status = getattr(error, "status_code", None)
+    if isinstance(error, openai.APIConnectionError | TimeoutError):
         why = error.__cause__ or error
         return UserError(f"{address}: cannot be reached ({_one_line(why)}): start the server or "
-                         "mend the address, then run the same command again")
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return UserError(f"{address}: refuses the key in OPENAI_API_KEY ({_one_line(error)}): set "
-                         "another, then run the same command again")
-    if isinstance(error, openai.NotFoundError):
+                         f"mend the address, {again}")
+    if status in (401, 403):
+        return UserError(f"{address}: refuses the key in {variable} ({_one_line(error)}): set "
+                         f"another, {again}")
+    if status == 404:
         return UserError(f"{address}: does not serve this model, or not at this address "
-                         f"({_one_line(error)}): mend MODEL@URL, then run the same command again")
+                         f"({_one_line(error)}): mend MODEL@URL, {again}")
+    if status in (402, 429):
+        return UserError(f"{address}: the quota of the key in {variable} is used up "
+                         f"({_one_line(error)}): raise it or wait, {again}")
     return UserError(f"{address}: {_one_line(error)}")
 
 
-def _public(url: str) -> str:
-    """The address without a user or password, fit for files that are passed on."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]

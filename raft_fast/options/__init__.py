@@ -5,15 +5,17 @@ Names are those of transformers and TRL where the same thing exists.
 
 from raft_fast.options.adapter import AdapterOptions
 from raft_fast.options.data import DataOptions
+from raft_fast.options.engines import EngineOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
 from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
 
-ALL_GROUPS: list[type] = [DataOptions, ModelOptions, RefineOptions, RefineRunOptions, TrainOptions,
-                          AdapterOptions, EvaluateOptions, BaseOptions, ShowOptions, CardOptions]
+ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions,
+                          TrainOptions, AdapterOptions, EvaluateOptions, BaseOptions, ShowOptions,
+                          CardOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EvaluateOptions", "ModelOptions", "RefineOptions", "RefineRunOptions", "ShowOptions",
-           "TrainOptions"]
+           "EngineOptions", "EvaluateOptions", "ModelOptions", "RefineOptions", "RefineRunOptions",
+           "ShowOptions", "TrainOptions"]

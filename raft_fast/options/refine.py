@@ -12,7 +12,8 @@ class RefineOptions:
 
     rewriter: str = "self"
     """Who rewrites: self (the model), a folder or hub name, or MODEL@URL of an OpenAI-compatible
-    server (URL alone takes the first model it serves; the key is read from OPENAI_API_KEY)."""
+    server (URL alone takes the first model it serves; MODEL@URL+URL+... are replicas; the key is read
+    from OPENAI_API_KEY, or from NAME where the URL ends in #NAME)."""
     fuser: str = "self"
     """Who merges gold and rewrite into the fused answer: as --rewriter."""
     judge: str = "self"
@@ -34,7 +35,7 @@ class RefineOptions:
     rewrite_temperature: float = 0.7
     """Sampling temperature of rewrites and fusions; 0 is greedy."""
     refine_batch_size: int = 32
-    """Conversations generated at once in-process, or requests in flight to a server."""
+    """Conversations generated at once in-process; servers have --requests_in_flight."""
 
     def __post_init__(self) -> None:
         for name in ("tau", "fused_tau", "judge_stop"):

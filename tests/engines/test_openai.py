@@ -1,94 +1,19 @@
-"""The OpenAI-compatible engine against a small real server on the loopback."""
+"""The OpenAI-compatible engine against a small real server on the loopback: when all goes well."""
 
+import itertools
 import json
 import signal
 import threading
 import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from faulty_server import Say
 
-from raft_fast.engines import Message, Sampling
-from raft_fast.engines.openai import OpenAIEngine, parse_spec
+from raft_fast.engines import Message, Price, Sampling
+from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
 from raft_fast.errors import UserError
-from raft_fast.refinement.journal import Journal
 
 SAMPLING = Sampling(seed=1)
-
-
-class Server(ThreadingHTTPServer):
-    """Answers chat completions with `reply(request, how many times this text was asked before)`."""
-
-    daemon_threads = True
-    models = ("first", "second")
-    page = False  # answer as a web page would
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.requests, self.seen = reply, [], Counter()
-        self.lock = threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.server.page:
-            return self.send(200, "<html>hello</html>", "text/html")
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"}
-                for name in self.server.models]
-        return self.send(200, json.dumps({"object": "list", "data": data}))
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        request["authorization"] = self.headers["authorization"]
-        text = request["messages"][-1]["content"]
-        with self.server.lock:
-            before = self.server.seen[text]
-            self.server.seen[text] += 1
-            self.server.requests.append(request)
-        reply = self.server.reply(request, before)
-        if reply is None:  # hang up without a word
-            return self.connection.close()
-        status, content, reason = (*reply, "stop")[:3] if isinstance(reply, tuple) else (
-            200, reply, "stop")
-        body = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
-                "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-                "choices": [{"index": 0, "finish_reason": reason,
-                             "message": {"role": "assistant", "content": content}}]}
-        return self.send(status, json.dumps(body if status == 200 else {"error": content}))
-
-    def send(self, status, text, kind="application/json"):
-        self.send_response(status)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Start servers, and let the client's back-off take no time."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    started = []
-
-    def start(reply=lambda request, before: "ok"):
-        server = Server(reply)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
 
 
 def one_turn_each(texts):
@@ -103,31 +28,39 @@ def scores(engine, *texts):
     return dict(engine.score(one_turn_each(texts)))
 
 
-def collect(engine, into, *texts):
-    """Replies as they come, kept even where the engine stops in the middle."""
-    for _, reply in engine.generate(one_turn_each(texts), SAMPLING):
-        into.append(reply.text)
-
-
-def test_replies_come_with_reason_tokens_and_without_thinking(serve, monkeypatch):
+def test_replies_come_with_reason_tokens_and_without_thinking(serve, connect, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    server = serve(lambda request, before: (200, "<think>hm</think>\n\nyes", "length"))
-    engine = OpenAIEngine.connect(f"org/model@{server.url}", concurrency=2)
+    server = serve(lambda request, before: Say("<think>hm</think>\n\nyes", reason="length"))
+    engine = connect(f"org/model@{server.url}")
     replies = ask(engine, "a", "b", "c", sampling=Sampling(11, 0.5, 1))
     assert sorted(replies) == [0, 1, 2]
     reply = replies[0]
     assert (reply.text, reply.finish_reason, reply.error) == ("yes", "length", None)
     assert (reply.prompt_tokens, reply.completion_tokens) == (7, 3)
+    assert 0 < reply.seconds < 5
     request = server.requests[0]
     assert (request["model"], request["temperature"], request["max_tokens"]) == (
         "org/model", 0.5, 11)
     assert request["authorization"] == "Bearer secret"
-    assert engine.identity == f"org/model@{server.url}"
 
 
-def test_the_seed_depends_on_the_conversation_and_the_seed_alone(serve):
+def test_each_endpoint_has_its_own_key(serve, connect, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "one")
+    monkeypatch.setenv("OTHER_KEY", "two")
+    barrier = threading.Barrier(2)  # both servers are at work at the same time
+    servers = [serve(lambda request, before: after_all(barrier)) for _ in range(2)]
+    ask(connect(f"m@{servers[0].url}+{servers[1].url}#OTHER_KEY"), "a", "b")
+    assert [server.requests[0]["authorization"] for server in servers] == ["Bearer one", "Bearer two"]
+
+
+def after_all(barrier):
+    barrier.wait(5)
+    return "ok"
+
+
+def test_the_seed_depends_on_the_conversation_and_the_seed_alone(serve, connect):
     server = serve()
-    engine = OpenAIEngine.connect(server.url, concurrency=3)
+    engine = connect(server)
 
     def seeds(*texts, seed=1):
         server.requests.clear()
@@ -140,87 +73,121 @@ def test_the_seed_depends_on_the_conversation_and_the_seed_alone(serve):
     assert seeds("b", seed=2) != {"b": together["b"]}
 
 
-def test_a_url_alone_takes_the_first_model(serve):
+def test_a_url_alone_takes_the_first_model(serve, connect):
     server = serve()
-    assert OpenAIEngine.connect(server.url).model == "first"
-    assert OpenAIEngine.connect(server.url.removesuffix("/v1")).identity == f"first@{server.url}"
+    assert connect(server.url).model == "first"
+    assert connect(server.url.removesuffix("/v1")).model == "first"
     server.models = ()
     with pytest.raises(UserError, match="serves no model"):
-        OpenAIEngine.connect(server.url)
+        connect(server.url)
 
 
-def test_a_server_error_is_retried(serve):
-    server = serve(lambda request, before: (500, {"message": "busy"}) if before == 0 else "fine")
-    replies = ask(OpenAIEngine.connect(server.url), "a", "b")
-    assert [replies[index].text for index in (0, 1)] == ["fine", "fine"]
-    assert server.seen == {"a": 2, "b": 2}
+def test_the_identity_is_the_model_and_what_else_is_sent(serve, connect):
+    """Another address, or one more, pays for nothing twice; another way of asking does."""
+    one, two = serve(), serve()
+    assert connect(f"org/m@{one.url}").identity == "org/m"
+    assert connect(f"org/m@{one.url}+{two.url}").identity == "org/m"
+    assert connect(f"org/m@{one.url}", extra_body={"top_p": 0.9}).identity == 'org/m {"top_p": 0.9}'
 
 
-def test_an_error_that_stays_belongs_to_its_request(serve):
-    server = serve(lambda request, before: (
-        (400, {"message": "too long"}) if request["messages"][0]["content"] == "long" else "fine"))
-    replies = ask(OpenAIEngine.connect(server.url), "a", "long", "b")
-    assert (replies[0].text, replies[2].text) == ("fine", "fine")
-    assert "too long" in replies[1].error
-    assert server.seen["long"] == 1
+def test_extra_body_is_sent_and_null_leaves_a_key_out(serve, connect):
+    server = serve()
+    thinking = {"chat_template_kwargs": {"enable_thinking": False}}
+    ask(connect(server, extra_body=thinking | {"seed": None, "max_completion_tokens": 5}), "a")
+    request = server.requests[0]
+    assert request["chat_template_kwargs"] == {"enable_thinking": False}
+    assert request["max_completion_tokens"] == 5
+    assert "seed" not in request
 
 
-@pytest.mark.parametrize(("status", "says"), [
-    (401, "refuses the key in OPENAI_API_KEY"), (404, "does not serve this model")])
-def test_a_refused_key_or_model_stops_at_once(serve, status, says):
-    server = serve(lambda request, before: (status, {"message": "no"}))
-    with pytest.raises(UserError, match=says):
-        ask(OpenAIEngine.connect(server.url, concurrency=1), "a", "b", "c")
-    assert len(server.requests) == 1
+def test_options_of_one_model_override_those_of_all(serve, connect):
+    server = serve()
+    overrides = {"judge": {"extra_body": {"top_p": 0.5}, "price": "2/8"}}
+    other = connect(f"judge@{server.url}", price="1/2", engine_overrides=overrides)
+    assert other.price == Price(2, 8)
+    assert other.price.of(1_000_000, 500_000) == 6
+    assert other.extra == {"top_p": 0.5}
+    assert connect(server, price="1/2", engine_overrides=overrides).price == Price(1, 2)
+    assert connect(server).price is None
 
 
-def test_an_unreachable_server_is_named(serve):
+def test_no_more_requests_at_once_than_allowed_and_the_slots_are_used(serve, connect):
+    six = threading.Barrier(6)  # none is answered before six are there
+    server = serve(lambda request, before: after_all(six))
+    assert len(ask(connect(server, requests_in_flight=6), *map(str, range(30)))) == 30
+    assert server.most == 6
+
+
+def test_the_least_loaded_endpoint_is_asked(serve, connect):
+    """One of two answers ten times as fast; it gets most of the requests, the other is not idle."""
+    slow, fast = (serve(lambda request, before, wait=wait: time.sleep(wait) or "ok")
+                  for wait in (0.1, 0.01))
+    ask(connect(f"m@{slow.url}+{fast.url}", requests_in_flight=2), *map(str, range(40)))
+    assert len(slow.requests) + len(fast.requests) == 40
+    assert len(fast.requests) > 2 * len(slow.requests) > 0
+
+
+def test_conversations_are_read_a_bounded_number_ahead(connect):
+    """Of endlessly many, while nobody takes the replies; in the thread that asks."""
+    readers, read = set(), []
+
+    def endless():
+        for number in itertools.count():
+            readers.add(threading.current_thread())
+            read.append(number)
+            yield [Message(role="user", content=str(number))]
+
+    replies = connect(requests_in_flight=2).generate(endless(), SAMPLING)
+    taken = [next(replies)[0] for _ in range(10)]
+    time.sleep(0.05)
+    assert len(set(taken)) == 10
+    assert len(read) <= 10 + 4
+    assert readers == {threading.current_thread()}
+    replies.close()
+
+
+def test_threads_may_share_an_engine(serve, connect):
+    """Together they keep to the endpoint's limit."""
+    server = serve(lambda request, before: time.sleep(0.01) or request["messages"][0]["content"])
+    engine, found = connect(server, requests_in_flight=3), {}
+
+    def work(name):
+        replies = ask(engine, *(f"{name}{n}" for n in range(8)))
+        found[name] = [replies[place].text for place in range(8)]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == {name: [f"{name}{n}" for n in range(8)] for name in "ab"}
+    assert server.most <= 3
+
+
+def test_an_unreachable_server_is_named(connect):
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1: cannot be reached .*start"):
-        OpenAIEngine.connect("m@http://user:pass@127.0.0.1:9")
+        connect("m@http://user:pass@127.0.0.1:9")
 
 
-def test_an_address_that_is_a_web_page_is_named(serve):
+def test_one_of_several_endpoints_may_be_down(serve, connect):
+    server = serve()
+    replies = ask(connect(f"http://127.0.0.1:9+{server.url}"), *"abcdef")
+    assert {reply.text for reply in replies.values()} == {"ok"}
+    assert {request["model"] for request in server.requests} == {"first"}
+    with pytest.raises(UserError, match="cannot be reached"):
+        connect("m@http://127.0.0.1:9+http://127.0.0.1:10")
+
+
+def test_an_address_that_is_a_web_page_is_named(serve, connect):
     server = serve()
     server.page = True
     with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
-        OpenAIEngine.connect(server.url)
+        connect(server.url)
 
 
-def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, tmp_path):
-    served = iter(["one", "two"])
-    server = serve(lambda request, before: next(served, None))
-    engine = OpenAIEngine.connect(server.url, concurrency=1, max_retries=1)
-    conversations = one_turn_each("abcd")
-    with pytest.raises(UserError, match="cannot be reached"), Journal(tmp_path) as journal:
-        journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda reply, fresh: None)
-    assert len(server.seen) == 3  # the fourth was never sent
-    server.reply = lambda request, before: "later"
-    with Journal(tmp_path) as journal:
-        replies = journal.ask("rewrite", engine, conversations, Sampling(), "v1", lambda reply, fresh: None)
-        assert journal.asked == 2
-    assert [reply.text for reply in replies] == ["one", "two", "later", "later"]
-
-
-def test_replies_in_flight_when_another_fails_are_kept(serve):
-    failed = threading.Event()
-
-    def reply(request, before):
-        if request["messages"][0]["content"] == "bad":
-            failed.set()
-            return 401, {"message": "no"}
-        failed.wait(5)
-        return "paid for"
-
-    got = []
-    engine = OpenAIEngine.connect(serve(reply).url, concurrency=2)
-    with pytest.raises(UserError):
-        collect(engine, got, "good", "bad")
-    assert got == ["paid for"]
-
-
-def test_ctrl_c_keeps_the_replies_in_flight(serve):
-    """A real SIGINT while the main thread waits; the third request is never sent."""
-    interrupted = threading.Event()
+def test_ctrl_c_keeps_the_replies_in_flight(serve, connect):
+    """A real SIGINT while the main thread waits; what was not sent by then never is."""
+    interrupted, got = threading.Event(), []
 
     def reply(request, before):
         if not interrupted.is_set():
@@ -230,22 +197,26 @@ def test_ctrl_c_keeps_the_replies_in_flight(serve):
         return "paid for"
 
     server = serve(reply)
-    got = []
+    engine = connect(server, requests_in_flight=2)
+
+    def collect():
+        for _, one in engine.generate(one_turn_each("abcd"), SAMPLING):
+            got.append(one.text)
+
     with pytest.raises(KeyboardInterrupt):
-        collect(OpenAIEngine.connect(server.url, concurrency=2), got, "a", "b", "c")
-    assert len(got) == len(server.requests)
+        collect()
+    assert len(got) == len(server.requests) == 2
     assert set(got) == {"paid for"}
-    assert "c" not in server.seen
 
 
-def test_a_score_is_read_from_the_text(serve):
-    replies = scores(OpenAIEngine.connect(serve(lambda request, before: "**6**").url), "a")
+def test_a_score_is_read_from_the_text(connect):
+    replies = scores(connect(lambda request, before: "**6**"), "a")
     assert json.loads(replies[0].text) == {"score": pytest.approx(6 / 9)}
 
 
-def test_garbage_gets_a_second_chance_with_another_seed(serve):
+def test_garbage_gets_a_second_chance_with_another_seed(serve, connect):
     server = serve(lambda request, before: "no idea" if before == 0 else '{"score": 9}')
-    reply = scores(OpenAIEngine.connect(server.url), "a")[0]
+    reply = scores(connect(server), "a")[0]
     assert json.loads(reply.text) == {"score": 1.0}
     assert (reply.prompt_tokens, reply.completion_tokens) == (14, 6)
     first, second = server.requests
@@ -253,25 +224,31 @@ def test_garbage_gets_a_second_chance_with_another_seed(serve):
     assert (first["temperature"], second["temperature"]) == (0.0, 0.7)
 
 
-def test_garbage_twice_is_an_error_that_quotes_it(serve):
+def test_garbage_twice_is_an_error_that_quotes_it(serve, connect):
     server = serve(lambda request, before: "no idea" if before == 0 else "11")
-    reply = scores(OpenAIEngine.connect(server.url), "a")[0]
+    reply = scores(connect(server), "a")[0]
     assert reply.text == ""
     assert "the score 11 in the reply '11'" in reply.error
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize(("spec", "model", "url"), [
-    ("http://h:8000", None, "http://h:8000/v1"),
-    ("http://h:8000/v1/", None, "http://h:8000/v1"),
-    ("org/m@https://h/api", "org/m", "https://h/api"),
-    ("a@b@http://h/v1", "a@b", "http://h/v1"),
+def test_a_judge_that_never_stops_thinking_says_it_was_cut_off(connect):
+    reply = scores(connect(lambda request, before: Say("<think>score: 7, or", reason="length")), "a")[0]
+    assert "(cut off)" in reply.error
+
+
+@pytest.mark.parametrize(("spec", "model", "addresses"), [
+    ("http://h:8000", None, [Address("http://h:8000/v1")]),
+    ("http://h:8000/v1/", None, [Address("http://h:8000/v1")]),
+    ("org/m@https://h/api", "org/m", [Address("https://h/api")]),
+    ("a@b@http://h/v1", "a@b", [Address("http://h/v1")]),
+    ("m@http://a+http://b:1/v2#KEY_B", "m", [Address("http://a/v1"), Address("http://b:1/v2", "KEY_B")]),
 ])
-def test_specs(spec, model, url):
-    assert parse_spec(spec) == (model, url)
+def test_specs(spec, model, addresses):
+    assert parse_spec(spec) == (model, addresses)
 
 
-@pytest.mark.parametrize("spec", ["m@", "ftp://h", "http://", "m@localhost:8000"])
-def test_bad_specs_say_what_a_good_one_looks_like(spec):
-    with pytest.raises(UserError, match="must be MODEL@URL or URL"):
-        parse_spec(spec)
+@pytest.mark.parametrize("spec", ["http://", "m@ftp://h", "m@https://a b", "m@http://a+http://"])
+def test_bad_specs(spec):
+    with pytest.raises(UserError, match="must be MODEL@URL"):
+        OpenAIEngine.connect(spec)

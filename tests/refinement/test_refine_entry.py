@@ -8,7 +8,7 @@ import pytest
 from refinement_stubs import StubEncoder, StubEngine
 
 from raft_fast import config, refine
-from raft_fast.options import DataOptions, ModelOptions, RefineOptions
+from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def command(monkeypatch, tmp_path):
     """Run `python -m raft_fast.refine` with stub models; gives the specs that were loaded."""
     loaded = []
 
-    def load_engine(spec, options, shared, batch_size):
+    def load_engine(spec, options, shared, batch_size, engines):
         loaded.append((spec, options.model, batch_size))
         return StubEngine("stub", lambda text, seed: 0.9 if text.startswith("Question: ")
                           and "Answer to grade" in text else f"said {seed}")
@@ -56,7 +56,7 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (
         "rows.jsonl", 10, "answer is empty")
-    _, (data, _, _) = config.parse("refine", "", [DataOptions, ModelOptions, RefineOptions],
+    _, (data, *_) = config.parse("refine", "", [DataOptions, ModelOptions, EngineOptions, RefineOptions],
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
 

@@ -1,0 +1,43 @@
+"""Servers that start and stop with a test, and waiting that takes no time."""
+
+import threading
+
+import pytest
+from faulty_server import Server
+
+from raft_fast.engines.openai import OpenAIEngine
+from raft_fast.options import EngineOptions
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start servers; back-off and the look for a free endpoint take next to no time."""
+    monkeypatch.setattr("raft_fast.engines.waiting.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("raft_fast.engines.waiting.LONGEST_DELAY", 0.01)
+    monkeypatch.setattr("raft_fast.engines.endpoint.POLL", 0.001)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    started = []
+
+    def start(reply=lambda request, before: "ok"):
+        server = Server(reply)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def connect(serve):
+    """An engine for a server, an address or a function that answers; options by name."""
+
+    def engine(target=None, **options):
+        if target is None or callable(target):
+            target = serve(target) if target else serve()
+        spec = target if isinstance(target, str) else f"m@{target.url}"
+        return OpenAIEngine.connect(spec, EngineOptions(**{"requests_in_flight": 4} | options))
+
+    return engine

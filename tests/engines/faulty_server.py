@@ -1,0 +1,128 @@
+"""A server on the loopback that answers chat completions, or fails in every way servers do."""
+
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Say:
+    """An answer over HTTP; what is not 200 is sent as an error with `text` as its message."""
+
+    text: str | None = ""
+    status: int = 200
+    reason: str = "stop"
+    headers: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)  # replaces keys of the body
+
+
+def hang_up(handler):
+    """Not a word."""
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def half_json(handler):
+    """A whole HTTP answer that holds half a JSON."""
+    handler.send(200, '{"id": "1", "choices": [{"index": 0, "mess')
+
+
+def cut_off(handler):
+    """More is promised than comes before the connection is cut."""
+    handler.send(200, '{"id": "1", "choi', promised=1000)
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def whitespace_forever(handler):
+    """A space every few milliseconds, which no time-out between two reads ever notices."""
+    handler.send(200, " ", promised=10**9)
+    while True:
+        time.sleep(0.005)
+        handler.wfile.write(b" ")
+
+
+def after(seconds, answer):
+    """`answer` once `seconds` have passed."""
+    def late(handler):
+        time.sleep(seconds)
+        handler.answer(answer)
+    return late
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with `reply(request, how many times this text was asked before)`: a text, a Say, or a
+    function of the handler. Remembers requests, when they came, and the most at once."""
+
+    daemon_threads = True
+    request_queue_size = 256
+    models = ("first", "second")
+    page = False  # answer as a web page would
+
+    def __init__(self, reply):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.requests, self.seen = reply, [], Counter()
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_):
+        """Clients that hang up are part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.server.page:
+            return self.send(200, "<html>hello</html>", kind="text/html")
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"}
+                for name in self.server.models]
+        return self.send(200, json.dumps({"object": "list", "data": data}))
+
+    def do_POST(self):
+        self.request_body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = self.request_body["messages"][-1]["content"]
+        with self.server.lock:
+            before = self.server.seen[text]
+            self.server.seen[text] += 1
+            self.server.now += 1
+            self.server.most = max(self.server.most, self.server.now)
+            self.server.requests.append(
+                self.request_body | {"authorization": self.headers["authorization"]})
+        try:
+            self.answer(self.server.reply(self.request_body, before))
+        finally:
+            with self.server.lock:
+                self.server.now -= 1
+
+    def answer(self, reply):
+        if callable(reply):
+            return reply(self)
+        say = reply if isinstance(reply, Say) else Say(reply)
+        if say.status != 200:
+            body = {"error": {"message": say.text, **say.extra}}
+        else:
+            body = {"id": "1", "object": "chat.completion", "created": 0,
+                    "model": self.request_body["model"],
+                    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+                    "choices": [{"index": 0, "finish_reason": say.reason,
+                                 "message": {"role": "assistant", "content": say.text}}], **say.extra}
+        return self.send(say.status, json.dumps(body), headers=say.headers)
+
+    def send(self, status, text, kind="application/json", headers=None, promised=None):
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(promised or len(text.encode())))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass

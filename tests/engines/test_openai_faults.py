@@ -1,0 +1,187 @@
+"""Everything a server can do wrong: what comes of it, and how many requests it costs."""
+
+import re
+import threading
+import time
+
+import pytest
+from faulty_server import Say, after, cut_off, half_json, hang_up, whitespace_forever
+from test_openai import ask, one_turn_each
+
+from raft_fast.engines import Sampling, waiting
+from raft_fast.errors import UserError
+
+
+def then(*answers):
+    """The first answer to the first request with a text, and so on; the last one from there on."""
+    return lambda request, before: answers[min(before, len(answers) - 1)]
+
+
+def fails_for(text, fault, otherwise="fine"):
+    """A fault for one text alone."""
+    return lambda request, before: fault if request["messages"][0]["content"] == text else otherwise
+
+
+PASSING = [Say("busy", 429), Say("busy", 429, headers={"retry-after": "0"}), Say("oh", 500),
+           Say("busy", 503), Say("gateway", 502), Say("timeout", 408), Say("conflict", 409), Say("odd", 520),
+           hang_up, cut_off, half_json]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=str)
+def test_what_passes_is_tried_again(serve, connect, fault):
+    server = serve(then(fault, fault, "fine"))
+    assert ask(connect(server, requests_in_flight=1), "a")[0].text == "fine"
+    assert server.seen == {"a": 3}
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("oh", 500), "InternalServerError.*oh"), (Say("busy", 429), "RateLimitError.*busy"),
+    (half_json, "broken off or not JSON"), (hang_up, "APIConnectionError"),
+    (cut_off, "APIConnectionError")])
+def test_what_stays_is_its_requests_error_after_so_many_retries(serve, connect, fault, says):
+    """The others are answered meanwhile."""
+    server = serve(fails_for("bad", fault))
+    replies = ask(connect(server, requests_in_flight=2, max_retries=2), "bad", *"abcdefghij")
+    assert re.search(says, replies[0].error)
+    assert [replies[place].text for place in range(1, 11)] == ["fine"] * 10
+    assert server.seen["bad"] == 3
+    assert sum(server.seen.values()) == 13
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("maximum context length is 4096 tokens", 400, extra={"code": "context_length_exceeded"}),
+     "too long for the model's context"),
+    (Say("prompt is too long", 422), "too long for the model's context"),
+    (Say("entity", 413), "too long for the model's context"),
+    (Say("no such sampling", 400), "BadRequestError.*no such sampling"),
+    (Say("", extra={"choices": []}), "holds no reply"),
+    (Say("", extra={"choices": None, "error": {"message": "upstream is down"}}), "holds no reply.*upstream"),
+    (Say("part of it", reason="content_filter"), "content filter"),
+])
+def test_what_a_second_try_cannot_mend_is_asked_once(serve, connect, fault, says):
+    server = serve(fails_for("bad", fault))
+    replies = ask(connect(server), "a", "bad", "b")
+    assert (replies[0].text, replies[2].text) == ("fine", "fine")
+    assert re.search(says, replies[1].error)
+    assert replies[1].text == ""
+    assert server.seen["bad"] == 1
+
+
+def test_a_filtered_reply_is_paid_for(connect):
+    reply = ask(connect(then(Say("part", reason="content_filter"))), "a")[0]
+    assert (reply.prompt_tokens, reply.completion_tokens) == (7, 3)
+
+
+def test_an_answer_without_usage_or_words_is_empty(connect):
+    reply = ask(connect(then(Say(None, reason="length", extra={"usage": None}))), "a")[0]
+    assert (reply.text, reply.finish_reason, reply.error) == ("", "length", None)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+
+
+def test_endless_whitespace_up_to_the_limit_is_an_empty_reply_that_was_cut(connect):
+    reply = ask(connect(then(Say(" \n" * 500, reason="length"))), "a")[0]
+    assert (reply.text, reply.finish_reason) == ("", "length")
+
+
+@pytest.mark.parametrize("fault", [whitespace_forever, after(0.6, "late")], ids=["trickle", "silence"])
+def test_a_request_takes_no_longer_than_the_time_out_allows(serve, connect, fault):
+    """One more attempt, and no more."""
+    server, start = serve(fails_for("bad", fault)), time.monotonic()
+    replies = ask(connect(server, request_timeout=0.15), "bad", "a")
+    assert "no whole answer within --request_timeout" in replies[0].error
+    assert replies[1].text == "fine"
+    assert server.seen["bad"] == 2
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("no", 401), "refuses the key in OPENAI_API_KEY"),
+    (Say("no", 403), "refuses the key in OPENAI_API_KEY"),
+    (Say("no model x", 404), "does not serve this model.*no model x"),
+    (Say("pay", 402), "the quota of the key in OPENAI_API_KEY is used up"),
+    (Say("pay", 429, extra={"code": "insufficient_quota"}), "the quota of the key"),
+    (Say("tomorrow", 429, headers={"retry-after": "86400"}), "the quota of the key"),
+])
+def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
+    server = serve(then(fault))
+    with pytest.raises(UserError, match=says):
+        ask(connect(server, requests_in_flight=1), "a", "b", "c")
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect):
+    served, got = iter(["one", "two"]), []
+    server = serve(lambda request, before: next(served, hang_up))
+    engine = connect(server, requests_in_flight=1, max_retries=1)
+
+    def collect():
+        for _, reply in engine.generate(one_turn_each("abcd"), Sampling()):
+            got.append(reply.text)
+
+    with pytest.raises(UserError, match="cannot be reached"):
+        collect()
+    assert got == ["one", "two"]
+    assert server.seen == {"a": 1, "b": 1, "c": 2}  # the fourth was never sent
+
+
+def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
+    failed, got = threading.Event(), []
+
+    def reply(request, before):
+        if request["messages"][0]["content"] == "bad":
+            failed.set()
+            return Say("no", 401)
+        failed.wait(5)
+        return "paid for"
+
+    engine = connect(serve(reply), requests_in_flight=2)
+
+    def collect():
+        for _, one in engine.generate(one_turn_each(["good", "bad"]), Sampling()):
+            got.append(one.text)
+
+    with pytest.raises(UserError):
+        collect()
+    assert got == ["paid for"]
+
+
+def test_an_endpoint_in_trouble_is_set_aside_and_the_others_go_on(serve, connect, monkeypatch):
+    """It rests for longer than the test takes, so it is asked once for each slot and no more."""
+    monkeypatch.setattr(waiting, "backoff", lambda attempt: 60.0)
+    monkeypatch.setattr("raft_fast.engines.endpoint.backoff", lambda attempt: 60.0)
+    broken, well = serve(then(Say("busy", 503))), serve(then("fine"))
+    replies = ask(connect(f"m@{broken.url}+{well.url}", requests_in_flight=2), *map(str, range(30)))
+    assert {reply.text for reply in replies.values()} == {"fine"}
+    assert 1 <= len(broken.requests) <= 2
+    assert len(well.requests) == 30
+
+
+def test_after_a_rest_one_request_tries_whether_the_endpoint_is_well(serve, connect):
+    """Four fail together; the next four failures come one at a time, and then all are answered."""
+    together, later = threading.Barrier(4), []
+
+    def reply(request, before):
+        if len(server.requests) <= 4:
+            together.wait(5)
+            return Say("busy", 503)
+        later.append(server.now)
+        time.sleep(0.02)
+        return Say("busy", 503) if len(later) <= 4 else "fine"
+
+    server = serve(reply)
+    replies = ask(connect(server), *"abcd")
+    assert {one.text for one in replies.values()} == {"fine"}
+    assert later[:5] == [1] * 5
+    assert len(later) == 4 + 4
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
+    """Retry-After in seconds, for the whole endpoint."""
+    times = []
+
+    def reply(request, before):
+        times.append(time.monotonic())
+        return Say("busy", 429, headers={"retry-after": "0.3"}) if len(times) == 1 else "fine"
+
+    assert ask(connect(serve(reply), requests_in_flight=1), "a", "b")[1].text == "fine"
+    assert times[1] - times[0] > 0.29
