@@ -36,10 +36,10 @@ def test_what_passes_is_tried_again(serve, connect, fault):
 
 @pytest.mark.parametrize(("fault", "says"), [
     (Say("oh", 500), "InternalServerError.*oh"), (Say("busy", 429), "RateLimitError.*busy"),
-    (half_json, "broken off or not JSON"), (hang_up, "APIConnectionError"),
-    (cut_off, "APIConnectionError")])
+    (half_json, "broken off or not JSON"), (after(0.1, hang_up), "APIConnectionError"),
+    (after(0.1, cut_off), "APIConnectionError")])
 def test_what_stays_is_its_requests_error_after_so_many_retries(serve, connect, fault, says):
-    """The others are answered meanwhile."""
+    """The others are answered meanwhile, so the server itself is well."""
     server = serve(fails_for("bad", fault))
     replies = ask(connect(server, requests_in_flight=2, max_retries=2), "bad", *"abcdefghij")
     assert re.search(says, replies[0].error)
