@@ -34,6 +34,9 @@ class RefineOptions:
     """Longest rewrite or fusion, in tokens; one that is cut off is not used."""
     rewrite_temperature: float = 0.7
     """Sampling temperature of rewrites and fusions; 0 is greedy."""
+    supervision_gap: bool = True
+    """Record how likely the rewriter finds gold, rewrite and fused answer: one forward pass an answer.
+    Only a rewriter in this process can tell."""
     refine_batch_size: int = 32
     """Conversations generated at once in-process; servers have --requests_in_flight."""
 

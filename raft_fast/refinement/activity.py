@@ -7,7 +7,7 @@ from collections.abc import Callable
 from raft_fast.engines import Reply
 from raft_fast.refinement.journal import Listener
 
-NAMES = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores"}
+NAMES = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 EVERY_SECONDS = 0.2
 
 

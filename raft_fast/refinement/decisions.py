@@ -124,6 +124,7 @@ class Decision:
     source: str
     answer: str
     why: str
+    nll: dict[str, float | None] | None = None
 
     @property
     def tokens(self) -> dict[str, Tokens]:
@@ -143,6 +144,7 @@ class Decision:
             "similarity": filtered.similarity, "checks": filtered.checks, "passed": filtered.passed,
             "rounds": [_round_as_json(one) for one in self.rounds],
             "source": self.source, "completion": self.answer, "why": self.why,
+            "nll": self.nll,
             "tokens": {part: asdict(tokens) for part, tokens in self.tokens.items()},
         }
 

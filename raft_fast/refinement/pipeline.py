@@ -18,6 +18,7 @@ from raft_fast.refinement.decisions import Decision, decide
 from raft_fast.refinement.filter import SimilarityEncoder, filter_rewrites
 from raft_fast.refinement.fuse import Fusion
 from raft_fast.refinement.journal import Journal
+from raft_fast.refinement.likelihood import Likelihoods, why_not
 from raft_fast.refinement.outputs import Outputs
 from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompts, load_prompts
@@ -74,6 +75,7 @@ class Stage:
     encoder: SimilarityEncoder
     prompts: Prompts
     sampling: Sampling
+    likelihoods: Likelihoods | None
 
     @classmethod
     def of(
@@ -89,7 +91,10 @@ class Stage:
             judges = [Part("--judge", engine, journal, activity.listener("judge"))
                       for engine in roles.judges]
             fuse = Fusion(fuser, judges, encoder, prompts, options, sampling)
-        return cls(options, rewriter, fuse, encoder, prompts, sampling)
+        likelihoods = None
+        if why_not(roles.rewriter, options.supervision_gap) is None:
+            likelihoods = Likelihoods(roles.rewriter, journal, activity.listener("nll"))
+        return cls(options, rewriter, fuse, encoder, prompts, sampling, likelihoods)
 
     def decide(self, rows: Sequence[Row]) -> list[Decision]:
         """Eqs. 1-4 for a block of rows."""
@@ -98,7 +103,8 @@ class Stage:
         passed = [one for one in filtered if one.passed] if self.fuse is not None else []
         rounds = iter(self.fuse(passed) if self.fuse is not None else [])
         asked = {id(one) for one in passed}
-        return [decide(one, next(rounds) if id(one) in asked else []) for one in filtered]
+        decisions = [decide(one, next(rounds) if id(one) in asked else []) for one in filtered]
+        return decisions if self.likelihoods is None else self.likelihoods(decisions)
 
     def must_have_worked(self) -> None:
         """Raises UserError for an engine all of whose replies failed."""

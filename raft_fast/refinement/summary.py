@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raft_fast.options import RefineOptions
+from raft_fast.refinement.likelihood import DIGITS, why_not
 from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
 
@@ -28,6 +29,7 @@ class Tally:
         self.failed_scores: Counter[str] = Counter()
         self.similarities = array("d")
         self.ranges, self.differences = array("d"), array("d")
+        self.gold_nll, self.training_nll = array("d"), array("d")
 
     def add(self, line: dict[str, Any]) -> None:
         self.rows += 1
@@ -42,6 +44,10 @@ class Tally:
                 self.tokens[part][kind] += count
         for one in line["rounds"]:
             self._add_round(one)
+        nll = line["nll"] or {}
+        if nll.get("gold") is not None and nll.get(line["source"]) is not None:
+            self.gold_nll.append(nll["gold"])
+            self.training_nll.append(nll[line["source"]])
 
     def _add_round(self, one: dict[str, Any]) -> None:
         for verdict in one["scores"]:
@@ -68,7 +74,16 @@ class Tally:
             "disagreement": {"fusions": len(self.ranges), "mean_range": _mean(self.ranges),
                              "mean_difference": _mean(self.differences)},
             "tokens": self.tokens,
+            "supervision_gap": self._supervision_gap(),
         }
+
+    def _supervision_gap(self) -> dict[str, Any] | None:
+        """NLL(gold) - NLL(training answer) in nats a token, every row counting the same."""
+        gold, training = _mean(self.gold_nll), _mean(self.training_nll)
+        if gold is None or training is None:
+            return None
+        return {"rows": len(self.gold_nll), "gold": round(gold, DIGITS),
+                "training": round(training, DIGITS), "gap": round(gold - training, DIGITS)}
 
 
 def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) -> dict[str, Any]:
@@ -86,6 +101,7 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
             "judges": judges,
         },
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
+        "no_likelihoods": why_not(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }

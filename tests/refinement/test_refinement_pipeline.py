@@ -101,6 +101,7 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
         ],
         "source": "fused", "completion": "fusion 2",
         "why": "round 2 of 2 has the best mean score, 0.700 from 2 of 2 judges",
+        "nll": None,
         "tokens": {"rewrite": {"prompt": 10, "completion": 2},
                    "fuse": {"prompt": 20, "completion": 4},
                    "judge": {"prompt": 30, "completion": 6}},

@@ -32,7 +32,7 @@ def test_the_page_is_self_contained_and_shows_everything(tmp_path):
 def test_what_data_holds_is_escaped_everywhere(tmp_path):
     folder = write_folder(
         tmp_path / "run", many(60, ATTACK), engines={"rewriter": ATTACK, "judges": [ATTACK]},
-        supervision_gap={"rows": 0, "reason": ATTACK})
+        no_likelihoods=ATTACK)
     (folder / "config.yaml").write_text('data: "<script>alert(1)</script>"\n')
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<script" not in page
@@ -60,7 +60,7 @@ def test_a_damaged_line_is_counted_and_said(tmp_path):
 
 def test_without_likelihoods_the_reason_is_given(tmp_path):
     decisions = [one | {"nll": None} for one in many(5)]
-    folder = write_folder(tmp_path, decisions, supervision_gap={"reason": "the rewriter is a server"})
+    folder = write_folder(tmp_path, decisions, no_likelihoods="the rewriter is a server")
     assert "Not measured: the rewriter is a server." in write_report(folder).read_text()
 
 

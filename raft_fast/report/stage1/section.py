@@ -53,9 +53,9 @@ def funnel(tally: Tally, summary: Section) -> list[tuple[str, int]]:
 
 def gap(tally: Tally, summary: Section) -> Section:
     """The supervision-compatibility gap: NLL(gold) - NLL(training answer), or why there is none."""
-    found, told = tally.likelihoods, summary.get("supervision_gap") or {}
+    found = tally.likelihoods
     if not found.gold.n:
-        reason = told.get("reason") or "the decisions hold no likelihoods"
+        reason = summary.get("no_likelihoods") or "the decisions hold no likelihoods"
         return {"rows": 0, "reason": reason}
     gold, training = found.gold.mean or 0.0, found.training.mean or 0.0
     return {"rows": found.gold.n, "gold": value(gold), "training": value(training),
