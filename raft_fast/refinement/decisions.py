@@ -162,7 +162,7 @@ def refined_row(line: dict[str, Any]) -> Row:
 
 def _round_as_json(one: Round) -> dict[str, Any]:
     scores = [{"judge": verdict.judge, "score": verdict.score, "error": verdict.error,
-               "key": verdict.key} for verdict in one.verdicts]
+               "key": verdict.key, "tokens": asdict(verdict.tokens)} for verdict in one.verdicts]
     return {"round": one.number, "fused": _text(one.fusion), "key": _key(one.fusion),
             "similarity": one.similarity, "checks": one.checks, "scores": scores, "score": one.score,
             "no_score": one.no_score, "disagreement": one.disagreement}

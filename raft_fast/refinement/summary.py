@@ -3,10 +3,12 @@
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from raft_fast.engines import Engine
 from raft_fast.options import RefineOptions
 from raft_fast.refinement.likelihood import DIGITS, why_not
 from raft_fast.refinement.prompting import Prompts
@@ -26,6 +28,7 @@ class Tally:
         self.rounds: Counter[int] = Counter()
         self.tokens = {part: {"prompt": 0, "completion": 0} for part in PARTS}
         self.judges: dict[str, array[float]] = {}
+        self.judge_tokens: dict[str, dict[str, int]] = {}
         self.failed_scores: Counter[str] = Counter()
         self.similarities = array("d")
         self.ranges, self.differences = array("d"), array("d")
@@ -52,6 +55,9 @@ class Tally:
     def _add_round(self, one: dict[str, Any]) -> None:
         for verdict in one["scores"]:
             given = self.judges.setdefault(verdict["judge"], array("d"))
+            spent = self.judge_tokens.setdefault(verdict["judge"], {"prompt": 0, "completion": 0})
+            for kind, count in verdict["tokens"].items():
+                spent[kind] += count
             if verdict["score"] is None:
                 self.failed_scores[verdict["judge"]] += 1
             else:
@@ -68,7 +74,7 @@ class Tally:
             "similarity": _quantiles(self.similarities),
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
             "judges": {name: {"scores": len(given), "failed": self.failed_scores[name],
-                              "mean": _mean(given)}
+                              "mean": _mean(given), "tokens": self.judge_tokens[name]}
                        for name, given in sorted(self.judges.items())},
             "failed_scores": dict(sorted(self.failed_scores.items())),
             "disagreement": {"fusions": len(self.ranges), "mean_range": _mean(self.ranges),
@@ -100,11 +106,22 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
             "fuser": roles.fuser.identity if roles.fuser else None,
             "judges": judges,
         },
+        "prices": {
+            "rewriter": _price(roles.rewriter),
+            "fuser": _price(roles.fuser),
+            "judges": {engine.identity: _price(engine) for engine in roles.judges},
+        },
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
         "no_likelihoods": why_not(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }
+
+
+def _price(engine: Engine | None) -> dict[str, float] | None:
+    """What a million tokens of prompts and completions cost, where somebody told."""
+    price = getattr(engine, "price", None)
+    return None if price is None else asdict(price)
 
 
 def _mean(values: Sequence[float]) -> float | None:

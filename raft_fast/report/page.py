@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from raft_fast.report.text import duration
+
 
 def render(package: str, template: str, **content: Any) -> str:
     """The page of a `template` in `package` that extends frame.html.jinja.
@@ -15,6 +17,7 @@ def render(package: str, template: str, **content: Any) -> str:
     loader = ChoiceLoader([PackageLoader(package, ""), PackageLoader("raft_fast.report", "")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
+    environment.filters["duration"] = duration
     return environment.get_template(template).render(**content)
 
 

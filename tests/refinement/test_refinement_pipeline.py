@@ -81,6 +81,8 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
         assert journal[one.pop("key")]["reply"]["text"] == one["fused"]
         for score in one["scores"]:
             assert journal[score.pop("key")]["engine"] == score["judge"]
+            assert score.pop("tokens") == ({"prompt": 0, "completion": 0} if score["error"]
+                                           else {"prompt": 10, "completion": 2})
     del near["key"]
     assert near == {
         "row_id": "near", "category": None, "prompt": [{"role": "user", "content": "near?"}],
@@ -111,8 +113,11 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
     assert far["rounds"] == []
     assert far["why"] == "similarity 0.500 is below --tau 0.8"
     assert summary["failed_scores"] == {"b": 1}
-    assert summary["judges"] == {"a": {"scores": 2, "failed": 0, "mean": 0.5},
-                                 "b": {"scores": 1, "failed": 1, "mean": 0.9}}
+    assert summary["judges"] == {"a": {"scores": 2, "failed": 0, "mean": 0.5,
+                                       "tokens": {"prompt": 20, "completion": 4}},
+                                 "b": {"scores": 1, "failed": 1, "mean": 0.9,
+                                       "tokens": {"prompt": 10, "completion": 2}}}
+    assert summary["prices"] == {"rewriter": None, "fuser": None, "judges": {"a": None, "b": None}}
     assert summary["disagreement"] == {"fusions": 1, "mean_range": 0.4, "mean_difference": 0.4}
 
 

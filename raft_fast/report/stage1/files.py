@@ -9,6 +9,7 @@ import yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
+RUNS = "runs.jsonl"
 PARTIAL_DECISIONS = "decisions.partial.jsonl"  # of a run that was stopped
 
 
@@ -20,6 +21,16 @@ def read_summary(folder: Path) -> Record:
 def read_config(folder: Path) -> Record:
     """config.yaml; empty where there is none or it cannot be read."""
     return _read(folder / CONFIG, yaml.safe_load)
+
+
+def read_runs(folder: Path) -> list[Record]:
+    """What each start of the command took, those of shards included."""
+    found = []
+    for path in [folder / RUNS, *sorted(folder.glob(f"shards/*/{RUNS}"))]:
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [run for line in lines if (run := _record(line.encode())) is not None]
+    return found
 
 
 def read_decisions(folder: Path) -> Iterator[Record | None]:
@@ -35,11 +46,16 @@ def read_decisions(folder: Path) -> Iterator[Record | None]:
 
 def parse(line: bytes) -> Record | None:
     """One line of decisions.jsonl, or None."""
+    record = _record(line)
+    return record if record is not None and "row_id" in record else None
+
+
+def _record(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "row_id" in record else None
+    return record if isinstance(record, dict) else None
 
 
 def _read(path: Path, parser: Callable[[str], Any]) -> Record:

@@ -57,9 +57,9 @@ def tiles(stage1: Section | None) -> list[Section]:
     if tokens := summary.get("tokens"):
         spent = sum(part["prompt"] + part["completion"] for part in tokens.values())
         found.append({"label": "tokens", "value": f"{spent:,}", "note": "read and written"})
-    if summary.get("seconds") is not None:
-        found.append({"label": "time", "value": duration(summary["seconds"]),
-                      "note": "the last start of the command"})
+    if run := stage1["started"]:
+        found.append({"label": "time", "value": duration(run["seconds"]),
+                      "note": "once" if run["starts"] == 1 else f"{run['starts']} starts"})
     return found
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.report.stage1 import plots
-from raft_fast.report.stage1.files import read_decisions, read_summary
+from raft_fast.report.stage1.costs import costs, started
+from raft_fast.report.stage1.files import read_decisions, read_runs, read_summary
 from raft_fast.report.stage1.tally import Tally, best_round, count, objections
 from raft_fast.report.text import NONE, percent, value
 
 Section = dict[str, Any]
 SOURCES = {"fused": "fused answer", "rewrite": "the model's own rewrite", "gold": "gold answer"}
 CLIP = 3000  # characters of one answer
-PARTS = {"rewrite": "rewriter", "fuse": "fuser", "judge": "judges"}
 
 
 def section(folder: Path, tau: float | None = None) -> Section | None:
@@ -31,8 +31,8 @@ def section(folder: Path, tau: float | None = None) -> Section | None:
         "plots": _plots(tally, summary),
         "gap": gap(tally, summary),
         "judges": _judges(tally),
-        "costs": _costs(summary),
-        "replies": summary.get("replies"),
+        "costs": costs(tally, summary),
+        "started": started(read_runs(folder)),
         "engines": summary.get("engines") or {},
         "accepted": [_example(record) for record in tally.accepted.chosen()],
         "rejected": [_example(record) for record in tally.rejected.chosen()],
@@ -99,12 +99,6 @@ def _judges(tally: Tally) -> list[Section]:
              "mean": value(judge.scores.mean), "apart": value(judge.apart.mean, signed=True),
              "error": judge.error}
             for name, judge in tally.judges.items()]
-
-
-def _costs(summary: Section) -> list[Section]:
-    return [{"name": PARTS.get(part, part), "prompt": f"{spent['prompt']:,}",
-             "completion": f"{spent['completion']:,}"}
-            for part, spent in (summary.get("tokens") or {}).items()]
 
 
 def _example(record: Section) -> Section:
