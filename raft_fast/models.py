@@ -17,6 +17,7 @@ from raft_fast.head import check_head
 from raft_fast.options import EngineOptions, ModelOptions
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
+VLLM = "vllm:"
 
 
 def pick_device(name: str) -> torch.device:
@@ -75,14 +76,20 @@ def load_engine(
     engines: EngineOptions | None = None,
 ) -> Engine:
     """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, or MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`)."""
+    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL."""
     engines = engines or EngineOptions()
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
 
         return OpenAIEngine.connect(spec, engines)
+    if spec.startswith(VLLM):
+        from raft_fast.engines.vllm import VLLMEngine
+
+        kwargs = engines.of(spec, spec.removeprefix(VLLM)).chat_template_kwargs
+        return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
     if spec == "self" and shared is not None:
         return shared
+    from raft_fast.engines.continuous import ContinuousEngine
     from raft_fast.engines.hf import HFEngine
 
     name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
@@ -92,8 +99,10 @@ def load_engine(
     own = engines.of(spec, name)
     chat = load_chat(folder, model, own.chat_template_kwargs)
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size,
-                    own.generation_tokens)
+    identity = f"{name}{source}@{fingerprint(folder)}{told}"
+    if own.generation == "continuous":
+        return ContinuousEngine(model, chat, identity, batch_size)
+    return HFEngine(model, chat, identity, batch_size, own.generation_tokens)
 
 
 def load_encoder(name: str, device: str = "cpu") -> Encoder:

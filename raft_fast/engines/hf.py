@@ -142,14 +142,14 @@ def generate_ids(
     noise = [GumbelNoise(temperature, seeds, model.device)] if temperature > 0 else []
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
                               eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
-    with _own_settings(model), mixed_precision(model):
+    with own_settings(model), mixed_precision(model):
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
                                generation_config=config, logits_processor=noise)
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
 
 
 @contextmanager
-def _own_settings(model: Any) -> Iterator[None]:
+def own_settings(model: Any) -> Iterator[None]:
     """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they
     are merged into every config, and a trajectory must come from p_S itself."""
     training, defaults = model.training, model.generation_config

@@ -16,12 +16,10 @@ from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_timeout
 from raft_fast.engines.flow import Ask, as_they_come, in_background
-from raft_fast.engines.score import parse_score, strip_thinking
+from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
 from raft_fast.errors import UserError, require
 from raft_fast.options import EngineOptions
 
-SCORING = Sampling(max_new_tokens=2048, temperature=0.0)  # room for a judge that thinks
-SECOND_SCORING = replace(SCORING, temperature=0.7, seed=1)
 SEED_BITS = 31  # servers take a signed 32-bit seed
 KEY_VARIABLE = "OPENAI_API_KEY"
 READ_AHEAD = 2  # conversations read for each request in flight, so that a free slot never waits
@@ -114,10 +112,10 @@ class OpenAIEngine:
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
-        if first is None or (read := _read_score(first)).error is None:
+        if first is None or (read := as_score(first)).error is None:
             return first and read
         second = await self._reply(messages, SECOND_SCORING, stopped)
-        return None if second is None else _both(first, _read_score(second))
+        return None if second is None else second_attempt(first, as_score(second))
 
 
 def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
@@ -167,25 +165,6 @@ def _read(body: Any) -> Reply:
         return replace(spent, error="the server's content filter held the reply back")
     return replace(spent, text=strip_thinking(message.get("content") or ""),
                    finish_reason="length" if reason == "length" else "stop")
-
-
-def _read_score(reply: Reply) -> Reply:
-    """The reply as {"score": s}, or with the error that says why not."""
-    if reply.error is not None:
-        return reply
-    try:
-        score = parse_score(reply.text)
-    except ValueError as error:
-        cut = " (cut off)" if reply.finish_reason == "length" else ""
-        return replace(reply, text="", error=f"{error}{cut}")
-    return replace(reply, text=json.dumps({"score": score}))
-
-
-def _both(first: Reply, second: Reply) -> Reply:
-    """The second attempt, with what both of them cost."""
-    return replace(second, prompt_tokens=first.prompt_tokens + second.prompt_tokens,
-                   completion_tokens=first.completion_tokens + second.completion_tokens,
-                   seconds=first.seconds + second.seconds)
 
 
 def _complaint(error: BaseException | None) -> str:

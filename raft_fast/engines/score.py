@@ -2,8 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
+from raft_fast.engines.base import Reply, Sampling
+
+SCORING = Sampling(max_new_tokens=2048, temperature=0.0)  # room for a judge that thinks
+SECOND_SCORING = replace(SCORING, temperature=0.7, seed=1)  # for what could not be read the first time
 TOP = 9  # one digit, so that in-process engines can read it from ten token probabilities
 KEYS = ("score", "rating", "grade")
 SHOWN = 80  # characters of a reply that an error quotes
@@ -24,6 +29,25 @@ _BARE = re.compile(rf"\W*?{_NUMBER}{_END}{_SCALE}[\s.*)\]`\"']*", re.IGNORECASE)
 def strip_thinking(text: str) -> str:
     """What is left after blocks of reasoning, closed or not; templates may hide the opening tag."""
     return _ORPHAN_END.sub("", _THINKING.sub("", text)).strip()
+
+
+def as_score(reply: Reply) -> Reply:
+    """The reply with the text {"score": s}, or with the error that says why there is none."""
+    if reply.error is not None:
+        return reply
+    try:
+        score = parse_score(reply.text)
+    except ValueError as error:
+        cut = " (cut off)" if reply.finish_reason == "length" else ""
+        return replace(reply, text="", error=f"{error}{cut}")
+    return replace(reply, text=json.dumps({"score": score}))
+
+
+def second_attempt(first: Reply, second: Reply) -> Reply:
+    """The second reply, with what both of them cost."""
+    return replace(second, prompt_tokens=first.prompt_tokens + second.prompt_tokens,
+                   completion_tokens=first.completion_tokens + second.completion_tokens,
+                   seconds=first.seconds + second.seconds)
 
 
 def parse_score(text: str) -> float:

@@ -1,0 +1,74 @@
+"""In-process generation with transformers' continuous batching: for a GPU, `--generation continuous`.
+
+A finished reply's place is taken by the next prompt at once, where `HFEngine` waits for a batch's longest.
+What it gives up: noise is drawn from one stream for whatever is in flight, so a sampled reply depends on
+what else was asked and on the order, and the same command draws others. Greedy replies and scores do not
+change. The journal keeps what was drawn, so a resumed run is still consistent with itself.
+"""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from raft_fast.chat import Chat
+from raft_fast.engines.base import Message, Reply, Sampling
+from raft_fast.engines.hf import READ_AHEAD, HFEngine, own_settings
+from raft_fast.engines.score import strip_thinking
+from raft_fast.packing import mixed_precision
+
+SEED_BITS = 31
+
+
+class ContinuousEngine(HFEngine):
+    """As `HFEngine`, with a scheduler instead of batches; READ_AHEAD * batch_size prompts at a time.
+
+    `settings` is a transformers ContinuousBatchingConfig; by default the free memory decides.
+    """
+
+    def __init__(
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, settings: Any = None
+    ) -> None:
+        super().__init__(model, chat, f"{identity} continuous", batch_size)
+        self.settings = settings
+
+    def generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """Replies come once all prompts that were read ahead are answered, in order."""
+        numbered = enumerate(conversations)
+        while asked := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
+            prompts = [self.chat.student_prompt(messages) for _, messages in asked]
+            with self._turn:
+                start = time.perf_counter()
+                answers = self._draw(prompts, sampling)
+                seconds = (time.perf_counter() - start) / len(asked)
+            for (index, _), prompt, answer in zip(asked, prompts, answers, strict=True):
+                yield index, self._read(answer, len(prompt), seconds)
+
+    @torch.no_grad()
+    def _draw(self, prompts: list[list[int]], sampling: Sampling) -> list[Any]:
+        """A GenerationOutput for each prompt, None where there is none."""
+        from transformers import ContinuousBatchingConfig
+
+        settings = self.settings or ContinuousBatchingConfig(seed=sampling.seed % (1 << SEED_BITS))
+        random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=self.chat.pad_id,
+                                  eos_token_id=sorted(self.chat.eos_ids),
+                                  **(random if sampling.temperature > 0 else {"do_sample": False}))
+        with own_settings(self.model), mixed_precision(self.model):
+            found = list(self.model.generate_batch(prompts, generation_config=config,
+                                                   continuous_batching_config=settings).values())
+        return found if len(found) == len(prompts) else [None] * len(prompts)
+
+    def _read(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
+        if answer is None or answer.error is not None:
+            why = "its scheduler stopped" if answer is None else answer.error
+            return Reply("", error=f"continuous batching gave no reply: {why}")
+        ids = list(answer.generated_tokens)
+        ended = bool(ids) and ids[-1] in self.chat.eos_ids
+        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
+                     prompt_tokens, len(ids), seconds=seconds)

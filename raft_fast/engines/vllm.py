@@ -1,0 +1,86 @@
+"""vLLM in this process: `vllm:MODEL`. The usual way to use vLLM is its server, see `openai`.
+
+Written against `LLM.chat`, `SamplingParams` and `RequestOutput` as vLLM's repository has them at commits
+0012cf6 (entrypoints/llm.py) and 003d3ee (outputs.py); it has not been run with vLLM itself.
+"""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
+from raft_fast.errors import UserError
+
+READ_AHEAD = 1024  # conversations that vLLM schedules together; replies come once all of them are done
+
+Asked = list[tuple[int, list[Message]]]
+
+
+class VLLMEngine:
+    """A model in vLLM; see `engines.base.Engine` for the protocol.
+
+    Every request has a seed of its own, from (sampling.seed, the conversation); vLLM's results may
+    still depend on what else is in a batch, since its kernels round differently for other sizes.
+    """
+
+    price: Price | None = None
+
+    def __init__(self, llm: Any, identity: str, template_kwargs: dict[str, Any] | None = None) -> None:
+        self.llm, self.identity, self.template_kwargs = llm, identity, template_kwargs or None
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, model: str, template_kwargs: dict[str, Any] | None = None) -> "VLLMEngine":
+        """A folder or hub name, on the GPUs that vLLM finds. Raises UserError without vLLM."""
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(f"vllm:{model}: vLLM is not installed: pip install vllm") from error
+        try:
+            llm = LLM(model=model, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"vllm:{model}: cannot be loaded: {error}") from error
+        told = f" {json.dumps(template_kwargs, sort_keys=True)}" if template_kwargs else ""
+        return cls(llm, f"vllm:{model}{told}", template_kwargs)
+
+    def generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """In windows of READ_AHEAD conversations, in order."""
+        numbered = enumerate(conversations)
+        while asked := list(itertools.islice(numbered, READ_AHEAD)):
+            yield from self._answer(asked, sampling)
+
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        """Read from the reply's text, as from a server; one second chance with another seed."""
+        numbered = enumerate(conversations)
+        while asked := list(itertools.islice(numbered, READ_AHEAD)):
+            first = {index: as_score(reply) for index, reply in self._answer(asked, SCORING)}
+            yield from ((index, reply) for index, reply in first.items() if reply.error is None)
+            again = [(index, messages) for index, messages in asked if first[index].error is not None]
+            for index, reply in self._answer(again, SECOND_SCORING) if again else ():
+                yield index, second_attempt(first[index], as_score(reply))
+
+    def _answer(self, asked: Asked, sampling: Sampling) -> Sequence[tuple[int, Reply]]:
+        from vllm import SamplingParams
+
+        messages = [one for _, one in asked]
+        wanted = [SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_new_tokens,
+                                 seed=stable_seed(sampling.seed, one)) for one in messages]
+        with self._turn:
+            start = time.perf_counter()
+            answers = self.llm.chat(messages, wanted, use_tqdm=False,
+                                    chat_template_kwargs=self.template_kwargs)
+            seconds = (time.perf_counter() - start) / len(asked)
+        return [(index, _read(answer, seconds)) for (index, _), answer in zip(asked, answers, strict=True)]
+
+
+def _read(answer: Any, seconds: float) -> Reply:
+    """A vLLM RequestOutput as a reply."""
+    drawn = answer.outputs[0]
+    return Reply(strip_thinking(drawn.text), "length" if drawn.finish_reason == "length" else "stop",
+                 len(answer.prompt_token_ids or ()), len(drawn.token_ids), seconds=seconds)
