@@ -16,14 +16,16 @@ def test_the_page_is_self_contained_and_shows_everything(tmp_path):
         tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True,
         tokens={"rewrite": {"prompt": 9000, "completion": 4000}}, seconds=3.2,
         calibration={"edges": [0.0, 0.5, 1.0], "true": [3, 93], "shuffled": [90, 6],
-                     "suggested_tau": 0.62, "n": 96})
+                     "suggested_tau": 0.62, "n": {"true": 96, "shuffled": 96},
+                     "accepted": {"at_tau": {"true": 0.5, "shuffled": 0.001},
+                                  "at_suggested_tau": {"true": 0.75, "shuffled": 0.01}}})
     page = write_report(folder).read_text(encoding="utf-8")
     assert page.count("<svg") == 8
     assert "<script" not in page
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
     assert "missing\"" not in page.split("<main>")[1].replace('"missing">No config', "")
     for said in ("How far the rows came", "suggested 0.62", "Mean scores by round",
-                 "One model plays fuser and judge", "Accepted", "Rejected"):
+                 "50.0\u00a0% of true and 0.1\u00a0% of shuffled", "One model plays fuser and judge", "Accepted", "Rejected"):
         assert said in page
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))

@@ -69,6 +69,8 @@ def calibration(edges: Sequence[float], true: Sequence[int], shuffled: Sequence[
             _threshold(axes, tau, f"τ = {tau:g}", C2)
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         axes.set_ylim(0)
+        filled = [place for place in range(len(true)) if true[place] or shuffled[place]]
+        axes.set_xlim(edges[filled[0]] if filled else 0, 1.005)
         _legend(axes, 2)
 
     return figure("calibration", "True against shuffled pairs", draw, "cosine similarity")

@@ -30,6 +30,7 @@ def section(folder: Path, tau: float | None = None) -> Section | None:
         "sources": _sources(tally),
         "plots": _plots(tally, summary),
         "gap": gap(tally, summary),
+        "calibration": _calibration(summary),
         "judges": _judges(tally),
         "costs": costs(tally, summary),
         "started": started(read_runs(folder)),
@@ -92,6 +93,22 @@ def _plots(tally: Tally, summary: Section) -> Section:
     if tally.likelihoods.gold.n:
         drawn["gap"] = plots.likelihoods(tally.likelihoods)
     return drawn
+
+
+def _calibration(summary: Section) -> str:
+    """What the suggested τ would let pass, in a sentence; empty where nothing was calibrated."""
+    found = summary.get("calibration") or {}
+    if not found.get("accepted"):
+        return ""
+    here, there = found["accepted"]["at_tau"], found["accepted"]["at_suggested_tau"]
+    return (f"Shuffled pairs are a gold answer and another row's rewrite, which τ is there to refuse. "
+            f"τ = {summary.get('tau')} lets {_fine(here['true'])} of true and "
+            f"{_fine(here['shuffled'])} of shuffled pairs pass, the suggested "
+            f"{found['suggested_tau']} {_fine(there['true'])} and {_fine(there['shuffled'])}.")
+
+
+def _fine(share: float) -> str:
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def _judges(tally: Tally) -> list[Section]:
