@@ -33,7 +33,7 @@ def test_every_part_has_its_replies_tokens_and_money(tmp_path):
     found = section(write_folder(tmp_path, rows(), **SUMMARY))["costs"]
     assert [list(line.values()) for line in found] == [
         ["rewriter", "2", "1,500,000", "200,000", "5.00"],
-        ["fuser", "4", "100,000", "10,000", "0.11"],
+        ["fuser", "4", "100,000", "10,000", "0.1100"],
         ["judge one", "4", "2,000,000", "500", "1.00"],
         ["judge two", "4", "1,000,000", "0", "3.00"],
         ["all", "14", "4,600,000", "210,500", "9.11"]]

@@ -25,7 +25,8 @@ def test_the_page_is_self_contained_and_shows_everything(tmp_path):
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
     assert "missing\"" not in page.split("<main>")[1].replace('"missing">No config', "")
     for said in ("How far the rows came", "suggested 0.62", "Mean scores by round",
-                 "50.0\u00a0% of true and 0.1\u00a0% of shuffled", "One model plays fuser and judge", "Accepted", "Rejected"):
+                 "50.0\u00a0% of true and 0.1\u00a0% of shuffled",
+                 "One model plays fuser and judge", "Accepted", "Rejected"):
         assert said in page
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))

@@ -51,6 +51,8 @@ def _line(name: str, replies: int, spent: Section, price: Section | None) -> Sec
 
 
 def _written(line: Section) -> Section:
-    money = NONE if line["money"] is None else f"{line['money']:,.2f}"
+    money = NONE
+    if line["money"] is not None:
+        money = f"{line['money']:,.2f}" if line["money"] >= 1 else f"{line['money']:.4f}"
     return {key: f"{told:,}" if isinstance(told, int) else told
             for key, told in line.items()} | {"money": money}

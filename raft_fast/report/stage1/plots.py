@@ -87,13 +87,13 @@ def rounds(found: dict[int, RoundTally], judge_stop: float | None) -> Markup:
                  whiskerprops={"color": C1}, capprops={"color": C1})
         if judge_stop is not None:
             axes.axhline(judge_stop, color=C2, linewidth=1.5)
-            axes.text(min(numbers) - 0.62, judge_stop + 0.015, f"stops at {judge_stop:g}", color=C2)
         axes.set_xlim(min(numbers) - 0.65, max(numbers) + 0.65)
         axes.set_xticks(numbers, [f"{number}\n{found[number].scores.n:,} judged"
                                   for number in numbers])
         axes.set_ylim(0, 1.03)
 
-    return figure("rounds", "Mean scores by round", draw, "round")
+    line = "" if judge_stop is None else f" (line: good enough, {judge_stop:g})"
+    return figure("rounds", "Mean scores by round", draw, f"round{line}")
 
 
 def disagreement(spread: Histogram) -> Markup:
