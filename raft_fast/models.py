@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from safetensors import SafetensorError
 
 from raft_fast.chat import Chat
 from raft_fast.embedding import Encoder
-from raft_fast.engines import Engine
+from raft_fast.engines import Engine, Message
 from raft_fast.errors import UserError
 from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.head import check_head
-from raft_fast.options import EngineOptions, ModelOptions
+from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 VLLM = "vllm:"
@@ -130,3 +131,20 @@ def fingerprint(folder: Path) -> str:
                 stream.seek(size * block // FINGERPRINT_BLOCKS)
                 digest.update(stream.read(BLOCK_BYTES))
     return digest.hexdigest()[:16]
+
+
+def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:
+    """How many tokens a conversation has for the model that `spec` names, without its weights; None
+    for a server, and where there is no tokenizer with a chat template to be had."""
+    from transformers import AutoTokenizer
+
+    if "://" in spec:
+        return None
+    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
+    own = fetch_model(name, revision) if name == SMOLLM2 and revision is None else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
+        chat = Chat(tokenizer, None, name)
+    except (OSError, ValueError, UserError):
+        return None
+    return lambda messages: len(chat.student_prompt(messages))

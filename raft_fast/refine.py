@@ -9,10 +9,12 @@ aside), report.html, README.md (a dataset card) and config.yaml. Started again o
 asks only for replies it does not have.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raft_fast import config, dataset
+from raft_fast.engines import Price
 from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     CardOptions,
@@ -25,51 +27,116 @@ from raft_fast.options import (
 )
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.refinement.dry_run import Caller, estimate, samples, told
 from raft_fast.refinement.outputs import PARTIAL_REFINED
+from raft_fast.refinement.prompting import load_prompts
+from raft_fast.refinement.roles import name_judges
+from raft_fast.refinement.shards import merge, shard_folder, unfinished
 from raft_fast.run import make_folder
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
                "folder, only missing replies are asked for.")
+GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions, CardOptions]
 
 
 @entry
 def main() -> None:
-    """Read rows, load whom the options name, refine, say what came of it."""
-    _, options = config.parse("refine", DESCRIPTION,
-                              [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions,
-                               CardOptions, ShowOptions])
-    *options, show = options  # what is shown is no part of the run's configuration
-    data, model, engines, stage, how, card = options
+    """Read the command line and do what it asks for: refine, refine a shard, join shards, say what
+    refining would take, or show one row."""
+    _, groups = config.parse("refine", DESCRIPTION, [*GROUPS, ShowOptions])
+    *kept, show = groups  # what is shown is no part of the run's configuration
+    options = Options(*kept)
+    data, how, reporter = options.data, options.how, Reporter()
     if show.explain is not None:
-        explain_row(data, show.explain)
-        return
+        return explain_row(data, show.explain)
+    if how.merge:
+        return finish(merge(output_dir(data)), output_dir(data), options.card, reporter)
+    if options.refine.fusion_rounds:
+        name_judges(options.refine)  # a mistake there shows before rows are read or models loaded
+    rows = open_raw(data)
+    chosen = rows.spread(data.max_rows, data.seed)
+    if how.shard is not None:
+        chosen = chosen.shard(*map(int, how.shard.split("/")))
+    reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
+    if how.dry_run:
+        return say_estimate(chosen, options, reporter)
+    folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
+    summary = run(chosen, len(rows), options, folder, reporter)
+    finish(summary, folder, options.card, reporter)
+    if how.shard is not None:
+        if missing := unfinished(output_dir(data)):
+            return reporter.say(f"shards still to be refined: {', '.join(missing)}")
+        finish(merge(output_dir(data)), output_dir(data), options.card, reporter)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every option of the command that shapes what comes out."""
+
+    data: DataOptions
+    model: ModelOptions
+    engines: EngineOptions
+    refine: RefineOptions
+    how: RefineRunOptions
+    card: CardOptions
+
+
+def run(
+    rows: dataset.RowFile, total: int, options: Options, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Load whom the options name and refine the rows into the folder; returns the summary."""
+    make_folder(folder)
+    if (folder / "heldout.parquet").exists():
+        raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
+    config.to_yaml(list(vars(options).values()), folder / "config.yaml")
+    dataset.write_jsonl(rows.rejected, folder / "rejected.jsonl")
+    roles, encoder = load(options.model, options.engines, options.refine, reporter)
+    try:
+        return refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
+                      total_rows=total, retry_failed=options.how.retry_failed)
+    except KeyboardInterrupt:
+        reporter.say(f"the rows decided so far are in {folder / PARTIAL_REFINED}")
+        raise
+
+
+def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) -> None:
+    """--dry_run: a request of every kind, and how many there would be."""
+    from raft_fast.models import load_tokens  # heavy: not for --help or a typo
+
+    stage = options.refine
+    prompts = load_prompts(stage.prompts)
+    named = [("--rewriter", stage.rewriter), ("--fuser", stage.fuser)]
+    if stage.fusion_rounds:
+        named += [("--judge", spec) for spec in name_judges(stage)]
+    callers = [Caller(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
+               for option, spec in named]
+    for task, messages in samples(next(iter(rows)), stage, prompts).items():
+        print(f"--- {task}")
+        for turn in messages:
+            print(f"[{turn['role']}] {turn['content']}")
+    print("---")
+    with reporter.phase("count", len(rows), "rows") as advance:
+        estimates = estimate(iter(rows), stage, prompts, callers[0], callers[1], callers[2:], advance)
+    print("\n".join(told(estimates, len(rows))))
+
+
+def price(spec: str, engines: EngineOptions) -> Price | None:
+    """What the server that `spec` names takes; None where nobody told, and in this process."""
+    own = engines.of(spec, spec.rpartition("@http")[0])
+    return Price(*own.prices) if own.prices and "://" in spec else None
+
+
+def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
+    """Say what came of it; write the data set's card and the report."""
     from raft_fast.report.stage1.card import write_card
     from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
 
-    reporter = Reporter()
-    rows = open_raw(data)
-    chosen = rows.spread(data.max_rows, data.seed)
-    output_dir = Path(data.output_dir or default_output_dir(data.data))
-    make_folder(output_dir)
-    if (output_dir / "heldout.parquet").exists():
-        raise UserError(f"--output_dir {output_dir}: holds a training run; name another folder")
-    config.to_yaml(options, output_dir / "config.yaml")
-    dataset.write_jsonl(rows.rejected, output_dir / "rejected.jsonl")
-    reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
-    roles, encoder = load(model, engines, stage, reporter)
-    try:
-        summary = refine(chosen, stage, roles, encoder, output_dir, reporter, seed=data.seed,
-                         total_rows=len(rows), retry_failed=how.retry_failed)
-    except KeyboardInterrupt:
-        reporter.say(f"the rows decided so far are in {output_dir / PARTIAL_REFINED}; "
-                     "the same command goes on from here")
-        raise
     counts = [f"{count} {source}" for source, count in summary["sources"].items() if count]
-    reporter.say(f"training answers: {', '.join(counts)}; written to {output_dir}")
+    reporter.say(f"training answers: {', '.join(counts)}; written to {folder}")
     with reporter.phase("report"):
-        write_card(output_dir, card.license, card.language)
-        report = write_report(output_dir)
+        write_card(folder, card.license, card.language)
+        report = write_report(folder)
     reporter.say(f"report {report}")
 
 
@@ -80,7 +147,7 @@ def explain_row(data: DataOptions, row_id: str) -> None:
     if not data.output_dir and not data.data:
         raise UserError(f"--explain {row_id}: --output_dir is missing; name the folder that was "
                         "refined into")
-    explain(Path(data.output_dir or default_output_dir(data.data or "")), row_id)
+    explain(output_dir(data), row_id)
 
 
 def open_raw(data: DataOptions) -> dataset.RowFile:
@@ -108,9 +175,9 @@ def load(
     return roles, encoder
 
 
-def default_output_dir(source: str) -> str:
-    """refined/<name of the data>."""
-    return f"refined/{Path(source).stem}"
+def output_dir(data: DataOptions) -> Path:
+    """--output_dir, or refined/<name of the data>."""
+    return Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
 
 
 if __name__ == "__main__":

@@ -62,14 +62,10 @@ class RefineRunOptions:
     finish joins all into the files of a run without shards."""
     dry_run: bool = False
     """Count rows, requests and tokens, show a prompt of every kind; ask no engine, write nothing."""
-    price_per_million_prompt_tokens: float = 0.0
-    """For the estimate of --dry_run: what a million prompt tokens cost, in any currency."""
-    price_per_million_completion_tokens: float = 0.0
-    """For the estimate of --dry_run: what a million completion tokens cost."""
+    merge: bool = False
+    """Only join the shards in OUTPUT_DIR, as when they were refined on other machines."""
 
     def __post_init__(self) -> None:
-        for name in ("price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
-            check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
         if self.shard is not None:
             match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
             check(match is not None and 1 <= int(match[1]) <= int(match[2]), "--shard", self.shard,

@@ -6,7 +6,7 @@ from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
-from raft_fast.refinement.journal import Recorded
+from raft_fast.refinement.journal import NOT_ASKED, Recorded
 
 MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
 Checks = dict[str, str | None]
@@ -134,6 +134,14 @@ class Decision:
             "fuse": Tokens.of(*(one.fusion for one in self.rounds)),
             "judge": sum((verdict.tokens for verdict in verdicts), Tokens()),
         }
+
+    @property
+    def whole(self) -> bool:
+        """Whether every reply it rests on was asked for."""
+        errors = [self.filtered.rewrite.error]
+        for one in self.rounds:
+            errors += [one.fusion.error, *(verdict.error for verdict in one.verdicts)]
+        return NOT_ASKED not in errors
 
     def as_json(self) -> dict[str, Any]:
         """The row's line in decisions.jsonl (docs/HOWTO.md describes it)."""

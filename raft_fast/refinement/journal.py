@@ -24,6 +24,7 @@ FILE = "journal.jsonl"
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
 KEY_BYTES = 16
 READ_BYTES = 8192
+NOT_ASKED = "not asked: the run was stopped"
 FINISHED = {"finished": True}  # the line that a run which came to its end leaves
 _REPLY_FIELDS = {field.name for field in fields(Reply)}
 
@@ -67,7 +68,7 @@ class Journal:
         self._lines = DiskMap()  # key -> where its line begins
         self._asking: dict[bytes, threading.Event] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._replaying = threading.Event(), False
         self._syncer: threading.Thread | None = None
         try:
             self._own()
@@ -103,6 +104,10 @@ class Journal:
         writing down what its engine has in flight."""
         self._stop.set()
 
+    def replay(self) -> None:
+        """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
+        self._replaying = True
+
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
         sampling: Sampling | None, prompt_version: str, listen: Listener,
@@ -120,7 +125,9 @@ class Journal:
         mine, known = self._share_out(first)
         replies: dict[bytes, Recorded] = {}
         try:
-            if mine:
+            if mine and self._replaying:
+                replies.update({key: Recorded("", error=NOT_ASKED, key=key.hex()) for key in mine})
+            elif mine:
                 todo = [conversations[first[key]] for key in mine]
                 answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
                 self._hear(answers, listen, lambda index, reply: replies.update({

@@ -1,7 +1,9 @@
 """Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
 import json
+import re
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,10 +59,20 @@ def refine(
             reporter.say(line)
         activity = Activity(advance)
         stage = Stage.of(options, roles, encoder, prompts, journal, activity, seed)
-        for decisions in overlap(stage.decide, _blocks(rows), BLOCKS_AT_ONCE, journal.stop):
-            for decision in decisions:
-                outputs.add(decision.as_json())
-            activity.rows_done(len(decisions))
+        begun: deque[list[Row]] = deque()
+        try:
+            blocks = _noted(_blocks(rows), begun)
+            for decisions in overlap(stage.decide, blocks, BLOCKS_AT_ONCE, journal.stop):
+                for decision in decisions:
+                    outputs.add(decision.as_json())
+                activity.rows_done(len(begun.popleft()))
+        except KeyboardInterrupt:
+            reporter.say("interrupted: writing the rows that are decided (again to leave at once)")
+            journal.replay()
+            for decision in stage.decide([row for block in begun for row in block]):
+                if decision.whole:
+                    outputs.add(decision.as_json())
+            raise
         stage.must_have_worked()
     return outputs.summary(finished=True)
 
@@ -120,14 +132,28 @@ def notices(journal: Journal, roles: Roles) -> Iterator[str]:
     if journal.damaged:
         yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
                "again")
-    if roles.fuser is not None and roles.fuser.identity in [one.identity for one in roles.judges]:
-        yield (f"--fuser {roles.fuser.identity} is in its own jury: models prefer their own words; "
-               "name judges of other families (--judge)")
+    kin = [] if roles.fuser is None else [
+        judge.identity for judge in roles.judges if family(judge.identity) == family(roles.fuser.identity)]
+    if kin:
+        yield (f"--judge {', '.join(kin)} is of the fuser's family: models prefer their own words; "
+               "choose judges of other families")
+
+
+def family(identity: str) -> str:
+    """What models of one family share: the letters that their name begins with, as in qwen."""
+    name = identity.split("@")[0].split(" ")[0].rsplit("/")[-1].lower()
+    return re.split(r"[^a-z]", name)[0] or name
 
 
 def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     coming = iter(rows)
     while block := list(islice(coming, BLOCK_ROWS)):
+        yield block
+
+
+def _noted(blocks: Iterator[list[Row]], begun: deque[list[Row]]) -> Iterator[list[Row]]:
+    for block in blocks:
+        begun.append(block)
         yield block
 
 

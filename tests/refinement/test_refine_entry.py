@@ -71,6 +71,9 @@ def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
     ([], "--data is missing"),
     (["--data", "none.jsonl"], "--data none.jsonl: no such file"),
     (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be in"),
+    (["--data", "rows.jsonl", "--shard", "3/2"], "--shard 3/2: must be i/n"),
+    (["--data", "rows.jsonl", "--quorum", "2"], "--quorum 2: is more than the 1 judges"),
+    (["--merge", "true", "--output_dir", "none"], "has no shards"),
     (["--data", "rows.jsonl", "--juge", "x"], "unknown option --juge (did you mean --judge?)"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, arguments, says):
@@ -88,3 +91,37 @@ def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command("--data", "out/refined.parquet", "--output_dir", "again")
     assert "is refined already" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "rows.jsonl", *questions(9))
+    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_tokens", lambda spec, options: (
+        None if "://" in spec else lambda messages: 100), raising=False)
+    loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--dry_run", "true", "--fusion_rounds",
+                     "2", "--judge", "self,big@http://host/v1", "--rewrite_max_new_tokens", "50")
+    assert loaded == []
+    assert not (tmp_path / "out").exists()
+    said = capsys.readouterr().out
+    for shown in ("--- rewrite", "Reword the answer", "--- fuse", "Combine the two", "--- judge", "q0?"):
+        assert shown in said
+    table = {tuple(line.split()[:1] + line.split()[-1:]): line.split()[1:5]
+             for line in said.splitlines() if line.startswith("--") and len(line.split()) > 3}
+    assert table["--rewriter", "self"] == ["9", "900", "450", "450"]  # an answer is 50 tokens at most
+    assert table["--fuser", "self"] == ["18", "1,800", "900", "900"]
+    assert table["--judge", "self"] == ["18", "1,800", "72", "-"]
+    assert table["--judge", "big@http://host/v1"][0] == "18"
+    assert "at most 63 requests, at least 9" in said
+    assert "tokens of big@http://host/v1 are guessed" in said
+
+
+def test_the_last_shard_joins_all(command, tmp_path):
+    write(tmp_path / "rows.jsonl", *questions(9))
+    command("--data", "rows.jsonl", "--output_dir", "whole")
+    command("--data", "rows.jsonl", "--output_dir", "out", "--shard", "2/2")
+    assert not (tmp_path / "out" / "refined.parquet").exists()
+    command("--data", "rows.jsonl", "--output_dir", "out", "--shard", "1/2")
+    for name in ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    (tmp_path / "out" / "refined.parquet").unlink()
+    command("--merge", "true", "--output_dir", "out")
+    assert (tmp_path / "out" / "refined.parquet").exists()

@@ -1,0 +1,118 @@
+"""Rows shared out over several runs, and their files joined into those of a run over all rows."""
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from raft_fast.errors import UserError
+from raft_fast.refinement.outputs import DECISIONS, SUMMARY, Outputs
+from raft_fast.refinement.summary import Tally
+
+FOLDER, CONFIG, REJECTED = "shards", "config.yaml", "rejected.jsonl"
+# options that change how a shard is refined and not what comes out
+FREE = {"shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
+        "requests_in_flight", "requests_per_minute", "tokens_per_minute", "request_timeout",
+        "connect_timeout", "max_retries", "price", "generation_tokens", "license", "language"}
+
+
+def shard_folder(output_dir: Path, shard: str) -> Path:
+    """Where shard "i/n" of `output_dir` is refined."""
+    return output_dir / FOLDER / shard.replace("/", "-of-")
+
+
+def unfinished(output_dir: Path) -> list[str]:
+    """The shards "i/n" that are still to be refined. Raises UserError where there is no shard, or
+    shards of different numbers."""
+    found = [match for path in (output_dir / FOLDER).glob("*-of-*")
+             if (match := re.fullmatch(r"(\d+)-of-(\d+)", path.name))]
+    if not found:
+        raise UserError(f"--output_dir {output_dir}: has no shards; refine them with --shard 1/n to n/n")
+    counts = sorted({int(match[2]) for match in found})
+    if len(counts) > 1:
+        raise UserError(f"--output_dir {output_dir}: has shards of {counts[0]} and of {counts[1]}; "
+                        f"remove those of one kind from {output_dir / FOLDER}")
+    shards = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1)]
+    return [shard for shard in shards
+            if not all((shard_folder(output_dir, shard) / name).is_file()
+                       for name in (DECISIONS, SUMMARY))]
+
+
+def merge(output_dir: Path) -> dict[str, Any]:
+    """Join all shards into refined.parquet, decisions.jsonl and summary.json, the same bytes as from a
+    run over all rows; returns the summary. One line of each shard is in memory at a time.
+
+    Raises UserError where a shard is missing or was refined with other options.
+    """
+    if missing := unfinished(output_dir):
+        raise UserError(f"--output_dir {output_dir}: shard {missing[0]} is not finished "
+                        f"({len(missing)} are missing); refine it with --shard {missing[0]}")
+    count = len(list((output_dir / FOLDER).glob("*-of-*")))
+    folders = [shard_folder(output_dir, f"{number}/{count}") for number in range(1, count + 1)]
+    config = _same_config(folders)
+    summaries = [json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for folder in folders]
+    settings = _same_settings(folders, summaries)
+    with (
+        _alone(output_dir),
+        Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
+        ExitStack() as stack,
+    ):
+        files = [stack.enter_context((folder / DECISIONS).open(encoding="utf-8"))
+                 for folder in folders]
+        for line in _in_turns(files):
+            outputs.add(json.loads(line))
+        if outputs.tally.rows != sum(summary["rows"]["used"] for summary in summaries):
+            raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
+                            "them again from the same --data")
+    config |= {"shard": None, "output_dir": str(output_dir)}
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (output_dir / CONFIG).write_text(text, encoding="utf-8")
+    if (folders[0] / REJECTED).is_file():
+        (output_dir / REJECTED).write_bytes((folders[0] / REJECTED).read_bytes())
+    return outputs.summary(finished=True)
+
+
+def _in_turns(files: Sequence[IO[str]]) -> Iterator[str]:
+    """A line of each file after the other, until one has no more; shards were dealt out like this."""
+    while True:
+        for file in files:
+            if not (line := file.readline()):
+                return
+            yield line
+
+
+def _same_config(folders: Sequence[Path]) -> dict[str, Any]:
+    configs = [yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        for key in sorted({*configs[0], *config} - FREE):
+            if config.get(key) != configs[0].get(key):
+                raise UserError(f"{folder}: was refined with --{key} {config.get(key)}, and "
+                                f"{folders[0]} with {configs[0].get(key)}; refine one of them again")
+    return configs[0]
+
+
+def _same_settings(folders: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the options do not tell: engines behind an address, words of the prompts, rows read."""
+    counted = {"finished", "rows", *Tally().as_json()}
+    settings = [{key: value for key, value in summary.items() if key not in counted}
+                | {"total rows": summary["rows"]["total"]} for summary in summaries]
+    for folder, here in zip(folders, settings, strict=True):
+        for key in {**settings[0], **here}:
+            if here.get(key) != settings[0].get(key):
+                raise UserError(f"{folder}: has {key} {here.get(key)}, and {folders[0]} has "
+                                f"{settings[0].get(key)}; refine one of them again")
+    del settings[0]["total rows"]
+    return settings[0]
+
+
+@contextmanager
+def _alone(output_dir: Path) -> Iterator[None]:
+    """Two shards that finish together do not join twice at once."""
+    with (output_dir / FOLDER / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,147 @@
+"""Many rows: blocks that overlap, shards that join, memory that does not grow."""
+
+import json
+import threading
+
+import pytest
+from refinement_stubs import StubEncoder, StubEngine, row
+
+from raft_fast.engines import Reply
+from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement import Roles, pipeline, refine, shards
+from raft_fast.refinement.overlap import overlap
+from raft_fast.refinement.roles import STREAK
+
+FILES = ("decisions.jsonl", "refined.parquet", "summary.json")
+
+
+def roles(judge=lambda text, seed: len(text) % 7 / 6):
+    return Roles(StubEngine("writer", lambda text, seed: f"rewrite of {text[-20:]}"),
+                 StubEngine("fuser", lambda text, seed: f"fusion {seed} of {text[-20:]}"),
+                 [StubEngine("judge", judge)])
+
+
+def rows(count):
+    return [row(f"r{n}", f"question {'x' * (n % 5)} {n}?", f"gold {n}") for n in range(count)]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
+
+
+def run(folder, given, **options):
+    return refine(given, RefineOptions(**options), roles(), StubEncoder(), folder, Reporter(),
+                  total_rows=50)
+
+
+def test_the_size_of_blocks_changes_no_file(tmp_path, monkeypatch):
+    for name, size in (("small", 8), ("large", 1024)):
+        monkeypatch.setattr(pipeline, "BLOCK_ROWS", size)
+        run(tmp_path / name, rows(50))
+    for name in FILES:
+        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
+
+
+def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_blocks):
+    run(tmp_path / "whole", rows(50))
+    for number in (3, 1, 2):
+        shard = f"{number}/3"
+        folder = shards.shard_folder(tmp_path, shard)
+        run(folder, rows(50)[number - 1 :: 3])
+        (folder / "config.yaml").write_text(f"data: rows.jsonl\nshard: {shard}\ntau: 0.8\n")
+    assert shards.unfinished(tmp_path) == []
+    shards.merge(tmp_path)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert "shard: null" in (tmp_path / "config.yaml").read_text()
+
+
+def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tmp_path, small_blocks):
+    with pytest.raises(UserError, match="has no shards; refine them with --shard 1/n"):
+        shards.merge(tmp_path)
+    first, second = (shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
+    run(first, rows(50)[::2])
+    (first / "config.yaml").write_text("data: a.jsonl\n")
+    second.mkdir()
+    with pytest.raises(UserError, match="shard 2/2 is not finished"):
+        shards.merge(tmp_path)
+    run(second, rows(50)[1::2], tau=0.7)
+    (second / "config.yaml").write_text("data: b.jsonl\n")
+    with pytest.raises(UserError, match=r"--data b.jsonl, and .*1-of-2 with a.jsonl"):
+        shards.merge(tmp_path)
+    (second / "config.yaml").write_text("data: a.jsonl\n")
+    with pytest.raises(UserError, match=r"has tau 0.7, and .*1-of-2 has 0.8"):
+        shards.merge(tmp_path)
+    run(second, rows(50)[1:30:2])
+    with pytest.raises(UserError, match="not of the same rows"):
+        shards.merge(tmp_path)
+    assert not (tmp_path / "refined.parquet").exists()
+
+
+def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):
+    calls = threading.Semaphore(20)
+
+    def dies(text, seed):
+        return 0.9 if calls.acquire(blocking=False) else Reply("", error="out of memory 17")
+
+    judge = StubEngine("dying", dies)
+    mixed = Roles(roles().rewriter, roles().fuser, [StubEngine("well", lambda text, seed: 0.9), judge])
+    with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
+        refine(rows(1000), RefineOptions(fusion_rounds=1, quorum=1), mixed, StubEncoder(), tmp_path,
+               Reporter())
+    assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
+    assert not (tmp_path / "refined.parquet").exists()
+
+
+def test_blocks_overlap_and_results_keep_their_order():
+    together = threading.Barrier(3, timeout=10)  # passes only when three are under way at once
+
+    def work(item):
+        together.wait()
+        return item * item
+
+    assert list(overlap(work, range(6), 3, lambda: None)) == [0, 1, 4, 9, 16, 25]
+
+
+def test_no_more_is_begun_than_memory_is_meant_to_hold():
+    begun, first = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            first.wait(10)
+        return item
+
+    results = overlap(work, range(100), 3, lambda: None)
+    thread = threading.Thread(target=lambda: results.__next__())
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()  # the first one is not done
+    assert len(begun) <= 6
+    first.set()
+    thread.join(10)
+
+
+def test_one_failure_stops_the_others_and_is_raised():
+    stopped = threading.Event()
+
+    def work(item):
+        if item == 2:
+            raise UserError("two")
+        assert stopped.wait(10)
+
+    with pytest.raises(UserError, match="two"):
+        list(overlap(work, range(5), 3, stopped.set))
+
+
+def test_a_fuser_in_its_own_jury_is_told_of(tmp_path, capsys):
+    fuser = StubEngine("Qwen/Qwen3-32B@http://a/v1", lambda text, seed: "fusion")
+    other = StubEngine("Qwen/Qwen3-8B@http://b/v1", lambda text, seed: 0.9)
+    refine(rows(2), RefineOptions(), Roles(roles().rewriter, fuser, [other]), StubEncoder(), tmp_path,
+           Reporter())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Qwen3-8B@http://b/v1 is of the fuser's family" in said
+    assert json.loads((tmp_path / "summary.json").read_text())["fuser_is_judge"] is False
