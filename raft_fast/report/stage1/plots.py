@@ -63,10 +63,11 @@ def calibration(edges: Sequence[float], true: Sequence[int], shuffled: Sequence[
             axes.stairs([count / total for count in counts], edges, fill=True, color=colour,
                         alpha=FADED, label=label)
             axes.stairs([count / total for count in counts], edges, color=colour, linewidth=1.4)
+        tau_first = suggested is None or tau is None or tau < suggested  # labels point away
         if suggested is not None:
-            _threshold(axes, suggested, f"suggested {suggested:.2f}", INK, height=0.86)
+            _threshold(axes, suggested, f"suggested {suggested:.2f}", INK, left=not tau_first)
         if tau is not None:
-            _threshold(axes, tau, f"τ = {tau:g}", C2)
+            _threshold(axes, tau, f"τ = {tau:g}", C2, left=tau_first)
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         axes.set_ylim(0)
         filled = [place for place in range(len(true)) if true[place] or shuffled[place]]
@@ -134,10 +135,11 @@ def _box(scores: Histogram) -> dict[str, Any]:
     return {"whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high}
 
 
-def _threshold(axes: Any, place: float, label: str, colour: str, height: float = 1.0) -> None:
+def _threshold(axes: Any, place: float, label: str, colour: str, left: bool = True) -> None:
+    """A line with its label on one side of it, at the top."""
     axes.axvline(place, color=colour, linewidth=1.5)
-    axes.text(place - 0.015, height * axes.get_ylim()[1], label, color=colour,
-              ha="right", va="top")
+    axes.text(place + (-0.015 if left else 0.015), axes.get_ylim()[1], label, color=colour,
+              ha="right" if left else "left", va="top")
 
 
 def _legend(axes: Any, columns: int) -> None:
