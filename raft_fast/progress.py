@@ -60,6 +60,17 @@ class Reporter:
         return [asdict(cost) for cost in self.costs]
 
 
+class Silent(Reporter):
+    """Of a process that leaves the talking to another."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+        yield lambda steps=1, note="": None
+
+
 @contextmanager
 def _bar(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     columns = [TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),

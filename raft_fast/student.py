@@ -7,10 +7,12 @@ import torch
 
 from raft_fast.chat import Chat
 from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
+from raft_fast.distillation.sharding import whole_model
 from raft_fast.durable import write_folder
 from raft_fast.fetch import fetch_model
 from raft_fast.models import frozen_dtype, load_model
 from raft_fast.options import AdapterOptions, ModelOptions
+from raft_fast.processes import Processes
 
 
 class Student(Protocol):
@@ -25,7 +27,7 @@ class Student(Protocol):
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
         """Write RUN/model and return the trained model, frozen, at the precision the base is measured
-        at; the original is what it was before."""
+        at; the original is what it was before. All processes take part."""
         ...
 
 
@@ -48,9 +50,10 @@ class FullStudent:
         return None
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
-        _save(run_dir / "model", self.model, None, chat)
-        self.model.zero_grad(set_to_none=True)
-        return self.model.eval().requires_grad_(False).to(frozen_dtype(self.model.device))
+        model = whole_model(self.model)
+        Processes().first(lambda: _save(run_dir / "model", model, None, chat))
+        model.zero_grad(set_to_none=True)
+        return model.eval().requires_grad_(False).to(frozen_dtype(model.device))
 
 
 class LoraStudent:
@@ -67,8 +70,11 @@ class LoraStudent:
         return self.adapter.off if teacher is self.model else None
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
-        write_folder(run_dir / "adapter", self.adapter.save)
-        _save(run_dir / "model", self.model, self.adapter.merged(), chat)
+        def write() -> None:
+            write_folder(run_dir / "adapter", self.adapter.save)
+            _save(run_dir / "model", self.model, self.adapter.merged(), chat)
+
+        Processes().first(write)
         self.adapter.remove()
         return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device)
                           ).requires_grad_(False)

@@ -32,13 +32,13 @@ from raft_fast.options import (
     RefineOptions,
     TrainOptions,
 )
-from raft_fast.progress import Reporter
+from raft_fast.progress import Reporter, Silent
 from raft_fast.run import open_run, pin_inputs, save_costs
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
 ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
-goes on where it stopped."""
+goes on where it stopped. Started by torchrun or `accelerate launch` it trains on many GPUs."""
 GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, TrainOptions, AdapterOptions,
           EvaluateOptions]
 
@@ -66,34 +66,43 @@ class Options:
 
 def run(name: str, options: Options) -> Path:
     """Everything the command does, for a configuration called `name`; returns the run's folder."""
-    from raft_fast.models import load_encoder, load_engine
+    from raft_fast.models import load_encoder, load_engine, pick_device
+    from raft_fast.processes import Processes
 
-    reporter = Reporter()
+    processes = Processes.start(use_gpu=pick_device(options.model.device).type == "cuda")
+    reporter = Reporter() if processes.is_first else Silent()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
-    resumed = open_run(run_dir, list(vars(options).values()))
+    resumed = processes.first(lambda: open_run(run_dir, list(vars(options).values())))
     if resumed and (run_dir / "evaluation.json").is_file():
         reporter.say(f"{run_dir} is finished: nothing is left to do")
-        return finish(run_dir, reporter)
+        processes.first(lambda: finish(run_dir, reporter))
+        return run_dir
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
-        data = take_rows(options, run_dir, reporter)
+        data = processes.first(lambda: take_rows(options, run_dir, reporter))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
-            original = load_engine("self", options.model, batch_size=options.refine.refine_batch_size,
-                                   engines=options.engines)
-            encoder = load_encoder(options.model.encoder, options.model.device)
-            teacher = load_teacher(options, original)
-        pin_inputs(run_dir, {"the model": original.identity})
+            original = processes.first_then_others(lambda: load_engine(
+                "self", options.model, batch_size=options.refine.refine_batch_size, engines=options.engines))
+            encoder = None  # only stage 1 and the evaluation ask it
+            if processes.is_first:
+                encoder = load_encoder(options.model.encoder, options.model.device)
+            teacher = processes.first_then_others(lambda: load_teacher(options, original))
+        processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
-        answered = answer_rows(data, options, original, encoder, run_dir, reporter)
+        answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))
         trained = train_student(answered, options, original, teacher, run_dir, reporter)
-        evaluate_both(original, trained, data.heldout, options, encoder, run_dir, reporter)
+        processes.first(lambda: evaluate_both(original, trained, data.heldout, options, encoder, run_dir,
+                                              reporter))
     finally:
-        save_costs(run_dir, reporter)
-    return finish(run_dir, reporter)
+        if processes.is_first:
+            save_costs(run_dir, reporter)
+    processes.first(lambda: finish(run_dir, reporter))
+    processes.end()
+    return run_dir
 
 
-def finish(run_dir: Path, reporter: Reporter) -> Path:
+def finish(run_dir: Path, reporter: Reporter) -> None:
     """Model card and report from what the run has written; prints the table."""
     from raft_fast.evaluation import print_table
     from raft_fast.evaluation.model_card import write_model_card
@@ -103,7 +112,6 @@ def finish(run_dir: Path, reporter: Reporter) -> Path:
     report = write_report(run_dir)
     print_table(json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8")))
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
-    return run_dir
 
 
 @dataclass(frozen=True)
@@ -183,12 +191,13 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
-    from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, train
+    from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, rows_per_step, train
     from raft_fast.engines.hf import HFEngine
     from raft_fast.head import head_of
+    from raft_fast.processes import Processes
     from raft_fast.student import make_student
 
-    training, chat, teacher = options.train, original.chat, None
+    training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed)
     model = student.model
     if frozen is not None:
@@ -196,17 +205,17 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                           training.distillation_temperature, training.teacher_sees_answer,
                           student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
-        pin_inputs(run_dir, {"the teacher": frozen.identity})
+        processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}))
     rows, long = fitting(rows, chat, training, model.config.max_position_embeddings)
     if long:
-        write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl")
+        processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
     if training.distillation and training.sft:
         reporter.say("λ: " + ("the step's own losses are in the averages (Eqs. 11-12 exactly)"
                               if training.gradient_accumulation_steps == 1
                               else "from the averages of the step before (several micro-batches)")
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
-    total = len(plan(rows, training, options.data.seed))
+    total = len(plan(rows, training, options.data.seed, rows_per_step(training, run_dir)))
     with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
               [StepsInProgress(advance), stopping, *callbacks], student.weights)

@@ -1,7 +1,7 @@
 """Stage 2: the student samples, the teacher answers, two losses are balanced."""
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
-from raft_fast.distillation.loop import fitting, plan, train
+from raft_fast.distillation.loop import fitting, plan, rows_per_step, train
 from raft_fast.distillation.lora import Adapter
 from raft_fast.distillation.metrics import StepsInProgress
 from raft_fast.distillation.stopping import SoftStop
@@ -9,4 +9,5 @@ from raft_fast.distillation.teacher import Teacher, Teaching
 from raft_fast.distillation.weights import FullWeights, Weights
 
 __all__ = ["Adapter", "Callback", "FullWeights", "SoftStop", "StepsInProgress", "Teacher", "Teaching",
-           "TrainingState", "Weights", "fitting", "plan", "train"]
+           "TrainingState", "Weights", "fitting", "plan",
+           "rows_per_step", "train"]

@@ -4,12 +4,13 @@ A callback subclasses `Callback` and overrides what it cares about; `train(..., 
 them in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raft_fast.dataset import Row
+from raft_fast.processes import Processes
 
 
 @dataclass
@@ -77,3 +78,32 @@ class Callbacks(Callback):
     def on_end(self, state: TrainingState) -> None:
         for member in self.members:
             member.on_end(state)
+
+
+class FirstOnly(Callback):
+    """Callbacks of the first process; what they decide (`stop`, `finished`) holds for all."""
+
+    def __init__(self, callbacks: Callback, processes: Processes) -> None:
+        self.callbacks, self.processes = callbacks, processes
+
+    def on_begin(self, state: TrainingState) -> None:
+        self._tell(state, self.callbacks.on_begin)
+
+    def on_step(self, state: TrainingState) -> None:
+        self._tell(state, self.callbacks.on_step)
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        self._tell(state, self.callbacks.on_evaluate, scores)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        self._tell(state, self.callbacks.on_save, checkpoint)
+
+    def on_end(self, state: TrainingState) -> None:
+        self._tell(state, self.callbacks.on_end)
+
+    def _tell(self, state: TrainingState, moment: Callable[..., None], *news: Any) -> None:
+        def decide() -> tuple[bool, str | None]:
+            moment(state, *news)
+            return state.stop, state.finished
+
+        state.stop, state.finished = self.processes.first(decide)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from raft_fast.distillation.random_state import random_state, set_random_state
+from raft_fast.distillation.sharding import WholeOptimizer
 from raft_fast.distillation.weights import Weights
 from raft_fast.durable import check_seal, discard, seal, write_folder
 from raft_fast.errors import UserError
@@ -18,8 +19,9 @@ from raft_fast.errors import UserError
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 
 
-def save_checkpoint(folder: Path, step: int, weights: Weights, optimizer: torch.optim.Optimizer,
-                    state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(folder: Path, step: int, weights: Weights,
+                    optimizer: torch.optim.Optimizer | WholeOptimizer, state: dict[str, Any],
+                    keep: int) -> Path:
     """Write checkpoints/step-N with the weights, the optimizer, every random generator and `state`
     (plain JSON), then drop all but the newest `keep`; returns its path."""
     def fill(partial: Path) -> None:
@@ -43,7 +45,8 @@ def save_checkpoint(folder: Path, step: int, weights: Weights, optimizer: torch.
     return target
 
 
-def restore(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def restore(folder: Path, weights: Weights,
+            optimizer: torch.optim.Optimizer | WholeOptimizer) -> dict[str, Any] | None:
     """Put the newest checkpoint that is whole in place; returns its JSON state, None where there is none.
 
     A damaged checkpoint is skipped with a warning; nothing of it is loaded. Raises UserError where
@@ -70,6 +73,16 @@ def restore(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) ->
     return None
 
 
+def newest_state(folder: Path) -> dict[str, Any]:
+    """The JSON state of the newest checkpoint that has one; empty where there is none."""
+    for checkpoint in reversed(checkpoints(folder)):
+        try:
+            return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, ValueError):
+            continue
+    return {}
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Every checkpoint there is, oldest first, damaged ones too."""
     return sorted(folder.glob("step-*"), key=_step)
@@ -79,7 +92,8 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _put_moments(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+def _put_moments(tensors: dict[str, torch.Tensor],
+                 optimizer: torch.optim.Optimizer | WholeOptimizer) -> None:
     """The optimizer's state per parameter; its settings come from the options and the schedule."""
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():

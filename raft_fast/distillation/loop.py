@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,27 @@ from transformers import get_scheduler, set_seed
 from raft_fast.chat import Chat
 from raft_fast.dataset import Rejected, Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
-from raft_fast.distillation.callbacks import Callback, Callbacks, TrainingState
-from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.callbacks import Callback, Callbacks, FirstOnly, TrainingState
+from raft_fast.distillation.checkpoint import newest_state, restore, save_checkpoint
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.metrics import MetricsLog, peak_memory
 from raft_fast.distillation.rollout import sample_trajectories
+from raft_fast.distillation.sharding import (
+    WholeOptimizer,
+    gather_optimizer,
+    gather_weights,
+    sampler,
+    spread,
+    weights_of,
+)
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.stopping import StopOnBadSteps
+from raft_fast.distillation.student import StudentPass
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.weights import FullWeights, Weights
+from raft_fast.distillation.weights import Weights
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
+from raft_fast.processes import Processes
 
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
@@ -30,21 +41,25 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
     `teacher` None leaves the KL term out (plain SFT). `weights` says what of the student is trained and
-    saved (default: all of it). Writes metrics.jsonl and checkpoints/. Raises UserError where loss or
+    saved (default: all of it). Writes metrics.jsonl and checkpoints/. Every process of a run calls this
+    with the same arguments; the first one writes and has the callbacks. Raises UserError where loss or
     gradient are not finite twice in a row, and where no checkpoint of a run is whole.
     """
     set_seed(seed)  # dropout; rollouts have seeds of their own
-    steps, weights = plan(rows, options, seed), weights or FullWeights(student)
+    processes, size = Processes(), rows_per_step(options, run_dir)
+    steps = plan(rows, options, seed, size)
     student.train()
     if options.gradient_checkpointing:
         checkpoint_activations(student)
-    optimizer = adamw(student, options)
+    student_pass = StudentPass(student, chat.pad_id, by_gradient=options.balance == "gradient")
+    student_pass = spread(student_pass, options.parallelism, processes)
+    optimizer, weights = adamw(student, options), weights_of(student, weights)
     scheduler = schedule(optimizer, options, len(steps))
-    stepper = Stepper(student, teacher, chat, make_balance(options), optimizer, options)
+    stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
 
     state = TrainingState(run_dir, student, len(steps))
     buffer = resume(state, weights, stepper, scheduler)
-    listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
+    listeners = FirstOnly(Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks]), processes)
     listeners.on_begin(state)
     for step in range(state.step, state.step if state.finished else len(steps)):
         clock = Clock(student.device)
@@ -65,18 +80,26 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         listeners.on_step(state)
         if saving_is_due(state, options):
             kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
-                    "finished": state.finished,
+                    "finished": state.finished, "rows_per_step": size,
                     "buffer": {str(fed): ids for fed, ids in buffer.items() if fed > step}}
-            listeners.on_save(state, save_checkpoint(run_dir / "checkpoints", step + 1, weights, optimizer,
-                                                     kept, options.save_total_limit))
+            save = partial(save_checkpoint, run_dir / "checkpoints", step + 1, gather_weights(weights),
+                           gather_optimizer(optimizer), kept, options.save_total_limit)
+            listeners.on_save(state, processes.first(save))
         if state.stop or state.finished:
             break
     listeners.on_end(state)
 
 
-def plan(rows: Sequence[Row], options: TrainOptions, seed: int) -> list[list[Row]]:
-    """The rows of every optimizer step: each epoch in an order of its own, the last step may be short."""
-    size = options.per_device_train_batch_size * options.gradient_accumulation_steps
+def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
+    """Rows of an optimizer step over all processes; a run that goes on keeps what it began with, on
+    however many processes it goes on."""
+    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * Processes().size
+    return int(newest_state(run_dir / "checkpoints").get("rows_per_step", size))
+
+
+def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:
+    """The `size` rows of every optimizer step: each epoch in an order of its own, the last step may be
+    short."""
     steps: list[list[Row]] = []
     for epoch in range(options.num_train_epochs):
         order = list(rows)
@@ -112,17 +135,19 @@ def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
 
 def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options: TrainOptions,
            seed: int) -> dict[int, list[list[int]]]:
-    """Trajectories for the steps in `fed`, all sampled from the student as it is now."""
-    requests = [(step, row) for step in fed for row in steps[step]]
-    drawn = iter(sample_trajectories(student, chat, requests, options.max_completion_length,
-                                     options.rollout_temperature, seed))
+    """Trajectories for the steps in `fed`, all sampled from the student as it is now; each process
+    samples its share, and a draw is the same whoever makes it."""
+    processes = Processes()
+    share = processes.deal([(step, row) for step in fed for row in steps[step]])[processes.rank]
+    drawn = iter(processes.collect(sample_trajectories(
+        sampler(student), chat, share, options.max_completion_length, options.rollout_temperature, seed)))
     return {step: [next(drawn) for _ in steps[step]] for step in fed}
 
 
 def resume(state: TrainingState, weights: Weights, stepper: Stepper,
            scheduler: Any) -> dict[int, list[list[int]]]:
     """Go back to the newest checkpoint; returns the rollouts still waiting."""
-    kept = restore(state.run_dir / "checkpoints", weights, stepper.optimizer)
+    kept = restore(state.run_dir / "checkpoints", weights, WholeOptimizer(stepper.optimizer))
     if kept is None:
         return {}
     state.step, state.finished = kept["step"], kept["finished"]

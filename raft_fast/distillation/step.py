@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,22 @@ from raft_fast.dataset import Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.examples import Counts, Example, Limits
-from raft_fast.distillation.student import MEASURES, StudentPass
+from raft_fast.distillation.sharding import accumulating, whole_tensor
+from raft_fast.distillation.student import MEASURES
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.options import TrainOptions
+from raft_fast.processes import Processes
 
 
 @dataclass
 class Stepper:
-    """Holds what every step needs; `run` is the step.
+    """Holds what every step needs; `run` is the step, which all processes take together.
 
+    student_pass: the student with its losses, spread over the processes (`sharding.spread`).
     `limits` cut a step into micro-batches; lowering them changes neither losses nor gradients at equal λ.
     """
 
-    student: Any
+    student_pass: Any
     teacher: Teacher | None
     chat: Chat
     balance: EmaBalance | FixedBalance
@@ -35,7 +39,8 @@ class Stepper:
     def __post_init__(self) -> None:
         self.limits = Limits(self.options.per_device_train_batch_size,
                              self.options.max_tokens_per_micro_batch)
-        self.student_pass = StudentPass(self.student, self.chat.pad_id, self.options.balance == "gradient")
+        self.parameters = [p for p in self.student_pass.parameters() if p.requires_grad]
+        self.device, self.processes = self.parameters[0].device, Processes()
 
     def example(self, row: Row, trajectory: list[int]) -> Example:
         """Render a row once for all three views; token ids only from here on."""
@@ -53,28 +58,38 @@ class Stepper:
         With one micro-batch Eqs. 11-12 hold exactly; with several, λ comes from the averages of the step
         before, so that cutting a step up changes nothing else.
         """
-        counts, clock = Counts.of(examples), Clock(self.student.device)
+        counts, clock = Counts.of(examples), Clock(self.device)
         if counts.nothing:
             return self._metrics(counts, None, clock)
-        micro_batches = self.limits.cut(examples)
+        micro_batches = self._own_micro_batches(examples)
         exact = counts.both and len(micro_batches) == 1
         weight = self._on_device(self.balance.weight() if counts.both else 1.0)
         sums = self._on_device([0.0] * len(MEASURES))
         self.optimizer.zero_grad(set_to_none=True)
         for micro_batch in micro_batches:
+            is_last = micro_batch is micro_batches[-1]
             with clock.part("teacher_seconds"):
                 targets = self._ask_teacher(micro_batch)
-            with clock.part("train_seconds"):
+            with clock.part("train_seconds"), nullcontext() if is_last else accumulating(self.student_pass):
                 (sft, kl), measures = self.student_pass(micro_batch, targets, counts)
                 sums += measures
+                if is_last:
+                    self.processes.sum(sums)
                 if exact:
                     weight = self.balance.weight_with(*self._sizes(sums))
-                (sft + weight.float() * kl).backward()
+                # gradients are averaged over the processes, and losses are parts of a sum
+                (self.processes.size * (sft + weight.float() * kl)).backward()
         with clock.part("train_seconds"):
             outcome = self._update(sums, weight, exact)
         if counts.both and outcome.finite:
             self.balance.update(outcome.sft_size, outcome.kl_size)
         return self._metrics(counts, outcome, clock)
+
+    def _own_micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """This process's share of the step, in as many passes as the process with the most of them."""
+        cuts = [self.limits.cut(share) for share in self.processes.deal(examples)]
+        own = cuts[self.processes.rank]
+        return own + [[] for _ in range(max(map(len, cuts)) - len(own))]
 
     def _ask_teacher(self, examples: Sequence[Example]) -> TopKTargets | None:
         """What should follow each trajectory token (Eqs. 7-9); None where there is none."""
@@ -84,14 +99,14 @@ class Stepper:
     def _sizes(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What λ balances: loss values, or gradient norms, whose squares were added up."""
         sft, kl = sums[MEASURES.index("sft_size")], sums[MEASURES.index("kl_size")]
-        return (sft.sqrt(), kl.sqrt()) if self.student_pass.by_gradient else (sft, kl)
+        return (sft.sqrt(), kl.sqrt()) if self.options.balance == "gradient" else (sft, kl)
 
     def _update(self, sums: torch.Tensor, weight: torch.Tensor, exact: bool) -> "Outcome":
         """Clip and step; a loss or gradient that is not finite leaves the weights alone.
 
         Here the step waits for the device, for the first time.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.options.max_grad_norm)
+        norm = whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm))
         sft_size, kl_size = self._sizes(sums)
         read = torch.stack([sums[0], sums[1], sft_size, kl_size, sums[4], weight, norm.double()]).tolist()
         outcome = Outcome(exact, *read)
@@ -129,7 +144,7 @@ class Stepper:
         }
 
     def _on_device(self, values: float | list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self.student.device)
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
 
 
 @dataclass(frozen=True)

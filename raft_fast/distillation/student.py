@@ -1,11 +1,13 @@
 """What is trained, as one function of a micro-batch: hidden states in one pass, then both losses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from raft_kernels import TopKTargets
 
+from raft_fast.chat import View
 from raft_fast.distillation import losses
 from raft_fast.distillation.examples import Counts, Example, completion_tokens
 from raft_fast.head import head_of
@@ -30,8 +32,13 @@ class StudentPass(torch.nn.Module):
         """(losses [2]: SFT and KL over the step's `counts`; MEASURES [5] float64 without gradient).
 
         Both add up over the micro-batches of a step; a term that is off is 0. Nothing waits for the
-        device.
+        device. No examples at all give 0 by the same way, gradient included: what a process does whose
+        share of a step is used up, because the others wait for its part of gradients and weights.
         """
+        if not examples:
+            nothing = Example(View([self.pad_id], [self.pad_id]), None, None)
+            terms, measures = self.forward([nothing], None, replace(counts, sft_tokens=1))
+            return 0 * terms, 0 * measures
         answers = [example.sft for example in examples if example.sft]
         trajectories = [example.student for example in examples if example.student]
         hidden = completion_hidden(self.model, [*answers, *trajectories], self.pad_id)

@@ -45,6 +45,9 @@ class TrainOptions:
     lengths. 0: no bound but the rows."""
     gradient_accumulation_steps: int = 1
     """Micro-batches of an optimizer step."""
+    parallelism: Literal["ddp", "fsdp2"] = "ddp"
+    """Started as several processes (torchrun): the student whole on each, or a part of every weight on
+    each."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     steps_per_generation: int = 1

@@ -143,9 +143,13 @@ def test_two_bad_steps_in_a_row_stop_the_run(tmp_path, chat, monkeypatch):
 
 def test_plan_covers_every_row_each_epoch():
     rows = make_rows(7)
-    steps = loop.plan(rows, replace(OPTIONS, gradient_accumulation_steps=2), seed=0)
+    steps = loop.plan(rows, OPTIONS, seed=0, size=6)
     assert [len(step) for step in steps] == [6, 1, 6, 1]
     assert sorted(row.row_id for step in steps[:2] for row in step) == sorted(r.row_id for r in rows)
-    assert len(loop.plan(rows, replace(OPTIONS, max_steps=3), seed=0)) == 3
+    assert len(loop.plan(rows, replace(OPTIONS, max_steps=3), seed=0, size=6)) == 3
 
 
+def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
+    assert loop.rows_per_step(OPTIONS, tmp_path / "run") == 3
+    run(tmp_path / "run", chat)
+    assert loop.rows_per_step(replace(OPTIONS, gradient_accumulation_steps=2), tmp_path / "run") == 3

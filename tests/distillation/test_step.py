@@ -12,6 +12,7 @@ from raft_fast.distillation import Teacher
 from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.student import StudentPass
 from raft_fast.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
@@ -24,7 +25,8 @@ def make_stepper(student, teacher_model, chat, options=OPTIONS):
     if options.distillation:
         teacher = Teacher(teacher_model, chat, options.teacher_top_k,
                           options.distillation_temperature, options.teacher_sees_answer)
-    return Stepper(student, teacher, chat, make_balance(options), adamw(student, options), options)
+    student_pass = StudentPass(student, chat.pad_id, options.balance == "gradient")
+    return Stepper(student_pass, teacher, chat, make_balance(options), adamw(student, options), options)
 
 
 def run(stepper, rows, trajectories=TRAJECTORIES):
@@ -98,7 +100,7 @@ def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
         stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
         stepper.optimizer.step = lambda: None
         run(stepper, rows[:4])
-        gradients.append([p.grad.clone() for p in stepper.student.parameters()])
+        gradients.append([p.grad.clone() for p in stepper.student_pass.model.parameters()])
         averages.append(stepper.balance.state())
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
@@ -115,7 +117,7 @@ def test_a_token_budget_cuts_steps_up_and_changes_nothing_else(chat, rows, token
         stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
         stepper.optimizer.step = lambda: None
         metrics.append(run(stepper, rows[:4]))
-        gradients.append([p.grad for p in stepper.student.parameters()])
+        gradients.append([p.grad for p in stepper.student_pass.model.parameters()])
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
     same = ("sft_loss", "kl_loss", "teacher_mass", "grad_norm", "tokens")
@@ -238,18 +240,18 @@ def test_only_empty_trajectories_leave_the_sft_term(chat, rows):
 def test_nothing_to_learn_from_skips_the_step(chat, rows):
     options = replace(OPTIONS, sft=False)
     stepper = make_stepper(make_model(0), make_model(1), chat, options)
-    before = copy.deepcopy(stepper.student.state_dict())
+    before = copy.deepcopy(stepper.student_pass.model.state_dict())
     metrics = run(stepper, rows[:2], [[], []])
     assert metrics["skipped"]
-    assert all(torch.equal(before[k], v) for k, v in stepper.student.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(chat, rows):
     stepper = make_stepper(make_model(0), make_model(1), chat)
     with torch.no_grad():
-        stepper.student.lm_head.weight[5] = float("inf")
-    before = copy.deepcopy(stepper.student.state_dict())
+        stepper.student_pass.model.lm_head.weight[5] = float("inf")
+    before = copy.deepcopy(stepper.student_pass.model.state_dict())
     metrics = run(stepper, rows[:4])
     assert metrics["skipped"]
     assert metrics["loss"] is None
-    assert all(torch.equal(before[k], v) for k, v in stepper.student.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())

@@ -1,0 +1,85 @@
+"""The processes of one run: started by torchrun or `accelerate launch`, one a device.
+
+What is done once (reading rows, stage 1, evaluation, files) the first process does, and hands the others
+the result. Alone in the world every method does nothing.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+# The others wait out the first one's stage 1 and evaluations. A process that dies needs no time-out: its
+# launcher ends the others.
+PATIENCE = timedelta(days=30)
+
+
+class Processes:
+    """Rank and number of the processes, and the few things they tell each other."""
+
+    def __init__(self) -> None:
+        started = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+
+    @classmethod
+    def start(cls, use_gpu: bool) -> "Processes":
+        """Join the others, if a launcher started several; on GPUs each takes the one of its local rank."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+            if use_gpu:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            # gloo beside nccl: python objects and waiting for hours are no work for a GPU
+            dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+        return cls()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` gives the first process. Where it fails there, the others end: all is said already."""
+        if self.size == 1:
+            return work()
+        answer: list[Any] = [None, False]
+        if self.is_first:
+            try:
+                answer[0] = work()
+            except BaseException:
+                dist.broadcast_object_list([None, True])
+                raise
+        dist.broadcast_object_list(answer)
+        if answer[1]:
+            raise SystemExit(1)
+        return answer[0]  # type: ignore[no-any-return]
+
+    def first_then_others(self, work: Callable[[], T]) -> T:
+        """Everybody works, the others once the first is done: what it downloads is there for them."""
+        done: list[T] = []
+        self.first(lambda: done.append(work()))
+        return done[0] if done else work()
+
+    def end(self) -> None:
+        """Leave the others, all work done."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def deal(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """One share for each process; every process sees all of them."""
+        return [items[rank :: self.size] for rank in range(self.size)]
+
+    def collect(self, share: Sequence[T]) -> list[T]:
+        """The items of which every process holds its share of `deal`, in their order again."""
+        if self.size == 1:
+            return list(share)
+        shares: list[Any] = [None] * self.size
+        dist.all_gather_object(shares, list(share))
+        return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Summed over the processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor

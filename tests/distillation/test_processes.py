@@ -1,0 +1,97 @@
+"""Two processes against one: the same losses, λ and weights, copied (DDP) or in parts (FSDP2)."""
+
+import multiprocessing
+import shutil
+from dataclasses import replace
+from multiprocessing import forkserver
+
+import pytest
+import torch
+from two_processes import run, work
+
+from raft_fast.options import TrainOptions
+from raft_fast.processes import Processes
+
+ONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_top_k=16, learning_rate=1e-3,
+                   max_completion_length=8, save_steps=2, steps_per_generation=2, save_total_limit=9)
+CUT = replace(ONE, per_device_train_batch_size=1, gradient_accumulation_steps=4)  # λ of the step before
+BY_GRADIENT = replace(ONE, balance="gradient")
+SAME = ("loss", "sft_loss", "kl_loss", "lambda", "lambda_exact", "teacher_mass", "grad_norm", "tokens",
+        "trajectories", "trajectory_tokens")
+CASES = {"exact": ONE, "cut": CUT, "gradient": BY_GRADIENT}
+
+
+def halved(options, how):
+    """The same step on two processes."""
+    if options.gradient_accumulation_steps > 1:
+        return replace(options, gradient_accumulation_steps=2, parallelism=how)
+    return replace(options, per_device_train_batch_size=2, parallelism=how)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Every scenario, by one process and by each of two."""
+    folder = tmp_path_factory.mktemp("processes")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["two_processes"])
+    forkserver.ensure_running()  # it imports while this process trains
+    one = {name: run(folder / f"one-{name}", options, tied=name == "exact")
+           for name, options in CASES.items()}
+    scenarios = {}
+    for how in ("ddp", "fsdp2"):
+        for name, options in CASES.items():
+            scenarios[f"{how} {name}"] = (f"{how}-{name}", {"options": halved(options, how),
+                                                            "tied": name == "exact"})
+        shutil.copytree(folder / "one-cut", folder / f"{how}-resumed")
+        shutil.rmtree(folder / f"{how}-resumed/checkpoints/step-000004")
+        scenarios[f"{how} resumed"] = (f"{how}-resumed", {"options": halved(CUT, how)})
+    workers = [context.Process(target=work, args=(rank, folder, scenarios)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+        if worker.exitcode is None:
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    return folder, one, [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def assert_same(found, want):
+    """Within rounding: 1e-4 of each loss, and of each weight's way from where it began."""
+    assert not isinstance(found, str), found
+    assert len(found["metrics"]) == len(want["metrics"]) == 4
+    for ours, theirs in zip(found["metrics"], want["metrics"], strict=True):
+        assert {key: ours[key] for key in SAME} == pytest.approx({key: theirs[key] for key in SAME}, rel=1e-4)
+    for name, weight in want["weights"].items():
+        assert (found["weights"][name] - weight).norm() <= 1e-4 * weight.norm(), name
+
+
+@pytest.mark.parametrize("name", [*CASES, "resumed"])
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_two_processes_are_one(results, how, name):
+    """`resumed`: from one process's checkpoint in the middle of the run."""
+    _, one, two = results
+    for process in two:
+        assert_same(process[f"{how} {name}"], one["cut" if name == "resumed" else name])
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_one_process_goes_on_where_two_stopped(results, how):
+    folder, one, _ = results
+    shutil.rmtree(folder / f"{how}-exact/checkpoints/step-000004")
+    assert_same(run(folder / f"{how}-exact", ONE, tied=True), one["exact"])
+
+
+def test_what_processes_tell_each_other(results):
+    """Errors of the first process end the others, which have nothing to add."""
+    errors = ["ValueError('of the first process')", "SystemExit(1)"]
+    for rank, process in enumerate(results[2]):
+        assert process["talk"] == {"first": 0, "error": errors[rank], "collected": list("abcde"),
+                                   "turns": [rank], "sum": 3.0}
+
+
+def test_alone_nothing_is_asked_of_anybody():
+    processes = Processes()
+    assert (processes.rank, processes.size, processes.is_first) == (0, 1, True)
+    assert processes.first(lambda: 3) == processes.first_then_others(lambda: 3) == 3
+    assert processes.collect(processes.deal("abc")[0]) == list("abc")
