@@ -81,6 +81,17 @@ class Engine(Protocol):
         ...
 
 
+def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+    """Replies that are there already; a KeyboardInterrupt waits until all of them are taken."""
+    rest = iter(replies)
+    try:
+        for one in rest:  # noqa: UP028 (`yield from` would pass the interrupt on to `replies`)
+            yield one
+    except KeyboardInterrupt:
+        yield from rest
+        raise
+
+
 def stable_seed(*parts: Any) -> int:
     """A 63-bit seed from anything JSON can say; the same on every machine and run."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)

@@ -15,9 +15,8 @@ import torch
 from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
-from raft_fast.engines.base import Message, Reply, Sampling
+from raft_fast.engines.base import Message, Reply, Sampling, hand_over
 from raft_fast.engines.hf import READ_AHEAD, HFEngine, own_settings
-from raft_fast.engines.score import strip_thinking
 from raft_fast.packing import mixed_precision
 
 SEED_BITS = 31
@@ -46,8 +45,9 @@ class ContinuousEngine(HFEngine):
                 start = time.perf_counter()
                 answers = self._draw(prompts, sampling)
                 seconds = (time.perf_counter() - start) / len(asked)
-            for (index, _), prompt, answer in zip(asked, prompts, answers, strict=True):
-                yield index, self._read(answer, len(prompt), seconds)
+            yield from hand_over(
+                (index, self._read_answer(answer, len(prompt), seconds))
+                for (index, _), prompt, answer in zip(asked, prompts, answers, strict=True))
 
     @torch.no_grad()
     def _draw(self, prompts: list[list[int]], sampling: Sampling) -> list[Any]:
@@ -64,11 +64,8 @@ class ContinuousEngine(HFEngine):
                                                    continuous_batching_config=settings).values())
         return found if len(found) == len(prompts) else [None] * len(prompts)
 
-    def _read(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
+    def _read_answer(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
         if answer is None or answer.error is not None:
             why = "its scheduler stopped" if answer is None else answer.error
             return Reply("", error=f"continuous batching gave no reply: {why}")
-        ids = list(answer.generated_tokens)
-        ended = bool(ids) and ids[-1] in self.chat.eos_ids
-        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
-                     prompt_tokens, len(ids), seconds=seconds)
+        return self._read(list(answer.generated_tokens), prompt_tokens, seconds)

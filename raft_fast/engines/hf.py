@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from raft_fast.chat import Chat, View
-from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.score import strip_thinking
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids, mixed_precision
@@ -50,10 +50,8 @@ class HFEngine:
                 drawn = generate_ids(self.model, self.chat, prompts, sampling.max_new_tokens,
                                      sampling.temperature, seeds)
                 seconds = (time.perf_counter() - start) / len(drawn)
-            for index, prompt, ids in zip(indices, prompts, drawn, strict=True):
-                ended = bool(ids) and ids[-1] in self.chat.eos_ids
-                yield index, Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
-                                   len(prompt), len(ids), seconds=seconds)
+            yield from hand_over((index, self._read(ids, len(prompt), seconds))
+                                 for index, prompt, ids in zip(indices, prompts, drawn, strict=True))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
@@ -69,8 +67,14 @@ class HFEngine:
                 start = time.perf_counter()
                 scores = self._expected_digits(prompts, choices)
                 seconds = (time.perf_counter() - start) / len(scores)
-            for index, prompt, score in zip(indices, prompts, scores, strict=True):
-                yield index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds)
+            yield from hand_over(
+                (index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds))
+                for index, prompt, score in zip(indices, prompts, scores, strict=True))
+
+    def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
+        ended = bool(ids) and ids[-1] in self.chat.eos_ids
+        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
+                     prompt_tokens, len(ids), seconds=seconds)
 
     @torch.inference_mode()
     def _expected_digits(self, prompts: Sequence[list[int]], choices: torch.Tensor) -> list[float]:

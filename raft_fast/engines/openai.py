@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
 from raft_fast.engines.endpoint import Endpoint, Pool
-from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_timeout
+from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good, is_timeout
 from raft_fast.engines.flow import Ask, as_they_come, in_background
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
 from raft_fast.errors import UserError, require
@@ -140,10 +140,11 @@ def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | N
 
     try:
         return in_background(endpoint.models())
-    except openai.NotFoundError:  # a server may do without the list where the model is named
-        return []
     except (openai.OpenAIError, TimeoutError) as error:
-        if may_be_down and not isinstance(error, openai.APIStatusError):
+        status = getattr(error, "status_code", None)
+        if (status is not None and not is_for_good(error)) or status == 404:
+            return []  # a server may do without a list, or fail to make one: requests will tell
+        if may_be_down and status is None:
             return None
         raise _refusal(endpoint.address, endpoint.variable, error) from error
     except (AttributeError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
 from raft_fast.errors import UserError
 
@@ -53,17 +53,18 @@ class VLLMEngine:
         """In windows of READ_AHEAD conversations, in order."""
         numbered = enumerate(conversations)
         while asked := list(itertools.islice(numbered, READ_AHEAD)):
-            yield from self._answer(asked, sampling)
+            yield from hand_over(self._answer(asked, sampling))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read from the reply's text, as from a server; one second chance with another seed."""
         numbered = enumerate(conversations)
         while asked := list(itertools.islice(numbered, READ_AHEAD)):
             first = {index: as_score(reply) for index, reply in self._answer(asked, SCORING)}
-            yield from ((index, reply) for index, reply in first.items() if reply.error is None)
+            yield from hand_over((index, one) for index, one in first.items() if one.error is None)
             again = [(index, messages) for index, messages in asked if first[index].error is not None]
-            for index, reply in self._answer(again, SECOND_SCORING) if again else ():
-                yield index, second_attempt(first[index], as_score(reply))
+            if again:
+                yield from hand_over((index, second_attempt(first[index], as_score(reply)))
+                                     for index, reply in self._answer(again, SECOND_SCORING))
 
     def _answer(self, asked: Asked, sampling: Sampling) -> Sequence[tuple[int, Reply]]:
         from vllm import SamplingParams

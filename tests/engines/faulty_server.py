@@ -60,6 +60,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
     models = ("first", "second")
     page = False  # answer as a web page would
+    list_status = 200  # of the list of models
 
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -81,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.server.page:
             return self.send(200, "<html>hello</html>", kind="text/html")
+        if self.server.list_status != 200:
+            return self.send(self.server.list_status, "Internal Server Error", kind="text/plain")
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"}
                 for name in self.server.models]
         return self.send(200, json.dumps({"object": "list", "data": data}))

@@ -54,6 +54,15 @@ def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
         index: expected[index % 3].text for index in found}
 
 
+def test_an_interrupt_waits_for_the_batch_that_is_drawn(engine):
+    """Two of a batch of two come although the interrupt follows the first; the third is not drawn."""
+    replies = engine.generate(ASKED, Sampling(4))
+    got = [next(replies)[0], replies.throw(KeyboardInterrupt())[0]]
+    with pytest.raises(KeyboardInterrupt):
+        next(replies)
+    assert len(set(got)) == 2
+
+
 def test_a_batch_stays_within_its_tokens(engine, monkeypatch):
     """Rows alone would allow eight at once."""
     engine.batch_size, engine.batch_tokens = 8, 130

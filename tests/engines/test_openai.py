@@ -185,6 +185,19 @@ def test_an_address_that_is_a_web_page_is_named(serve, connect):
         connect(server.url)
 
 
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_a_server_without_a_list_of_models_needs_a_name(serve, connect, status):
+    """`transformers serve` fails to make one where there is no hub cache."""
+    server = serve()
+    server.list_status = status
+    assert ask(connect(server), "a")[0].text == "ok"
+    with pytest.raises(UserError, match="serves no model; name one as MODEL@"):
+        connect(server.url)
+    server.list_status = 401
+    with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
+        connect(server)
+
+
 def test_ctrl_c_keeps_the_replies_in_flight(serve, connect):
     """A real SIGINT while the main thread waits; what was not sent by then never is."""
     interrupted, got = threading.Event(), []
