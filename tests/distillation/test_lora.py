@@ -14,6 +14,7 @@ from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import AdapterOptions, ModelOptions
 from raft_fast.student import LoraStudent
@@ -51,7 +52,8 @@ def run(folder, chat, options=OPTIONS, lora=LORA):
 
 def step(student, chat, rows, teacher):
     options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
-    stepper = Stepper(student.model, teacher, chat, make_balance(options), adamw(student.model, options),
+    student_pass = StudentPass(student.model, chat.pad_id, by_gradient=False)
+    stepper = Stepper(student_pass, teacher, chat, make_balance(options), adamw(student.model, options),
                       options)
     return stepper.run([stepper.example(row, z) for row, z in zip(rows, Z, strict=True)])
 
