@@ -41,9 +41,11 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     rewriter = engine("--rewriter", options.rewriter)
     if options.fusion_rounds == 0:
         return Roles(rewriter)
-    judges = name_judges(options)
-    return Roles(rewriter, engine("--fuser", options.fuser),
-                 [engine("--judge", spec) for spec in judges])
+    judges = [engine("--judge", spec) for spec in name_judges(options)]
+    if len({judge.identity for judge in judges}) < len(judges):
+        raise UserError(f"--judge {options.judge}: two of them are one model; its vote counts once "
+                        "(MODEL@URL+URL are replicas of one judge)")
+    return Roles(rewriter, engine("--fuser", options.fuser), judges)
 
 
 def name_judges(options: RefineOptions) -> list[str]:

@@ -252,3 +252,9 @@ def test_roles_load_each_name_once_and_put_the_option_before_an_error():
     for bad in ("", "a,a"):
         with pytest.raises(UserError, match="--judge"):
             build_roles(RefineOptions(judge=bad), load)
+
+
+def test_one_model_at_two_addresses_has_one_vote():
+    """The journal would give both the same reply."""
+    with pytest.raises(UserError, match="two of them are one model"):
+        build_roles(RefineOptions(judge="m@http://a,m@http://b"), lambda spec: judge(spec.split("@")[0]))
