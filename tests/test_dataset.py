@@ -9,6 +9,7 @@ import pytest
 from raft_fast.dataset import (
     REFINED_COLUMNS,
     Row,
+    open_rows,
     read_table,
     split,
     spread,
@@ -16,6 +17,7 @@ from raft_fast.dataset import (
     write_jsonl,
     write_rows,
 )
+from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
@@ -171,3 +173,49 @@ def test_json_writers_refuse_nan_and_leave_nothing_half_written(tmp_path):
         with pytest.raises(ValueError, match="JSON compliant"):
             write([{"x": float("nan")}], tmp_path / "out.json")
         assert not (tmp_path / "out.json").exists()
+
+
+CATEGORIES = "aabbbbbbbcab"
+
+
+@pytest.fixture
+def rows_on_disk(tmp_path):
+    """Twelve rows of three categories, and two that cannot be used."""
+    records = [{**GOOD, "id": f"r{place}", "category": name} for place, name in enumerate(CATEGORIES)]
+    return jsonl(tmp_path / "a.jsonl", [*records[:5], "{", *records[5:], {**GOOD, "id": "r3"}])
+
+
+def test_rows_left_on_disk_are_the_rows_in_memory_however_often_they_are_read(rows_on_disk):
+    table, rows = read_table(rows_on_disk, 0.5), open_rows(rows_on_disk, 0.5)
+    assert len(rows) == len(table.rows) == 12
+    assert list(rows) == list(rows) == table.rows
+    assert rows.rejected == table.rejected
+    assert rows.rejected[1].reason == "row_id 'r3' stands in line 4 already"
+    assert not rows.refined
+    with pytest.raises(UserError, match="2 of 14 rows are bad"):
+        open_rows(rows_on_disk, 0.1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 11, 12, 99])
+def test_rows_on_disk_are_spread_as_rows_in_memory(rows_on_disk, count):
+    table, rows = read_table(rows_on_disk, 0.5), open_rows(rows_on_disk, 0.5)
+    chosen = rows.spread(count, seed=3)
+    assert list(chosen) == spread(table.rows, count, seed=3)
+    assert len(chosen) == len(list(chosen))
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_shards_deal_the_rows_out_in_turns(rows_on_disk, count):
+    rows = open_rows(rows_on_disk, 0.5).spread(count, seed=3)
+    dealt = [rows.shard(number, 3) for number in (1, 2, 3)]
+    assert [list(one) for one in dealt] == [list(rows)[place::3] for place in range(3)]
+    assert sum(map(len, dealt)) == len(rows)
+
+
+def test_a_map_on_disk_keeps_the_last_value_of_a_key():
+    places = DiskMap()
+    for number in range(2000):
+        places[f"key {number % 1000}".encode()] = number
+    assert len(places) == 1000
+    assert places.get(b"key 7") == 1007
+    assert places.get(b"key") is None

@@ -6,12 +6,11 @@ is one block's worth.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,21 +18,12 @@ from typing import Any
 from raft_fast.diskmap import DiskMap
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
+from raft_fast.refinement.journal_lines import FINISHED, Recorded, recorded, request_key, scan
 
 FILE = "journal.jsonl"
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
-KEY_BYTES = 16
 READ_BYTES = 8192
 NOT_ASKED = "not asked: the run was stopped"
-FINISHED = {"finished": True}  # the line that a run which came to its end leaves
-_REPLY_FIELDS = {field.name for field in fields(Reply)}
-
-
-@dataclass(frozen=True)
-class Recorded(Reply):
-    """A reply and the key of its line in the journal."""
-
-    key: str = ""
 
 
 class Stopped(Exception):  # noqa: N818 - nothing is wrong
@@ -72,7 +62,8 @@ class Journal:
         self._syncer: threading.Thread | None = None
         try:
             self._own()
-            self._end = self._read_all(retry_failed)
+            self._end, self.damaged = scan(self.path, self._lines.__setitem__, retry_failed)
+            os.ftruncate(self._file, self._end)
         except BaseException:
             os.close(self._file)
             raise
@@ -117,7 +108,7 @@ class Journal:
         Equal conversations are asked once. `sampling` None asks for a score (`Engine.score`).
         Whatever stops the engine or `listen`, the replies it gave before are in the journal.
         """
-        keys = [_key(kind, engine.identity, messages, sampling, prompt_version)
+        keys = [request_key(kind, engine.identity, messages, sampling, prompt_version)
                 for messages in conversations]
         first: dict[bytes, int] = {}
         for place, key in enumerate(keys):
@@ -178,7 +169,7 @@ class Journal:
             self._lines[key] = self._write(line)
             self.asked += 1
             self.failed += reply.error is not None
-        return _recorded(line)
+        return recorded(line)
 
     def _known(self, key: bytes) -> Recorded:
         """The reply on disk, as soon as it is there."""
@@ -194,7 +185,7 @@ class Journal:
         while not line.endswith(b"\n"):
             part = os.pread(self._file, READ_BYTES, start + len(line))
             line += part[: part.find(b"\n") + 1] or part
-        return _recorded(json.loads(line))
+        return recorded(json.loads(line))
 
     def _write(self, line: dict[str, Any]) -> int:
         """Append a line; returns where it begins. Nothing waits in a buffer of a process that may die."""
@@ -220,39 +211,6 @@ class Journal:
             raise UserError(f"{self.path}: another process is refining into this folder; wait for "
                             "it to end or choose another --output_dir") from None
 
-    def _read_all(self, retry_failed: bool) -> int:
-        """Learn where every reply is; returns where the last whole line ends."""
-        end = 0
-        failures: dict[bytes, int] = {}  # since a run last came to its end
-        with self.path.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):  # a write that a crash or a full disk cut short
-                    self.damaged += 1
-                    os.ftruncate(self._file, end)
-                    break
-                start, end = end, end + len(line)
-                try:
-                    entry = json.loads(line)
-                    if entry == FINISHED:
-                        for key, place in ({} if retry_failed else failures).items():
-                            self._lines[key] = place
-                        failures = {}
-                        continue
-                    key, failed = bytes.fromhex(entry["key"]), _recorded(entry).error is not None
-                except (ValueError, TypeError, KeyError):
-                    self.damaged += 1
-                    continue
-                if failed:
-                    failures[key] = start
-                else:
-                    self._lines[key] = start
-        return end
-
-
-def _recorded(line: dict[str, Any]) -> Recorded:
-    reply = {name: value for name, value in line["reply"].items() if name in _REPLY_FIELDS}
-    return Recorded(**reply, key=line["key"])
-
 
 def _in_flight(answers: Iterator[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
     """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
@@ -263,13 +221,3 @@ def _in_flight(answers: Iterator[tuple[int, Reply]]) -> Iterator[tuple[int, Repl
         yield from answers
     except (KeyboardInterrupt, StopIteration, UserError):
         return
-
-
-def _key(
-    kind: str, identity: str, messages: list[Message], sampling: Sampling | None,
-    prompt_version: str,
-) -> bytes:
-    request: list[Any] = [kind, identity, messages, asdict(sampling) if sampling else None,
-                          prompt_version]
-    text = json.dumps(request, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]

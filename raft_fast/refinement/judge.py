@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from raft_fast.dataset import Row
 from raft_fast.engines import Message
 from raft_fast.refinement.decisions import Tokens, Verdict
-from raft_fast.refinement.journal import Recorded
+from raft_fast.refinement.journal_lines import Recorded
 from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompt, ask_once, whole_question
 from raft_fast.refinement.roles import Part

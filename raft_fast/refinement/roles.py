@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
-from raft_fast.refinement.journal import Journal, Listener, Recorded
+from raft_fast.refinement.journal import Journal, Listener
+from raft_fast.refinement.journal_lines import Recorded
 from raft_fast.refinement.prompting import Prompt
 
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest

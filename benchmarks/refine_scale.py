@@ -1,0 +1,133 @@
+"""Stage 1 on many rows: does memory stay flat, and is the time the engine's?
+
+    python -m benchmarks.refine_scale            # both questions
+    python -m benchmarks.refine_scale memory     # 10,000 and 100,000 rows through engines that answer at once
+    python -m benchmarks.refine_scale load       # a server that answers after a fixed delay, 64 in flight
+
+Every measurement runs in a process of its own. The encoder is a stand-in: its time is the model's.
+"""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import command, machine, results_folder
+from benchmarks.slow_server import ANSWER, SlowServer
+from raft_fast.dataset import open_rows
+from raft_fast.engines import Message, Price, Reply, Sampling
+from raft_fast.options import EngineOptions, RefineOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement import Roles, refine
+
+ROWS = (10_000, 100_000)
+LOAD_ROWS, DELAY, IN_FLIGHT = 2_000, 1.0, 64
+WORDS = 40  # of an answer
+
+
+class Instant:
+    """An engine that answers at once; its third fusion of a row is the first one good enough."""
+
+    price: Price | None = None
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def generate(
+        self, conversations: Sequence[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        for index, messages in enumerate(conversations):
+            gold = re.findall(ANSWER, messages[-1]["content"])[0]
+            yield index, Reply(f"Put in other words: {gold} ({'i' * sampling.seed})", "stop", 100, 50)
+
+    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        for index, messages in enumerate(conversations):
+            good = "(iii)" in messages[-1]["content"]
+            yield index, Reply(json.dumps({"score": 0.9 if good else 0.5}), "stop", 100, 2)
+
+
+class Alike:
+    """An encoder for which all texts say the same."""
+
+    def similarities(self, left: Sequence[str], right: Sequence[str]) -> list[float]:
+        return [1.0] * len(left)
+
+
+def write_rows(count: int, path: Path) -> None:
+    """Rows whose answers have `WORDS` words, no two alike."""
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            name = "".join(chr(ord("a") + int(digit)) for digit in str(number))
+            answer = f"The answer about {name} is " + " ".join(["word"] * (WORDS - 5))
+            file.write(json.dumps({"question": f"What about {name}?", "answer": answer}) + "\n")
+
+
+def refine_once(count: int, roles: Roles) -> dict[str, Any]:
+    """Refine so many rows from disk to disk; seconds, requests and the process's peak memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_rows(count, folder / "rows.jsonl")
+        start = time.perf_counter()
+        rows = open_rows(str(folder / "rows.jsonl"), 0.0)
+        summary = refine(rows, RefineOptions(), roles, Alike(), folder / "out", Reporter())
+        seconds = time.perf_counter() - start
+        line = json.loads((folder / "out" / "runs.jsonl").read_text())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+        return {"rows": count, "seconds": round(seconds, 2), "rows_per_second": round(count / seconds, 1),
+                "requests": line["asked"], "fused": summary["sources"]["fused"],
+                "peak_mib": round(peak / 1024, 1),
+                "output_mib": round(sum(file.stat().st_size for file in (folder / "out").iterdir())
+                                    / 2**20, 1)}
+
+
+def memory(count: int) -> dict[str, Any]:
+    """Rewriter, fuser and judge that answer at once: three rounds a row, seven requests."""
+    return refine_once(count, Roles(Instant("writer"), Instant("fuser"), [Instant("judge")]))
+
+
+def load() -> dict[str, Any]:
+    """One server plays all parts; how much of the wall time it could not have been spared."""
+    from raft_fast.engines.openai import OpenAIEngine
+
+    with SlowServer(DELAY) as server:
+        engine = OpenAIEngine.connect(f"stub@{server.url}", EngineOptions(requests_in_flight=IN_FLIGHT))
+        found = refine_once(LOAD_ROWS, Roles(engine, engine, [engine]))
+    least = found["requests"] * DELAY / IN_FLIGHT
+    return found | {"delay_seconds": DELAY, "in_flight": IN_FLIGHT, "least_seconds": round(least, 2),
+                    "share_in_engine": round(least / found["seconds"], 4)}
+
+
+def apart(*words: str) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.refine_scale", *words], check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    asked = sys.argv[1:]
+    if asked[:1] == ["memory"] and len(asked) == 2:
+        print(json.dumps(memory(int(asked[1]))))
+        return
+    if asked == ["load", "once"]:
+        print(json.dumps(load()))
+        return
+    file = results_folder("cpu") / "refine_scale.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    if asked in ([], ["memory"]):
+        found["memory"] = [apart("memory", str(count)) for count in ROWS]
+    if asked in ([], ["load"]):
+        found["load"] = apart("load", "once")
+    found |= {"command": command(), "machine": machine("cpu")}
+    file.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
