@@ -27,7 +27,7 @@ from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, refine
 
 ROWS = (10_000, 100_000)
-LOAD_ROWS, DELAY, IN_FLIGHT = 2_000, 1.0, 64
+LOAD_ROWS, DELAY, IN_FLIGHT = 1_500, 2.0, 64
 WORDS = 40  # of an answer
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +30,7 @@ from raft_fast.refinement.summary import settings
 
 RUNS = "runs.jsonl"
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
+LEAST_ROWS = 128  # of a block where there are few rows: enough for a batch of like lengths
 BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or nears its end
 
 
@@ -145,9 +146,11 @@ def family(identity: str) -> str:
     return re.split(r"[^a-z]", name)[0] or name
 
 
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _blocks(rows: Collection[Row]) -> Iterator[list[Row]]:
+    """All rows in blocks; few rows are cut small enough that several blocks are under way."""
     coming = iter(rows)
-    while block := list(islice(coming, BLOCK_ROWS)):
+    size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
+    while block := list(islice(coming, size)):
         yield block
 
 
