@@ -12,7 +12,7 @@ SUMMARY = {
     "rows": {"used": 3, "total": 12}, "sources": {"gold": 1, "rewrite": 1, "fused": 1},
     "passed_filter": 2, "objections": {"similarity": 1}, "similarity": {"p50": 0.912},
     "tau": 0.85, "fused_tau": None, "judge_stop": 0.8, "fusion_rounds": 3, "quorum": 2, "seed": 4,
-    "engines": {"rewriter": "small@1", "fuser": "big|@http://x", "judges": ["j<1>", "j2"]},
+    "engines": {"rewriter": "/home/someone/small@1", "fuser": "big|@http://x", "judges": ["j<1>", "j2"]},
     "fuser_is_judge": False, "failed_scores": {"j2": 5}, "prompts": {"rewrite": "rewrite-abc"},
     "supervision_gap": {"rows": 3, "gold": 2.5, "training": 1.25, "gap": 1.25},
 }

@@ -95,9 +95,10 @@ def _counts(summary: Record) -> str:
 
 def _made(summary: Record, config: Record) -> str:
     engines, data = summary["engines"], config.get("data")
-    lines = [("data", Path(data).name if data else None), ("rewriter", engines["rewriter"]),
-             ("fuser", engines["fuser"]), ("judges", ", ".join(engines["judges"])),
-             ("encoder", config.get("encoder")), ("τ", summary["tau"]),
+    lines = [("data", Path(data).name if data else None), ("rewriter", _public(engines["rewriter"])),
+             ("fuser", _public(engines["fuser"])),
+             ("judges", ", ".join(map(_public, engines["judges"]))),
+             ("encoder", _public(config.get("encoder"))), ("τ", summary["tau"]),
              ("τ of fusions", summary.get("fused_tau")),
              ("fusion rounds at most", summary["fusion_rounds"]),
              ("no further round from a mean score of", summary["judge_stop"]),
@@ -106,6 +107,12 @@ def _made(summary: Record, config: Record) -> str:
     lines += [(f"prompt `{name}`", f"`{version}`")
               for name, version in (summary.get("prompts") or {}).items()]
     return _table(("", ""), [line for line in lines if line[1] not in (None, "")])
+
+
+def _public(name: str | None) -> str:
+    """A model's name without the folders of the machine it lay on."""
+    name = name or ""
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _limits(summary: Record, license: str) -> str:
