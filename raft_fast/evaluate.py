@@ -43,7 +43,7 @@ def run(
             before = str(fetch_model(base.base or find_base(model), option="--base"))
             base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
-            encoder = load_encoder(model.encoder, model.device)
+            encoder = load_encoder(model)
         result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir)
     finally:
         save_costs(output_dir, reporter)

@@ -106,10 +106,12 @@ def load_engine(
     return HFEngine(model, chat, identity, batch_size, own.generation_tokens)
 
 
-def load_encoder(name: str, device: str = "cpu") -> Encoder:
-    """The sentence encoder φ by folder or name."""
+def load_encoder(options: ModelOptions) -> Encoder:
+    """The sentence encoder φ that --encoder names."""
     _quiet()
-    return Encoder(fetch_model(name, option="--encoder"), str(pick_device(device)))
+    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
+                   prompt=options.encoder_prompt, dtype=options.encoder_dtype,
+                   batch_size=options.encoder_batch_size)
 
 
 def _quiet() -> None:

@@ -9,7 +9,7 @@ aside), report.html, README.md (a dataset card) and config.yaml. Started again o
 asks only for replies it does not have.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from raft_fast.options import (
     ShowOptions,
 )
 from raft_fast.progress import Reporter
-from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
 from raft_fast.refinement.dry_run import Caller, estimate, samples, told
 from raft_fast.refinement.outputs import PARTIAL_REFINED
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import merge, shard_folder, unfinished
-from raft_fast.run import make_folder
+from raft_fast.run import make_folder, read_yaml
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
@@ -51,23 +51,37 @@ def main() -> None:
     if show.explain is not None:
         return explain_row(data, show.explain)
     if how.merge:
-        return finish(merge(output_dir(data)), output_dir(data), options.card, reporter)
+        return join_shards(options, reporter)
     if options.refine.fusion_rounds:
         name_judges(options.refine)  # a mistake there shows before rows are read or models loaded
     rows = open_raw(data)
-    chosen = rows.spread(data.max_rows, data.seed)
+    everyone = chosen = rows.spread(data.max_rows, data.seed)
     if how.shard is not None:
         chosen = chosen.shard(*map(int, how.shard.split("/")))
     reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
     if how.dry_run:
         return say_estimate(chosen, options, reporter)
     folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
-    summary = run(chosen, len(rows), options, folder, reporter)
+    summary = run(chosen, everyone, len(rows), options, folder, reporter)
     finish(summary, folder, options.card, reporter)
     if how.shard is not None:
         if missing := unfinished(output_dir(data)):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
-        finish(merge(output_dir(data)), output_dir(data), options.card, reporter)
+        join_shards(options, reporter)
+
+
+def join_shards(options: "Options", reporter: Reporter) -> None:
+    """The shards' files become those of one run, calibrated with the encoder that they were made with."""
+    folder = output_dir(options.data)
+    merge(folder)
+    made = read_yaml(folder / "config.yaml")
+    model = replace(options.model, **{key: made[key] for key in vars(options.model)
+                                      if key.startswith("encoder")})
+    from raft_fast.models import load_encoder  # heavy: not for --help or a typo
+
+    with reporter.phase("calibrate"):
+        summary = add_calibration(folder, load_encoder(model))
+    finish(summary, folder, options.card, reporter)
 
 
 @dataclass(frozen=True)
@@ -83,21 +97,28 @@ class Options:
 
 
 def run(
-    rows: dataset.RowFile, total: int, options: Options, folder: Path, reporter: Reporter
+    rows: dataset.RowFile, everyone: dataset.RowFile, total: int, options: Options, folder: Path,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """Load whom the options name and refine the rows into the folder; returns the summary."""
+    """Load whom the options name and refine the rows into the folder; returns the summary. `everyone`
+    are the rows of all shards."""
     make_folder(folder)
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
     config.to_yaml(list(vars(options).values()), folder / "config.yaml")
     dataset.write_jsonl(rows.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
+    golds = index_golds(everyone, options.refine, encoder, folder, reporter)
     try:
-        return refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
-                      total_rows=total, retry_failed=options.how.retry_failed)
+        summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
+                         total_rows=total, retry_failed=options.how.retry_failed, golds=golds)
     except KeyboardInterrupt:
         reporter.say(f"the rows decided so far are in {folder / PARTIAL_REFINED}")
         raise
+    if options.how.shard is not None:  # shards are calibrated together
+        return summary
+    with reporter.phase("calibrate"):
+        return add_calibration(folder, encoder)
 
 
 def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) -> None:
@@ -169,7 +190,7 @@ def load(
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
 
     with reporter.phase("load models"):
-        encoder = load_encoder(model.encoder, model.device)
+        encoder = load_encoder(model)
         roles = build_roles(
             stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size, engines))
     return roles, encoder

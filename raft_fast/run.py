@@ -31,7 +31,7 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     if not any((folder / name).exists() for name in PAID):  # a typo must not claim the folder
         wanted.replace(folder / CONFIG)
         return False
-    here, there = _read(wanted), _read(folder / CONFIG)
+    here, there = read_yaml(wanted), read_yaml(folder / CONFIG)
     wanted.unlink()
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
                  for key in {**there, **here}
@@ -77,5 +77,6 @@ def save_costs(folder: Path, reporter: Reporter) -> None:
     write_json(list(costs.values()), path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What config.yaml of a run says."""
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -86,7 +86,7 @@ def run(name: str, options: Options) -> Path:
                 "self", options.model, batch_size=options.refine.refine_batch_size, engines=options.engines))
             encoder = None  # only stage 1 and the evaluation ask it
             if processes.is_first:
-                encoder = load_encoder(options.model.encoder, options.model.device)
+                encoder = load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
@@ -149,7 +149,7 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
                 reporter: Reporter) -> list[Row]:
     """Stage 1 where it is needed, then the answer to train on that --data_source asks for."""
     from raft_fast.models import load_engine
-    from raft_fast.refinement import build_roles, refine
+    from raft_fast.refinement import add_calibration, build_roles, index_golds, refine
 
     source, rows = options.train.data_source, data.train
     if not data.refined and source != "gold":
@@ -158,8 +158,10 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
         roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
                                                                refining.refine_batch_size,
                                                                options.engines))
+        golds = index_golds(rows, refining, encoder, run_dir / "refine", reporter)
         refine(rows, refining, roles, encoder, run_dir / "refine", reporter, seed=options.data.seed,
-               total_rows=data.total)
+               total_rows=data.total, golds=golds)
+        add_calibration(run_dir / "refine", encoder)
         rows = read_table(str(run_dir / "refine" / "refined.parquet"), 0.0).rows
     return [replace(row, completion=answer(row, source)) for row in rows]
 

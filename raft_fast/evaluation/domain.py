@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Engine, Message, Reply, Sampling
-from raft_fast.evaluation.facts import numbers, references, set_f1
 from raft_fast.evaluation.statistics import Mean, Pair, weighted_mean
+from raft_fast.facts import numbers, references, set_f1
 from raft_fast.progress import Reporter
 
 # key in the records and in evaluation.json -> is more better?

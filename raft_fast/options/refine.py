@@ -24,6 +24,9 @@ class RefineOptions:
     """Keep a rewrite whose cosine similarity to the gold answer is at least this (Eq. 3)."""
     fused_tau: float = 0.0
     """As tau, for fused answers; below it the row keeps what it had. 0: judges alone decide."""
+    skip_checks: str = ""
+    """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
+    loops, leak, language, numbers, references, negation, retrieval (docs/HOWTO.md)."""
     fusion_rounds: int = 3
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = 0.8

@@ -6,12 +6,11 @@ from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
+from raft_fast.refinement.checks import Checks
 from raft_fast.refinement.journal import NOT_ASKED
 from raft_fast.refinement.journal_lines import Recorded
 
 MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
-Checks = dict[str, str | None]
-"""Every check by name: what is wrong, or None where nothing is."""
 
 
 def objections(checks: Checks) -> list[str]:

@@ -1,57 +1,93 @@
-"""The semantic filter (Eqs. 2-3), and the plain reasons why an answer cannot be used."""
+"""The semantic filter (Eqs. 2-3): does an answer still say what the gold answer says?"""
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+
+import numpy as np
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
-from raft_fast.refinement.decisions import Checks, Filtered
+from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
+from raft_fast.refinement.checks import CHECKS, Case, Checks, check
+from raft_fast.refinement.decisions import Filtered
+from raft_fast.refinement.prompting import Prompt, whole_question
+from raft_fast.refinement.retrieval import RETRIEVAL, GoldIndex
+from raft_fast.refinement.vectors import SentenceEncoder
+
+SIMILARITY_DIGITS = 6
 
 
-class SimilarityEncoder(Protocol):
-    """φ of Eq. 2."""
+@dataclass(frozen=True)
+class Filter:
+    """What a rewrite or a fusion has to pass.
 
-    def similarities(self, left: Sequence[str], right: Sequence[str]) -> list[float]:
-        """The cosine of each pair."""
-        ...
+    `golds` are the gold answers that a rewrite is told apart from; without them `retrieval` is not
+    checked. Checks in `skip` are not made.
+    """
+
+    encoder: SentenceEncoder
+    tau: float
+    fused_tau: float = 0.0
+    skip: frozenset[str] = frozenset()
+    golds: GoldIndex | None = None
+
+    @classmethod
+    def of(cls, options: RefineOptions, encoder: SentenceEncoder, golds: GoldIndex | None) -> "Filter":
+        """The filter that the options ask for. Raises UserError for a check that there is none of."""
+        skip = skipped(options.skip_checks)
+        return cls(encoder, options.tau, options.fused_tau, skip, None if RETRIEVAL in skip else golds)
+
+    def rewrites(self, rows: Sequence[Row], replies: Sequence[Reply], prompt: Prompt) -> list[Filtered]:
+        """s = cos(φ(y), φ(ỹ)) and ȳ = ỹ if s >= τ, else y (Eqs. 2-3)."""
+        gold_vectors, vectors = self._embed(rows, replies)
+        found = []
+        for row, reply, similarity in zip(rows, replies, cosines(gold_vectors, vectors), strict=True):
+            checks = check(case_of(row, reply, prompt), self.skip)
+            found.append(Filtered(row, reply, similarity,
+                                  checks | {"similarity": below(similarity, self.tau, "--tau")}))
+        if self.golds is not None:
+            for one, objection in zip(found, self.golds.objections(gold_vectors, vectors), strict=True):
+                one.checks[RETRIEVAL] = objection if one.similarity is not None else None
+        return found
+
+    def fusions(
+        self, rows: Sequence[Row], replies: Sequence[Reply], prompt: Prompt
+    ) -> list[tuple[float | None, Checks]]:
+        """The similarity of each fusion and what is wrong with it; the judges decide about the rest."""
+        found = []
+        for row, reply, similarity in zip(rows, replies, cosines(*self._embed(rows, replies)), strict=True):
+            checks = check(case_of(row, reply, prompt), self.skip)
+            if self.fused_tau:
+                checks["similarity"] = below(similarity, self.fused_tau, "--fused_tau")
+            found.append((similarity, checks))
+        return found
+
+    def _embed(self, rows: Sequence[Row], replies: Sequence[Reply]) -> tuple[np.ndarray, np.ndarray]:
+        vectors = self.encoder.embed([row.gold for row in rows] + [reply.text for reply in replies])
+        return vectors[: len(rows)], vectors[len(rows) :]
 
 
-def filter_rewrites(
-    rows: Sequence[Row], rewrites: Sequence[Reply], encoder: SimilarityEncoder, tau: float
-) -> list[Filtered]:
-    """s = cos(φ(y), φ(ỹ)) and ȳ = ỹ if s >= τ, else y (Eqs. 2-3)."""
-    similarities = similarity_to_gold([row.gold for row in rows], rewrites, encoder)
-    return [
-        Filtered(row, reply, similarity,
-                 plain_checks(reply, row.gold) | {"similarity": below(similarity, tau, "--tau")})
-        for row, reply, similarity in zip(rows, rewrites, similarities, strict=True)
-    ]
+def skipped(names: str) -> frozenset[str]:
+    """The checks that --skip_checks names. Raises UserError for a name that is none of them."""
+    skip = frozenset(name.strip() for name in names.split(",") if name.strip())
+    known = [*CHECKS, RETRIEVAL]
+    if unknown := sorted(skip - set(known)):
+        raise UserError(f"--skip_checks {', '.join(unknown)}: no such check; there are {', '.join(known)}")
+    return skip
 
 
-def similarity_to_gold(
-    golds: Sequence[str], replies: Sequence[Reply], encoder: SimilarityEncoder
-) -> list[float | None]:
-    """Eq. 2 for every reply that says something; None for others, and where φ gives no number."""
-    asked = [place for place, reply in enumerate(replies) if reply.text.strip()]
-    values = encoder.similarities([golds[place] for place in asked],
-                                  [replies[place].text for place in asked])
-    found: list[float | None] = [None] * len(replies)
-    for place, value in zip(asked, values, strict=True):
-        found[place] = value if math.isfinite(value) else None
-    return found
+def case_of(row: Row, reply: Reply, prompt: Prompt) -> Case:
+    """A reply to a row as the checks see it."""
+    return Case(whole_question(row.prompt), row.gold, reply, prompt.text)
 
 
-def plain_checks(reply: Reply, gold: str) -> Checks:
-    """What needs no model and no option: failed, empty, cut off, or nothing but the gold answer."""
-    return {
-        "reply": f"no reply: {reply.error}" if reply.error is not None else None,
-        "empty": None if reply.error is not None or reply.text.strip() else "empty reply",
-        "cut_off": (f"cut off after {reply.completion_tokens} tokens"
-                    if reply.finish_reason == "length" else None),
-        "copy": ("the same words as the gold answer"
-                 if _words(reply.text) == _words(gold) else None),
-    }
+def cosines(left: np.ndarray, right: np.ndarray) -> list[float | None]:
+    """Eq. 2 for rows of unit vectors; None where either is zero, that is, where φ made nothing."""
+    values = (left.astype(np.float64) * right).sum(-1)
+    known = np.isfinite(values) & left.any(-1) & right.any(-1)
+    return [round(float(value), SIMILARITY_DIGITS) if there else None
+            for value, there in zip(values, known, strict=True)]
 
 
 def below(similarity: float | None, threshold: float, option: str) -> str | None:
@@ -61,7 +97,3 @@ def below(similarity: float | None, threshold: float, option: str) -> str | None
     if similarity < threshold:
         return f"similarity {similarity:.3f} is below {option} {threshold:g}"
     return None
-
-
-def _words(text: str) -> list[str]:
-    return text.split()

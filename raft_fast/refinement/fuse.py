@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from raft_fast.engines import Message, Sampling
 from raft_fast.options import RefineOptions
 from raft_fast.refinement.decisions import Filtered, Round, objections
-from raft_fast.refinement.filter import SimilarityEncoder, below, plain_checks, similarity_to_gold
+from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.judge import judge
 from raft_fast.refinement.prompting import Prompt, Prompts, ask_once, whole_question
 from raft_fast.refinement.roles import Part
@@ -18,7 +18,7 @@ class Fusion:
 
     fuser: Part
     judges: Sequence[Part]
-    encoder: SimilarityEncoder
+    filter: Filter
     prompts: Prompts
     options: RefineOptions
     sampling: Sampling
@@ -48,16 +48,10 @@ class Fusion:
         prompt = self.prompts.fuse
         replies = self.fuser.ask("fuse", [fuse_request(one, prompt) for one in rows],
                                  replace(self.sampling, seed=self.sampling.seed + number), prompt)
-        golds = [one.row.gold for one in rows]
-        similarities = similarity_to_gold(golds, replies, self.encoder)
         quorum = self.options.quorum or len(self.judges) // 2 + 1
-        found = []
-        for gold, reply, similarity in zip(golds, replies, similarities, strict=True):
-            checks = plain_checks(reply, gold)
-            if self.options.fused_tau:
-                checks["similarity"] = below(similarity, self.options.fused_tau, "--fused_tau")
-            found.append(Round(number, reply, similarity, checks, quorum))
-        return found
+        checked = self.filter.fusions([one.row for one in rows], replies, prompt)
+        return [Round(number, reply, similarity, checks, quorum)
+                for reply, (similarity, checks) in zip(replies, checked, strict=True)]
 
     def _judge(self, rows: Sequence[Filtered], drawn: Sequence[Round]) -> list[Round]:
         """The same rounds with verdicts; a fusion that cannot be used is not worth a judge's time."""

@@ -17,16 +17,18 @@ from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.activity import Activity
 from raft_fast.refinement.decisions import Decision, decide
-from raft_fast.refinement.filter import SimilarityEncoder, filter_rewrites
+from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.fuse import Fusion
 from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.likelihood import Likelihoods, why_not
 from raft_fast.refinement.outputs import Outputs
 from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompts, load_prompts
+from raft_fast.refinement.retrieval import GoldIndex
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part, Roles
 from raft_fast.refinement.summary import settings
+from raft_fast.refinement.vectors import SentenceEncoder
 
 RUNS = "runs.jsonl"
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
@@ -35,17 +37,18 @@ BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or n
 
 
 def refine(
-    rows: Collection[Row], options: RefineOptions, roles: Roles, encoder: SimilarityEncoder,
+    rows: Collection[Row], options: RefineOptions, roles: Roles, encoder: SentenceEncoder,
     output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
-    retry_failed: bool = False,
+    retry_failed: bool = False, golds: GoldIndex | None = None,
 ) -> dict[str, Any]:
     """Eqs. 1-4 over all rows, in order, a few blocks of them in memory; returns the summary.
 
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, where the journal
     lives too: called again, only what is missing is asked for. Stopped, it leaves the rows that are
     decided under partial names. `total_rows` is how many rows there were before a slice was taken.
-    Raises UserError for an engine that cannot be reached or gives nothing usable, and where another
-    process works in `output_dir`.
+    `golds` is what `index_golds` made of the rows, those of other shards included; without it there is
+    no check `retrieval`. Raises UserError for an engine that cannot be reached or gives nothing usable,
+    and where another process works in `output_dir`.
     """
     prompts = load_prompts(options.prompts)
     about = settings(options, roles, prompts, seed)
@@ -59,7 +62,8 @@ def refine(
         for line in notices(journal, roles):
             reporter.say(line)
         activity = Activity(advance)
-        stage = Stage.of(options, roles, encoder, prompts, journal, activity, seed)
+        checks = Filter.of(options, encoder, golds)
+        stage = Stage.of(options, roles, checks, prompts, journal, activity, seed)
         begun: deque[list[Row]] = deque()
         try:
             blocks = _noted(_blocks(rows), begun)
@@ -85,14 +89,14 @@ class Stage:
     options: RefineOptions
     rewriter: Part
     fuse: Fusion | None
-    encoder: SimilarityEncoder
+    filter: Filter
     prompts: Prompts
     sampling: Sampling
     likelihoods: Likelihoods | None
 
     @classmethod
     def of(
-        cls, options: RefineOptions, roles: Roles, encoder: SimilarityEncoder, prompts: Prompts,
+        cls, options: RefineOptions, roles: Roles, checks: Filter, prompts: Prompts,
         journal: Journal, activity: Activity, seed: int,
     ) -> "Stage":
         """The stage that the options ask for. All parts answer through one journal."""
@@ -103,16 +107,16 @@ class Stage:
             fuser = Part("--fuser", roles.fuser, journal, activity.listener("fuse"))
             judges = [Part("--judge", engine, journal, activity.listener("judge"))
                       for engine in roles.judges]
-            fuse = Fusion(fuser, judges, encoder, prompts, options, sampling)
+            fuse = Fusion(fuser, judges, checks, prompts, options, sampling)
         likelihoods = None
         if why_not(roles.rewriter, options.supervision_gap) is None:
             likelihoods = Likelihoods(roles.rewriter, journal, activity.listener("nll"))
-        return cls(options, rewriter, fuse, encoder, prompts, sampling, likelihoods)
+        return cls(options, rewriter, fuse, checks, prompts, sampling, likelihoods)
 
     def decide(self, rows: Sequence[Row]) -> list[Decision]:
         """Eqs. 1-4 for a block of rows."""
         rewrites = rewrite(rows, self.rewriter, self.sampling, self.prompts.rewrite)
-        filtered = filter_rewrites(rows, rewrites, self.encoder, self.options.tau)
+        filtered = self.filter.rewrites(rows, rewrites, self.prompts.rewrite)
         passed = [one for one in filtered if one.passed] if self.fuse is not None else []
         rounds = iter(self.fuse(passed) if self.fuse is not None else [])
         asked = {id(one) for one in passed}

@@ -17,8 +17,9 @@ from raft_fast.refinement.summary import Tally
 FOLDER, CONFIG, REJECTED = "shards", "config.yaml", "rejected.jsonl"
 # options that change how a shard is refined and not what comes out
 FREE = {"shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
-        "requests_in_flight", "requests_per_minute", "tokens_per_minute", "request_timeout",
-        "connect_timeout", "max_retries", "price", "generation_tokens", "license", "language"}
+        "encoder_batch_size", "requests_in_flight", "requests_per_minute", "tokens_per_minute",
+        "request_timeout", "connect_timeout", "max_retries", "price", "generation_tokens",
+        "license", "language"}
 
 
 def shard_folder(output_dir: Path, shard: str) -> Path:

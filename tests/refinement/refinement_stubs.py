@@ -3,8 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from raft_fast.dataset import Row
 from raft_fast.engines import Message, Reply, Sampling
+from raft_fast.refinement.checks import CHECKS
+
+UNCHECKED = ",".join(CHECKS)
+"""--skip_checks for tests of something else: what stubs say need not make sense."""
 
 
 class StubEngine:
@@ -42,13 +48,21 @@ class StubEngine:
 
 
 class StubEncoder:
-    """Similarity by a table of (gold, answer) pairs; 1 for a pair that is not in it."""
+    """Every text is the same, but those in the table: their similarity to the others. An empty text has
+    no vector."""
 
-    def __init__(self, table: dict[tuple[str, str], float] | None = None) -> None:
+    identity, device = "stub", "cpu"
+
+    def __init__(self, table: dict[str, float] | None = None) -> None:
         self.table = table or {}
 
-    def similarities(self, left: Sequence[str], right: Sequence[str]) -> list[float]:
-        return [self.table.get(pair, 1.0) for pair in zip(left, right, strict=True)]
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = np.zeros((len(texts), 1 + len(self.table)), np.float64)
+        for vector, text in zip(vectors, texts, strict=True):
+            vector[0] = self.table.get(text, 1.0) if text.strip() else 0.0
+            if text in self.table:
+                vector[1 + list(self.table).index(text)] = (1 - vector[0] ** 2) ** 0.5
+        return vectors.astype(np.float32)
 
 
 def row(row_id: str, question: str = "What?", gold: str = "gold answer") -> Row:

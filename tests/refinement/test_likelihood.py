@@ -14,7 +14,7 @@ from raft_fast.refinement import Roles, refine
 from raft_fast.refinement.likelihood import OFF, SERVER
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
-ENCODER = StubEncoder({("gold far", "rewritten"): 0.5})
+ENCODER = StubEncoder({"gold far": 0.5})
 NATS = {"gold near": (6.0, 2), "gold far": (9.0, 3), "rewritten": (1.0, 3), "fusion": (5.0, 4)}
 
 

@@ -23,7 +23,7 @@ def command(monkeypatch, tmp_path):
 
     models = types.ModuleType("raft_fast.models")
     models.load_engine = load_engine
-    models.load_encoder = lambda name, device: StubEncoder()
+    models.load_encoder = lambda options: StubEncoder()
     monkeypatch.setitem(sys.modules, "raft_fast.models", models)
     monkeypatch.chdir(tmp_path)
 
@@ -51,7 +51,8 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
-        "journal.jsonl", "report.html", "README.md", "runs.jsonl"}
+        "journal.jsonl", "report.html", "README.md", "runs.jsonl",
+        "golds.npy", "golds.json"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (

@@ -7,7 +7,7 @@ from raft_fast.dataset import Row
 from raft_fast.engines import Message, Reply, Sampling
 from raft_fast.errors import UserError
 from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
-from raft_fast.refinement.filter import filter_rewrites
+from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.prompting import Prompt, load_prompt, load_prompts
 from raft_fast.refinement.rewrite import rewrite
@@ -31,8 +31,8 @@ def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_
 
 
 def one_filtered(reply, similarity, tau=0.8, gold="gold answer"):
-    encoder = StubEncoder({(gold, reply.text): similarity})
-    return filter_rewrites([row("1", gold=gold)], [reply], encoder, tau)[0]
+    encoder = StubEncoder({reply.text: similarity} if reply.text.strip() else {})
+    return Filter(encoder, tau).rewrites([row("1", gold=gold)], [reply], Prompt("rewrite", ""))[0]
 
 
 @pytest.mark.parametrize(("similarity", "passes"), [

@@ -11,10 +11,11 @@ from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.roles import PATIENCE
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
-ENCODER = StubEncoder({("gold far", "rewritten"): 0.5})
+ENCODER = StubEncoder({"gold far": 0.5})
 
 
 def writer(**options):
@@ -35,7 +36,7 @@ def by_fusion(table):
 
 
 def run(tmp_path, roles, rows=ROWS, encoder=ENCODER, **options):
-    refine(rows, RefineOptions(**options), roles, encoder, tmp_path, Reporter())
+    refine(rows, RefineOptions(skip_checks="numbers", **options), roles, encoder, tmp_path, Reporter())
     refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
     lines = (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -84,20 +85,21 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
             assert score.pop("tokens") == ({"prompt": 0, "completion": 0} if score["error"]
                                            else {"prompt": 10, "completion": 2})
     del near["key"]
+    no_objections = dict.fromkeys([*ALWAYS, *CHECKS.keys() - {"numbers"}])
     assert near == {
         "row_id": "near", "category": None, "prompt": [{"role": "user", "content": "near?"}],
         "gold": "gold near", "rewrite": "rewritten", "similarity": 1.0,
-        "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None, "similarity": None},
+        "checks": {**no_objections, "similarity": None},
         "passed": True,
         "rounds": [
             {"round": 1, "fused": "fusion 1", "similarity": 1.0, "score": 0.5,
              "no_score": None, "disagreement": None,
-             "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
+             "checks": no_objections,
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": None, "error": "garbage"}]},
             {"round": 2, "fused": "fusion 2", "similarity": 1.0, "score": 0.7,
              "no_score": None, "disagreement": {"range": 0.4, "mean_difference": 0.4},
-             "checks": {"reply": None, "empty": None, "cut_off": None, "copy": None},
+             "checks": no_objections,
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": 0.9, "error": None}]},
         ],
@@ -147,7 +149,7 @@ def test_without_fusion_rounds_the_filtered_rewrite_is_the_answer(tmp_path):
 
 
 def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path):
-    encoder = StubEncoder({("gold near", "fusion 1"): 0.6, ("gold far", "rewritten"): 0.5})
+    encoder = StubEncoder({"fusion 1": 0.6, "gold far": 0.5})
     roles = Roles(writer(), fuser(), [judge()])
     refined, decisions, _ = run(tmp_path, roles, encoder=encoder, fusion_rounds=2, fused_tau=0.7)
     assert decisions[0]["rounds"][0]["scores"] == []
@@ -228,8 +230,8 @@ def test_a_changed_tau_asks_the_rewriter_for_nothing(tmp_path):
 def test_another_seed_draws_again(tmp_path):
     engine = StubEngine("writer", lambda text, seed: f"rewritten {seed}")
     for seed in (0, 7):
-        refine(ROWS, RefineOptions(fusion_rounds=0), Roles(engine), StubEncoder(), tmp_path,
-               Reporter(), seed=seed)
+        options = RefineOptions(fusion_rounds=0, skip_checks="numbers")
+        refine(ROWS, options, Roles(engine), StubEncoder(), tmp_path, Reporter(), seed=seed)
         refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
         assert refined[0].completion == f"rewritten {seed}"
 

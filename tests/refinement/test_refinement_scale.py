@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from refinement_stubs import StubEncoder, StubEngine, row
+from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Reply
 from raft_fast.errors import UserError
@@ -33,8 +33,8 @@ def small_blocks(monkeypatch):
 
 
 def run(folder, given, **options):
-    return refine(given, RefineOptions(**options), roles(), StubEncoder(), folder, Reporter(),
-                  total_rows=50)
+    options = RefineOptions(skip_checks=UNCHECKED, **options)
+    return refine(given, options, roles(), StubEncoder(), folder, Reporter(), total_rows=50)
 
 
 def test_the_size_of_blocks_changes_no_file(tmp_path, monkeypatch):
@@ -89,9 +89,9 @@ def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, s
 
     judge = StubEngine("dying", dies)
     mixed = Roles(roles().rewriter, roles().fuser, [StubEngine("well", lambda text, seed: 0.9), judge])
+    options = RefineOptions(fusion_rounds=1, quorum=1, skip_checks=UNCHECKED)
     with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
-        refine(rows(1000), RefineOptions(fusion_rounds=1, quorum=1), mixed, StubEncoder(), tmp_path,
-               Reporter())
+        refine(rows(1000), options, mixed, StubEncoder(), tmp_path, Reporter())
     assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
     assert not (tmp_path / "refined.parquet").exists()
 

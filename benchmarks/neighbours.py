@@ -1,0 +1,155 @@
+"""Nearest neighbours: faiss and torch as we use them, beside sentence-transformers' own search.
+
+    python -m benchmarks.neighbours --sizes 1000,10000,100000 --real rows.jsonl
+
+Ten neighbours of a sample of queries among N vectors: seconds to build and to search, memory above the
+vectors, and recall@10 against an exact search in float64. The vectors are mixtures of three real
+embeddings (`--real`, float32 [n, D]; else of random ones) with a little noise: they crowd together as
+texts of one domain do, without being copies.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers.util import semantic_search
+
+from benchmarks import measure
+from raft_fast.dataset import read_table
+from raft_fast.embedding import unit
+from raft_fast.models import load_encoder
+from raft_fast.options import ModelOptions
+from raft_fast.refinement.faiss_index import FaissIndex
+from raft_fast.refinement.neighbours import TorchIndex
+
+DIMENSION, K = 384, 10
+WEIGHTS, NOISE = (1.0, 0.7, 0.5), 0.02
+BLOCK = 50_000
+FEWEST_FOR_IVF = 10_000
+
+Built = Callable[[np.ndarray], np.ndarray]
+"""Queries to the ids of their neighbours."""
+
+
+def embeddings(source: Path | None) -> np.ndarray:
+    """What the vectors are mixed from."""
+    if source is None:
+        return unit(np.random.default_rng(0).normal(size=(2000, DIMENSION)))
+    if source.suffix == ".npy":
+        return np.load(source)
+    rows = read_table(str(source), 0.0).rows
+    texts = [text for row in rows for text in (row.prompt[-1]["content"], row.gold)]
+    return load_encoder(ModelOptions()).embed(texts)
+
+
+def mixtures(real: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` unit vectors, float32: weighted sums of three of `real` each, and noise."""
+    rng = np.random.default_rng(seed)
+    out = np.empty((count, real.shape[1]), np.float32)
+    for begin in range(0, count, BLOCK):
+        part = out[begin : begin + BLOCK]
+        mixed = sum(weight * real[rng.integers(len(real), size=len(part))] for weight in WEIGHTS)
+        part[:] = unit(mixed + NOISE * rng.standard_normal(part.shape, np.float32))
+    return out
+
+
+def exact_ids(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The K nearest by plain selection in float64, a block of the base at a time."""
+    ids = np.empty((len(queries), 0), np.int64)
+    scores = np.empty((len(queries), 0))
+    for begin in range(0, len(base), BLOCK):
+        block = queries.astype(np.float64) @ base[begin : begin + BLOCK].T.astype(np.float64)
+        places = np.argpartition(-block, K - 1, axis=1)[:, :K]
+        scores = np.hstack([scores, np.take_along_axis(block, places, 1)])
+        ids = np.hstack([ids, places + begin])
+        best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
+        scores, ids = (np.take_along_axis(one, best, 1) for one in (scores, ids))
+    return ids
+
+
+def by_torch(base: np.ndarray) -> Built:
+    return lambda queries: TorchIndex(base).search(queries, K).ids
+
+
+def by_faiss_flat(base: np.ndarray) -> Built:
+    index = FaissIndex(base, flat_rows=len(base))
+    return lambda queries: index.search(queries, K).ids
+
+
+def by_faiss_ivf(base: np.ndarray) -> Built:
+    index = FaissIndex(base, flat_rows=1)
+    return lambda queries: index.search(queries, K).ids
+
+
+def by_sentence_transformers(base: np.ndarray) -> Built:
+    def search(queries: np.ndarray) -> np.ndarray:
+        found = semantic_search(torch.from_numpy(queries), torch.from_numpy(base), top_k=K)
+        return np.array([[hit["corpus_id"] for hit in hits] for hits in found])
+
+    return search
+
+
+WAYS: dict[str, Callable[[np.ndarray], Built]] = {
+    "torch": by_torch, "faiss, flat": by_faiss_flat, "faiss, IVF": by_faiss_ivf,
+    "sentence-transformers semantic_search": by_sentence_transformers,
+}
+
+
+def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, dict[str, Any]]:
+    """Every way on the same vectors; searches take turns, so that a neighbour's load falls on all."""
+    truth = exact_ids(base, queries)
+    built: dict[str, Built] = {}
+    result: dict[str, dict[str, Any]] = {}
+    for name, build in WAYS.items():
+        if build is by_faiss_ivf and len(base) < FEWEST_FOR_IVF:
+            continue
+        start = time.perf_counter()
+        kept: list[Built] = []
+        memory = measure.extra_memory(lambda build=build, kept=kept: kept.append(build(base)), "cpu")
+        built[name] = kept[0]
+        result[name] = {"build_s": round(time.perf_counter() - start, 3)}
+        ids: list[np.ndarray] = []
+        memory += measure.extra_memory(lambda one=built[name], ids=ids: ids.append(one(queries)), "cpu")
+        recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(truth, ids[0], strict=True)])
+        result[name] |= {"recall_at_10": round(float(recall), 4), "extra_mib": round(memory / 2**20)}
+    times = measure.in_turns({name: (lambda one=one: one(queries),) for name, one in built.items()},
+                             repeats, "cpu")
+    for name, parts in times.items():
+        result[name] |= {"search_" + key: value for key, value in parts[-1].items()}
+    return result
+
+
+def main() -> None:
+    """Print each size as it is done and write its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--sizes", default="1000,10000,100000,1000000")
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--real", type=Path, help=".npy of real embeddings, float32 [n, D], or .jsonl of "
+                        "rows whose questions and answers are embedded")
+    args = parser.parse_args()
+    real = embeddings(args.real)
+    for count in (int(size) for size in args.sizes.split(",")):
+        base, queries = mixtures(real, count, seed=0), mixtures(real, args.queries, seed=1)
+        ways = compare(base, queries, args.repeats)
+        exact = [way["recall_at_10"] for name, way in ways.items() if name != "faiss, IVF"]
+        if min(exact) < 0.999:  # rounding may swap neighbours that are equal to seven digits
+            raise SystemExit(f"an exact search misses neighbours, no times: {ways}")
+        flops = 2.0 * count * args.queries * base.shape[1]
+        record = {"command": measure.command(), "machine": measure.machine("cpu"), "vectors": count,
+                  "dimension": base.shape[1], "queries": args.queries, "k": K,
+                  "vectors_mib": round(base.nbytes / 2**20),
+                  "of": f"mixtures of {len(real)} {'real' if args.real else 'random'} embeddings",
+                  "gflop_of_exact_search": round(flops / 1e9, 2), "ways": ways}
+        path = measure.results_folder("cpu") / f"neighbours-n{count}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Plain reasons why an answer cannot be used: one idea a file, each a pure function of a `Case`.
+
+A check returns what is wrong in words, or None. How often each of them is wrong itself is measured by
+`python -m benchmarks.checks`.
+"""
+
+from collections.abc import Callable
+
+from raft_fast.refinement.checks.case import Case
+from raft_fast.refinement.checks.copies import copy
+from raft_fast.refinement.checks.facts import numbers, references
+from raft_fast.refinement.checks.language import language
+from raft_fast.refinement.checks.leaks import leak
+from raft_fast.refinement.checks.length import length
+from raft_fast.refinement.checks.loops import loops
+from raft_fast.refinement.checks.negation import negation
+from raft_fast.refinement.checks.refusal import refusal
+from raft_fast.refinement.checks.reply import cut_off, empty, reply
+
+Check = Callable[[Case], str | None]
+Checks = dict[str, str | None]
+"""Every check by name: what is wrong, or None where nothing is."""
+
+ALWAYS: dict[str, Check] = {"reply": reply, "empty": empty}  # nothing to train on without
+CHECKS: dict[str, Check] = {
+    "cut_off": cut_off, "copy": copy, "length": length, "refusal": refusal, "loops": loops, "leak": leak,
+    "language": language, "numbers": numbers, "references": references, "negation": negation,
+}
+
+__all__ = ["ALWAYS", "CHECKS", "Case", "Check", "Checks", "check"]
+
+
+def check(case: Case, skip: frozenset[str] = frozenset()) -> Checks:
+    """What every check that is not in `skip` says, by name.
+
+    Where there is no answer only `reply` or `empty` object: the others have nothing to look at.
+    """
+    found = {name: objects(case) for name, objects in ALWAYS.items()}
+    silent = any(found.values())
+    return found | {name: None if silent else objects(case)
+                    for name, objects in CHECKS.items() if name not in skip}

@@ -1,0 +1,177 @@
+"""The filter: similarity, retrieval among all gold answers, calibration of tau."""
+
+import json
+
+import numpy as np
+import pytest
+from refinement_stubs import StubEncoder, StubEngine, row
+
+from raft_fast.embedding import unit
+from raft_fast.engines import Reply
+from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement import Roles, add_calibration, index_golds, refine
+from raft_fast.refinement.calibration import EDGES, FEWEST, auc, calibrate, suggest
+from raft_fast.refinement.filter import Filter, cosines
+from raft_fast.refinement.prompting import Prompt
+from raft_fast.refinement.vectors import embed_to_file
+
+PROMPT = Prompt("rewrite", "")
+
+
+class TableEncoder:
+    """Vectors by a table."""
+
+    identity, device = "table", "cpu"
+
+    def __init__(self, table):
+        self.table, self.asked = table, []
+
+    def embed(self, texts):
+        self.asked += texts
+        return unit(np.array([self.table[text] for text in texts], np.float64))
+
+
+ENCODER = TableEncoder({
+    "fences are low": [1, 0, 0], "walls are high": [0, 1, 0], "fences stay low": [0.999, 0.01, 0],
+    "low fences it is": [0.9, 0.3, 0], "high walls it is": [0.3, 0.9, 0], "nothing": [0, 0, 0]})
+GOLDS = [row("fence", gold="fences are low"), row("wall", gold="walls are high"),
+         row("again", gold="fences stay low")]
+
+
+@pytest.fixture
+def golds(tmp_path):
+    return index_golds(GOLDS, RefineOptions(), ENCODER, tmp_path, Reporter())
+
+
+def retrieval(golds, gold, rewrite):
+    one, = Filter(ENCODER, 0.0, golds=golds).rewrites([row("1", gold=gold)], [Reply(rewrite)], PROMPT)
+    return one.checks["retrieval"]
+
+
+def test_a_rewrite_must_be_nearest_to_its_own_gold_answer(golds):
+    assert retrieval(golds, "walls are high", "high walls it is") is None
+    # both fences are nearer, so its own comes third
+    assert "rank 3" in retrieval(golds, "walls are high", "low fences it is")
+    assert "rank 2" not in (retrieval(golds, "fences are low", "low fences it is") or "")
+
+
+def test_gold_answers_that_say_the_same_are_no_rivals(golds):
+    assert retrieval(golds, "fences are low", "low fences it is") is None
+    assert retrieval(golds, "fences stay low", "low fences it is") is None
+
+
+def test_where_there_is_no_vector_similarity_says_so_and_retrieval_nothing(golds):
+    one, = Filter(ENCODER, 0.0, golds=golds).rewrites(GOLDS[:1], [Reply("nothing")], PROMPT)
+    assert one.similarity is None
+    assert one.checks["similarity"] == "no similarity to the gold answer"
+    assert one.checks["retrieval"] is None
+
+
+def test_gold_answers_are_embedded_once_and_again_where_they_change(tmp_path):
+    encoder = TableEncoder(ENCODER.table)
+    for _ in range(2):
+        index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
+    assert len(encoder.asked) == len(GOLDS)
+    found = embed_to_file(["walls are high"], 1, encoder, tmp_path / "golds.npy")
+    np.testing.assert_allclose(found, [[0, 1, 0]])
+    encoder.identity = "other"
+    embed_to_file(["walls are high"], 1, encoder, tmp_path / "golds.npy")
+    assert len(encoder.asked) == len(GOLDS) + 2
+    with pytest.raises(ValueError, match="2 texts were promised and 1 given"):
+        embed_to_file(["walls are high"], 2, encoder, tmp_path / "other.npy")
+
+
+def test_skipped_checks_are_not_made_and_unknown_ones_are_refused(tmp_path):
+    assert index_golds(GOLDS, RefineOptions(skip_checks="loops, retrieval"), ENCODER, tmp_path,
+                       Reporter()) is None
+    found = Filter.of(RefineOptions(skip_checks="copy,length"), StubEncoder(), None)
+    one, = found.rewrites([row("1")], [Reply("gold answer")], PROMPT)
+    assert one.passed
+    assert not {"copy", "length", "retrieval"} & set(one.checks)
+    with pytest.raises(UserError, match=r"--skip_checks negations: no such check; there are .*negation"):
+        Filter.of(RefineOptions(skip_checks="negations"), StubEncoder(), None)
+
+
+def test_a_fusion_is_checked_as_a_rewrite_is():
+    (similarity, checks), = Filter(StubEncoder({"fused 7": 0.5}), 0.9, fused_tau=0.6).fusions(
+        [row("1")], [Reply("fused 7")], PROMPT)
+    assert similarity == 0.5
+    assert checks["numbers"] == "numbers: adds 7"
+    assert checks["similarity"] == "similarity 0.500 is below --fused_tau 0.6"
+
+
+def test_cosines():
+    left = np.float32([[1, 0], [0.6, 0.8], [0, 0], [1, 0]])
+    right = np.float32([[0, 1], [0.8, 0.6], [1, 0], [1, 0]])
+    assert cosines(left, right) == [0.0, 0.96, None, 1.0]
+
+
+def lines(count):
+    return [{"row_id": f"r{n}", "gold": f"gold {n}", "rewrite": f"rewrite {n}", "similarity": 0.9,
+             "checks": {"copy": None}} for n in range(count)]
+
+
+def turning(count):
+    """Gold answers all around a circle, each rewrite a step of 0.3 beside its own."""
+    angles = 2 * np.pi * np.arange(count) / count
+    return TableEncoder({f"{kind} {n}": [np.cos(angle + step), np.sin(angle + step)]
+                         for kind, step in (("gold", 0), ("rewrite", 0.3))
+                         for n, angle in enumerate(angles)})
+
+
+def test_calibration_against_worked_out_numbers():
+    found = calibrate(lines(20), turning(20), tau=0.97)
+    assert found["n"] == {"true": 20, "shuffled": 20 * 19}
+    # own: cos 0.3 = 0.9553; the next gold answer is 2 pi / 20 = 0.3142 on: cos 0.0142 = 0.9999
+    assert found["accepted"]["at_tau"] == {"true": 0.0, "shuffled": round(20 / 380, 4)}
+    # so each rewrite is more like its own gold answer than like 18 of the 19 others
+    assert found["auc"] == round(18 / 19, 4)
+    assert found["suggested_tau"] == 1.0  # 5 % are at 0.9999: only above it at most 1 % pass
+    assert sum(found["true"]) == 20
+    assert sum(found["shuffled"]) == 380
+    assert len(found["edges"]) == len(found["true"]) + 1
+
+
+def test_calibration_is_the_same_in_any_order_and_leaves_copies_out():
+    some = lines(30)
+    some[3]["checks"]["copy"] = "the same words as the gold answer"
+    some[4]["similarity"] = None
+    one, other = calibrate(some, turning(30), 0.8), calibrate(some[::-1], turning(30), 0.8)
+    assert one == other
+    assert one["n"]["true"] == 28
+
+
+def test_calibration_reads_a_bounded_sample(monkeypatch):
+    monkeypatch.setattr("raft_fast.refinement.calibration.PAIRS", 10)
+    encoder = turning(100)
+    assert calibrate(iter(lines(100)), encoder, 0.8)["n"]["true"] == 10
+    assert len(encoder.asked) == 20
+    assert calibrate(lines(FEWEST - 1), turning(10), 0.8) is None
+
+
+def test_equal_gold_answers_are_no_shuffled_pair():
+    same = [line | {"gold": "gold 0"} for line in lines(10)]
+    assert calibrate(same, turning(10), 0.8) is None
+
+
+def test_auc_and_suggestion_by_hand():
+    assert auc(np.array([1.0, 2.0]), np.array([0.0, 1.0, 3.0])) == pytest.approx((1.5 + 2) / 6)
+    scores = np.linspace(0, 0.999, 1000)
+    assert suggest(scores) == 0.99
+    assert (scores >= suggest(scores)).mean() <= 0.01
+
+
+def test_the_summary_has_the_calibration(tmp_path):
+    rows = [row(f"r{n}", gold=f"gold {n}") for n in range(10)]
+    engine = StubEngine("writer", lambda text, seed: "words of its own")
+    options = RefineOptions(fusion_rounds=0, skip_checks="numbers", supervision_gap=False)
+    before = refine(rows, options, Roles(engine), StubEncoder(), tmp_path, Reporter())
+    summary = add_calibration(tmp_path, StubEncoder())
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    found = summary.pop("calibration")
+    assert summary == before
+    assert found["n"] == {"true": 10, "shuffled": 90}
+    assert found["edges"] == EDGES.tolist()
+    assert found["auc"] == 0.5  # this encoder tells nothing apart

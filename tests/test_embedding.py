@@ -1,0 +1,90 @@
+"""The encoder on a tiny model: long texts in pieces, prompts, and vectors that are never NaN."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling, Transformer
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from raft_fast.embedding import Encoder, unit
+from raft_fast.errors import UserError
+
+WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",
+         "road", "and", "river"]
+LONGEST = 12  # tokens the tiny encoder reads at once, [CLS] and [SEP] included
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    vocab = path / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", *WORDS]))
+    bert = BertModel(BertConfig(vocab_size=6 + len(WORDS), hidden_size=16, num_hidden_layers=1,
+                                num_attention_heads=2, intermediate_size=32, initializer_range=1.0))
+    bert.save_pretrained(path / "bert")
+    BertTokenizerFast(vocab=str(vocab)).save_pretrained(path / "bert")
+    parts = Transformer(str(path / "bert"), max_seq_length=LONGEST)
+    model = SentenceTransformer(modules=[parts, Pooling(16)], prompts={"STS": "query : "}, device="cpu")
+    model.save(str(path / "whole"))
+    return path / "whole"
+
+
+def test_vectors_are_what_sentence_transformers_gives(folder):
+    texts = ["a fence may be high", "the old house"]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(Encoder(folder).embed(texts), expected, atol=1e-6)
+
+
+def test_a_long_text_is_the_mean_of_its_pieces_weighted_by_their_tokens(folder):
+    encoder = Encoder(folder)
+    first, second = WORDS[:8], WORDS[8:13]  # 12 - [CLS] - [SEP] - 2 = 8 tokens a piece
+    vector = encoder.embed([" ".join(first + second)])[0]
+    pieces = encoder.embed([" ".join(first), " ".join(second)])
+    np.testing.assert_allclose(vector, unit(8 * pieces[:1] + 5 * pieces[1:])[0], atol=1e-6)
+
+
+def test_what_comes_after_the_first_tokens_counts(folder):
+    start = "a fence may be high or low query the house "
+    one, other = Encoder(folder).embed([start + "stands by old road", start + "and river and river"])
+    assert one @ other < 0.999
+
+
+def test_a_prompt_by_name_or_text_stands_before_every_piece(folder):
+    by_name, by_text = Encoder(folder, prompt="STS"), Encoder(folder, prompt="query : ")
+    texts = ["a fence", " ".join(WORDS[:14])]
+    np.testing.assert_array_equal(by_name.embed(texts), by_text.embed(texts))
+    plain = SentenceTransformer(str(folder), device="cpu").encode(["query : a fence"])
+    np.testing.assert_allclose(by_name.embed(texts)[0], unit(plain)[0], atol=1e-6)
+    assert not np.allclose(by_name.embed(texts), Encoder(folder).embed(texts), atol=1e-3)
+
+
+def test_an_unknown_prompt_is_refused_with_the_known_ones(folder):
+    with pytest.raises(UserError, match=r"--encoder_prompt sts: .*it has: .*STS"):
+        Encoder(folder, prompt="sts")
+
+
+def test_empty_texts_and_broken_models_give_zeros_not_nan(folder):
+    encoder = Encoder(folder)
+    assert encoder.embed([]).shape == (0, 16)
+    vectors = encoder.embed(["", "a fence", "  \n"])
+    assert np.linalg.norm(vectors, axis=1).round(5).tolist() == [0, 1, 0]
+    assert encoder.similarities([""], ["a fence"]) == [0.0]
+    with torch.no_grad():
+        encoder.model[0].auto_model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    assert not encoder.embed(["a fence"]).any()
+
+
+def test_vectors_do_not_depend_on_what_else_is_in_the_batch(folder):
+    encoder = Encoder(folder, batch_size=2)
+    texts = [" ".join(WORDS[:n]) for n in (3, 14, 1, 9)]
+    together = encoder.embed(texts)
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_unit_rows():
+    rows = unit(np.array([[3.0, 4.0], [0.0, 0.0], [np.inf, 1.0]]))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, 0]])
+    assert rows.dtype == np.float32
