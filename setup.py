@@ -17,6 +17,7 @@ setup(
         "raft_fast.refinement.checks",
         "raft_fast.distillation",
         "raft_fast.evaluation",
+        "raft_fast.watching",
         "raft_fast.report",
         "raft_fast.report.stage1",
         "raft_fast_configs",

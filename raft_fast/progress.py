@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import psutil
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
@@ -74,11 +75,20 @@ class Silent(Reporter):
 @contextmanager
 def _bar(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     columns = [TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[note]}")]
-    with Progress(*columns, console=console) as bar:
+               TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn()]
+    with _NotedProgress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
         yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
+
+
+class _NotedProgress(Progress):
+    """The bar, and what was noted of the last step in lines of its own."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(note, style="dim")
 
 
 @contextmanager
@@ -88,7 +98,7 @@ def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., No
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, noted
-        done, noted = done + steps, note
+        done, noted = done + steps, " | ".join(note.splitlines())
 
     def beat() -> None:
         while not stop.wait(LOG_SECONDS):

@@ -31,6 +31,7 @@ from raft_fast.options import (
     ModelOptions,
     RefineOptions,
     TrainOptions,
+    WatchOptions,
 )
 from raft_fast.progress import Reporter, Silent
 from raft_fast.run import open_run, pin_inputs, save_costs
@@ -61,13 +62,20 @@ class Options:
     refine: RefineOptions
     train: TrainOptions
     adapter: AdapterOptions
+    watch: WatchOptions
+
     evaluate: EvaluateOptions
+
+    def flat(self) -> dict[str, Any]:
+        """Every option by its name."""
+        return {name: value for group in vars(self).values() for name, value in vars(group).items()}
 
 
 def run(name: str, options: Options) -> Path:
     """Everything the command does, for a configuration called `name`; returns the run's folder."""
     from raft_fast.models import load_encoder, load_engine, pick_device
     from raft_fast.processes import Processes
+    from raft_fast.watching import watchers
 
     processes = Processes.start(use_gpu=pick_device(options.model.device).type == "cuda")
     reporter = Reporter() if processes.is_first else Silent()
@@ -75,7 +83,7 @@ def run(name: str, options: Options) -> Path:
     resumed = processes.first(lambda: open_run(run_dir, list(vars(options).values())))
     if resumed and (run_dir / "evaluation.json").is_file():
         reporter.say(f"{run_dir} is finished: nothing is left to do")
-        processes.first(lambda: finish(run_dir, reporter))
+        processes.first(lambda: finish(run_dir, options, reporter))
         return run_dir
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
@@ -91,19 +99,21 @@ def run(name: str, options: Options) -> Path:
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
         answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))
-        trained = train_student(answered, options, original, teacher, run_dir, reporter)
-        processes.first(lambda: evaluate_both(original, trained, data.heldout, options, encoder, run_dir,
-                                              reporter))
+        heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
+        watching = watchers(options.watch, original, heldout, run_dir, reporter, options.flat()) \
+            if processes.is_first else []
+        trained = train_student(answered, options, original, teacher, run_dir, reporter, watching)
+        processes.first(lambda: evaluate_both(original, trained, heldout, options, encoder, run_dir, reporter))
     finally:
         if processes.is_first:
             save_costs(run_dir, reporter)
-    processes.first(lambda: finish(run_dir, reporter))
+    processes.first(lambda: finish(run_dir, options, reporter))
     processes.end()
     return run_dir
 
 
-def finish(run_dir: Path, reporter: Reporter) -> None:
-    """Model card and report from what the run has written; prints the table."""
+def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
+    """Model card and report from what the run has written; prints the table; uploads where asked to."""
     from raft_fast.evaluation import print_table
     from raft_fast.evaluation.model_card import write_model_card
     from raft_fast.evaluation.report import write_report
@@ -112,6 +122,12 @@ def finish(run_dir: Path, reporter: Reporter) -> None:
     report = write_report(run_dir)
     print_table(json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8")))
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
+    if options.watch.push_to_hub:
+        from raft_fast.watching.hub import push
+
+        with reporter.phase("upload"):
+            address = push(run_dir / "model", options.watch.push_to_hub)
+        reporter.say(f"hub    {address}")
 
 
 @dataclass(frozen=True)
@@ -193,11 +209,21 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
-    from raft_fast.distillation import SoftStop, StepsInProgress, Teacher, fitting, plan, rows_per_step, train
+    from raft_fast.distillation import (
+        SoftStop,
+        Teacher,
+        estimate,
+        fitting,
+        micro_batches,
+        plan,
+        rows_per_step,
+        train,
+    )
     from raft_fast.engines.hf import HFEngine
     from raft_fast.head import head_of
     from raft_fast.processes import Processes
     from raft_fast.student import make_student
+    from raft_fast.watching import StepsInProgress, show_memory
 
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed)
@@ -217,10 +243,12 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                               if training.gradient_accumulation_steps == 1
                               else "from the averages of the step before (several micro-batches)")
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
-    total = len(plan(rows, training, options.data.seed, rows_per_step(training, run_dir)))
-    with reporter.phase("train", total, "steps") as advance, SoftStop() as stopping:
+    steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
+    if processes.is_first:
+        show_memory(estimate(model, frozen and frozen.model, micro_batches(steps, chat, training), training))
+    with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
-              [StepsInProgress(advance), stopping, *callbacks], student.weights)
+              [StepsInProgress(advance), *callbacks, stopping], student.weights)
     return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)
 
 
@@ -235,9 +263,8 @@ def evaluate_both(original: Any, trained: Any, heldout: list[Row], options: Opti
     """Base and trained model on held-out rows and on general instructions."""
     from raft_fast.evaluation import evaluate
 
-    rows = spread(heldout, options.evaluate.eval_rows, options.data.seed)
     original.batch_size = options.evaluate.eval_batch_size
-    evaluate(original, trained, rows, options.evaluate, encoder, reporter, run_dir)
+    evaluate(original, trained, heldout, options.evaluate, encoder, reporter, run_dir)
 
 
 if __name__ == "__main__":

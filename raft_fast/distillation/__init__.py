@@ -3,11 +3,11 @@
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.loop import fitting, plan, rows_per_step, train
 from raft_fast.distillation.lora import Adapter
-from raft_fast.distillation.metrics import StepsInProgress
+from raft_fast.distillation.memory import Estimate, estimate, micro_batches
 from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.teacher import Teacher, Teaching
 from raft_fast.distillation.weights import FullWeights, Weights
 
-__all__ = ["Adapter", "Callback", "FullWeights", "SoftStop", "StepsInProgress", "Teacher", "Teaching",
-           "TrainingState", "Weights", "fitting", "plan",
-           "rows_per_step", "train"]
+__all__ = ["Adapter", "Callback", "Estimate", "FullWeights", "SoftStop", "Teacher", "Teaching",
+           "TrainingState", "Weights", "estimate", "fitting", "micro_batches", "plan", "rows_per_step",
+           "train"]

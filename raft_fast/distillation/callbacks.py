@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.dataset import Row
+from raft_fast.distillation.weights import Weights
 from raft_fast.processes import Processes
 
 
@@ -20,11 +21,13 @@ class TrainingState:
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows and
     trajectories (token ids): what the step was trained on. stop: set it, and training stops after this
     step with a checkpoint. finished: set it to why, and no step comes after this one, in a resumed run
-    neither.
+    neither. weights: what of the student is saved. listeners: every callback of the run, for those who
+    have something to tell the others.
     """
 
     run_dir: Path
     student: Any
+    weights: Weights
     total: int
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +35,7 @@ class TrainingState:
     trajectories: Sequence[list[int]] = ()
     stop: bool = False
     finished: str | None = None
+    listeners: "Callback" = field(default_factory=lambda: Callback())
 
 
 class Callback:

@@ -15,7 +15,8 @@ from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.callbacks import Callback, Callbacks, FirstOnly, TrainingState
 from raft_fast.distillation.checkpoint import newest_state, restore, save_checkpoint
 from raft_fast.distillation.clock import Clock
-from raft_fast.distillation.metrics import MetricsLog, peak_memory
+from raft_fast.distillation.metrics import MetricsLog, peak_memory, speeds
+from raft_fast.distillation.out_of_memory import run_halving
 from raft_fast.distillation.rollout import sample_trajectories
 from raft_fast.distillation.sharding import (
     WholeOptimizer,
@@ -57,26 +58,29 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     scheduler = schedule(optimizer, options, len(steps))
     stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
 
-    state = TrainingState(run_dir, student, len(steps))
-    buffer = resume(state, weights, stepper, scheduler)
-    listeners = FirstOnly(Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks]), processes)
+    state = TrainingState(run_dir, student, weights, len(steps))
+    buffer = resume(state, stepper, scheduler)
+    state.listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
+    listeners = FirstOnly(state.listeners, processes)
     listeners.on_begin(state)
     for step in range(state.step, state.step if state.finished else len(steps)):
         clock = Clock(student.device)
+        sampling = teacher is not None and step not in buffer
         with clock.part("rollout_seconds"):
-            if teacher and step not in buffer:  # Eq. 6, for as many steps as one refill feeds
+            if sampling:  # Eq. 6, for as many steps as one refill feeds
                 fed = range(step, min(step + options.steps_per_generation, len(steps)))
                 buffer = refill(student, chat, steps, fed, options, seed)
         trajectories = buffer.get(step, [[]] * len(steps[step]))
         examples = [stepper.example(row, trajectory)
                     for row, trajectory in zip(steps[step], trajectories, strict=True)]
-        metrics = stepper.run(examples)  # Eqs. 7-12
+        metrics = run_halving(stepper, examples)  # Eqs. 7-12
         if not metrics["skipped"]:
             scheduler.step()
 
         state.step, state.rows, state.trajectories = step + 1, steps[step], trajectories
         state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
                          "rollout_seconds": clock.read()["rollout_seconds"] if teacher else None}
+        state.metrics |= speeds(state.metrics, buffer if sampling else {}, examples)
         listeners.on_step(state)
         if saving_is_due(state, options):
             kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
@@ -144,10 +148,9 @@ def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options
     return {step: [next(drawn) for _ in steps[step]] for step in fed}
 
 
-def resume(state: TrainingState, weights: Weights, stepper: Stepper,
-           scheduler: Any) -> dict[int, list[list[int]]]:
+def resume(state: TrainingState, stepper: Stepper, scheduler: Any) -> dict[int, list[list[int]]]:
     """Go back to the newest checkpoint; returns the rollouts still waiting."""
-    kept = restore(state.run_dir / "checkpoints", weights, WholeOptimizer(stepper.optimizer))
+    kept = restore(state.run_dir / "checkpoints", state.weights, WholeOptimizer(stepper.optimizer))
     if kept is None:
         return {}
     state.step, state.finished = kept["step"], kept["finished"]

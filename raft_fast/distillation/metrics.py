@@ -4,13 +4,15 @@ import json
 import os
 import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raft_fast.dataset import write_jsonl
 from raft_fast.distillation.callbacks import Callback, TrainingState
+from raft_fast.distillation.examples import Example
 
 METRICS = "metrics.jsonl"
 
@@ -46,19 +48,19 @@ class MetricsLog(Callback):
         self.file.close()
 
 
-class StepsInProgress(Callback):
-    """Moves a phase's progress on, `advance(steps, note)`, with the losses beside it."""
+def speeds(metrics: dict[str, Any], drawn: dict[int, list[list[int]]],
+           examples: Sequence[Example]) -> dict[str, Any]:
+    """Tokens of the step's three parts and tokens per second, None where a part had nothing to do.
 
-    def __init__(self, advance: Callable[..., None]) -> None:
-        self.advance = advance
-
-    def on_begin(self, state: TrainingState) -> None:
-        self.advance(state.step)
-
-    def on_step(self, state: TrainingState) -> None:
-        shown = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}
-        self.advance(1, note="  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in shown.items()
-                                       if state.metrics[key] is not None))
+    rollout: tokens sampled, for this and later steps; teacher and train: tokens read, prompts included.
+    """
+    tokens = {"rollout": sum(len(ids) for trajectories in drawn.values() for ids in trajectories),
+              "teacher": sum(len(example.teacher.ids) for example in examples if example.teacher),
+              "train": metrics["tokens"]}
+    speed = {part: count / seconds if count and (seconds := metrics[f"{part}_seconds"]) else None
+             for part, count in tokens.items()}
+    return {"rollout_tokens": tokens["rollout"], "teacher_tokens": tokens["teacher"],
+            **{f"{part}_tokens_per_second": value for part, value in speed.items()}}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -47,7 +47,7 @@ class SoftStop(Callback):
             raise Stopped(signum, "at once, without the step it was in")
         self.signum = signum
         console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
-                      markup=False)
+                      markup=False, soft_wrap=True)
 
 
 class StopOnBadSteps(Callback):

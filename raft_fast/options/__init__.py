@@ -11,11 +11,12 @@ from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
 from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
+from raft_fast.options.watch import WatchOptions
 
 ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions,
-                          TrainOptions, AdapterOptions, EvaluateOptions, BaseOptions, ShowOptions,
-                          CardOptions]
+                          TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions, BaseOptions,
+                          ShowOptions, CardOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
            "EngineOptions", "EvaluateOptions", "ModelOptions", "RefineOptions", "RefineRunOptions",
-           "ShowOptions", "TrainOptions"]
+           "ShowOptions", "TrainOptions", "WatchOptions"]

@@ -1,0 +1,32 @@
+"""completions.jsonl: what the student said, next to what it is trained on."""
+
+import json
+
+from raft_fast.chat import Chat
+from raft_fast.dataset import write_jsonl
+from raft_fast.distillation import Callback, TrainingState
+
+COMPLETIONS, SHOWN = "completions.jsonl", 4
+
+
+class LogCompletions(Callback):
+    """The first four trajectories of the first step and of every `steps`-th, as text."""
+
+    def __init__(self, steps: int, chat: Chat) -> None:
+        self.steps, self.chat = steps, chat
+
+    def on_begin(self, state: TrainingState) -> None:
+        self.path = state.run_dir / COMPLETIONS
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        write_jsonl((line for line in whole if line["step"] <= state.step), self.path)
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step != 1 and state.step % self.steps:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for row, ids in list(zip(state.rows, state.trajectories, strict=True))[:SHOWN]:
+                file.write(json.dumps({
+                    "step": state.step, "row_id": row.row_id, "prompt": row.prompt,
+                    "completion": self.chat.decode(ids), "answer": row.completion, "tokens": len(ids),
+                    "ended": bool(ids) and ids[-1] in self.chat.eos_ids}, ensure_ascii=False) + "\n")

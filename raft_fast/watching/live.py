@@ -1,0 +1,28 @@
+"""The progress line of training: losses, λ, and where the time goes."""
+
+from collections.abc import Callable
+
+from raft_fast.distillation import Callback, TrainingState
+from raft_fast.watching.split import describe_split
+
+SHOWN = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}
+
+
+class StepsInProgress(Callback):
+    """Moves a phase's progress on, `advance(steps, note)`; beside it the losses and the time's split."""
+
+    def __init__(self, advance: Callable[..., None]) -> None:
+        self.advance, self.scores = advance, ""
+
+    def on_begin(self, state: TrainingState) -> None:
+        self.advance(state.step)
+
+    def on_step(self, state: TrainingState) -> None:
+        losses = "  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in SHOWN.items()
+                           if state.metrics[key] is not None)
+        skipped = f"  skipped {state.metrics['skipped_steps']}" if state.metrics["skipped_steps"] else ""
+        self.advance(1, note=f"{losses}{skipped}{self.scores}\n{describe_split(state.metrics)}")
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        self.scores = "".join(f"  {name.removeprefix('eval_')} {score:.3g}"
+                              for name, score in scores.items() if score is not None)

@@ -1,0 +1,60 @@
+"""Experiment trackers by accelerate (tensorboard, wandb, trackio, ...), beside metrics.jsonl."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from raft_fast.distillation import Callback, TrainingState
+from raft_fast.errors import UserError, require
+
+FOLDER = "trackers"
+
+
+class Trackers(Callback):
+    """Hands every number of a step or an evaluation on. A tracker that fails is left out from then on,
+    with a warning: no run is lost over it."""
+
+    def __init__(self, names: list[str], run_dir: Path, config: dict[str, Any]) -> None:
+        require("accelerate", "trackers")
+        from accelerate.state import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+
+        PartialState()  # trackers ask it which process they are in
+        kinds = []
+        for name in names:
+            try:
+                found = filter_trackers([name], run_dir / FOLDER)
+            except ValueError as error:
+                raise UserError(f"--report_to {name}: {error}") from error
+            if not found:
+                raise UserError(f"--report_to {name}: not installed: pip install {name}")
+            kinds += [LOGGER_TYPE_TO_CLASS[str(kind)] for kind in found]
+        folder = {"logging_dir": str(run_dir / FOLDER)}
+        self.trackers = [kind(run_dir.resolve().name, **(folder if kind.requires_logging_directory else {}))
+                         for kind in kinds]
+        plain = {key: value if isinstance(value, int | float | str) else str(value)
+                 for key, value in config.items()}
+        self._each(lambda tracker: tracker.start() if hasattr(tracker, "start") else None)
+        self._each(lambda tracker: tracker.store_init_configuration(plain))
+
+    def on_step(self, state: TrainingState) -> None:
+        self._log(state.metrics, state.step)
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        self._log(scores, state.step)
+
+    def on_end(self, state: TrainingState) -> None:
+        self._each(lambda tracker: tracker.finish())
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        numbers = {name: float(value) for name, value in values.items()
+                   if name != "step" and isinstance(value, int | float)}
+        self._each(lambda tracker: tracker.log(numbers, step=step))
+
+    def _each(self, do: Any) -> None:
+        for tracker in list(self.trackers):
+            try:
+                do(tracker)
+            except Exception as error:  # whatever a service may throw
+                warnings.warn(f"the tracker {tracker.name} failed and is left out: {error}", stacklevel=3)
+                self.trackers.remove(tracker)

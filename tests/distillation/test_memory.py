@@ -1,0 +1,132 @@
+"""The estimate before a run, and what happens where it was wrong."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_step import OPTIONS, TRAJECTORIES, make_stepper
+from tiny import make_model, make_rows
+
+from raft_fast.distillation import Estimate, estimate, micro_batches, plan
+from raft_fast.distillation import memory as memory_module
+from raft_fast.distillation.loop import checkpoint_activations
+from raft_fast.distillation.memory import _activations, _saved
+from raft_fast.distillation.out_of_memory import run_halving
+from raft_fast.distillation.random_state import random_state
+from raft_fast.errors import UserError
+from raft_fast.watching import show_memory
+
+
+def scarce(stepper, rows):
+    """Memory for at most `rows` rows a pass; the device runs out in the middle of the backward pass."""
+    real = stepper.student_pass.forward
+
+    def forward(examples, targets, counts):
+        losses, measures = real(examples, targets, counts)
+        if len(examples) > rows:
+            torch.rand(3)  # random numbers were drawn before it failed
+            losses.sum().backward()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore lines")
+        return losses, measures
+
+    stepper.student_pass.forward = forward
+
+
+def examples_of(stepper, rows):
+    return [stepper.example(row, z) for row, z in zip(rows, TRAJECTORIES, strict=True)]
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+@pytest.mark.parametrize("balance", ["gradient", "ema"])
+def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balance):
+    gradients, states = [], []
+    for is_scarce in (False, True):
+        torch.manual_seed(3)
+        stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance))
+        stepper.balance.weight = lambda: 0.7
+        stepper.balance.weight_with = lambda *_: torch.tensor(0.7, dtype=torch.float64)
+        stepper.optimizer.step = lambda: None
+        if is_scarce:
+            scarce(stepper, fits)
+        run_halving(stepper, examples_of(stepper, rows[:4]))
+        gradients.append([p.grad.clone() for p in stepper.student.parameters()])
+        states.append(random_state()["torch"])
+    for whole, cut in zip(*gradients, strict=True):
+        assert (whole - cut).norm() <= 1e-5 * whole.norm()
+    assert states[0] == states[1]  # the random numbers of the failed tries were taken back
+    assert stepper.limits.rows <= max(fits, 1)
+
+
+def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+    scarce(stepper, 2)
+    run_halving(stepper, examples_of(stepper, rows[:4]))
+    assert stepper.limits.rows == 2
+    assert capsys.readouterr().err.count("out of memory with 4 rows") == 1
+    run_halving(stepper, examples_of(stepper, rows[:4]))
+    assert capsys.readouterr().err == ""
+    scarce(stepper, 0)
+    with pytest.raises(UserError, match=r"with one row of \d+ tokens \(CUDA out of memory.*\): --use_peft"):
+        run_halving(stepper, examples_of(stepper, rows[:4]))
+
+
+def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+
+    def out(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    stepper.optimizer._init_group = out
+    with pytest.raises(UserError, match="while the optimizer made its state"):
+        run_halving(stepper, examples_of(stepper, rows[:4]))
+
+
+def test_activations_are_what_autograd_keeps():
+    model = make_model(0)
+    kept, layer = _activations(model)
+    assert kept * 400 == pytest.approx(_saved(model.train(), 400), rel=0.1)
+    assert layer == kept // 2
+    before = torch.get_rng_state()
+    checkpoint_activations(model)
+    assert _activations(model)[0] == pytest.approx(kept, rel=0.02)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+
+
+def test_the_parts_of_an_estimate(chat):
+    model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
+    rows = make_rows(6)
+    lengths = micro_batches(plan(rows, options, 0), chat, options)
+    numbers = sum(p.numel() for p in model.parameters())
+    found = estimate(model, make_model(0), lengths, options)
+    assert found.staying == {"gradients": 4 * numbers, "AdamW": 8 * numbers}
+    assert found.loaded == 2 * 4 * numbers
+    assert estimate(model, model, lengths, options).loaded == 4 * numbers  # LoRA: one copy
+    model.requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    assert estimate(model, None, lengths, options).staying["gradients"] == 4 * model.lm_head.weight.numel()
+
+
+def test_the_worst_micro_batch_is_a_bound(chat):
+    rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8)
+    steps = plan(rows, options, 0)
+    bound = max(one.tokens for one in micro_batches(steps, chat, options))
+
+    def tokens(row):
+        return (len(chat.sft_view(row.prompt, row.completion).ids) + len(chat.student_prompt(row.prompt))
+                + options.max_completion_length)
+
+    actual = max(sum(map(tokens, step)) for step in steps)
+    assert bound == actual
+    fewer = replace(options, max_tokens_per_micro_batch=bound // 2)
+    assert max(one.tokens for one in micro_batches(steps, chat, fewer)) <= bound // 2
+
+
+def test_what_does_not_fit_is_said_before_it_costs_anything(capsys, monkeypatch):
+    monkeypatch.setattr(memory_module.psutil, "virtual_memory", lambda: type("M", (), {"available": 7}))
+    assert memory_module.free_memory(torch.device("cpu")) == 7
+    for free, said in ((1 << 40, False), (1 << 20, True)):
+        show_memory(Estimate({"gradients": 1 << 30, "AdamW": 2 << 30}, {"activations": 1 << 30}, 0, free))
+        text = capsys.readouterr().err
+        assert ("will probably not fit" in text) == said
+        assert "4.00" in text
