@@ -41,7 +41,7 @@ quickstart: a small model and data set, minutes on two CPU cores. --data FILE ta
 ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
 goes on where it stopped. Started by torchrun or `accelerate launch` it trains on many GPUs."""
 GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, TrainOptions, AdapterOptions,
-          EvaluateOptions]
+          WatchOptions, EvaluateOptions]
 
 
 @entry
@@ -63,7 +63,6 @@ class Options:
     train: TrainOptions
     adapter: AdapterOptions
     watch: WatchOptions
-
     evaluate: EvaluateOptions
 
     def flat(self) -> dict[str, Any]:
