@@ -15,7 +15,8 @@ from raft_fast.options import TrainOptions
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=2, teacher_top_k=16,
                        max_completion_length=8, learning_rate=3e-3, save_steps=2,
                        steps_per_generation=3)
-TIMES = {"rollout_seconds", "teacher_seconds", "train_seconds", "peak_memory_bytes"}
+TIMES = {"peak_memory_bytes", *(f"{part}_{measure}" for part in ("rollout", "teacher", "train")
+                                for measure in ("seconds", "tokens_per_second"))}
 REQUIRED = {"step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass",
             "grad_norm", "lr", "rollout_seconds", "teacher_seconds", "train_seconds", "tokens",
             "peak_memory_bytes"}
