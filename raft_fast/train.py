@@ -102,7 +102,8 @@ def run(name: str, options: Options) -> Path:
         watching = watchers(options.watch, original, heldout, run_dir, reporter, options.flat()) \
             if processes.is_first else []
         trained = train_student(answered, options, original, teacher, run_dir, reporter, watching)
-        processes.first(lambda: evaluate_both(original, trained, heldout, options, encoder, run_dir, reporter))
+        processes.first(lambda: evaluate_both(original, trained, heldout, options, encoder, run_dir,
+                                              reporter))
     finally:
         if processes.is_first:
             save_costs(run_dir, reporter)
@@ -225,6 +226,9 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     from raft_fast.watching import StepsInProgress, show_memory
 
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
+    if options.watch.eval_steps and processes.size > 1 and training.parallelism == "fsdp2":
+        raise UserError(f"--eval_steps {options.watch.eval_steps}: the first process evaluates alone and "
+                        "needs whole weights; use --parallelism ddp, or 0")
     student = make_student(original.model, options.model, options.adapter, options.data.seed)
     model = student.model
     if frozen is not None:

@@ -49,7 +49,7 @@ def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balan
         if is_scarce:
             scarce(stepper, fits)
         run_halving(stepper, examples_of(stepper, rows[:4]))
-        gradients.append([p.grad.clone() for p in stepper.student.parameters()])
+        gradients.append([p.grad.clone() for p in stepper.parameters])
         states.append(random_state()["torch"])
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
@@ -96,7 +96,7 @@ def test_activations_are_what_autograd_keeps():
 def test_the_parts_of_an_estimate(chat):
     model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
     rows = make_rows(6)
-    lengths = micro_batches(plan(rows, options, 0), chat, options)
+    lengths = micro_batches(plan(rows, options, 0, 4), chat, options)
     numbers = sum(p.numel() for p in model.parameters())
     found = estimate(model, make_model(0), lengths, options)
     assert found.staying == {"gradients": 4 * numbers, "AdamW": 8 * numbers}
@@ -109,7 +109,7 @@ def test_the_parts_of_an_estimate(chat):
 
 def test_the_worst_micro_batch_is_a_bound(chat):
     rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8)
-    steps = plan(rows, options, 0)
+    steps = plan(rows, options, 0, 4)
     bound = max(one.tokens for one in micro_batches(steps, chat, options))
 
     def tokens(row):
