@@ -1,0 +1,77 @@
+"""Does packing pay? Student tokens a second, forward and backward, of three ways through one model.
+
+    python -m benchmarks.packing --rows 4 --repeats 3
+
+SFT sequences and shorter "trajectories" (prefixes of the answers) of real rows: padded buckets, one packed
+row with transformers' S x S block mask, one packed row with attention per sequence. The same states, or
+no speed.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from raft_fast import attention
+from raft_fast.chat import View
+from raft_fast.dataset import read_table
+from raft_fast.fetch import fetch_model, quickstart_rows
+from raft_fast.models import load_chat, load_model
+from raft_fast.options import ModelOptions
+from raft_fast.packing import completion_hidden
+
+WAYS = {"padded buckets": ("sdpa", set()), "packed, block mask": ("sdpa", {"sdpa"}),
+        "packed": (attention.PACKED, attention.PACKING)}
+
+
+@contextmanager
+def way(model: Any, name: str) -> Iterator[None]:
+    """The model with one of WAYS: its attention, and which kinds of attention may pack."""
+    implementation, packing = WAYS[name]
+    before, attention.PACKING = attention.PACKING, packing
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        attention.PACKING = before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    options = ModelOptions(device="cpu")
+    folder = fetch_model(options.model, None)
+    model = load_model(folder, options, torch.float32).train()
+    chat, dice = load_chat(folder, model), random.Random(0)
+    rows = dice.sample(read_table(str(quickstart_rows()), 0.1).rows, asked.rows)
+    answers = [chat.sft_view(row.prompt, row.completion) for row in rows]
+    views = answers + [View(view.prompt, view.completion[: dice.randint(20, 96)]) for view in answers]
+    tokens = sum(len(view.ids) for view in views)
+    print(f"{len(views)} sequences, {tokens} tokens, {torch.get_num_threads()} threads")
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    expected = None
+    for _ in range(asked.repeats):
+        for name in WAYS:
+            with way(model, name):
+                model.zero_grad(set_to_none=True)
+                start = time.perf_counter()
+                hidden = completion_hidden(model, views, chat.pad_id)
+                hidden.square().sum().backward()
+                seconds[name].append(time.perf_counter() - start)
+            expected = hidden.detach() if expected is None else expected
+            if not (hidden.detach() - expected).norm() <= 1e-4 * expected.norm():
+                raise SystemExit(f"{name} gives other states")
+    for name, times in seconds.items():
+        print(f"{name:20} median {tokens / statistics.median(times):6.1f} tokens/s, "
+              f"best {tokens / min(times):6.1f}")
+
+
+if __name__ == "__main__":
+    main()
