@@ -19,17 +19,21 @@ class DistillingSFTTrainer(SFTTrainer):
         self.teacher, self.kl_weight, self.k = teacher.eval().requires_grad_(False), kl_weight, k
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Both losses from one forward pass: the last hidden states come with TRL's outputs."""
+        """Both losses from one forward pass: a hook keeps the last hidden states on their way."""
         ids, teacher_reads, reads = (inputs.pop(name) for name in TEACHER)
         with torch.no_grad():
             seen = self.teacher.base_model(ids).last_hidden_state[teacher_reads]
             targets = topk_targets(seen, self.teacher.get_output_embeddings().weight, self.k)
-        inputs["output_hidden_states"] = True
-        sft, out = super().compute_loss(model, inputs, True, num_items_in_batch)
-        hidden, head = out.hidden_states[-1][reads], model.get_output_embeddings().weight
+        student, states = self.accelerator.unwrap_model(model), []
+        with student.base_model.register_forward_hook(
+                lambda module, args, out: states.append(out.last_hidden_state)):
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # the first pass is the trained one: others only measure, without gradients
+        hidden, head = states[0][reads], student.get_output_embeddings().weight
         if num_items_in_batch is None:
             kl = topk_kl_loss(hidden, head, targets)
         else:  # counted over all batches of a step, as in TRL's own loss
             kl = topk_kl_loss(hidden, head, targets, reduction="sum") / num_items_in_batch
-        loss = sft + self.kl_weight * kl
-        return (loss, out) if return_outputs else loss
+        if return_outputs:
+            return result[0] + self.kl_weight * kl, result[1]
+        return result + self.kl_weight * kl

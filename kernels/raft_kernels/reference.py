@@ -23,7 +23,8 @@ def logits(
     A cap makes NaN of what is not finite: tanh would make a plausible logit of an overflow, and
     of a bias of -inf, which without a cap means probability 0.
     """
-    out = hidden @ weight_VD.T
+    with torch.autocast(hidden.device.type, enabled=False):  # it would make a bfloat16 product of it
+        out = hidden @ weight_VD.T
     if bias_V is not None:
         out = out + bias_V
     out = out * logit_scale
@@ -34,7 +35,7 @@ def logits(
 
 def select(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
     """ids and log softmax(logits / T) of the K largest logits, best first, ties to the lower id."""
-    ids = logits.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    ids = logits.argsort(dim=-1, descending=True, stable=True)[..., :k].contiguous()
     return ids, torch.log_softmax(logits / temperature, -1).gather(-1, ids)
 
 

@@ -2,7 +2,8 @@
 
 The gathers are float32 multiply-adds, so float32 inputs are exact IEEE. The weight gradient is
 a segment sum: entries sorted by vocabulary id, one program a row of the weight, a fixed order of
-additions, no atomics.
+additions, no atomics. In half precision the columns that most tokens name are summed by a dense
+product instead (triton_hot.py).
 """
 
 import torch
@@ -10,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import triton_tiles
+from . import triton_hot, triton_tiles
 
 BLOCK_K, BLOCK_D = 16, 256
 
@@ -25,13 +26,11 @@ def sampled_logits(
         return triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
     n, k = ids_NK.shape
     out_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
-    # bytes, since the interpreter has no one-bit loads
-    active_N = None if active_N is None else active_N.to(torch.uint8)
     if out_NK.numel():
         _logits[(n, triton.cdiv(k, BLOCK_K))](
-            hidden_ND, weight_VD, ids_NK.contiguous(), active_N, out_NK, k, hidden_ND.shape[1],
+            hidden_ND, weight_VD, ids_NK.contiguous(), out_NK, k, hidden_ND.shape[1],
             *hidden_ND.stride(), *weight_VD.stride(),
-            HAS_ACTIVE=active_N is not None, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=4,
+            BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=4,
         )
     return out_NK
 
@@ -75,20 +74,26 @@ def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: T
     starts_V1 = torch.searchsorted(
         by_id, torch.arange(vocab + 1, device=by_id.device, dtype=torch.int32)
     )
+    place_V1 = sums_CD = None
+    hot = 0
+    if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
+        place_V1 = triton_hot.places(starts_V1, ids_NK.shape[1])
+        sums_CD = triton_hot.sums(grad_NK, hidden_ND, ids_NK, place_V1)
+        hot = sums_CD.shape[0]
     dweight_VD = torch.empty(vocab, d, dtype=weight_VD.dtype, device=weight_VD.device)
     _grad_weight[(vocab, triton.cdiv(d, BLOCK_D))](
-        grad_NK, hidden_ND, order, starts_V1, dweight_VD, ids_NK.shape[1], d,
-        *hidden_ND.stride(), BLOCK_E=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=4,
+        grad_NK, hidden_ND, order, starts_V1, place_V1, sums_CD, dweight_VD, ids_NK.shape[1], d,
+        hot, *hidden_ND.stride(),
+        HAS_HOT=hot > 0, BLOCK_E=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=4,
     )
     return dweight_VD
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])  # its divisibility gains nothing and doubles the compilations
 def _logits(
     hidden_ptr,  # [N, D]
     weight_ptr,  # [V, D]
     ids_ptr,  # [N, K] int64
-    active_ptr,  # [N] uint8
     out_ptr,  # [N, K] float32
     k,
     d,
@@ -96,32 +101,29 @@ def _logits(
     stride_hd,
     stride_wv,
     stride_wd,
-    HAS_ACTIVE: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     entry = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    ids = tl.load(ids_ptr + n * k + entry, mask=entry < k, other=-1)
+    here = ids >= 0
     sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
-    limit = k
-    if HAS_ACTIVE:
-        limit = k * tl.load(active_ptr + n).to(tl.int32)
-    wanted = entry < limit
-    if limit > 0:
-        ids = tl.load(ids_ptr + n * k + entry, mask=wanted, other=0)
+    if tl.max(ids, 0) >= 0:
         for start in range(0, d, BLOCK_D):
             i = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
             h = tl.load(hidden_ptr + n * stride_hn + i * stride_hd, mask=i < d, other=0.0)
             w = tl.load(
                 weight_ptr + ids[:, None] * stride_wv + i[None, :] * stride_wd,
-                mask=(wanted & (ids >= 0))[:, None] & (i < d)[None, :],
+                mask=here[:, None] & (i < d)[None, :],
                 other=0.0,
             )
             sums += w.to(tl.float32) * h.to(tl.float32)[None, :]
-    tl.store(out_ptr + n * k + entry, tl.sum(sums, 1), mask=entry < k)
+    # 0 for a negative id even where the hidden state is not finite
+    tl.store(out_ptr + n * k + entry, tl.where(here, tl.sum(sums, 1), 0.0), mask=entry < k)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _grad_hidden(
     grad_ptr,  # [N, K] float32
     weight_ptr,  # [V, D]
@@ -150,23 +152,33 @@ def _grad_hidden(
     tl.store(out_ptr + n * d + i, tl.sum(sums, 0), mask=i < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "hot"])
 def _grad_weight(
     grad_ptr,  # [N * K] float32
     hidden_ptr,  # [N, D]
     order_ptr,  # [N * K] int64: entries in the order of their vocabulary ids
     starts_ptr,  # [V + 1] int64: where each id's entries begin
+    place_ptr,  # [V + 1] int32: each id's row of the sums, below `hot` where it has one
+    sums_ptr,  # [hot, D] float32: what was summed already
     out_ptr,  # [V, D]
     k,
     d,
+    hot,
     stride_hn,
     stride_hd,
+    HAS_HOT: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     v = tl.program_id(0).to(tl.int64)
     i = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
     first, last = tl.load(starts_ptr + v), tl.load(starts_ptr + v + 1)
+    total = tl.zeros((BLOCK_D,), tl.float32)
+    if HAS_HOT:
+        place = tl.load(place_ptr + v).to(tl.int64)
+        if place < hot:
+            total = tl.load(sums_ptr + place * d + i, mask=i < d, other=0.0)
+            first = last
     sums = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     for start in range(first, last, BLOCK_E):
         at = start + tl.arange(0, BLOCK_E)
@@ -178,4 +190,4 @@ def _grad_weight(
             other=0.0,
         )
         sums += g[:, None] * h.to(tl.float32)
-    tl.store(out_ptr + v * d + i, tl.sum(sums, 0), mask=i < d)
+    tl.store(out_ptr + v * d + i, total + tl.sum(sums, 0), mask=i < d)

@@ -36,7 +36,7 @@ def select(
     top_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
     log_sum_N = torch.empty(n, dtype=torch.float32, device=hidden_ND.device)
     rows = min(TOKENS, n)
-    interleave = max(1, -(-vocab * rows * 4 // BUFFER_BYTES))
+    interleave = chunks(vocab, rows, hidden_ND, weight_VD)
     capacity = candidates(k)
     keys_rC = torch.empty(rows, capacity, dtype=torch.int64, device=hidden_ND.device)
     for first in range(0, n, TOKENS):
@@ -51,18 +51,26 @@ def select(
         scalars = (k, 1.0 / temperature, logit_scale, softcap or 1.0)
         sizes = dict(ID_BITS=(vocab - 1).bit_length(), CAPACITY=capacity)
         for offset in range(interleave):
-            logits_rc = _gemm(hidden_rD, weight_VD[offset::interleave])
+            logits_rc = gemm(hidden_rD, weight_VD[offset::interleave])
             _filter[(r,)](
                 logits_rc, bias_V, keys_rC, *state, logits_rc.shape[1], logits_rc.stride(0),
                 offset, interleave, *scalars,
                 HAS_BIAS=bias_V is not None, HAS_SOFTCAP=softcap is not None, BLOCK=BLOCK,
                 **sizes, num_warps=warps(capacity),
             )
+            del logits_rc  # the next chunk takes its place: one buffer, warm in the cache
         _finish[(r,)](
             keys_rC, *state[1:3], ids_NK[first:], top_NK[first:], log_sum_N[first:], k,
-            K_PADDED=triton.next_power_of_2(k), **sizes, num_warps=warps(capacity),
+            K_PADDED=max(2, triton.next_power_of_2(k)), **sizes, num_warps=warps(capacity),
         )
     return ids_NK, top_NK, log_sum_N
+
+
+def chunks(vocab: int, rows: int, hidden_ND: Tensor, weight_VD: Tensor) -> int:
+    """Into how many chunks the vocabulary goes: logits, or weights that are upcast, fit the buffer."""
+    upcast = hidden_ND.dtype != weight_VD.dtype
+    columns = max(rows, weight_VD.shape[1] if upcast else 0)
+    return max(1, -(-vocab * columns * 4 // BUFFER_BYTES))
 
 
 def candidates(k: int) -> int:
@@ -75,7 +83,7 @@ def warps(capacity: int) -> int:
     return min(max(capacity // 512, 4), 16)
 
 
-def _gemm(hidden_rD: Tensor, weight_cD: Tensor) -> Tensor:
+def gemm(hidden_rD: Tensor, weight_cD: Tensor) -> Tensor:
     """hidden @ weight.T in float32; float32 inputs in IEEE arithmetic unless TF32 was asked for."""
     if hidden_rD.dtype != weight_cD.dtype or hidden_rD.device.type == "cpu":
         return hidden_rD.float() @ weight_cD.float().T
@@ -133,7 +141,8 @@ def _keep_k_largest(keys_ptr, count, k, ID_BITS: tl.constexpr, CAPACITY: tl.cons
     return kth
 
 
-@triton.jit(do_not_specialize=["first_id", "columns"])  # they change from chunk to chunk
+# what changes from chunk to chunk, and what no load is aligned by, is compiled once
+@triton.jit(do_not_specialize=["first_id", "columns", "id_step", "k"])
 def _filter(
     logits_ptr,  # [r, columns] float32
     bias_ptr,  # [V]
@@ -200,7 +209,7 @@ def _filter(
     tl.store(threshold_ptr + row, threshold)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _finish(
     keys_ptr,  # [r, CAPACITY] int64
     sum_ptr,  # [r] float32

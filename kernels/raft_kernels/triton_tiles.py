@@ -16,7 +16,7 @@ from torch import Tensor
 
 TILE = 64  # tokens: the rows of one tensor-core product
 BLOCK_U, BLOCK_D = 64, 64  # union columns and hidden dimensions at once
-CHUNK = 16 * TILE  # tokens worked on together: bounds the dense buffers
+DENSE_BYTES = 128 << 20  # of the tiles' dense products held at a time
 
 
 class Plan(NamedTuple):
@@ -35,6 +35,16 @@ def suits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> bool:
         and weight_VD.shape[0] > 0
 
 
+def union_width(vocab: int, k: int) -> int:
+    """Places in a tile's union: every id it can list, one for the negative ones, aligned rows."""
+    return int(triton.cdiv(min(vocab, TILE * k) + 1, 16)) * 16
+
+
+def tokens_at_once(vocab: int, k: int, itemsize: int) -> int:
+    """As many tiles as fit DENSE_BYTES; at K = 2048 a single one of float32 takes 32 MiB."""
+    return max(1, DENSE_BYTES // (TILE * union_width(vocab, k) * itemsize)) * TILE
+
+
 def plan(ids_nK: Tensor, vocab: int) -> Plan:
     """The unions of `n / TILE` tiles; negative ids are in none, nor is what fills the last tile."""
     n, k = ids_nK.shape
@@ -48,7 +58,7 @@ def plan(ids_nK: Tensor, vocab: int) -> Plan:
     named_tV.scatter_(1, ids_tS, 1)
     place_tV = named_tV.cumsum(1, dtype=torch.int32)
     slots_tS = place_tV.gather(1, ids_tS).long() - 1
-    width = min(vocab, TILE * k) + 1
+    width = union_width(vocab, k)
     union_tU = torch.zeros(tiles, width, dtype=torch.int64, device=ids_nK.device)
     union_tU.scatter_(1, slots_tS, ids_tS)  # equal slots hold equal ids: any order is the same
     return Plan(union_tU, place_tV[:, vocab - 1].contiguous(), slots_tS)
@@ -58,8 +68,9 @@ def logits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K] float32."""
     (n, d), k = hidden_ND.shape, ids_NK.shape[1]
     out_NK = torch.empty(n, k, dtype=torch.float32, device=hidden_ND.device)
-    for first in range(0, n, CHUNK):
-        hidden_nD, ids_nK = hidden_ND[first : first + CHUNK], ids_NK[first : first + CHUNK]
+    step = tokens_at_once(weight_VD.shape[0], k, 4)
+    for first in range(0, n, step):
+        hidden_nD, ids_nK = hidden_ND[first : first + step], ids_NK[first : first + step]
         tiles = plan(ids_nK, weight_VD.shape[0])
         t, width = tiles.union_tU.shape
         dense_tTU = torch.empty(t, TILE, width, dtype=torch.float32, device=hidden_ND.device)
@@ -70,7 +81,7 @@ def logits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
         )
         slots_tTK = tiles.slots_tS.view(t, TILE, k)
         chunk_nK = dense_tTU.gather(2, slots_tTK).view(-1, k)[: ids_nK.shape[0]]
-        out_NK[first : first + CHUNK] = torch.where(ids_nK < 0, 0.0, chunk_nK)
+        out_NK[first : first + step] = torch.where(ids_nK < 0, 0.0, chunk_nK)
     return out_NK
 
 
@@ -81,8 +92,9 @@ def grad_hidden(grad_NK: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     # float16 would lose gradients of 1e-6; a row of zeros divides by 1
     scale_N = grad_NK.abs().amax(-1)
     scale_N = torch.where(scale_N == 0, 1.0, scale_N)
-    for first in range(0, n, CHUNK):
-        rows = slice(first, min(first + CHUNK, n))
+    step = tokens_at_once(vocab, k, weight_VD.element_size())
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
         tiles = plan(ids_NK[rows], vocab)
         t, width = tiles.union_tU.shape
         scaled_nK = (grad_NK[rows] / scale_N[rows, None]).to(weight_VD.dtype)

@@ -10,6 +10,7 @@ from raft_kernels import (
     topk_kl_loss,
     topk_targets,
     torch_ops,
+    triton_hot,
     triton_sampled,
     triton_select,
     triton_tiles,
@@ -137,14 +138,18 @@ def test_loss_on_strided_and_mixed_inputs(make_case, assert_close):
         assert_close(one, right, base)
 
 
-@pytest.mark.parametrize("chunk", [64, 1024])
-@pytest.mark.parametrize(("n", "d"), [(64, 16), (70, 40), (130, 16), (192, 16)])
-def test_tiles_of_neighbouring_tokens(make_case, n, d, chunk, monkeypatch):
-    """Half precision in one chunk and in several, each row by its own size.
+@pytest.mark.parametrize(("n", "d", "dense_bytes", "hot"), [
+    (64, 16, 1, 5), (70, 33, 1, 0), (130, 16, 1, 40), (130, 16, 1 << 20, 5), (192, 16, 1 << 20, 99),
+])
+def test_tiles_of_neighbouring_tokens(make_case, n, d, dense_bytes, hot, monkeypatch):
+    """Half precision in one chunk and in several, with some hot columns, none and all.
 
-    Allowed: 3 times the error of the gathers in float32, and one rounding to half precision.
+    Allowed in each row: 3 times the error of the gathers in float32, and one rounding to half
+    precision of its own size.
     """
-    monkeypatch.setattr(triton_tiles, "CHUNK", chunk)
+    monkeypatch.setattr(triton_tiles, "DENSE_BYTES", dense_bytes)
+    monkeypatch.setattr(triton_hot, "DENSE_BYTES", 64 * dense_bytes * 4)
+    monkeypatch.setattr(triton_hot, "HOT", hot)
     case = make_case(n=n, vocab=80, d=d, k=6, dtype=torch.float16)
     weights = torch.ones(n)
     weights[3:9] = 0
@@ -172,7 +177,8 @@ def _row_errors(got, right):
 @pytest.mark.parametrize("dropped", [False, True])
 def test_negative_ids(make_case, tiles, dropped, monkeypatch):
     """Rows that another process holds: 0 forward, no gradient, on gathers and on tiles."""
-    monkeypatch.setattr(triton_tiles, "CHUNK", 64)
+    monkeypatch.setattr(triton_tiles, "DENSE_BYTES", 1)
+    monkeypatch.setattr(triton_hot, "HOT", 20)
     case = make_case(n=130, vocab=80, d=16, k=6, dtype=torch.float16 if tiles else torch.float32)
     ids = case.targets.ids.clone()
     ids[::2, ::2], ids[7], ids[64:128] = -1, -1, -1

@@ -119,8 +119,9 @@ def test_transformers_trainer_accumulates_as_one_batch(tmp_path):
             after[1][name] - before[name], one - before[name], rtol=1e-2, atol=1e-6)
 
 
-@needs("trl")
-def test_trl_sft(models, tmp_path):
+@pytest.fixture
+def sft_trainer(tmp_path):
+    """(student, teacher) -> the example's trainer on the tiny rows."""
     import trl
     from datasets import Dataset
     from tokenizers import Tokenizer
@@ -128,17 +129,40 @@ def test_trl_sft(models, tmp_path):
     from transformers import PreTrainedTokenizerFast
     from trl_sft import DistillingSFTTrainer
 
-    student, teacher = models
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(VOCAB)}, unk_token="0")),
         eos_token="1", pad_token="2")
     arguments = _arguments(trl.SFTConfig, tmp_path, bf16=False,
                            dataset_kwargs={"skip_prepare_dataset": True})
-    DistillingSFTTrainer(
+    rows = [{name: value.tolist() for name, value in row.items()} for row in _rows()]
+    return lambda student, teacher: DistillingSFTTrainer(
         student, arguments, data_collator=_batch, processing_class=tokenizer, teacher=teacher,
-        train_dataset=Dataset.from_list([{n: v.tolist() for n, v in row.items()}
-                                         for row in _rows()]).with_format("torch"),
-        kl_weight=10.0, k=K).train()
+        train_dataset=Dataset.from_list(rows).with_format("torch"), kl_weight=10.0, k=K)
+
+
+@needs("trl")
+def test_trl_sft(models, sft_trainer):
+    sft_trainer(*models).train()
+
+
+@needs("trl")
+@pytest.mark.parametrize("return_outputs", [False, True])
+def test_both_losses_reach_the_gradient_in_trl(sft_trainer, return_outputs):
+    """The gradient of cross-entropy + 10 KL, written out; TRL's outputs come without gradients."""
+    from raft_kernels import topk_kl_loss, topk_targets
+
+    student, teacher, batch = _model(0), _model(1), _batch(_rows())
+    got = sft_trainer(student, teacher).compute_loss(
+        student, dict(batch), return_outputs, batch["reads"].sum())
+    (got[0] if return_outputs else got).backward()
+    same = _model(0)
+    hidden = same.base_model(batch["input_ids"]).last_hidden_state[batch["reads"]]
+    seen = teacher.base_model(batch["teacher_input_ids"]).last_hidden_state[batch["teacher_reads"]]
+    kl = topk_kl_loss(hidden, same.lm_head.weight, topk_targets(seen, teacher.lm_head.weight, K))
+    answers = batch["labels"][:, 1:][batch["labels"][:, 1:] != -100]
+    (torch.nn.functional.cross_entropy(same.lm_head(hidden), answers) + 10 * kl).backward()
+    for one, right in zip(student.parameters(), same.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, right.grad, rtol=1e-3, atol=1e-6)
 
 
 @needs("pytorch_lightning")

@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from raft_kernels import TopKKLLoss, TopKTargets, topk_kl_loss, topk_kl_loss_from_logits
+from raft_kernels import (
+    TopKKLLoss,
+    TopKTargets,
+    topk_kl_loss,
+    topk_kl_loss_from_logits,
+    topk_targets,
+)
 from raft_kernels import reference as dense
 from torch.autograd import gradcheck
 
@@ -149,8 +155,6 @@ def test_accumulated_micro_batches_equal_one_batch(make_case):
 
 def test_identical_distributions_give_zero_never_less():
     hidden, weight = torch.randn(200, 32), torch.randn(300, 32)
-    from raft_kernels import topk_targets
-
     targets = topk_targets(hidden, weight, 50)
     rows = topk_kl_loss(hidden, weight, targets, reduction="none")
     assert rows.min().item() >= 0
@@ -203,8 +207,6 @@ def test_twice_over_bit_for_bit(make_case):
 
 def test_the_gradient_of_a_bias_is_bit_for_bit_too():
     """Above 32768 entries PyTorch's own bias[ids] adds its gradient with atomics, on two threads."""
-    from raft_kernels import topk_targets
-
     torch.manual_seed(0)
     hidden, weight = torch.randn(1024, 8), torch.randn(700, 8)
     targets = topk_targets(hidden, weight, 256)
@@ -218,10 +220,51 @@ def test_the_gradient_of_a_bias_is_bit_for_bit_too():
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_autocast_leaves_the_precision_alone(make_case):
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_autocast_leaves_the_precision_alone(make_case, backend):
     case = make_case(n=64)
-    right = case.run("torch")
+
+    def run():
+        targets = topk_targets(case.hidden_ND, case.weight_VD, 9, backend=backend)
+        loss, *gradients = case.run(backend)
+        # the reference's backward pass is PyTorch's own, and does what autocast says
+        return [targets.logprobs, loss, *(gradients if backend == "torch" else [])]
+
+    right = run()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = case.run("torch")
+        got = run()
     for one, other in zip(got, right, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("of", ["hidden", "weight", "bias", "logits"])
+def test_second_derivatives_raise(make_case, of):
+    """A gradient of the gradient would be wrong, not just missing, so it is refused."""
+    case = make_case(n=4, bias=True)
+    leaf = {"hidden": case.hidden_ND, "weight": case.weight_VD, "bias": case.bias_V,
+            "logits": torch.randn(4, 97)}[of].requires_grad_()
+    if of == "logits":
+        loss = topk_kl_loss_from_logits(leaf, case.targets)
+    else:
+        loss = topk_kl_loss(case.hidden_ND, case.weight_VD, case.targets, bias=case.bias_V)
+    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(gradient.square().sum(), leaf)
+
+
+def test_what_is_kept_for_the_backward_pass(make_case):
+    """A float32 gradient and an int64 id per (token, id) pair; nothing of N x V, no float32 copies."""
+    case = make_case(n=200, vocab=600, d=4, k=50, bias=True, dtype=torch.bfloat16)
+    leaves = [t.requires_grad_() for t in (case.hidden_ND, case.weight_VD, case.bias_V)]
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = topk_kl_loss(leaves[0], leaves[1], case.targets, bias=leaves[2])
+    assert loss.requires_grad
+    inputs = sum(t.nbytes for t in leaves) + 4 * (200 + 600)  # and what the bias's product is made of
+    assert sum(kept.values()) <= 200 * 50 * (4 + 8) + inputs
