@@ -28,11 +28,16 @@ class Plan(NamedTuple):
 
 
 def suits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> bool:
-    """Half precision (float32 stays IEEE, on multiply-adds), rows contiguous, one full tile, some row."""
+    """Half precision (float32 stays IEEE, on multiply-adds), one full tile, rows for wide loads."""
     half = hidden_ND.dtype in (torch.bfloat16, torch.float16)
-    plain = hidden_ND.stride(1) == 1 and weight_VD.stride(1) == 1
-    return half and plain and hidden_ND.dtype == weight_VD.dtype and ids_NK.shape[0] >= TILE \
-        and weight_VD.shape[0] > 0
+    return half and hidden_ND.dtype == weight_VD.dtype and _wide_rows(hidden_ND) \
+        and _wide_rows(weight_VD) and ids_NK.shape[0] >= TILE and weight_VD.shape[0] > 0
+
+
+def _wide_rows(tensor: Tensor) -> bool:
+    """Contiguous rows of 16 n numbers that begin at multiples of 16: else the tiles' registers spill."""
+    sizes = (tensor.shape[1], tensor.stride(0), tensor.storage_offset())
+    return tensor.stride(1) == 1 and all(size % 16 == 0 for size in sizes)
 
 
 def union_width(vocab: int, k: int) -> int:
@@ -110,7 +115,7 @@ def grad_hidden(grad_NK: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     return out_ND
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _tile_logits(
     hidden_ptr,  # [n, D]
     weight_ptr,  # [V, D]
@@ -151,7 +156,7 @@ def _tile_logits(
                  mask=(slot < count)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _tile_grad_hidden(
     grad_ptr,  # [t, TILE, U] in the weight's dtype
     weight_ptr,  # [V, D]

@@ -139,7 +139,7 @@ def test_loss_on_strided_and_mixed_inputs(make_case, assert_close):
 
 
 @pytest.mark.parametrize(("n", "d", "dense_bytes", "hot"), [
-    (64, 16, 1, 5), (70, 33, 1, 0), (130, 16, 1, 40), (130, 16, 1 << 20, 5), (192, 16, 1 << 20, 99),
+    (64, 16, 1, 5), (70, 48, 1, 0), (130, 16, 1, 40), (130, 16, 1 << 20, 5), (192, 16, 1 << 20, 99),
 ])
 def test_tiles_of_neighbouring_tokens(make_case, n, d, dense_bytes, hot, monkeypatch):
     """Half precision in one chunk and in several, with some hot columns, none and all.
