@@ -1,7 +1,5 @@
 """What the student needs of the teacher: K ids and K log-probabilities a token (Eq. 8-9)."""
 
-import json
-import os
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops, reference
+from . import ops, reference, saved_targets
 from .checks import (
     bad,
     check_epilogue,
@@ -23,10 +21,8 @@ from .checks import (
 )
 from .parallel import whole
 
-FORMAT = "raft_kernels.topk_targets/1"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopKTargets:
     """The teacher's K most likely tokens at each position.
 
@@ -123,51 +119,24 @@ class TopKTargets:
         """Write a safetensors file, whole or not at all.
 
         Ids take the smallest integer that fits. Log-probs are float16 relative to the row's
-        maximum, which is kept in float32 (relative error 2^-11 of the distance to the maximum),
-        or with logprob_dtype=torch.float32 exact.
+        maximum, which is kept in float32 (relative error 2^-11 of the distance to the maximum, at
+        most 65504), or with logprob_dtype=torch.float32 exact. Rows that are not finite keep what
+        is finite in them, -inf and NaN.
         """
-        from safetensors.torch import save_file
-
-        if logprob_dtype not in (torch.float16, torch.float32):
-            raise bad("logprob_dtype", logprob_dtype, "torch.float16 or torch.float32")
-        assert self.vocab_size is not None
-        tensors = {"ids": self.ids.to("cpu", _smallest_integer(self.vocab_size)).contiguous()}
-        logprobs = self.logprobs.float().cpu()
-        if logprob_dtype == torch.float16:
-            best = logprobs[..., :1]
-            tensors |= {"logprobs": (logprobs - best).half(), "best": best.contiguous()}
-        else:
-            tensors["logprobs"] = logprobs.contiguous()
-        about = {
-            "format": FORMAT,
-            "temperature": self.temperature,
-            "over_vocabulary": self.over_vocabulary,
-            "vocab_size": self.vocab_size,
-        }
-        unfinished = Path(f"{path}.{os.getpid()}.unfinished")
-        try:
-            save_file(tensors, unfinished, metadata={"topk_targets": json.dumps(about)})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        saved_targets.write(self, path, logprob_dtype)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TopKTargets":
-        """Read what `save` wrote, checking the ids again. Raises ValueError for any other file."""
-        from safetensors import SafetensorError, safe_open
+        """Read what `save` wrote, checking all of it again.
 
+        Raises ValueError naming the file and what is wrong with it for any other file.
+        """
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = json.loads((file.metadata() or {}).get("topk_targets", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise bad("path", f"{path} ({error})", "a file written by TopKTargets.save") from error
-        if about.pop("format", None) != FORMAT:
-            raise bad("path", path, f"a file written by TopKTargets.save, format {FORMAT}")
-        logprobs = tensors["logprobs"].float()
-        if "best" in tensors:
-            logprobs = logprobs + tensors["best"]
-        return cls(tensors["ids"].long(), logprobs, **about)
+            return cls(**saved_targets.read(path, device))
+        except ValueError as error:
+            if str(error).startswith("path was"):
+                raise
+            raise saved_targets.unreadable(path, error) from error
 
 
 def topk_targets(
@@ -240,11 +209,3 @@ def _checked_vocab_size(ids: Tensor, vocab_size: int | None) -> int:
         raise bad("ids", f"repeated within a row (id {int(ordered[..., 1:][repeated][0])})",
                   "different from each other in every row")
     return vocab_size
-
-
-def _smallest_integer(vocab_size: int) -> torch.dtype:
-    if vocab_size <= 2**8:
-        return torch.uint8
-    if vocab_size <= 2**16:
-        return torch.uint16
-    return torch.int32 if vocab_size <= 2**31 else torch.int64

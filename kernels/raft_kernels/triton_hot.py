@@ -37,7 +37,7 @@ def sums(grad_NK: Tensor, hidden_ND: Tensor, ids_NK: Tensor, place_V1: Tensor) -
     does not lose them.
     """
     vocab = place_V1.shape[0] - 1
-    (n, k), d, hot = ids_NK.shape, hidden_ND.shape[1], columns(vocab, ids_NK.shape[1])
+    (n, d), hot = hidden_ND.shape, columns(vocab, ids_NK.shape[1])
     sums_CD = torch.zeros(hot, d, dtype=torch.float32, device=hidden_ND.device)
     step = max(1, DENSE_BYTES // (4 * (hot + 1)))
     for first in range(0, n, step):

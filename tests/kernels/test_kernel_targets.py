@@ -97,42 +97,6 @@ def test_from_logprobs_at_another_temperature():
     torch.testing.assert_close(lists.logprobs.softmax(-1), at_two.logprobs.softmax(-1))
 
 
-@pytest.mark.parametrize(("vocab", "stored"), [
-    (200, torch.uint8), (50_000, torch.uint16), (128_256, torch.int32),
-])
-def test_save_and_load(tmp_path, vocab, stored):
-    from safetensors.torch import load_file
-
-    targets = topk_targets(torch.randn(2, 3, 4), torch.randn(vocab, 4), 5, 1.3)
-    exact, half = tmp_path / "exact", tmp_path / "half"
-    targets.save(exact, torch.float32)
-    targets.save(half)
-    assert load_file(half)["ids"].dtype == stored
-    for path in (exact, half):
-        loaded = TopKTargets.load(path)
-        assert torch.equal(loaded.ids, targets.ids)
-        assert loaded.temperature == 1.3
-        assert loaded.vocab_size == vocab
-        assert loaded.logprobs.dtype == torch.float32
-    assert torch.equal(TopKTargets.load(exact).logprobs, targets.logprobs)
-    distance = targets.logprobs[..., :1] - targets.logprobs
-    error = (TopKTargets.load(half).logprobs - targets.logprobs).abs()
-    assert (error <= distance * 2**-11 + 1e-6).all()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["exact", "half"]
-
-
-def test_load_refuses_other_files(tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "other.safetensors"
-    save_file({"ids": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"path was .*; it must be a file written by"):
-        TopKTargets.load(path)
-    path.write_bytes(b"not a tensor file")
-    with pytest.raises(ValueError, match="path was"):
-        TopKTargets.load(path)
-
-
 def test_indexing_keeps_everything_else():
     targets = topk_targets(torch.randn(2, 3, 8), torch.randn(20, 8), 6, 2.0)
     part = targets[:, 1]

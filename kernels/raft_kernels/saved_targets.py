@@ -1,0 +1,99 @@
+"""A teacher's targets in a safetensors file: small, whole or absent, and checked when read."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .checks import bad
+
+if TYPE_CHECKING:
+    from .targets import TopKTargets
+
+FORMAT = "raft_kernels.topk_targets/1"
+INTEGERS = ((2**8, torch.uint8), (2**16, torch.uint16), (2**31, torch.int32), (2**63, torch.int64))
+HALF_MAX = torch.finfo(torch.float16).max
+
+
+def write(targets: "TopKTargets", path: str | Path, logprob_dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    if logprob_dtype not in (torch.float16, torch.float32):
+        raise bad("logprob_dtype", logprob_dtype, "torch.float16 or torch.float32")
+    vocab = targets.vocab_size
+    if vocab is None:  # built without a look at the ids
+        vocab = int(targets.ids.max()) + 1 if targets.ids.numel() else 0
+    integer = next(dtype for size, dtype in INTEGERS if vocab <= size)
+    tensors = {"ids": targets.ids.to("cpu", integer).contiguous()}
+    logprobs = targets.logprobs.float().cpu()
+    if logprob_dtype == torch.float16:
+        tensors |= _relative(logprobs)
+    else:
+        tensors["logprobs"] = logprobs.contiguous()
+    about = {"format": FORMAT, "temperature": targets.temperature,
+             "over_vocabulary": targets.over_vocabulary, "vocab_size": vocab}
+    unfinished = Path(f"{path}.{os.getpid()}.unfinished")
+    try:
+        save_file(tensors, unfinished, metadata={"topk_targets": json.dumps(about)})
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: str | Path, device: torch.device | str) -> dict[str, Any]:
+    """The arguments of TopKTargets, from a file that holds just what `write` writes."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {}).get("topk_targets", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:  # says which
+        raise
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise unreadable(path, error) from error
+    if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
+        raise unreadable(path, f"its format is not {FORMAT}")
+    if set(about) != {"temperature", "over_vocabulary", "vocab_size"}:
+        raise unreadable(path, f"its metadata holds {sorted(about)}")
+    if not isinstance(about["over_vocabulary"], bool) or not isinstance(about["vocab_size"], int):
+        raise unreadable(path, f"its metadata is {about}")
+    _check(tensors, path)
+    logprobs = tensors["logprobs"].float()
+    if "best" in tensors:
+        logprobs = logprobs + tensors["best"]
+    return {"ids": tensors["ids"].long(), "logprobs": logprobs, **about}
+
+
+def unreadable(path: str | Path, reason: object) -> ValueError:
+    return bad("path", f"{path} ({reason})", "a file written by TopKTargets.save")
+
+
+def _relative(logprobs: Tensor) -> dict[str, Tensor]:
+    """float16 below the row's best. What is finite stays so: 65504 below is as unlikely as any."""
+    best = logprobs[..., :1].contiguous()
+    best = torch.where(best.isfinite(), best, 0.0)  # -inf - -inf is NaN
+    below = torch.where(
+        logprobs.isfinite(), (logprobs - best).clamp(-HALF_MAX, HALF_MAX), logprobs)
+    return {"logprobs": below.half(), "best": best}
+
+
+def _check(tensors: dict[str, Tensor], path: str | Path) -> None:
+    if set(tensors) not in ({"ids", "logprobs"}, {"ids", "logprobs", "best"}):
+        raise unreadable(path, f"it holds {sorted(tensors)}")
+    ids, logprobs, best = (tensors.get(name) for name in ("ids", "logprobs", "best"))
+    assert ids is not None
+    assert logprobs is not None
+    if ids.dtype not in [dtype for _, dtype in INTEGERS]:
+        raise unreadable(path, f"its ids are {ids.dtype}")
+    if logprobs.dtype != (torch.float32 if best is None else torch.float16):
+        raise unreadable(path, f"its logprobs are {logprobs.dtype}")
+    if best is None:
+        return
+    if best.dtype != torch.float32 or best.shape != (*logprobs.shape[:-1], 1):
+        raise unreadable(path, f"its best are {best.dtype} of shape {list(best.shape)}")

@@ -1,0 +1,162 @@
+"""TopKTargets.save and load: what comes back, in how few bytes, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raft_kernels import TopKTargets, topk_targets
+from safetensors.torch import load_file, save_file
+
+INF, NAN = float("inf"), float("nan")
+ABOUT = {"format": "raft_kernels.topk_targets/1", "temperature": 1.5, "over_vocabulary": True,
+         "vocab_size": 9}
+TENSORS = {"ids": torch.tensor([[3, 8]]).int(), "logprobs": torch.tensor([[-0.5, -1.0]])}
+
+
+@pytest.mark.parametrize(("vocab", "stored"), [
+    (200, torch.uint8), (50_000, torch.uint16), (128_256, torch.int32),
+])
+def test_save_and_load(tmp_path, vocab, stored):
+    targets = topk_targets(torch.randn(2, 3, 4), torch.randn(vocab, 4), 5, 1.3)
+    exact, half = tmp_path / "exact", tmp_path / "half"
+    targets.save(exact, torch.float32)
+    targets.save(half)
+    assert load_file(half)["ids"].dtype == stored
+    for path in (exact, half):
+        loaded = TopKTargets.load(path)
+        assert torch.equal(loaded.ids, targets.ids)
+        assert loaded.temperature == 1.3
+        assert loaded.vocab_size == vocab
+        assert loaded.logprobs.dtype == torch.float32
+    assert torch.equal(TopKTargets.load(exact).logprobs, targets.logprobs)
+    distance = targets.logprobs[..., :1] - targets.logprobs
+    error = (TopKTargets.load(half).logprobs - targets.logprobs).abs()
+    assert (error <= distance * 2**-11 + 1e-6).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["exact", "half"]
+
+
+def _file(path, tensors=None, about=None):
+    save_file(TENSORS | (tensors or {}), path,
+              metadata={"topk_targets": json.dumps(ABOUT | (about or {}))})
+    return path
+
+
+@pytest.mark.parametrize(("tensors", "about", "reason"), [
+    ({}, {"format": "another"}, "its format is not"),
+    ({}, {"temperature": 0.0}, "temperature was 0.0"),
+    ({}, {"temperature": "hot"}, "temperature was 'hot'"),
+    ({}, {"vocab_size": 8}, "ids was from 3 to 8; it must be from 0 to 7"),
+    ({}, {"vocab_size": None}, "its metadata is"),
+    ({}, {"over_vocabulary": 1}, "its metadata is"),
+    ({}, {"more": 1}, r"its metadata holds .*'more'"),
+    ({"more": torch.ones(1)}, {}, r"it holds \['ids', 'logprobs', 'more'\]"),
+    ({"ids": torch.tensor([[3.0, 8.0]])}, {}, "its ids are torch.float32"),
+    ({"ids": torch.tensor([[3, 3]])}, {}, "ids was repeated within a row"),
+    ({"ids": torch.tensor([[3, -1]])}, {}, "ids was from -1 to 3"),
+    ({"ids": torch.tensor([[3, 8, 1]])}, {}, r"of the shape \[..., K\] of ids"),
+    ({"logprobs": torch.tensor([[0, 1]])}, {}, "its logprobs are torch.int64"),
+    ({"logprobs": torch.ones(1, 2).half()}, {}, "its logprobs are torch.float16"),
+    ({"best": torch.ones(1, 1)}, {}, "its logprobs are torch.float32"),
+    ({"logprobs": torch.ones(1, 2).half(), "best": torch.ones(1, 2)}, {},
+     r"its best are torch.float32 of shape \[1, 2\]"),
+])
+def test_a_wrong_file_is_refused_by_name(tmp_path, tensors, about, reason):
+    path = _file(tmp_path / "wrong.safetensors", tensors, about)
+    with pytest.raises(ValueError, match=rf"^path was .*wrong.safetensors.*{reason}"):
+        TopKTargets.load(path)
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"ids": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"other.safetensors .*; it must be a file written by"):
+        TopKTargets.load(path)
+    save_file({"ids": torch.zeros(1)}, path, metadata={"topk_targets": "{"})
+    with pytest.raises(ValueError, match=r"^path was .*other.safetensors"):
+        TopKTargets.load(path)
+    for content in (b"", b"not a tensor file"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^path was .*other.safetensors"):
+            TopKTargets.load(path)
+    with pytest.raises(ValueError, match=f"^path was {tmp_path}"):
+        TopKTargets.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        TopKTargets.load(tmp_path / "nowhere")
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    topk_targets(torch.randn(3, 4), torch.randn(50, 4), 5).save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"^path was .*cut.safetensors"):
+            TopKTargets.load(path)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    import safetensors.torch
+
+    path = _file(tmp_path / "kept")
+    before = path.read_bytes()
+
+    def fail(tensors, name, metadata):
+        Path(name).write_bytes(b"half of")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        TopKTargets(torch.tensor([[1, 2]]), torch.zeros(1, 2), 1.0).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_ids_nobody_looked_at_are_saved_whole(tmp_path):
+    targets = TopKTargets(torch.tensor([[7, 300]]), torch.zeros(1, 2), 1.0, checked=True)
+    targets.save(tmp_path / "x")
+    assert TopKTargets.load(tmp_path / "x").ids.tolist() == [[7, 300]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rows_that_are_not_finite_come_back(tmp_path, dtype):
+    logprobs = torch.tensor([
+        [-0.5, -1.0, -2.0], [-0.5, -INF, -INF], [-INF, -INF, -INF], [NAN, NAN, NAN],
+        [NAN, -1.0, -INF], [-0.5, -1e6, -INF]])
+    ids = torch.arange(3).expand(6, 3)
+    TopKTargets(ids, logprobs, 1.5).save(tmp_path / "x", dtype)
+    got = TopKTargets.load(tmp_path / "x").logprobs
+    torch.testing.assert_close(got[:5], logprobs[:5], equal_nan=True, rtol=1e-3, atol=0)
+    assert got[5, 1] <= -65504
+    assert got[5, 1].isfinite()
+    assert got[5, 2] == -INF
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_whatever_is_saved_comes_back(tmp_path_factory, data):
+    """Any shape, any size of vocabulary around the edges of the integers, both precisions."""
+    vocab = data.draw(st.sampled_from([2, 255, 256, 257, 65535, 65536, 65537, 2**31, 2**31 + 1]))
+    shape = data.draw(st.lists(st.integers(0, 3), max_size=3))
+    k = data.draw(st.integers(2, min(vocab, 9)))
+    seed = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    first = torch.randint(0, vocab - k + 1, shape, generator=seed)
+    ids = first.unsqueeze(-1) + torch.arange(k)  # the largest id among them, sometimes
+    scale = data.draw(st.sampled_from([1e-3, 1.0, 1e3]))
+    logprobs = -(torch.rand(*shape, k, generator=seed) * scale).sort(-1).values
+    targets = TopKTargets(ids, logprobs, data.draw(st.floats(0.1, 9)), vocab_size=vocab)
+    dtype = data.draw(st.sampled_from([torch.float16, torch.float32]))
+    path = tmp_path_factory.getbasetemp() / "any"
+    targets.save(path, dtype)
+    got = TopKTargets.load(path)
+    assert torch.equal(got.ids, ids)
+    assert (got.temperature, got.vocab_size, got.over_vocabulary) == (
+        targets.temperature, vocab, True)
+    allowed = (logprobs[..., :1] - logprobs) * 2**-11 + 2e-7 * scale
+    assert ((got.logprobs - logprobs).abs() <= (allowed if dtype == torch.float16 else 0)).all()
+    stored = load_file(path)["ids"]
+    sizes = {torch.uint8: 2**8, torch.uint16: 2**16, torch.int32: 2**31, torch.int64: 2**63}
+    smaller = [size for dtype, size in sizes.items() if dtype.itemsize < stored.dtype.itemsize]
+    assert vocab > max(smaller, default=0)
