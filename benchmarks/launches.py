@@ -113,7 +113,7 @@ def _select_cases(quick: bool) -> Iterator[tuple[int, int, torch.dtype | None, f
 
 
 def _select(k: int, vocab: int, bias: torch.dtype | None, cap: float | None) -> None:
-    hidden, weight = _meta((8192, 64), BF16), _meta((vocab, 64), BF16)
+    hidden, weight = _meta((2048, 64), BF16), _meta((vocab, 64), BF16)
     bias_V = None if bias is None else _meta((vocab,), bias)
     triton_select.select(hidden, weight, bias_V, k, 1.5, 1.0, cap)
 
@@ -127,20 +127,20 @@ def _sampled_cases(quick: bool) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
                  ) -> tuple[Tensor, Tensor]:
             return _meta((n, d), h), _meta((vocab, d), w)
 
-        hidden, weight = head(8192, 4096)
+        hidden, weight = head(2048, 4096)
         yield hidden, weight, 512, True
-        yield (*head(8192, 4095), 33, False)  # rows that no wide load can begin
+        yield (*head(2048, 4095), 33, False)  # rows that no wide load can begin
         if quick:
             continue
         yield hidden, weight, 2048, False
         yield (*head(9, 4096), 512, False)  # fewer tokens than a tile: gathers in half precision too
-        yield _meta((4096, 8192), of_hidden).T, weight, 512, False
+        yield _meta((4096, 2048), of_hidden).T, weight, 512, False
         yield hidden, _meta((4096, vocab), of_weight).T, 512, False
         yield hidden[:, ::2], weight[:, ::2], 512, False
         far = _meta((vocab, 4096), of_weight, (2**31, 1))  # a stride that 32 bits cannot hold
         yield hidden, far, 512, False
-        yield _meta((8192, 4096), of_hidden, (2**31, 1)), weight, 512, False
-    yield _meta((8192, 1), FP32), _meta((vocab, 1), FP32), 512, False  # the bias, as a product with 1
+        yield _meta((2048, 4096), of_hidden, (2**31, 1)), weight, 512, False
+    yield _meta((2048, 1), FP32), _meta((vocab, 1), FP32), 512, False  # the bias, as a product with 1
 
 
 def _sampled(hidden: Tensor, weight: Tensor, k: int, dropped: bool) -> None:

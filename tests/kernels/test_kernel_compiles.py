@@ -1,8 +1,10 @@
-"""Ahead of time for a GPU that is not here: the tensor-core kernels, without a spill.
+"""Ahead of time for GPUs that are not here: what is compiled, and what is called wrong.
 
-All kernels and targets are `python -m benchmarks.compile_report`, which takes a minute or two.
+All kernels and targets are `python -m benchmarks.compile_report`, which takes several minutes, or
+`--quick`, which CI runs.
 """
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -11,16 +13,83 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+GOOD = {"kernel": "_x", "pointers": "", "constants": "", "target": "sm_90", "stack": 0, "spills": 0,
+        "tensor_core": "8 HGMMA", "narrow_offsets": []}
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("kernel", ["_tile_logits", "_tile_grad_hidden"])
-def test_tensor_core_kernels_compile_for_hopper(kernel):
+
+def test_tensor_core_kernels_compile_for_hopper():
     root = Path(__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compile_report", "--target", "sm_90",
-         "--kernel", kernel],
+        [sys.executable, "-m", "benchmarks.compile_report", "--target", "sm_90", "--quick",
+         "--kernel", "_tile_grad_hidden", "--jobs", "1"],
         cwd=root, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": f"{root / 'kernels'}:{root}"},
     )
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
-    assert kernel in run.stdout
+    assert "HGMMA" in run.stdout
+
+
+@pytest.mark.parametrize(("change", "complaint"), [
+    ({"stack": 8}, "8 bytes of stack"), ({"spills": 3}, "3 loads or stores of spilled"),
+    ({"tensor_core": "HGMMA missing"}, "HGMMA missing"),
+    ({"narrow_offsets": ["%a * %b"]}, "offset in 32 bits: %a"),
+])
+def test_complaints(change, complaint):
+    from benchmarks.compile_report import complaints
+
+    assert complaints(GOOD) == []
+    (found,) = complaints(GOOD | change)
+    assert complaint in found
+
+
+NARROW = """
+import triton, triton.language as tl
+
+@triton.jit
+def kernel(pointer, stride, n, WIDE: tl.constexpr):
+    row = tl.program_id(0)
+    if WIDE:
+        row = row.to(tl.int64)
+    i = tl.program_id(1) * 64 + tl.arange(0, 64)
+    tl.store(pointer + row * stride + i, 1.0, mask=i < n)
+"""
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_product_of_offsets_in_32_bits_is_seen(tmp_path, wide, monkeypatch):
+    """The offset of row 2^16 of 2^16 numbers: 0 in 32 bits."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from benchmarks.compile_report import narrow_offsets
+
+    (tmp_path / "narrow_kernel.py").write_text(NARROW)
+    monkeypatch.syspath_prepend(tmp_path)
+    kernel = importlib.import_module("narrow_kernel").kernel
+    sys.modules.pop("narrow_kernel")
+    source = ASTSource(fn=kernel, constexprs={"WIDE": wide}, signature={
+        "pointer": "*fp32", "stride": "i32", "n": "i32", "WIDE": "constexpr"})
+    ttir = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ttir"]
+    assert (narrow_offsets(ttir) == []) == wide
+
+
+def test_every_kernel_and_every_dtype_is_among_the_choices():
+    """Each of the launchers' kernels, and for those of the head each dtype and wide strides."""
+    from benchmarks import launches
+
+    seen = {name: [v for v in launches.choices() if v.kernel == name] for name in launches.KERNELS}
+    inner = {"_tanh", "_pack", "_unpack", "_keep_k_largest"}  # called by kernels alone
+    assert {name for name, variants in seen.items() if not variants} == inner
+    for name in ("_logits", "_grad_hidden", "_grad_weight", "_tile_logits", "_tile_grad_hidden"):
+        types = {kind for v in seen[name] for _, kind in v.signature}
+        assert {"*bf16", "*fp16", "i64"} <= types
+        assert "*fp32" in types
+    constants = [dict(v.constants) for v in seen["_filter"]]
+    assert {c["CAPACITY"] for c in constants} == {2048, 4096}
+    assert {(c["HAS_BIAS"], c["HAS_SOFTCAP"]) for c in constants} == {
+        (a, b) for a in (True, False) for b in (True, False)}
+    assert {dict(v.constants)["K_PADDED"] for v in seen["_finish"]} >= {2, 8, 32, 64, 512, 2048}
