@@ -22,6 +22,7 @@ class HeadInputs:
     weight_VD: Tensor  # noqa: N815
     targets: TopKTargets
     source: str
+    backend: str | None = None  # of raft_kernels; None lets it choose
 
 
 def random_inputs(

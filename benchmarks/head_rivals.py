@@ -19,7 +19,7 @@ def losses(inputs: HeadInputs, device: str) -> dict[str, Loss]:
     t = inputs.targets.temperature
     log_q_NV = ((inputs.teacher_ND @ inputs.weight_VD.T).float() / t).log_softmax(-1)
     rivals: dict[str, Loss] = {
-        OURS: lambda h, w: topk_kl_loss(h, w, inputs.targets),
+        OURS: lambda h, w: topk_kl_loss(h, w, inputs.targets, backend=inputs.backend),
         "dense logits, then gather": lambda h, w: dense_then_gather(h, w, inputs),
         "dense full-vocabulary KL": lambda h, w: full_kl(h, w, inputs, log_q_NV),
     }
@@ -57,7 +57,8 @@ def selections(inputs: HeadInputs) -> dict[str, Callable[[], Any]]:
         top, ids = logits_NV.topk(k)
         return ids, top / t - (logits_NV / t).logsumexp(-1, keepdim=True)
 
-    return {OURS: lambda: topk_targets(inputs.teacher_ND, inputs.weight_VD, k, t),
+    return {OURS: lambda: topk_targets(
+                inputs.teacher_ND, inputs.weight_VD, k, t, backend=inputs.backend),
             "dense logits, topk, logsumexp": dense}
 
 

@@ -4,7 +4,7 @@
 
 Select should grow with N and V and hardly with K; the loss with N and K and, but for the weight
 gradient's own V x D, not with V. Reports the slope of each line on
-logarithmic axes: 1 is proportional, 0 flat.
+logarithmic axes: 1 is proportional, 0 flat. A red correctness gate at any size prints no speed.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from raft_kernels import topk_kl_loss, topk_targets
 
-from benchmarks import head_inputs, measure
+from benchmarks import head_gate, head_inputs, measure
 from benchmarks.head import DTYPES
 
 BASE = {"n": 256, "v": 16384, "k": 128}
@@ -29,9 +29,10 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=256)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--axes", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--scale", type=int, default=1, help="multiplies N and V")
     args = parser.parse_args()
-    sweeps = [_sweep(axis, args) for axis in SWEEPS]
+    sweeps = [_sweep(axis, args) for axis in args.axes]
     for sweep in sweeps:
         for operation, line in sweep["operations"].items():
             print(f"{operation:32s} against {sweep['axis']}: slope {line['log_log_slope']:5.2f}  "
@@ -49,6 +50,8 @@ def _sweep(axis: str, args: argparse.Namespace) -> dict[str, Any]:
         size["n"], size["v"] = size["n"] * args.scale, size["v"] * args.scale
         inputs = head_inputs.random_inputs(
             size["n"], args.d, size["v"], size["k"], DTYPES[args.dtype], args.device)
+        print(axis, value, end=" ")
+        head_gate.require_green(inputs)
         hidden = inputs.student_ND.requires_grad_()
         frozen, trained = inputs.weight_VD, inputs.weight_VD.detach().requires_grad_()
 

@@ -1,86 +1,144 @@
-"""Tile sizes and plain gathers against each other on a GPU, on ids that overlap as real text does.
+r"""Tile sizes, hot columns and plain gathers against each other, on ids that overlap as in real text.
 
     python -m benchmarks.tune_tiles [--n 8192 --d 4096 --v 128256]
+    TRITON_INTERPRET=1 python -m benchmarks.tune_tiles --device cpu --dtype float16 --n 64 --d 16 \
+        --v 200 --k 6 --limit 1
 
-Prints milliseconds of sampled logits and of dHidden for every choice; the constants at the head
-of triton_tiles.py are what to change when another choice wins.
+Milliseconds of sampled logits, dHidden and dWeight for every choice; the constants at the heads of
+triton_tiles.py, triton_hot.py and triton_sampled.py are what to change when another choice wins. A
+choice that fails the correctness gate shows no speed, and the exit code is then 1.
 """
 
 import argparse
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from raft_kernels import triton_sampled, triton_tiles
+from raft_kernels import TopKTargets, triton_hot, triton_sampled, triton_tiles
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import head_gate, head_inputs, measure
+from benchmarks.head import DTYPES
+from benchmarks.head_inputs import HeadInputs
+
+Choice = dict[str, Any]  # module.CONSTANT: value
+TILES = {"triton_tiles.TILE": (64, 128), "triton_tiles.BLOCK_U": (64, 128),
+         "triton_tiles.BLOCK_D": (32, 64, 128)}
+HOT = {"triton_hot.HOT": (0, 1024, 4096, 8192)}
+GATHERS = {"triton_sampled.BLOCK_K": (8, 16, 32), "triton_sampled.BLOCK_D": (128, 256)}
+GATED = 256  # tokens that the gate judges a choice on: its float64 products are slow
+
+
+def choices() -> Iterator[tuple[Choice, tuple[str, ...]]]:
+    """Each choice of constants, and the operations that it changes."""
+    for axes, operations in ((TILES, ("logits", "dhidden")), (HOT, ("dweight",))):
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True)), operations
+    for values in itertools.product(*GATHERS.values()):
+        yield {"triton_tiles.suits": lambda *_: False} | dict(
+            zip(GATHERS, values, strict=True)), ("logits", "dhidden", "dweight")
+
+
+@contextmanager
+def chosen(choice: Choice) -> Iterator[None]:
+    """The constants of the kernels' modules, for a while."""
+    modules = {"triton_tiles": triton_tiles, "triton_hot": triton_hot,
+               "triton_sampled": triton_sampled}
+    places = [(modules[name.split(".")[0]], name.split(".")[1], value)
+              for name, value in choice.items()]
+    before = [(module, name, getattr(module, name)) for module, name, _ in places]
+    try:
+        for module, name, value in places:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 def overlapping_ids(n: int, vocab: int, k: int, device: str) -> Tensor:
-    """[N, K] ids of which a tile of 64 tokens shares about as many as real text (26 % distinct).
+    """[N, K] ids of which 64 neighbours share about as many as in real text (28 % distinct).
 
-    Half of each row are ids common to all; the rest come from a pool that moves on every tile.
+    Half of each row are ids common to all; the rest come from a pool that moves every 64 tokens.
     """
     generator = torch.Generator(device).manual_seed(0)
     common = torch.randperm(vocab, generator=generator, device=device)[: k // 2]
     rows = []
-    for _ in range(0, n, triton_tiles.TILE):
+    for _ in range(0, n, 64):
         pool = torch.randperm(vocab, generator=generator, device=device)[: 22 * k]
         pool = pool[~torch.isin(pool, common)]
-        for _ in range(triton_tiles.TILE):
+        for _ in range(64):
             own = pool[torch.randperm(len(pool), generator=generator, device=device)[: k - k // 2]]
             rows.append(torch.cat([common, own]))
     return torch.stack(rows)[:n]
 
 
 def main() -> None:
-    """Time every choice that compiles; write JSON."""
+    """Judge and time every choice that compiles; write JSON after each, so that a stop loses nothing."""
+    args = _arguments()
+    inputs = _inputs(args, args.n)
+    judged = inputs if args.n <= GATED else _inputs(args, GATED)
+    path = measure.results_folder(args.device) / f"tune-tiles-{args.dtype}.json"
+    rows: list[dict[str, Any]] = []
+    for choice, operations in itertools.islice(choices(), args.limit):
+        shown = {name: value for name, value in choice.items() if not callable(value)}
+        with chosen(choice):
+            rows.append({"gather": "triton_tiles.suits" in choice, **shown,
+                         **_judged_and_timed(inputs, judged, operations, args)})
+        print(rows[-1], flush=True)
+        path.write_text(json.dumps({
+            "command": measure.command(), "machine": measure.machine(args.device), "rows": rows,
+        }, indent=1) + "\n")
+    raise SystemExit(0 if all(row["green"] is not False for row in rows) else 1)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     for name, value in (("n", 8192), ("d", 4096), ("v", 128256), ("k", 512)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    hidden = torch.randn(args.n, args.d, device="cuda", dtype=torch.bfloat16)
-    weight = torch.randn(args.v, args.d, device="cuda", dtype=torch.bfloat16)
-    grad = torch.randn(args.n, args.k, device="cuda")
-    rows: list[dict[str, Any]] = []
-    for tile, block_u, block_d in itertools.product((64, 128), (64, 128), (32, 64, 128)):
-        triton_tiles.TILE, triton_tiles.CHUNK = tile, 16 * tile
-        triton_tiles.BLOCK_U, triton_tiles.BLOCK_D = block_u, block_d
-        ids = overlapping_ids(args.n, args.v, args.k, "cuda")
-        choice = {"TILE": tile, "BLOCK_U": block_u, "BLOCK_D": block_d}
-        rows.append(choice | _time(lambda ids=ids: triton_tiles.logits(hidden, weight, ids),
-                                   lambda ids=ids: triton_tiles.grad_hidden(grad, weight, ids)))
-        print(rows[-1])
-    triton_tiles.suits = lambda *_: False  # type: ignore[assignment]
-    for block_k, block_d in itertools.product((8, 16, 32), (128, 256)):
-        triton_sampled.BLOCK_K, triton_sampled.BLOCK_D = block_k, block_d
-        choice = {"gather": True, "BLOCK_K": block_k, "BLOCK_D": block_d}
-        rows.append(choice | _time(
-            lambda ids=ids: triton_sampled.sampled_logits(hidden, weight, ids, None),
-            lambda ids=ids: triton_sampled.sampled_backward(
-                grad, hidden, weight, ids, None, True, False)))
-        rows[-1] |= _time(dweight=lambda ids=ids: triton_sampled.grad_weight(
-            grad, hidden, weight, ids))
-        print(rows[-1])
-    path = measure.results_folder("cuda") / "tune-tiles.json"
-    path.write_text(json.dumps({"command": measure.command(), "machine": measure.machine("cuda"),
-                                "rows": rows}, indent=1) + "\n")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--limit", type=int, help="only the first so many choices")
+    return parser.parse_args()
 
 
-def _time(logits: Any = None, dhidden: Any = None, dweight: Any = None) -> dict[str, Any]:
-    runs = {"logits": logits, "dhidden": dhidden, "dweight": dweight}
-    times: dict[str, Any] = {}
-    for name, run in runs.items():
-        if run is None:
-            continue
-        try:
-            times[f"{name}_ms"] = measure.in_turns({name: (run,)}, 10, "cuda")[name][-1]["ms_p50"]
-        except Exception as error:  # a choice that needs more shared memory than there is
-            times[f"{name}_ms"] = type(error).__name__
-    return times
+def _inputs(args: argparse.Namespace, n: int) -> HeadInputs:
+    """Random vectors, and targets on overlapping ids."""
+    inputs = head_inputs.random_inputs(n, args.d, args.v, args.k, DTYPES[args.dtype], args.device)
+    ids = overlapping_ids(n, args.v, args.k, args.device)
+    targets = TopKTargets(ids, inputs.targets.logprobs, inputs.targets.temperature,
+                          vocab_size=args.v, checked=True)
+    return replace(inputs, targets=targets, backend="triton")
+
+
+def _judged_and_timed(
+    inputs: HeadInputs, judged: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace
+) -> dict[str, Any]:
+    try:
+        gate = head_gate.gate(judged)
+        return gate if not gate["green"] else gate | _times(inputs, operations, args)
+    except Exception as error:  # a choice that needs more shared memory than there is
+        return {"green": None, "error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def _times(
+    inputs: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace
+) -> dict[str, Any]:
+    hidden, weight, ids = inputs.student_ND, inputs.weight_VD, inputs.targets.ids
+    grad = torch.randn(ids.shape, device=ids.device)
+    backward = triton_sampled.sampled_backward
+    runs = {
+        "logits": lambda: triton_sampled.sampled_logits(hidden, weight, ids, None),
+        "dhidden": lambda: backward(grad, hidden, weight, ids, None, True, False),
+        "dweight": lambda: backward(grad, hidden, weight, ids, None, False, True),
+    }
+    times = measure.in_turns({name: (runs[name],) for name in operations}, args.repeats, args.device)
+    return {f"{name}_ms": parts[-1]["ms_p50"] for name, parts in times.items()}
 
 
 if __name__ == "__main__":

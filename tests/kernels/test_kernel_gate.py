@@ -1,12 +1,14 @@
 """The benchmark's gate turns red for each way of being wrong that a benchmark would reward."""
 
+import argparse
 from dataclasses import replace
 
 import pytest
 import torch
+from raft_kernels import triton_tiles
 from torch import Tensor
 
-from benchmarks import head, head_inputs, head_rivals
+from benchmarks import head, head_gate, head_inputs, head_rivals, measure, scaling, tune_tiles
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -15,7 +17,7 @@ def inputs(request):
 
 
 def _green(inputs):
-    return head._gate(inputs, rows=16)["green"]
+    return head_gate.gate(inputs, rows=16)["green"]
 
 
 def test_right_results_are_green(inputs):
@@ -41,7 +43,7 @@ def _wrong(targets, how):
                                  "an id off by one", "rows of their neighbours"])
 def test_a_wrong_select_is_red(inputs, how, monkeypatch):
     select = head_rivals.topk_targets
-    monkeypatch.setattr(head_rivals, "topk_targets", lambda *a: _wrong(select(*a), how))
+    monkeypatch.setattr(head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
     assert not _green(inputs)
 
 
@@ -62,19 +64,66 @@ class _Damaged(torch.autograd.Function):
 def test_a_gradient_without_its_tail_is_red(inputs, first, monkeypatch):
     loss = head_rivals.topk_kl_loss
     monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t: loss(_Damaged.apply(h, first), w, t))
+                        lambda h, w, t, **o: loss(_Damaged.apply(h, first), w, t))
     assert not _green(inputs)
 
 
 def test_a_loss_without_its_tail_is_red(inputs, monkeypatch):
     loss = head_rivals.topk_kl_loss
     monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t: loss(h[:60], w, t[:60], reduction="sum") / 70)
+                        lambda h, w, t, **o: loss(h[:60], w, t[:60], reduction="sum") / 70)
     assert not _green(inputs)
 
 
 def test_a_scaled_weight_gradient_is_red(inputs, monkeypatch):
     loss = head_rivals.topk_kl_loss
     monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t: loss(h, w * 0.5 + w.detach() * 0.5, t))
+                        lambda h, w, t, **o: loss(h, w * 0.5 + w.detach() * 0.5, t))
     assert not _green(inputs)
+
+
+def _wrong_select(monkeypatch):
+    select = head_rivals.topk_targets
+    monkeypatch.setattr(
+        head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), "a repeated id"))
+
+
+@pytest.mark.parametrize("program", [head, scaling])
+def test_a_red_gate_prints_no_speed(program, monkeypatch, capsys, tmp_path):
+    """The whole program, with a select that repeats an id: it ends before anything is timed."""
+    _wrong_select(monkeypatch)
+    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
+    monkeypatch.setattr("sys.argv", ["it", "--d", "8"])
+    monkeypatch.setattr(head_inputs, "random_inputs", lambda *a, make=head_inputs.random_inputs:
+                        make(40, 8, 99, 8, torch.float32, "cpu"))
+    with pytest.raises(SystemExit, match="the gate is red"):
+        program.main()
+    assert "ms" not in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_choice_of_tiles_that_is_red_prints_no_speed(inputs, monkeypatch):
+    """Any choice that does not give the oracle's results has no time beside its name."""
+    arguments = argparse.Namespace(repeats=1, device="cpu")
+    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
+    assert "logits_ms" in tune_tiles._judged_and_timed(inputs, inputs, ("logits",), arguments)
+    _wrong_select(monkeypatch)
+    row = tune_tiles._judged_and_timed(inputs, inputs, ("logits",), arguments)
+    assert row["green"] is False
+    assert "logits_ms" not in row
+
+
+def test_a_choice_of_tiles_is_undone():
+    before = triton_tiles.TILE
+    with tune_tiles.chosen({"triton_tiles.TILE": 128}):
+        assert triton_tiles.TILE == 128
+    assert before == triton_tiles.TILE
+
+
+def test_a_run_that_would_not_end_is_refused(monkeypatch, tmp_path):
+    """bfloat16 on a CPU without units for it: one line says how long, and what to do."""
+    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
+    monkeypatch.setattr("sys.argv", ["head", "--n", "40", "--d", "8", "--v", "99", "--k", "8",
+                                     "--dtype", "bfloat16", "--patience", "0"])
+    with pytest.raises(SystemExit, match=r"^error: bfloat16 products run at .* --dtype float32"):
+        head.main()
