@@ -1,30 +1,73 @@
 #!/usr/bin/env bash
-# One whole visit to a machine with a GPU: tests, sanitizer, benchmarks, tile choice, results.
-#   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct TEXT=faq.jsonl benchmarks/gpu_visit.sh
-# Run from the root of the repository with raft-fast[test] installed. Without MODEL, random ids only.
+# A visit to a machine with a GPU, in stages that each fit a call of ten minutes:
+#   benchmarks/gpu_visit.sh correct speed        # the first call
+#   benchmarks/gpu_visit.sh sanitize tune scaling
+#   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct TEXT=faq.jsonl benchmarks/gpu_visit.sh real
+# Every command has its own limit, and writes its result when it ends: a later failure or a stop
+# loses nothing. Results lie under benchmarks/results/ and, where OUT is set, also there.
+# Without stages: all of them. DRY=16 (a hidden size) shows that the commands run: tiny shapes, on the CPU.
 set -uo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 failed=0
-step() { echo "== $*"; "$@" || { echo "!! failed: $*"; failed=1; }; }
 
-step nvidia-smi
-step python -m benchmarks.compile_report
-step python -m pytest tests/kernels -q
-if command -v compute-sanitizer > /dev/null; then
-    for tool in memcheck racecheck; do
-        step compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            python -m pytest tests/kernels/test_kernel_gpu.py -q -k small
-    done
+if [ -n "${DRY:-}" ]; then
+    device="--device cpu"; shape="--n 40 --v 300 --k 8"; dtype="--dtype float32"
+    repeats="--repeats 1"; grow="--axes k --d 8 --repeats 1"
+    tiles="--device cpu --dtype float16 --n 64 --d 16 --v 200 --k 6 --repeats 1 --limit 1"
+    report="--quick --target sm_90 --kernel _tile_logits"; tests="-k errors"
 else
-    echo "!! compute-sanitizer is not installed: skipped"
+    device="--device cuda"; shape="--n 8192 --v 128256"; dtype="--dtype bfloat16"
+    repeats="--repeats 20"; grow="--d 4096 --scale 8"
+    tiles=""; report="--quick"; tests="-x"
 fi
-for d in 3072 4096; do
-    step python -m benchmarks.head --device cuda --n 8192 --d "$d" --v 128256 --dtype bfloat16 \
-        --repeats 20
-    if [ -n "${MODEL:-}" ]; then
-        step python -m benchmarks.head --device cuda --n 8192 --d "$d" --v 128256 --dtype bfloat16 \
-            --repeats 20 --model "$MODEL" --text "$TEXT" --enlarge
-    fi
+
+# step SECONDS COMMAND...: at most so long, and on with the next whatever comes of it
+step() {
+    local limit=$1; shift
+    printf '\n== %s\n' "$*"
+    timeout --kill-after=5 "$limit" "$@" || { echo "!! failed ($?): $*"; failed=1; }
+    if [ -n "${OUT:-}" ]; then cp -r benchmarks/results/. "$OUT/" 2> /dev/null; fi
+}
+
+correct() {  # about 4 minutes
+    command -v nvidia-smi > /dev/null && step 20 nvidia-smi
+    step 200 python3 -m pytest tests/kernels/test_kernel_gpu.py $tests
+    step 200 python3 -m benchmarks.compile_report $report --json benchmarks/results/compile-report-gpu.json
+}
+
+speed() {  # about 5 minutes: DESIGN's shapes against the GEMM, dense, compiled dense and Liger
+    for d in 3072 4096; do
+        step 150 python3 -m benchmarks.head $device $shape $dtype --d "${DRY:-$d}" $repeats
+    done
+}
+
+real() {  # about 5 minutes: the same on the ids of real text, where MODEL and TEXT are given
+    [ -n "${MODEL:-}" ] || { echo "!! real needs MODEL and TEXT: skipped"; return; }
+    for d in 3072 4096; do
+        step 200 python3 -m benchmarks.head $device $shape $dtype --d "$d" $repeats \
+            --model "$MODEL" --text "$TEXT" --enlarge
+    done
+}
+
+sanitize() {  # about 4 minutes
+    command -v compute-sanitizer > /dev/null || { echo "!! no compute-sanitizer: skipped"; return; }
+    for tool in memcheck racecheck; do
+        step 150 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+            python3 -m pytest tests/kernels/test_kernel_gpu.py -k small
+    done
+}
+
+tune() { step 400 env ${DRY:+TRITON_INTERPRET=1} python3 -m benchmarks.tune_tiles $tiles; }
+
+scaling() { step 150 python3 -m benchmarks.scaling $device $dtype $grow; }
+
+stages=("$@")
+[ ${#stages[@]} -gt 0 ] || stages=(correct speed real sanitize tune scaling)
+for stage in "${stages[@]}"; do
+    case $stage in
+        correct | speed | real | sanitize | tune | scaling) "$stage" ;;
+        *) echo "error: no stage '$stage'; there are correct speed real sanitize tune scaling"; exit 2 ;;
+    esac
 done
-step python -m benchmarks.tune_tiles
-step python -m benchmarks.scaling --device cuda --d 4096 --dtype bfloat16 --scale 8
 exit "$failed"

@@ -2,8 +2,9 @@
 
     python -m benchmarks.overlap --model HuggingFaceTB/SmolLM2-135M-Instruct --text faq.jsonl
 
-Distinct ids over ids listed, for groups of neighbouring tokens, on real text and on random ids,
-and how many tokens name the most popular columns.
+Distinct ids over ids listed, for groups of neighbouring tokens, on real text and on random ids; how
+many tokens name the most popular columns; and what the weight gradient would cost on an H200 with
+the most popular columns in a dense product (triton_hot.py) and the others gathered.
 """
 
 import argparse
@@ -16,10 +17,31 @@ from torch import Tensor
 from benchmarks import head_inputs, measure
 
 
+TILE, D = 64, 4096  # of the tiles, and of the head whose cost is counted
+FLOPS, BANDWIDTH = 790e12, 4.3e12  # an H200's bf16 products and copies
+
+
 def distinct_share(ids_NK: Tensor, group: int) -> float:
     """Distinct ids of a group of neighbours over all they list, mean over the groups."""
     shares = [len(ids.unique()) / ids.numel() for ids in ids_NK.split(group) if len(ids) == group]
     return round(sum(shares) / len(shares), 4)
+
+
+def hot_columns(ids_NK: Tensor, hits_V: Tensor) -> list[dict[str, float]]:
+    """Milliseconds of dWeight by counting, and a tile's cold union, for numbers of dense columns."""
+    n, rank = len(ids_NK), hits_V.argsort(descending=True, stable=True).argsort()
+    ordered, rows = hits_V.sort(descending=True).values, []
+    unions = [rank[ids.unique()] for ids in ids_NK.split(TILE)]
+    for hot in (0, 1024, 2048, 4096, 8192, 16384):
+        gathered = float(ordered[hot:].sum()) * D * 2 / BANDWIDTH
+        dense = 2 * n * hot * D / FLOPS + (8 * n * hot + 8 * hot * D) / BANDWIDTH
+        rows.append({
+            "columns": hot, "share of the entries": round(float(ordered[:hot].sum() / ordered.sum()), 4),
+            "gathered ms": round(gathered * 1e3, 2), "dense ms": round(dense * 1e3, 2),
+            "both ms": round((gathered + dense) * 1e3, 2),
+            f"cold columns of {TILE} tokens": round(
+                sum(int((union >= hot).sum()) for union in unions) / len(unions))})
+    return rows
 
 
 def main() -> None:
@@ -34,15 +56,18 @@ def main() -> None:
     real_NK, vocab = inputs.targets.ids, inputs.weight_VD.shape[0]
     random_NK = torch.stack([torch.randperm(vocab)[: args.k] for _ in range(args.n)])
     groups = [8, 16, 32, 64, 128]
-    hits_V = torch.bincount(real_NK.flatten(), minlength=vocab).sort(descending=True).values
+    hits_V = torch.bincount(real_NK.flatten(), minlength=vocab)
+    most_V = hits_V.sort(descending=True).values
     result = {
-        "command": measure.command(), "source": inputs.source,
+        "command": measure.command(), "machine": measure.machine("cpu"), "source": inputs.source,
         "distinct of listed": {
             name: {g: distinct_share(ids, g) for g in groups}
             for name, ids in (("real", real_NK), ("random", random_NK))},
         "columns named at all": int((hits_V > 0).sum()),
         "share of the entries in the most popular columns": {
-            c: round(float(hits_V[:c].sum() / hits_V.sum()), 4) for c in (64, 512, 4096)},
+            c: round(float(most_V[:c].sum() / hits_V.sum()), 4) for c in (64, 512, 4096)},
+        "columns that at least 45 of 8192 tokens name": int((hits_V * 8192 >= 45 * args.n).sum()),
+        f"dWeight on an H200, D={D}, counted": hot_columns(real_NK, hits_V),
         "mean mass on K at T": {inputs.targets.temperature:
                                 round(float(inputs.targets.mass.mean()), 4)},  # type: ignore[union-attr]
     }

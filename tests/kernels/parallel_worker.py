@@ -1,4 +1,4 @@
-"""One of P gloo processes; run by test_kernel_parallel.py as `parallel_worker.py RANK P FILE`."""
+"""One of P gloo processes; run by test_kernel_parallel.py as `parallel_worker.py RANK P FILE BACKEND`."""
 
 import sys
 
@@ -11,56 +11,65 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
-rank, world, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rank, world, rendezvous, backend = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
 torch.manual_seed(0)
 # small integers: their logits tie often, across processes too, and are exact in any order of sums
-hidden = torch.randint(-2, 3, (6, 5)).double()
-weight = torch.randint(-2, 3, (43, 5)).double()
-bias, token_weights = torch.randn(43).double(), torch.tensor([1.0, 0, 2, 1, 0, 1]).double()
+dtype = torch.float32 if backend == "triton" else torch.float64
+hidden = torch.randint(-2, 3, (6, 5)).to(dtype)
+weight = torch.randint(-2, 3, (43, 5)).to(dtype)
+bias, token_weights = torch.randn(43).to(dtype), torch.tensor([1.0, 0, 2, 1, 0, 1]).to(dtype)
 k = 30  # more than a process holds
 step = -(-43 // world)
 first, last = rank * step, min((rank + 1) * step, 43)
+even = [(i * step, min((i + 1) * step, 43)) for i in range(world)]
+RANGES = {
+    "even": even, "first has all": [(0, 43)] + [(43, 43)] * (world - 1),
+    "last has all": [(0, 0)] * (world - 1) + [(0, 43)],
+    "one row, and the rest": [(0, 1)] + [(1, 1)] * (world - 2) + [(1, 43)],
+    "backwards": even[::-1],
+}
 
 
 def leaves(*tensors):
     return [t.clone().requires_grad_() for t in tensors]
 
 
-for options in ({}, {"softcap": 5.0, "logit_scale": 0.5}):
-    right = topk_targets(hidden, weight, k, **options)
-    got = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, k, **options)
+def same_as_one_process(first, last, k, **options):
+    """Targets, loss and every gradient, where this process holds the rows from first to last."""
+    right = topk_targets(hidden, weight, k, backend="torch", **options)
+    got = vocab_parallel_topk_targets(
+        hidden, weight[first:last], first, 43, k, backend=backend, **options)
     assert torch.equal(got.ids, right.ids)
     torch.testing.assert_close(got.logprobs, right.logprobs)
-
     h, w, b = leaves(hidden + 0.3, weight, bias)
-    loss = topk_kl_loss(h, w, right, bias=b, token_weights=token_weights, **options)
+    loss = topk_kl_loss(
+        h, w, right, bias=b, token_weights=token_weights, backend="torch", **options)
     loss.backward()
     ph, pw, pb = leaves(hidden + 0.3, weight[first:last], bias[first:last])
     spread = vocab_parallel_topk_kl_loss(
-        ph, pw, first, got, bias=pb, token_weights=token_weights, **options)
+        ph, pw, first, got, bias=pb, token_weights=token_weights, backend=backend, **options)
     spread.backward()
     torch.testing.assert_close(spread, loss)
     torch.testing.assert_close(ph.grad, h.grad)
     torch.testing.assert_close(pw.grad, w.grad[first:last])
     torch.testing.assert_close(pb.grad, b.grad[first:last])
 
-# a process without rows, and what is refused on every process at once
-ranges = [(0, 43)] + [(43, 43)] * (world - 1)
-a, z = ranges[rank]
-right = topk_targets(hidden, weight, k)
-got = vocab_parallel_topk_targets(hidden, weight[a:z], a, 43, k)
-assert torch.equal(got.ids, right.ids)
-torch.testing.assert_close(got.logprobs, right.logprobs)
-(h, w, b), (ph, pw, pb) = leaves(hidden + 0.3, weight, bias), leaves(
-    hidden + 0.3, weight[a:z], bias[a:z])
-topk_kl_loss(h, w, right, bias=b).backward()
-vocab_parallel_topk_kl_loss(ph, pw, a, got, bias=pb).backward()
-torch.testing.assert_close(ph.grad, h.grad)
-torch.testing.assert_close(pw.grad, w.grad[a:z])
-torch.testing.assert_close(pb.grad, b.grad[a:z])
 
+if backend == "triton":
+    from raft_kernels import triton_sampled, triton_select
+
+    triton_select.BLOCK = triton_sampled.BLOCK_K = triton_sampled.BLOCK_D = 16  # interpreted: small
+    RANGES = {name: RANGES[name] for name in ("first has all", "one row, and the rest")}
+for held in RANGES.values():
+    same_as_one_process(*held[rank], k)
+same_as_one_process(first, last, 2, softcap=5.0, logit_scale=0.5)
+if backend == "triton":  # the rest is the same code whatever the backend
+    dist.destroy_process_group()
+    raise SystemExit
+
+right = topk_targets(hidden, weight, k)
 mine = weight[first:last]
 gap = mine[:-1] if rank == world - 1 else mine  # nobody holds id 42
 for refused, message in (

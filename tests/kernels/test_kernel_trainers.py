@@ -70,3 +70,7 @@ def test_custom_operators_are_well_formed(make_case):
     torch.library.opcheck(ops.sampled_logits, (hidden, weight, case.targets.ids, active, "torch"))
     torch.library.opcheck(
         ops.select, (hidden.detach(), weight.detach(), None, 3, 1.5, 1.0, None, "torch"))
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(ops.sampled_backward, (
+            torch.randn(4, 3), hidden.detach(), weight.detach(), case.targets.ids, active, *needs,
+            "torch"))
