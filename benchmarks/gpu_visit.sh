@@ -4,7 +4,8 @@
 #   benchmarks/gpu_visit.sh sanitize tune scaling
 #   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct TEXT=faq.jsonl benchmarks/gpu_visit.sh real
 # Every command has its own limit, and writes its result when it ends: a later failure or a stop
-# loses nothing. Results lie under benchmarks/results/ and, where OUT is set, also there.
+# loses nothing. Results lie under benchmarks/results/ and, where OUT is set, packed there as one file.
+# Liger is among the rivals where liger-kernel is installed.
 # Without stages: all of them. DRY=16 (a hidden size) shows that the commands run: tiny shapes, on the CPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -15,25 +16,27 @@ if [ -n "${DRY:-}" ]; then
     device="--device cpu"; shape="--n 40 --v 300 --k 8"; dtype="--dtype float32"
     repeats="--repeats 1"; grow="--axes k --d 8 --repeats 1"
     tiles="--device cpu --dtype float16 --n 64 --d 16 --v 200 --k 6 --repeats 1 --limit 1"
-    report="--quick --target sm_90 --kernel _tile_logits"; tests="-k errors"
+    report="--quick --target sm_90 --kernel _tile_logits"
+    RESULTS_DIR=$(mktemp -d)
 else
     device="--device cuda"; shape="--n 8192 --v 128256"; dtype="--dtype bfloat16"
     repeats="--repeats 20"; grow="--d 4096 --scale 8"
-    tiles=""; report="--quick"; tests="-x"
+    tiles=""; report="--quick"
 fi
+export RESULTS_DIR=${RESULTS_DIR:-$PWD/benchmarks/results}
 
 # step SECONDS COMMAND...: at most so long, and on with the next whatever comes of it
 step() {
     local limit=$1; shift
     printf '\n== %s\n' "$*"
     timeout --kill-after=5 "$limit" "$@" || { echo "!! failed ($?): $*"; failed=1; }
-    if [ -n "${OUT:-}" ]; then cp -r benchmarks/results/. "$OUT/" 2> /dev/null; fi
+    if [ -n "${OUT:-}" ]; then tar -czf "$OUT/results.tgz" -C "$RESULTS_DIR" .; fi
 }
 
 correct() {  # about 4 minutes
     command -v nvidia-smi > /dev/null && step 20 nvidia-smi
-    step 200 python3 -m pytest tests/kernels/test_kernel_gpu.py $tests
-    step 200 python3 -m benchmarks.compile_report $report --json benchmarks/results/compile-report-gpu.json
+    step 200 python3 -m pytest tests/kernels/test_kernel_gpu.py
+    step 200 python3 -m benchmarks.compile_report $report --json "$RESULTS_DIR/compile-report-gpu.json"
 }
 
 speed() {  # about 5 minutes: DESIGN's shapes against the GEMM, dense, compiled dense and Liger

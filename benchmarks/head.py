@@ -43,11 +43,12 @@ def main() -> None:
         "gate": gate, "rows": rows,
     }
     _print(result)
-    shape = f"n{args.n}-v{result['inputs']['V']}-{args.dtype}-{'real' if args.model else 'random'}"
+    size = result["inputs"]
+    shape = f"n{size['N']}-v{size['V']}-d{size['D']}-{args.dtype}-{'real' if args.model else 'random'}"
     path = measure.results_folder(args.device) / f"head-{shape}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     _plot(result, path.with_suffix(".svg"))
-    print(f"written to {path.relative_to(Path.cwd())} and {path.stem}.svg")
+    print(f"written to {os.path.relpath(path)} and {path.stem}.svg")
 
 
 def _arguments() -> argparse.Namespace:

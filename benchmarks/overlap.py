@@ -16,7 +16,6 @@ from torch import Tensor
 
 from benchmarks import head_inputs, measure
 
-
 TILE, D = 64, 4096  # of the tiles, and of the head whose cost is counted
 FLOPS, BANDWIDTH = 790e12, 4.3e12  # an H200's bf16 products and copies
 
