@@ -56,9 +56,11 @@ def sampled_backward(
     elif need_hidden:
         dhidden_ND = torch.zeros_like(hidden_ND, memory_format=torch.contiguous_format)
         if grad_NK.numel():
+            # unlike dtypes take more registers than four warps have on sm_100
+            unlike = hidden_ND.dtype != weight_VD.dtype
             _grad_hidden[(n, triton.cdiv(d, BLOCK_D))](
                 grad_NK, weight_VD, ids_NK, dhidden_ND, k, d, *weight_VD.stride(),
-                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=4,
+                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=8 if unlike else 4,
             )
     if need_weight:
         dweight_VD = grad_weight(grad_NK, hidden_ND, weight_VD, ids_NK)
