@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from raft_fast.errors import UserError, require
 from raft_fast.options import MINILM, SMOLLM2
@@ -94,15 +95,16 @@ def fetch_wheel(name: str) -> Path:
     return folder
 
 
-def quickstart_rows() -> Path:
-    """The 503 English rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
+def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
+    """The 503 English or Swedish rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
     import json
 
     from raft_fast.dataset import write_jsonl
 
-    target = cache_dir() / "zaragoza-construction-faq-en.jsonl"
+    target = cache_dir() / f"zaragoza-construction-faq-{language}.jsonl"
     if not target.is_file():
-        source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data/faq-en.jsonl"
+        name = {"en": "faq-en.jsonl", "sv": "faq.jsonl"}[language]
+        source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / name
         records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         write_jsonl(({"id": record["id"], "category": record["category"], "question": record["q"],
                       "answer": record["a"]} for record in records), target)

@@ -1,0 +1,116 @@
+"""Does it forget less? Trains one model by every method of a suite and compares them by their frontiers.
+
+    python -m benchmarks.quality --suite benchmarks/suites/cpu.yaml
+    python -m benchmarks.quality --suite benchmarks/suites/cpu.yaml --data zaragoza-sv
+
+Stopped or killed, the same command goes on: a finished cell is not repeated. After every cell
+results.json, RESULTS.md and index.html in --output_dir are brought up to date.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.measure import machine
+from benchmarks.quality.cells import Outcome, cell_folder, read_cell, run_cell
+from benchmarks.quality.measures import Measured, measure
+from benchmarks.quality.page import write_page
+from benchmarks.quality.results import results
+from benchmarks.quality.shared import Shared, prepare
+from benchmarks.quality.suite import Cell, Suite, load_suite
+from benchmarks.quality.table import write_table
+from raft_fast.dataset import write_json
+from raft_fast.errors import entry
+from raft_fast.evaluation.drift import measure_drift
+from raft_fast.progress import Reporter
+from raft_fast.report.text import duration
+
+
+@entry
+def main() -> None:
+    options = arguments()
+    suite = load_suite(options.suite).only(options.methods, options.seeds)
+    if options.data:
+        suite = replace(suite, data=options.data)
+    folder = options.output_dir or Path("runs/quality") / "-".join(
+        [suite.name, *([Path(suite.data).stem] if suite.data else [])])
+    reporter = Reporter()
+    if options.dry_run:
+        for cell in suite.cells():
+            reporter.say(cell.name)
+        return
+    shared = prepare(suite, folder, reporter)
+    run(suite, shared, reporter)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", type=Path, default=Path("benchmarks/suites/cpu.yaml"),
+                        help="YAML file: methods, learning rates, seeds (default: %(default)s)")
+    parser.add_argument("--data", help="rows instead of the suite's: a file, zaragoza-en or zaragoza-sv")
+    parser.add_argument("--output_dir", type=Path, help="default: runs/quality/<suite>[-<data>]")
+    parser.add_argument("--methods", type=lambda text: text.split(","), help="only these: sft,raft")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")],
+                        help="instead of the suite's: 0,1,2")
+    parser.add_argument("--dry_run", action="store_true", help="only list the cells")
+    return parser.parse_args()
+
+
+def run(suite: Suite, shared: Shared, reporter: Reporter) -> None:
+    """Every cell that is not finished yet; what is known so far is written after each."""
+    cells, seconds = suite.cells(), []
+    todo = [cell for cell in cells if not (cell_folder(cell, suite, shared) / "cell.json").is_file()]
+    reporter.say(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, in {shared.folder}")
+    if not todo:
+        write(suite, shared, cells)
+    for number, cell in enumerate(todo, 1):
+        reporter.say(f"cell {number} of {len(todo)}: {cell.name}")
+        start = time.perf_counter()
+        run_cell(cell, suite, shared)
+        seconds.append(time.perf_counter() - start)
+        write(suite, shared, cells)
+        reporter.say(f"{cell.name} took {duration(seconds[-1])}; about "
+                     f"{duration(fmean(seconds) * (len(todo) - number))} left")
+    reporter.say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
+
+
+def write(suite: Suite, shared: Shared, cells: list[Cell]) -> None:
+    """results.json, RESULTS.md and index.html of the cells that are finished."""
+    outcomes = finished(suite, shared, cells)
+    if not outcomes:
+        return
+    found = results(suite, base_measured(shared), outcomes, {
+        "model": shared.original.identity, "data": shared.options.data.data and Path(
+            shared.options.data.data).name,
+        "rows": {"train": len(shared.data.train), "heldout": len(shared.exam.rows["domain"])},
+        "unfinished": len(cells) - len(outcomes),
+        "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
+        "machine": machine(shared.original.model.device.type)})
+    write_json(found, shared.folder / "results.json")
+    write_table(found, shared.folder / "RESULTS.md")
+    write_page(found, shared.folder)
+
+
+def finished(suite: Suite, shared: Shared, cells: list[Cell]) -> list[Outcome]:
+    folders = [cell_folder(cell, suite, shared) for cell in cells]
+    return [read_cell(folder) for folder in folders if (folder / "cell.json").is_file()]
+
+
+def base_measured(shared: Shared) -> Measured:
+    """The base as a point: it has not moved from itself."""
+    path = shared.folder / f"base-point-{shared.identity()}.json"
+    if not path.is_file():
+        drift = measure_drift(shared.original, shared.original, shared.probes, shared.reporter)
+        base = Measured("base", 0.0, 0, 0, measure(shared.base, drift), {"weights": None})
+        write_json(base.as_json(), path)
+    return Measured.load(json.loads(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Training one cell and measuring it at its checkpoints; a point that is on disk is never made again."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.measures import Measured
+from benchmarks.quality.shared import Shared, digest
+from benchmarks.quality.suite import Cell, Suite
+from raft_fast import train
+from raft_fast.dataset import Row, write_json
+from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
+from raft_fast.engines.hf import HFEngine
+from raft_fast.models import load_engine
+
+CURVES = ("step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass", "grad_norm",
+          "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished cell: its points in the order of their steps, its training curves, its cost."""
+
+    points: list[Measured]
+    curves: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+class Points(Callback):
+    """Measures the student where a checkpoint has just been saved, and where a killed run goes on."""
+
+    def __init__(self, cell: Cell, shared: Shared, folder: Path, steps: set[int]) -> None:
+        self.cell, self.shared, self.folder, self.steps = cell, shared, folder, steps
+
+    def on_begin(self, state: TrainingState) -> None:
+        self._measure(state)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        self._measure(state)
+
+    def _measure(self, state: TrainingState) -> None:
+        path = point_path(self.folder, state.step)
+        if state.step not in self.steps or path.is_file():
+            return
+        student, training = state.student, state.student.training
+        student.eval()
+        engine = HFEngine(student, self.shared.original.chat, f"{self.cell.name} step {state.step}",
+                          self.shared.options.evaluate.eval_batch_size)
+        place = {"method": self.cell.method, "learning_rate": self.cell.learning_rate,
+                 "seed": self.cell.seed, "step": state.step}
+        found = self.shared.examine(engine, self.cell.name, place, path.with_suffix(".generations.jsonl"))
+        write_json(found.as_json(), path)
+        student.train(training)
+
+
+def run_cell(cell: Cell, suite: Suite, shared: Shared) -> Outcome:
+    """Train and measure, going on where an earlier process stopped. What trained it is deleted at the
+    end: points, raw answers and curves stay."""
+    folder = cell_folder(cell, suite, shared)
+    if not (folder / "cell.json").is_file():
+        start = time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = shared.rows(cell)
+        steps = checkpoint_steps(step_count(rows, cell, shared, folder), suite.checkpoints)
+        # two are kept: what is measured must not be the only one
+        options = replace(cell.options, train=replace(
+            cell.options.train, save_steps=steps[0], save_total_limit=2))
+        _train(cell, rows, options, shared, folder, Points(cell, shared, folder, set(steps)))
+        write_json(about(cell, options, folder, steps, len(rows)) | {
+            "seconds_of_the_last_process": round(time.perf_counter() - start, 1)}, folder / "cell.json")
+    for left in ("checkpoints", "model"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    return read_cell(folder)
+
+
+def about(cell: Cell, options: train.Options, folder: Path, steps: list[int], rows: int) -> dict[str, Any]:
+    """What a cell was, for those who read the results."""
+    return {"name": cell.name, "method": cell.method, "folder": folder.name, "steps": steps, "rows": rows,
+            "options": {key: value for group in vars(options).values()
+                        for key, value in asdict(group).items()}}
+
+
+def _train(cell: Cell, rows: Any, options: train.Options, shared: Shared, folder: Path,
+           points: Points) -> None:
+    original = shared.original
+    if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
+        original = load_engine("self", options.model, engines=options.engines)
+    teacher = train.load_teacher(options, original)
+    (folder / "rejected.jsonl").touch()
+    train.train_student(rows, options, original, teacher, folder, shared.reporter, [points])
+
+
+def cell_folder(cell: Cell, suite: Suite, shared: Shared) -> Path:
+    """Named after everything that the outcome depends on: a changed suite never meets old points."""
+    options = {name: asdict(group) for name, group in vars(cell.options).items()}
+    key = digest([options, suite.checkpoints, shared.identity()])
+    return shared.folder / "cells" / f"{cell.name}-{key}"
+
+
+def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
+    """Optimizer steps of a cell; rows that are too long are set aside, as training does."""
+    training, model = cell.options.train, shared.original.model
+    fit, _ = fitting(rows, shared.original.chat, training, model.config.max_position_embeddings)
+    return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
+
+
+def checkpoint_steps(total: int, count: int) -> list[int]:
+    """At most `count` steps, evenly spaced, the last one among them."""
+    every = -(-total // min(count, total))
+    return [*range(every, total, every), total]
+
+
+def point_path(folder: Path, step: int) -> Path:
+    return folder / f"point-{step:06d}.json"
+
+
+def read_cell(folder: Path) -> Outcome:
+    """A finished cell from its files."""
+    about = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    points = [Measured.load(json.loads(point_path(folder, step).read_text(encoding="utf-8")))
+              for step in about["steps"]]
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    curves = [{key: line.get(key) for key in CURVES} for line in map(json.loads, lines)]
+    return Outcome(points, curves, about)

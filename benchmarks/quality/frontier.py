@@ -1,0 +1,80 @@
+"""Frontiers in the plane of general loss (x, less is better) and domain score (y, more is better).
+
+A method that learns less also forgets less, so single points say nothing. A method's frontier is the
+upper envelope of all its points (learning rates, checkpoints) and of the untrained base: the points that
+no other beats on both axes, joined by straight lines. Between neighbours it is interpolated; beyond its
+ends it is unknown, and everything asked there is None.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """What a model lost in general and scores in the domain."""
+
+    loss: float
+    score: float
+
+
+Frontier = list[Point]
+Span = tuple[float, float]
+
+
+def frontier(points: Sequence[Point]) -> Frontier:
+    """The points that no other beats, by rising loss: their scores rise too."""
+    best: Frontier = []
+    for point in sorted(points, key=lambda one: (one.loss, -one.score)):
+        if not best or point.score > best[-1].score:
+            best.append(point)
+    return best
+
+
+def score_at(front: Frontier, loss: float) -> float | None:
+    """The domain score at a general loss."""
+    return _interpolate([(point.loss, point.score) for point in front], loss)
+
+
+def loss_at(front: Frontier, score: float) -> float | None:
+    """The general loss that a domain score costs."""
+    return _interpolate([(point.score, point.loss) for point in front], score)
+
+
+def mean_score(front: Frontier, span: Span) -> float | None:
+    """Area under the frontier over `span`, divided by its width: the mean domain score there."""
+    low, high = span
+    ends = [score_at(front, low), score_at(front, high)]
+    if high <= low or None in ends:
+        return None
+    inner = [(point.loss, point.score) for point in front if low < point.loss < high]
+    path = [(low, ends[0]), *inner, (high, ends[1])]
+    area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2  # type: ignore[operator]
+               for left, right in itertools.pairwise(path))
+    return area / (high - low)
+
+
+def common_losses(left: Frontier, right: Frontier) -> Span | None:
+    """The general losses that both frontiers reach."""
+    return _common([point.loss for point in left], [point.loss for point in right])
+
+
+def common_scores(left: Frontier, right: Frontier) -> Span | None:
+    """The domain scores that both frontiers reach."""
+    return _common([point.score for point in left], [point.score for point in right])
+
+
+def _common(left: list[float], right: list[float]) -> Span | None:
+    if not left or not right:
+        return None
+    low, high = max(left[0], right[0]), min(left[-1], right[-1])
+    return (low, high) if low < high else None
+
+
+def _interpolate(line: list[tuple[float, float]], x: float) -> float | None:
+    if not line or not line[0][0] <= x <= line[-1][0]:
+        return None
+    for (x0, y0), (x1, y1) in itertools.pairwise(line):
+        if x0 <= x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return line[0][1]

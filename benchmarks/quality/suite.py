@@ -1,0 +1,122 @@
+"""A suite file: methods x learning rates x seeds, and what they all have in common.
+
+    data: null                    # a file of rows, zaragoza-en or zaragoza-sv; null: zaragoza-en
+    options: {max_rows: 64}       # options of `raft_fast.train` that every cell has
+    learning_rates: [1.0e-5]
+    seeds: [0]
+    checkpoints: 2                # evaluations a cell, evenly spread over its steps
+    baseline: sft                 # whom the others are compared with
+    methods:
+      sft: {}                                                # configs/sft.yaml
+      raft_k32: {config: raft, teacher_top_k: 32}            # options of its own
+      sft_long: {config: sft, learning_rates: [1.0e-6], num_train_epochs: 4}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raft_fast.config import parse
+from raft_fast.errors import UserError
+from raft_fast.train import GROUPS, Options
+
+OWN_KEYS = ("config", "learning_rates", "seeds")
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: a method at a learning rate with a seed."""
+
+    method: str
+    learning_rate: float
+    seed: int
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file, checked."""
+
+    name: str
+    methods: dict[str, Settings]
+    learning_rates: list[float]
+    data: str | None = None
+    options: Settings = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    checkpoints: int = 1
+    baseline: str = "sft"
+
+    def only(self, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> "Suite":
+        """The suite with fewer methods or other seeds. Raises UserError for an unknown method."""
+        for method in methods or ():
+            if method not in self.methods:
+                raise UserError(f"--methods {method}: not in suite {self.name}; it has "
+                                f"{', '.join(self.methods)}")
+        chosen = {name: own for name, own in self.methods.items() if not methods or name in methods}
+        if seeds:
+            chosen = {name: {key: value for key, value in own.items() if key != "seeds"}
+                      for name, own in chosen.items()}
+        return replace(self, methods=chosen, seeds=list(seeds or self.seeds))
+
+    def cells(self) -> list[Cell]:
+        """Every run: all methods at the first learning rate and seed come before the next ones, so that
+        a grid that is stopped early compares all methods."""
+        found = []
+        for method, own in self.methods.items():
+            options = self._options(method)
+            for rate_place, rate in enumerate(own.get("learning_rates", self.learning_rates)):
+                for seed_place, seed in enumerate(own.get("seeds", self.seeds)):
+                    settings = replace(options, data=replace(options.data, seed=seed),
+                                       train=replace(options.train, learning_rate=rate))
+                    found.append((seed_place, rate_place, Cell(method, rate, seed, settings)))
+        return [cell for _, _, cell in sorted(found, key=lambda one: one[:2])]
+
+    def shared_options(self) -> Options:
+        """The options of what all cells share: rows, stage 1, evaluation."""
+        return self._parse("raft", self.options, "options")
+
+    def _options(self, method: str) -> Options:
+        own = self.methods[method]
+        settings = {**self.options, **{key: value for key, value in own.items() if key not in OWN_KEYS}}
+        return self._parse(own.get("config", method), settings, f"method {method}")
+
+    def _parse(self, config: str, settings: Settings, where: str) -> Options:
+        argv = ["--config", config, *(word for key, value in settings.items()
+                                      for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0]))]
+        try:
+            _, groups = parse("train", "", GROUPS, argv)
+        except UserError as error:
+            raise UserError(f"suite {self.name}, {where}: {error}") from error
+        return Options(*groups)
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file. Raises UserError that names the key."""
+    if not path.is_file():
+        raise UserError(f"--suite {path}: no such file")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"--suite {path}: not valid YAML: {error}") from error
+    known = set(Suite.__dataclass_fields__) - {"name"}
+    if not isinstance(found, dict) or not {"methods", "learning_rates"} <= set(found):
+        raise UserError(f"--suite {path}: must have the keys methods and learning_rates")
+    for key in found:
+        if key not in known:
+            raise UserError(f"--suite {path}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+    methods = {name: own or {} for name, own in found["methods"].items()}
+    suite = Suite(path.stem, **{**found, "methods": methods})
+    if suite.checkpoints < 1:
+        raise UserError(f"--suite {path}: checkpoints {suite.checkpoints}: must be at least 1")
+    if suite.baseline not in methods:
+        raise UserError(f"--suite {path}: baseline {suite.baseline!r} is not among the methods")
+    suite.cells()  # a wrong option is found now, not hours later
+    return suite

@@ -1,0 +1,60 @@
+"""Trained questions in other words, made once and reviewed:
+
+    python -m raft_fast.paraphrase --data RUN/refine/refined.parquet --output_dir DIR
+    python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl
+
+DIR gets paraphrases.jsonl (rows to evaluate on), refused.jsonl (with reasons), provenance.json and
+config.yaml. Started again on the same DIR it asks only for replies it does not have.
+"""
+
+from pathlib import Path
+
+from raft_fast import config, dataset
+from raft_fast.engines import Message, Reply, Sampling
+from raft_fast.errors import UserError, entry
+from raft_fast.evaluation.paraphrases import VERSION, paraphrase
+from raft_fast.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
+from raft_fast.progress import Reporter
+from raft_fast.run import make_folder
+
+DESCRIPTION = ("Reword the questions of --data (the rows a model was trained on) for evaluation. "
+               "--output_dir defaults to paraphrases/<name of the data>.")
+GROUPS = [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions]
+
+
+@entry
+def main() -> None:
+    """Read rows, reword, review, say what came of it."""
+    _, groups = config.parse("paraphrase", DESCRIPTION, GROUPS)
+    data, model, engines, options = groups
+    if not data.data:
+        raise UserError("--data is missing: name the rows that a model was trained on")
+    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+    from raft_fast.refinement.journal import Journal
+
+    table = dataset.read_table(data.data, data.max_bad_rows)
+    rows = dataset.spread(table.rows, data.max_rows, data.seed)
+    output_dir = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}")
+    make_folder(output_dir)
+    config.to_yaml(groups, output_dir / "config.yaml")
+    reporter = Reporter()
+    with reporter.phase("load models"):
+        engine = load_engine(options.paraphraser, model, engines=engines)
+        encoder = load_encoder(model)
+    sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, data.seed)
+    with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
+        def ask(conversations: list[list[Message]]) -> list[Reply]:
+            return list(journal.ask("paraphrase", engine, conversations, sampling, VERSION,
+                                    lambda reply, fresh: advance()))
+
+        kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau)
+    dataset.write_jsonl(kept, output_dir / "paraphrases.jsonl")
+    dataset.write_jsonl(refused, output_dir / "refused.jsonl")
+    dataset.write_json({"data": data.data, "rows": dataset.fingerprint_rows(rows), "made_by": engine.identity,
+                        "prompt": VERSION, "sampling": vars(sampling), "tau": options.paraphrase_tau,
+                        "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
+    reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}")
+
+
+if __name__ == "__main__":
+    main()

