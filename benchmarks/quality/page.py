@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.quality import drawings
 from benchmarks.quality.measures import MEASURES
 from benchmarks.quality.table import SHOWN
+from raft_fast.evaluation.names import ENOUGH
 from raft_fast.report.page import render, write_text
 from raft_fast.report.text import percent, value
 
@@ -44,6 +45,8 @@ def verdict(found: Result) -> list[str]:
     """What the first plane says of every method, in words; no more than its intervals allow."""
     if not found["planes"]:
         return ["Nothing was measured in both directions, so nothing can be compared."]
+    if found["rows"]["heldout"] < ENOUGH:
+        return [f"{found['rows']['heldout']} held-out rows are too few to tell methods apart."]
     said = []
     for one in found["planes"][0]["comparisons"]:
         stat = one["mean_score"]

@@ -73,6 +73,7 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch):
     page, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
     assert "What is &lt;b&gt;" in page
     assert "<b>0" not in page
+    assert "too few to tell methods apart" in page
     assert "| raft |" in table
     left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
     assert not left & {"model", "checkpoints"}
