@@ -37,7 +37,7 @@ def plane(result: Result, methods: Sequence[str]) -> Markup:
 
     loss = MEASURES[result["loss"]].label
     return figure(f"plane-{result['score']}-{result['loss']}".replace(".", "-"),
-                  "Domain against general: up and to the left is better", draw,
+                  "Up and to the left is better", draw,
                   f"general: {'loss of' if MEASURES[result['loss']].more_is_better else 'rise of'} {loss}",
                   height=4.2)
 
