@@ -4,7 +4,7 @@ import os
 import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see raft_fast.errors.entry
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs; tests send it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it; tests send it
 
 import pytest
 from tiny import make_model, make_rows, make_tokenizer

@@ -200,11 +200,10 @@ def test_a_server_without_a_list_of_models_needs_a_name(serve, connect, status):
 
 def test_ctrl_c_keeps_the_replies_in_flight(serve, connect):
     """A real SIGINT while the main thread waits; what was not sent by then never is."""
-    interrupted, got = threading.Event(), []
+    both_sent, got = threading.Barrier(2, timeout=30), []
 
     def reply(request, before):
-        if not interrupted.is_set():
-            interrupted.set()
+        if both_sent.wait() == 0:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.2)
         return "paid for"
