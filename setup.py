@@ -15,6 +15,7 @@ setup(
         "raft_fast.engines",
         "raft_fast.refinement",
         "raft_fast.refinement.checks",
+        "raft_fast.screening",
         "raft_fast.distillation",
         "raft_fast.evaluation",
         "raft_fast.watching",

@@ -6,7 +6,7 @@ import json
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused",
                    "similarity", "category")
 SHOWN_REASONS = 3
 ROW_GROUP = 1024  # rows of one parquet row group
+TOLD_ROWS = 1000  # rows between two words about progress
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,14 @@ class RowFile(Collection[Row]):
         places = range(self.count) if self.chosen is None else self.chosen
         return replace(self, chosen=places[number - 1 :: of])
 
+    def without(self, dropped: Collection[int]) -> "RowFile":
+        """All but those at these places, counted among the rows that are gone through."""
+        if not dropped:
+            return self
+        gone = set(dropped)
+        places = range(self.count) if self.chosen is None else self.chosen
+        return replace(self, chosen=array("q", (one for at, one in enumerate(places) if at not in gone)))
+
     def _all(self) -> Iterator[Row]:
         aside = {bad.line for bad in self.rejected}
         for line, record in records(self.source):
@@ -101,8 +110,10 @@ class RowFile(Collection[Row]):
                 yield to_row(record, _default_id(line))
 
 
-def open_rows(source: str, max_bad_rows: float) -> RowFile:
-    """As `read_table`, but the rows stay where they are."""
+def open_rows(
+    source: str, max_bad_rows: float, advance: Callable[[int], None] = lambda steps: None
+) -> RowFile:
+    """As `read_table`, but the rows stay where they are. `advance` hears how many were looked at."""
     rejected: list[Rejected] = []
     count, refined = 0, True
     for row, whole in _checked_rows(source):
@@ -111,6 +122,9 @@ def open_rows(source: str, max_bad_rows: float) -> RowFile:
             refined = refined and whole
         else:
             rejected.append(row)
+        if (count + len(rejected)) % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
+    advance((count + len(rejected)) % TOLD_ROWS)
     _judge_bad_rows(source, count, rejected, max_bad_rows)
     return RowFile(source, count, rejected, refined)
 

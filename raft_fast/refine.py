@@ -2,10 +2,11 @@
 
     python -m raft_fast.refine --data FILE --output_dir DIR
 
-Each answer is rewritten by the model itself (Eq. 1), kept where it still says the same (Eqs. 2-3),
-merged with the gold answer and judged (Eq. 4). DIR gets refined.parquet (trainable as it is),
-decisions.jsonl (what was chosen for each row, and why), summary.json, rejected.jsonl (rows set
-aside), report.html, README.md (a dataset card) and config.yaml. Started again on the same DIR it
+Rows are screened for near-duplicate questions and overlap with evaluation suites. Each answer is
+rewritten by the model itself (Eq. 1), kept where it still says the same (Eqs. 2-3), merged with the
+gold answer and judged (Eq. 4). DIR gets refined.parquet (trainable as it is), decisions.jsonl (what
+was chosen for each row, and why), summary.json, screen.json, rejected.jsonl (rows set aside),
+report.html, README.md (a dataset card) and config.yaml. Started again on the same DIR it
 asks only for replies it does not have.
 """
 
@@ -23,6 +24,7 @@ from raft_fast.options import (
     ModelOptions,
     RefineOptions,
     RefineRunOptions,
+    ScreenOptions,
     ShowOptions,
 )
 from raft_fast.progress import Reporter
@@ -33,11 +35,13 @@ from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import merge, shard_folder, unfinished
 from raft_fast.run import make_folder, read_yaml
+from raft_fast.screening import cached_suites, screen
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
                "folder, only missing replies are asked for.")
-GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions, CardOptions]
+GROUPS = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions, RefineRunOptions,
+          CardOptions]
 
 
 @entry
@@ -54,15 +58,13 @@ def main() -> None:
         return join_shards(options, reporter)
     if options.refine.fusion_rounds:
         name_judges(options.refine)  # a mistake there shows before rows are read or models loaded
-    rows = open_raw(data)
-    everyone = chosen = rows.spread(data.max_rows, data.seed)
-    if how.shard is not None:
-        chosen = chosen.shard(*map(int, how.shard.split("/")))
-    reporter.say(f"{data.data}: {len(chosen)} of {len(rows)} rows, {len(rows.rejected)} set aside")
+    rows = open_raw(data, reporter)
+    everyone = rows.spread(data.max_rows, data.seed)
+    reporter.say(f"{data.data}: {len(everyone)} of {len(rows)} rows, {len(rows.rejected)} set aside")
     if how.dry_run:
-        return say_estimate(chosen, options, reporter)
+        return say_estimate(shard_of(everyone, how), options, reporter)
     folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
-    summary = run(chosen, everyone, len(rows), options, folder, reporter)
+    summary = run(everyone, len(rows), options, folder, reporter)
     finish(summary, folder, options.card, reporter)
     if how.shard is not None:
         if missing := unfinished(output_dir(data)):
@@ -91,23 +93,29 @@ class Options:
     data: DataOptions
     model: ModelOptions
     engines: EngineOptions
+    screen: ScreenOptions
     refine: RefineOptions
     how: RefineRunOptions
     card: CardOptions
 
 
 def run(
-    rows: dataset.RowFile, everyone: dataset.RowFile, total: int, options: Options, folder: Path,
-    reporter: Reporter,
+    everyone: dataset.RowFile, total: int, options: Options, folder: Path, reporter: Reporter,
 ) -> dict[str, Any]:
-    """Load whom the options name and refine the rows into the folder; returns the summary. `everyone`
-    are the rows of all shards."""
+    """Load whom the options name and refine the rows of this shard into the folder; returns the summary.
+
+    `everyone` are the rows of all shards: screened, and told apart, as a whole.
+    """
     make_folder(folder)
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
     config.to_yaml(list(vars(options).values()), folder / "config.yaml")
-    dataset.write_jsonl(rows.rejected, folder / "rejected.jsonl")
+    dataset.write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
+    screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
+    everyone = everyone.without(screened.dropped)
+    dataset.write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
+    rows = shard_of(everyone, options.how)
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
     try:
         summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
@@ -119,6 +127,11 @@ def run(
         return summary
     with reporter.phase("calibrate"):
         return add_calibration(folder, encoder)
+
+
+def shard_of(rows: dataset.RowFile, how: RefineRunOptions) -> dataset.RowFile:
+    """The rows that this start of the command refines."""
+    return rows if how.shard is None else rows.shard(*map(int, how.shard.split("/")))
 
 
 def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) -> None:
@@ -171,12 +184,13 @@ def explain_row(data: DataOptions, row_id: str) -> None:
     explain(output_dir(data), row_id)
 
 
-def open_raw(data: DataOptions) -> dataset.RowFile:
+def open_raw(data: DataOptions, reporter: Reporter) -> dataset.RowFile:
     """The rows of --data. Raises UserError where there is no --data or stage 1 is done already."""
     if not data.data:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
-    rows = dataset.open_rows(data.data, data.max_bad_rows)
+    with reporter.phase("read rows", unit="rows") as advance:
+        rows = dataset.open_rows(data.data, data.max_bad_rows, advance)
     if rows.refined:
         raise UserError(f"--data {data.data}: is refined already; train on it with "
                         "python -m raft_fast.train --data, or give the raw rows")

@@ -30,6 +30,7 @@ from raft_fast.options import (
     EvaluateOptions,
     ModelOptions,
     RefineOptions,
+    ScreenOptions,
     TrainOptions,
     WatchOptions,
 )
@@ -40,8 +41,8 @@ DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without option
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
 ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
 goes on where it stopped. Started by torchrun or `accelerate launch` it trains on many GPUs."""
-GROUPS = [DataOptions, ModelOptions, EngineOptions, RefineOptions, TrainOptions, AdapterOptions,
-          WatchOptions, EvaluateOptions]
+GROUPS = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions, TrainOptions,
+          AdapterOptions, WatchOptions, EvaluateOptions]
 
 
 @entry
@@ -59,6 +60,7 @@ class Options:
     data: DataOptions
     model: ModelOptions
     engines: EngineOptions
+    screen: ScreenOptions
     refine: RefineOptions
     train: TrainOptions
     adapter: AdapterOptions
@@ -97,6 +99,7 @@ def run(name: str, options: Options) -> Path:
             teacher = processes.first_then_others(lambda: load_teacher(options, original))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
+        data = processes.first(lambda: screen_rows(data, options, encoder, run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))
         heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, heldout, run_dir, reporter, options.flat()) \
@@ -159,6 +162,24 @@ def take_rows(options: Options, run_dir: Path, reporter: Reporter) -> Data:
                  f"out, {len(table.rejected)} set aside"
                  + (" (--max_rows 0 takes all)" if len(chosen) < len(train) else ""))
     return Data(chosen, heldout, table.refined, len(train))
+
+
+def screen_rows(data: Data, options: Options, encoder: Any, run_dir: Path, reporter: Reporter) -> Data:
+    """Training rows that repeat each other, held-out rows or the suite that will be asked, flagged in
+    RUN/screen.json or dropped. Raises UserError where all are dropped."""
+    from raft_fast.screening import fetched_suites, rows_as_references, screen
+
+    suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
+    screened = screen(data.train, rows_as_references(data.heldout) | suites, options.screen, encoder,
+                      run_dir, reporter)
+    if not screened.dropped:
+        return data
+    kept = [row for place, row in enumerate(data.train) if place not in set(screened.dropped)]
+    if not kept:
+        raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
+                        f"{run_dir}, or flag them instead")
+    write_jsonl([*read_rejected(run_dir), *screened.rejected], run_dir / "rejected.jsonl")
+    return replace(data, train=kept)
 
 
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
@@ -256,9 +277,9 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
 
 
 def read_rejected(run_dir: Path) -> list[dict]:
-    """Rows set aside when they were read; those found too long are found anew each time."""
-    lines = (run_dir / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    return [bad for bad in map(json.loads, lines) if bad["line"] is not None]
+    """Rows that this start of the command has set aside so far."""
+    text = (run_dir / "rejected.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def evaluate_both(original: Any, trained: Any, heldout: list[Row], options: Options, encoder: Any,

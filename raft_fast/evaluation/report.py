@@ -12,6 +12,7 @@ from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.report import page
 from raft_fast.report.figure import bars
+from raft_fast.report.stage1.screened import screened
 from raft_fast.report.stage1.section import section
 from raft_fast.report.text import duration, gigabytes, percent, value
 
@@ -27,17 +28,17 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     stage1 = section(run_dir / "refine", run.config.get("tau"))
-    return page.write_text(render(run, stage1), run_dir / "report.html")
+    return page.write_text(render(run, stage1, screened(run_dir)), run_dir / "report.html")
 
 
-def render(run: RunFiles, stage1: Section | None) -> str:
+def render(run: RunFiles, stage1: Section | None, screening: Section | None = None) -> str:
     """The page. Everything that comes from data is escaped."""
     return page.render(
         "raft_fast.evaluation", TEMPLATE, run=run, verdict=verdict(run), notes=left_out(run),
         tiles=tiles(run), config=run.config,
         tables=score_tables(run.evaluation), training=training_plots(run),
         distilled=any(step.get("kl_loss") is not None for step in run.steps),
-        stage1=stage1, samples=samples(run.generations), costs=costs(run.phases))
+        stage1=stage1, screened=screening, samples=samples(run.generations), costs=costs(run.phases))
 
 
 def tiles(run: RunFiles) -> list[Section]:

@@ -10,14 +10,15 @@ from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
+from raft_fast.options.screen import ScreenOptions
 from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
 from raft_fast.options.watch import WatchOptions
 
-ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, RefineOptions, RefineRunOptions,
-                          TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions, BaseOptions,
-                          ShowOptions, CardOptions, ParaphraseOptions]
+ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions,
+                          RefineRunOptions, TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions,
+                          BaseOptions, ShowOptions, CardOptions, ParaphraseOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
            "EngineOptions", "EvaluateOptions", "ModelOptions", "ParaphraseOptions", "RefineOptions",
-           "RefineRunOptions", "ShowOptions", "TrainOptions", "WatchOptions"]
+           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions"]

@@ -64,7 +64,11 @@ class Filter:
         return found
 
     def _embed(self, rows: Sequence[Row], replies: Sequence[Reply]) -> tuple[np.ndarray, np.ndarray]:
-        vectors = self.encoder.embed([row.gold for row in rows] + [reply.text for reply in replies])
+        """Unit vectors of gold answers and of replies."""
+        golds, texts = [row.gold for row in rows], [reply.text for reply in replies]
+        if self.golds is not None:  # embedded already
+            return self.golds.of_texts(golds, self.encoder), self.encoder.embed(texts)
+        vectors = self.encoder.embed(golds + texts)
         return vectors[: len(rows)], vectors[len(rows) :]
 
 

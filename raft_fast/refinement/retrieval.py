@@ -4,13 +4,16 @@ A rewrite that is nearer to another row's gold answer says what could have been 
 however similar it is to its own.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import hashlib
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from raft_fast.dataset import Row
+from raft_fast.diskmap import DiskMap
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.neighbours import Index, build_index
@@ -38,6 +41,8 @@ class GoldIndex:
 
     vectors: np.ndarray
     index: Index
+    places: DiskMap
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(
@@ -47,7 +52,19 @@ class GoldIndex:
         folder.mkdir(parents=True, exist_ok=True)
         with reporter.phase("embed gold answers", len(rows), "rows") as advance:
             vectors = embed_to_file(_Golds(rows), len(rows), encoder, folder / FILE, advance)
-            return cls(vectors, build_index(vectors, encoder.device))
+            places = DiskMap()
+            for place, row in enumerate(rows):
+                places[_digest(row.gold)] = place
+            return cls(vectors, build_index(vectors, encoder.device), places)
+
+    def of_texts(self, golds: Sequence[str], encoder: SentenceEncoder) -> np.ndarray:
+        """The vectors of gold answers, float32 [n, D]; one that is not among these is embedded."""
+        with self._turn:
+            found = [self.places.get(_digest(gold)) for gold in golds]
+        vectors = np.array(self.vectors[[place or 0 for place in found]])
+        if missing := [at for at, place in enumerate(found) if place is None]:
+            vectors[missing] = encoder.embed([golds[at] for at in missing])
+        return vectors
 
     def objections(self, golds: np.ndarray, rewrites: np.ndarray) -> list[str | None]:
         """For each pair of unit vectors, float32 [n, D]: what is wrong, or None where no other gold
@@ -58,6 +75,10 @@ class GoldIndex:
         alike = np.einsum("nd,nkd->nk", golds, rivals)
         nearer = (found.ids >= 0) & (found.scores > own[:, None] + TIE) & (alike < SAME)
         return [_objection(int(count)) for count in nearer.sum(1)]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _objection(nearer: int) -> str | None:

@@ -113,7 +113,7 @@ class Part:
                 if self._failures >= PATIENCE:
                     self.must_have_worked()
                 if self._streak >= STREAK:
-                    raise self._useless(f"the last {self._streak} replies cannot be used")
+                    raise self._useless(f"the last {STREAK} replies cannot be used")
 
     def _useless(self, what: str) -> UserError:
         return UserError(f"{self.option} {self.name}: {what}, the last one: {self._last}. Mend it or "

@@ -15,6 +15,7 @@ from raft_fast.refinement.outputs import DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
 
 FOLDER, CONFIG, REJECTED = "shards", "config.yaml", "rejected.jsonl"
+SCREENED = "screen.json"
 # options that change how a shard is refined and not what comes out
 FREE = {"shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
         "encoder_batch_size", "requests_in_flight", "requests_per_minute", "tokens_per_minute",
@@ -56,6 +57,7 @@ def merge(output_dir: Path) -> dict[str, Any]:
     count = len(list((output_dir / FOLDER).glob("*-of-*")))
     folders = [shard_folder(output_dir, f"{number}/{count}") for number in range(1, count + 1)]
     config = _same_config(folders)
+    _same_screening(folders)
     summaries = [json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for folder in folders]
     settings = _same_settings(folders, summaries)
     with (
@@ -73,8 +75,9 @@ def merge(output_dir: Path) -> dict[str, Any]:
     config |= {"shard": None, "output_dir": str(output_dir)}
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     (output_dir / CONFIG).write_text(text, encoding="utf-8")
-    if (folders[0] / REJECTED).is_file():
-        (output_dir / REJECTED).write_bytes((folders[0] / REJECTED).read_bytes())
+    for name in (REJECTED, SCREENED):
+        if (folders[0] / name).is_file():
+            (output_dir / name).write_bytes((folders[0] / name).read_bytes())
     return outputs.summary(finished=True)
 
 
@@ -95,6 +98,23 @@ def _same_config(folders: Sequence[Path]) -> dict[str, Any]:
                 raise UserError(f"{folder}: was refined with --{key} {config.get(key)}, and "
                                 f"{folders[0]} with {configs[0].get(key)}; refine one of them again")
     return configs[0]
+
+
+def _same_screening(folders: Sequence[Path]) -> None:
+    """Rows are dealt out after some were dropped, so all shards must have dropped the same."""
+    dropped = [_dropped(folder) for folder in folders]
+    for folder, rows in zip(folders, dropped, strict=True):
+        if rows != dropped[0]:
+            raise UserError(f"{folder}: dropped other rows as duplicates or overlap than {folders[0]}; an "
+                            "evaluation suite may be missing on one machine. Refine one of them again")
+
+
+def _dropped(folder: Path) -> set[str]:
+    """The row_ids that screening dropped."""
+    if not (folder / SCREENED).is_file():
+        return set()
+    flagged = json.loads((folder / SCREENED).read_text(encoding="utf-8"))["flagged"]
+    return {one["row_id"] for one in flagged if one["dropped"]}
 
 
 def _same_settings(folders: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 from refinement_stubs import StubEncoder, StubEngine
 
@@ -21,6 +22,7 @@ def command(monkeypatch, tmp_path):
         return StubEngine("stub", lambda text, seed: 0.9 if text.startswith("Question: ")
                           and "Answer to grade" in text else f"said {seed}")
 
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))  # what else is here changes nothing
     models = types.ModuleType("raft_fast.models")
     models.load_engine = load_engine
     models.load_encoder = lambda options: StubEncoder()
@@ -52,7 +54,7 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
         "journal.jsonl", "report.html", "README.md", "runs.jsonl",
-        "golds.npy", "golds.json"}
+        "golds.npy", "golds.json", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (
@@ -82,8 +84,9 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     with pytest.raises(SystemExit) as stopped:
         command(*arguments)
     assert stopped.value.code == 2
-    line, = capsys.readouterr().err.splitlines()
-    assert says in line
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("read rows")]
+    assert len(errors) == 1
+    assert says in errors[0]
 
 
 def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
@@ -115,14 +118,60 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert "tokens of big@http://host/v1 are guessed" in said
 
 
-def test_the_last_shard_joins_all(command, tmp_path):
-    write(tmp_path / "rows.jsonl", *questions(9))
-    command("--data", "rows.jsonl", "--output_dir", "whole")
-    command("--data", "rows.jsonl", "--output_dir", "out", "--shard", "2/2")
+class TellsQuestionsApart(StubEncoder):
+    """Questions differ by their first word; answers are all alike."""
+
+    def embed(self, texts):
+        vectors = np.zeros((len(texts), 64), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            word = text.split()[0]
+            vector[int(word.strip("q?")) if text.endswith("?") else 63] = 1
+        return vectors
+
+
+OUTPUTS = ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "screen.json")
+
+
+def test_the_last_shard_joins_all_calibration_and_screening_included(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_encoder",
+                        lambda options: TellsQuestionsApart())
+    twice = [{"id": "again", "question": "q3 or so?", "answer": "answer 3"}]
+    rows = questions(12)
+    write(tmp_path / "rows.jsonl", *rows[:5], *twice, *rows[5:])
+    options = ["--data", "rows.jsonl", "--duplicates", "drop"]
+    command(*options, "--output_dir", "whole")
+    command(*options, "--output_dir", "out", "--shard", "2/2")
     assert not (tmp_path / "out" / "refined.parquet").exists()
-    command("--data", "rows.jsonl", "--output_dir", "out", "--shard", "1/2")
-    for name in ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    (tmp_path / "out" / "refined.parquet").unlink()
-    command("--merge", "true", "--output_dir", "out")
-    assert (tmp_path / "out" / "refined.parquet").exists()
+    command(*options, "--output_dir", "out", "--shard", "1/2")
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in OUTPUTS}
+    summary = json.loads(whole["summary.json"])
+    assert summary["rows"] == {"used": 12, "total": 13}
+    assert summary["calibration"]["n"]["true"] == 12
+    assert b"again" not in whole["decisions.jsonl"]
+    assert json.loads(whole["rejected.jsonl"]) == {
+        "file": "rows.jsonl", "line": None,
+        "reason": "row_id again: asks what row_id row-000004 asks (similarity 1.000); --duplicates flag "
+                  "keeps it"}
+    assert json.loads(whole["screen.json"])["duplicates"] == 1
+    for again in (["--shard", "2/2", *options], ["--merge", "true"]):
+        for name in OUTPUTS:
+            assert (tmp_path / "out" / name).read_bytes() == whole[name], name
+        (tmp_path / "out" / "refined.parquet").unlink()
+        command(*again, "--output_dir", "out")
+    assert (tmp_path / "out" / "summary.json").read_bytes() == whole["summary.json"]
+    shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
+    shard.write_text(shard.read_text().replace("again", "other"))
+    with pytest.raises(SystemExit):
+        command("--merge", "true", "--output_dir", "out")
+
+
+def test_duplicates_are_flagged_and_stay_by_default(command, tmp_path, capsys):
+    write(tmp_path / "rows.jsonl", *questions(2), {"question": "Q1!", "answer": "answer 1"})
+    command("--data", "rows.jsonl", "--output_dir", "out")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "read rows" in said
+    assert "near-duplicate questions, flagged in screen.json; --duplicates drop removes them" in said
+    assert len((tmp_path / "out" / "decisions.jsonl").read_text().splitlines()) == 3
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "near-duplicate questions" in report
+    assert "row-000003" in report

@@ -9,7 +9,7 @@ import yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
-RUNS = "runs.jsonl"
+RUNS, SCREEN = "runs.jsonl", "screen.json"
 PARTIAL_DECISIONS = "decisions.partial.jsonl"  # of a run that was stopped
 
 
@@ -21,6 +21,11 @@ def read_summary(folder: Path) -> Record:
 def read_config(folder: Path) -> Record:
     """config.yaml; empty where there is none or it cannot be read."""
     return _read(folder / CONFIG, yaml.safe_load)
+
+
+def read_screen(folder: Path) -> Record:
+    """screen.json; empty where there is none or it cannot be read."""
+    return _read(folder / SCREEN, json.loads)
 
 
 def read_runs(folder: Path) -> list[Record]:

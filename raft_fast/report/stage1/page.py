@@ -6,6 +6,7 @@ from typing import Any
 from raft_fast.report import page
 from raft_fast.report.stage1.files import read_config
 from raft_fast.report.stage1.notes import notes
+from raft_fast.report.stage1.screened import screened
 from raft_fast.report.stage1.section import section
 from raft_fast.report.text import duration, percent
 
@@ -18,7 +19,7 @@ def write_report(folder: Path) -> Path:
     stage1 = section(folder, config.get("tau"))
     text = page.render(
         "raft_fast.report", "stage1/page.html.jinja", name=folder.resolve().name, stage1=stage1,
-        verdict=verdict(stage1), tiles=tiles(stage1), config=config,
+        screened=screened(folder), verdict=verdict(stage1), tiles=tiles(stage1), config=config,
         notes=notes(stage1["summary"]) if stage1 else [])
     return page.write_text(text, folder / "report.html")
 

@@ -1,0 +1,173 @@
+"""Duplicates and overlap: what is found, what is dropped, what is said."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+
+from raft_fast.dataset import Row, open_rows
+from raft_fast.embedding import unit
+from raft_fast.options import ScreenOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement.neighbours import TorchIndex
+from raft_fast.screening import Reference, rows_as_references, screen
+from raft_fast.screening.near import near
+from raft_fast.screening.words import GRAM_WORDS, grams, same_key, words
+
+
+class AngleEncoder:
+    """A text that ends in @degrees lies at that angle; any other has a direction of its own."""
+
+    identity, device = "angles", "cpu"
+
+    def __init__(self):
+        self.asked = []
+
+    def embed(self, texts):
+        vectors = np.zeros((len(texts), 64))
+        for vector, text in zip(vectors, texts, strict=True):
+            _, at, degrees = text.rpartition("@")
+            if at:
+                vector[:2] = np.cos(np.radians(float(degrees))), np.sin(np.radians(float(degrees)))
+            else:
+                if text not in self.asked:
+                    self.asked.append(text)
+                vector[2 + self.asked.index(text)] = 1
+        return unit(vectors)
+
+
+def row(row_id, question, gold="Yes."):
+    return Row(row_id, [{"role": "user", "content": question}], gold, gold)
+
+
+def asking(*questions):
+    return [row(f"r{n}", one) for n, one in enumerate(questions)]
+
+
+def run(folder, rows, references=None, **options):
+    found = screen(rows, references or {}, ScreenOptions(**options), AngleEncoder(), folder, Reporter())
+    path = folder / "screen.json"
+    return found, json.loads(path.read_text()) if path.is_file() else None
+
+
+def pairs(summary):
+    return [(one["row_id"], one["with"].get("row_id"), one["measure"]) for one in summary["flagged"]]
+
+
+def test_words_know_neither_case_nor_punctuation_and_signs_are_words():
+    assert words("Can I, under § 9, BUILD\u00a0it? \uff21") == ["can", "i", "under", "9", "build", "it", "a"]
+    assert words("建築許可 AB") == ["建", "築", "許", "可", "ab"]
+    assert same_key("May I?") == same_key("may i") != same_key("may we")
+    assert same_key(" ?! ") == "?!"
+
+
+def test_a_text_has_a_sequence_for_every_13_words_and_a_short_one_is_one():
+    text = [f"w{n}" for n in range(GRAM_WORDS + 3)]
+    assert len(grams(text)) == 4
+    assert len(grams(text[:5])) == 1
+    assert grams(text[:GRAM_WORDS]) < grams(text)
+    assert grams([]) == set()
+
+
+def test_near_finds_all_however_many_and_none_below():
+    vectors = unit(np.array([[1, 0.001 * n] for n in range(100)] + [[0, 1]]))
+    found = list(near(TorchIndex(vectors), 101, vectors[[0, 100]], 0.99))
+    assert sorted(id_ for id_, _ in found[0]) == list(range(100))
+    assert [id_ for id_, _ in found[1]] == [100]
+
+
+def test_the_first_of_a_group_stays_and_likeness_does_not_travel_on(tmp_path):
+    # 10 degrees are 0.985, 20 degrees 0.940: c is near b, which is a duplicate of a, but not near a
+    rows = asking("a? @0", "other?", "b? @10", "c? @20", "A! @0")
+    found, summary = run(tmp_path, rows)
+    assert found.dropped == []
+    assert found.rejected == []
+    assert pairs(summary) == [("r2", "r0", "similarity"), ("r4", "r0", "same_words")]
+    assert [one["value"] for one in summary["flagged"]] == [0.9848, 1.0]
+    assert not any(one["dropped"] for one in summary["flagged"])
+    assert (summary["rows"], summary["dropped"], summary["duplicates"], summary["overlap"]) == (5, 0, 2, 0)
+    assert pairs(run(tmp_path, rows, duplicate_similarity=0.99)[1]) == [("r4", "r0", "same_words")]
+
+
+def test_the_systems_turn_is_no_part_of_the_question(tmp_path):
+    rows = asking("a?", "b?")
+    system = {"role": "system", "content": "long and the same " * 9}
+    rows = [replace(one, prompt=[system, *one.prompt]) for one in rows]
+    encoder = AngleEncoder()
+    screen(rows, {}, ScreenOptions(), encoder, tmp_path, Reporter())
+    assert encoder.asked == ["a?", "b?"]
+
+
+def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
+    found, summary = run(tmp_path, asking("a? @0", "b? @10", "a @0"), duplicates="drop")
+    assert found.dropped == [1, 2]
+    assert [bad.reason for bad in found.rejected] == [
+        "row_id r1: asks what row_id r0 asks (similarity 0.985); --duplicates flag keeps it",
+        "row_id r2: asks what row_id r0 asks (the same words); --duplicates flag keeps it"]
+    assert summary["dropped"] == 2
+    assert all(one["dropped"] for one in summary["flagged"])
+    assert "2 near-duplicate questions, dropped" in capsys.readouterr().err
+    run(tmp_path, asking("a? @0", "b? @10"))
+    assert "1 near-duplicate questions, flagged in screen.json; --duplicates drop removes them" in \
+        capsys.readouterr().err
+
+
+def test_off_is_off(tmp_path):
+    assert run(tmp_path, asking("a", "a"))[1] is not None
+    found, summary = run(tmp_path, asking("a", "a"), duplicates="off", overlap="off")
+    assert (found.dropped, summary) == ([], None)
+    held = rows_as_references([row("h", "a", "Yes.")])
+    summary = run(tmp_path, asking("a", "a"), held, duplicates="off")[1]
+    assert {one["kind"] for one in summary["flagged"]} == {"overlap"}
+    assert summary["duplicates"] is None
+    summary = run(tmp_path, asking("a", "a"), held, overlap="off")[1]
+    assert {one["kind"] for one in summary["flagged"]} == {"duplicate"}
+    assert (summary["overlap"], summary["compared_with"]) == (None, {})
+
+
+LONG = " ".join(f"w{n}" for n in range(30))
+
+
+def test_overlap_by_words_meaning_and_wording(tmp_path):
+    half = " ".join(LONG.split()[:23])  # 11 of the reference's sequences, and 4 more of its own
+    rows = [row("copied", "one?", f"So it is: {LONG} and so on"), row("half", "two?", half + " a b c d"),
+            row("fine", "three?", " ".join(LONG.split()[:12])), row("near", "four? @0"), row("same", "Held?"),
+            row("prompt", "five? @90")]
+    references = rows_as_references([row("h1", "held?", LONG), row("h2", "h? @10", "Something else.")]) | {
+        "Exam": [Reference("unlike", "", {"suite": "Exam", "index": 0}),
+                 Reference("like @91", "", {"suite": "Exam", "index": 1})]}
+    found, summary = run(tmp_path, rows, references, overlap="drop")
+    assert [(one["row_id"], one["with"], one["measure"], one["value"]) for one in summary["flagged"]] == [
+        ("copied", {"suite": "held-out rows", "row_id": "h1"}, "ngrams", 0.9474),  # 18 of 19: it has "held"
+        ("half", {"suite": "held-out rows", "row_id": "h1"}, "ngrams", 0.6875),  # 11 of its own 16
+        ("near", {"suite": "held-out rows", "row_id": "h2"}, "similarity", 0.9848),
+        ("same", {"suite": "held-out rows", "row_id": "h1"}, "same_words", 1.0),
+        ("prompt", {"suite": "Exam", "index": 1}, "similarity", 0.9998)]
+    assert found.dropped == [0, 1, 3, 4, 5]
+    assert summary["compared_with"] == {"held-out rows": 2, "Exam": 2}
+    assert found.rejected[-1].reason == (
+        "row_id prompt: overlaps with prompt 1 of Exam (similarity 1.000); --overlap flag keeps it")
+    assert "row_id copied: overlaps with row_id h1 of held-out rows (95% of" in found.rejected[0].reason
+
+
+def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
+    rows = asking("a? @10", "b? @20", "c? @20")
+    held = rows_as_references([row("h", "held? @0", "No.")])
+    found, summary = run(tmp_path, rows, held, overlap="drop", duplicates="drop")
+    assert [(one["row_id"], one["kind"], one["with"]["row_id"]) for one in summary["flagged"]] == [
+        ("r0", "overlap", "h"), ("r2", "duplicate", "r1")]
+    assert found.dropped == [0, 2]
+
+
+def test_rows_on_disk_are_screened_alike_and_lose_what_is_dropped(tmp_path):
+    rows = asking("a? @0", "b?", "c? @10", "b!", "d?")
+    lines = [json.dumps({"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold})
+             for one in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines[:1], "broken", *lines[1:]]))
+    file = open_rows(str(tmp_path / "rows.jsonl"), 0.5)
+    found, summary = run(tmp_path / "disk", file, duplicates="drop")
+    assert summary == run(tmp_path / "memory", rows, duplicates="drop")[1]
+    left = file.without(found.dropped)
+    assert [one.row_id for one in left] == ["r0", "r1", "r4"]
+    assert len(left) == 3
+    assert [one.row_id for one in file.shard(1, 2).without([1])] == ["r0", "r4"]
