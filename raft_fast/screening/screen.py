@@ -16,7 +16,7 @@ from raft_fast.screening.questions import Questions
 from raft_fast.screening.references import Reference
 
 FILE, VECTORS = "screen.json", "screen"
-WHAT = {"duplicate": ("duplicates", "near-duplicate questions"), "overlap": ("overlap", "rows that overlap")}
+WHAT = {"duplicate": ("duplicates", "near-duplicate questions"), "overlap": ("overlap", "overlapping rows")}
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def told(entries: Iterable[dict[str, Any]], kind: str, options: ScreenOptions) -
     if not rows:
         return ""
     if getattr(options, option) == "drop":
-        return f"{len(rows)} {what}, dropped (rejected.jsonl)"
-    return f"{len(rows)} {what}, flagged in {FILE}; --{option} drop removes them"
+        return f"{what}: {len(rows)} dropped, see rejected.jsonl"
+    return f"{what}: {len(rows)} flagged in {FILE}; --{option} drop removes them"
 
 
 def _entries(found: Sequence[Finding], rows: Iterable[Row], options: ScreenOptions) -> list[dict[str, Any]]:

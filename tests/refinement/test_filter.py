@@ -83,6 +83,20 @@ def test_gold_answers_are_embedded_once_and_again_where_they_change(tmp_path):
         embed_to_file(["walls are high"], 2, encoder, tmp_path / "other.npy")
 
 
+def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
+    encoder = TableEncoder(ENCODER.table)
+    golds = index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
+    encoder.asked.clear()
+    checks = Filter(encoder, 0.0, golds=golds)
+    replies = [Reply("low fences it is"), Reply("high walls it is"), Reply("nothing")]
+    found = checks.rewrites([GOLDS[1], GOLDS[0], row("new", gold="fences stay low")], replies, PROMPT)
+    assert encoder.asked == [reply.text for reply in replies]
+    again = Filter(encoder, 0.0).rewrites([GOLDS[1], GOLDS[0], GOLDS[2]], replies, PROMPT)
+    assert [one.similarity for one in found] == [one.similarity for one in again]
+    golds.of_texts(["nothing"], encoder)
+    assert encoder.asked[-1] == "nothing"  # no gold answer of these rows
+
+
 def test_skipped_checks_are_not_made_and_unknown_ones_are_refused(tmp_path):
     assert index_golds(GOLDS, RefineOptions(skip_checks="loops, retrieval"), ENCODER, tmp_path,
                        Reporter()) is None

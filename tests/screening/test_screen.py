@@ -2,14 +2,19 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from raft_fast import train
 from raft_fast.dataset import Row, open_rows
 from raft_fast.embedding import unit
-from raft_fast.options import ScreenOptions
+from raft_fast.errors import UserError
+from raft_fast.options import EvaluateOptions, ScreenOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.neighbours import TorchIndex
+from raft_fast.report.stage1.page import write_report
 from raft_fast.screening import Reference, rows_as_references, screen
 from raft_fast.screening.near import near
 from raft_fast.screening.words import GRAM_WORDS, grams, same_key, words
@@ -106,9 +111,9 @@ def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
         "row_id r2: asks what row_id r0 asks (the same words); --duplicates flag keeps it"]
     assert summary["dropped"] == 2
     assert all(one["dropped"] for one in summary["flagged"])
-    assert "2 near-duplicate questions, dropped" in capsys.readouterr().err
+    assert "near-duplicate questions: 2 dropped" in capsys.readouterr().err
     run(tmp_path, asking("a? @0", "b? @10"))
-    assert "1 near-duplicate questions, flagged in screen.json; --duplicates drop removes them" in \
+    assert "near-duplicate questions: 1 flagged in screen.json; --duplicates drop removes them" in \
         capsys.readouterr().err
 
 
@@ -171,3 +176,35 @@ def test_rows_on_disk_are_screened_alike_and_lose_what_is_dropped(tmp_path):
     assert [one.row_id for one in left] == ["r0", "r1", "r4"]
     assert len(left) == 3
     assert [one.row_id for one in file.shard(1, 2).without([1])] == ["r0", "r4"]
+
+
+def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp_path):
+    data = train.Data(asking("a? @0", "b?", "c? @60"), [row("h", "held? @10")], False, 3)
+    (tmp_path / "rejected.jsonl").write_text('{"file": "rows", "line": 7, "reason": "bad"}\n')
+
+    def screened(**options):
+        chosen = SimpleNamespace(screen=ScreenOptions(**options),
+                                 evaluate=EvaluateOptions(general_prompts=-1))
+        return train.screen_rows(data, chosen, AngleEncoder(), tmp_path, Reporter())
+
+    assert screened() is data
+    left = screened(overlap="drop")
+    assert ([one.row_id for one in left.train], left.heldout) == (["r1", "r2"], data.heldout)
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert reasons == ["bad", "row_id r0: overlaps with row_id h of held-out rows (similarity 0.985); "
+                              "--overlap flag keeps it"]
+    data = replace(data, train=data.train[:1])
+    with pytest.raises(UserError, match="no row is left to train on"):
+        screened(overlap="drop")
+
+
+def test_the_report_shows_what_was_found_escaped(tmp_path):
+    rows = [row("<b>1", "a"), row("<b>2", "A?")]
+    run(tmp_path, rows, rows_as_references([row("<i>h", "x")]))
+    text = write_report(tmp_path).read_text()
+    assert "near-duplicate questions" in text
+    assert "overlap with 1 held-out rows" in text
+    assert "&lt;b&gt;2" in text
+    assert "<b>2" not in text
+    run(tmp_path, rows, duplicates="off", overlap="off")
+    assert "Duplicates and overlap" not in write_report(tmp_path).read_text()
