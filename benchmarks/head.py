@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help="take states, weight and ids from this model ...")
-    parser.add_argument("--text", type=Path, help="... on this JSONL of q/a rows")
+    parser.add_argument("--text", type=Path, help="... on these rows: JSONL with question and answer")
     parser.add_argument("--enlarge", action="store_true",
                         help="real ids spread over --v, random vectors of --d")
     parser.add_argument("--repeats", type=int, default=5)

@@ -4,7 +4,6 @@ Real sets matter because neighbouring tokens share columns and some ids are in a
 random ids share next to nothing.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,17 +76,21 @@ def _with_targets(
 def _states(model: str, text: Path, n: int) -> tuple[Tensor, Tensor, Tensor]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    from raft_fast.dataset import read_table
+    from raft_fast.fetch import fetch_model
+
+    folder = fetch_model(model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     students: list[Tensor] = []
     teachers: list[Tensor] = []
-    for line in text.read_text().splitlines():
-        row = json.loads(line)
-        answer = tokenizer(row["a"], add_special_tokens=False)["input_ids"]
-        plain = tokenizer(f"Question: {row['q']}\nAnswer:")["input_ids"]
+    for row in read_table(str(text), max_bad_rows=0.0).rows:
+        question = row.prompt[-1]["content"]
+        answer = tokenizer(row.gold, add_special_tokens=False)["input_ids"]
+        plain = tokenizer(f"Question: {question}\nAnswer:")["input_ids"]
         seeing = tokenizer(
-            f"Background reference knowledge: {row['a']}\nAnswer the question based on the "
-            f"reference knowledge: {row['q']}\nAnswer:")["input_ids"]
+            f"Background reference knowledge: {row.gold}\nAnswer the question based on the "
+            f"reference knowledge: {question}\nAnswer:")["input_ids"]
         for prompt, states in ((plain, students), (seeing, teachers)):
             ids = torch.tensor([prompt + answer])
             hidden = network.base_model(input_ids=ids).last_hidden_state[0]
