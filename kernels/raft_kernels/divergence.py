@@ -31,7 +31,7 @@ def divergence(log_q_NK: Tensor, log_p_NK: Tensor, kind: str) -> tuple[Tensor, T
         value_N = terms_NK.sum(-1)
         return value_N, terms_NK - p_NK * value_N.unsqueeze(-1)
     # JSD = (KL(q || m) + KL(p || m)) / 2 with m = (p + q) / 2
-    log_m_NK = torch.logaddexp(log_q_NK, log_p_NK) - torch.log(log_q_NK.new_tensor(2.0))
+    log_m_NK = torch.logaddexp(log_q_NK, log_p_NK) - math.log(2.0)
     student_NK = _times(p_NK, log_p_NK - log_m_NK)
     student_N = student_NK.sum(-1)
     value_N = (_times(q_NK, log_q_NK - log_m_NK).sum(-1) + student_N) / 2

@@ -46,7 +46,7 @@ def token_loss(
     log_q = torch.log_softmax(logprobs.to(logits.dtype), -1)
     log_p = torch.log_softmax(logits.gather(-1, ids) / temperature, -1)
     if kind == JSD:
-        log_m = torch.logaddexp(log_q, log_p) - torch.log(log_q.new_tensor(2.0))
+        log_m = torch.logaddexp(log_q, log_p) - math.log(2.0)
         value = (_kl(log_q, log_m) + _kl(log_p, log_m)) / 2
     else:
         value = _kl(log_q, log_p) if kind == FORWARD_KL else _kl(log_p, log_q)

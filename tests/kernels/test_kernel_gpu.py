@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from raft_kernels import topk_kl_loss, topk_targets
+from raft_kernels import topk_jsd_loss, topk_kl_loss, topk_reverse_kl_loss, topk_targets
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 SHAPES = {"small": (70, 1000, 128, 33), "wide": (300, 50_000, 576, 512), "most": (9, 70_000, 64,
@@ -42,16 +42,23 @@ def test_against_the_oracle(shape, dtype):
         assert error <= 3 * usual_error + 2 * torch.finfo(dtype).eps * want.norm()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("loss", [topk_kl_loss, topk_reverse_kl_loss, topk_jsd_loss])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_waits_for_the_gpu(dtype):
+def test_nothing_waits_for_the_gpu(dtype, loss, biased, frozen):
     """No operation of a whole step asks the device for a value."""
     hidden = torch.randn(128, 64, device="cuda", dtype=dtype, requires_grad=True)
-    weight = torch.randn(999, 64, device="cuda", dtype=dtype, requires_grad=True)
+    weight = torch.randn(999, 64, device="cuda", dtype=dtype, requires_grad=not frozen)
+    head = {}
+    if biased:
+        head = {"bias": torch.randn(999, device="cuda", requires_grad=not frozen), "softcap": 5.0,
+                "logit_scale": 0.5}
     weights = torch.ones(128, device="cuda")
     for mode in ("default", "error"):  # the first round compiles
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            targets = topk_targets(hidden, weight, 20)
-            topk_kl_loss(hidden, weight, targets, token_weights=weights).backward()
+            targets = topk_targets(hidden, weight, 20, **head)
+            loss(hidden, weight, targets, token_weights=weights, **head).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -12,7 +12,9 @@ from raft_kernels import (
     topk_reverse_kl_loss,
     topk_targets,
 )
+from raft_kernels.divergence import FORWARD_KL, JSD, REVERSE_KL, TokenDivergence
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 LOSSES = {"reverse_kl": topk_reverse_kl_loss, "jsd": topk_jsd_loss}
 
@@ -36,6 +38,25 @@ def test_other_divergences_by_finite_differences(make_case, kind):
     case = make_case(n=3, vocab=11, d=4, k=5, dtype=torch.float64)
     leaves = [t.clone().requires_grad_() for t in (case.hidden_ND, case.weight_VD)]
     assert gradcheck(lambda h, w: LOSSES[kind](h, w, case.targets, softcap=4.0), leaves)
+
+
+class _NothingWaits(TorchDispatchMode):
+    """Refuses what would wait for a GPU: reading a value, and making a tensor of a number."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        assert func.overloadpacket not in (aten._local_scalar_dense, aten.nonzero, aten.lift_fresh)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("kind", [FORWARD_KL, REVERSE_KL, JSD])
+def test_no_divergence_waits_for_a_gpu(kind, softcap):
+    logits, weights = torch.randn(3, 4, requires_grad=True), torch.ones(3)
+    with _NothingWaits():
+        rows = TokenDivergence.apply(logits, logits.detach(), weights, 1.5, 0.5, softcap, kind)
+        rows.sum().backward()
+    assert logits.grad.shape == (3, 4)
 
 
 def test_compiles_without_graph_breaks(make_case):
