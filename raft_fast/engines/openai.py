@@ -4,6 +4,7 @@ One model on one or more endpoints. What a request needs is in `endpoint`, how l
 `waiting`, what a failure means in `failures`, how many are under way in `flow`.
 """
 
+import hashlib
 import json
 import re
 import threading
@@ -19,6 +20,7 @@ from raft_fast.engines.flow import Ask, as_they_come, in_background
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
 from raft_fast.errors import UserError, require
 from raft_fast.options import EngineOptions
+from raft_fast.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -49,7 +51,9 @@ class OpenAIEngine:
         self.price = Price(*options.prices) if options.prices else None
         self.identity = model
         if self.extra:
-            self.identity += " " + json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
+            told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
+            # a hash: identities go into files that are passed on, and a body may hold anything
+            self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     @classmethod
     def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
@@ -120,6 +124,7 @@ class OpenAIEngine:
 
 def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
     """(model or None, addresses) of `MODEL@URL+URL` or `URL`. Raises UserError for anything else."""
+    refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>https?://\S+)", spec)
     urls = re.split(r"\+(?=https?://)", match["urls"]) if match else []
     if match is None or not all(urlsplit(url).hostname for url in urls):

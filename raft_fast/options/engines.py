@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from raft_fast.errors import UserError
 from raft_fast.options.check import check
+from raft_fast.options.secrets import refuse_in_body
 
 PRICE = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 
@@ -50,6 +51,7 @@ class EngineOptions:
             check(getattr(self, name) > 0, f"--{name}", getattr(self, name), "above 0")
         check(self.price is None or PRICE.fullmatch(self.price) is not None, "--price", self.price,
               "PROMPT/COMPLETION, as in 0.15/0.60")
+        refuse_in_body("--extra_body", self.extra_body)
         known = {one.name for one in dataclasses.fields(self)} - {"engine_overrides"}
         for name, values in self.engine_overrides.items():
             check(isinstance(values, dict) and set(values) <= known, "--engine_overrides",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from raft_fast.options.check import check
+from raft_fast.options.secrets import refuse_in_urls
 
 
 @dataclass
@@ -44,6 +45,8 @@ class RefineOptions:
     """Conversations generated at once in-process; servers have --requests_in_flight."""
 
     def __post_init__(self) -> None:
+        for name in ("rewriter", "fuser", "judge"):
+            refuse_in_urls(f"--{name}", getattr(self, name))
         for name in ("tau", "fused_tau", "judge_stop"):
             check(-1 <= getattr(self, name) <= 1, f"--{name}", getattr(self, name), "in [-1, 1]")
         for name in ("rewrite_max_new_tokens", "refine_batch_size"):

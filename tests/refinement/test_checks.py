@@ -89,3 +89,16 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
     assert guess_language("Hus, tak, dörr.") is None
     assert guess_language("på av med den en som om kan") is None  # Swedish, Danish and Norwegian alike
     assert guess_language("") is None
+
+
+@pytest.mark.parametrize(("gold", "answer", "reversed_"), [
+    ("No permit is required for a shed below 15 m2.", "A permit is required for a shed below 15 m2.", True),
+    ("A permit is required for a shed.", "No permit is required for a shed.", True),
+    ("Yes, a permit is required.", "No permit is required.", True),
+    ("No, a permit is not required.", "Nej, det krävs inget bygglov.", False),
+    ("No. You need a permit.", "You need a permit.", False),  # the "no" answered the question
+    ("No permit is required.", "A permit isn't needed.", False),
+    ("No later than 3 weeks.", "Within 3 weeks.", False),
+])
+def test_a_no_that_begins_an_answer_denies_what_follows(gold, answer, reversed_):
+    assert ("negation" in objections(gold, answer)) == reversed_
