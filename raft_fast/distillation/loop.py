@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         listeners.on_step(state)
         if saving_is_due(state, options):
             kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
+                    "halved_to": stepper.halved_to,
                     "finished": state.finished, "rows_per_step": size,
                     "buffer": {str(fed): ids for fed, ids in buffer.items() if fed > step}}
             save = partial(save_checkpoint, run_dir / "checkpoints", step + 1, gather_weights(weights),
@@ -155,6 +157,8 @@ def resume(state: TrainingState, stepper: Stepper, scheduler: Any) -> dict[int, 
         return {}
     state.step, state.finished = kept["step"], kept["finished"]
     stepper.balance.load(kept["balance"])
+    if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
+        stepper.limits = replace(stepper.limits, rows=min(halved, stepper.limits.rows))
     scheduler.load_state_dict(kept["scheduler"])
     for group, lr in zip(stepper.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step

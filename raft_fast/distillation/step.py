@@ -42,6 +42,12 @@ class Stepper:
         self.parameters = [p for p in self.student_pass.parameters() if p.requires_grad]
         self.device, self.processes = self.parameters[0].device, Processes()
 
+    @property
+    def halved_to(self) -> int | None:
+        """Rows of a micro-batch where memory was too scarce for as many as the options ask."""
+        rows = self.limits.rows
+        return rows if rows < self.options.per_device_train_batch_size else None
+
     def example(self, row: Row, trajectory: list[int]) -> Example:
         """Render a row once for all three views; token ids only from here on."""
         sft = self.chat.sft_view(row.prompt, row.completion) if self.options.sft else None
@@ -63,7 +69,7 @@ class Stepper:
             return self._metrics(counts, None, clock)
         micro_batches = self._own_micro_batches(examples)
         exact = counts.both and len(micro_batches) == 1
-        weight = self._on_device(self.balance.weight() if counts.both else 1.0)
+        weight = self._on_device(self.balance.weight() if self._has_lambda(counts) else 1.0)
         sums = self._on_device([0.0] * len(MEASURES))
         self.optimizer.zero_grad(set_to_none=True)
         for micro_batch in micro_batches:
@@ -96,6 +102,10 @@ class Stepper:
         views = [example.teacher for example in examples if example.teacher]
         return self.teacher.targets(views) if self.teacher and views else None
 
+    def _has_lambda(self, counts: Counts) -> bool:
+        """Whether the KL loss has a weight: two terms to balance, or a λ that is given."""
+        return counts.both or bool(counts.trajectories and isinstance(self.balance, FixedBalance))
+
     def _sizes(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What λ balances: loss values, or gradient norms, whose squares were added up."""
         sft, kl = sums[MEASURES.index("sft_size")], sums[MEASURES.index("kl_size")]
@@ -118,12 +128,13 @@ class Stepper:
         """What metrics.jsonl has of a step; `outcome` None where there was nothing to learn from."""
         sft = outcome.sft_loss if outcome and counts.sft_tokens else None
         kl = outcome.kl_loss if outcome and counts.trajectories else None
-        weight = outcome.weight if outcome and kl is not None else None
-        scaled = None if weight is None or kl is None else weight * kl
+        scaled = None if outcome is None or kl is None else outcome.weight * kl
+        weight = outcome.weight if outcome and self._has_lambda(counts) else None
+        bounded = isinstance(self.balance, EmaBalance) and weight == self.balance.lambda_max
         seconds = {"teacher_seconds": 0.0, "train_seconds": 0.0, **clock.read()}
         learnt = outcome is not None and outcome.finite
         return {
-            "loss": _finite((sft or 0.0) + (scaled or 0.0)),
+            "loss": _finite((sft or 0.0) + (scaled or 0.0)) if outcome else None,
             "sft_loss": _finite(sft),
             "kl_loss": _finite(kl),
             "lambda": _finite(weight),
@@ -138,7 +149,7 @@ class Stepper:
             "tokens": counts.tokens,
             "trajectories": counts.trajectories,
             "trajectory_tokens": counts.trajectory_tokens,
-            "lambda_bounded": weight is not None and weight >= self.options.lambda_max,
+            "lambda_bounded": bounded,
             "skipped": not learnt,
             "skipped_because": None if learnt else "not finite" if outcome else "nothing to learn from",
         }

@@ -32,10 +32,11 @@ class StudentPass(torch.nn.Module):
         """(losses [2]: SFT and KL over the step's `counts`; MEASURES [5] float64 without gradient).
 
         Both add up over the micro-batches of a step; a term that is off is 0. Nothing waits for the
-        device. No examples at all give 0 by the same way, gradient included: what a process does whose
-        share of a step is used up, because the others wait for its part of gradients and weights.
+        device. Examples without any view, or none at all, give 0 by the same way, gradient included: what
+        a process does whose share of a step is empty, because the others wait for its part of gradients
+        and weights.
         """
-        if not examples:
+        if not any(example.tokens for example in examples):
             nothing = Example(View([self.pad_id], [self.pad_id]), None, None)
             terms, measures = self.forward([nothing], None, replace(counts, sft_tokens=1))
             return 0 * terms, 0 * measures

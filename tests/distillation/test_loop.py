@@ -9,6 +9,7 @@ import torch
 from tiny import make_model, make_rows
 
 from raft_fast.distillation import Teacher, loop, metrics, train
+from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 
@@ -79,6 +80,26 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept, schedule):
     for checkpoint in (tmp_path / "run/checkpoints").iterdir():
         if int(checkpoint.name.removeprefix("step-")) > kept:
             shutil.rmtree(checkpoint)
+    resumed, again = run(tmp_path / "run", chat, options)
+    assert timeless(again) == timeless(metrics)
+    assert all(torch.equal(a, b) for a, b in
+               zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+
+
+def test_a_resumed_run_keeps_the_micro_batches_that_memory_asked_for(tmp_path, chat, monkeypatch):
+    """It ran out of memory once, before the checkpoint, and would not again."""
+    real, scarce = StudentPass.forward, [True]
+
+    def forward(self, examples, targets, counts):
+        if len(examples) > 2 and scarce:
+            scarce.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, examples, targets, counts)
+
+    monkeypatch.setattr(StudentPass, "forward", forward)
+    options = replace(OPTIONS, save_total_limit=9)
+    whole, metrics = run(tmp_path / "run", chat, options)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
     resumed, again = run(tmp_path / "run", chat, options)
     assert timeless(again) == timeless(metrics)
     assert all(torch.equal(a, b) for a, b in

@@ -243,7 +243,33 @@ def test_nothing_to_learn_from_skips_the_step(chat, rows):
     before = copy.deepcopy(stepper.student_pass.model.state_dict())
     metrics = run(stepper, rows[:2], [[], []])
     assert metrics["skipped"]
+    assert metrics["loss"] is None
     assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
+
+
+def test_a_micro_batch_without_any_view_adds_nothing(chat, rows):
+    """The second row drew an empty trajectory, and there is no SFT term."""
+    options = replace(OPTIONS, sft=False, per_device_train_batch_size=1)
+    alone, beside = (make_stepper(make_model(0), make_model(1), chat, options) for _ in range(2))
+    want, found = run(alone, rows[:1], [[80, 2]]), run(beside, rows[:2], [[80, 2], []])
+    same = ("loss", "kl_loss", "grad_norm", "tokens", "trajectories")
+    assert {key: found[key] for key in same} == pytest.approx({key: want[key] for key in same})
+    assert not found["skipped"]
+
+
+@pytest.mark.parametrize(("balance", "weight"), [("fixed", 0.5), ("ema", None)])
+def test_the_kl_term_alone_has_a_weight_only_where_one_is_given(chat, rows, balance, weight):
+    options = replace(OPTIONS, sft=False, balance=balance, fixed_lambda=0.5)
+    metrics = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
+    assert metrics["lambda"] == weight
+    assert metrics["loss"] == pytest.approx((weight or 1.0) * metrics["kl_loss"])
+
+
+def test_a_given_weight_is_never_called_bounded(chat, rows):
+    options = replace(OPTIONS, balance="fixed", fixed_lambda=2.0, lambda_max=2.0)
+    metrics = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
+    assert metrics["lambda"] == 2.0
+    assert not metrics["lambda_bounded"]
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(chat, rows):
