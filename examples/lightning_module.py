@@ -16,10 +16,10 @@ class Distilling(lightning.LightningModule):
     def training_step(self, batch, _):
         """Mean top-K KL over the batch's answer tokens."""
         with torch.no_grad():
-            seen = self.teacher.base_model(batch["teacher_input_ids"]).last_hidden_state
+            seen = self.teacher.get_decoder()(batch["teacher_input_ids"]).last_hidden_state
             head = self.teacher.get_output_embeddings().weight
             targets = topk_targets(seen[batch["teacher_reads"]], head, self.k)
-        hidden = self.student.base_model(batch["input_ids"]).last_hidden_state
+        hidden = self.student.get_decoder()(batch["input_ids"]).last_hidden_state
         head = self.student.get_output_embeddings().weight
         loss = topk_kl_loss(hidden[batch["reads"]], head, targets)
         self.log("kl", loss)

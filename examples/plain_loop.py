@@ -16,11 +16,11 @@ def train_step(
 ) -> tuple[float, float]:
     """One optimizer step; returns the two losses."""
     with torch.no_grad():
-        seen = teacher.base_model(batch["teacher_input_ids"]).last_hidden_state
+        seen = teacher.get_decoder()(batch["teacher_input_ids"]).last_hidden_state
         head = teacher.get_output_embeddings().weight
         targets = topk_targets(seen[batch["teacher_reads"]], head, k)
     reads = batch["reads"]
-    hidden = student.base_model(batch["input_ids"]).last_hidden_state[reads]
+    hidden = student.get_decoder()(batch["input_ids"]).last_hidden_state[reads]
     head = student.get_output_embeddings().weight
     kl = topk_kl_loss(hidden, head, targets)
     answer = batch["input_ids"].roll(-1, 1)[reads]

@@ -22,10 +22,10 @@ class DistillingSFTTrainer(SFTTrainer):
         """Both losses from one forward pass: a hook keeps the last hidden states on their way."""
         ids, teacher_reads, reads = (inputs.pop(name) for name in TEACHER)
         with torch.no_grad():
-            seen = self.teacher.base_model(ids).last_hidden_state[teacher_reads]
+            seen = self.teacher.get_decoder()(ids).last_hidden_state[teacher_reads]
             targets = topk_targets(seen, self.teacher.get_output_embeddings().weight, self.k)
         student, states = self.accelerator.unwrap_model(model), []
-        with student.base_model.register_forward_hook(
+        with student.get_decoder().register_forward_hook(
                 lambda module, args, out: states.append(out.last_hidden_state)):
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # the first pass is the trained one: others only measure, without gradients
@@ -34,6 +34,8 @@ class DistillingSFTTrainer(SFTTrainer):
             kl = topk_kl_loss(hidden, head, targets)
         else:  # counted over all batches of a step, as in TRL's own loss
             kl = topk_kl_loss(hidden, head, targets, reduction="sum") / num_items_in_batch
+            if self.args.average_tokens_across_devices:  # of all processes, whose gradients are averaged
+                kl = kl * (self.accelerator.num_processes // self.get_tp_size())
         if return_outputs:
             return result[0] + self.kl_weight * kl, result[1]
         return result + self.kl_weight * kl

@@ -3,6 +3,7 @@
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ def _batch(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+def _with_lora(model):
+    """LoRA layers in the attention and a PeftModel around it all."""
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+
+
 @torch.no_grad()
 def _kl(student, teacher):
     from raft_kernels import topk_kl_loss, topk_targets
@@ -65,6 +72,19 @@ def models():
     yield student, teacher
     assert _kl(student, teacher) < 0.9 * before
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.state_dict().items())
+
+
+def test_plain_loop_with_lora():
+    """Only the LoRA layers learn; the KL falls at the first steps."""
+    from plain_loop import train_step
+
+    student, teacher = _with_lora(_model(0)), _model(1)
+    teacher.lm_head.weight.data *= 20
+    learnt = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-2)
+    losses = [train_step(student, teacher, _batch(_rows()), optimizer, kl_weight=10.0, k=K)[1]
+              for _ in range(5)]
+    assert losses[-1] < losses[0]
 
 
 def test_plain_loop(models):
@@ -119,6 +139,29 @@ def test_transformers_trainer_accumulates_as_one_batch(tmp_path):
             after[1][name] - before[name], one - before[name], rtol=1e-2, atol=1e-6)
 
 
+def _loss_of(trainer, student, processes):
+    """compute_loss in one of several processes, each with the same batch: its own share of one step."""
+    from accelerate import Accelerator
+
+    batch = _batch(_rows())
+    with mock.patch.object(Accelerator, "num_processes", processes):
+        return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_transformers_trainer_over_processes(tmp_path, lora):
+    """Tokens are counted over all processes and gradients averaged: the loss of one batch is its mean."""
+    from transformers import TrainingArguments
+    from transformers_trainer import DistillingTrainer
+
+    student = _with_lora(_model(0)) if lora else _model(0)
+    trainer = DistillingTrainer(student, _arguments(TrainingArguments, tmp_path), teacher=_model(1), k=K)
+    alone = _loss_of(trainer, student, 1)
+    torch.testing.assert_close(_loss_of(trainer, student, 2), alone)
+    trainer.args.average_tokens_across_devices = False
+    torch.testing.assert_close(_loss_of(trainer, student, 2), alone / 2)
+
+
 @pytest.fixture
 def sft_trainer(tmp_path):
     """(student, teacher) -> the example's trainer on the tiny rows."""
@@ -163,6 +206,18 @@ def test_both_losses_reach_the_gradient_in_trl(sft_trainer, return_outputs):
     (torch.nn.functional.cross_entropy(same.lm_head(hidden), answers) + 10 * kl).backward()
     for one, right in zip(student.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(one.grad, right.grad, rtol=1e-3, atol=1e-6)
+
+
+@needs("trl")
+@pytest.mark.parametrize("lora", [False, True])
+def test_trl_over_processes(sft_trainer, lora):
+    """The KL keeps its weight beside TRL's own loss, which is multiplied by the processes."""
+    student = _with_lora(_model(0)) if lora else _model(0)
+    trainer, losses = sft_trainer(student, _model(1)), {}
+    for processes, trainer.kl_weight in ((1, 0.0), (1, 10.0), (2, 0.0), (2, 10.0)):
+        losses[processes, trainer.kl_weight] = _loss_of(trainer, student, processes)
+    torch.testing.assert_close(losses[2, 0.0], losses[1, 0.0])
+    torch.testing.assert_close(losses[2, 10.0], losses[1, 10.0])
 
 
 @needs("pytorch_lightning")
