@@ -6,6 +6,8 @@ Without `cu_seq_lens_q` (generation, padded rows) it is transformers' own "sdpa"
 """
 
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 PACKED = "packed"
 PACKING = {PACKED, "flash_attention_2", "flash_attention_3", "flash_attention_4"}
+PROBE_WINDOW = 4
 LAYERS = {"full_attention", "sliding_attention"}  # all whose mask follows from where a sequence starts
 
 
@@ -48,21 +51,25 @@ AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
 def pack_attention(model: Any) -> None:
-    """Let a model that was loaded with "sdpa" pack, where packed and separate sequences give the same.
+    """Let a model pack that was loaded with "sdpa" or a flash-attn, where packing changes nothing.
 
-    Others (state-space layers, chunked attention, kernels that this GPU lacks) keep padded rows.
+    Others (state-space layers, chunked attention, windows that only a mask tells of, kernels that this GPU
+    lacks) keep padded rows, and transformers' own attention.
     """
-    config = model.config
-    if config._attn_implementation != "sdpa" or not set(getattr(config, "layer_types", None) or []) <= LAYERS:
+    asked = model.config._attn_implementation
+    if asked != "sdpa" and asked not in PACKING:
         return
-    model.set_attn_implementation(PACKED)
+    plain = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
+    packed = PACKED if asked == "sdpa" else asked
     try:
-        same = _packs(model)
-    except (RuntimeError, TypeError, ValueError) as error:
-        warnings.warn(f"sequences are padded: packed attention fails here ({error})", stacklevel=2)
-        same = False
-    if not same:
-        model.set_attn_implementation("sdpa")
+        known = set(getattr(model.config, "layer_types", None) or []) <= LAYERS
+        same = known and _packs(model, packed, plain)
+        why = "it would change what the model computes"
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        same, why = False, f"packed attention fails here ({error})"
+    model.set_attn_implementation(packed if same else plain)
+    if not same and (asked != "sdpa" or "fails" in why):
+        warnings.warn(f"sequences are padded: {why}; attention is {plain!r}", stacklevel=2)
 
 
 def packs(model: Any) -> bool:
@@ -70,18 +77,61 @@ def packs(model: Any) -> bool:
     return model.config._attn_implementation in PACKING
 
 
-@torch.no_grad()
-def _packs(model: Any) -> bool:
-    """Whether two sequences in one row end up as they do alone, to the square root of the precision:
-    far above rounding, far below what a look at the neighbour changes."""
+def _packs(model: Any, packed: str, plain: str) -> bool:
+    """Whether two sequences in one row are what they are alone under `plain`, states and gradients.
+
+    Allowed is three times the rounding between two plain implementations, "eager" and `plain`, or the
+    square root of float32's: a look at a neighbour, or past a window, changes far more.
+    """
+    with _narrow_windows(model):
+        wanted, rounded, found = (_probe(model, name) for name in (plain, "eager", packed))
+    for want, plainly, got in zip(wanted, rounded, found, strict=True):
+        allowed = max(3 * (plainly - want).norm(), torch.finfo(torch.float32).eps ** 0.5 * want.norm())
+        if not (got - want).norm() <= allowed:
+            return False
+    return True
+
+
+@torch.enable_grad()
+def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
+    """Completion states of two sequences, in one row where the model packs, and a gradient at their
+    embeddings; float32."""
     from raft_fast.chat import View
     from raft_fast.packing import completion_hidden
 
-    first, second = View([1], [2, 3, 4, 5]), View([6], [7, 8, 9])
-    together = completion_hidden(model, [first, second], pad_id=0)[len(first.completion) :].float()
-    alone = completion_hidden(model, [second], pad_id=0).float()
-    allowed = torch.finfo(model.dtype).eps ** 0.5 * alone.norm()
-    return bool((together - alone).norm() <= allowed)
+    model.set_attn_implementation(implementation)
+    views = [View([1], [2, 3, 4, 5, 6, 7, 8, 9, 2, 4, 6]), View([6], [7, 8, 9, 3, 5, 1, 2])]
+    embedded: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        hidden = torch.cat([completion_hidden(model, members, pad_id=0) for members in
+                            ([views] if packs(model) else [[view] for view in views])]).float()
+    finally:
+        hook.remove()
+    # not the plain sum of squares: behind a norm it is nearly constant
+    gradients = torch.autograd.grad(hidden.cos().sum(), embedded)
+    return hidden.detach(), torch.cat([part.flatten(0, 1) for part in gradients]).float()
+
+
+@contextmanager
+def _narrow_windows(model: Any) -> Iterator[None]:
+    """Attention windows of 4 tokens for a while: real ones are longer than any probe."""
+    owners: Iterable[Any] = {id(owner): owner for module in model.modules()
+              for owner in (module, getattr(module, "config", None))}.values()
+    windows = [(owner, window) for owner in owners
+               if isinstance(window := getattr(owner, "sliding_window", None), int) and window > PROBE_WINDOW]
+    for owner, _ in windows:
+        owner.sliding_window = PROBE_WINDOW
+    try:
+        yield
+    finally:
+        for owner, window in windows:
+            owner.sliding_window = window
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int,

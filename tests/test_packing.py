@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import make_model
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from raft_fast import attention
 from raft_fast.attention import PACKED, pack_attention, packs
@@ -128,6 +135,68 @@ def test_a_model_that_cannot_pack_keeps_padding(model, monkeypatch, reason):
         pack_attention(model)
     assert not packs(model)
     assert len(completion_hidden(model, VIEWS, pad_id=2)) == 9
+
+
+def test_a_window_that_only_the_mask_tells_of_keeps_padding():
+    """Qwen2-MoE gives its window to the mask and not to the attention function; without one it packs."""
+    def load(**window):
+        torch.manual_seed(0)
+        config = Qwen2MoeConfig(**SMALL, **window, max_window_layers=1, num_experts=4, num_experts_per_tok=2,
+                                moe_intermediate_size=16, shared_expert_intermediate_size=16)
+        model = Qwen2MoeForCausalLM(config).eval()
+        pack_attention(model)
+        return model
+
+    assert packs(load(use_sliding_window=False))
+    model = load(use_sliding_window=True, sliding_window=8)
+    assert not packs(model)
+    assert model.config.sliding_window == 8
+    view = View([5], list(range(10, 70)))
+    with torch.no_grad():
+        alone = model.get_decoder()(input_ids=torch.tensor([view.ids])).last_hidden_state[0, :-1]
+        together = completion_hidden(model, [view, VIEWS[1]], pad_id=2)[:60]
+    assert (together - alone).norm() <= 1e-4 * alone.norm()
+
+
+@pytest.mark.parametrize("reason", ["leaks", "leaks in its gradient", "layers without a mask", None])
+def test_flash_attention_is_checked_like_any_other(model, monkeypatch, reason):
+    """A rival that packs by its name alone, as flash-attn does."""
+    def rival(module, query, key, value, mask, cu_seq_lens_q=None, **options):
+        if reason == "leaks":
+            return attention.sdpa_attention_forward(module, query, key, value, None)
+        if reason == "leaks in its gradient" and query.requires_grad:
+            query = 2 * query - query.detach()
+        return attention.packed_attention(module, query, key, value, mask, cu_seq_lens_q, **options)
+
+    attention.AttentionInterface.register("rival", rival)
+    attention.AttentionMaskInterface.register("rival", lambda *states, **options: None)
+    monkeypatch.setattr(attention, "PACKING", {PACKED, "rival"})
+    model.set_attn_implementation("rival")
+    if reason == "layers without a mask":
+        model.config.layer_types = ["linear_attention", "full_attention"]
+    if reason is None:
+        pack_attention(model)
+    else:
+        with pytest.warns(UserWarning, match="sequences are padded: it would change what the model computes"):
+            pack_attention(model)
+    assert packs(model) is (reason is None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_leak_is_seen_in_every_precision(model, monkeypatch, dtype):
+    """Values mixed with 3 % of the neighbour's: below what the square root of bf16's precision allows."""
+    def leaking(module, query, key, value, mask, cu_seq_lens_q=None, **options):
+        mixed = value + 0.03 * value.roll(9, dims=2) if cu_seq_lens_q is not None else value
+        return attention.packed_attention(module, query, key, mixed, mask, cu_seq_lens_q, **options)
+
+    model.set_attn_implementation("sdpa")
+    model.to(dtype)
+    pack_attention(model)
+    assert packs(model)
+    model.set_attn_implementation("sdpa")
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, PACKED, leaking)
+    pack_attention(model)
+    assert not packs(model)
 
 
 def test_consecutive_groups_keep_both_bounds():
