@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raft_fast.attention import packs
 from raft_fast.distillation.student import StudentPass
-from raft_fast.distillation.weights import FullWeights, Weights, check_names, read_safetensors
+from raft_fast.distillation.weights import FullWeights, Weights
 from raft_fast.errors import UserError
 from raft_fast.processes import Processes
 
@@ -82,17 +82,11 @@ class ShardedWeights(FullWeights):
 
     def gather(self) -> None:
         """All processes take part; on the first the tensors wait in main memory for `save`."""
-        self.whole = _gathered(self.model.state_dict())
+        self.whole = _gathered(self._tensors())
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, state_dict=self.whole)
+        self._write(self.whole, folder)
         self.whole = {}
-
-    def read(self, folder: Path) -> dict[str, torch.Tensor]:
-        tensors = read_safetensors(folder)
-        own = {name for name, _ in self.model.named_parameters()}  # tied weights once, as they are stored
-        check_names(sorted(own - set(tensors)), set(tensors) - set(self.model.state_dict()))
-        return tensors
 
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
         own = self.model.state_dict()

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 class Weights(Protocol):
@@ -24,25 +26,37 @@ class Weights(Protocol):
 
 
 class FullWeights:
-    """A whole model of transformers, tied weights stored once; the folder loads as a model."""
+    """A whole model's state dict under its own names, tied weights once.
+
+    Not transformers' folder of a model: `save_pretrained` renames and splits the experts of
+    mixture-of-experts models for the hub.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        self._write(self._tensors(), folder)
 
     def read(self, folder: Path) -> dict[str, torch.Tensor]:
         tensors = read_safetensors(folder)
-        own = self.model.state_dict()
-        have = {tensor.data_ptr() for name, tensor in own.items() if name in tensors}
-        missing = [name for name, tensor in own.items() if tensor.data_ptr() not in have]
-        check_names(missing, set(tensors) - set(own))
+        check_names([name for name in self._tensors() if name not in tensors],
+                    set(tensors) - set(self.model.state_dict()))
         return tensors
 
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
         self.model.load_state_dict(tensors, strict=False)  # tied weights are stored once
         self.model.tie_weights()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The state dict; of tied weights, which a checkpoint stores once, the first name alone."""
+        once = {name for name, _ in self.model.named_parameters()}
+        every = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in every - once}
+
+    def _write(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
 
 
 def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
