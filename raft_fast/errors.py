@@ -6,11 +6,16 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
 GO_ON = "run the same command again to go on"
+WORKER = "raft-fast worker"  # the name of threads that may be inside an engine when the program ends
 
 
 class UserError(Exception):
@@ -57,6 +62,27 @@ def _terminated(signum: int, frame: object) -> None:
     raise Stopped(signum)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block has ended: it happens as a whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # only there python runs handlers
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Any] = {each: signal.signal(each, lambda *signum: came.append(signum))
+                              for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for signum, frame in came[:1]:
+        if callable(before[signum]):
+            before[signum](signum, frame)
+        elif before[signum] == signal.SIG_DFL:
+            signal.raise_signal(signum)
+
+
 def _disk_trouble(error: Exception) -> str | None:
     """What the system said and where, for a full or unwritable disk; None for anything else."""
     code, where = getattr(error, "errno", None), getattr(error, "filename", None)
@@ -69,6 +95,10 @@ def _disk_trouble(error: Exception) -> str | None:
 
 def _stop(line: str, code: int) -> None:
     print(line, file=sys.stderr, flush=True)
+    if any(thread.name == WORKER for thread in threading.enumerate()):
+        # the interpreter would end under a thread that is inside a model, and abort
+        sys.stdout.flush()
+        os._exit(code)
     raise SystemExit(code)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from raft_fast import config, dataset
 from raft_fast.engines import Price
-from raft_fast.errors import UserError, entry
+from raft_fast.errors import Stopped, UserError, entry
 from raft_fast.options import (
     CardOptions,
     DataOptions,
@@ -120,7 +120,7 @@ def run(
     try:
         summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
                          total_rows=total, retry_failed=options.how.retry_failed, golds=golds)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         reporter.say(f"the rows decided so far are in {folder / PARTIAL_REFINED}")
         raise
     if options.how.shard is not None:  # shards are calibrated together

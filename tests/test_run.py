@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -80,3 +82,26 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         main()
+
+
+LEAVING = """
+import os, signal, threading
+from raft_fast.errors import WORKER, entry
+
+@entry
+def main():
+    threading.Thread(target=threading.Event().wait, daemon=True, name=WORKER).start()
+    print("in a buffer", end="")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    main()
+finally:
+    os.abort()  # as the interpreter does that ends under a model
+"""
+
+
+def test_a_signal_ends_a_program_whose_engine_is_still_at_work():
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "in a buffer")
+    assert "stopped by SIGTERM" in done.stderr

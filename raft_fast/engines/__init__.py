@@ -1,5 +1,14 @@
 """Text generation behind one small protocol; engines know nothing of RAFT."""
 
-from raft_fast.engines.base import Engine, Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.base import (
+    OF_ONE_REQUEST,
+    Engine,
+    Message,
+    Price,
+    Reply,
+    Sampling,
+    WindDown,
+    stable_seed,
+)
 
-__all__ = ["Engine", "Message", "Price", "Reply", "Sampling", "stable_seed"]
+__all__ = ["OF_ONE_REQUEST", "Engine", "Message", "Price", "Reply", "Sampling", "WindDown", "stable_seed"]

@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
+TOO_LONG = "too long for the model's context"
+FILTERED = "the server's content filter held the reply back"
+OF_ONE_REQUEST = (TOO_LONG, FILTERED)
+"""How errors begin that say nothing of what the engine would answer to another request."""
+
 
 class Message(TypedDict):
     """One turn of a conversation; role is system, user or assistant."""
@@ -51,6 +56,10 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
+class WindDown(KeyboardInterrupt):
+    """Asks an engine for what is in flight where nobody is in a hurry: a part of the run failed."""
+
+
 class Engine(Protocol):
     """A language model that answers conversations.
 
@@ -61,7 +70,8 @@ class Engine(Protocol):
     an iterator over any number of rows is fine. Several threads may ask one engine at once.
 
     A KeyboardInterrupt thrown into the iterator asks for what is in flight: the engine begins nothing
-    new, yields what it still gets, and raises it again.
+    new, yields what it still gets, and raises it again. It keeps a user waiting for no longer than it
+    must; with WindDown it waits for all of it.
     """
 
     identity: str

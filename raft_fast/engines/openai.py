@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.base import FILTERED, TOO_LONG, Message, Price, Reply, Sampling, stable_seed
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good, is_timeout
 from raft_fast.engines.flow import Ask, as_they_come, in_background
@@ -168,7 +168,7 @@ def _read(body: Any) -> Reply:
         return replace(spent, error=f"the server's answer holds no reply{told}"[:SHOWN])
     reason, message = choices[0].get("finish_reason"), choices[0].get("message") or {}
     if reason == "content_filter":
-        return replace(spent, error="the server's content filter held the reply back")
+        return replace(spent, error=FILTERED)
     return replace(spent, text=strip_thinking(message.get("content") or ""),
                    finish_reason="length" if reason == "length" else "stop")
 
@@ -180,7 +180,7 @@ def _complaint(error: BaseException | None) -> str:
         return f"no whole answer within --request_timeout ({said})"
     status = getattr(error, "status_code", None)
     if status == 413 or (status in (400, 422) and _TOO_LONG.search(said)):
-        return f"too long for the model's context ({said})"
+        return f"{TOO_LONG} ({said})"
     if isinstance(error, ValueError):
         return f"the server's answer is broken off or not JSON ({said})"
     return said

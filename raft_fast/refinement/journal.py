@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from raft_fast.diskmap import DiskMap
-from raft_fast.engines import Engine, Message, Reply, Sampling
+from raft_fast.engines import Engine, Message, Reply, Sampling, WindDown
 from raft_fast.errors import UserError
 from raft_fast.refinement.journal_lines import FINISHED, Recorded, recorded, request_key, scan
 
@@ -59,6 +59,7 @@ class Journal:
         self._asking: dict[bytes, threading.Event] = {}
         self._lock = threading.Lock()
         self._stop, self._replaying = threading.Event(), False
+        self._closed = self._hurry = False
         self._syncer: threading.Thread | None = None
         try:
             self._own()
@@ -82,21 +83,27 @@ class Journal:
         self._closing.set()
         assert self._syncer is not None
         self._syncer.join()
-        try:
-            if error is None and self.asked:
-                self._write(FINISHED)
-            os.fsync(self._file)
-        finally:
-            os.close(self._file)  # also gives the lock back
-            self._lines.close()
+        with self._lock:  # threads that were left behind may still come with a reply
+            self._closed = True
+            try:
+                if error is None and self.asked:
+                    self._write(FINISHED)
+                os.fsync(self._file)
+            finally:
+                os.close(self._file)  # also gives the lock back
+                self._lines.close()
 
-    def stop(self) -> None:
+    def stop(self, why: BaseException | None = None) -> None:
         """Nothing more is asked for: every `ask` under way or to come raises Stopped at once, after
-        writing down what its engine has in flight."""
+        writing down what its engine has in flight: whatever comes of it, unless the user or the system
+        wants to leave (`why` is no Exception), who is not kept waiting.
+        """
+        self._hurry |= why is not None and not isinstance(why, Exception)
         self._stop.set()
 
     def replay(self) -> None:
-        """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
+        """From now on `ask` answers from the journal alone and waits for nobody; what is missing has the
+        error NOT_ASKED."""
         self._replaying = True
 
     def ask(
@@ -113,12 +120,17 @@ class Journal:
         first: dict[bytes, int] = {}
         for place, key in enumerate(keys):
             first.setdefault(key, place)
-        mine, known = self._share_out(first)
+        mine, known, awaited = self._share_out(first)
         replies: dict[bytes, Recorded] = {}
+
+        def tell(keys: Iterable[bytes]) -> None:
+            for key in keys:
+                replies[key] = self._known(key)
+                listen(replies[key], False)
+
         try:
-            if mine and self._replaying:
-                replies.update({key: Recorded("", error=NOT_ASKED, key=key.hex()) for key in mine})
-            elif mine:
+            tell(known)  # first: that an engine worked once says more than that it fails now
+            if mine:
                 todo = [conversations[first[key]] for key in mine]
                 answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
                 self._hear(answers, listen, lambda index, reply: replies.update({
@@ -127,23 +139,23 @@ class Journal:
             with self._lock:
                 for key in mine:
                     self._asking.pop(key).set()
-        for key in known:
-            replies[key] = self._known(key)
-            listen(replies[key], False)
+        tell(awaited)
         return [replies[key] for key in keys]
 
-    def _share_out(self, keys: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """(those this call has to ask for, those that are known or that another call asks for)."""
-        mine, known = [], []
+    def _share_out(self, keys: Iterable[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """(those this call has to ask for, those that are known, those that another call asks for)."""
+        mine, known, awaited = [], [], []
         with self._lock:
             for key in keys:
-                if key in self._asking or self._lines.get(key) is not None:
+                if self._replaying or self._lines.get(key) is not None:
                     known.append(key)
+                elif key in self._asking:
+                    awaited.append(key)
                 else:
                     self._asking[key] = threading.Event()
                     mine.append(key)
-            self.cached += len(known)
-        return mine, known
+            self.cached += len(known) + len(awaited)
+        return mine, known, awaited
 
     def _hear(
         self, answers: Iterator[tuple[int, Reply]], listen: Listener,
@@ -159,13 +171,15 @@ class Journal:
                 if self._stop.is_set():
                     raise Stopped
         except BaseException:
-            for index, reply in _in_flight(answers):
+            for index, reply in _in_flight(answers, KeyboardInterrupt() if self._hurry else WindDown()):
                 note(index, reply)
             raise
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Recorded:
         line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": asdict(reply)}
         with self._lock:
+            if self._closed:
+                raise Stopped
             self._lines[key] = self._write(line)
             self.asked += 1
             self.failed += reply.error is not None
@@ -174,12 +188,14 @@ class Journal:
     def _known(self, key: bytes) -> Recorded:
         """The reply on disk, as soon as it is there."""
         with self._lock:
-            asking = self._asking.get(key)
-        if asking is not None:
+            start, asking = self._lines.get(key), self._asking.get(key)
+        if start is None and self._replaying:
+            return Recorded("", error=NOT_ASKED, key=key.hex())
+        if start is None and asking is not None:
             asking.wait()
         with self._lock:
             start = self._lines.get(key)
-        if start is None:  # whoever asked for it was stopped
+        if start is None:  # whoever asked for it failed or was stopped
             raise Stopped
         line = b""
         while not line.endswith(b"\n"):
@@ -212,12 +228,14 @@ class Journal:
                             "it to end or choose another --output_dir") from None
 
 
-def _in_flight(answers: Iterator[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+def _in_flight(
+    answers: Iterator[tuple[int, Reply]], ask_for_it: KeyboardInterrupt
+) -> Iterator[tuple[int, Reply]]:
     """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
     if not isinstance(answers, Generator):
         return
     try:
-        yield answers.throw(KeyboardInterrupt())
+        yield answers.throw(ask_for_it)
         yield from answers
     except (KeyboardInterrupt, StopIteration, UserError):
         return

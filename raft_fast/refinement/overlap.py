@@ -6,19 +6,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-PATIENCE_SECONDS = 15.0  # for threads that were told to stop, to write down what they still get
+from raft_fast.errors import WORKER
+from raft_fast.refinement.journal import Stopped
+
+PATIENCE_SECONDS = 15.0  # that a user who wants to leave waits for threads to write down what they get
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def overlap(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: int, stop: Callable[[], None]
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int,
+    stop: Callable[[BaseException], None],
 ) -> Iterator[Result]:
     """Yield work(item) for each item, in the items' order, with `at_once` of them under way.
 
     At most twice as many are begun and not yet yielded, so memory is bounded. Where one fails, or
-    the caller leaves, `stop` is called, which must make the others end soon.
+    the caller leaves, `stop` is called with the reason, which must make the others end: with Stopped,
+    where they are not done. After a failure all of them are waited for, and the error that is raised
+    is the one that Stopped came from; after Ctrl-C they have PATIENCE_SECONDS.
     """
     # Threads of our own, because a pool's threads hold up the end of the process after Ctrl-C.
     running: dict[int, threading.Thread] = {}
@@ -36,11 +42,21 @@ def overlap(
     def start_some() -> None:
         while len(running) < at_once and len(running) + len(ready) < 2 * at_once:
             for number, item in coming:
-                running[number] = threading.Thread(target=run, args=(number, item), daemon=True)
+                running[number] = threading.Thread(target=run, args=(number, item), daemon=True, name=WORKER)
                 running[number].start()
                 break
             else:
                 return
+
+    def wind_down(error: BaseException) -> BaseException:
+        stop(error)
+        until = time.monotonic() + PATIENCE_SECONDS
+        for thread in running.values():
+            leaves = not isinstance(error, Exception)
+            thread.join(max(0.0, until - time.monotonic()) if leaves else None)
+        while isinstance(error, Stopped) and not done.empty():
+            error = done.get()[2] or error  # whoever made it stop failed later or was heard later
+        return error
 
     try:
         start_some()
@@ -55,9 +71,7 @@ def overlap(
                 yield ready.pop(following)
                 following += 1
             start_some()
-    except BaseException:
-        stop()
-        until = time.monotonic() + PATIENCE_SECONDS
-        for thread in running.values():
-            thread.join(max(0.0, until - time.monotonic()))
-        raise
+    except BaseException as error:
+        if (cause := wind_down(error)) is error:
+            raise
+        raise cause from None

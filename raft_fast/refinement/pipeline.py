@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from raft_fast import errors
 from raft_fast.dataset import Row
 from raft_fast.engines import Sampling
 from raft_fast.options import RefineOptions
@@ -68,11 +69,12 @@ def refine(
         try:
             blocks = _noted(_blocks(rows), begun)
             for decisions in overlap(stage.decide, blocks, BLOCKS_AT_ONCE, journal.stop):
-                for decision in decisions:
-                    outputs.add(decision.as_json())
-                activity.rows_done(len(begun.popleft()))
-        except KeyboardInterrupt:
-            reporter.say("interrupted: writing the rows that are decided (again to leave at once)")
+                with errors.uninterrupted():  # a block that is half written could not be told from a new one
+                    for decision in decisions:
+                        outputs.add(decision.as_json())
+                    activity.rows_done(len(begun.popleft()))
+        except (KeyboardInterrupt, errors.Stopped):
+            reporter.say("stopping: writing the rows that are decided (again to leave at once)")
             journal.replay()
             for decision in stage.decide([row for block in begun for row in block]):
                 if decision.whole:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.engines import Engine, Message, Reply, Sampling
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.refinement.journal import Journal, Listener
@@ -67,7 +67,9 @@ class Part:
     run stops.
 
     One failed reply costs one row its answer or one round a score. An engine that fails at every
-    call is a mistake in the set-up, and going on would quietly hand back the gold answers.
+    call is a mistake in the set-up, and going on would quietly hand back the gold answers. What only its
+    own request is to blame for (`OF_ONE_REQUEST`) stops no run before its end: such refusals come at
+    once, and so before the first answer of an engine that works.
     """
 
     def __init__(
@@ -108,9 +110,9 @@ class Part:
             if reply.error is None:
                 self._worked, self._streak = True, 0
             elif fresh:  # what failed in an earlier run says nothing of how the engine is now
-                self._failures, self._streak, self._last = (self._failures + 1, self._streak + 1,
-                                                            reply.error)
-                if self._failures >= PATIENCE:
+                self._failures, self._last = self._failures + 1, reply.error
+                self._streak += not reply.error.startswith(OF_ONE_REQUEST)
+                if self._streak >= PATIENCE:
                     self.must_have_worked()
                 if self._streak >= STREAK:
                     raise self._useless(f"the last {STREAK} replies cannot be used")

@@ -1,0 +1,145 @@
+"""How a run ends before its end: one line that says why, and all that was decided in the partial files."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
+
+from raft_fast import errors
+from raft_fast.engines import OF_ONE_REQUEST, Reply
+from raft_fast.errors import UserError
+from raft_fast.options import RefineOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement import Roles, overlap, pipeline, refine
+from raft_fast.refinement.decisions import Decision
+from raft_fast.refinement.journal import Journal, Stopped
+from raft_fast.refinement.roles import PATIENCE, Part
+
+
+def writer(answer=lambda text, seed: f"rewrite of {text[-20:]}"):
+    return StubEngine("writer", answer)
+
+
+def rows(count):
+    return [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(count)]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
+
+
+def run(folder, given, roles, **options):
+    options = RefineOptions(skip_checks=UNCHECKED, **options)
+    return refine(given, options, roles, StubEncoder(), folder, Reporter())
+
+
+def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
+    stopped = threading.Event()
+
+    def work(item):
+        if item == 0:  # the failing block stops the run, and is the last to end
+            stopped.set()
+            time.sleep(0.1)
+            raise UserError("zero")
+        assert stopped.wait(10)
+        raise Stopped
+
+    with pytest.raises(UserError, match="zero"):
+        list(overlap.overlap(work, range(3), 3, lambda why: None))
+
+
+def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, small_blocks):
+    broken = threading.Event()
+
+    def slow(text, seed):
+        broken.wait(10)
+        time.sleep(0.05)
+        return 0.9
+
+    def bad(text, seed):
+        broken.set()
+        return Reply("", error="I would rather not say")
+
+    jury = [StubEngine("bad", bad), StubEngine("slow", slow)]
+    fuser = StubEngine("fuser", lambda text, seed: f"fusion of {text[-20:]}")
+    with pytest.raises(UserError, match=r"--judge bad: none of [0-9]+ replies .* rather not say"):
+        run(tmp_path, rows(64), Roles(writer(), fuser, jury), quorum=1, fusion_rounds=1)
+
+
+def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
+    heard = Part("--judge", writer(), Journal(tmp_path))
+    for error in (f"{start} (17)" for start in OF_ONE_REQUEST * PATIENCE):
+        heard._listen(Reply("", error=error), True)
+    with pytest.raises(UserError, match=f"none of {2 * PATIENCE} replies"):
+        heard.must_have_worked()
+    heard._listen(Reply("x"), True)
+    heard.must_have_worked()
+
+
+def test_an_engine_that_answered_in_an_earlier_run_is_known_to_work(tmp_path):
+    some, failing = rows(2 * PATIENCE), writer(lambda text, seed: Reply("", error="busy"))
+    with pytest.raises(UserError):
+        run(tmp_path, [*some[:1], *some], Roles(failing), fusion_rounds=0)
+    run(tmp_path, some[:1], Roles(writer()), fusion_rounds=0)
+    run(tmp_path, some, Roles(failing), fusion_rounds=0)
+
+
+class Batches(StubEngine):
+    """One model that threads take turns at; a batch takes until `go_on`."""
+
+    def __init__(self):
+        super().__init__("batches", lambda text, seed: f"rewrite of {text[-20:]}")
+        self.turn, self.go_on, self.batches = threading.Lock(), threading.Event(), 0
+
+    def generate(self, conversations, sampling):
+        with self.turn:
+            self.batches += 1
+            if self.batches == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            if self.batches > 1:
+                self.go_on.wait(20)
+        yield from super().generate(conversations, sampling)
+
+
+def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch):
+    monkeypatch.setattr(overlap, "PATIENCE_SECONDS", 0.05)
+    engine = Batches()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, rows(64), Roles(engine), fusion_rounds=0)
+    finally:
+        engine.go_on.set()
+    lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
+    assert len(lines) == 8
+    for thread in threading.enumerate():
+        if thread.name == errors.WORKER:
+            thread.join(10)
+    # what came after the journal was closed went nowhere
+    assert (tmp_path / "journal.jsonl").read_text().count("\n") == 8
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks, monkeypatch, signum):
+    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, errors._terminated)
+
+    def interrupted(decision):
+        if decision.filtered.row.row_id == "r11":
+            monkeypatch.setattr(Decision, "as_json", as_json)
+            os.kill(os.getpid(), signum)
+        return as_json(decision)
+
+    monkeypatch.setattr(Decision, "as_json", interrupted)
+    try:
+        with pytest.raises((KeyboardInterrupt, errors.Stopped)):
+            run(tmp_path, rows(40), Roles(writer()), fusion_rounds=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["row_id"] for line in lines]
+    assert ids[:16] == [f"r{n}" for n in range(16)]
+    assert len(set(ids)) == len(ids)
