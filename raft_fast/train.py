@@ -33,6 +33,7 @@ from raft_fast.options import (
     ScreenOptions,
     TrainOptions,
     WatchOptions,
+    check_several,
 )
 from raft_fast.progress import Reporter, Silent
 from raft_fast.run import open_run, pin_inputs, save_costs
@@ -79,6 +80,7 @@ def run(name: str, options: Options) -> Path:
     from raft_fast.watching import watchers
 
     processes = Processes.start(use_gpu=pick_device(options.model.device).type == "cuda")
+    check_several(processes.size, options.model, options.train, options.adapter, options.watch)
     reporter = Reporter() if processes.is_first else Silent()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
     resumed = processes.first(lambda: open_run(run_dir, list(vars(options).values())))
@@ -247,9 +249,6 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     from raft_fast.watching import StepsInProgress, show_memory
 
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
-    if options.watch.eval_steps and processes.size > 1 and training.parallelism == "fsdp2":
-        raise UserError(f"--eval_steps {options.watch.eval_steps}: the first process evaluates alone and "
-                        "needs whole weights; use --parallelism ddp, or 0")
     student = make_student(original.model, options.model, options.adapter, options.data.seed)
     model = student.model
     if frozen is not None:
@@ -263,9 +262,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
     if training.distillation and training.sft:
-        reporter.say("λ: " + ("the step's own losses are in the averages (Eqs. 11-12 exactly)"
-                              if training.gradient_accumulation_steps == 1
-                              else "from the averages of the step before (several micro-batches)")
+        reporter.say("λ: a step of one micro-batch has its own losses in the averages (Eqs. 11-12 exactly), "
+                     "one of several takes the averages of the step before"
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
     steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
     if processes.is_first:

@@ -4,13 +4,26 @@ import ast
 import dataclasses
 import inspect
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
+from raft_fast import models
 from raft_fast.config import parse, shipped, to_yaml
 from raft_fast.errors import UserError
-from raft_fast.options import ALL_GROUPS, DataOptions, EvaluateOptions, RefineOptions, TrainOptions
+from raft_fast.options import (
+    ALL_GROUPS,
+    DataOptions,
+    EvaluateOptions,
+    RefineOptions,
+    TrainOptions,
+    check_several,
+)
+from raft_fast.processes import Processes
+from raft_fast.train import GROUPS, Options, run
 
 
 def options(*argv, groups=(TrainOptions,)):
@@ -57,6 +70,10 @@ def test_written_yaml_reads_back(tmp_path):
     (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
     (["--distillation_temperature", "0"], "--distillation_temperature 0"),
     (["--sft", "false", "--distillation", "false"], "nothing to train"),
+    (["--learning_rate", ".inf"], "--learning_rate inf: must be finite"),
+    (["--max_grad_norm", ".inf"], "--max_grad_norm inf: must be finite"),
+    (["--weight_decay", ".inf"], "--weight_decay inf: must be finite"),
+    (["--lambda_max", ".inf"], "--lambda_max inf: must be finite"),
     (["--heldout", "1.0"], "--heldout 1.0"),
     (["--save_steps", "-1"], "--save_steps -1: must be at least 0"),
     (["--fixed_lambda", "500"], "--lambda_max 100"),
@@ -65,6 +82,22 @@ def test_written_yaml_reads_back(tmp_path):
 def test_bad_options_are_named(argv, message):
     with pytest.raises(UserError, match=message):
         options(*argv)
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--device", "cuda:0"], "--device cuda:0: must be auto or cuda for 2 processes"),
+    (["--parallelism", "fsdp2", "--use_peft", "true"], "--parallelism fsdp2 --use_peft True: must be --"),
+    (["--parallelism", "fsdp2", "--eval_steps", "5"], "--parallelism fsdp2 --eval_steps 5: must be 0"),
+])
+def test_what_several_processes_cannot_do_is_refused_at_the_start(argv, message, monkeypatch, tmp_path):
+    groups = Options(*options(*argv, groups=GROUPS))
+    together = groups.model, groups.train, groups.adapter, groups.watch
+    check_several(1, *together)
+    monkeypatch.setattr(Processes, "start", lambda use_gpu: SimpleNamespace(size=2, is_first=True))
+    monkeypatch.setattr(models, "pick_device", lambda name: torch.device("cpu"))
+    with pytest.raises(UserError, match=message):
+        run("raft", replace(groups, data=replace(groups.data, output_dir=str(tmp_path / "run"))))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", ["--eval_batch_size 0", "--eval_rows -3", "--general_prompts -2"])

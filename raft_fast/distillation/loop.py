@@ -118,8 +118,8 @@ def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
             positions: int) -> tuple[list[Row], list[Rejected]]:
     """Rows whose three views fit, and the others with the reason.
 
-    The SFT view must fit into --max_length, and with the longest trajectory also the student's and the
-    teacher's view into the model's `positions`. Raises UserError where no row fits.
+    The SFT view must fit into --max_length and into the model's `positions`, and with the longest
+    trajectory also the student's and the teacher's view into the latter. Raises UserError where no row fits.
     """
     fit, long = [], []
     for row in rows:
@@ -128,6 +128,8 @@ def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
         sampled = max(map(len, prompts)) + options.max_completion_length
         if answered > options.max_length:
             reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
+        elif options.sft and answered > positions:
+            reason = f"prompt and answer have {answered} tokens; the model takes {positions}"
         elif options.distillation and sampled > positions:
             reason = f"teacher prompt and trajectory may have {sampled} tokens; the model takes {positions}"
         else:

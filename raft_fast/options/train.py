@@ -1,5 +1,6 @@
 """Stage 2 (Eqs. 5-12)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +78,8 @@ class TrainOptions:
     """Newest checkpoints kept."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check(not isinstance(value, float) or math.isfinite(value), f"--{name}", value, "finite")
         check(0 < self.heldout < 1, "--heldout", self.heldout, "between 0 and 1")
         check(self.sft or self.distillation, "--sft false --distillation", False,
               "true: with both off there is nothing to train")

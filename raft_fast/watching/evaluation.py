@@ -79,9 +79,10 @@ class EvaluateEvery(Callback):
         scores = self.scorer(state.student)
         told = {name: score if score is not None and math.isfinite(score) else None
                 for name, score in scores.items()}
+        state.listeners.on_evaluate(state, scores)
+        # last: a step that has its line is never evaluated again, and what was told then would be missed
         self.done.append({"step": state.step, **told})
         write_jsonl(self.done, self.path)
-        state.listeners.on_evaluate(state, scores)
 
 
 class StopOnCollapse(Callback):

@@ -154,6 +154,9 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     assert "--max_length" in long[0].reason
     with pytest.raises(UserError, match="the model takes 20"):
         loop.fitting(rows, chat, OPTIONS, positions=20)
+    _, long = loop.fitting(rows, chat, replace(OPTIONS, distillation=False), positions=length)
+    assert "row_id r1" in long[0].reason
+    assert f"the model takes {length}" in long[0].reason
 
 
 def test_two_bad_steps_in_a_row_stop_the_run(tmp_path, chat, monkeypatch):

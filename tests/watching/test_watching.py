@@ -8,7 +8,7 @@ import torch
 from tiny import make_model, make_rows
 
 from raft_fast.chat import View
-from raft_fast.distillation import Callback, Teacher, train
+from raft_fast.distillation import Callback, Teacher, TrainingState, train
 from raft_fast.distillation.metrics import speeds
 from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
@@ -107,6 +107,20 @@ class Remember(Callback):
 
     def on_step(self, state):
         self.weights[state.step] = {k: v.clone() for k, v in state.student.state_dict().items()}
+
+
+def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
+    """Killed while the best weights were saved: only what all have heard has a line."""
+    class Killed(Callback):
+        def on_evaluate(self, state, scores):
+            raise KeyboardInterrupt
+
+    told, evaluate = Told(), EvaluateEvery(2, lambda _: {"eval_domain_nll": 1.0, "eval_general_drift": 0.0})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=Killed()))
+    evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=told))
+    assert told.heard == [("evaluate", 0)]
+    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
 
 
 def test_training_ends_with_the_best_weights(tmp_path, chat):
