@@ -55,7 +55,7 @@ def read(path: str | Path, device: torch.device | str) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:  # says which
         raise
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise unreadable(path, error) from error
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise unreadable(path, f"its format is not {FORMAT}")
@@ -76,7 +76,7 @@ def unreadable(path: str | Path, reason: object) -> ValueError:
 
 def _relative(logprobs: Tensor) -> dict[str, Tensor]:
     """float16 below the row's best. What is finite stays so: 65504 below is as unlikely as any."""
-    best = logprobs[..., :1].contiguous()
+    best = torch.where(logprobs.isfinite(), logprobs, -torch.inf).amax(-1, keepdim=True)
     best = torch.where(best.isfinite(), best, 0.0)  # -inf - -inf is NaN
     below = torch.where(
         logprobs.isfinite(), (logprobs - best).clamp(-HALF_MAX, HALF_MAX), logprobs)

@@ -120,8 +120,8 @@ class TopKTargets:
 
         Ids take the smallest integer that fits. Log-probs are float16 relative to the row's
         maximum, which is kept in float32 (relative error 2^-11 of the distance to the maximum, at
-        most 65504), or with logprob_dtype=torch.float32 exact. Rows that are not finite keep what
-        is finite in them, -inf and NaN.
+        most 65504), or with logprob_dtype=torch.float32 exact (float64 ones are rounded to it).
+        Rows that are not finite keep what is finite in them, -inf and NaN.
         """
         saved_targets.write(self, path, logprob_dtype)
 
@@ -195,6 +195,9 @@ def topk_targets(
 
 def _checked_vocab_size(ids: Tensor, vocab_size: int | None) -> int:
     """Range and repeats, read from the ids themselves."""
+    if vocab_size is not None and (
+            isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < 0):
+        raise bad("vocab_size", repr(vocab_size), "an int of at least 0, or None")
     if not ids.numel():
         return vocab_size or 0
     lowest, highest = int(ids.min()), int(ids.max())

@@ -6,6 +6,7 @@ loss sums the sampled logits, each made where its row lives.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,7 @@ from .kl import bias_at, check_targets, flat, reduce
 from .targets import TopKTargets
 
 Group = Any  # torch.distributed.ProcessGroup, which some builds lack
+_LAYOUTS: WeakKeyDictionary[Any, set[tuple[int, int, int]]] = WeakKeyDictionary()  # found right, by group
 
 
 def vocab_parallel_topk_targets(
@@ -47,16 +49,18 @@ def vocab_parallel_topk_targets(
     """`topk_targets` of a vocabulary whose rows are spread over a process group.
 
     hidden [..., D]: the same on every process. weight_rows [V_p, D], bias [V_p]: the rows
-    first_row ... first_row + V_p - 1 of the head; vocab_size: the rows of all, V.
+    first_row ... first_row + V_p - 1 of the head; vocab_size: V, from which on rows are padding.
     Every process returns the same targets as one process with the whole head would.
     """
     check_head(hidden, weight_rows, bias)
     temperature = check_positive("temperature", temperature)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     k = check_k(k, vocab_size)
-    mine = min(k, weight_rows.shape[0])
     backend = _backend(backend, hidden, weight_rows, k)
     _check_rows(first_row, weight_rows, vocab_size, group)
+    rows = max(0, min(weight_rows.shape[0], vocab_size - first_row))
+    weight_rows, bias = weight_rows[:rows], None if bias is None else bias[:rows]
+    mine = min(k, rows)
     hidden_ND = hidden.detach().reshape(-1, hidden.shape[-1])
     if mine:
         ids_NK, top_NK, log_sum_N = ops.select(
@@ -72,6 +76,8 @@ def vocab_parallel_topk_targets(
     best_NP = _gathered(top_NK[:, :1], group)
     best_N1 = best_NP.amax(-1, keepdim=True)
     log_sums_NP = _gathered(log_sum_N.unsqueeze(-1), group) + (best_NP - best_N1) / temperature
+    # a process whose logits are all -inf adds nothing; relative to its best it would add NaN
+    log_sums_NP = log_sums_NP.masked_fill(best_NP.isneginf(), float("-inf"))
     ids_NC, by_id = _gathered(ids_NK, group).sort(dim=-1)
     top_NC, order = _gathered(top_NK, group).gather(-1, by_id).sort(
         dim=-1, descending=True, stable=True)
@@ -135,7 +141,15 @@ def _backend(backend: object, hidden: Tensor, weight_rows: Tensor, k: int) -> st
 
 
 def _check_rows(first_row: int, weight_rows: Tensor, vocab: int, group: Group) -> None:
-    """Together the processes hold every row up to `vocab`, each once; all of them raise if not."""
+    """Together the processes hold every row up to `vocab`, each once; all of them raise if not.
+
+    Reading the answer waits for a GPU, so there a layout is looked at once in each group: later
+    calls trust that where one process changes its rows, all do.
+    """
+    layout = (first_row, weight_rows.shape[0], vocab)
+    seen = _LAYOUTS.setdefault(dist.group.WORLD if group is None else group, set())
+    if weight_rows.is_cuda and layout in seen:
+        return
     own = torch.tensor([[first_row], [weight_rows.shape[0]]], device=weight_rows.device)
     first, rows = _gathered(own, group).tolist()
     held = sorted((start, start + count) for start, count in zip(first, rows, strict=True) if count)
@@ -143,6 +157,7 @@ def _check_rows(first_row: int, weight_rows: Tensor, vocab: int, group: Group) -
     if [start for start, _ in held] != ends[:-1] or ends[-1] < vocab:
         raise bad("first_row", f"such that the processes hold the rows {held} (end excluded)",
                   f"such that they hold every row of the {vocab} once")
+    seen.add(layout)
 
 
 class _SumValue(torch.autograd.Function):

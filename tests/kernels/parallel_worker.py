@@ -69,6 +69,22 @@ if backend == "triton":  # the rest is the same code whatever the backend
     dist.destroy_process_group()
     raise SystemExit
 
+# rows from vocab_size on are padding, whatever they hold and whoever holds them
+padded = torch.cat([weight, hidden.new_full((9, 5), 7.0)])
+right = topk_targets(hidden, padded, k, vocab_size=43)
+alone = [(0, 43), *[(43, 43)] * (world - 2), (43, 52)]  # the last holds nothing else
+for start, stop in (alone[rank], (first, 52 if rank == world - 1 else last)):
+    got = vocab_parallel_topk_targets(
+        hidden, padded[start:stop], start, 43, k, bias=hidden.new_zeros(stop - start))
+    assert torch.equal(got.ids, right.ids)
+    torch.testing.assert_close(got.logprobs, right.logprobs)
+# a process whose ids are all impossible adds nothing
+masked = torch.where(torch.arange(43) >= even[-1][0], -torch.inf, bias)
+right = topk_targets(hidden, weight, 8, bias=masked)
+got = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, 8, bias=masked[first:last])
+assert torch.equal(got.ids, right.ids)
+torch.testing.assert_close(got.logprobs, right.logprobs)
+
 right = topk_targets(hidden, weight, k)
 mine = weight[first:last]
 gap = mine[:-1] if rank == world - 1 else mine  # nobody holds id 42
