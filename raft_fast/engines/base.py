@@ -102,6 +102,11 @@ def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply
         raise
 
 
+def valid(text: str) -> str:
+    """The text with U+FFFD for half characters (lone surrogates), which no file and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def stable_seed(*parts: Any) -> int:
     """A 63-bit seed from anything JSON can say; the same on every machine and run."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)

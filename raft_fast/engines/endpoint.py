@@ -21,7 +21,7 @@ from raft_fast.engines.failures import (
     is_timeout,
     is_worth_another,
 )
-from raft_fast.engines.waiting import Limit, backoff
+from raft_fast.engines.waiting import Limit, backoff, pause
 from raft_fast.options import EngineOptions
 
 CHARACTERS_A_TOKEN = 4  # for a request's size before the server has counted it
@@ -80,15 +80,18 @@ class Endpoint:
         async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
             return [one.id async for one in self._idle[-1].models.list()]
 
-    async def post(self, body: Mapping[str, Any]) -> Answer:
-        """One attempt within `request_timeout` seconds. Raises what the client raises."""
+    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Answer | None:
+        """One attempt within `request_timeout` seconds; None where `stopped` was set before it was sent.
+        Raises what the client raises."""
         client, expected = self._idle.pop(), expected_tokens(body)
         probes = self._failures > 0
         self._probing |= probes
         used = 0.0
         try:
-            await self._requests.take(1)
-            await self._tokens.take(expected)
+            await self._requests.take(1, stopped)
+            await self._tokens.take(expected, stopped)
+            if stopped.is_set():
+                return None
             start = time.monotonic()
             async with asyncio.timeout(self.options.request_timeout):  # the client's own is per read
                 answer: Any = await client.post("/chat/completions", body=body, cast_to=object)
@@ -121,6 +124,7 @@ class Pool:
     def __init__(self, endpoints: Sequence[Endpoint], max_retries: int) -> None:
         self.endpoints, self.max_retries = endpoints, max_retries
         self.size = sum(one.options.requests_in_flight for one in endpoints)
+        self.patience = max(one.options.request_timeout for one in endpoints)
         self._slots = asyncio.Semaphore(self.size)
 
     async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Answer | None:
@@ -135,7 +139,7 @@ class Pool:
             since, attempt, timeouts = time.monotonic(), 0, 0
             while (endpoint := await self._least_loaded(stopped)) is not None:
                 try:
-                    return await endpoint.post(body)
+                    return await endpoint.post(body, stopped)
                 except (openai.OpenAIError, TimeoutError, ValueError) as error:
                     timeouts += is_timeout(error)
                     if is_for_good(error) or (attempt == self.max_retries and self._all_lost(error, since)):
@@ -144,7 +148,7 @@ class Pool:
                             or not is_worth_another(error)):
                         raise RefusedError from error
                     if not is_overload(error):  # then the endpoint rests, and this request with it
-                        await asyncio.sleep(backoff(attempt))
+                        await pause(backoff(attempt), stopped)
                 attempt += 1
             return None
 
@@ -171,7 +175,8 @@ def expected_tokens(body: Mapping[str, Any]) -> float:
 def used_tokens(answer: Any, unknown: float) -> float:
     """What the server says that a request used."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
-    return (usage or {}).get("total_tokens") or unknown
+    told = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return told if isinstance(told, int) and told > 0 else unknown
 
 
 def public(url: str) -> str:

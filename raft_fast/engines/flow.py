@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from raft_fast.engines.base import Message, Reply
+from raft_fast.engines.base import Message, Reply, WindDown
 
-DRAIN_SECONDS = 10.0  # what requests in flight get when the run stops: they are paid for
+DRAIN_SECONDS = 10.0  # what requests in flight get when a user wants to leave: they are paid for
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
 """Answers one conversation; None where the event was set before the request was sent."""
@@ -31,12 +31,13 @@ def in_background(work: Any) -> Any:
 
 
 def as_they_come(
-    conversations: Iterable[list[Message]], ask: Ask, ahead: int
+    conversations: Iterable[list[Message]], ask: Ask, ahead: int, patience: float
 ) -> Iterator[tuple[int, Reply]]:
     """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
     Where a request raises, or Ctrl-C is pressed, nothing more is sent; what requests in flight still
-    bring is yielded, and then it is raised. A second Ctrl-C does not wait.
+    bring is yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
+    DRAIN_SECONDS; a second Ctrl-C does not wait.
     """
     numbered = enumerate(conversations)
     stopped = threading.Event()
@@ -80,14 +81,15 @@ def as_they_come(
         if failure is None:
             _cancel(running)
     if failure is not None:
-        yield from _drain(running, finished)
+        hurry = isinstance(failure, KeyboardInterrupt) and not isinstance(failure, WindDown)
+        yield from _drain(running, finished, DRAIN_SECONDS if hurry else patience)
         raise failure
 
 
 def _drain(
-    running: set[Future], finished: Callable[[float], tuple[int, Reply | None]]
+    running: set[Future], finished: Callable[[float], tuple[int, Reply | None]], patience: float
 ) -> Iterator[tuple[int, Reply]]:
-    end = time.monotonic() + DRAIN_SECONDS
+    end = time.monotonic() + patience
     try:
         while running:
             try:

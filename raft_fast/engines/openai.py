@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from raft_fast.engines.base import FILTERED, TOO_LONG, Message, Price, Reply, Sampling, stable_seed
+from raft_fast.engines.base import FILTERED, TOO_LONG, Message, Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good, is_timeout
 from raft_fast.engines.flow import Ask, as_they_come, in_background
@@ -96,7 +96,7 @@ class OpenAIEngine:
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
         try:
-            yield from as_they_come(conversations, ask, READ_AHEAD * self.pool.size)
+            yield from as_they_come(conversations, ask, READ_AHEAD * self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
             raise _refusal(error.address, error.variable, error.__cause__) from error
 
@@ -111,7 +111,7 @@ class OpenAIEngine:
             answer = await self.pool.post(
                 {key: value for key, value in body.items() if value is not None}, stopped)
         except RefusedError as error:
-            return Reply("", error=_complaint(error.__cause__))
+            return Reply("", error=valid(_complaint(error.__cause__)))
         return None if answer is None else replace(_read(answer.body), seconds=answer.seconds)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
@@ -158,19 +158,44 @@ def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | N
 
 
 def _read(body: Any) -> Reply:
-    """A server's answer as a reply."""
-    answer: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    choices, usage = answer.get("choices"), answer.get("usage") or {}
-    spent = Reply("", prompt_tokens=usage.get("prompt_tokens") or 0,
-                  completion_tokens=usage.get("completion_tokens") or 0)
-    if not choices or not isinstance(choices[0], dict):
+    """A server's answer as a reply, whatever it is that the server sent."""
+    answer = _mapping(body)
+    usage = _mapping(answer.get("usage"))
+    spent = Reply("", prompt_tokens=_count(usage.get("prompt_tokens")),
+                  completion_tokens=_count(usage.get("completion_tokens")))
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         told = f": {json.dumps(answer['error'])}" if answer.get("error") else ""
         return replace(spent, error=f"the server's answer holds no reply{told}"[:SHOWN])
-    reason, message = choices[0].get("finish_reason"), choices[0].get("message") or {}
+    reason = choices[0].get("finish_reason")
     if reason == "content_filter":
         return replace(spent, error=FILTERED)
-    return replace(spent, text=strip_thinking(message.get("content") or ""),
+    message = choices[0].get("message")
+    text = _text(message.get("content") if isinstance(message, dict) else message)
+    if text is None:
+        return replace(spent, error="the server's answer holds no text")
+    return replace(spent, text=strip_thinking(valid(text)),
                    finish_reason="length" if reason == "length" else "stop")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 where the server tells none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _text(content: Any) -> str | None:
+    """What a message says: its text, or that of its parts; None where it is neither."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    parts = [part if isinstance(part, str) else _mapping(part).get("text") for part in content]
+    texts = [part for part in parts if isinstance(part, str)]  # others are pictures, or reasoning
+    return "".join(texts) if texts or not content else None
 
 
 def _complaint(error: BaseException | None) -> str:

@@ -10,6 +10,8 @@ from raft_fast.engines.base import Reply, Sampling
 SCORING = Sampling(max_new_tokens=2048, temperature=0.0)  # room for a judge that thinks
 SECOND_SCORING = replace(SCORING, temperature=0.7, seed=1)  # for what could not be read the first time
 TOP = 9  # one digit, so that in-process engines can read it from ten token probabilities
+VERSION = ""  # of how scores are asked for and read, in the journal's keys: change it with whatever
+# changes a score. The first one is empty, so that the scores of older journals go on counting.
 KEYS = ("score", "rating", "grade")
 SHOWN = 80  # characters of a reply that an error quotes
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,18 +25,26 @@ class Limit:
         self._free_at = 0.0
         self._line = asyncio.Lock()  # first come, first served
 
-    async def take(self, units: float) -> None:
-        """Wait until the units sent before are worth the time that has passed, then send these."""
+    async def take(self, units: float, stopped: threading.Event) -> None:
+        """Wait until the units sent before are worth the time that has passed, or for no longer than until
+        `stopped` is set; then send these."""
         if not self._seconds_each:
             return
         async with self._line:
-            while (wait := self._free_at - time.monotonic()) > 0:
+            while (wait := self._free_at - time.monotonic()) > 0 and not stopped.is_set():
                 await asyncio.sleep(min(wait, LIMIT_POLL))
             self._free_at = max(self._free_at, time.monotonic()) + units * self._seconds_each
 
     def correct(self, expected: float, used: float) -> None:
         """A request used more or less than was expected of it."""
         self._free_at += (used - expected) * self._seconds_each
+
+
+async def pause(seconds: float, stopped: threading.Event) -> None:
+    """Sleep; not on once `stopped` is set."""
+    end = time.monotonic() + seconds
+    while (rest := end - time.monotonic()) > 0 and not stopped.is_set():
+        await asyncio.sleep(min(rest, LIMIT_POLL))
 
 
 def backoff(attempt: int) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.engines import Message, Reply, Sampling
+from raft_fast.engines.base import valid
 
 KEY_BYTES = 16
 FINISHED = {"finished": True}  # the line that a run which came to its end leaves
@@ -22,8 +23,15 @@ class Recorded(Reply):
 
 
 def recorded(line: dict[str, Any]) -> Recorded:
-    """The reply in a line. Raises KeyError, TypeError or AttributeError where there is none."""
+    """The reply in a line. Raises KeyError, TypeError or AttributeError where there is none that can be
+    used; half characters in its text are replaced."""
     reply = {name: value for name, value in line["reply"].items() if name in _REPLY_FIELDS}
+    for name in ("prompt_tokens", "completion_tokens"):
+        if not isinstance(reply.get(name, 0), int):
+            raise TypeError(name)
+    for name in ("text", "error"):
+        if reply.get(name) is not None:
+            reply[name] = valid(reply[name])
     return Recorded(**reply, key=line["key"])
 
 

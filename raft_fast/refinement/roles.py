@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling, score
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.refinement.journal import Journal, Listener
@@ -92,9 +92,9 @@ class Part:
         Raises UserError, as soon as it shows, where none of this part's calls works or none does any
         longer.
         """
+        version = prompt.version if sampling is not None else prompt.version + score.VERSION
         try:
-            replies = self.journal.ask(kind, self.engine, conversations, sampling, prompt.version,
-                                       self._listen)
+            replies = self.journal.ask(kind, self.engine, conversations, sampling, version, self._listen)
         except UserError as error:
             raise _named(self.option, error) from error
         return [replace(reply, text=reply.text.strip()) for reply in replies]

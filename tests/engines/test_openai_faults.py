@@ -8,7 +8,7 @@ import pytest
 from faulty_server import Say, after, cut_off, half_json, hang_up, whitespace_forever
 from test_openai import ask, one_turn_each
 
-from raft_fast.engines import Sampling, waiting
+from raft_fast.engines import Sampling, WindDown, flow, waiting
 from raft_fast.errors import UserError
 
 
@@ -76,6 +76,61 @@ def test_an_answer_without_usage_or_words_is_empty(connect):
     reply = ask(connect(then(Say(None, reason="length", extra={"usage": None}))), "a")[0]
     assert (reply.text, reply.finish_reason, reply.error) == ("", "length", None)
     assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+
+
+def message(content):
+    return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}]}
+
+
+NO_TEXT = "holds no text"
+
+
+@pytest.mark.parametrize(("extra", "text", "error"), [
+    (message("half \ud83d of it"), "half \ufffd of it", None),
+    (message([{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]),
+     "one two", None),
+    (message({"text": "x"}), "", NO_TEXT), (message(7), "", NO_TEXT),
+    (message([{"type": "image"}]), "", NO_TEXT),
+    ({"choices": [{"message": "plain"}]}, "plain", None), ({"choices": {"0": 1}}, "", "holds no reply"),
+    ({"choices": ["x"]}, "", "holds no reply"), ({"choices": 7}, "", "holds no reply"),
+    ({"usage": {"prompt_tokens": "7", "completion_tokens": None, "total_tokens": "9"}}, "ok", None),
+    ({"usage": [1]}, "ok", None), ({"usage": "much"}, "ok", None),
+])
+def test_an_odd_answer_is_a_reply_or_its_requests_error(serve, connect, extra, text, error):
+    engine = connect(serve(lambda request, before: Say("ok", extra=extra)), tokens_per_minute=10**9)
+    reply = ask(engine, "a")[0]
+    assert reply.text == text
+    assert (error in reply.error) if error else reply.error is None
+    assert isinstance(reply.prompt_tokens, int)
+
+
+def test_an_error_with_half_a_character_can_be_written_down(serve, connect):
+    reply = ask(connect(serve(lambda request, before: Say("no \ud83d", 400))), "a")[0]
+    assert "no \ufffd" in reply.error
+
+
+def test_after_a_failure_replies_in_flight_may_take_their_time(serve, connect, monkeypatch):
+    monkeypatch.setattr(flow, "DRAIN_SECONDS", 0.01)
+    begun = threading.Barrier(2, timeout=10)
+
+    def reply(request, before):
+        begun.wait()
+        return "quick" if request["messages"][0]["content"] == "quick" else after(0.3, "slow")
+
+    def still_comes(asks_for_it):
+        replies = connect(serve(reply), requests_in_flight=2).generate(
+            one_turn_each(["quick", "slow"]), Sampling())
+        assert next(replies)[1].text == "quick"
+        try:
+            first = replies.throw(asks_for_it)
+        except KeyboardInterrupt:
+            return None
+        with pytest.raises(WindDown):
+            next(replies)
+        return first[1].text
+
+    assert still_comes(KeyboardInterrupt()) is None
+    assert still_comes(WindDown()) == "slow"
 
 
 def test_endless_whitespace_up_to_the_limit_is_an_empty_reply_that_was_cut(connect):

@@ -1,7 +1,10 @@
 """Scores are read from the end of a reply, on the scale 0-9 or not at all."""
 
+from dataclasses import asdict
+
 import pytest
 
+from raft_fast.engines import score
 from raft_fast.engines.score import parse_score
 
 
@@ -33,3 +36,10 @@ def test_another_scale_is_an_error_and_never_clamped(text):
 def test_no_score_is_an_error_that_quotes_the_reply(text):
     with pytest.raises(ValueError, match="no score in the reply"):
         parse_score(text)
+
+
+def test_what_shapes_a_score_is_changed_together_with_its_version():
+    """A failure here: give score.VERSION a new value, so that older scores are not taken for new ones."""
+    assert (score.VERSION, score.TOP, asdict(score.SCORING), asdict(score.SECOND_SCORING)) == (
+        "", 9, {"max_new_tokens": 2048, "temperature": 0.0, "seed": 0},
+        {"max_new_tokens": 2048, "temperature": 0.7, "seed": 1})

@@ -1,6 +1,7 @@
 """Rate limits against a clock of their own, back-off, and the waits that servers ask for."""
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -33,7 +34,7 @@ def sent_at(clock, limit, *units):
     async def send():
         times = []
         for one in units:
-            await limit.take(one)
+            await limit.take(one, threading.Event())
             times.append(round(clock.now - 1000, 6))
         return times
 

@@ -190,6 +190,22 @@ def test_a_damaged_line_in_the_middle_is_skipped_and_counted(tmp_path, engine):
         assert (journal.asked, journal.damaged) == (1, 1)
 
 
+@pytest.mark.parametrize(("field", "value", "text", "asked"), [
+    ("text", "half \ud83d", "half \ufffd", 0), ("prompt_tokens", "7", "a 3", 1), ("text", [1], "a 3", 1)])
+def test_a_line_that_an_odd_server_left_is_mended_or_asked_for_again(
+    tmp_path, engine, field, value, text, asked
+):
+    with Journal(tmp_path) as journal:
+        ask(journal, engine, ["a"])
+    path = tmp_path / FILE
+    line, finished = map(json.loads, path.read_text().splitlines())
+    line["reply"][field] = value
+    path.write_text(json.dumps(line) + "\n" + json.dumps(finished) + "\n")
+    with Journal(tmp_path) as journal:
+        assert ask(journal, engine, ["a"]) == [text]
+        assert journal.asked == asked
+
+
 def test_a_second_process_on_the_folder_is_refused(tmp_path):
     with Journal(tmp_path), pytest.raises(UserError, match=r"another process .*--output_dir"):
         Journal(tmp_path)

@@ -197,6 +197,15 @@ def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
     assert (two["asked"], two["cached"]) == (0, one["asked"])
 
 
+def test_another_way_to_score_asks_the_judge_alone_again(tmp_path, monkeypatch):
+    run(tmp_path, Roles(writer(), fuser(), [judge()]))
+    monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")
+    again = Roles(writer(), fuser(), [judge()])
+    run(tmp_path, again)
+    assert again.rewriter.asked + again.fuser.asked == []
+    assert again.judges[0].asked
+
+
 @pytest.mark.parametrize(("part", "after"), [("writer", 1), ("fuser", 1)])
 def test_a_run_killed_in_the_middle_goes_on_where_it_was(tmp_path, part, after):
     rows = [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(4)]
