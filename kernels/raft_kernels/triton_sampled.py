@@ -76,6 +76,7 @@ def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: T
     starts_V1 = torch.searchsorted(
         by_id, torch.arange(vocab + 1, device=by_id.device, dtype=torch.int32)
     )
+    del by_id
     place_V1 = sums_CD = None
     hot = 0
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):

@@ -46,8 +46,12 @@ def union_width(vocab: int, k: int) -> int:
 
 
 def tokens_at_once(vocab: int, k: int, itemsize: int) -> int:
-    """As many tiles as fit DENSE_BYTES; at K = 2048 a single one of float32 takes 32 MiB."""
-    return max(1, DENSE_BYTES // (TILE * union_width(vocab, k) * itemsize)) * TILE
+    """As many tiles as fit DENSE_BYTES; at K = 2048 a single one of float32 takes 32 MiB.
+
+    Each takes its dense product and, while it is planned, 9 bytes for every id of the vocabulary.
+    """
+    dense = TILE * min(vocab, TILE * k) * itemsize
+    return max(1, DENSE_BYTES // max(dense, 9 * vocab)) * TILE
 
 
 def plan(ids_nK: Tensor, vocab: int) -> Plan:
@@ -87,6 +91,7 @@ def logits(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
         slots_tTK = tiles.slots_tS.view(t, TILE, k)
         chunk_nK = dense_tTU.gather(2, slots_tTK).view(-1, k)[: ids_nK.shape[0]]
         out_NK[first : first + step] = torch.where(ids_nK < 0, 0.0, chunk_nK)
+        del dense_tTU  # before the next one is made
     return out_NK
 
 
@@ -112,6 +117,7 @@ def grad_hidden(grad_NK: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
             scaled_nK.shape[0], width, d, weight_VD.stride(0),
             TILE=TILE, BLOCK_U=BLOCK_U, BLOCK_D=BLOCK_D, num_warps=4, num_stages=3,
         )
+        del dense_tTU  # before the next one is made
     return out_ND
 
 

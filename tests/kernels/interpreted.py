@@ -163,6 +163,40 @@ def test_tiles_of_neighbouring_tokens(make_case, n, d, dense_bytes, hot, monkeyp
     assert (got[1][3:9] == 0).all()
 
 
+@pytest.mark.parametrize("hot", [0, 16, 48])
+def test_gradients_too_small_for_float16(hot, monkeypatch):
+    """A mean over 8192 tokens makes gradients of 1e-7: half precision holds them at a scale only.
+
+    They are powers of two, exact once scaled by their largest, so what is left is one rounding of the
+    result; without a scale most of them would be 0.
+    """
+    monkeypatch.setattr(triton_hot, "HOT", hot)
+    torch.manual_seed(0)
+    n, vocab, k = 192, 80, 6
+    hidden, weight = (4096 * torch.randn(rows, 16).half() for rows in (n, vocab))
+    ids = torch.rand(n, vocab).mul(torch.rand(vocab)).topk(k).indices
+    grad = (torch.randint(0, 2, (n, k)) * 2 - 1) * 2.0 ** torch.randint(-30, -24, (n, k))
+    dense = torch.zeros(n, vocab).scatter_(1, ids, grad).double()
+    got = triton_sampled.sampled_backward(grad, hidden, weight, ids, None, True, True)
+    for one, right in zip(got, (dense @ weight.double(), dense.T @ hidden.double()), strict=True):
+        assert _row_errors(one, right) <= 2**-10
+    if hot:
+        starts = torch.cat([torch.zeros(1), torch.bincount(ids.flatten(), minlength=vocab)]).cumsum(0)
+        places = triton_hot.places(starts.int(), k)
+        sums = triton_hot.sums(grad, hidden, ids, places)
+        counts, hottest = starts.diff(), (places[:-1] < hot).nonzero()[:, 0]
+        assert counts[hottest].sort().values.tolist() == counts.topk(hot).values.sort().values.tolist()
+        right = (dense.T @ hidden.double())[hottest]
+        torch.testing.assert_close(sums[places[hottest].long()].double(), right, rtol=1e-5, atol=1e-9)
+
+
+def test_the_hot_product_takes_whole_tiles():
+    assert triton_hot.tokens_at_once(4096, 512) * 4 * 4096 == 64 << 20
+    assert triton_hot.tokens_at_once(4096, 2048) == 2048
+    assert triton_hot.tokens_at_once(4095, 512) % 64 == 0
+    assert triton_tiles.tokens_at_once(128256, 512, 4) == 16 * triton_tiles.TILE
+
+
 def _row_errors(got, right):
     """The worst row's error, relative to that row's largest value (float16's smallest step aside)."""
     off_N = (got.double() - right).abs().amax(-1)

@@ -268,3 +268,15 @@ def test_what_is_kept_for_the_backward_pass(make_case):
     assert loss.requires_grad
     inputs = sum(t.nbytes for t in leaves) + 4 * (200 + 600)  # and what the bias's product is made of
     assert sum(kept.values()) <= 200 * 50 * (4 + 8) + inputs
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_divergence_in_slices_is_the_same(make_case, weighted, monkeypatch):
+    from raft_kernels import divergence
+
+    case = make_case(n=7, softcap=4.0)
+    weights = torch.tensor([1.0, 0, 2, 1, 0.5, 0, 3]) if weighted else None
+    whole = case.run(token_weights=weights)
+    monkeypatch.setattr(divergence, "SLICE_BYTES", 3 * 9 * 4)
+    for one, right in zip(case.run(token_weights=weights), whole, strict=True):
+        torch.testing.assert_close(one, right)

@@ -1,6 +1,7 @@
 """Bytes alive at once in the Triton backend, counted from shapes: no data, no GPU, no kernel run."""
 
 import importlib.util
+import itertools
 import weakref
 
 import pytest
@@ -20,6 +21,15 @@ class Alive(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.views: dict[int, int] = {}
+        self.steps: list[tuple[int, int]] = []  # (storage, bytes that came or went)
+
+    def above(self, out):
+        """The peak without what `out` holds, counted step by step: outputs made late hide nothing."""
+        kept = {t.untyped_storage()._cdata for t in tree_iter(out) if isinstance(t, torch.Tensor)}
+        # a storage's number is given away again: only the last owner of an output's is the output
+        last = {key: place for place, (key, size) in enumerate(self.steps) if key in kept and size > 0}
+        sizes = [size for place, (key, size) in enumerate(self.steps) if last.get(key) != place]
+        return max(itertools.accumulate(sizes, initial=0))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs or {}))
@@ -37,8 +47,7 @@ class Alive(TorchDispatchMode):
             if key in given:
                 return  # a view of an input
             self.views[key] = 0
-            self.now += size
-            self.peak = max(self.peak, self.now)
+            self._step(key, size)
         self.views[key] += 1
         weakref.finalize(tensor, self._gone, key, size)
 
@@ -46,7 +55,12 @@ class Alive(TorchDispatchMode):
         self.views[key] -= 1
         if not self.views[key]:
             del self.views[key]
-            self.now -= size
+            self._step(key, -size)
+
+    def _step(self, key, change):
+        self.steps.append((key, change))
+        self.now += change
+        self.peak = max(self.peak, self.now)
 
 
 def _peak(run, n, k, vocab, d, dtype):
@@ -54,39 +68,53 @@ def _peak(run, n, k, vocab, d, dtype):
 
     hidden, weight = (torch.empty(*s, dtype=dtype, device="meta") for s in ((n, d), (vocab, d)))
     ids = torch.empty(n, k, dtype=torch.int64, device="meta")
+    grad, active = torch.empty(n, k, device="meta"), torch.empty(n, dtype=torch.bool, device="meta")
     with launches.recorded() as seen, Alive() as alive:
-        out = run(hidden, weight, ids)
+        out = run(hidden, weight, ids, grad, active)
     assert seen
     assert out is not None
-    outputs = sum(t.nbytes for t in tree_iter(out) if isinstance(t, torch.Tensor))
-    return alive.peak - outputs
+    return alive.above(out)
 
 
-def _select(hidden, weight, ids):
+def _select(hidden, weight, ids, *_):
     from raft_kernels import triton_select
 
     return triton_select.select(hidden, weight, None, ids.shape[1], 1.5, 1.0, None)
 
 
-def _logits(hidden, weight, ids):
+def _logits(hidden, weight, ids, *_):
     from raft_kernels import triton_sampled
 
     return triton_sampled.sampled_logits(hidden, weight, ids, None)
 
 
-def _backward(hidden, weight, ids):
+def _backward(hidden, weight, ids, grad, _):
     from raft_kernels import triton_sampled
 
-    grad = torch.empty(ids.shape, device="meta")
     return triton_sampled.sampled_backward(grad, hidden, weight, ids, None, True, True)
 
 
-RUNS = [_select, _logits, _backward]
+def _weighted(hidden, weight, ids, grad, active):
+    """The backward pass where some tokens are dropped."""
+    from raft_kernels import triton_sampled
+
+    return triton_sampled.sampled_backward(grad, hidden, weight, ids, active, True, True)
+
+
+def _frozen(hidden, weight, ids, grad, active):
+    """The same without a gradient of the head."""
+    from raft_kernels import triton_sampled
+
+    return triton_sampled.sampled_backward(grad, hidden, weight, ids, active, True, False)
+
+
+RUNS = [_select, _logits, _backward, _weighted, _frozen]
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("k", "vocab", "d"), [(512, 128256, 4096), (2048, 262144, 4096)])
+@pytest.mark.parametrize(("k", "vocab", "d"), [
+    (512, 128256, 4096), (2048, 262144, 4096), (2048, 49152, 576), (2048, 128256, 2048)])
 def test_extra_memory_stays_below_its_bound(run, dtype, k, vocab, d):
     """At most 512 MiB at N = 8192, whatever K and V: the goal of docs/PERFORMANCE.md."""
     assert _peak(run, 8192, k, vocab, d, dtype) <= 512 * MIB
@@ -101,6 +129,27 @@ def test_tiles_held_at_once_follow_k(monkeypatch):
 
 
 @pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("k", [8, 16, 32])
+def test_few_ids_of_a_large_vocabulary(run, k):
+    """Planning takes bytes by the vocabulary, not by K: there few tiles may be held at once too."""
+    assert _peak(run, 65536, k, 262144, 512, torch.bfloat16) <= 512 * MIB
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_the_divergence_takes_a_few_slices(kind, softcap):
+    """Above its logits and the gradient it saves, each one number a pair."""
+    from raft_kernels.divergence import TokenDivergence
+
+    with Alive() as alive:
+        logits, logprobs = (torch.empty(8192, 2048, device="meta", requires_grad=r) for r in (True, False))
+        weights = torch.empty(8192, device="meta")
+        value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, kind)
+        saved = value.grad_fn.saved_tensors
+    assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_only_pairs_grow_with_tokens(run):
     one, two = (_peak(run, n, 512, 128256, 1024, torch.bfloat16) for n in (8192, 16384))
     assert two - one <= 8192 * 512 * (4 + 8 + 8 + 4 + 4)
@@ -109,7 +158,7 @@ def test_only_pairs_grow_with_tokens(run):
 def test_mixed_dtypes_are_upcast_in_bounded_chunks():
     from raft_kernels import triton_select
 
-    def select(hidden, weight, ids):
+    def select(hidden, weight, *_):
         return triton_select.select(hidden.float(), weight, None, 512, 1.5, 1.0, None)
 
     assert _peak(select, 64, 512, 128256, 8192, torch.bfloat16) <= 300 * MIB  # whole: 4 GiB
@@ -121,6 +170,7 @@ def test_the_count_sees_what_is_held():
         view, second = first[:50], torch.empty(10, dtype=torch.uint8, device="meta")
         del first
         assert alive.now == 110
+        assert alive.above(second) == 100
         del view
         assert (alive.now, alive.peak) == (10, 110)
         del second
