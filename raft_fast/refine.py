@@ -34,7 +34,7 @@ from raft_fast.refinement.outputs import PARTIAL_REFINED
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import merge, shard_folder, unfinished
-from raft_fast.run import make_folder, read_yaml
+from raft_fast.run import only_process, read_yaml
 from raft_fast.screening import cached_suites, screen
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
@@ -64,8 +64,9 @@ def main() -> None:
     if how.dry_run:
         return say_estimate(shard_of(everyone, how), options, reporter)
     folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
-    summary = run(everyone, len(rows), options, folder, reporter)
-    finish(summary, folder, options.card, reporter)
+    with only_process(folder):  # before the first file is written: the other one may be reading it
+        summary = run(everyone, len(rows), options, folder, reporter)
+        finish(summary, folder, options.card, reporter)
     if how.shard is not None:
         if missing := unfinished(output_dir(data)):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
@@ -106,7 +107,6 @@ def run(
 
     `everyone` are the rows of all shards: screened, and told apart, as a whole.
     """
-    make_folder(folder)
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
     config.to_yaml(list(vars(options).values()), folder / "config.yaml")

@@ -1,7 +1,10 @@
 """A run's folder: which configuration it belongs to, what it already holds, what it cost."""
 
 import dataclasses
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from raft_fast.errors import UserError
 from raft_fast.options import EngineOptions
 from raft_fast.progress import Reporter
 
-CONFIG, INPUTS = "config.yaml", "inputs.json"
+CONFIG, INPUTS, LOCK = "config.yaml", "inputs.json", ".lock"
 SHOWN = 3
 # how engines are driven changes no answer; where it would, their identity changes too
 MAY_DIFFER = {"output_dir", "report_to", "push_to_hub",
@@ -53,6 +56,19 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
     except OSError as error:
         raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror}); name another") from error
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it; UserError where one is at work there."""
+    make_folder(folder)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--output_dir {folder}: another process is at work in it; wait for it to end "
+                            "or choose another --output_dir") from None
+        yield
 
 
 def pin_inputs(folder: Path, inputs: dict[str, str]) -> None:

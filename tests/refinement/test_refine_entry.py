@@ -10,6 +10,7 @@ from refinement_stubs import StubEncoder, StubEngine
 
 from raft_fast import config, refine
 from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions
+from raft_fast.run import only_process
 
 
 @pytest.fixture
@@ -45,6 +46,15 @@ def questions(count):
     return [{"question": f"q{n}?", "answer": f"answer {n}"} for n in range(count)]
 
 
+def test_a_second_process_touches_no_file_of_the_first(command, tmp_path, capsys):
+    write(tmp_path / "rows.jsonl", *questions(3))
+    with only_process(tmp_path / "out"), pytest.raises(SystemExit) as stop:
+        command("--data", "rows.jsonl", "--output_dir", "out")
+    assert stop.value.code == 2
+    assert "another process is at work in it" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
+
+
 def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     write(tmp_path / "rows.jsonl", *questions(9), {"question": "no answer?", "answer": ""})
     loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--max_rows", "4", "--model",
@@ -53,7 +63,7 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
-        "journal.jsonl", "report.html", "README.md", "runs.jsonl",
+        "journal.jsonl", "report.html", "README.md", "runs.jsonl", ".lock",
         "golds.npy", "golds.json", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
