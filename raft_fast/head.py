@@ -1,6 +1,6 @@
 """What stands between hidden states and logits: the lm_head with its scale and soft-cap."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,14 +17,19 @@ class Head:
     logit_scale: float
     softcap: float | None
 
+    def like(self, hidden: torch.Tensor) -> "Head":
+        """Weight and bias as precise as the states: a student's are float32, its states bf16 on a GPU."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        return replace(self, weight=self.weight.to(hidden.dtype), bias=bias)
+
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments that the loss head takes beside hidden and weight."""
         return {"bias": self.bias, "logit_scale": self.logit_scale, "softcap": self.softcap}
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [N, V]; for small N only."""
-        logits = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), self.bias).float()
-        logits = logits * self.logit_scale
+        head = self.like(hidden)
+        logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

@@ -59,15 +59,15 @@ def pack(views: Sequence[View], model: Any) -> Batch:
     """All views in one row without padding; positions start again with each."""
     device, lengths = model.device, [len(view.ids) for view in views]
     starts = [0, *accumulate(lengths)]
-    starts_cu = _tensor(starts, device, torch.int32)
-    inputs = {"input_ids": _tensor([[token for view in views for token in view.ids]], device),
-              "position_ids": _tensor([[place for length in lengths for place in range(length)]], device),
+    starts_cu = to_device(starts, device, torch.int32)
+    inputs = {"input_ids": to_device([[token for view in views for token in view.ids]], device),
+              "position_ids": to_device([[place for length in lengths for place in range(length)]], device),
               "cu_seq_lens_q": starts_cu, "cu_seq_lens_k": starts_cu,
               "max_length_q": max(lengths), "max_length_k": max(lengths)}
     if model.config._attn_implementation == PACKED:
         # transformers takes a mask of four dimensions as it is, instead of making one of S x S
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-    return Batch(inputs, _tensor([position for start, view in zip(starts, views, strict=False)
+    return Batch(inputs, to_device([position for start, view in zip(starts, views, strict=False)
                                   for position in _predicting(start, view)], device))
 
 
@@ -83,7 +83,7 @@ def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") 
         predicts.extend(_predicting(row * longest, view))
     positions = torch.arange(longest).expand(len(views), longest)
     return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
-                  "position_ids": positions.to(device)}, _tensor(predicts, device))
+                  "position_ids": positions.to(device)}, to_device(predicts, device))
 
 
 def mixed_precision(model: Any) -> torch.autocast:
@@ -94,7 +94,7 @@ def mixed_precision(model: Any) -> torch.autocast:
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
     """The views' completion tokens, int64 [N], in the order of `completion_hidden`."""
-    return _tensor([token for view in views for token in view.completion], device)
+    return to_device([token for view in views for token in view.completion], device)
 
 
 def buckets(
@@ -134,9 +134,9 @@ def _predicting(start: int, view: View) -> range:
     return range(first, first + len(view.completion))
 
 
-def _tensor(values: Sequence[Any], device: torch.device | str, dtype: torch.dtype = torch.long
-            ) -> torch.Tensor:
-    """To the device without waiting for it."""
-    tensor = torch.tensor(values, dtype=dtype)
+def to_device(values: Sequence[Any] | torch.Tensor, device: torch.device | str,
+              dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Numbers that the CPU holds, to the device without waiting for it."""
+    tensor = torch.as_tensor(values, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" \
         else tensor.to(device)

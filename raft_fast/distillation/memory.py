@@ -9,7 +9,7 @@ import torch
 
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
-from raft_fast.distillation.losses import CE_CHUNK
+from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.rollout import ROLLOUT_BATCH
 from raft_fast.options import TrainOptions
 from raft_fast.packing import completion_hidden, consecutive
@@ -138,7 +138,7 @@ def _heads(model: Any, worst: Lengths, options: TrainOptions) -> int:
     """The two losses: logits of one chunk with their gradient, the head's own gradient once more where
     it is trained, and what is kept for every pair of token and id."""
     head = model.get_output_embeddings().weight
-    chunk = 2 * 4 * CE_CHUNK * head.shape[0] if options.sft else 0
+    chunk = 2 * 4 * ce_chunk(head.device) * head.shape[0] if options.sft else 0
     again = 4 * head.numel() if head.requires_grad else 0
     pairs = PAIR_BYTES * worst.sampled * options.teacher_top_k
     hidden = 4 * 3 * worst.completions * head.shape[1]

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from raft_kernels import topk_targets
 
-from raft_fast.distillation.losses import sft_loss
+from raft_fast.distillation import losses
+from raft_fast.distillation.losses import ce_chunk, kl_loss, sft_loss
 from raft_fast.head import Head
 
 
@@ -34,3 +36,57 @@ def test_value_and_gradients_are_those_of_dense_logits(bias, scale, softcap):
     for want, got, plain in zip(exact, ours, baseline, strict=True):
         allowed = 3 * (plain - want).norm() + 1e-6 * want.norm()
         assert (got - want).norm() <= allowed
+
+
+def test_the_loss_of_half_precision_states_is_a_float32_number():
+    """Judged by float64: far closer than a bf16 number (half its spacing is 2**-9) can be."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((600, 64), (500, 64)))
+    weight *= 0.1
+    ids = torch.randint(0, 500, (600,), generator=generator)
+    want = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, ids)
+    hidden.requires_grad_()
+    loss = sft_loss(hidden, ids, Head(weight.float(), None, 1.0, None), 600)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert (loss.double() - want).abs() <= 2**-9 / 8 * want
+    assert hidden.grad.isfinite().all()
+
+
+def test_a_float32_head_with_a_bias_takes_half_precision_states():
+    """A student's weights are float32, its hidden states bf16 on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((40, 8), (50, 8), (50,)))
+    targets = topk_targets(hidden, weight, k=8, temperature=1.5)
+    ids = torch.randint(0, 50, (40,), generator=generator)
+
+    def both(dtype):
+        leaves = [hidden.to(dtype), weight.clone(), bias.clone()]
+        head = Head(leaves[1].requires_grad_(), leaves[2].requires_grad_(), 1.0, None)
+        sft, kl = sft_loss(leaves[0], ids, head, 40), kl_loss(leaves[0], targets, head, [30, 0, 10], 2)
+        return torch.stack([sft, kl]), leaves
+
+    want, _ = both(torch.float32)
+    found, (_, *trained) = both(torch.bfloat16)
+    found.sum().backward()
+    assert (found - want).abs().max() <= 0.01 * want.max()
+    assert all(leaf.grad.dtype == torch.float32 and leaf.grad.isfinite().all() for leaf in trained)
+
+
+def test_a_gpu_takes_more_rows_of_logits_at_once():
+    assert ce_chunk(torch.device("cpu")) == 256
+    assert 2048 <= ce_chunk(torch.device("cuda")) <= 4096
+
+
+@pytest.mark.parametrize("spoken", [[3, 0, 2], [0], []])
+def test_every_token_weighs_one_over_its_trajectory(spoken, monkeypatch):
+    """Made where the numbers are, then handed to the device in one go that nobody waits for."""
+    handed, weights = [], []
+    real = losses.to_device
+    monkeypatch.setattr(losses, "to_device", lambda *given: handed.append(given) or real(*given))
+    monkeypatch.setattr(losses, "topk_kl_loss",
+                        lambda *_, token_weights, **__: weights.append(token_weights) or token_weights.sum())
+    kl_loss(torch.zeros(sum(spoken), 4), None, Head(torch.zeros(5, 4), None, 1.0, None), spoken, 4)
+    want = [1 / (4 * length) for length in spoken for _ in range(length)]
+    assert weights[0].tolist() == pytest.approx(want)
+    assert len(handed) == 1
