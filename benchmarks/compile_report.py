@@ -46,20 +46,32 @@ def main() -> None:
     _print(rows)
     wrong = [complaint for row in rows for complaint in complaints(row)]
     if args.json:
-        args.json.write_text(json.dumps({
-            "command": measure.command(), "machine": measure.machine("cpu"),
-            "triton": triton.__version__, "tools": _tools(), "wrong": wrong, "rows": rows,
-        }, indent=1) + "\n")
+        report = {"command": measure.command(), "machine": measure.machine("cpu"),
+                  "triton": triton.__version__, "tools": _tools(), "wrong": wrong, "rows": rows}
+        if args.kernel and not args.target and not args.quick and args.json.exists():
+            report = merged(json.loads(args.json.read_text()), report)
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
     for complaint in wrong:
         print(f"error: {complaint}")
     raise SystemExit(1 if wrong else 0)
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new`, the report of one kernel, with the rows of all others from `old`, by the same tools."""
+    if (old["triton"], old["tools"]) != (new["triton"], new["tools"]):
+        raise SystemExit("error: the report in --json is of another Triton; compile all kernels")
+    again = {row["kernel"] for row in new["rows"]}
+    rows = [row for row in old["rows"] if row["kernel"] not in again] + new["rows"]
+    earlier = {name: old[name] for name in ("command", "machine")}
+    return new | {"earlier": earlier, "rows": rows,
+                  "wrong": [complaint for row in rows for complaint in complaints(row)]}
+
+
 def complaints(row: dict[str, Any]) -> list[str]:
     """What is wrong with a compiled kernel, in words."""
-    found = [f"{row[what]} {unit}" for what, unit in
-             (("stack", "bytes of stack"), ("spills", "loads or stores of spilled registers"))
-             if row[what]]
+    found = []
+    if row["spills"]:  # a stack that nothing loads or stores costs nothing
+        found.append(f"{row['spills']} loads or stores of spilled registers, {row['stack']} bytes of stack")
     if "missing" in row["tensor_core"]:
         found.append(f"tensor-core instruction: {row['tensor_core']}")
     found += [f"offset in 32 bits: {line}" for line in row["narrow_offsets"]]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A visit to a machine with a GPU, in stages that each fit a call of ten minutes:
 #   benchmarks/gpu_visit.sh correct speed        # the first call
-#   benchmarks/gpu_visit.sh sanitize tune scaling
+#   benchmarks/gpu_visit.sh sanitize
+#   benchmarks/gpu_visit.sh tune scaling
 #   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct TEXT=faq.jsonl benchmarks/gpu_visit.sh real
 # Every command has its own limit, and writes its result when it ends: a later failure or a stop
 # loses nothing. Results lie under benchmarks/results/ and, where OUT is set, packed there as one file.
@@ -53,10 +54,10 @@ real() {  # about 5 minutes: the same on the ids of real text, where MODEL and T
     done
 }
 
-sanitize() {  # about 4 minutes
+sanitize() {  # at most 9 minutes
     command -v compute-sanitizer > /dev/null || { echo "!! no compute-sanitizer: skipped"; return; }
-    for tool in memcheck racecheck; do
-        step 150 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+    for tool in memcheck racecheck synccheck initcheck; do
+        step 130 compute-sanitizer --tool "$tool" --error-exitcode 1 \
             python3 -m pytest tests/kernels/test_kernel_gpu.py -k small
     done
 }

@@ -32,16 +32,37 @@ def test_tensor_core_kernels_compile_for_hopper():
 
 
 @pytest.mark.parametrize(("change", "complaint"), [
-    ({"stack": 8}, "8 bytes of stack"), ({"spills": 3}, "3 loads or stores of spilled"),
+    ({"spills": 3, "stack": 8}, "3 loads or stores of spilled registers, 8 bytes of stack"),
     ({"tensor_core": "HGMMA missing"}, "HGMMA missing"),
     ({"narrow_offsets": ["%a * %b"]}, "offset in 32 bits: %a"),
 ])
 def test_complaints(change, complaint):
     from benchmarks.compile_report import complaints
 
-    assert complaints(GOOD) == []
+    assert complaints(GOOD) == complaints(GOOD | {"stack": 8}) == []  # 8 bytes that nothing touches
     (found,) = complaints(GOOD | change)
     assert complaint in found
+
+
+def test_one_kernel_compiled_again_takes_its_rows_place():
+    from benchmarks.compile_report import merged
+
+    old = {"command": "all", "machine": {}, "triton": "3", "tools": {}, "wrong": ["_x spills"],
+           "rows": [GOOD | {"spills": 2}, GOOD | {"kernel": "_y"}]}
+    report = merged(old, old | {"command": "one", "wrong": [], "rows": [GOOD]})
+    assert (report["wrong"], report["command"], report["earlier"]["command"]) == ([], "one", "all")
+    assert [row["kernel"] for row in report["rows"]] == ["_y", "_x"]
+    with pytest.raises(SystemExit, match="another Triton"):
+        merged(old, old | {"triton": "4"})
+
+
+def test_the_committed_report_is_green():
+    import json
+
+    from benchmarks.compile_report import complaints
+
+    report = json.loads((Path(__file__).parents[2] / "benchmarks/results/compile-report.json").read_text())
+    assert report["wrong"] == [c for row in report["rows"] for c in complaints(row)] == []
 
 
 NARROW = """

@@ -62,3 +62,14 @@ def test_nothing_waits_for_the_gpu(dtype, loss, biased, frozen):
             loss(hidden, weight, targets, token_weights=weights, **head).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_small_buffers_overflow(monkeypatch):
+    """Several chunks, and rising logits that fill the candidates again and again; for the sanitizer too."""
+    from raft_kernels import triton_select
+
+    monkeypatch.setattr(triton_select, "BUFFER_BYTES", 70 * 2560 * 4)
+    hidden, weight = torch.ones(70, 16, device="cuda"), torch.zeros(9000, 16, device="cuda")
+    weight[:, 0] = torch.arange(9000, device="cuda") / 1000
+    got = topk_targets(hidden, weight, 33, backend="triton")
+    assert got.ids.tolist() == [list(range(8999, 8966, -1))] * 70
