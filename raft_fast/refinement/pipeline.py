@@ -66,9 +66,15 @@ def refine(
         checks = Filter.of(options, encoder, golds)
         stage = Stage.of(options, roles, checks, prompts, journal, activity, seed)
         begun: deque[list[Row]] = deque()
+
+        def stop(why: BaseException) -> None:
+            journal.stop(why)
+            if isinstance(why, Exception):
+                reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C does not)")
+
         try:
             blocks = _noted(_blocks(rows), begun)
-            for decisions in overlap(stage.decide, blocks, BLOCKS_AT_ONCE, journal.stop):
+            for decisions in overlap(stage.decide, blocks, BLOCKS_AT_ONCE, stop):
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())
