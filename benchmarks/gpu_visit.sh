@@ -47,7 +47,7 @@ speed() {  # about 5 minutes: DESIGN's shapes against the GEMM, dense, compiled 
 }
 
 real() {  # about 5 minutes: the same on the ids of real text, where MODEL and TEXT are given
-    [ -n "${MODEL:-}" ] || { echo "!! real needs MODEL and TEXT: skipped"; return; }
+    [ -n "${MODEL:-}" ] && [ -n "${TEXT:-}" ] || { echo "!! real needs MODEL and TEXT: skipped"; return; }
     for d in 3072 4096; do
         step 200 python3 -m benchmarks.head $device $shape $dtype --d "$d" $repeats \
             --model "$MODEL" --text "$TEXT" --enlarge

@@ -75,6 +75,32 @@ def _assert_close(got: Tensor, oracle: Tensor, baseline: Tensor, temperature: fl
     assert worst <= allowed, f"error {worst:.3g} where {allowed:.3g} is allowed"
 
 
+def _assert_selected(got: TopKTargets, hidden_ND: Tensor, weight_VD: Tensor) -> None:
+    """Each log-prob is that of its own id, and each id stands where it belongs, in float64.
+
+    Select makes float32 logits whatever the inputs; tensor cores add a little to their error.
+    """
+    def logprobs(dtype: torch.dtype) -> Tensor:
+        logits_NV = hidden_ND.to(dtype) @ weight_VD.to(dtype).T
+        return torch.log_softmax(logits_NV / got.temperature, -1)
+
+    oracle_NV = logprobs(torch.float64)
+    own_NK, right_NK = oracle_NV.gather(-1, got.ids), oracle_NV.topk(got.k).values
+    floor = 16 * torch.finfo(torch.float32).eps * right_NK.abs().max()
+    if hidden_ND.dtype.itemsize == 2:
+        floor = floor + 1e-4
+    allowed = 3 * (logprobs(torch.float32).gather(-1, got.ids) - own_NK).abs().max() + floor
+    ordered_NK = got.ids.sort(-1).values
+    assert (ordered_NK[:, 1:] != ordered_NK[:, :-1]).all(), "an id is repeated in a row"
+    assert (got.logprobs - own_NK).abs().max() <= allowed, "a log-prob is not that of its id"
+    assert (own_NK - right_NK).abs().max() <= allowed, "an id is not among the K best"
+
+
+@pytest.fixture(scope="session")
+def assert_selected() -> Callable[..., None]:
+    return _assert_selected
+
+
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., Case]:
     return _make_case

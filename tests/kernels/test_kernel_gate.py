@@ -1,12 +1,15 @@
 """The benchmark's gate turns red for each way of being wrong that a benchmark would reward."""
 
 import argparse
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from raft_kernels import triton_tiles
+from raft_kernels import triton_hot, triton_tiles
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from benchmarks import head, head_gate, head_inputs, head_rivals, measure, scaling, tune_tiles
 
@@ -34,16 +37,44 @@ def _wrong(targets, how):
         ids[32, 7] = ids[32, 6]
     elif how == "an id off by one":
         ids[-1, 3] = (ids[-1, 3] + 1) % 120
+    elif how == "all NaN":
+        logprobs[:] = torch.nan
+    elif how == "one row NaN":
+        logprobs[3] = torch.nan
     else:
         ids, logprobs = ids.roll(1, 0), logprobs.roll(1, 0)
     return replace(targets, ids=ids, logprobs=logprobs, checked=True)
 
 
 @pytest.mark.parametrize("how", ["last row of zeros", "first row of zeros", "a repeated id",
-                                 "an id off by one", "rows of their neighbours"])
+                                 "an id off by one", "all NaN", "one row NaN", "rows of their neighbours"])
 def test_a_wrong_select_is_red(inputs, how, monkeypatch):
     select = head_rivals.topk_targets
     monkeypatch.setattr(head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
+    assert not _green(inputs)
+
+
+def test_ids_from_beyond_the_cut_are_red(monkeypatch):
+    """Ranks 513 to 520 in the place of the last 8: their logits differ by less than bfloat16 shows."""
+    inputs = head_inputs.random_inputs(64, 64, 8000, 512, torch.bfloat16, "cpu")
+    assert _green(inputs)
+    select = head_rivals.topk_targets
+
+    def beyond(hidden, weight, k, t, **options):
+        more = select(hidden, weight, k + 8, t, **options)
+        kept = torch.cat([torch.arange(k - 8), torch.arange(k, k + 8)])
+        return replace(more, ids=more.ids[:, kept], logprobs=more.logprobs[:, kept], checked=True)
+
+    monkeypatch.setattr(head_rivals, "topk_targets", beyond)
+    assert not _green(inputs)
+
+
+def test_a_frozen_loss_that_is_wrong_is_red(inputs, monkeypatch):
+    """It is timed, so it is judged: its gradient without the last rows."""
+    loss = head_rivals.topk_kl_loss
+    monkeypatch.setattr(
+        head_rivals, "topk_kl_loss",
+        lambda h, w, t, **o: loss(h if w.requires_grad else _Damaged.apply(h, 60), w, t))
     assert not _green(inputs)
 
 
@@ -106,11 +137,56 @@ def test_a_choice_of_tiles_that_is_red_prints_no_speed(inputs, monkeypatch):
     """Any choice that does not give the oracle's results has no time beside its name."""
     arguments = argparse.Namespace(repeats=1, device="cpu")
     monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
-    assert "logits_ms" in tune_tiles._judged_and_timed(inputs, inputs, ("logits",), arguments)
+    assert "logits_ms" in tune_tiles._judged_and_timed(inputs, ("logits",), arguments)
     _wrong_select(monkeypatch)
-    row = tune_tiles._judged_and_timed(inputs, inputs, ("logits",), arguments)
+    row = tune_tiles._judged_and_timed(inputs, ("logits",), arguments)
     assert row["green"] is False
     assert "logits_ms" not in row
+
+
+def _tuned(monkeypatch, tmp_path, gate):
+    """The exit code of the tuner with that gate; nothing is timed."""
+    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
+    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
+    monkeypatch.setattr(tune_tiles.head_gate, "gate", gate)
+    monkeypatch.setattr("sys.argv", ["it", "--device", "cpu", "--dtype", "float16", "--n", "64",
+                                     "--d", "16", "--v", "200", "--k", "6"])
+    with pytest.raises(SystemExit) as end:
+        tune_tiles.main()
+    return end.value.code
+
+
+def _too_large(_):
+    raise OutOfResources(300_000, 232_448, "shared memory")
+
+
+def test_a_tuner_whose_every_choice_crashes_is_red(monkeypatch, tmp_path):
+    def crash(_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        _tuned(monkeypatch, tmp_path, crash)
+    assert _tuned(monkeypatch, tmp_path, _too_large) == 1
+    assert _tuned(monkeypatch, tmp_path, lambda _: {"green": True}) == 0
+    shipped = triton_tiles.TILE
+    assert _tuned(monkeypatch, tmp_path, lambda inputs: {"green": True} if (
+        shipped == triton_tiles.TILE) else _too_large(inputs)) == 0
+    assert _tuned(monkeypatch, tmp_path, lambda _: {"green": False}) == 1
+
+
+def test_the_tuner_judges_the_tokens_it_times_and_tries_what_is_shipped(monkeypatch, tmp_path):
+    tokens = []
+    monkeypatch.setattr(tune_tiles, "_inputs", lambda args, n: n)
+    _tuned(monkeypatch, tmp_path, lambda n: tokens.append(n) or {"green": True})
+    assert set(tokens) == {64}
+    assert {operations for choice, operations in tune_tiles.choices()
+            if tune_tiles.is_shipped(choice)} == {("logits", "dhidden"), ("dweight",)}
+    tried = tune_tiles.HOT["triton_hot.HOT"]
+    columns = []
+    for hot in tried:
+        with tune_tiles.chosen({"triton_hot.HOT": hot}):
+            columns.append(triton_hot.columns(128256, 512))
+    assert len(set(columns)) == len(tried)
 
 
 def test_a_choice_of_tiles_is_undone():
@@ -127,3 +203,13 @@ def test_a_run_that_would_not_end_is_refused(monkeypatch, tmp_path):
                                      "--dtype", "bfloat16", "--patience", "0"])
     with pytest.raises(SystemExit, match=r"^error: bfloat16 products run at .* --dtype float32"):
         head.main()
+
+
+def test_a_visit_with_a_model_and_no_text_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL", "any")
+    monkeypatch.delenv("TEXT", raising=False)
+    monkeypatch.setenv("DRY", "16")
+    visit = Path(head_gate.__file__).with_name("gpu_visit.sh")
+    run = subprocess.run(["bash", visit, "real"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "real needs MODEL and TEXT: skipped" in run.stdout
