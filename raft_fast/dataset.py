@@ -157,7 +157,7 @@ def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:
         after = place + 1
 
 
-def fingerprint_rows(rows: Sequence[Row]) -> str:
+def fingerprint_rows(rows: Iterable[Row]) -> str:
     """A sha256 over everything in the rows, in order."""
     digest = hashlib.sha256()
     for row in rows:

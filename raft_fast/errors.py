@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from raft_fast.terminal import visible
+
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
 GO_ON = "run the same command again to go on"
@@ -94,7 +96,7 @@ def _disk_trouble(error: Exception) -> str | None:
 
 
 def _stop(line: str, code: int) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
     if any(thread.name == WORKER for thread in threading.enumerate()):
         # the interpreter would end under a thread that is inside a model, and abort
         sys.stdout.flush()

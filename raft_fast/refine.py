@@ -30,12 +30,13 @@ from raft_fast.options import (
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
 from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.outputs import PARTIAL_REFINED
+from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG, PARTIAL_REFINED
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
-from raft_fast.refinement.shards import merge, shard_folder, unfinished
+from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
 from raft_fast.run import only_process, read_yaml
 from raft_fast.screening import cached_suites, screen
+from raft_fast.terminal import visible
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
@@ -60,15 +61,16 @@ def main() -> None:
         name_judges(options.refine)  # a mistake there shows before rows are read or models loaded
     rows = open_raw(data, reporter)
     everyone = rows.spread(data.max_rows, data.seed)
+    mine = shard_of(everyone, how)  # too many shards show before models are loaded
     reporter.say(f"{data.data}: {len(everyone)} of {len(rows)} rows, {len(rows.rejected)} set aside")
     if how.dry_run:
-        return say_estimate(shard_of(everyone, how), options, reporter)
+        return say_estimate(mine, options, reporter)
     folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
     with only_process(folder):  # before the first file is written: the other one may be reading it
         summary = run(everyone, len(rows), options, folder, reporter)
         finish(summary, folder, options.card, reporter)
     if how.shard is not None:
-        if missing := unfinished(output_dir(data)):
+        if missing := unfinished(output_dir(data), folder):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
         join_shards(options, reporter)
 
@@ -76,15 +78,16 @@ def main() -> None:
 def join_shards(options: "Options", reporter: Reporter) -> None:
     """The shards' files become those of one run, calibrated with the encoder that they were made with."""
     folder = output_dir(options.data)
-    merge(folder)
-    made = read_yaml(folder / "config.yaml")
-    model = replace(options.model, **{key: made[key] for key in vars(options.model)
-                                      if key.startswith("encoder")})
     from raft_fast.models import load_encoder  # heavy: not for --help or a typo
 
-    with reporter.phase("calibrate"):
-        summary = add_calibration(folder, load_encoder(model))
-    finish(summary, folder, options.card, reporter)
+    with joining(folder):
+        merge(folder)
+        made = read_yaml(folder / CONFIG)
+        model = replace(options.model, **{key: made[key] for key in vars(options.model)
+                                          if key.startswith("encoder")})
+        with reporter.phase("calibrate"):
+            summary = add_calibration(folder, load_encoder(model))
+        finish(summary, folder, options.card, reporter)
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,10 @@ def run(
     """
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
-    config.to_yaml(list(vars(options).values()), folder / "config.yaml")
+    config.to_yaml(list(vars(options).values()), folder / PARTIAL_CONFIG)
     dataset.write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
+    fingerprint = dataset.fingerprint_rows(everyone)
     screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
     everyone = everyone.without(screened.dropped)
     dataset.write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
@@ -119,10 +123,12 @@ def run(
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
     try:
         summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
-                         total_rows=total, retry_failed=options.how.retry_failed, golds=golds)
+                         total_rows=total, retry_failed=options.how.retry_failed, golds=golds,
+                         data=fingerprint)
     except (KeyboardInterrupt, Stopped):
         reporter.say(f"the rows decided so far are in {folder / PARTIAL_REFINED}")
         raise
+    (folder / PARTIAL_CONFIG).replace(folder / CONFIG)  # says how the finished files were made, never others
     if options.how.shard is not None:  # shards are calibrated together
         return summary
     with reporter.phase("calibrate"):
@@ -130,8 +136,13 @@ def run(
 
 
 def shard_of(rows: dataset.RowFile, how: RefineRunOptions) -> dataset.RowFile:
-    """The rows that this start of the command refines."""
-    return rows if how.shard is None else rows.shard(*map(int, how.shard.split("/")))
+    """The rows that this start of the command refines. Raises UserError where a shard would have none."""
+    if how.shard is None:
+        return rows
+    number, of = map(int, how.shard.split("/"))
+    if of > len(rows):
+        raise UserError(f"--shard {how.shard}: there are only {len(rows)} rows; share them out over fewer")
+    return rows.shard(number, of)
 
 
 def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) -> None:
@@ -148,7 +159,7 @@ def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) ->
     for task, messages in samples(next(iter(rows)), stage, prompts).items():
         print(f"--- {task}")
         for turn in messages:
-            print(f"[{turn['role']}] {turn['content']}")
+            print(visible(f"[{turn['role']}] {turn['content']}"))
     print("---")
     with reporter.phase("count", len(rows), "rows") as advance:
         estimates = estimate(iter(rows), stage, prompts, callers[0], callers[1], callers[2:], advance)

@@ -21,6 +21,7 @@ from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_at
 from raft_fast.errors import UserError, require
 from raft_fast.options import EngineOptions
 from raft_fast.options.secrets import refuse_in_urls
+from raft_fast.terminal import visible
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -234,4 +235,4 @@ def _refusal(address: str, variable: str, error: BaseException | None) -> UserEr
 
 
 def _one_line(error: BaseException | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
+    return visible(" ".join(f"{type(error).__name__}: {error}".split())[:SHOWN])

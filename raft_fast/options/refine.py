@@ -25,6 +25,9 @@ class RefineOptions:
     """Keep a rewrite whose cosine similarity to the gold answer is at least this (Eq. 3)."""
     fused_tau: float = 0.0
     """As tau, for fused answers; below it the row keeps what it had. 0: judges alone decide."""
+    fused_least: float = 0.0
+    """Mean score below which a fusion is not used and the row keeps its rewrite. 0: as in the paper, the
+    best one is used however low."""
     skip_checks: str = ""
     """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
     loops, leak, language, numbers, references, negation, retrieval (docs/HOWTO.md)."""
@@ -49,6 +52,7 @@ class RefineOptions:
             refuse_in_urls(f"--{name}", getattr(self, name))
         for name in ("tau", "fused_tau", "judge_stop"):
             check(-1 <= getattr(self, name) <= 1, f"--{name}", getattr(self, name), "in [-1, 1]")
+        check(0 <= self.fused_least <= 1, "--fused_least", self.fused_least, "in [0, 1]")
         for name in ("rewrite_max_new_tokens", "refine_batch_size"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         for name in ("fusion_rounds", "quorum"):

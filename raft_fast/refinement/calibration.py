@@ -15,6 +15,7 @@ import numpy as np
 
 from raft_fast.dataset import write_json
 from raft_fast.refinement.outputs import DECISIONS, SUMMARY
+from raft_fast.refinement.retrieval import SAME
 from raft_fast.refinement.vectors import SentenceEncoder
 
 PAIRS = 500  # rows drawn by a hash of their row_id: the same for any order, run or split into shards
@@ -35,9 +36,10 @@ def calibrate(lines: Iterable[dict[str, Any]], encoder: SentenceEncoder, tau: fl
         return None
     golds, rewrites = (encoder.embed([line[name] for line in sample]) for name in ("gold", "rewrite"))
     scores = golds.astype(np.float64) @ rewrites.T.astype(np.float64)
-    # gold answers that are the same text are no other answer
-    same = np.array([line["gold"] for line in sample])
-    true, shuffled = np.diag(scores), scores[same[:, None] != same[None, :]]
+    texts, wide = np.array([line["gold"] for line in sample]), golds.astype(np.float64)
+    # gold answers that say the same are no other answer
+    other = (texts[:, None] != texts[None, :]) & (wide @ wide.T < SAME)
+    true, shuffled = np.diag(scores), scores[other]
     if not len(shuffled):
         return None
     suggested = suggest(shuffled)
@@ -49,7 +51,7 @@ def calibrate(lines: Iterable[dict[str, Any]], encoder: SentenceEncoder, tau: fl
         "false_accepts": FALSE_ACCEPTS,
         "suggested_tau": suggested,
         "accepted": {"at_tau": _accepted(tau, true, shuffled),
-                     "at_suggested_tau": _accepted(suggested, true, shuffled)},
+                     "at_suggested_tau": None if suggested is None else _accepted(suggested, true, shuffled)},
     }
 
 
@@ -65,13 +67,14 @@ def add_calibration(folder: Path, encoder: SentenceEncoder) -> dict[str, Any]:
     return summary
 
 
-def suggest(shuffled: np.ndarray) -> float:
-    """The smallest τ, to two decimals, that at most one in a hundred shuffled pairs reaches."""
+def suggest(shuffled: np.ndarray) -> float | None:
+    """The smallest τ, to two decimals, that at most one in a hundred shuffled pairs reaches; None where
+    that would be above 1."""
     at_least = float(np.quantile(shuffled, 1 - FALSE_ACCEPTS))
     tau = np.ceil(at_least * 100) / 100
     while (shuffled >= tau).mean() > FALSE_ACCEPTS:
         tau += 0.01
-    return round(float(tau), 2)
+    return None if tau > 1 + 1e-9 else round(float(tau), 2)
 
 
 def auc(true: np.ndarray, shuffled: np.ndarray) -> float:

@@ -184,10 +184,11 @@ def _key(reply: Reply) -> str | None:
     return reply.key if isinstance(reply, Recorded) else None
 
 
-def decide(filtered: Filtered, rounds: list[Round]) -> Decision:
+def decide(filtered: Filtered, rounds: list[Round], least: float = 0.0) -> Decision:
     """Eq. 4: the fusion with the best mean score is the training answer ŷ (the earlier of equals).
 
-    A row that failed the filter keeps y; one without a fusion that has a score keeps ȳ.
+    A row that failed the filter keeps y; one without a fusion that has a score of at least `least`
+    (0, as in the paper: any) keeps ȳ.
     """
     if not filtered.passed:
         return Decision(filtered, rounds, "gold", filtered.row.gold,
@@ -196,6 +197,9 @@ def decide(filtered: Filtered, rounds: list[Round]) -> Decision:
                key=lambda one: one.score or 0.0, default=None)
     if best is None:
         return Decision(filtered, rounds, "rewrite", filtered.answer, _why_no_fusion(rounds))
+    if (best.score or 0.0) < least:
+        return Decision(filtered, rounds, "rewrite", filtered.answer,
+                        f"no fusion's mean score reaches {least:g}; the best is {best.score:.3f}")
     voters = sum(verdict.score is not None for verdict in best.verdicts)
     return Decision(filtered, rounds, "fused", best.fusion.text,
                     f"round {best.number} of {len(rounds)} has the best mean score, "

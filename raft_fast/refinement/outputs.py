@@ -10,6 +10,7 @@ from raft_fast.refinement.decisions import refined_row
 from raft_fast.refinement.summary import Tally
 
 DECISIONS, REFINED, SUMMARY = "decisions.jsonl", "refined.parquet", "summary.json"
+CONFIG, PARTIAL_CONFIG = "config.yaml", "config.partial.yaml"
 PARTIAL_DECISIONS = "decisions.partial.jsonl"
 PARTIAL_REFINED = "refined.partial.parquet"
 PARTIAL_SUMMARY = "summary.partial.json"

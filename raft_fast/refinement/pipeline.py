@@ -40,7 +40,7 @@ BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or n
 def refine(
     rows: Collection[Row], options: RefineOptions, roles: Roles, encoder: SentenceEncoder,
     output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
-    retry_failed: bool = False, golds: GoldIndex | None = None,
+    retry_failed: bool = False, golds: GoldIndex | None = None, data: str | None = None,
 ) -> dict[str, Any]:
     """Eqs. 1-4 over all rows, in order, a few blocks of them in memory; returns the summary.
 
@@ -48,11 +48,11 @@ def refine(
     lives too: called again, only what is missing is asked for. Stopped, it leaves the rows that are
     decided under partial names. `total_rows` is how many rows there were before a slice was taken.
     `golds` is what `index_golds` made of the rows, those of other shards included; without it there is
-    no check `retrieval`. Raises UserError for an engine that cannot be reached or gives nothing usable,
-    and where another process works in `output_dir`.
+    no check `retrieval`. `data` is a hash of all rows, for the summary. Raises UserError for an engine
+    that cannot be reached or gives nothing usable, and where another process works in `output_dir`.
     """
     prompts = load_prompts(options.prompts)
-    about = settings(options, roles, prompts, seed)
+    about = settings(options, roles, prompts, seed) | {"data": data}
     total = len(rows) if total_rows is None else total_rows
     with (
         Journal(output_dir, retry_failed) as journal,
@@ -128,7 +128,8 @@ class Stage:
         passed = [one for one in filtered if one.passed] if self.fuse is not None else []
         rounds = iter(self.fuse(passed) if self.fuse is not None else [])
         asked = {id(one) for one in passed}
-        decisions = [decide(one, next(rounds) if id(one) in asked else []) for one in filtered]
+        decisions = [decide(one, next(rounds) if id(one) in asked else [], self.options.fused_least)
+                     for one in filtered]
         return decisions if self.likelihoods is None else self.likelihoods(decisions)
 
     def must_have_worked(self) -> None:

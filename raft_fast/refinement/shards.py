@@ -11,13 +11,14 @@ from typing import IO, Any
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.refinement.outputs import DECISIONS, SUMMARY, Outputs
+from raft_fast.refinement.outputs import CONFIG, DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
 
-FOLDER, CONFIG, REJECTED = "shards", "config.yaml", "rejected.jsonl"
+FOLDER, REJECTED = "shards", "rejected.jsonl"
 SCREENED = "screen.json"
-# options that change how a shard is refined and not what comes out
-FREE = {"shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
+# options that change how a shard is refined and not what comes out; the rows themselves are compared,
+# not what their file is called
+FREE = {"data", "shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
         "encoder_batch_size", "requests_in_flight", "requests_per_minute", "tokens_per_minute",
         "request_timeout", "connect_timeout", "max_retries", "price", "generation_tokens",
         "license", "language"}
@@ -28,8 +29,9 @@ def shard_folder(output_dir: Path, shard: str) -> Path:
     return output_dir / FOLDER / shard.replace("/", "-of-")
 
 
-def unfinished(output_dir: Path) -> list[str]:
-    """The shards "i/n" that are still to be refined. Raises UserError where there is no shard, or
+def unfinished(output_dir: Path, like: Path | None = None) -> list[str]:
+    """The shards "i/n" that are still to be refined; with `like`, the folder of a finished shard, also
+    those whose files come from other options or rows. Raises UserError where there is no shard, or
     shards of different numbers."""
     found = [match for path in (output_dir / FOLDER).glob("*-of-*")
              if (match := re.fullmatch(r"(\d+)-of-(\d+)", path.name))]
@@ -40,9 +42,14 @@ def unfinished(output_dir: Path) -> list[str]:
         raise UserError(f"--output_dir {output_dir}: has shards of {counts[0]} and of {counts[1]}; "
                         f"remove those of one kind from {output_dir / FOLDER}")
     shards = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1)]
-    return [shard for shard in shards
-            if not all((shard_folder(output_dir, shard) / name).is_file()
-                       for name in (DECISIONS, SUMMARY))]
+    return [shard for shard in shards if not _finished(shard_folder(output_dir, shard), like)]
+
+
+def _finished(folder: Path, like: Path | None) -> bool:
+    if not all((folder / name).is_file() for name in (CONFIG, DECISIONS, SUMMARY)):
+        return False
+    return like is None or (_differing(_config(like), _config(folder)) is None
+                            and _summary(like).get("data") == _summary(folder).get("data"))
 
 
 def merge(output_dir: Path) -> dict[str, Any]:
@@ -58,10 +65,9 @@ def merge(output_dir: Path) -> dict[str, Any]:
     folders = [shard_folder(output_dir, f"{number}/{count}") for number in range(1, count + 1)]
     config = _same_config(folders)
     _same_screening(folders)
-    summaries = [json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for folder in folders]
+    summaries = [_summary(folder) for folder in folders]
     settings = _same_settings(folders, summaries)
     with (
-        _alone(output_dir),
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
         ExitStack() as stack,
     ):
@@ -91,13 +97,26 @@ def _in_turns(files: Sequence[IO[str]]) -> Iterator[str]:
 
 
 def _same_config(folders: Sequence[Path]) -> dict[str, Any]:
-    configs = [yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    configs = [_config(folder) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
-        for key in sorted({*configs[0], *config} - FREE):
-            if config.get(key) != configs[0].get(key):
-                raise UserError(f"{folder}: was refined with --{key} {config.get(key)}, and "
-                                f"{folders[0]} with {configs[0].get(key)}; refine one of them again")
+        if (key := _differing(configs[0], config)) is not None:
+            raise UserError(f"{folder}: was refined with --{key} {config.get(key)}, and "
+                            f"{folders[0]} with {configs[0].get(key)}; refine one of them again")
     return configs[0]
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first option that counts and differs."""
+    return next((key for key in sorted({*one, *other} - FREE) if one.get(key) != other.get(key)), None)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return found
 
 
 def _same_screening(folders: Sequence[Path]) -> None:
@@ -123,7 +142,7 @@ def _same_settings(folders: Sequence[Path], summaries: Sequence[dict[str, Any]])
     settings = [{key: value for key, value in summary.items() if key not in counted}
                 | {"total rows": summary["rows"]["total"]} for summary in summaries]
     for folder, here in zip(folders, settings, strict=True):
-        for key in {**settings[0], **here}:
+        for key in {**settings[0], **here}.keys() - {"prices"}:  # one may have been told, another not
             if here.get(key) != settings[0].get(key):
                 raise UserError(f"{folder}: has {key} {here.get(key)}, and {folders[0]} has "
                                 f"{settings[0].get(key)}; refine one of them again")
@@ -132,8 +151,9 @@ def _same_settings(folders: Sequence[Path], summaries: Sequence[dict[str, Any]])
 
 
 @contextmanager
-def _alone(output_dir: Path) -> Iterator[None]:
-    """Two shards that finish together do not join twice at once."""
+def joining(output_dir: Path) -> Iterator[None]:
+    """Two shards that finish together do not join, calibrate and report at once."""
+    (output_dir / FOLDER).mkdir(parents=True, exist_ok=True)
     with (output_dir / FOLDER / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -15,6 +15,7 @@ from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+POOR = 0.5  # a fusion that judges find more bad than good
 PARTS = ("rewrite", "fuse", "judge")
 
 
@@ -30,6 +31,7 @@ class Tally:
         self.judges: dict[str, array[float]] = {}
         self.judge_tokens: dict[str, dict[str, int]] = {}
         self.failed_scores: Counter[str] = Counter()
+        self.poor_fusions = 0
         self.similarities = array("d")
         self.ranges, self.differences = array("d"), array("d")
         self.gold_nll, self.training_nll = array("d"), array("d")
@@ -45,6 +47,8 @@ class Tally:
         for part, spent in line["tokens"].items():
             for kind, count in spent.items():
                 self.tokens[part][kind] += count
+        scores = [one["score"] for one in line["rounds"] if one["score"] is not None]
+        self.poor_fusions += line["source"] == "fused" and max(scores, default=0.0) < POOR
         for one in line["rounds"]:
             self._add_round(one)
         nll = line["nll"] or {}
@@ -69,6 +73,7 @@ class Tally:
     def as_json(self) -> dict[str, Any]:
         return {
             "sources": {source: self.sources[source] for source in ("gold", "rewrite", "fused")},
+            "fused_below_half": self.poor_fusions,
             "passed_filter": self.passed,
             "objections": dict(sorted(self.objections.items())),
             "similarity": _quantiles(self.similarities),
@@ -98,6 +103,7 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
     return {
         "tau": options.tau,
         "fused_tau": options.fused_tau or None,
+        "fused_least": options.fused_least or None,
         "judge_stop": options.judge_stop,
         "fusion_rounds": options.fusion_rounds,
         "quorum": options.quorum or len(judges) // 2 + 1,

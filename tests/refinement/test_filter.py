@@ -136,16 +136,26 @@ def turning(count):
 
 
 def test_calibration_against_worked_out_numbers():
-    found = calibrate(lines(20), turning(20), tau=0.97)
-    assert found["n"] == {"true": 20, "shuffled": 20 * 19}
-    # own: cos 0.3 = 0.9553; the next gold answer is 2 pi / 20 = 0.3142 on: cos 0.0142 = 0.9999
-    assert found["accepted"]["at_tau"] == {"true": 0.0, "shuffled": round(20 / 380, 4)}
-    # so each rewrite is more like its own gold answer than like 18 of the 19 others
-    assert found["auc"] == round(18 / 19, 4)
-    assert found["suggested_tau"] == 1.0  # 5 % are at 0.9999: only above it at most 1 % pass
-    assert sum(found["true"]) == 20
-    assert sum(found["shuffled"]) == 380
+    found = calibrate(lines(19), turning(19), tau=0.97)
+    assert found["n"] == {"true": 19, "shuffled": 19 * 18}
+    # own: cos 0.3 = 0.9553; the next gold answer is 2 pi / 19 = 0.3307 on: cos 0.0307 = 0.9995
+    assert found["accepted"]["at_tau"] == {"true": 0.0, "shuffled": round(19 / 342, 4)}
+    # so each rewrite is more like its own gold answer than like 17 of the 18 others
+    assert found["auc"] == round(17 / 18, 4)
+    assert found["suggested_tau"] == 1.0  # 6 % are at 0.9995: only above it at most 1 % pass
+    assert sum(found["true"]) == 19
+    assert sum(found["shuffled"]) == 342
     assert len(found["edges"]) == len(found["true"]) + 1
+
+
+def test_gold_answers_that_say_the_same_are_no_other_answer_and_no_tau_is_above_1():
+    # on a circle of 20 the neighbours' cosine is 0.951: two of the 19 others say the same
+    assert calibrate(lines(20), turning(20), tau=0.97)["n"] == {"true": 20, "shuffled": 20 * 17}
+    found = calibrate(lines(9), TableEncoder({
+        f"{kind} {n}": [1.0, 0.0] if kind == "rewrite" or n == 0 else [0.6, 0.8]
+        for kind in ("gold", "rewrite") for n in range(9)}), tau=0.97)
+    assert found["suggested_tau"] is None  # half of the shuffled pairs are at 1; --tau refuses 1.01
+    assert found["accepted"]["at_suggested_tau"] is None
 
 
 def test_calibration_is_the_same_in_any_order_and_leaves_copies_out():
@@ -182,7 +192,7 @@ def test_the_summary_has_the_calibration(tmp_path):
     engine = StubEngine("writer", lambda text, seed: "words of its own")
     options = RefineOptions(fusion_rounds=0, skip_checks="numbers", supervision_gap=False)
     before = refine(rows, options, Roles(engine), StubEncoder(), tmp_path, Reporter())
-    summary = add_calibration(tmp_path, StubEncoder())
+    summary = add_calibration(tmp_path, StubEncoder({one.gold: 0.9 for one in rows}))
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     found = summary.pop("calibration")
     assert summary == before

@@ -1,5 +1,6 @@
 """The command: files in, files out, and one clear line for what is wrong."""
 
+import fcntl
 import json
 import sys
 import types
@@ -85,6 +86,9 @@ def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
     (["--data", "none.jsonl"], "--data none.jsonl: no such file"),
     (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be in"),
     (["--data", "rows.jsonl", "--shard", "3/2"], "--shard 3/2: must be i/n"),
+    (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
+    (["--data", "rows.jsonl", "--shard", "4/4", "--dry_run", "true"], "--shard 4/4: there are only 1 rows"),
+    (["--data", "rows.jsonl", "--ju\x1b[2Jge", "x"], "unknown option --ju\N{REPLACEMENT CHARACTER}[2Jge"),
     (["--data", "rows.jsonl", "--quorum", "2"], "--quorum 2: is more than the 1 judges"),
     (["--merge", "true", "--output_dir", "none"], "has no shards"),
     (["--data", "rows.jsonl", "--juge", "x"], "unknown option --juge (did you mean --judge?)"),
@@ -94,7 +98,8 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     with pytest.raises(SystemExit) as stopped:
         command(*arguments)
     assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("read rows")]
+    errors = [line for line in capsys.readouterr().err.splitlines()
+              if not line.startswith(("read rows", "rows.jsonl: "))]
     assert len(errors) == 1
     assert says in errors[0]
 
@@ -105,6 +110,51 @@ def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command("--data", "out/refined.parquet", "--output_dir", "again")
     assert "is refined already" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
+        command, tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", *questions(6))
+    for shard in ("1/2", "2/2"):
+        command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
+    other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "refine", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            command(*other, "--shard", "2/2")
+    assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()
+    (tmp_path / "out/summary.json").unlink()
+    command(*other, "--shard", "1/2")  # does not join with what the old options made of 2/2
+    assert not (tmp_path / "out/summary.json").exists()
+    with pytest.raises(SystemExit):
+        command("--merge", "true", "--output_dir", "out")
+    command(*other, "--shard", "2/2")
+    assert (tmp_path / "out/summary.json").exists()
+
+
+def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", *questions(2))
+    seen = []
+
+    def calibrate(folder, encoder):
+        with (folder / "shards/.lock").open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append(folder)
+        return json.loads((folder / "summary.json").read_text())
+
+    monkeypatch.setattr(refine, "add_calibration", calibrate)
+    for shard in ("1/2", "2/2"):
+        command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
+    assert len(seen) == 1
+
+
+def test_a_row_cannot_steer_the_terminal(command, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "rows.jsonl", {"question": "q\x1b[2J?", "answer": "a"})
+    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_tokens", lambda *given: None, raising=False)
+    command("--data", "rows.jsonl", "--dry_run", "true")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "q\N{REPLACEMENT CHARACTER}[2J?" in said
 
 
 def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys, monkeypatch):
@@ -129,13 +179,17 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
 
 
 class TellsQuestionsApart(StubEncoder):
-    """Questions differ by their first word; answers are all alike."""
+    """Questions differ by their first word; answers are all somewhat alike."""
 
     def embed(self, texts):
         vectors = np.zeros((len(texts), 64), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
-            word = text.split()[0]
-            vector[int(word.strip("q?")) if text.endswith("?") else 63] = 1
+            if text.endswith("?"):
+                vector[int(text.split()[0].strip("q?"))] = 1
+            else:  # gold answers have something of their own
+                vector[63] = 1
+                vector[sum(map(ord, text)) % 63] += text.startswith("answer")
+                vector /= np.linalg.norm(vector)
         return vectors
 
 

@@ -12,6 +12,7 @@ from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.prompting import Prompt, load_prompt, load_prompts
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part
+from raft_fast.refinement.summary import Tally
 
 
 def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_path):
@@ -156,3 +157,15 @@ def test_a_prompt_that_cannot_be_filled_is_named_with_its_placeholder(tmp_path, 
 
 def test_the_judge_prompt_ends_by_asking_for_one_digit():
     assert "from 0 to 9" in load_prompt("judge").text.splitlines()[-1]
+
+
+def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes():
+    poor = [a_round(1, 0.1, 0.3), a_round(2, 0.0, 0.0)]
+    assert decide(PASSED, poor, 0.2).answer == "fusion 1"
+    kept = decide(PASSED, poor, 0.25)
+    assert (kept.source, kept.answer) == ("rewrite", PASSED.answer)
+    assert kept.why == "no fusion's mean score reaches 0.25; the best is 0.200"
+    tally = Tally()
+    for decision in (kept, decide(PASSED, poor), decide(PASSED, [a_round(1, 0.5)])):
+        tally.add(decision.as_json())
+    assert tally.as_json()["fused_below_half"] == 1

@@ -6,7 +6,7 @@ import threading
 import pytest
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
-from raft_fast.engines import Reply
+from raft_fast.engines import Price, Reply
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
@@ -64,21 +64,41 @@ def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tm
         shards.merge(tmp_path)
     first, second = (shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
     run(first, rows(50)[::2])
-    (first / "config.yaml").write_text("data: a.jsonl\n")
+    (first / "config.yaml").write_text("model: a\n")
     second.mkdir()
     with pytest.raises(UserError, match="shard 2/2 is not finished"):
         shards.merge(tmp_path)
     run(second, rows(50)[1::2], tau=0.7)
-    (second / "config.yaml").write_text("data: b.jsonl\n")
-    with pytest.raises(UserError, match=r"--data b.jsonl, and .*1-of-2 with a.jsonl"):
+    (second / "config.yaml").write_text("model: b\n")
+    with pytest.raises(UserError, match=r"--model b, and .*1-of-2 with a;"):
         shards.merge(tmp_path)
-    (second / "config.yaml").write_text("data: a.jsonl\n")
+    (second / "config.yaml").write_text("model: a\n")
     with pytest.raises(UserError, match=r"has tau 0.7, and .*1-of-2 has 0.8"):
         shards.merge(tmp_path)
     run(second, rows(50)[1:30:2])
     with pytest.raises(UserError, match="not of the same rows"):
         shards.merge(tmp_path)
     assert not (tmp_path / "refined.parquet").exists()
+
+
+def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp_path):
+    folders = [shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
+
+    def make(at, data, price=None):
+        given = roles()
+        given.rewriter.price = price
+        refine(rows(20)[at::2], RefineOptions(skip_checks=UNCHECKED), given, StubEncoder(), folders[at],
+               Reporter(), total_rows=20, data=data)
+        (folders[at] / "config.yaml").write_text(f"data: {'ab'[at]}/rows.jsonl\n")
+
+    make(0, "hash 1")
+    make(1, "hash 2")
+    assert shards.unfinished(tmp_path, folders[0]) == ["2/2"]
+    with pytest.raises(UserError, match=r"has data hash 2, and .*1-of-2 has hash 1"):
+        shards.merge(tmp_path)
+    make(1, "hash 1", Price(1, 2))
+    assert shards.unfinished(tmp_path, folders[0]) == []
+    assert shards.merge(tmp_path)["finished"]
 
 
 def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):

@@ -18,13 +18,11 @@ from rich.text import Text
 from raft_fast.errors import UserError
 from raft_fast.report.stage1.files import DECISIONS, PARTIAL_DECISIONS, parse
 from raft_fast.report.text import NONE, value
+from raft_fast.terminal import visible
 
 Record = dict[str, Any]
 WIDTH_OF_FILES = 100  # a pipe has no width of its own
 NEAR, SHORTLIST = 3, 200
-# a terminal would obey control characters in data
-VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))
-           if code not in (9, 10)}
 
 
 def explain(folder: Path, row_id: str) -> None:
@@ -134,7 +132,7 @@ def _table(*columns: str) -> Table:
 
 
 def _plain(text: str) -> str:
-    return str(text).translate(VISIBLE)
+    return visible(str(text))
 
 
 def _ids(path: Path) -> Iterator[str]:

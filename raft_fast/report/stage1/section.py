@@ -101,10 +101,11 @@ def _calibration(summary: Section) -> str:
     if not found.get("accepted"):
         return ""
     here, there = found["accepted"]["at_tau"], found["accepted"]["at_suggested_tau"]
+    suggested = "no τ keeps them out" if there is None else (
+        f"the suggested {found['suggested_tau']} {_fine(there['true'])} and {_fine(there['shuffled'])}")
     return (f"Shuffled pairs are a gold answer and another row's rewrite, which τ is there to refuse. "
             f"τ = {summary.get('tau')} lets {_fine(here['true'])} of true and "
-            f"{_fine(here['shuffled'])} of shuffled pairs pass, the suggested "
-            f"{found['suggested_tau']} {_fine(there['true'])} and {_fine(there['shuffled'])}.")
+            f"{_fine(here['shuffled'])} of shuffled pairs pass, {suggested}.")
 
 
 def _fine(share: float) -> str:
