@@ -102,3 +102,16 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
 ])
 def test_a_no_that_begins_an_answer_denies_what_follows(gold, answer, reversed_):
     assert ("negation" in objections(gold, answer)) == reversed_
+
+
+@pytest.mark.parametrize(("gold", "answer", "wrong"), [
+    ("The notice period is three years.", "The notice period is five years.", True),
+    ("Die Frist beträgt drei Wochen.", "Die Frist beträgt fünf Wochen.", True),
+    ("You have twenty days to appeal.", "You have 20 days to appeal the decision.", False),
+    ("You have 20 days to appeal.", "You have twenty days to appeal the decision.", False),
+    ("It has fifteen members.", "There are 15 members in it.", False),
+    ("It takes 2 weeks.", "It takes fourteen days.", False),
+    ("It takes two weeks.", "It takes 14 days.", False),
+])
+def test_spelled_numbers_count_as_digits_do(gold, answer, wrong):
+    assert ("numbers" in objections(gold, answer)) == wrong
