@@ -18,7 +18,8 @@ from raft_fast.distillation.checkpoint import newest_state, restore, save_checkp
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.metrics import MetricsLog, peak_memory, speeds
 from raft_fast.distillation.out_of_memory import run_halving
-from raft_fast.distillation.rollout import sample_trajectories
+from raft_fast.distillation.random_state import random_state, set_random_state
+from raft_fast.distillation.rollout import RolloutBatch, sample_trajectories
 from raft_fast.distillation.sharding import (
     WholeOptimizer,
     gather_optimizer,
@@ -32,6 +33,7 @@ from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.student import StudentPass
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import Weights
+from raft_fast.engines import stable_seed
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
@@ -47,8 +49,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     with the same arguments; the first one writes and has the callbacks. Raises UserError where loss or
     gradient are not finite twice in a row, and where no checkpoint of a run is whole.
     """
-    set_seed(seed)  # dropout; rollouts have seeds of their own
     processes, size = Processes(), rows_per_step(options, run_dir)
+    seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
     steps = plan(rows, options, seed, size)
     student.train()
     if options.gradient_checkpointing:
@@ -60,7 +62,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
 
     state = TrainingState(run_dir, student, weights, len(steps))
-    buffer = resume(state, stepper, scheduler)
+    sampling_batch = RolloutBatch()
+    buffer = resume(state, stepper, scheduler, sampling_batch, seed)
     state.listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
     listeners = FirstOnly(state.listeners, processes)
     listeners.on_begin(state)
@@ -70,7 +73,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         with clock.part("rollout_seconds"):
             if sampling:  # Eq. 6, for as many steps as one refill feeds
                 fed = range(step, min(step + options.steps_per_generation, len(steps)))
-                buffer = refill(student, chat, steps, fed, options, seed)
+                buffer = refill(student, chat, steps, fed, options, seed, sampling_batch)
         trajectories = buffer.get(step, [[]] * len(steps[step]))
         examples = [stepper.example(row, trajectory)
                     for row, trajectory in zip(steps[step], trajectories, strict=True)]
@@ -85,7 +88,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         listeners.on_step(state)
         if saving_is_due(state, options):
             kept = {"balance": stepper.balance.state(), "scheduler": scheduler.state_dict(),
-                    "halved_to": stepper.halved_to,
+                    "halved_to": stepper.halved_to, "processes": of_each_process(sampling_batch, processes),
                     "finished": state.finished, "rows_per_step": size,
                     "buffer": {str(fed): ids for fed, ids in buffer.items() if fed > step}}
             save = partial(save_checkpoint, run_dir / "checkpoints", step + 1, gather_weights(weights),
@@ -142,17 +145,19 @@ def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
 
 
 def refill(student: Any, chat: Chat, steps: list[list[Row]], fed: range, options: TrainOptions,
-           seed: int) -> dict[int, list[list[int]]]:
+           seed: int, batch: RolloutBatch) -> dict[int, list[list[int]]]:
     """Trajectories for the steps in `fed`, all sampled from the student as it is now; each process
     samples its share, and a draw is the same whoever makes it."""
     processes = Processes()
     share = processes.deal([(step, row) for step in fed for row in steps[step]])[processes.rank]
     drawn = iter(processes.collect(sample_trajectories(
-        sampler(student), chat, share, options.max_completion_length, options.rollout_temperature, seed)))
+        sampler(student), chat, share, options.max_completion_length, options.rollout_temperature, seed,
+        batch)))
     return {step: [next(drawn) for _ in steps[step]] for step in fed}
 
 
-def resume(state: TrainingState, stepper: Stepper, scheduler: Any) -> dict[int, list[list[int]]]:
+def resume(state: TrainingState, stepper: Stepper, scheduler: Any, batch: RolloutBatch,
+           seed: int) -> dict[int, list[list[int]]]:
     """Go back to the newest checkpoint; returns the rollouts still waiting."""
     kept = restore(state.run_dir / "checkpoints", state.weights, WholeOptimizer(stepper.optimizer))
     if kept is None:
@@ -162,9 +167,30 @@ def resume(state: TrainingState, stepper: Stepper, scheduler: Any) -> dict[int, 
     if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
         stepper.limits = replace(stepper.limits, rows=min(halved, stepper.limits.rows))
     scheduler.load_state_dict(kept["scheduler"])
+    go_on(kept.get("processes", []), batch, Processes(), [seed, state.step])
     for group, lr in zip(stepper.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
     return {int(step): ids for step, ids in kept["buffer"].items()}
+
+
+def of_each_process(batch: RolloutBatch, processes: Processes) -> list[dict[str, Any]]:
+    """What a checkpoint keeps of every process; all take part."""
+    return processes.collect([{"random": random_state(), "rollout_rows": batch.rows}])
+
+
+def go_on(kept: Sequence[dict[str, Any]], batch: RolloutBatch, processes: Processes, seed: list[int]) -> None:
+    """Put back what `of_each_process` gave; as many processes as there were are needed, others draw anew."""
+    if len(kept) != processes.size:
+        seed_process(processes, *seed)
+        return
+    own = kept[processes.rank]
+    batch.rows = own["rollout_rows"]
+    set_random_state(own["random"])
+
+
+def seed_process(processes: Processes, *seed: int) -> None:
+    """Dropout: every process draws its own, the first one as if it were alone."""
+    set_seed(stable_seed(*seed, processes.rank) % 2**32)
 
 
 def saving_is_due(state: TrainingState, options: TrainOptions) -> bool:

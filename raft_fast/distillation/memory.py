@@ -10,7 +10,7 @@ import torch
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
-from raft_fast.distillation.rollout import ROLLOUT_BATCH
+from raft_fast.distillation.rollout import RolloutBatch
 from raft_fast.options import TrainOptions
 from raft_fast.packing import completion_hidden, consecutive
 
@@ -151,6 +151,7 @@ def _rollouts(model: Any, length: int) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * width * torch.finfo(model.dtype).bits // 8
-    return ROLLOUT_BATCH * (length * cache + 3 * 4 * model.get_output_embeddings().weight.shape[0])
+    logits = 3 * 4 * model.get_output_embeddings().weight.shape[0]
+    return RolloutBatch().fitting(length) * (length * cache + logits)
 
 
