@@ -3,18 +3,18 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from test_triton_interpreter import why_not
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
 @pytest.mark.parametrize(("world", "backend"), [(2, "torch"), (4, "torch"), (2, "triton")])
 def test_processes_agree_with_one(world, backend, tmp_path):
-    if backend == "triton" and find_spec("triton") is None:
-        pytest.skip("Triton is not installed")
+    if backend == "triton" and (reason := why_not()):
+        pytest.skip(reason)
     worker = Path(__file__).with_name("parallel_worker.py")
     lines = [[sys.executable, str(worker), str(rank), str(world), str(tmp_path / "meet"), backend]
              for rank in range(world)]
