@@ -103,7 +103,7 @@ class Batches(StubEngine):
                 os.kill(os.getpid(), signal.SIGINT)
             if self.batches > 1:
                 self.go_on.wait(20)
-        yield from super().generate(conversations, sampling)
+            yield from super().generate(conversations, sampling)  # kept before the next turn
 
 
 def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch):
