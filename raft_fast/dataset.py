@@ -3,10 +3,8 @@
 import dataclasses
 import hashlib
 import json
-import random
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raft_fast.choice import split, spread, spread_places
 from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
 from raft_fast.records import BadRowError, records
@@ -87,7 +86,7 @@ class RowFile(Collection[Row]):
         """As the function `spread`, for rows on disk."""
         if count == 0 or count >= len(self):
             return self
-        chosen = _spread_places([row.category or "" for row in self], count, seed)
+        chosen = spread_places([row.category or "" for row in self], count, seed)
         return replace(self, chosen=array("q", sorted(chosen)))
 
     def shard(self, number: int, of: int) -> "RowFile":
@@ -227,44 +226,6 @@ def write_json(value: Any, path: Path) -> None:
     partial.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n",
                        encoding="utf-8")
     partial.replace(path)
-
-
-def spread(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows drawn evenly over the categories (0: all), in the file's order."""
-    if count == 0 or count >= len(rows):
-        return list(rows)
-    chosen = _spread_places([row.category or "" for row in rows], count, seed)
-    return [row for place, row in enumerate(rows) if place in chosen]
-
-
-def _spread_places(categories: Sequence[str], count: int, seed: int) -> set[int]:
-    queues = [list(reversed(group)) for group in _shuffled_categories(categories, seed)]
-    chosen: set[int] = set()
-    while len(chosen) < count:
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.add(queue.pop())
-    return chosen
-
-
-def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), by category: each category with two rows has both."""
-    out: set[int] = set()
-    for group in _shuffled_categories([row.category or "" for row in rows], seed):
-        count = min(max(round(heldout * len(group)), 1), len(group) - 1)
-        out.update(group[:count])
-    return ([row for place, row in enumerate(rows) if place not in out],
-            [row for place, row in enumerate(rows) if place in out])
-
-
-def _shuffled_categories(categories: Sequence[str], seed: int) -> list[list[int]]:
-    """The places of every category's rows, shuffled; categories by name."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for place, name in enumerate(categories):
-        groups[name].append(place)
-    for name, group in groups.items():
-        random.Random(f"{seed} {name}").shuffle(group)
-    return [groups[name] for name in sorted(groups)]
 
 
 def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:

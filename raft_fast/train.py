@@ -13,15 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.config import parse
-from raft_fast.dataset import (
-    Row,
-    fingerprint_rows,
-    read_table,
-    split,
-    spread,
-    write_jsonl,
-    write_rows,
-)
+from raft_fast.dataset import Row, read_table, spread, write_jsonl
 from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     AdapterOptions,
@@ -37,6 +29,7 @@ from raft_fast.options import (
 )
 from raft_fast.progress import Reporter, Silent
 from raft_fast.run import open_run, pin_inputs, save_costs
+from raft_fast.training_rows import Data, read_rejected, screen_rows, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
@@ -90,7 +83,7 @@ def run(name: str, options: Options) -> Path:
         return run_dir
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
-        data = processes.first(lambda: take_rows(options, run_dir, reporter))
+        data = processes.first(lambda: take_rows(options.data, options.train.heldout, run_dir, reporter))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = processes.first_then_others(lambda: load_engine(
@@ -101,7 +94,8 @@ def run(name: str, options: Options) -> Path:
             teacher = processes.first_then_others(lambda: load_teacher(options, original))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
-        data = processes.first(lambda: screen_rows(data, options, encoder, run_dir, reporter))
+        data = processes.first(lambda: screen_rows(data, options.screen, suites(options, reporter), encoder,
+                                                   run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))
         heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, heldout, run_dir, reporter, options.flat()) \
@@ -135,53 +129,11 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
         reporter.say(f"hub    {address}")
 
 
-@dataclass(frozen=True)
-class Data:
-    """Rows to train on, rows held out, and whether stage 1 has been over the training rows."""
+def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
+    """The suites that the trained model will be asked, to compare the training rows with."""
+    from raft_fast.screening import fetched_suites
 
-    train: list[Row]
-    heldout: list[Row]
-    refined: bool
-    total: int
-
-
-def take_rows(options: Options, run_dir: Path, reporter: Reporter) -> Data:
-    """Read the rows, set bad ones aside, hold rows out of every category, take the slice asked for."""
-    from raft_fast.fetch import quickstart_rows
-
-    with reporter.phase("read rows"):
-        source = options.data.data or str(quickstart_rows())
-        table = read_table(source, options.data.max_bad_rows)
-        train, heldout = split(table.rows, options.train.heldout, options.data.seed)
-        if not train or not heldout:
-            raise UserError(f"--data {source}: {len(table.rows)} rows are too few to hold some out; at "
-                            "least one category needs two")
-        pin_inputs(run_dir, {"the data": fingerprint_rows(table.rows)})
-        chosen = spread(train, options.data.max_rows, options.data.seed)
-        write_rows(heldout, run_dir / "heldout.parquet")
-        write_jsonl(table.rejected, run_dir / "rejected.jsonl")
-    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}, {len(heldout)} held "
-                 f"out, {len(table.rejected)} set aside"
-                 + (" (--max_rows 0 takes all)" if len(chosen) < len(train) else ""))
-    return Data(chosen, heldout, table.refined, len(train))
-
-
-def screen_rows(data: Data, options: Options, encoder: Any, run_dir: Path, reporter: Reporter) -> Data:
-    """Training rows that repeat each other, held-out rows or the suite that will be asked, flagged in
-    RUN/screen.json or dropped. Raises UserError where all are dropped."""
-    from raft_fast.screening import fetched_suites, rows_as_references, screen
-
-    suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
-    screened = screen(data.train, rows_as_references(data.heldout) | suites, options.screen, encoder,
-                      run_dir, reporter)
-    if not screened.dropped:
-        return data
-    kept = [row for place, row in enumerate(data.train) if place not in set(screened.dropped)]
-    if not kept:
-        raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
-                        f"{run_dir}, or flag them instead")
-    write_jsonl([*read_rejected(run_dir), *screened.rejected], run_dir / "rejected.jsonl")
-    return replace(data, train=kept)
+    return fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
 
 
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
@@ -272,12 +224,6 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
               [StepsInProgress(advance), *callbacks, stopping], student.weights)
     return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)
-
-
-def read_rejected(run_dir: Path) -> list[dict]:
-    """Rows that this start of the command has set aside so far."""
-    text = (run_dir / "rejected.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def evaluate_both(original: Any, trained: Any, heldout: list[Row], options: Options, encoder: Any,

@@ -19,6 +19,7 @@ from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models import load_encoder, load_engine
 from raft_fast.progress import Reporter
+from raft_fast.training_rows import Data, take_rows
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Shared:
 
     folder: Path
     options: train.Options
-    data: train.Data
+    data: Data
     original: HFEngine
     encoder: Any
     exam: Exam
@@ -70,7 +71,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     options = suite.shared_options()
     options = replace(options, data=replace(options.data, data=find_rows(suite.data)))
     folder.mkdir(parents=True, exist_ok=True)
-    data = train.take_rows(options, folder, reporter)
+    data = take_rows(options.data, options.train.heldout, folder, reporter)
     with reporter.phase("load models"):
         original = load_engine("self", options.model, batch_size=options.evaluate.eval_batch_size,
                                engines=options.engines)

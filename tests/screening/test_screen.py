@@ -2,22 +2,21 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from raft_fast import train
 from raft_fast.dataset import Row, open_rows
 from raft_fast.embedding import unit
 from raft_fast.errors import UserError
-from raft_fast.options import EvaluateOptions, ScreenOptions
+from raft_fast.options import ScreenOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.neighbours import TorchIndex
 from raft_fast.report.stage1.page import write_report
 from raft_fast.screening import Reference, rows_as_references, screen
 from raft_fast.screening.near import near
 from raft_fast.screening.words import GRAM_WORDS, grams, same_key, words
+from raft_fast.training_rows import Data, screen_rows
 
 
 class AngleEncoder:
@@ -179,13 +178,11 @@ def test_rows_on_disk_are_screened_alike_and_lose_what_is_dropped(tmp_path):
 
 
 def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp_path):
-    data = train.Data(asking("a? @0", "b?", "c? @60"), [row("h", "held? @10")], False, 3)
+    data = Data(asking("a? @0", "b?", "c? @60"), [row("h", "held? @10")], False, 3)
     (tmp_path / "rejected.jsonl").write_text('{"file": "rows", "line": 7, "reason": "bad"}\n')
 
     def screened(**options):
-        chosen = SimpleNamespace(screen=ScreenOptions(**options),
-                                 evaluate=EvaluateOptions(general_prompts=-1))
-        return train.screen_rows(data, chosen, AngleEncoder(), tmp_path, Reporter())
+        return screen_rows(data, ScreenOptions(**options), {}, AngleEncoder(), tmp_path, Reporter())
 
     assert screened() is data
     left = screened(overlap="drop")
