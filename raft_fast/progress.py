@@ -94,27 +94,21 @@ class _NotedProgress(Progress):
 @contextmanager
 def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
-    start, done, noted, stop = time.perf_counter(), 0, "", threading.Event()
+    start, done, noted = time.perf_counter(), 0, ""
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, noted
         done, noted = done + steps, " | ".join(note.splitlines())
 
     def beat() -> None:
-        while not stop.wait(LOG_SECONDS):
-            left = ""
-            if total and done:
-                left = f", {(time.perf_counter() - start) / done * (total - done):.0f} s left"
-            _log(f"{name}: {done}/{total or '?'} {unit}{left} {noted}".rstrip())
+        left = ""
+        if total and done:
+            left = f", {(time.perf_counter() - start) / done * (total - done):.0f} s left"
+        _log(f"{name}: {done}/{total or '?'} {unit}{left} {noted}".rstrip())
 
     _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
+    with _every(LOG_SECONDS, beat):
         yield advance
-    finally:
-        stop.set()
-        thread.join()
     _log(f"{name}: done in {time.perf_counter() - start:.1f} s")
 
 
@@ -125,18 +119,32 @@ def _log(text: str) -> None:
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
     """Sample this process's resident memory while the block runs; the list holds the peak, in bytes."""
-    process, stop = psutil.Process(), threading.Event()
+    process = psutil.Process()
     peak = [process.memory_info().rss]
 
     def watch() -> None:
-        while not stop.wait(SAMPLE_SECONDS):
-            peak[0] = max(peak[0], process.memory_info().rss)
+        peak[0] = max(peak[0], process.memory_info().rss)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with _every(SAMPLE_SECONDS, watch):
+        try:
+            yield peak
+        finally:
+            watch()
+
+
+@contextmanager
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Does `act` again and again, in a thread of its own, while the block runs."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield
     finally:
         stop.set()
         thread.join()
-        peak[0] = max(peak[0], process.memory_info().rss)
