@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from raft_fast.errors import UserError
+from raft_fast.fingerprint import SENTENCE_ENCODER, fingerprint
 
 ROOM_FOR_CUTS = 2  # tokens: a piece may come out a little longer when it is tokenized by itself
 
@@ -32,7 +33,8 @@ class Encoder:
             raise UserError(f"--encoder {path}: cannot be loaded: {error}") from error
         self.prompt = _prompt(self.model, prompt)
         self.batch_size, self.device = batch_size, device
-        self.identity = f"{path} {dtype} {self.prompt!r}"
+        content = fingerprint(Path(path), SENTENCE_ENCODER) if Path(path).is_dir() else str(path)
+        self.identity = f"{content} {dtype} {self.prompt!r}"  # not where it lies: folders are moved
         self._turn = threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

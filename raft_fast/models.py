@@ -1,6 +1,5 @@
 """Loading: models, tokenizers, engines and the encoder, by the names users give them."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine, Message
 from raft_fast.errors import UserError
 from raft_fast.fetch import cache_dir, fetch_model
+from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
 from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
 
-FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 VLLM = "vllm:"
 
 
@@ -119,20 +118,6 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-def fingerprint(folder: Path) -> str:
-    """Tells weights apart without reading all of them: sizes and 64 evenly spaced blocks of each file."""
-    digest = hashlib.sha256()
-    files = [*folder.glob("*.safetensors"), *folder.glob("tokenizer*"), *folder.glob("*.jinja")]
-    for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as stream:
-            for block in range(FINGERPRINT_BLOCKS):
-                stream.seek(size * block // FINGERPRINT_BLOCKS)
-                digest.update(stream.read(BLOCK_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:

@@ -1,5 +1,7 @@
 """The encoder on a tiny model: long texts in pieces, prompts, and vectors that are never NaN."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from raft_fast.embedding import Encoder, unit
 from raft_fast.errors import UserError
+from raft_fast.fingerprint import SENTENCE_ENCODER, fingerprint
+from raft_fast.refinement.vectors import embed_to_file
 
 WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",
          "road", "and", "river"]
@@ -88,3 +92,18 @@ def test_unit_rows():
     rows = unit(np.array([[3.0, 4.0], [0.0, 0.0], [np.inf, 1.0]]))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, 0]])
     assert rows.dtype == np.float32
+
+
+def test_a_moved_encoder_is_the_same_and_a_changed_one_is_not(folder, tmp_path):
+    """Pooling counts too, which lies in a folder of its own."""
+    before, moved = Encoder(folder), shutil.copytree(folder, tmp_path / "elsewhere")
+    assert Encoder(moved).identity == before.identity
+    assert Encoder(moved, prompt="STS").identity != before.identity
+    vectors = tmp_path / "vectors.npy"
+    embed_to_file(["a fence"], 1, before, vectors)
+    embedded_at = vectors.stat().st_mtime_ns
+    embed_to_file(["a fence"], 1, Encoder(moved), vectors)
+    assert vectors.stat().st_mtime_ns == embedded_at
+    pooling = moved / "1_Pooling/config.json"
+    pooling.write_text(pooling.read_text().replace("mean", "max"))
+    assert fingerprint(moved, SENTENCE_ENCODER) != fingerprint(folder, SENTENCE_ENCODER)
