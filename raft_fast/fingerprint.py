@@ -6,7 +6,7 @@ from pathlib import Path
 
 BLOCKS, BLOCK_BYTES = 64, 1 << 16
 LANGUAGE_MODEL = ("*.safetensors", "tokenizer*", "*.jinja")
-SENTENCE_ENCODER = ("**/*.safetensors", "**/*.json", "**/*.txt")  # pooling and layers lie in folders of their own
+SENTENCE_ENCODER = ("**/*.safetensors", "**/*.json", "**/*.txt")  # pooling and layers have their own folders
 
 
 def fingerprint(folder: Path, patterns: Sequence[str] = LANGUAGE_MODEL) -> str:

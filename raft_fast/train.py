@@ -8,6 +8,7 @@ its own words (stage 2), then measure what was learnt and what was kept.
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from raft_fast.options import (
     check_several,
 )
 from raft_fast.progress import Reporter, Silent
-from raft_fast.run import open_run, pin_inputs, save_costs
+from raft_fast.run import only_process, open_run, pin_inputs, save_costs
 from raft_fast.training_rows import Data, read_rejected, screen_rows, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
@@ -67,20 +68,33 @@ class Options:
 
 
 def run(name: str, options: Options) -> Path:
-    """Everything the command does, for a configuration called `name`; returns the run's folder."""
-    from raft_fast.models import load_encoder, load_engine, pick_device
+    """Everything the command does, for a configuration called `name`; returns the run's folder.
+
+    Raises UserError where another command is at work in that folder.
+    """
+    from raft_fast.models import pick_device
     from raft_fast.processes import Processes
-    from raft_fast.watching import watchers
 
     processes = Processes.start(use_gpu=pick_device(options.model.device).type == "cuda")
     check_several(processes.size, options.model, options.train, options.adapter, options.watch)
     reporter = Reporter() if processes.is_first else Silent()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
+    with ExitStack() as held:
+        processes.first(lambda: held.enter_context(only_process(run_dir)))
+        from_rows_to_report(run_dir, options, processes, reporter)
+    processes.end()
+    return run_dir
+
+
+def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporter: Reporter) -> None:
+    """Every stage whose outcome is not in the folder yet."""
+    from raft_fast.models import load_encoder, load_engine
+    from raft_fast.watching import watchers
+
     resumed = processes.first(lambda: open_run(run_dir, list(vars(options).values())))
     if resumed and (run_dir / "evaluation.json").is_file():
         reporter.say(f"{run_dir} is finished: nothing is left to do")
-        processes.first(lambda: finish(run_dir, options, reporter))
-        return run_dir
+        return processes.first(lambda: finish(run_dir, options, reporter))
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
         data = processes.first(lambda: take_rows(options.data, options.train.heldout, run_dir, reporter))
@@ -107,8 +121,6 @@ def run(name: str, options: Options) -> Path:
         if processes.is_first:
             save_costs(run_dir, reporter)
     processes.first(lambda: finish(run_dir, options, reporter))
-    processes.end()
-    return run_dir
 
 
 def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
@@ -149,11 +161,13 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
         roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
                                                                refining.refine_batch_size,
                                                                options.engines))
-        golds = index_golds(rows, refining, encoder, run_dir / "refine", reporter)
-        refine(rows, refining, roles, encoder, run_dir / "refine", reporter, seed=options.data.seed,
-               total_rows=data.total, golds=golds)
-        add_calibration(run_dir / "refine", encoder)
-        rows = read_table(str(run_dir / "refine" / "refined.parquet"), 0.0).rows
+        folder = run_dir / "refine"
+        with only_process(folder):  # `python -m raft_fast.refine --output_dir RUN/refine` takes the same
+            golds = index_golds(rows, refining, encoder, folder, reporter)
+            refine(rows, refining, roles, encoder, folder, reporter, seed=options.data.seed,
+                   total_rows=data.total, golds=golds)
+            add_calibration(folder, encoder)
+        rows = read_table(str(folder / "refined.parquet"), 0.0).rows
     return [replace(row, completion=answer(row, source)) for row in rows]
 
 

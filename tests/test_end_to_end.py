@@ -11,6 +11,8 @@ import yaml
 from tiny import make_model, make_tokenizer
 from transformers import BertConfig, BertModel
 
+from raft_fast.run import LOCK, only_process
+
 RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
        "--max_completion_length", "8", "--rewrite_max_new_tokens", "24", "--fusion_rounds", "2",
        "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3"]
@@ -105,6 +107,15 @@ def test_the_same_command_goes_on_and_another_is_refused(home, run_dir):
     assert (run_dir / "refine/journal.jsonl").read_bytes() == journal
     said = command(home, "train", *again, *RUN, "--learning_rate", "0.5", code=2)
     assert "learning_rate is 5e-06 there and 0.5 here" in said
+
+
+def test_a_folder_where_another_process_is_at_work_is_left_alone(home, run_dir):
+    before = {file: file.stat().st_mtime_ns for file in run_dir.rglob("*") if file.name != LOCK}
+    with only_process(run_dir):
+        said = command(home, "train", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
+                       "--output_dir", "run", *RUN, code=2)
+    assert "--output_dir run: another process is at work in it" in said
+    assert {file: file.stat().st_mtime_ns for file in run_dir.rglob("*") if file.name != LOCK} == before
 
 
 def test_the_config_runs_it_again(home, run_dir):

@@ -4,13 +4,16 @@ import fcntl
 import json
 import sys
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from refinement_stubs import StubEncoder, StubEngine
+from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 
-from raft_fast import config, refine
-from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions
+from raft_fast import config, dataset, refine, train
+from raft_fast.errors import UserError
+from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
+from raft_fast.progress import Reporter
 from raft_fast.run import only_process
 
 
@@ -54,6 +57,32 @@ def test_a_second_process_touches_no_file_of_the_first(command, tmp_path, capsys
     assert stop.value.code == 2
     assert "another process is at work in it" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
+    """It waits for nobody who is at work in RUN/refine, and while it draws replies nobody else may be."""
+    locked = []
+
+    def answer(text, seed):
+        with pytest.raises(UserError, match="another process"), only_process(tmp_path / "refine"):
+            pass
+        locked.append(text)
+        return f"said {seed}"
+
+    engine = StubEngine("stub", answer)
+    monkeypatch.setitem(sys.modules, "raft_fast.models",
+                        SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
+    write(tmp_path / "rows.jsonl", *questions(2))
+    data = train.Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
+    options = SimpleNamespace(data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
+                              refine=RefineOptions(skip_checks=UNCHECKED),
+                              train=TrainOptions(data_source="rewrite"))
+    given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
+    with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
+        train.answer_rows(*given)
+    assert engine.asked == []
+    assert [row.completion for row in train.answer_rows(*given)] == ["said 0", "said 0"]
+    assert len(locked) == 2
 
 
 def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
