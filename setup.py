@@ -17,6 +17,7 @@ setup(
         "raft_fast.refinement.checks",
         "raft_fast.screening",
         "raft_fast.distillation",
+        "raft_fast.distillation.rollouts",
         "raft_fast.evaluation",
         "raft_fast.watching",
         "raft_fast.report",

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from raft_fast.options import TrainOptions
+
 EPSILON = 1e-8
 
 
@@ -92,3 +94,10 @@ class FixedBalance:
 
     def load(self, state: dict[str, float]) -> None:
         """Nothing to restore."""
+
+
+def make_balance(options: TrainOptions) -> EmaBalance | FixedBalance:
+    """λ as the options ask; ema and gradient differ in what they are fed."""
+    if options.balance == "fixed":
+        return FixedBalance(options.fixed_lambda)
+    return EmaBalance(options.ema_beta, options.lambda_max)

@@ -10,7 +10,7 @@ import torch
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
-from raft_fast.distillation.rollout import RolloutBatch
+from raft_fast.distillation.rollouts.batched import RolloutBatch
 from raft_fast.options import TrainOptions
 from raft_fast.packing import completion_hidden, consecutive
 

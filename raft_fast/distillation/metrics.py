@@ -48,13 +48,12 @@ class MetricsLog(Callback):
         self.file.close()
 
 
-def speeds(metrics: dict[str, Any], drawn: dict[int, list[list[int]]],
-           examples: Sequence[Example]) -> dict[str, Any]:
+def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> dict[str, Any]:
     """Tokens of the step's three parts and tokens per second, None where a part had nothing to do.
 
-    rollout: tokens sampled, for this and later steps; teacher and train: tokens read, prompts included.
+    rollout: tokens `drawn`, for this and later steps; teacher and train: tokens read, prompts included.
     """
-    tokens = {"rollout": sum(len(ids) for trajectories in drawn.values() for ids in trajectories),
+    tokens = {"rollout": drawn,
               "teacher": sum(len(example.teacher.ids) for example in examples if example.teacher),
               "train": metrics["tokens"]}
     speed = {part: count / seconds if count and (seconds := metrics[f"{part}_seconds"]) else None

@@ -131,7 +131,6 @@ class HFEngine:
                        [prompts[place] for place in chosen])
 
 
-@torch.inference_mode()
 def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int],
@@ -140,15 +139,34 @@ def generate_ids(
 
     Row i is drawn with noise that depends on seeds[i] alone; temperature 0 is greedy.
     """
+    noise = GumbelNoise(temperature, seeds, model.device) if temperature > 0 else None
+    return _generate(model, chat, prompts, max_new_tokens, noise)
+
+
+def sample_ids(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    temperature: float, seeds: Sequence[int],
+) -> list[tuple[list[int], list[float]]]:
+    """As `generate_ids`, temperature above 0: token ids and, of each, its log-probability in nats under
+    softmax(logits / temperature)."""
+    noise = RecordedNoise(temperature, seeds, model.device)
+    drawn = _generate(model, chat, prompts, max_new_tokens, noise)
+    logprobs = torch.stack(noise.logprobs, dim=1).tolist()
+    return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
+
+
+@torch.inference_mode()
+def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+              noise: "GumbelNoise | None") -> list[list[int]]:
+    """The most likely completions, or with `noise` a sample."""
     width = max(map(len, prompts))
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    noise = [GumbelNoise(temperature, seeds, model.device)] if temperature > 0 else []
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
                               eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
     with own_settings(model), mixed_precision(model):
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                               generation_config=config, logits_processor=noise)
+                               generation_config=config, logits_processor=[noise] if noise else [])
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
 
 
@@ -182,6 +200,21 @@ class GumbelNoise(LogitsProcessor):
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
         return scores - noise.log_()
+
+
+class RecordedNoise(GumbelNoise):
+    """Remembers how likely each drawn token was: `logprobs` has a float32 [rows] a position."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:
+        super().__init__(temperature, seeds, device)
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noisy = super().__call__(input_ids, scores)
+        softened = scores.float() / self.temperature
+        chosen = softened.gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)
+        self.logprobs.append(chosen - softened.logsumexp(1))
+        return noisy
 
 
 def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Teacher, loop, metrics, train
+from raft_fast.distillation import Teacher, fitting, metrics, plan, rows_per_step, train
 from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
@@ -148,13 +148,13 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     rows = make_rows(3)
     rows[1] = replace(rows[1], completion="x" * 100)
     length = len(chat.sft_view(rows[0].prompt, rows[0].completion).ids)
-    fit, long = loop.fitting(rows, chat, replace(OPTIONS, max_length=length), positions=10_000)
+    fit, long = fitting(rows, chat, replace(OPTIONS, max_length=length), positions=10_000)
     assert [row.row_id for row in fit] == ["r0", "r2"]
     assert "row_id r1" in long[0].reason
     assert "--max_length" in long[0].reason
     with pytest.raises(UserError, match="the model takes 20"):
-        loop.fitting(rows, chat, OPTIONS, positions=20)
-    _, long = loop.fitting(rows, chat, replace(OPTIONS, distillation=False), positions=length)
+        fitting(rows, chat, OPTIONS, positions=20)
+    _, long = fitting(rows, chat, replace(OPTIONS, distillation=False), positions=length)
     assert "row_id r1" in long[0].reason
     assert f"the model takes {length}" in long[0].reason
 
@@ -168,13 +168,13 @@ def test_two_bad_steps_in_a_row_stop_the_run(tmp_path, chat, monkeypatch):
 
 def test_plan_covers_every_row_each_epoch():
     rows = make_rows(7)
-    steps = loop.plan(rows, OPTIONS, seed=0, size=6)
+    steps = plan(rows, OPTIONS, seed=0, size=6)
     assert [len(step) for step in steps] == [6, 1, 6, 1]
     assert sorted(row.row_id for step in steps[:2] for row in step) == sorted(r.row_id for r in rows)
-    assert len(loop.plan(rows, replace(OPTIONS, max_steps=3), seed=0, size=6)) == 3
+    assert len(plan(rows, replace(OPTIONS, max_steps=3), seed=0, size=6)) == 3
 
 
 def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
-    assert loop.rows_per_step(OPTIONS, tmp_path / "run") == 3
+    assert rows_per_step(OPTIONS, tmp_path / "run") == 3
     run(tmp_path / "run", chat)
-    assert loop.rows_per_step(replace(OPTIONS, gradient_accumulation_steps=2), tmp_path / "run") == 3
+    assert rows_per_step(replace(OPTIONS, gradient_accumulation_steps=2), tmp_path / "run") == 3

@@ -11,8 +11,9 @@ from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raft_fast.distillation import Adapter, Teacher, train
+from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
+from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError

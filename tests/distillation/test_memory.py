@@ -9,8 +9,8 @@ from tiny import make_model, make_rows
 
 from raft_fast.distillation import Estimate, estimate, micro_batches, plan
 from raft_fast.distillation import memory as memory_module
-from raft_fast.distillation.loop import checkpoint_activations
 from raft_fast.distillation.memory import _activations, _saved
+from raft_fast.distillation.optimizer import checkpoint_activations
 from raft_fast.distillation.out_of_memory import run_halving
 from raft_fast.distillation.random_state import random_state
 from raft_fast.errors import UserError

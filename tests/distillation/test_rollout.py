@@ -6,14 +6,17 @@ import pytest
 import torch
 from tiny import make_model
 
-from raft_fast.distillation import loop, rollout
-from raft_fast.distillation.rollout import RolloutBatch, sample_trajectories
+from raft_fast.distillation import Draw
+from raft_fast.distillation.resume import go_on, of_each_process, seed_process
+from raft_fast.distillation.rollouts import batched
+from raft_fast.distillation.rollouts.batched import BatchedRollouts, RolloutBatch
+from raft_fast.engines import Sampling
 from raft_fast.errors import UserError
 
 
 def scarce(monkeypatch, rows):
     """Memory for at most `rows` rows of generation; returns the sizes that were tried."""
-    real, tried = rollout.generate_ids, []
+    real, tried = batched.sample_ids, []
 
     def generate(model, chat, prompts, *rest):
         tried.append(len(prompts))
@@ -21,12 +24,15 @@ def scarce(monkeypatch, rows):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore lines")
         return real(model, chat, prompts, *rest)
 
-    monkeypatch.setattr(rollout, "generate_ids", generate)
+    monkeypatch.setattr(batched, "sample_ids", generate)
     return tried
 
 
 def sample(chat, rows, batch=None):
-    return sample_trajectories(make_model(0), chat, [(0, row) for row in rows], 4, 1.0, 0, batch)
+    engine = BatchedRollouts(chat, Sampling(4, 1.0), batch)
+    engine.sync(make_model(0))
+    draws = [Draw(chat.student_prompt(row.prompt), seed) for seed, row in enumerate(rows)]
+    return [trajectory.ids for trajectory in engine.sample(draws)]
 
 
 def test_out_of_memory_halves_the_rollouts_for_good(chat, rows, monkeypatch, capsys):
@@ -54,7 +60,7 @@ def test_tokens_bound_a_round_of_rollouts(chat, rows, monkeypatch):
 
 
 def drawn(processes, kept, batch):
-    loop.go_on(kept, batch, processes, [0, 5])
+    go_on(kept, BatchedRollouts(None, None, batch), processes, [0, 5])
     return torch.rand(()).item()
 
 
@@ -62,8 +68,8 @@ def test_every_process_goes_on_with_its_own_random_numbers():
     one, two = (SimpleNamespace(rank=rank, size=2, collect=list) for rank in range(2))
     kept, expected = [], []
     for process, rows in ((one, 8), (two, 16)):
-        loop.seed_process(process, 0, 0)
-        kept += loop.of_each_process(RolloutBatch(rows), process)
+        seed_process(process, 0, 0)
+        kept += of_each_process(BatchedRollouts(None, None, RolloutBatch(rows)), process)
         expected.append(torch.rand(()).item())
     assert expected[0] != expected[1]  # dropout masks of two processes have nothing in common
     batches = [RolloutBatch(), RolloutBatch()]

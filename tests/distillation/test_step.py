@@ -9,8 +9,9 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
+from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Counts, Limits
-from raft_fast.distillation.loop import adamw, checkpoint_activations, make_balance
+from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import StudentPass
 from raft_fast.options import TrainOptions

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from test_loop import OPTIONS, metrics_of, run, timeless
 
-from raft_fast.distillation import Callback, SoftStop, losses
-from raft_fast.distillation import loop as loop_module
+from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.distillation.rollouts.batched import BatchedRollouts
+from raft_fast.distillation.step import Stepper
 from raft_fast.errors import Stopped, UserError, entry
 
 STEPS = replace(OPTIONS, num_train_epochs=3, lr_scheduler_type="linear", warmup_steps=1, save_steps=2)
@@ -116,7 +117,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint(tmp_path, chat):
 
 def not_finite(monkeypatch, *steps):
     """Poison the loss of these steps."""
-    count, real = 0, loop_module.Stepper.run
+    count, real = 0, Stepper.run
 
     def poisoned(self, examples):
         nonlocal count
@@ -128,7 +129,7 @@ def not_finite(monkeypatch, *steps):
                 return real(self, examples)
         return real(self, examples)
 
-    monkeypatch.setattr(loop_module.Stepper, "run", poisoned)
+    monkeypatch.setattr(Stepper, "run", poisoned)
 
 
 def test_one_bad_step_is_skipped_counted_and_survived(tmp_path, chat, monkeypatch):
@@ -158,9 +159,15 @@ def test_a_stop_between_two_bad_steps_changes_nothing(tmp_path, chat, monkeypatc
         run(tmp_path / "run", chat, STEPS)
 
 
+def emptied(monkeypatch, count):
+    """The first `count` of what is drawn together come back empty."""
+    real = BatchedRollouts.sample
+    monkeypatch.setattr(BatchedRollouts, "sample", lambda self, draws: [
+        Trajectory([], []) if place < count else one for place, one in enumerate(real(self, draws))])
+
+
 def test_steps_of_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):
-    monkeypatch.setattr(loop_module, "sample_trajectories",
-                        lambda student, chat, requests, *a: [[] for _ in requests])
+    emptied(monkeypatch, 99)
     _, metrics = run(tmp_path / "run", chat, replace(STEPS, sft=False))
     assert [step["skipped_because"] for step in metrics] == ["nothing to learn from"] * 6
     assert metrics[-1]["skipped_steps"] == 6
@@ -170,9 +177,7 @@ def test_steps_of_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, c
 
 
 def test_one_empty_completion_among_others_changes_nothing_but_the_count(tmp_path, chat, monkeypatch):
-    real = loop_module.sample_trajectories
-    monkeypatch.setattr(loop_module, "sample_trajectories", lambda student, chat, requests, *a:
-                        [[], *real(student, chat, requests, *a)[1:]])
+    emptied(monkeypatch, 1)
     _, metrics = run(tmp_path / "run", chat, replace(STEPS, steps_per_generation=1))
     assert all(step["trajectories"] == 2 and step["kl_loss"] >= 0 for step in metrics)
 

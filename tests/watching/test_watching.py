@@ -175,7 +175,7 @@ def test_completions_are_logged_and_not_twice(tmp_path, chat):
 
 def test_speeds_are_tokens_over_seconds():
     metrics = {"tokens": 100, "train_seconds": 2.0, "teacher_seconds": None, "rollout_seconds": 4.0}
-    assert speeds(metrics, {0: [[1, 2], [3]], 1: [[4]]}, []) == {
+    assert speeds(metrics, 4, []) == {
         "rollout_tokens": 4, "teacher_tokens": 0, "rollout_tokens_per_second": 1.0,
         "teacher_tokens_per_second": None, "train_tokens_per_second": 50.0}
     told = describe_split({**metrics, "train_tokens_per_second": 50.0, "rollout_tokens_per_second": 1.0})

@@ -1,0 +1,57 @@
+"""Which rows every optimizer step has, and which rows fit."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from raft_fast.chat import Chat
+from raft_fast.dataset import Rejected, Row
+from raft_fast.distillation.checkpoint import newest_state
+from raft_fast.errors import UserError
+from raft_fast.options import TrainOptions
+from raft_fast.processes import Processes
+
+
+def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
+    """Rows of an optimizer step over all processes; a run that goes on keeps what it began with, on
+    however many processes it goes on."""
+    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * Processes().size
+    return int(newest_state(run_dir / "checkpoints").get("rows_per_step", size))
+
+
+def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:
+    """The `size` rows of every optimizer step: each epoch in an order of its own, the last step may be
+    short."""
+    steps: list[list[Row]] = []
+    for epoch in range(options.num_train_epochs):
+        order = list(rows)
+        random.Random(f"{seed} {epoch}").shuffle(order)
+        steps += [order[start : start + size] for start in range(0, len(order), size)]
+    return steps if options.max_steps < 0 else steps[: options.max_steps]
+
+
+def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
+            positions: int) -> tuple[list[Row], list[Rejected]]:
+    """Rows whose three views fit, and the others with the reason.
+
+    The SFT view must fit into --max_length and into the model's `positions`, and with the longest
+    trajectory also the student's and the teacher's view into the latter. Raises UserError where no row fits.
+    """
+    fit, long = [], []
+    for row in rows:
+        answered = len(chat.sft_view(row.prompt, row.completion).ids)
+        prompts = [chat.teacher_prompt(row.prompt, row.completion), chat.student_prompt(row.prompt)]
+        sampled = max(map(len, prompts)) + options.max_completion_length
+        if answered > options.max_length:
+            reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
+        elif options.sft and answered > positions:
+            reason = f"prompt and answer have {answered} tokens; the model takes {positions}"
+        elif options.distillation and sampled > positions:
+            reason = f"teacher prompt and trajectory may have {sampled} tokens; the model takes {positions}"
+        else:
+            fit.append(row)
+            continue
+        long.append(Rejected("training rows", None, f"row_id {row.row_id}: {reason}"))
+    if not fit:
+        raise UserError(f"no row can be trained on: {long[0].reason if long else 'there is none'}")
+    return fit, long

@@ -1,0 +1,98 @@
+"""What of a run a checkpoint holds beside the weights, and going on from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from raft_fast.distillation.callbacks import TrainingState
+from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.random_state import random_state, set_random_state
+from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
+from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
+from raft_fast.distillation.step import Stepper
+from raft_fast.engines import stable_seed
+from raft_fast.options import TrainOptions
+from raft_fast.processes import Processes
+
+
+@dataclass
+class Resumable:
+    """Everything that moves in a run. All processes call its methods together; the first one writes.
+
+    rollouts: None where nothing is distilled. rows_per_step: over all processes.
+    """
+
+    state: TrainingState
+    stepper: Stepper
+    scheduler: Any
+    rollouts: RolloutBuffer | None
+    options: TrainOptions
+    rows_per_step: int
+    seed: int
+
+    def restore(self) -> None:
+        """Go back to the newest whole checkpoint, where there is one."""
+        kept = restore(self._folder, self.state.weights, WholeOptimizer(self.stepper.optimizer))
+        if kept is None:
+            return
+        self.state.step, self.state.finished = kept["step"], kept["finished"]
+        self.stepper.balance.load(kept["balance"])
+        if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
+            self.stepper.limits = replace(self.stepper.limits, rows=min(halved, self.stepper.limits.rows))
+        self.scheduler.load_state_dict(kept["scheduler"])
+        for group, lr in zip(self.stepper.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
+        if self.rollouts:
+            self.rollouts.load(kept["buffer"])
+        go_on(kept.get("processes", []), self._engine, Processes(), [self.seed, self.state.step])
+
+    def save(self) -> Path:
+        """Write the checkpoint of the step just done; returns its folder."""
+        processes = Processes()
+        kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
+                "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
+                "finished": self.state.finished, "rows_per_step": self.rows_per_step,
+                "buffer": self.rollouts.state() if self.rollouts else {}}
+        save = partial(save_checkpoint, self._folder, self.state.step, gather_weights(self.state.weights),
+                       gather_optimizer(self.stepper.optimizer), kept, self.options.save_total_limit)
+        return processes.first(save)
+
+    def saving_is_due(self) -> bool:
+        """Every --save_steps, and where training ends."""
+        state, steps = self.state, self.options.save_steps
+        every = steps and state.step % steps == 0
+        return bool(every or state.step == state.total or state.stop or state.finished)
+
+    @property
+    def _folder(self) -> Path:
+        return self.state.run_dir / "checkpoints"
+
+    @property
+    def _engine(self) -> RolloutEngine | None:
+        return self.rollouts.engine if self.rollouts else None
+
+
+def of_each_process(engine: RolloutEngine | None, processes: Processes) -> list[dict[str, Any]]:
+    """What a checkpoint keeps of every process; all take part."""
+    return processes.collect([{"random": random_state(), **(engine.state() if engine else {})}])
+
+
+def go_on(kept: Sequence[dict[str, Any]], engine: RolloutEngine | None, processes: Processes,
+          seed: list[int]) -> None:
+    """Put back what `of_each_process` gave; as many processes as there were are needed, others draw anew."""
+    if len(kept) != processes.size:
+        seed_process(processes, *seed)
+        return
+    own = kept[processes.rank]
+    if engine:
+        engine.load(own)
+    set_random_state(own["random"])
+
+
+def seed_process(processes: Processes, *seed: int) -> None:
+    """Dropout: every process draws its own, the first one as if it were alone."""
+    set_seed(stable_seed(*seed, processes.rank) % 2**32)

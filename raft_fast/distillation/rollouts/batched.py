@@ -1,0 +1,88 @@
+"""transformers' generate, in batches of prompts of similar length: `--rollout_engine transformers`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raft_fast.chat import Chat
+from raft_fast.distillation.out_of_memory import ADVICE
+from raft_fast.distillation.rollouts.base import Draw, Trajectory
+from raft_fast.engines import Sampling
+from raft_fast.engines.hf import sample_ids
+from raft_fast.errors import UserError
+from raft_fast.progress import console
+
+ROLLOUT_ROWS = 64  # with few rows the matrix units idle
+ROLLOUT_TOKENS = 65536  # what the cache of keys and values holds at most
+
+
+@dataclass
+class RolloutBatch:
+    """What is generated at once at most: rows, halved for good where memory runs out, and tokens,
+    padding and the longest completions included."""
+
+    rows: int = ROLLOUT_ROWS
+    tokens: int = ROLLOUT_TOKENS
+
+    def fitting(self, length: int) -> int:
+        """How many rows of `length` tokens fit, one at least."""
+        return max(1, min(self.rows, self.tokens // length))
+
+    def halve(self, rows: int, reason: str) -> None:
+        """Where `rows` were too many. Raises UserError where it was one."""
+        if rows == 1:
+            raise UserError(f"out of memory while one trajectory was sampled ({reason}): {ADVICE}")
+        self.rows = (rows + 1) // 2
+        console.print(f"out of memory while {rows} trajectories were sampled: {self.rows} at once from here",
+                      markup=False, soft_wrap=True)
+
+
+class BatchedRollouts:
+    """Samples from the student itself. A draw's noise depends on its seed alone; its probabilities are the
+    student's, rounded as the width of the batch's padding has it.
+
+    Out of memory, `batch` is halved and the rows at work are drawn again.
+    """
+
+    def __init__(self, chat: Chat, sampling: Sampling, batch: RolloutBatch | None = None) -> None:
+        self.chat, self.sampling, self.batch = chat, sampling, batch or RolloutBatch()
+        self.student: Any = None
+
+    def sync(self, student: Any) -> None:
+        self.student = student
+
+    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+        waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
+        drawn: list[Trajectory] = [Trajectory([], [])] * len(draws)
+        while waiting:
+            longest = len(draws[waiting[0]].prompt) + self.sampling.max_new_tokens
+            chosen = waiting[: self.batch.fitting(longest)]
+            try:
+                found = self._generate([draws[index] for index in chosen])
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split("\n")[0]
+            else:
+                waiting = waiting[len(chosen) :]
+                for index, trajectory in zip(chosen, found, strict=True):
+                    drawn[index] = trajectory
+                continue
+            # outside of the handler: the error holds on to the cache of keys and values
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.batch.halve(len(chosen), reason)
+        self.student = None  # a copy of a sharded one is in nobody's way while the student trains
+        return drawn
+
+    def state(self) -> dict[str, Any]:
+        return {"rollout_rows": self.batch.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.batch.rows = state.get("rollout_rows", self.batch.rows)
+
+    def _generate(self, draws: Sequence[Draw]) -> list[Trajectory]:
+        drawn = sample_ids(self.student, self.chat, [draw.prompt for draw in draws],
+                           self.sampling.max_new_tokens, self.sampling.temperature,
+                           [draw.seed for draw in draws])
+        return [Trajectory(ids, logprobs) for ids, logprobs in drawn]

@@ -1,0 +1,53 @@
+"""Trajectories for the steps to come: one refill feeds --steps_per_generation of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from raft_fast.chat import Chat
+from raft_fast.dataset import Row
+from raft_fast.distillation.rollouts.base import Draw, RolloutEngine
+from raft_fast.distillation.sharding import sampler
+from raft_fast.engines import stable_seed
+from raft_fast.processes import Processes
+
+
+class RolloutBuffer:
+    """Hands out the trajectories of each step, sampled from the student as it was at the last refill.
+
+    steps: the rows of every step of the run. Every process samples its share, and a draw is the same
+    whoever makes it, as far as the engine allows. `drawn_tokens`: what the last `take` sampled, in all.
+    """
+
+    def __init__(self, engine: RolloutEngine, chat: Chat, steps: Sequence[Sequence[Row]],
+                 steps_per_generation: int, seed: int) -> None:
+        self.engine, self.chat, self.steps, self.seed = engine, chat, steps, seed
+        self.steps_per_generation = steps_per_generation
+        self.waiting: dict[int, list[list[int]]] = {}
+        self.drawn_tokens = 0
+
+    def take(self, step: int, student: Any) -> list[list[int]]:
+        """Token ids for each row of the step (counted from 0); all processes take part."""
+        self.drawn_tokens = 0
+        if step not in self.waiting:
+            self._refill(range(step, min(step + self.steps_per_generation, len(self.steps))), student)
+        return self.waiting.pop(step)
+
+    def _refill(self, fed: range, student: Any) -> None:
+        processes = Processes()
+        share = processes.deal([self._draw(step, row) for step in fed for row in self.steps[step]])
+        self.engine.sync(sampler(student))
+        drawn = self.engine.sample(share[processes.rank])
+        every = processes.collect([trajectory.ids for trajectory in drawn])
+        self.drawn_tokens = sum(map(len, every))
+        one = iter(every)
+        self.waiting = {step: [next(one) for _ in self.steps[step]] for step in fed}
+
+    def _draw(self, step: int, row: Row) -> Draw:
+        return Draw(self.chat.student_prompt(row.prompt), stable_seed(self.seed, step, row.row_id))
+
+    def state(self) -> dict[str, list[list[int]]]:
+        """What waits for later steps, as JSON; the same on every process."""
+        return {str(step): ids for step, ids in self.waiting.items()}
+
+    def load(self, state: dict[str, list[list[int]]]) -> None:
+        self.waiting = {int(step): ids for step, ids in state.items()}
