@@ -72,6 +72,10 @@ class Engine(Protocol):
     A KeyboardInterrupt thrown into the iterator asks for what is in flight: the engine begins nothing
     new, yields what it still gets, and raises it again. It keeps a user waiting for no longer than it
     must; with WindDown it waits for all of it.
+
+    While a thread is inside the iterator nothing can be thrown into it. An engine that keeps one there for
+    long has a method `interrupt(how: KeyboardInterrupt)`, which does the same to every call that is not
+    over, from another thread.
     """
 
     identity: str

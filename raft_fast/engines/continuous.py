@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from raft_fast.chat import Chat
 from raft_fast.engines.base import Message, Reply, Sampling, hand_over
 from raft_fast.engines.hf import READ_AHEAD, HFEngine, own_settings
+from raft_fast.engines.stopping import Call
 from raft_fast.packing import mixed_precision
 
 SEED_BITS = 31
@@ -34,14 +35,16 @@ class ContinuousEngine(HFEngine):
         super().__init__(model, chat, f"{identity} continuous", batch_size)
         self.settings = settings
 
-    def generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling
+    def _generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
     ) -> Iterator[tuple[int, Reply]]:
-        """Replies come once all prompts that were read ahead are answered, in order."""
+        """Replies come once all prompts that were read ahead are answered, in order; an interrupt waits for
+        that too."""
         numbered = enumerate(conversations)
         while asked := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
             prompts = [self.chat.student_prompt(messages) for _, messages in asked]
             with self._turn:
+                call.go_on()
                 start = time.perf_counter()
                 answers = self._draw(prompts, sampling)
                 seconds = (time.perf_counter() - start) / len(asked)

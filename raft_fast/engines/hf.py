@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from raft_fast.chat import Chat, View
 from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.score import strip_thinking
+from raft_fast.engines.stopping import Call, Calls
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids, mixed_precision
 
@@ -38,23 +39,41 @@ class HFEngine:
         self.model, self.chat, self.identity = model, chat, identity
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
+        self._calls = Calls()
+
+    def interrupt(self, how: KeyboardInterrupt) -> None:
+        """See `Engine`: no call begins another batch. With WindDown the one that is drawn is drawn to its
+        end; else it ends with the next token, and its replies that are whole are kept."""
+        self._calls.end(how)
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        for indices, messages, prompts in self._batches(conversations, sampling.max_new_tokens):
-            seeds = [stable_seed(sampling.seed, one) for one in messages]
-            with self._turn:
-                start = time.perf_counter()
-                drawn = generate_ids(self.model, self.chat, prompts, sampling.max_new_tokens,
-                                     sampling.temperature, seeds)
-                seconds = (time.perf_counter() - start) / len(drawn)
-            yield from hand_over((index, self._read(ids, len(prompt), seconds))
-                                 for index, prompt, ids in zip(indices, prompts, drawn, strict=True))
+        return self._generate(conversations, sampling, self._calls.begin())
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
+        return self._score(conversations, self._calls.begin())
+
+    def _generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
+    ) -> Iterator[tuple[int, Reply]]:
+        longest = sampling.max_new_tokens
+        for indices, messages, prompts in self._batches(conversations, longest):
+            seeds = [stable_seed(sampling.seed, one) for one in messages]
+            with self._turn:
+                call.go_on()
+                start = time.perf_counter()
+                drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
+                                     [call])
+                seconds = (time.perf_counter() - start) / len(drawn)
+            yield from hand_over((index, self._read(ids, len(prompt), seconds))
+                                 for index, prompt, ids in zip(indices, prompts, drawn, strict=True)
+                                 if self._ended(ids) or len(ids) == longest)
+            call.go_on()
+
+    def _score(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
@@ -64,6 +83,7 @@ class HFEngine:
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
         for indices, _, prompts in self._batches(conversations, 1):
             with self._turn:
+                call.go_on()
                 start = time.perf_counter()
                 scores = self._expected_digits(prompts, choices)
                 seconds = (time.perf_counter() - start) / len(scores)
@@ -72,9 +92,11 @@ class HFEngine:
                 for index, prompt, score in zip(indices, prompts, scores, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
-        ended = bool(ids) and ids[-1] in self.chat.eos_ids
-        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if ended else "length",
+        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if self._ended(ids) else "length",
                      prompt_tokens, len(ids), seconds=seconds)
+
+    def _ended(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and ids[-1] in self.chat.eos_ids
 
     @torch.inference_mode()
     def _expected_digits(self, prompts: Sequence[list[int]], choices: torch.Tensor) -> list[float]:
@@ -133,14 +155,15 @@ class HFEngine:
 
 def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int],
+    temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[int]]:
     """Sample a completion for each prompt: its token ids, up to and including the first eos.
 
-    Row i is drawn with noise that depends on seeds[i] alone; temperature 0 is greedy.
+    Row i is drawn with noise that depends on seeds[i] alone; temperature 0 is greedy. Where `stopping`
+    ends the batch early, rows without an eos are what there was of them.
     """
     noise = GumbelNoise(temperature, seeds, model.device) if temperature > 0 else None
-    return _generate(model, chat, prompts, max_new_tokens, noise)
+    return _generate(model, chat, prompts, max_new_tokens, noise, stopping)
 
 
 def sample_ids(
@@ -157,7 +180,7 @@ def sample_ids(
 
 @torch.inference_mode()
 def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-              noise: "GumbelNoise | None") -> list[list[int]]:
+              noise: "GumbelNoise | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
     """The most likely completions, or with `noise` a sample."""
     width = max(map(len, prompts))
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
@@ -166,7 +189,8 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
                               eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
     with own_settings(model), mixed_precision(model):
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                               generation_config=config, logits_processor=[noise] if noise else [])
+                               generation_config=config, logits_processor=[noise] if noise else [],
+                               stopping_criteria=StoppingCriteriaList(stopping))
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
 
 

@@ -57,6 +57,7 @@ class Journal:
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._lines = DiskMap()  # key -> where its line begins
         self._asking: dict[bytes, threading.Event] = {}
+        self._engines: list[Engine] = []  # all that were asked
         self._lock = threading.Lock()
         self._stop, self._replaying = threading.Event(), False
         self._closed = self._hurry = False
@@ -99,7 +100,12 @@ class Journal:
         wants to leave (`why` is no Exception), who is not kept waiting.
         """
         self._hurry |= why is not None and not isinstance(why, Exception)
-        self._stop.set()
+        self._stop.set()  # first: a call that does not see it is one that the engine knows of
+        with self._lock:
+            engines = list(self._engines)
+        for engine in engines:
+            if (interrupt := getattr(engine, "interrupt", None)) is not None:
+                interrupt(self._last_word())
 
     def replay(self) -> None:
         """From now on `ask` answers from the journal alone and waits for nobody; what is missing has the
@@ -131,6 +137,7 @@ class Journal:
         try:
             tell(known)  # first: that an engine worked once says more than that it fails now
             if mine:
+                self._know(engine)
                 todo = [conversations[first[key]] for key in mine]
                 answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
                 self._hear(answers, listen, lambda index, reply: replies.update({
@@ -141,6 +148,11 @@ class Journal:
                     self._asking.pop(key).set()
         tell(awaited)
         return [replies[key] for key in keys]
+
+    def _know(self, engine: Engine) -> None:
+        with self._lock:
+            if not any(engine is known for known in self._engines):
+                self._engines.append(engine)
 
     def _share_out(self, keys: Iterable[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
         """(those this call has to ask for, those that are known, those that another call asks for)."""
@@ -170,10 +182,16 @@ class Journal:
                 listen(reply, True)
                 if self._stop.is_set():
                     raise Stopped
-        except BaseException:
-            for index, reply in _in_flight(answers, KeyboardInterrupt() if self._hurry else WindDown()):
+        except BaseException as error:
+            for index, reply in _in_flight(answers, self._last_word()):
                 note(index, reply)
+            if self._stop.is_set() and isinstance(error, KeyboardInterrupt):
+                raise Stopped from None  # the engine was told to end; why is known to whoever called `stop`
             raise
+
+    def _last_word(self) -> KeyboardInterrupt:
+        """What engines are told when nothing more is asked for (see `Engine`)."""
+        return KeyboardInterrupt() if self._hurry else WindDown()
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Recorded:
         line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": asdict(reply)}

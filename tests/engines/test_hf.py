@@ -10,10 +10,12 @@ from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
-from raft_fast.engines import Sampling, hf
+from raft_fast.engines import Sampling, WindDown, hf
 from raft_fast.engines.hf import GumbelNoise, HFEngine, _until_eos, generate_ids
+from raft_fast.engines.stopping import Call
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
+MANY = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]
 
 
 @pytest.fixture
@@ -61,6 +63,72 @@ def test_an_interrupt_waits_for_the_batch_that_is_drawn(engine):
     with pytest.raises(KeyboardInterrupt):
         next(replies)
     assert len(set(got)) == 2
+
+
+@pytest.fixture
+def at_token(monkeypatch):
+    """Run something when the n-th token of a call has been drawn; gives a list that counts tokens."""
+    own, drawn = Call.__call__, []
+
+    def plan(number, what):
+        def counted(call, ids, scores, **rest):
+            drawn.append(len(ids))
+            if len(drawn) == number:
+                what()
+            return own(call, ids, scores, **rest)
+
+        monkeypatch.setattr(Call, "__call__", counted)
+        return drawn
+
+    return plan
+
+
+@pytest.fixture
+def short_spoken(model):
+    """Every other token ends a reply, so some of a batch are whole early."""
+    chat = Chat(make_tokenizer(), GenerationConfig(eos_token_id=list(range(2, 260, 2))))
+    return HFEngine(model, chat, "tiny", batch_size=8)
+
+
+def drain(replies):
+    """(what came, what it ended with)."""
+    found = {}
+    try:
+        for index, reply in replies:
+            found[index] = replace(reply, seconds=0)
+    except KeyboardInterrupt as error:
+        return found, error
+    return found, None
+
+
+def test_an_interrupt_from_another_thread_ends_the_batch_and_keeps_its_whole_replies(short_spoken, at_token):
+    sampling = Sampling(6, 1.0)
+    uninterrupted, _ = drain(short_spoken.generate(MANY, sampling))
+    drawn = at_token(2, lambda: short_spoken.interrupt(KeyboardInterrupt()))
+    found, error = drain(short_spoken.generate(MANY, sampling))
+    assert type(error) is KeyboardInterrupt
+    assert len(drawn) == 2  # the first of three batches, two tokens of it
+    assert 0 < len(found) < 8
+    assert found == {index: uninterrupted[index] for index in found}
+    assert {reply.completion_tokens for reply in found.values()} == {1, 2}
+    assert {reply.finish_reason for reply in found.values()} == {"stop"}
+
+
+def test_winding_down_draws_the_batch_to_its_end_and_begins_no_other(short_spoken, at_token):
+    uninterrupted, _ = drain(short_spoken.generate(MANY, Sampling(6, 1.0)))
+    at_token(2, lambda: short_spoken.interrupt(WindDown()))
+    found, error = drain(short_spoken.generate(MANY, Sampling(6, 1.0)))
+    assert type(error) is WindDown
+    assert found == {index: uninterrupted[index] for index in found}
+    assert len(found) == 8
+
+
+def test_an_interrupt_concerns_the_calls_of_its_time_alone(engine):
+    before, scoring = engine.generate(ASKED, Sampling(4)), engine.score(ASKED)
+    engine.interrupt(KeyboardInterrupt())
+    for begun in (before, scoring):
+        assert drain(begun)[0] == {}
+    assert len(dict(engine.generate(ASKED, Sampling(4)))) == len(dict(engine.score(ASKED))) == 3
 
 
 def test_a_batch_stays_within_its_tokens(engine, monkeypatch):

@@ -8,9 +8,14 @@ import time
 
 import pytest
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
+from tiny import make_model, make_tokenizer
+from transformers import GenerationConfig
 
 from raft_fast import errors
+from raft_fast.chat import Chat
 from raft_fast.engines import OF_ONE_REQUEST, Reply
+from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.stopping import Call
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
@@ -121,6 +126,45 @@ def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_b
             thread.join(10)
     # what came after the journal was closed went nowhere
     assert (tmp_path / "journal.jsonl").read_text().count("\n") == 8
+
+
+def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_replies(
+        tmp_path, small_blocks, monkeypatch):
+    """Four blocks share the model: the batch that is drawn ends, and those that wait for it never begin."""
+    chat = Chat(make_tokenizer(), GenerationConfig(eos_token_id=list(range(2, 260, 2))))
+    options = {"fusion_rounds": 0, "rewrite_temperature": 1.0, "rewrite_max_new_tokens": 6,
+               "supervision_gap": False}
+
+    def engine():
+        return HFEngine(make_model(), chat, "tiny", batch_size=4)
+
+    run(tmp_path / "whole", rows(32), Roles(engine()), **options)
+    own, tokens = Call.__call__, []
+
+    def interrupted(call, *given, **rest):
+        tokens.append(call)
+        if len(tokens) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            until = time.monotonic() + 20
+            while call.ended is None and time.monotonic() < until:
+                time.sleep(0.001)
+        return own(call, *given, **rest)
+
+    monkeypatch.setattr(Call, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", rows(32), Roles(engine()), **options)
+    assert len(tokens) == 8
+    assert not [thread for thread in threading.enumerate() if thread.name == errors.WORKER]
+    kept = (tmp_path / "cut/journal.jsonl").read_text().splitlines()
+    assert 0 < len(kept) < 16
+    run(tmp_path / "cut", rows(32), Roles(engine()), **options)
+    cut, whole = ((tmp_path / name / "journal.jsonl").read_text().splitlines() for name in ("cut", "whole"))
+    assert cut[: len(kept)] == kept
+    assert texts(cut) == texts(whole)
+
+
+def texts(lines):
+    return {line["key"]: line["reply"]["text"] for line in map(json.loads, lines) if "key" in line}
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
