@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Teacher, fitting, metrics, plan, rows_per_step, train
+from raft_fast.distillation import Callback, Teacher, fitting, metrics, plan, rows_per_step, train
 from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
@@ -178,3 +178,27 @@ def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
     assert rows_per_step(OPTIONS, tmp_path / "run") == 3
     run(tmp_path / "run", chat)
     assert rows_per_step(replace(OPTIONS, gradient_accumulation_steps=2), tmp_path / "run") == 3
+
+
+def first_step(folder, chat, rollout, distillation):
+    """Trajectories and KL loss of the first step at two temperatures."""
+    options = replace(OPTIONS, rollout_temperature=rollout, distillation_temperature=distillation,
+                      max_steps=1)
+    heard = []
+
+    class Listener(Callback):
+        def on_step(self, state):
+            heard.append((state.trajectories, state.metrics["kl_loss"]))
+
+    run(folder, chat, options, callbacks=[Listener()])
+    return heard[0]
+
+
+def test_the_two_temperatures_do_not_meet(tmp_path, chat):
+    """What is sampled knows nothing of T, and targets nothing of the rollout temperature."""
+    plain, soft = (first_step(tmp_path / f"soft{at}", chat, 1.0, at) for at in (1.0, 1.5))
+    assert plain[0] == soft[0]
+    assert plain[1] != soft[1]
+    cold, colder = (first_step(tmp_path / f"cold{at}", chat, at, 1.5) for at in (1e-4, 1e-5))
+    assert cold == colder  # both take the likeliest token
+    assert cold[0] != soft[0]
