@@ -49,8 +49,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
     rollouts = None
     if teacher is not None:
-        rollouts = RolloutBuffer(rollout_engine or make_engine(options, chat), chat, steps,
-                                 options.steps_per_generation, seed)
+        rollouts = RolloutBuffer(rollout_engine or make_engine(options, chat), chat, steps, options, seed)
     state = TrainingState(run_dir, student, weights_of(student, weights), len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
     run.restore()
@@ -70,7 +69,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
 
         state.step, state.rows, state.trajectories = step + 1, steps[step], trajectories
         state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
-                         "rollout_seconds": clock.read()["rollout_seconds"] if rollouts else None}
+                         "rollout_seconds": clock.read()["rollout_seconds"] if rollouts else None,
+                         "rollout_logprob_gap": rollouts.gap if rollouts else None}
         state.metrics |= speeds(state.metrics, rollouts.drawn_tokens if rollouts else 0, examples)
         listeners.on_step(state)
         if run.saving_is_due():

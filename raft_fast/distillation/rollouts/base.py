@@ -22,6 +22,10 @@ class Trajectory:
     ids: list[int]
     logprobs: list[float]
 
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.logprobs):
+            raise ValueError(f"{len(self.ids)} token ids with {len(self.logprobs)} log-probabilities")
+
 
 class RolloutEngine(Protocol):
     """Samples from the student. Every process of a run has an engine of its own, and all call it together."""

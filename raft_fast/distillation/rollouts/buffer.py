@@ -6,8 +6,10 @@ from typing import Any
 from raft_fast.chat import Chat
 from raft_fast.dataset import Row
 from raft_fast.distillation.rollouts.base import Draw, RolloutEngine
+from raft_fast.distillation.rollouts.gap import GapCheck
 from raft_fast.distillation.sharding import sampler
 from raft_fast.engines import stable_seed
+from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
 
 
@@ -15,28 +17,34 @@ class RolloutBuffer:
     """Hands out the trajectories of each step, sampled from the student as it was at the last refill.
 
     steps: the rows of every step of the run. Every process samples its share, and a draw is the same
-    whoever makes it, as far as the engine allows. `drawn_tokens`: what the last `take` sampled, in all.
+    whoever makes it, as far as the engine allows. Of the last `take`: `drawn_tokens` is what it sampled, in
+    all, `gap` how far engine and trainer were apart where that was looked at (`GapCheck`).
     """
 
     def __init__(self, engine: RolloutEngine, chat: Chat, steps: Sequence[Sequence[Row]],
-                 steps_per_generation: int, seed: int) -> None:
+                 options: TrainOptions, seed: int) -> None:
         self.engine, self.chat, self.steps, self.seed = engine, chat, steps, seed
-        self.steps_per_generation = steps_per_generation
+        self.every = options.steps_per_generation
+        self.check = GapCheck(chat, options.rollout_temperature)
         self.waiting: dict[int, list[list[int]]] = {}
         self.drawn_tokens = 0
+        self.gap: float | None = None
 
     def take(self, step: int, student: Any) -> list[list[int]]:
-        """Token ids for each row of the step (counted from 0); all processes take part."""
-        self.drawn_tokens = 0
+        """Token ids for each row of the step (counted from 0); all processes take part. Raises UserError
+        where the engine samples from another model."""
+        self.drawn_tokens, self.gap = 0, None
         if step not in self.waiting:
-            self._refill(range(step, min(step + self.steps_per_generation, len(self.steps))), student)
+            self._refill(range(step, min(step + self.every, len(self.steps))), student)
         return self.waiting.pop(step)
 
     def _refill(self, fed: range, student: Any) -> None:
         processes = Processes()
-        share = processes.deal([self._draw(step, row) for step in fed for row in self.steps[step]])
-        self.engine.sync(sampler(student))
-        drawn = self.engine.sample(share[processes.rank])
+        shares = processes.deal([self._draw(step, row) for step in fed for row in self.steps[step]])
+        share, whole = shares[processes.rank], sampler(student)
+        self.engine.sync(whole)
+        drawn = self.engine.sample(share)
+        self.gap = self.check.check(fed.start // self.every, whole, share, drawn)
         every = processes.collect([trajectory.ids for trajectory in drawn])
         self.drawn_tokens = sum(map(len, every))
         one = iter(every)

@@ -1,0 +1,133 @@
+"""Does the engine sample from the student? Its log-probabilities against the trainer's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raft_fast.chat import Chat, View
+from raft_fast.distillation.rollouts.base import Draw, Trajectory
+from raft_fast.engines.hf import own_settings
+from raft_fast.errors import UserError
+from raft_fast.head import head_of
+from raft_fast.packing import completion_hidden, completion_ids, mixed_precision
+from raft_fast.processes import Processes
+from raft_fast.progress import console
+
+CHECKED = 8  # trajectories of a refill, over all processes
+LOGIT_ROWS = 256  # rows of logits alive at once
+ROUNDINGS = 16  # of a logit and the states behind it; SmolLM2-135M in bf16 is 6 off, on average
+SUM_ROUNDINGS = 4  # times the root of the vocabulary: of a float32 sum over it; there SmolLM2-135M is 0.5 off
+ANOTHER_MODEL = 0.2
+"""Nats a token that no rounding explains: a temperature of 0.7 for 1 is 0.28 off on SmolLM2-135M."""
+
+
+class GapCheck:
+    """Compares refills 0, 1, 2, 4, 8, ... of a run and the first one of every start: rarely enough to cost
+    nothing, often enough to notice weights that stop arriving.
+
+    temperature: what trajectories are sampled at.
+    """
+
+    def __init__(self, chat: Chat, temperature: float) -> None:
+        self.chat, self.temperature = chat, temperature
+        self.first = True  # of this start of the run: the engine may have been started anew
+
+    def check(self, refill: int, student: Any, draws: Sequence[Draw],
+              drawn: Sequence[Trajectory]) -> float | None:
+        """Mean |gap| in nats a token, the same on every process, or None where it is not this refill's turn.
+
+        draws, drawn: this process's share, of which the first are looked at. All processes take part.
+        Raises UserError where engine and student are two models.
+        """
+        due = refill & (refill - 1) == 0
+        if not due and not self.first:
+            return None
+        processes = Processes()
+        share = range(processes.rank, CHECKED, processes.size)  # the same trajectories for any number of them
+        chosen = list(zip(draws, drawn, strict=True))[: len(share)]
+        found = self._compare(student, [(draw.prompt, one) for draw, one in chosen if one.ids])
+        gap = Gap(*processes.sum(found).tolist())
+        if not gap.tokens:
+            return None
+        self._judge(gap, rounding(student), tell=processes.is_first)
+        self.first = False
+        return gap.mean if due else None
+
+    def _compare(self, student: Any, pairs: Sequence[tuple[list[int], Trajectory]]) -> torch.Tensor:
+        """The three sums of a `Gap`, float64 [3]."""
+        if not pairs:
+            return torch.zeros(3, dtype=torch.float64, device=student.device)
+        views = [View(prompt, one.ids) for prompt, one in pairs]
+        told = torch.tensor([value for _, one in pairs for value in one.logprobs], device=student.device)
+        own, plain = token_logprobs(student, self.chat, views, [self.temperature, 1.0])
+        return torch.stack([(told - own).abs().sum(), (told - plain).abs().sum(),
+                            torch.tensor(len(told), device=student.device)]).double()
+
+    def _judge(self, gap: "Gap", bound: float, tell: bool) -> None:
+        """Says so at the first look and where something is wrong; raises UserError beyond doubt."""
+        told = (f"rollouts: engine and trainer are {gap.mean:.2g} nats a token apart "
+                f"on {gap.tokens:.0f} tokens")
+        if not gap.mean <= max(ANOTHER_MODEL, 2 * bound):  # a NaN too
+            raise UserError(f"{told}: {self._cause(gap)}")
+        if tell and gap.mean > bound:
+            _say(f"warning: {told}, more than the {bound:.2g} of rounding: {self._cause(gap)}")
+        elif tell and self.first:
+            _say(f"{told} (rounding: up to {bound:.2g})")
+
+    def _cause(self, gap: "Gap") -> str:
+        """What it most probably is."""
+        if self.temperature != 1.0 and gap.at_one < 0.5 * gap.mean:
+            return (f"the engine's values are those of temperature 1, not of --rollout_temperature "
+                    f"{self.temperature} (vLLM: --logprobs-mode processed_logprobs)")
+        return ("the engine has other weights than the student (they did not arrive, or it is quantised), "
+                "samples at another temperature, or has another tokenizer")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Sums over `tokens` of |engine - trainer|: at the rollout temperature, and at temperature 1."""
+
+    total: float
+    total_at_one: float
+    tokens: float
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.tokens
+
+    @property
+    def at_one(self) -> float:
+        return self.total_at_one / self.tokens
+
+
+def rounding(student: Any) -> float:
+    """Nats a token that two right implementations may be apart, on average, in the precision the student
+    computes in: its own roundings, and those of a float32 sum over the vocabulary."""
+    with mixed_precision(student):
+        kind = student.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student.dtype
+    vocab = head_of(student).weight.shape[0]
+    return float(ROUNDINGS * torch.finfo(dtype).eps
+                 + SUM_ROUNDINGS * vocab**0.5 * torch.finfo(torch.float32).eps)
+
+
+@torch.no_grad()
+def token_logprobs(student: Any, chat: Chat, views: Sequence[View],
+                   temperatures: Sequence[float]) -> list[torch.Tensor]:
+    """log softmax(logits / T)[token] of the views' completion tokens, float32 [N] for each temperature."""
+    head = head_of(student)
+    with own_settings(student):
+        hidden = completion_hidden(student, views, chat.pad_id)
+    answers = completion_ids(views, hidden.device)
+    found: list[list[torch.Tensor]] = [[] for _ in temperatures]
+    for rows, ids in zip(hidden.split(LOGIT_ROWS), answers.split(LOGIT_ROWS), strict=True):
+        logits = head.logits(rows)
+        for part, temperature in zip(found, temperatures, strict=True):
+            part.append(-torch.nn.functional.cross_entropy(logits / temperature, ids, reduction="none"))
+    return [torch.cat(parts) for parts in found]
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)

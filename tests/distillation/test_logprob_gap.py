@@ -1,0 +1,136 @@
+"""Rollout engine against trainer: the right model passes, another one is caught, in float32 and bf16."""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_loop import OPTIONS, run
+from tiny import make_model
+
+from raft_fast.distillation import Draw, Trajectory
+from raft_fast.distillation.rollouts import gap
+from raft_fast.distillation.rollouts.batched import BatchedRollouts
+from raft_fast.distillation.rollouts.gap import GapCheck, rounding
+from raft_fast.engines import Sampling
+from raft_fast.errors import UserError
+
+
+def sampled(chat, model, temperature=1.0, rows=6):
+    """(draws, trajectories) of an engine that samples from `model`."""
+    engine = BatchedRollouts(chat, Sampling(12, temperature))
+    draws = [Draw([1, 2, 3 + row], row) for row in range(rows)]
+    engine.sync(model)
+    return draws, engine.sample(draws)
+
+
+def moved(model, by):
+    """A copy whose weights are `by` of their own size away."""
+    torch.manual_seed(1)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += by * parameter.std() * torch.randn_like(parameter)
+    return other
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_student_itself_passes(chat, capsys, dtype, temperature):
+    model = make_model().to(dtype)
+    found = GapCheck(chat, temperature).check(0, model, *sampled(chat, model, temperature))
+    assert 0 <= found <= rounding(model)
+    told = capsys.readouterr().err
+    assert told.count("nats a token apart on") == 1
+    assert "warning" not in told
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stale_weights_are_caught(chat, dtype):
+    """The engine kept the weights that it began with."""
+    model = make_model().to(dtype)
+    with pytest.raises(UserError, match="they did not arrive"):
+        GapCheck(chat, 1.0).check(4, moved(model, 0.5), *sampled(chat, model))
+
+
+def test_weights_that_are_a_little_off_are_a_warning(chat, capsys):
+    model = make_model()
+    found = GapCheck(chat, 1.0).check(0, moved(model, 1e-3), *sampled(chat, model))
+    assert rounding(model) < found < gap.ANOTHER_MODEL
+    assert "warning: rollouts: engine and trainer are" in capsys.readouterr().err
+
+
+def test_another_temperature_is_caught(chat):
+    model = make_model()
+    with pytest.raises(UserError, match="another temperature"):
+        GapCheck(chat, 1.0).check(0, model, *sampled(chat, model, 0.5))
+    draws, drawn = sampled(chat, model, 1.0)
+    with pytest.raises(UserError, match=r"those of temperature 1, not of --rollout_temperature 0\.5"):
+        GapCheck(chat, 0.5).check(0, model, draws, drawn)
+
+
+def test_values_that_are_no_numbers_are_caught(chat):
+    draws, (first, *rest) = sampled(chat, make_model())
+    broken = Trajectory(first.ids, [float("nan")] * len(first.ids))
+    with pytest.raises(UserError, match="nan nats a token"):
+        GapCheck(chat, 1.0).check(0, make_model(), draws, [broken, *rest])
+
+
+def test_every_trajectory_has_its_values():
+    with pytest.raises(ValueError, match="2 token ids with 1 log-probabilities"):
+        Trajectory([1, 2], [-0.5])
+
+
+def test_refills_are_looked_at_ever_less_often_and_at_every_start(chat):
+    model, check = make_model(), GapCheck(chat, 1.0)
+    drawn = sampled(chat, model)
+    looked = [check.check(refill, model, *drawn) is not None for refill in range(10)]
+    assert [refill for refill, at in enumerate(looked) if at] == [0, 1, 2, 4, 8]
+    with pytest.raises(UserError, match="they did not arrive"):  # the first one of a run that goes on
+        GapCheck(chat, 1.0).check(3, moved(model, 0.5), *drawn)
+    assert GapCheck(chat, 1.0).check(3, model, *drawn) is None  # and yet metrics.jsonl is what it would be
+
+
+def test_empty_trajectories_wait_for_the_next_refill(chat, capsys):
+    model, check = make_model(), GapCheck(chat, 1.0)
+    assert check.check(0, model, [Draw([1], 0)], [Trajectory([], [])]) is None
+    assert check.check(3, model, *sampled(chat, model)) is None
+    assert "apart on" in capsys.readouterr().err
+
+
+def test_any_number_of_processes_looks_at_the_same_trajectories(chat, monkeypatch):
+    model = make_model()
+    draws, drawn = sampled(chat, model, rows=12)
+    first = [(draw.prompt, one) for draw, one in zip(draws, drawn, strict=True)][: gap.CHECKED]
+    alone = GapCheck(chat, 1.0)._compare(model, first)
+    sums = []
+    for rank in range(2):
+        processes = SimpleNamespace(rank=rank, size=2, is_first=False, sum=lambda t: sums.append(t) or t)
+        monkeypatch.setattr(gap, "Processes", lambda processes=processes: processes)
+        GapCheck(chat, 1.0).check(0, model, draws[rank::2], drawn[rank::2])
+    assert torch.allclose(sum(sums), alone, atol=1e-4)
+    assert sum(sums)[2] == alone[2]
+
+
+class Stale(BatchedRollouts):
+    """Keeps the first weights it was given."""
+
+    def __init__(self, chat, sampling):
+        super().__init__(chat, sampling)
+        self.kept = None
+
+    def sync(self, student):
+        self.kept = self.kept or copy.deepcopy(student)
+        super().sync(self.kept)
+
+
+def test_a_run_logs_the_gap_and_stops_where_weights_do_not_arrive(tmp_path, chat, monkeypatch):
+    options = replace(OPTIONS, steps_per_generation=1, num_train_epochs=4)
+    _, metrics = run(tmp_path / "right", chat, options)
+    assert [step["rollout_logprob_gap"] is not None for step in metrics] \
+        == [True, True, True, False, True, False, False, False]
+    monkeypatch.setattr("raft_fast.distillation.loop.make_engine",
+                        lambda options, chat: Stale(chat, Sampling(8, 1.0)))
+    with pytest.raises(UserError, match="they did not arrive"):
+        run(tmp_path / "stale", chat, replace(options, learning_rate=0.1))
