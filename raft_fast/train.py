@@ -26,6 +26,7 @@ from raft_fast.options import (
     ScreenOptions,
     TrainOptions,
     WatchOptions,
+    check_rollouts,
     check_several,
 )
 from raft_fast.progress import Reporter, Silent
@@ -75,8 +76,10 @@ def run(name: str, options: Options) -> Path:
     from raft_fast.models import pick_device
     from raft_fast.processes import Processes
 
-    processes = Processes.start(use_gpu=pick_device(options.model.device).type == "cuda")
+    on_gpu = pick_device(options.model.device).type == "cuda"
+    processes = Processes.start(use_gpu=on_gpu)
     check_several(processes.size, options.model, options.train, options.adapter, options.watch)
+    check_rollouts(processes.size, on_gpu, options.train)
     reporter = Reporter() if processes.is_first else Silent()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
     with ExitStack() as held:

@@ -49,7 +49,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
     rollouts = None
     if teacher is not None:
-        rollouts = RolloutBuffer(rollout_engine or make_engine(options, chat), chat, steps, options, seed)
+        engine = rollout_engine or make_engine(options, chat, student)
+        rollouts = RolloutBuffer(engine, chat, steps, options, seed)
     state = TrainingState(run_dir, student, weights_of(student, weights), len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
     run.restore()

@@ -69,18 +69,9 @@ class Adapter:
 
         set_peft_model_state_dict(self.peft, tensors)
 
-    @torch.no_grad()
     def merged(self) -> dict[str, torch.Tensor]:
-        """The state of a model without adapter that computes the same; sums are made in float32 and
-        kept in the model's dtype. The model itself is left as it is."""
-        state = {name.replace(".base_layer.", "."): value
-                 for name, value in self.model.state_dict(keep_vars=False).items() if ".lora_" not in name}
-        for name, layer in self.model.named_modules():
-            if hasattr(layer, "lora_A"):
-                weight = layer.base_layer.weight
-                state[f"{name}.weight"] = (weight.float() + layer.get_delta_weight("default").float()
-                                           ).to(weight.dtype)
-        return state
+        """The state of a model without adapter that computes the same (see `merged_weights`)."""
+        return dict(merged_weights(self.model))
 
     def remove(self) -> None:
         """Take the adapter out again: the model has its own layers, untouched."""
@@ -92,3 +83,20 @@ class Adapter:
 
         return {name: value.contiguous() for name, value in
                 get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state of a model, by the names it has without an adapter; adapters are added to their weights.
+
+    Sums are made in float32 and kept in the model's dtype, one at a time. The model is left as it is: to
+    merge in place and take out again would leave the teacher's weights rounded.
+    """
+    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
+    for name, value in model.state_dict(keep_vars=False).items():
+        layer = adapted.get(name.removesuffix(".base_layer.weight"))
+        if ".lora_" in name:
+            continue
+        if layer is not None:
+            value = (value.float() + layer.get_delta_weight("default").float()).to(value.dtype)
+        yield name.replace(".base_layer.", "."), value

@@ -55,8 +55,11 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
 def whole_model(model: Any, dtype: torch.dtype | None = None) -> Any:
     """A model that needs no other process: itself, or where it is sharded a copy in full, in `dtype`, as its
     weights are now; all take part."""
-    if not is_sharded(model):
-        return model
+    return copied(model, dtype) if is_sharded(model) else model
+
+
+def copied(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A frozen copy in `dtype`, whole where the model is sharded."""
     with torch.device("meta"):
         whole = type(model)(copy.deepcopy(model.config))
     whole.load_state_dict({name: whole_tensor(tensor.detach()).to(dtype or tensor.dtype)

@@ -49,12 +49,15 @@ class Stepper:
         return rows if rows < self.options.per_device_train_batch_size else None
 
     def example(self, row: Row, trajectory: list[int]) -> Example:
-        """Render a row once for all three views; token ids only from here on."""
+        """Render a row once for all three views; token ids only from here on. Tokens of the trajectory
+        that the loss skips are the end of a prompt."""
         sft = self.chat.sft_view(row.prompt, row.completion) if self.options.sft else None
-        if self.teacher is None or not trajectory:
+        skip = self.options.num_loss_tokens_to_skip
+        skipped, scored = trajectory[:skip], trajectory[skip:]
+        if self.teacher is None or not scored:
             return Example(sft, None, None)
-        example = Example(sft, View(self.chat.student_prompt(row.prompt), trajectory),
-                          self.teacher.view(row, trajectory))
+        example = Example(sft, View(self.chat.student_prompt(row.prompt) + skipped, scored),
+                          View(self.teacher.prompt(row) + skipped, scored))
         example.check()
         return example
 

@@ -17,7 +17,8 @@ Teaching = Callable[[], AbstractContextManager[None]]
 
 
 class Teacher:
-    """A model that is never trained; `sees_answer` decides which prompt it is shown.
+    """A model that is never trained; `sees_answer` decides which prompt it is shown (Eq. 7): `prompt` gives
+    the token ids of a row's.
 
     Ids at or above `student_vocab` are never among the targets: the student has no row for them.
     `teaching` opens the context in which the model is the original, where it is the student otherwise
@@ -36,10 +37,6 @@ class Teacher:
         if k > self.vocab_size:
             raise UserError(f"--teacher_top_k {k}: the vocabulary has only {self.vocab_size} tokens")
         self.k = k
-
-    def view(self, row: Row, trajectory: list[int]) -> View:
-        """The teacher's prompt before the student's own token ids (Eq. 7)."""
-        return View(self.prompt(row), trajectory)
 
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> TopKTargets:

@@ -6,19 +6,21 @@ what else was asked and on the order, and the same command draws others. Greedy 
 change. The journal keeps what was drawn, so a resumed run is still consistent with itself.
 """
 
+import copy
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from raft_fast.attention import PACKED
 from raft_fast.chat import Chat
 from raft_fast.engines.base import Message, Reply, Sampling, hand_over
 from raft_fast.engines.hf import READ_AHEAD, HFEngine, own_settings
 from raft_fast.engines.stopping import Call
-from raft_fast.packing import mixed_precision
 
 SEED_BITS = 31
 
@@ -46,29 +48,48 @@ class ContinuousEngine(HFEngine):
             with self._turn:
                 call.go_on()
                 start = time.perf_counter()
-                answers = self._draw(prompts, sampling)
+                answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
                 seconds = (time.perf_counter() - start) / len(asked)
             yield from hand_over(
                 (index, self._read_answer(answer, len(prompt), seconds))
                 for (index, _), prompt, answer in zip(asked, prompts, answers, strict=True))
-
-    @torch.no_grad()
-    def _draw(self, prompts: list[list[int]], sampling: Sampling) -> list[Any]:
-        """A GenerationOutput for each prompt, None where there is none."""
-        from transformers import ContinuousBatchingConfig
-
-        settings = self.settings or ContinuousBatchingConfig(seed=sampling.seed % (1 << SEED_BITS))
-        random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=self.chat.pad_id,
-                                  eos_token_id=sorted(self.chat.eos_ids),
-                                  **(random if sampling.temperature > 0 else {"do_sample": False}))
-        with own_settings(self.model), mixed_precision(self.model):
-            found = list(self.model.generate_batch(prompts, generation_config=config,
-                                                   continuous_batching_config=settings).values())
-        return found if len(found) == len(prompts) else [None] * len(prompts)
 
     def _read_answer(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
         if answer is None or answer.error is not None:
             why = "its scheduler stopped" if answer is None else answer.error
             return Reply("", error=f"continuous batching gave no reply: {why}")
         return self._read(list(answer.generated_tokens), prompt_tokens, seconds)
+
+
+@torch.no_grad()
+def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
+                      settings: Any = None, logprobs: bool = False) -> list[Any]:
+    """A GenerationOutput of transformers for each prompt, None where there is none.
+
+    `settings` is a ContinuousBatchingConfig, of which the seed and whether log-probabilities come back are
+    set here. The scheduler's thread knows no autocast: the model computes in its own dtype.
+    """
+    from transformers import ContinuousBatchingConfig
+
+    settings = copy.copy(settings) or ContinuousBatchingConfig()
+    settings.seed, settings.return_logprobs = sampling.seed % (1 << SEED_BITS), logprobs
+    random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=chat.pad_id,
+                              eos_token_id=sorted(chat.eos_ids),
+                              **(random if sampling.temperature > 0 else {"do_sample": False}))
+    with own_settings(model), _paged(model):
+        found = list(model.generate_batch(prompts, generation_config=config,
+                                          continuous_batching_config=settings).values())
+    return found if len(found) == len(prompts) else [None] * len(prompts)
+
+
+@contextmanager
+def _paged(model: Any) -> Iterator[None]:
+    """Without our own "packed" attention for a while: the scheduler knows transformers' own by name."""
+    own = model.config._attn_implementation
+    if own == PACKED:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)

@@ -11,7 +11,7 @@ from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
 from raft_fast.options.screen import ScreenOptions
-from raft_fast.options.several import check_several
+from raft_fast.options.several import check_rollouts, check_several
 from raft_fast.options.show import CardOptions, ShowOptions
 from raft_fast.options.train import TrainOptions
 from raft_fast.options.watch import WatchOptions
@@ -23,4 +23,4 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
            "EngineOptions", "EvaluateOptions", "ModelOptions", "ParaphraseOptions", "RefineOptions",
            "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions",
-           "check_several"]
+           "check_rollouts", "check_several"]

@@ -1,4 +1,4 @@
-"""What several processes cannot do together, said before anything is paid for."""
+"""What this many processes on these devices cannot do, said before anything is paid for."""
 
 from raft_fast.options.adapter import AdapterOptions
 from raft_fast.options.check import check
@@ -19,3 +19,12 @@ def check_several(processes: int, model: ModelOptions, train: TrainOptions, adap
               "--parallelism ddp: adapters are small, and FSDP2 trains whole models")
         check(not watch.eval_steps, "--parallelism fsdp2 --eval_steps", watch.eval_steps,
               "0, or --parallelism ddp: the first process evaluates alone and needs whole weights")
+
+
+def check_rollouts(processes: int, on_gpu: bool, train: TrainOptions) -> None:
+    """Raises UserError where --rollout_engine cannot run on this device, or in so many processes."""
+    name = train.rollout_engine
+    check(on_gpu or name == "transformers" or not train.distillation, "--rollout_engine", name,
+          "transformers on a CPU: the others need a GPU")
+    check(processes == 1 or name != "vllm", "--rollout_engine", name,
+          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")

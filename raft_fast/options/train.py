@@ -59,6 +59,17 @@ class TrainOptions:
     """Longest training sequence, prompt included; longer rows are set aside with their row_id."""
     rollout_temperature: float = 1.0
     """Sampling temperature of trajectories (the paper samples from the student itself: 1)."""
+    rollout_engine: Literal["transformers", "continuous", "vllm", "vllm_server"] = "transformers"
+    """Who samples trajectories: transformers (generate, batched by length, seeds repeat every draw);
+    continuous (transformers' continuous batching, for a GPU); vllm (in this process, sharing its GPU);
+    vllm_server (a `vllm serve` on GPUs of its own). The last three are faster and repeat no draw."""
+    vllm_server_base_url: str = "http://localhost:8000"
+    """Where the server of --rollout_engine vllm_server is; see HOWTO.md for how it is started."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of the GPU's memory that --rollout_engine vllm takes for weights and cache."""
+    num_loss_tokens_to_skip: int = 0
+    """First tokens of every trajectory that the distillation loss leaves out: what a thinking model always
+    begins with. Teacher and student still read them."""
     distillation_temperature: float = 1.5
     """Both distributions are softened by this before they are compared (T of Eqs. 8-10)."""
     teacher_top_k: int = 512
@@ -91,8 +102,13 @@ class TrainOptions:
                      "save_total_limit"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         check(0 <= self.ema_beta < 1, "--ema_beta", self.ema_beta, "in [0, 1)")
-        for name in ("save_steps", "warmup_steps", "weight_decay", "max_tokens_per_micro_batch"):
+        for name in ("save_steps", "warmup_steps", "weight_decay", "max_tokens_per_micro_batch",
+                     "num_loss_tokens_to_skip"):
             check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
+        check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
+              self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
+        check(0 < self.vllm_gpu_memory_utilization < 1, "--vllm_gpu_memory_utilization",
+              self.vllm_gpu_memory_utilization, "between 0 and 1")
         check(0 <= self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"between 0 and --lambda_max {self.lambda_max}")
         check(self.teacher_top_k >= 2, "--teacher_top_k", self.teacher_top_k,

@@ -131,6 +131,6 @@ def test_a_run_logs_the_gap_and_stops_where_weights_do_not_arrive(tmp_path, chat
     assert [step["rollout_logprob_gap"] is not None for step in metrics] \
         == [True, True, True, False, True, False, False, False]
     monkeypatch.setattr("raft_fast.distillation.loop.make_engine",
-                        lambda options, chat: Stale(chat, Sampling(8, 1.0)))
+                        lambda options, chat, student: Stale(chat, Sampling(8, 1.0)))
     with pytest.raises(UserError, match="they did not arrive"):
         run(tmp_path / "stale", chat, replace(options, learning_rate=0.1))

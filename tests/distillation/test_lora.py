@@ -10,6 +10,7 @@ from test_loop import OPTIONS, metrics_of, timeless
 from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from raft_fast.chat import View
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
@@ -68,7 +69,8 @@ def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, dr
     student.model.train()
     if checkpointing:
         checkpoint_activations(student.model)
-    views = [teacher_of(student, chat).view(row, z) for row, z in zip(rows, Z, strict=False) if z]
+    prompt = teacher_of(student, chat).prompt
+    views = [View(prompt(row), z) for row, z in zip(rows, Z, strict=False) if z]
     shared = teacher_of(student, chat).targets(views)
     alone = Teacher(copied, chat, 16, 1.5, True).targets(views)
     assert torch.equal(shared.ids, alone.ids)
@@ -91,7 +93,7 @@ def test_while_it_teaches_nothing_is_checkpointed_dropped_or_recorded(chat, rows
     monkeypatch.setattr(layer, "_gradient_checkpointing_func", None, raising=False)
     monkeypatch.setattr(torch.nn.functional, "dropout", None)
     teacher = teacher_of(student, chat)
-    teacher.targets([teacher.view(rows[0], [70, 71, 2])])
+    teacher.targets([View(teacher.prompt(rows[0]), [70, 71, 2])])
     assert seen == [(False, False, False)]
 
 

@@ -14,6 +14,7 @@ from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import StudentPass
+from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
@@ -77,6 +78,26 @@ def test_losses_and_gradient_are_the_equations(chat, rows):
     for (name, got), want in zip(student.named_parameters(), exact.parameters(), strict=True):
         error = (got.grad.double() - want.grad).norm() / want.grad.norm()
         assert error < 1e-4, name
+
+
+def test_skipped_tokens_are_read_and_not_scored(chat, rows):
+    """The rest counts as if the skipped tokens had been the end of either prompt; what has no rest is out."""
+    options = replace(OPTIONS, num_loss_tokens_to_skip=2, sft=False)
+    found = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
+    student, teacher, kls = make_model(0).double(), make_model(1).double(), []
+    for row, z in zip(rows, TRAJECTORIES, strict=False):
+        if len(z) > 2:
+            prompt = chat.teacher_prompt(row.prompt, row.completion)
+            u = teacher(torch.tensor([prompt + z])).logits[0, len(prompt) + 1 : -1]
+            prompt = chat.student_prompt(row.prompt)
+            v = student(torch.tensor([prompt + z])).logits[0, len(prompt) + 1 : -1]
+            ids = u.topk(16).indices
+            log_q, log_p = ((logits.gather(1, ids) / 1.5).log_softmax(-1) for logits in (u, v))
+            kls.append(2.25 * (log_q.exp() * (log_q - log_p)).sum(-1).mean())
+    assert found["kl_loss"] == pytest.approx(torch.stack(kls).mean().item(), rel=1e-5)
+    assert (found["trajectories"], found["trajectory_tokens"]) == (2, 5)
+    with pytest.raises(UserError, match="--num_loss_tokens_to_skip 9: must be below"):
+        replace(OPTIONS, num_loss_tokens_to_skip=9, max_completion_length=9)
 
 
 def test_the_teacher_never_changes(chat, rows):

@@ -4,6 +4,7 @@ import pytest
 from tiny import make_model
 from transformers import ContinuousBatchingConfig
 
+from raft_fast.attention import PACKED
 from raft_fast.engines import Sampling
 from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.hf import HFEngine
@@ -13,20 +14,20 @@ ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, t
 
 @pytest.fixture
 def engine(model, chat):
-    model.set_attn_implementation("sdpa")
     return ContinuousEngine(model, chat, "tiny", settings=ContinuousBatchingConfig(
         num_blocks=8, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
 
 
 def test_greedy_replies_are_those_of_batches(engine, model, chat):
     batched = dict(HFEngine(make_model(), chat, "tiny").generate(ASKED, Sampling(8)))
-    own = model.generation_config
+    own, attention = model.generation_config, model.config._attn_implementation
     for index, reply in engine.generate(iter(ASKED), Sampling(8)):
         other = batched[index]
         assert (reply.text, reply.finish_reason, reply.error) == (other.text, other.finish_reason, None)
         assert (reply.prompt_tokens, reply.completion_tokens) == (
             other.prompt_tokens, other.completion_tokens)
     assert model.generation_config is own
+    assert model.config._attn_implementation == attention == PACKED
     assert engine.identity != "tiny"
 
 

@@ -1,0 +1,28 @@
+"""A student's weights on their way to an engine that has a copy of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from raft_fast.distillation.lora import merged_weights
+from raft_fast.distillation.weights import WEIGHTS_FILE
+
+
+def weights_for_engine(student: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) as a checkpoint of the model has them: adapters merged, tied weights once, float32 as
+    bf16, layer after layer."""
+    once = {name for name, _ in student.named_parameters()}
+    every = {name for name, _ in student.named_parameters(remove_duplicate=False)}
+    tied = {name.replace(".base_layer.", ".") for name in every - once}
+    for name, tensor in merged_weights(student):
+        if name not in tied:
+            yield name, tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
+
+
+def write_for_engine(student: Any, folder: Path) -> None:
+    """The same as one safetensors file in `folder`."""
+    save_file({name: tensor.contiguous() for name, tensor in weights_for_engine(student)},
+              folder / WEIGHTS_FILE)

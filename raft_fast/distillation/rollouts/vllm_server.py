@@ -1,0 +1,75 @@
+"""A `vllm serve` on GPUs of its own, weights sent by NCCL: `--rollout_engine vllm_server`.
+
+TRL's VLLMClient speaks to the server, and follows vLLM from version to version (TRL 1.16: vLLM 0.22 to 0.31).
+It has not been run with a server; tests/distillation/vllm_stand_in.py holds what is relied on.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raft_fast.chat import Chat
+from raft_fast.distillation.rollouts.base import Draw, Trajectory
+from raft_fast.distillation.rollouts.handover import weights_for_engine
+from raft_fast.engines import Sampling
+from raft_fast.errors import UserError
+from raft_fast.processes import Processes
+
+PATIENCE = 240.0  # seconds for a server to be up
+IN_FLIGHT = 64  # requests; the client keeps as many connections
+
+
+class VLLMServerRollouts:
+    """Every process asks the server for its own draws; the first one hands over the weights.
+
+    `client` is TRL's VLLMClient. A request is one draw, with its seed.
+    """
+
+    def __init__(self, client: Any, chat: Chat, sampling: Sampling) -> None:
+        self.client, self.chat, self.sampling = client, chat, sampling
+        self.announced: list[tuple[str, str, list[int]]] = []
+
+    @classmethod
+    def connect(cls, url: str, chat: Chat, sampling: Sampling, device: Any) -> "VLLMServerRollouts":
+        """Raises UserError without TRL or vLLM, and where the server cannot be reached or take weights."""
+        try:
+            from trl.generation.vllm_client import VLLMClient
+
+            client = VLLMClient(base_url=url, connection_timeout=PATIENCE)
+        except ImportError as error:
+            raise UserError("--rollout_engine vllm_server: TRL and vLLM are needed: pip install 'trl[vllm]' "
+                            f"({error})") from error
+        except OSError as error:  # so are the errors of its connections
+            raise UserError(f"--vllm_server_base_url {url}: {error}") from error
+        try:
+            Processes().first(lambda: client.init_communicator(device=device))
+        except RuntimeError as error:  # it says which flag the server lacks
+            raise UserError(f"--vllm_server_base_url {url}: {error}") from error
+        return cls(client, chat, sampling)
+
+    def sync(self, student: Any) -> None:
+        Processes().first(lambda: self._send(student))  # the others wait: no draw from the weights before
+
+    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            return list(pool.map(self._ask, draws))
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _send(self, student: Any) -> None:
+        """The server must know names, dtypes and shapes before the first tensor comes."""
+        self.announced = self.announced or [
+            (name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+            for name, tensor in weights_for_engine(student)]
+        self.client.update_named_params(self.announced, weights_for_engine(student))
+        self.client.reset_prefix_cache()
+
+    def _ask(self, draw: Draw) -> Trajectory:
+        found = self.client.generate(
+            [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
+            logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
+        return Trajectory(found["completion_ids"][0], [one[0] for one in found["logprobs"][0]])

@@ -1,0 +1,154 @@
+"""Every rollout engine gets the student's weights, draws from them and says how likely its draws were."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+import vllm_stand_in
+from test_loop import OPTIONS, run
+from tiny import make_model
+from transformers import ContinuousBatchingConfig
+
+from raft_fast.distillation import Adapter, Draw
+from raft_fast.distillation.rollouts import make_engine
+from raft_fast.distillation.rollouts.batched import BatchedRollouts
+from raft_fast.distillation.rollouts.continuous import ContinuousRollouts
+from raft_fast.distillation.rollouts.gap import GapCheck
+from raft_fast.distillation.rollouts.handover import weights_for_engine
+from raft_fast.distillation.rollouts.vllm import VLLMRollouts
+from raft_fast.distillation.rollouts.vllm_server import VLLMServerRollouts
+from raft_fast.engines import Sampling
+from raft_fast.errors import UserError
+from raft_fast.options import AdapterOptions
+
+DRAWS = [Draw([1, 2, 3 + row], row) for row in range(6)]
+ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",
+                         config=SimpleNamespace(max_position_embeddings=512))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """Modules `vllm` and `trl.generation.vllm_client` with the stand-ins in them."""
+    module = ModuleType("vllm")
+    module.LLM, module.SamplingParams = vllm_stand_in.LLM, vllm_stand_in.SamplingParams
+    client = ModuleType("trl.generation.vllm_client")
+    client.VLLMClient = vllm_stand_in.VLLMClient
+    for name, each in (("vllm", module), ("trl", ModuleType("trl")),
+                       ("trl.generation", ModuleType("trl.generation")), (client.__name__, client)):
+        monkeypatch.setitem(sys.modules, name, each)
+
+
+def engine_of(name, chat, temperature=1.0, length=8):
+    sampling = Sampling(length, temperature)
+    if name == "transformers":
+        return BatchedRollouts(chat, sampling)
+    if name == "continuous":
+        return ContinuousRollouts(chat, sampling, ContinuousBatchingConfig(
+            num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
+    if name == "vllm":
+        return VLLMRollouts.start("folder", chat, sampling, 0.3, 128)
+    return VLLMServerRollouts.connect("http://host:8000", chat, sampling, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("name", ["transformers", "continuous", "vllm", "vllm_server"])
+def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperature):
+    engine = engine_of(name, chat, temperature)
+    for seed in (1, 2):
+        student = make_model(seed).train()
+        for parameter in student.parameters():  # what a bf16 copy loses is not the matter here
+            parameter.data = parameter.data.bfloat16().float()
+        attention = student.config._attn_implementation
+        engine.sync(student)
+        drawn = engine.sample(DRAWS)
+        assert GapCheck(chat, temperature).check(0, student, DRAWS, drawn) < 1e-4
+        assert len({tuple(one.ids) for one in drawn}) > 1
+        assert all(0 < len(one.ids) <= 8 and not chat.eos_ids & set(one.ids[:-1]) for one in drawn)
+        assert student.training
+        assert student.config._attn_implementation == attention
+    assert engine.sample([]) == []
+
+
+@pytest.mark.parametrize("name", ["transformers", "vllm", "vllm_server"])
+def test_a_draw_depends_on_its_seed_alone(chat, vllm, name):
+    engine, student = engine_of(name, chat), make_model(1)
+    engine.sync(student)
+    together = [one.ids for one in engine.sample(DRAWS)]
+    engine.sync(student)
+    assert [one.ids for one in engine.sample(DRAWS[::-1])][::-1] == together
+
+
+def test_a_whole_run_with_an_engine_that_has_weights_of_its_own(tmp_path, chat, vllm, monkeypatch, capsys):
+    engine = engine_of("vllm", chat)
+    monkeypatch.setattr("raft_fast.distillation.loop.make_engine", lambda *_: engine)
+    _, metrics = run(tmp_path / "run", chat, replace(OPTIONS, steps_per_generation=2, learning_rate=0.05))
+    assert all(step["trajectories"] == 3 for step in metrics)
+    assert metrics[2]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
+    assert engine.llm.done == ["weights", "cache", "sleep"] * 2
+
+
+def test_a_server_that_loses_weights_is_caught(tmp_path, chat, vllm, monkeypatch):
+    engine = engine_of("vllm_server", chat)
+    engine.client.loses_weights = True
+    monkeypatch.setattr("raft_fast.distillation.loop.make_engine", lambda *_: engine)
+    with pytest.raises(UserError, match="they did not arrive"):
+        run(tmp_path / "run", chat)
+    assert engine.client.resets == 1
+    assert engine.client.device == torch.device("cpu")
+
+
+def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
+    student = make_model(0, tie_word_embeddings=True)
+    names = [name for name, _ in student.named_parameters()]
+    adapter = Adapter(student, AdapterOptions(use_peft=True, lora_r=4))
+    for name, parameter in student.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    found = dict(weights_for_engine(student))
+    assert sorted(found) == sorted(names)
+    merged = make_model(0, tie_word_embeddings=True)
+    merged.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False)
+    ids = torch.arange(1, 9)[None]
+    want, got, base = (model(input_ids=ids).logits for model in (
+        adapter.model, merged, make_model(0, tie_word_embeddings=True)))
+    assert (got - want).norm() < 0.05 * (base - want).norm()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
+def test_the_option_names_the_engine(chat, vllm, monkeypatch):
+    assert isinstance(make_engine(OPTIONS, chat, make_model()), BatchedRollouts)
+    for name in ("continuous", "vllm", "vllm_server"):
+        with pytest.raises(UserError, match=f"--rollout_engine {name}: must be transformers on a CPU"):
+            make_engine(replace(OPTIONS, rollout_engine=name), chat, make_model())
+    assert isinstance(make_engine(replace(OPTIONS, rollout_engine="continuous"), chat, ON_GPU),
+                      ContinuousRollouts)
+    engine = make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
+    assert engine.llm.settings == ("folder", "bfloat16", 512, 0.3)
+    server = replace(OPTIONS, rollout_engine="vllm_server")
+    assert isinstance(make_engine(server, chat, ON_GPU), VLLMServerRollouts)
+    with pytest.raises(UserError, match="--vllm_server_base_url http://nobody: The vLLM server can't be"):
+        make_engine(replace(server, vllm_server_base_url="http://nobody"), chat, ON_GPU)
+    monkeypatch.setattr("raft_fast.distillation.rollouts.choose.Processes", lambda: SimpleNamespace(size=2))
+    with pytest.raises(UserError, match="it shares the GPU of one"):
+        make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
+
+
+def test_what_is_missing_is_named_with_its_install_line(chat, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install vllm"):
+        make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
+    monkeypatch.setitem(sys.modules, "trl.generation.vllm_client", None)
+    with pytest.raises(UserError, match=r"pip install 'trl\[vllm\]'"):
+        make_engine(replace(OPTIONS, rollout_engine="vllm_server"), chat, ON_GPU)
+
+
+def test_continuous_batching_that_loses_a_trajectory_says_so(chat, monkeypatch):
+    engine = engine_of("continuous", chat)
+    engine.sync(make_model())
+    monkeypatch.setattr("raft_fast.distillation.rollouts.continuous.draw_continuously",
+                        lambda *_, **__: [None])
+    with pytest.raises(UserError, match=r"its scheduler stopped\); use --rollout_engine transformers"):
+        engine.sample(DRAWS[:1])
