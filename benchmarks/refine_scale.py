@@ -7,7 +7,9 @@
 Every measurement runs in a process of its own. The encoder is a stand-in: its time is the model's.
 """
 
+import argparse
 import json
+import os
 import re
 import resource
 import subprocess
@@ -29,7 +31,8 @@ from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, refine
 
 ROWS = (10_000, 100_000)
-LOAD_ROWS, DELAY, IN_FLIGHT = 1_500, 2.0, 64
+LOAD_ROWS = (1_500,)
+IN_FLIGHT = 64
 WORDS = 40  # of an answer
 
 
@@ -93,42 +96,55 @@ def memory(count: int) -> dict[str, Any]:
     return refine_once(count, Roles(Instant("writer"), Instant("fuser"), [Instant("judge")]))
 
 
-def load() -> dict[str, Any]:
+def load(count: int, delay: float) -> dict[str, Any]:
     """One server plays all parts; how much of the wall time it could not have been spared."""
     from raft_fast.engines.openai import OpenAIEngine
 
-    with SlowServer(DELAY) as server:
+    with SlowServer(delay) as server:
         engine = OpenAIEngine.connect(f"stub@{server.url}", EngineOptions(requests_in_flight=IN_FLIGHT))
-        found = refine_once(LOAD_ROWS, Roles(engine, engine, [engine]))
-    least = found["requests"] * DELAY / IN_FLIGHT
-    return found | {"delay_seconds": DELAY, "in_flight": IN_FLIGHT, "least_seconds": round(least, 2),
-                    "share_in_engine": round(least / found["seconds"], 4)}
+        before = time.process_time()
+        found = refine_once(count, Roles(engine, engine, [engine]))
+        cpu, seen = time.process_time() - before, server.seen()
+    least = found["requests"] * delay / IN_FLIGHT
+    return found | {
+        "delay_seconds": delay, "in_flight": IN_FLIGHT, "least_seconds": round(least, 2),
+        "share_in_engine": round(least / found["seconds"], 4),
+        "cpu_ms_per_request": round(1000 * cpu / found["requests"], 3), "server_saw": seen}
 
 
 def apart(*words: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.refine_scale", *words], check=True,
+    done = subprocess.run([sys.executable, "-m", "benchmarks.refine_scale", *words, "--once"], check=True,
                           stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    asked = sys.argv[1:]
-    if asked[:1] == ["memory"] and len(asked) == 2:
-        print(json.dumps(memory(int(asked[1]))))
-        return
-    if asked == ["load", "once"]:
-        print(json.dumps(load()))
-        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("question", nargs="?", choices=("memory", "load"))
+    parser.add_argument("--rows", type=int, nargs="+", help="of each measurement")
+    parser.add_argument("--delay", type=float, nargs="+", default=[1.0, 2.0], help="seconds, for load")
+    parser.add_argument("--once", action="store_true", help="measure in this process and print it")
+    asked = parser.parse_args()
+    if asked.once:
+        [count], [delay] = asked.rows, asked.delay
+        return print(json.dumps(memory(count) if asked.question == "memory" else load(count, delay)))
+    cases = [("memory", "--rows", str(count)) for count in asked.rows or ROWS]
+    loads = [("load", "--rows", str(count), "--delay", str(delay))
+             for count in asked.rows or LOAD_ROWS for delay in asked.delay]
+    for case in {"memory": cases, "load": loads}.get(asked.question, cases + loads):
+        about = {"command": command(), "machine": machine("cpu"), "load_at_start": os.getloadavg()[0]}
+        keep(" ".join(case), apart(*case) | about)
+    return None
+
+
+def keep(name: str, found: dict[str, Any]) -> None:
+    """Print a case and put it beside those measured before."""
+    print(name, json.dumps(found), flush=True)
     file = results_folder("cpu") / "refine_scale.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
-    if asked in ([], ["memory"]):
-        found["memory"] = [apart("memory", str(count)) for count in ROWS]
-    if asked in ([], ["load"]):
-        found["load"] = apart("load", "once")
-    found |= {"command": command(), "machine": machine("cpu")}
-    file.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    lines = [f"{json.dumps(case)}: {json.dumps(value)}" for case, value in (before | {name: found}).items()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """A server that speaks enough of OpenAI's protocol and answers every request after a fixed delay.
 
-It runs in a process of its own, so that the interpreter it takes is not the measured one.
+It runs in a process of its own, so that the interpreter it takes is not the measured one, and keeps
+count of how many requests it had in flight. `python -m benchmarks.slow_server SECONDS` starts one by hand.
 """
 
+import asyncio
+import hashlib
 import json
-import multiprocessing
 import re
+import subprocess
+import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.connection import Connection
 from typing import Any
+from urllib.request import urlopen
 
 ANSWER = r"(?:^|\n)(?:First answer|Reference answer|Answer): (.*)"
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
 
 
 class SlowServer:
@@ -21,58 +25,95 @@ class SlowServer:
         self.delay = delay
 
     def __enter__(self) -> "SlowServer":
-        here, there = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(self.delay, there), daemon=True)
-        self._process.start()
-        self.url = f"http://127.0.0.1:{here.recv()}/v1"
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.slow_server", str(self.delay)],
+                                         stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
         return self
 
+    def seen(self) -> dict[str, Any]:
+        """What it had to do, from the first request's arrival to the last answer."""
+        with urlopen(self.url.removesuffix("/v1") + "/seen") as answer:
+            return json.load(answer)
+
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
-def _serve(delay: float, told: Connection) -> None:
-    server = _Server(("127.0.0.1", 0), _handler(delay))
-    told.send(server.server_address[1])
-    server.serve_forever()
+class InFlight:
+    """The requests that are waiting for their answers, and how many there were in every second."""
+
+    def __init__(self) -> None:
+        self.now = self.requests = 0
+        self.first = self.last = self._since = 0.0
+        self._seconds: list[float] = []  # requests times seconds, of every second since the first
+
+    def change(self, by: int) -> None:
+        at = time.perf_counter()
+        self.first = self.first or at
+        since, until = (self._since or at) - self.first, at - self.first
+        while since < until:
+            second = int(since)
+            end = min(until, second + 1.0)
+            self._seconds += [0.0] * (second + 1 - len(self._seconds))
+            self._seconds[second] += self.now * (end - since)
+            since = end
+        self._since = self.last = at
+        self.now += by
+        self.requests += by > 0
+
+    def told(self) -> dict[str, Any]:
+        return {"requests": self.requests, "seconds": round(self.last - self.first, 3),
+                "mean_in_flight": round(sum(self._seconds) / max(self.last - self.first, 1e-9), 2),
+                "in_flight_each_second": [round(one, 1) for one in self._seconds],
+                "server_cpu_seconds": round(time.process_time(), 2)}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
+def reply(said: str, seed: int) -> str:
+    """A score for what is to be graded, half of them good enough to stop at; else the answer, another
+    one for every seed."""
+    if "Answer to grade" in said:
+        return "9" if hashlib.sha256(said.encode()).digest()[0] % 2 else "5"
+    drawn = "".join(chr(ord("a") + int(digit)) for digit in str(seed))
+    return f"Put so: {''.join(re.findall(ANSWER, said)[:1])} ({drawn})"
 
 
-def _handler(delay: float) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+async def serve(delay: float) -> None:
+    """Print the address and answer for ever."""
+    in_flight = InFlight()
 
-        def do_GET(self) -> None:
-            self._send({"object": "list", "data": [{"id": "stub", "object": "model"}]})
+    async def answer(path: str, body: bytes) -> Any:
+        if path == "/seen":
+            return in_flight.told()
+        if path == "/v1/models":
+            return {"object": "list", "data": [{"id": "stub", "object": "model"}]}
+        in_flight.change(1)
+        asked = json.loads(body)
+        text = reply(asked["messages"][-1]["content"], asked.get("seed", 0))
+        await asyncio.sleep(delay)
+        in_flight.change(-1)
+        return {"id": "1", "object": "chat.completion", "created": 0, "model": "stub", "usage": USAGE,
+                "choices": [{"index": 0, "finish_reason": "stop",
+                             "message": {"role": "assistant", "content": text}}]}
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            start = time.perf_counter()
-            said = body["messages"][-1]["content"]
-            text = "9" if "Answer to grade" in said else f"Put so: {re.findall(ANSWER, said)[0]}"
-            answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "stub",
-                      "choices": [{"index": 0, "finish_reason": "stop",
-                                   "message": {"role": "assistant", "content": text}}],
-                      "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}}
-            time.sleep(max(0.0, delay - (time.perf_counter() - start)))
-            self._send(answer)
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                text = json.dumps(await answer(head.split()[1].decode(), body)).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                             b"content-length: %d\r\n\r\n%s" % (len(text), text))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
 
-        def _send(self, value: Any) -> None:
-            text = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=1024)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    await server.serve_forever()
 
-        def log_message(self, *_: Any) -> None:
-            pass
 
-    return Handler
+if __name__ == "__main__":
+    asyncio.run(serve(float(sys.argv[1])))

@@ -18,6 +18,8 @@ import yaml
 from raft_fast.errors import UserError
 from raft_fast.options import ALL_GROUPS
 
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # they are what --help says
+
 Group = TypeVar("Group")
 
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -46,6 +47,15 @@ def test_the_command_line_wins_over_the_file(tmp_path):
                            ["--config", str(file), "--learning_rate", "0.2"])
     assert name == "mine"
     assert (train.learning_rate, train.teacher_top_k) == (0.2, 8)
+
+
+def test_help_says_what_every_option_means(capsys):
+    with pytest.raises(SystemExit):
+        parse("refine", "", ALL_GROUPS, ["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    silent = re.findall(r"(--\w+) (?:\w+|\{[^}]*\}) \(type: ", told)
+    assert silent == []
+    assert told.count("(type: ") == sum(len(dataclasses.fields(group)) for group in ALL_GROUPS)
 
 
 @pytest.mark.parametrize("name", shipped())

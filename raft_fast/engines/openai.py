@@ -25,7 +25,9 @@ from raft_fast.terminal import visible
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 KEY_VARIABLE = "OPENAI_API_KEY"
-READ_AHEAD = 2  # conversations read for each request in flight, so that a free slot never waits
+# Conversations of one call that stand in line: first come, first served, so that several threads' calls end
+# one after the other, and the server is busy with the next one's while a thread works on its replies.
+READ_AHEAD = 1024
 SHOWN = 300  # characters of a server's complaint that an error quotes
 
 _TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|maximum.{0,20}tokens|too long|too large",
@@ -97,7 +99,7 @@ class OpenAIEngine:
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
         try:
-            yield from as_they_come(conversations, ask, READ_AHEAD * self.pool.size, self.pool.patience)
+            yield from as_they_come(conversations, ask, READ_AHEAD + self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
             raise _refusal(error.address, error.variable, error.__cause__) from error
 

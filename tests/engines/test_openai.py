@@ -148,8 +148,9 @@ def test_the_least_loaded_endpoint_is_asked(serve, connect):
     assert len(fast.requests) > 2 * len(slow.requests) > 0
 
 
-def test_conversations_are_read_a_bounded_number_ahead(connect):
+def test_conversations_are_read_a_bounded_number_ahead(connect, monkeypatch):
     """Of endlessly many, while nobody takes the replies; in the thread that asks."""
+    monkeypatch.setattr("raft_fast.engines.openai.READ_AHEAD", 2)
     readers, read = set(), []
 
     def endless():
@@ -183,6 +184,29 @@ def test_threads_may_share_an_engine(serve, connect):
         thread.join(10)
     assert found == {name: [f"{name}{n}" for n in range(8)] for name in "ab"}
     assert server.most <= 3
+
+
+def test_calls_of_several_threads_are_answered_in_the_order_they_came(serve, connect):
+    """So that one call ends, and its thread goes on, while the server is busy with the next one's."""
+    go_on, in_line = threading.Event(), [threading.Event(), threading.Event()]
+    server = serve(lambda request, before: go_on.wait(10) and "ok")
+    engine = connect(server, requests_in_flight=2)
+
+    def conversations(call):
+        yield from one_turn_each(f"{'ab'[call]}{n}" for n in range(16))
+        in_line[call].set()
+
+    threads = [threading.Thread(target=lambda call=call: list(engine.generate(conversations(call), SAMPLING)))
+               for call in (0, 1)]
+    for thread, all_asked in zip(threads, in_line, strict=True):
+        thread.start()
+        assert all_asked.wait(10)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    order = "".join(request["messages"][0]["content"][0] for request in server.requests)
+    assert order[:15] == "a" * 15  # the two in flight may pass each other
+    assert order[17:] == "b" * 15
 
 
 def test_an_unreachable_server_is_named(connect):
