@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="measure in this process and print it")
     asked = parser.parse_args()
     if asked.once:
-        [count], [delay] = asked.rows, asked.delay
+        count, delay = asked.rows[0], asked.delay[0]
         return print(json.dumps(memory(count) if asked.question == "memory" else load(count, delay)))
     cases = [("memory", "--rows", str(count)) for count in asked.rows or ROWS]
     loads = [("load", "--rows", str(count), "--delay", str(delay))
