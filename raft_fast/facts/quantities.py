@@ -4,6 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 
 from raft_fast.facts.references import take_references
 from raft_fast.facts.times import DATE, take_times
@@ -91,7 +92,8 @@ def quantities(text: str) -> list[Quantity]:
     return [one.quantity for one in locate(text)[1]]
 
 
-def locate(text: str) -> tuple[str, list[Located]]:
+@lru_cache(maxsize=64)  # several checks look at the same few texts
+def locate(text: str) -> tuple[str, tuple[Located, ...]]:
     """(the text as it was searched, its quantities in order with their places in it)."""
     searched = _without_markers(take_references(text)[1])
     times, rest = take_times(searched)
@@ -105,7 +107,7 @@ def locate(text: str) -> tuple[str, list[Located]]:
         quantity = Quantity(_times(match, unit, _values(match["value"])), unit, match[0].strip())
         found.append(Located(_signed(quantity, match, rest), match.start(), match.end()))
         unit_of_next, start_of_next = unit, match.start()
-    return searched, sorted(found, key=lambda one: one.start)
+    return searched, tuple(sorted(found, key=lambda one: one.start))
 
 
 def _without_markers(text: str) -> str:

@@ -1,6 +1,7 @@
 """Small numbers and halves that are written as words, in digits."""
 
 import re
+from functools import lru_cache
 
 from raft_fast.facts.units import TIMES
 
@@ -44,6 +45,7 @@ HALVES: Rules = [(re.compile(pattern, re.IGNORECASE), digits) for pattern, digit
 )]
 
 
+@lru_cache(maxsize=64)
 def in_digits(text: str, sure: bool = False) -> str:
     """The text with spelled numbers in digits.
 

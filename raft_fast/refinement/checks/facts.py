@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from raft_fast.facts import quantities
+from raft_fast.facts import Quantity, quantities
 from raft_fast.facts import references as references_of
 from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.case import Case
@@ -20,17 +20,22 @@ def numbers(case: Case) -> str | None:
     """
     gold, said = quantities(case.gold), quantities(case.answer)
     due = gold + [one for one in quantities(in_digits(case.gold, sure=True)) if one.unit and one not in gold]
-    known = gold + quantities(in_digits(case.gold)) + quantities(in_digits(case.question))
-    told = said + quantities(in_digits(case.answer))
-    return _difference("numbers",
-                       (one.written for one in due if not any(map(one.agrees, told))),
-                       (one.written for one in said if not any(map(one.agrees, known))))
+    missing = _unmatched(_unmatched(due, said), case.answer)
+    added = _unmatched(_unmatched(_unmatched(said, gold), case.gold), case.question)
+    return _difference("numbers", (one.written for one in missing), (one.written for one in added))
 
 
 def references(case: Case) -> str | None:
     """As `numbers`, for laws and places in them."""
     gold, said = _parts(case.gold), _parts(case.answer)
     return _difference("references", gold - said, said - gold - _parts(case.question))
+
+
+def _unmatched(wanted: list[Quantity], there: list[Quantity] | str) -> list[Quantity]:
+    """Those that agree with none of the others; a text also has the numbers that it spells."""
+    if isinstance(there, str):
+        there = quantities(in_digits(there)) if wanted else []
+    return [one for one in wanted if not any(map(one.agrees, there))]
 
 
 def _parts(text: str) -> set[str]:
