@@ -6,24 +6,26 @@ from collections.abc import Callable
 from raft_fast.facts import quantities
 
 SWAPS = {
-    "bounds": """at least/at most, at most/at least, up to/over, more than/less than, over/under, within/after,
-        minimum/maximum, maximum/minimum, minst/högst, högst/minst, upp till/över, inom/efter, mer än/mindre än,
-        max/minst""",
+    "bounds": """at least/at most, at most/at least, up to/more than, more than/less than, over/under,
+        within/after, minimum/maximum, maximum/minimum, minst/högst, högst/minst, upp till/mer än, inom/efter,
+        mer än/mindre än""",
     "duty": """must/may, måste/kan, is not required/is required, is mandatory/is optional, shall/may,
         får inte/behöver inte, may not/need not, obligatorisk/frivillig""",
-    "negation": "is not/is, does not/does, are not/are, No permit/A permit, cannot/can, är inte/är, inget/ett, ingen/en",
+    "negation": """is not/is, does not/does, are not/are, No permit/A permit, cannot/can, är inte/är,
+        inget/ett, ingen/en""",
 }
 BESIDE_A_NUMBER = r"(?=\W{1,3}(?:[^\W\d]+ ){0,1}\d)"
 
 
 def numbers(text: str) -> str | None:
     """Another last digit in the first number."""
-    written = next((one.written for one in quantities(text) if one.written in text), None)
-    digits = re.search(r"\d(?=\D*$)", written) if written else None
-    if written is None or digits is None:
-        return None
-    other = written[: digits.start()] + str((int(digits[0]) + 4) % 10) + written[digits.end() :]
-    return text.replace(written, other, 1)
+    for one in quantities(text):
+        place = re.search(rf"(?<![\w:.,]){re.escape(one.written)}(?![\w:])", text)
+        digits = re.search(r"\d(?!\d)", one.written)
+        if place and digits:
+            at = place.start() + digits.start()
+            return text[:at] + str((int(digits[0]) + 4) % 10) + text[at + 1 :]
+    return None
 
 
 def references(text: str) -> str | None:
