@@ -102,7 +102,8 @@ def results_folder(device: str) -> Path:
 
 def command() -> str:
     """The command line, as someone else would type it."""
-    module = Path(sys.argv[0]).stem
+    script = Path(sys.argv[0])
+    module = script.parent.name if script.stem == "__main__" else script.stem
     return f"python -m benchmarks.{module} {' '.join(sys.argv[1:])}".strip()
 
 

@@ -16,6 +16,7 @@ from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
 from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
+from raft_fast.quantization import Quantization, quantization_config
 
 VLLM = "vllm:"
 
@@ -33,21 +34,26 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
+               quantization: Quantization = "none") -> Any:
     """A causal language model in `dtype` on the chosen device, safetensors only, no remote code."""
     from transformers import AutoModelForCausalLM
 
     from raft_fast.attention import pack_attention
 
     _quiet()
+    device = pick_device(options.device)
+    quantizer = quantization_config(quantization, device)
+    placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=options.attn_implementation,
-            use_safetensors=True, trust_remote_code=False)
+            use_safetensors=True, trust_remote_code=False, **placed)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
     model = model.eval()
-    model.to(pick_device(options.device))
+    if not quantizer:
+        model.to(device)
     check_head(model, str(folder))
     pack_attention(model)
     return model
@@ -73,10 +79,11 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
-    engines: EngineOptions | None = None,
+    engines: EngineOptions | None = None, quantization: Quantization = "none",
 ) -> Engine:
     """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL."""
+    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL.
+    `quantization` is for a model that is loaded here."""
     engines = engines or EngineOptions()
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
@@ -94,12 +101,13 @@ def load_engine(
 
     name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
     folder = fetch_model(name, revision)
-    model = load_model(folder, options, frozen_dtype(pick_device(options.device)))
+    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     own = engines.of(spec, name)
     chat = load_chat(folder, model, own.chat_template_kwargs)
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    identity = f"{name}{source}@{fingerprint(folder)}{told}"
+    identity = f"{name}{source}@{fingerprint(folder)}{told}" + (
+        "" if quantization == "none" else f" {quantization}")
     if own.generation == "continuous":
         return ContinuousEngine(model, chat, identity, batch_size)
     return HFEngine(model, chat, identity, batch_size, own.generation_tokens)

@@ -88,8 +88,12 @@ def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") 
 
 def mixed_precision(model: Any) -> torch.autocast:
     """bf16 products for a model whose weights are float32 on a GPU (the student); elsewhere nothing."""
-    wanted = model.device.type == "cuda" and model.dtype == torch.float32
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=wanted)
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=is_mixed(model))
+
+
+def is_mixed(model: Any) -> bool:
+    """Whether products are made in fewer bits than the weights have."""
+    return bool(model.device.type == "cuda" and model.dtype == torch.float32)
 
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:

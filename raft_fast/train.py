@@ -191,7 +191,8 @@ def load_teacher(options: Options, original: Any) -> Any:
     if not options.train.distillation:
         return None
     name = options.train.teacher
-    teacher = load_engine(name, options.model, original, engines=options.engines)
+    teacher = load_engine(name, options.model, original, engines=options.engines,
+                          quantization=options.train.teacher_quantization)
     if not isinstance(teacher, HFEngine):
         raise UserError(f"--teacher {name}: a server shows no logits; name a folder or a hub name")
     check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
@@ -236,7 +237,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
     steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
     if processes.is_first:
-        show_memory(estimate(model, frozen and frozen.model, micro_batches(steps, chat, training), training))
+        show_memory(estimate(model, frozen and frozen.model, micro_batches(steps, chat, training), training,
+                             processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
               [StepsInProgress(advance), *callbacks, stopping], student.weights)

@@ -6,16 +6,20 @@ from typing import Any
 
 import psutil
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.rollouts.batched import RolloutBatch
 from raft_fast.options import TrainOptions
-from raft_fast.packing import completion_hidden, consecutive
+from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
 
 PROBES = (64, 128)  # tokens of the two passes whose saved tensors are counted
-PAIR_BYTES = 40  # of one (token, kept id) in the KL loss: ids, both log-probabilities, gradient, order
+# Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the
+# student's logit and log-probability 8, its gradient 4, the order that sorts the pairs by id 8, 4 to spare.
+PAIR_BYTES = 40
+SELECT_BYTES = 128 << 20  # of topk_targets, whatever it reads: tests/kernels/test_kernel_memory.py
 
 
 @dataclass(frozen=True)
@@ -40,31 +44,42 @@ class Estimate:
 
 
 def estimate(student: Any, teacher: Any | None, lengths: Sequence["Lengths"],
-             options: TrainOptions) -> Estimate:
-    """`student` and `teacher` are models, loaded; `lengths` those of every step (see `micro_batches`)."""
-    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+             options: TrainOptions, processes: int = 1) -> Estimate:
+    """`student` and `teacher` are models, loaded; `lengths` those of every step (see `micro_batches`).
+
+    With FSDP2 each of P processes keeps 1 / P of the student's weights, gradients and optimizer state. It
+    gathers embeddings and head for a whole pass and a layer where it is used, the next one meanwhile, each
+    with a gradient in full until that is shared out; rollouts are sampled from a whole copy.
+    """
+    parts = processes if options.parallelism == "fsdp2" else 1
+    trained = sum(stored_bytes(p) for p in student.parameters() if p.requires_grad)
+    weights = _weights(student)
+    shared = teacher is student
+    loaded = weights // parts + (0 if teacher is None or shared else _weights(teacher))
     worst = max(lengths, key=lambda one: one.tokens)
-    kept, layer = _activations(student)
-    checkpointed = options.gradient_checkpointing
-    activations = worst.tokens * (_saved_inputs(student) + layer if checkpointed else kept + layer)
-    passing = {"activations": activations + _heads(student, worst, options)}
+    passing = {"activations": _student_pass(student, worst, options)}
     if teacher is not None:
-        passing["rollouts"] = _rollouts(student, options.max_completion_length + worst.prompt)
-    models = {id(model): model for model in (student, teacher) if model is not None}
-    loaded = sum({p.data_ptr(): p.numel() * p.element_size()
-                  for model in models.values() for p in model.parameters()}.values())
-    return Estimate({"gradients": trained, "AdamW": 2 * trained}, passing, loaded,
-                    free_memory(student.device))
+        passing["teacher"] = _teacher_pass(teacher, max(one.taught for one in lengths), worst, options)
+        passing["rollouts"] = _rollouts(student, options.max_completion_length + worst.prompt, options)
+    if parts > 1:
+        passing["activations"] += _gathered(student)
+        if teacher is not None:
+            wide = 2 if student.device.type == "cuda" else student.dtype.itemsize
+            passing["rollouts"] += sum(p.numel() for p in student.parameters()) * wide
+    return Estimate({"gradients": trained // parts, "AdamW": 2 * trained // parts}, passing, loaded,
+                    free_memory(student.device) + weights - weights // parts)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Student tokens of a micro-batch at most, completion tokens among them, and its longest prompt."""
+    """Student tokens of a micro-batch at most, completion tokens among them, its longest prompt, and the
+    tokens that the teacher reads."""
 
     tokens: int
     completions: int
     sampled: int
     prompt: int
+    taught: int
 
 
 def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOptions) -> list[Lengths]:
@@ -78,7 +93,8 @@ def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOpti
                                  options.per_device_train_batch_size):
             members = [each[index] for index in group]
             found.append(Lengths(sum(one.tokens for one in members), sum(one.completions for one in members),
-                                 sum(one.sampled for one in members), max(one.prompt for one in members)))
+                                 sum(one.sampled for one in members), max(one.prompt for one in members),
+                                 sum(one.taught for one in members)))
     return found
 
 
@@ -90,16 +106,43 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """What a weight takes, quantised ones with their scales."""
+    if is_traceable_wrapper_subclass(tensor):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.element_size()
+
+
+def _weights(model: Any) -> int:
+    """Bytes of a model; tied weights once."""
+    return sum(stored_bytes(parameter) for parameter in model.parameters())
+
+
 def _lengths(row: Row, chat: Chat, options: TrainOptions) -> Lengths:
     prompt = len(chat.student_prompt(row.prompt))
     answer = chat.sft_view(row.prompt, row.completion) if options.sft else View([], [])
-    sampled = options.max_completion_length if options.distillation else 0
-    return Lengths(len(answer.ids) + (prompt + sampled if sampled else 0), len(answer.completion) + sampled,
-                   sampled, prompt)
+    if not options.distillation:
+        return Lengths(len(answer.ids), len(answer.completion), 0, prompt, 0)
+    sampled = options.max_completion_length
+    shown = len(chat.teacher_prompt(row.prompt, row.completion)) if options.teacher_sees_answer else prompt
+    return Lengths(len(answer.ids) + prompt + sampled, len(answer.completion) + sampled, sampled, prompt,
+                   shown + sampled)
+
+
+def _student_pass(model: Any, worst: Lengths, options: TrainOptions) -> int:
+    """What autograd keeps for every token, one layer's gradients at work, and the two heads.
+
+    With gradient checkpointing only each layer's input is kept, and one layer is made again.
+    """
+    kept, fixed = _activations(model)
+    layer = kept // model.config.num_hidden_layers
+    a_token = _saved_inputs(model) + 2 * layer if options.gradient_checkpointing else kept + layer
+    return worst.tokens * a_token + fixed + _heads(model, worst, options)
 
 
 def _activations(model: Any) -> tuple[int, int]:
-    """Bytes a token: what autograd keeps of all layers, and what one layer has at once."""
+    """Bytes that autograd keeps of all layers: for every token, and once (bf16 copies of float32 weights
+    on a GPU). Counted in two passes, so adapters, frozen layers and bf16 are as they are."""
     with torch.random.fork_rng():  # dropout draws; the run must not notice
         was, checkpointing = model.training, getattr(model, "is_activation_checkpointing", False)
         model.train()
@@ -108,13 +151,13 @@ def _activations(model: Any) -> tuple[int, int]:
         few, many = (_saved(model, tokens) for tokens in PROBES)
         model.train(was)
     kept = (many - few) // (PROBES[1] - PROBES[0])
-    return kept, kept // model.config.num_hidden_layers
+    return kept, max(0, few - PROBES[0] * kept)
 
 
 def _saved_inputs(model: Any) -> int:
     """Bytes a token under gradient checkpointing: one hidden state a layer."""
     config = model.config
-    return config.num_hidden_layers * config.hidden_size * torch.finfo(model.dtype).bits // 8
+    return int(config.num_hidden_layers * config.hidden_size * model.dtype.itemsize)
 
 
 def _saved(model: Any, tokens: int) -> int:
@@ -136,22 +179,40 @@ def _saved(model: Any, tokens: int) -> int:
 
 def _heads(model: Any, worst: Lengths, options: TrainOptions) -> int:
     """The two losses: logits of one chunk with their gradient, the head's own gradient once more where
-    it is trained, and what is kept for every pair of token and id."""
+    it is trained, what is kept for every pair of token and id, states and their gradients; on a GPU a bf16
+    copy of the head and of its gradient."""
     head = model.get_output_embeddings().weight
-    chunk = 2 * 4 * ce_chunk(head.device) * head.shape[0] if options.sft else 0
+    rows = min(ce_chunk(head.device), worst.completions - worst.sampled)
+    chunk = 2 * 4 * rows * head.shape[0]
     again = 4 * head.numel() if head.requires_grad else 0
+    copies = 2 * 2 * head.numel() if is_mixed(model) else 0
     pairs = PAIR_BYTES * worst.sampled * options.teacher_top_k
     hidden = 4 * 3 * worst.completions * head.shape[1]
-    return chunk + again + pairs + hidden
+    return chunk + again + copies + pairs + hidden
 
 
-def _rollouts(model: Any, length: int) -> int:
+def _teacher_pass(model: Any, tokens: int, worst: Lengths, options: TrainOptions) -> int:
+    """Nothing is kept: one layer's states at a time (the residual, its norm, query and output of attention;
+    gate, up and their product), the selection, and the targets."""
+    config = model.config
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layer = (4 * config.hidden_size + 3 * wide) * model.dtype.itemsize
+    return min(tokens, PASS_TOKENS) * layer + SELECT_BYTES + 12 * worst.sampled * options.teacher_top_k
+
+
+def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
     """Keys and values of one round of generation, and its logits in float32 with noise."""
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * torch.finfo(model.dtype).bits // 8
+    cache = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     logits = 3 * 4 * model.get_output_embeddings().weight.shape[0]
-    return RolloutBatch().fitting(length) * (length * cache + logits)
+    asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
+             * options.steps_per_generation)
+    return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits)
 
 
+def _gathered(model: Any) -> int:
+    """FSDP2: embeddings, head and last norm, and two layers, each with a gradient of one of them."""
+    layers = [_weights(layer) for layer in model.get_decoder().layers]
+    return 2 * (_weights(model) - sum(layers)) + 3 * max(layers)

@@ -22,6 +22,9 @@ class TrainOptions:
     teacher: str = "self"
     """Frozen teacher: self (the model before training), or a folder or hub name of a model with the
     same tokenizer."""
+    teacher_quantization: Literal["none", "int8", "nf4"] = "none"
+    """Bits of a teacher of its own: int8 (torchao) on any device, nf4 (bitsandbytes) on a GPU. The teacher
+    self is the model before training, which is in memory as it is."""
     teacher_sees_answer: bool = True
     """Show the teacher the training answer (Eq. 7); off, it sees what the student sees."""
     learning_rate: float = 5e-6
@@ -111,6 +114,9 @@ class TrainOptions:
               self.vllm_gpu_memory_utilization, "between 0 and 1")
         check(0 <= self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"between 0 and --lambda_max {self.lambda_max}")
+        check(self.teacher_quantization == "none" or self.teacher != "self", "--teacher_quantization",
+              self.teacher_quantization, "none where --teacher is self (that model is kept for the "
+              "evaluation anyway)")
         check(self.teacher_top_k >= 2, "--teacher_top_k", self.teacher_top_k,
               "at least 2 (renormalised KL at K = 1 is always zero)")
         check(self.max_steps == -1 or self.max_steps >= 1, "--max_steps", self.max_steps,

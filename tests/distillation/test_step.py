@@ -59,6 +59,18 @@ def dense_losses(student, teacher, chat, rows, trajectories, k=16, temperature=1
     return ce / tokens, temperature**2 * torch.stack(kls).mean()
 
 
+def test_a_bf16_teacher_beside_a_float32_student(chat, rows):
+    """The KL loss is the float32 teacher's up to bf16's rounding, and the gradient stays float32."""
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        stepper = make_stepper(make_model(0), make_model(1).to(dtype), chat)
+        stepper.optimizer.step = lambda: None
+        losses.append(run(stepper, rows[:4])["kl_loss"])
+        assert {p.grad.dtype for p in stepper.parameters} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_losses_and_gradient_are_the_equations(chat, rows):
     student, teacher = make_model(0), make_model(1)
     stepper = make_stepper(student, teacher, chat)

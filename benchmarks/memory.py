@@ -1,0 +1,86 @@
+"""Is the memory estimate right? What is foretold before a run beside the peak resident memory of two steps.
+
+    python -m benchmarks.memory
+
+Every setting is a process of its own on the CPU. Both figures are beyond the loaded models.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.measure import command, machine, results_folder
+from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
+from benchmarks.step.ours import Enough, Stopwatch
+from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
+from raft_fast.distillation.loop import train
+from raft_fast.distillation.metrics import peak_memory
+from raft_fast.options import AdapterOptions
+from raft_fast.options.model import SMOLLM2
+
+CPU = torch.device("cpu")
+SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")
+STEPS = 2  # the second one has the optimizer's state beside its activations
+
+
+def measure(job: Job, setting: str) -> dict[str, Any]:
+    """Bytes foretold and measured, in this process."""
+    student = load(job, torch.float32, packed=True)
+    chat, teaching, weights = chat_of(job, student), None, None
+    if setting == "LoRA":
+        weights = Adapter(student, AdapterOptions(use_peft=True))
+        teacher_model, teaching = student, weights.off
+    else:
+        dtype = torch.bfloat16 if setting == "bf16 teacher" else torch.float32
+        teacher_model = load(job, dtype, packed=True)
+    teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, True, teaching=teaching)
+    options = replace(job.options(sft=True), gradient_checkpointing=setting == "checkpointing",
+                      learning_rate=STILL)
+    found = estimate(student, teacher_model, micro_batches(job.plan()[:STEPS], chat, options), options)
+    before = psutil.Process().memory_info().rss
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
+        train(student, teacher, chat, job.table(), options, job.seed, Path(folder), [Stopwatch(STEPS)],
+              weights)
+    return {"setting": setting, "foretold": found.needed, "measured": peak_memory(CPU) - before,
+            "loaded": found.loaded, "peak": peak_memory(CPU),
+            "parts": {**found.staying, **found.passing}}
+
+
+def main() -> None:
+    """A line a setting, and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--rows", type=int, default=4, help="of a step")
+    parser.add_argument("--max_completion_length", type=int, default=24)
+    parser.add_argument("--top_k", type=int, default=512)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
+    parser.add_argument("--only", choices=SETTINGS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        job = Job(args.model, "cpu", args.rows, STEPS, args.max_completion_length, args.top_k)
+        print(json.dumps(measure(job, args.only)))
+        return
+    found = []
+    for setting in args.settings:
+        line = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", setting]
+        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(one := json.loads(done.stdout.splitlines()[-1]))
+        print(f"{setting:14} foretold {one['foretold'] / 2**30:.2f} GiB, measured "
+              f"{one['measured'] / 2**30:.2f}, {one['foretold'] / one['measured'] - 1:+.0%}", flush=True)
+    path = results_folder("cpu") / f"memory-{args.model.rsplit('/')[-1].lower()}.json"
+    path.write_text(json.dumps({"command": command(), "machine": machine("cpu"), "settings": found}, indent=1)
+                    + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The step benchmark: its gate, what it refuses to compare, and its figures."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.step import gate as gate_module
+from benchmarks.step import table
+from benchmarks.step.gate import gate
+from benchmarks.step.inputs import Job
+from benchmarks.step.ours import run
+
+TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4, top_k=16)
+
+
+def one(seconds=2.0, peak=100, **changed):
+    step = {"seconds": seconds, "rollout_seconds": 0.5, "teacher_seconds": 0.5, "train_seconds": 0.9,
+            "rollout_tokens": 8, "teacher_tokens": 40, "student_tokens": 30, **changed}
+    return {"steps": [step | {"seconds": 99.0}, step, step], "seconds": 5.0, "peak_bytes": peak}
+
+
+def test_the_gate_is_green_and_turns_red(monkeypatch):
+    assert gate(TINY)["green"]
+    right = gate_module.StudentPass
+
+    class Wrong(right):
+        def forward(self, *given):
+            losses, measures = super().forward(*given)
+            return losses * torch.tensor([1.0, 1.001]), measures
+
+    monkeypatch.setattr(gate_module, "StudentPass", Wrong)
+    assert not gate(TINY)["green"]
+
+
+def test_our_loop_is_measured_without_moving_a_weight():
+    """The same trajectories in every run and with or without the SFT term."""
+    whole, alone = run(TINY, sft=True), run(TINY, sft=False)
+    assert len(whole) == len(alone) == 2
+    for more, less in zip(whole, alone, strict=True):
+        assert more["rollout_tokens"] == less["rollout_tokens"]
+        assert more["teacher_tokens"] == less["teacher_tokens"]
+        assert more["student_tokens"] > less["student_tokens"]
+        assert sum(more[f"{part}_seconds"] for part in ("rollout", "teacher", "train")) < more["seconds"]
+
+
+@pytest.mark.parametrize("name", ["SDFTTrainer", "DistillationTrainer"])
+def test_trl_reads_the_tokens_that_we_read(name):
+    pytest.importorskip("trl")
+    from benchmarks.step import trl_trainers
+
+    if name == "SDFTTrainer":
+        pytest.importorskip("trl.experimental.sdft")
+    theirs, ours = trl_trainers.run(replace(TINY, steps=2), name), run(TINY, sft=False)
+    for rival, own in zip(theirs, ours, strict=True):
+        assert (rival["student_tokens"], rival["rollout_tokens"]) == (own["student_tokens"],
+                                                                      own["rollout_tokens"])
+        parts = sum(rival[f"{part}_seconds"] for part in ("rollout", "teacher", "train"))
+        assert 0 < parts < rival["seconds"]
+
+
+def test_other_tokens_and_no_speed_is_shown():
+    with pytest.raises(SystemExit, match="did not read the same student_tokens"):
+        table.check_same_tokens({table.ALONE: [one()], table.SDFT: [one(student_tokens=29)]})
+    table.check_same_tokens({table.OURS: [one(student_tokens=60)], table.SDFT: [one()]})
+
+
+def test_figures_leave_the_first_step_out_and_say_which_goals_are_met(capsys):
+    found = table.summarise({table.OURS: [one(train_seconds=0.3, student_tokens=60)],
+                             table.SDFT: [one(peak=200)]})
+    assert found["contenders"][table.OURS]["parts"]["step"]["seconds"] == [2.0, 2.0, 2.0]
+    assert found["contenders"][table.SDFT]["outside_share"][1] == pytest.approx(0.05)
+    ratio = found["ratios"][f"{table.OURS} / {table.SDFT}"]
+    assert ratio == {"rollout": 1.0, "teacher": 1.0, "train": 6.0, "teacher and train": 3.5, "step": 2.0,
+                     "peak memory": 0.5}
+    met = {goal["what"].split(": ")[-1]: goal["met"] for goal in found["goals"]}
+    assert met == {"teacher": False, "train": True, "step": True, "peak memory": True,
+                   "share of a step outside rollout, teacher and train": False}
+    table.show(found)
+    assert "NOT met" in capsys.readouterr().out
