@@ -16,7 +16,7 @@ from typing import Any
 
 from raft_fast import config, dataset
 from raft_fast.engines import Price
-from raft_fast.errors import Stopped, UserError, entry
+from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     CardOptions,
     DataOptions,
@@ -30,7 +30,7 @@ from raft_fast.options import (
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
 from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG, PARTIAL_REFINED
+from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
@@ -121,13 +121,8 @@ def run(
     dataset.write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     rows = shard_of(everyone, options.how)
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
-    try:
-        summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
-                         total_rows=total, retry_failed=options.how.retry_failed, golds=golds,
-                         data=fingerprint)
-    except (KeyboardInterrupt, Stopped):
-        reporter.say(f"the rows decided so far are in {folder / PARTIAL_REFINED}")
-        raise
+    summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
+                     total_rows=total, retry_failed=options.how.retry_failed, golds=golds, data=fingerprint)
     (folder / PARTIAL_CONFIG).replace(folder / CONFIG)  # says how the finished files were made, never others
     if options.how.shard is not None:  # shards are calibrated together
         return summary

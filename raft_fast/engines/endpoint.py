@@ -53,7 +53,7 @@ class Endpoint:
 
         self.address, self.variable, self.options = public(url), variable, options
         self.answered_at = self._rests_until = 0.0
-        self._failures, self._probing = 0, False
+        self.failures, self._probing = 0, False
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
         # a client for each request in flight: a shared pool looks through all its connections
@@ -72,7 +72,7 @@ class Endpoint:
     @property
     def takes_requests(self) -> bool:
         """It has room and is well; after a rest one request at a time tries whether it is."""
-        rests = time.monotonic() < self._rests_until or (self._failures > 0 and self._probing)
+        rests = time.monotonic() < self._rests_until or (self.failures > 0 and self._probing)
         return bool(self._idle) and not rests
 
     async def models(self) -> list[str]:
@@ -84,9 +84,9 @@ class Endpoint:
         """One attempt within `request_timeout` seconds; None where `stopped` was set before it was sent.
         Raises what the client raises."""
         client, expected = self._idle.pop(), expected_tokens(body)
-        probes = self._failures > 0
+        probes = self.failures > 0
         self._probing |= probes
-        used = 0.0
+        used, start = 0.0, time.monotonic()
         try:
             await self._requests.take(1, stopped)
             await self._tokens.take(expected, stopped)
@@ -95,25 +95,25 @@ class Endpoint:
             start = time.monotonic()
             async with asyncio.timeout(self.options.request_timeout):  # the client's own is per read
                 answer: Any = await client.post("/chat/completions", body=body, cast_to=object)
-            self._failures, self.answered_at = 0, time.monotonic()
+            self.failures, self.answered_at = 0, time.monotonic()
             used = used_tokens(answer, expected)
             return Answer(answer, self.answered_at - start)
         except Exception as error:
             if is_overload(error):
-                self._rest(asked_to_wait(error))
+                self._rest(asked_to_wait(error), start)
             raise
         finally:
             self._tokens.correct(expected, used)
             self._idle.append(client)
             self._probing &= not probes
 
-    def _rest(self, asked: float | None) -> None:
-        """Set aside for as long as the server asks, else longer with every failure in a row. What
-        else fails while it rests says nothing new."""
+    def _rest(self, asked: float | None, sent: float) -> None:
+        """Set aside for as long as the server asks, else longer with every failure in a row. What was
+        sent before its last rest ended says nothing new."""
         now = time.monotonic()
-        if now >= self._rests_until:
-            self._failures += 1
-            self._rests_until = now + backoff(self._failures - 1)
+        if sent >= self._rests_until:
+            self.failures += 1
+            self._rests_until = now + backoff(self.failures - 1)
         if asked is not None:
             self._rests_until = max(self._rests_until, now + asked)
 
@@ -142,7 +142,7 @@ class Pool:
                     return await endpoint.post(body, stopped)
                 except (openai.OpenAIError, TimeoutError, ValueError) as error:
                     timeouts += is_timeout(error)
-                    if is_for_good(error) or (attempt == self.max_retries and self._all_lost(error, since)):
+                    if is_for_good(error) or self._all_lost(error, attempt, since):
                         raise OutOfServiceError(endpoint.address, endpoint.variable) from error
                     if (attempt == self.max_retries or timeouts > TIMEOUT_RETRIES
                             or not is_worth_another(error)):
@@ -161,9 +161,13 @@ class Pool:
             await asyncio.sleep(POLL)
         return None
 
-    def _all_lost(self, error: Exception, since: float) -> bool:
-        """Nobody got an answer for as long as this request tried."""
-        return is_lost(error) and all(one.answered_at < since for one in self.endpoints)
+    def _all_lost(self, error: Exception, attempt: int, since: float) -> bool:
+        """Nobody got an answer for as long as this request tried; or, since many requests take turns at
+        trying, every endpoint failed more often in a row than one request does."""
+        if not is_lost(error):
+            return False
+        tried = attempt == self.max_retries and all(one.answered_at < since for one in self.endpoints)
+        return tried or all(one.failures > self.max_retries + 1 for one in self.endpoints)
 
 
 def expected_tokens(body: Mapping[str, Any]) -> float:

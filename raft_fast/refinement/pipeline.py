@@ -22,7 +22,7 @@ from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.fuse import Fusion
 from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.likelihood import Likelihoods, why_not
-from raft_fast.refinement.outputs import Outputs
+from raft_fast.refinement.outputs import PARTIAL_REFINED, Outputs
 from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompts, load_prompts
 from raft_fast.refinement.retrieval import GoldIndex
@@ -85,6 +85,8 @@ def refine(
             for decision in stage.decide([row for block in begun for row in block]):
                 if decision.whole:
                     outputs.add(decision.as_json())
+            reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
+                         f"{output_dir / PARTIAL_REFINED}")
             raise
         stage.must_have_worked()
     return outputs.summary(finished=True)

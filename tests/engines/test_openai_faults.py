@@ -179,6 +179,21 @@ def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect)
     assert server.seen == {"a": 1, "b": 1, "c": 2}  # the fourth was never sent
 
 
+def test_a_server_that_is_gone_is_not_tried_by_every_request_in_turn(serve, connect):
+    """Of many in flight one at a time tries it: all of them together no more often than one would alone."""
+    together = threading.Barrier(16)  # the server goes away under all of them
+
+    def gone(handler):
+        if len(server.requests) <= 16:
+            together.wait(10)
+        hang_up(handler)
+
+    server = serve(lambda request, before: gone)
+    with pytest.raises(UserError, match="cannot be reached"):
+        ask(connect(server, requests_in_flight=16, max_retries=3), *map(str, range(40)))
+    assert len(server.requests) <= 16 + 3 + 1
+
+
 def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
     failed, got = threading.Event(), []
 

@@ -111,7 +111,7 @@ class Batches(StubEngine):
             yield from super().generate(conversations, sampling)  # kept before the next turn
 
 
-def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch):
+def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch, capsys):
     monkeypatch.setattr(overlap, "PATIENCE_SECONDS", 0.05)
     engine = Batches()
     try:
@@ -121,6 +121,7 @@ def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_b
         engine.go_on.set()
     lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
     assert len(lines) == 8
+    assert "8 of 64 rows are decided and in" in capsys.readouterr().err
     for thread in threading.enumerate():
         if thread.name == errors.WORKER:
             thread.join(10)
