@@ -33,6 +33,7 @@ setup(
         "raft_kernels": ["py.typed"],
         "raft_fast": ["py.typed"],
         "raft_fast.refinement": ["prompts/*.txt"],
+        "raft_fast.refinement.checks": ["phrases/*.toml"],
         "raft_fast.evaluation": ["*.jinja"],
         "raft_fast.report": ["*.jinja", "*.css"],
         "raft_fast.report.stage1": ["*.jinja"],

@@ -1,10 +1,12 @@
 """How often each check objects to answers that say the same, and to answers that do not.
 
-    python -m benchmarks.checks --left faq-en.jsonl --right faq.jsonl --decisions decisions.jsonl
+    python -m benchmarks.checks
 
-Translations (`--left` and `--right`: rows with the same ids, field `a` the answer) say the same: all but
-`language` are false alarms there. The hand-written answers of check_pairs.jsonl are right or wrong on
-purpose. `--decisions` are a model's real rewrites; what is objected to there is for a reader to judge.
+Harmless are the 503 answers of zaragoza-construction-faq in English and Swedish, each against its human
+translation (`language` is right to object there and left out), and the hand-written paraphrases of
+check_pairs.jsonl. Wrong are that file's wrong answers, and true answers with one fault planted by
+`benchmarks.faults`. `--decisions FILE` adds a model's real rewrites; what is objected to there is for a
+reader to judge.
 """
 
 import argparse
@@ -14,53 +16,91 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults import FAULTS
 from benchmarks.measure import command
 from raft_fast.engines import Reply
-from raft_fast.refinement.checks import Case, check
+from raft_fast.fetch import quickstart_rows
+from raft_fast.refinement.checks import CHECKS, Case, check
 
 HERE = Path(__file__).parent
+NONE = {"faults": 0, "caught": 0}
+Pair = tuple[str, str, str]
+"""(question, gold, answer)"""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def objections(cases: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
-    """How many of (question, gold, answer) each check objects to."""
+def objections(pairs: Iterable[Pair]) -> dict[str, Any]:
+    """How many answers each check objects to."""
     found: Counter[str] = Counter()
     total = 0
-    for question, gold, answer in cases:
+    for question, gold, answer in pairs:
         total += 1
         told = check(Case(question, gold, Reply(answer)))
         found.update(name for name, reason in told.items() if reason is not None)
     return {"answers": total, "objections": dict(found.most_common())}
 
 
+def caught(wrong: Iterable[tuple[str, Pair]]) -> dict[str, dict[str, int]]:
+    """Of (the check that should object, an answer with a fault): by check, how many it did object to."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, (question, gold, answer) in wrong:
+        count = counts.setdefault(name, dict(NONE))
+        count["faults"] += 1
+        count["caught"] += CHECKS[name](Case(question, gold, Reply(answer))) is not None
+    return counts
+
+
+def planted(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[str, Pair]]:
+    """Every fault that there is a place for, one at a time."""
+    for row in rows:
+        for name, plant in FAULTS.items():
+            if (answer := plant(row["answer"])) is not None:
+                yield name, (row["question"], row["answer"], answer)
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line a check: false alarms on harmless answers, faults found."""
+    columns = ("translations", "paraphrases", "planted", "written")
+    lines = ["".join([f"{'check':<11}", *(f"{name:>20}" for name in columns)])]
+    for name in CHECKS:
+        cells = [f"{name:<11}"]
+        for column in columns:
+            part = result[column]
+            count = (part["objections"].get(name, 0), part["answers"]) if "objections" in part \
+                else (part.get(name, NONE)["caught"], part.get(name, NONE)["faults"])
+            meant = count[1] and (name, column) != ("language", "translations")
+            cells.append(f"{f'{count[0]} of {count[1]} ({count[0] / count[1]:.1%})' if meant else '-':>20}")
+        lines.append("".join(cells))
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print the counts and write JSON."""
+    """Print the table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--left", type=Path)
-    parser.add_argument("--right", type=Path)
     parser.add_argument("--decisions", type=Path)
     args = parser.parse_args()
     pairs = read(HERE / "check_pairs.jsonl")
-    wrong = [(name, pair["gold"], answer) for pair in pairs for name, answer in pair["bad"].items()]
+    english, swedish = read(quickstart_rows("en")), read(quickstart_rows("sv"))
+    answers = [{row["id"]: row["answer"] for row in rows} for rows in (swedish, english)]
+    translated = ((row["question"], row["answer"], other[row["id"]])
+                  for rows, other in zip((english, swedish), answers, strict=True) for row in rows)
     result: dict[str, Any] = {
         "command": command(),
-        "hand-written, right": objections(("", pair["gold"], answer) for pair in pairs
-                                          for answer in pair["good"]),
-        "hand-written, wrong": {"answers": len(wrong), "found": sum(
-            check(Case("", gold, Reply(answer)))[name] is not None for name, gold, answer in wrong)},
+        "translations": objections(translated),
+        "paraphrases": objections(("", pair["gold"], answer) for pair in pairs for answer in pair["good"]),
+        "planted": caught(planted([*english, *swedish])),
+        "written": caught((name, ("", pair["gold"], answer))
+                          for pair in pairs for name, answer in pair["bad"].items()),
     }
-    if args.left and args.right:
-        other = {row["id"]: row for row in read(args.right)}
-        result["translations"] = objections((row["q"], row["a"], other[row["id"]]["a"])
-                                            for row in read(args.left))
     if args.decisions:
+        rewrites = [line for line in read(args.decisions) if line["rewrite"]]
         result["a model's rewrites"] = objections(
-            (line["prompt"][-1]["content"], line["gold"], line["rewrite"])
-            for line in read(args.decisions) if line["rewrite"])
-    print(json.dumps(result, indent=1))
+            (line["prompt"][-1]["content"], line["gold"], line["rewrite"]) for line in rewrites)
+        print(json.dumps(result["a model's rewrites"], indent=1))
+    print(table(result))
     (HERE / "results" / "checks.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -6,10 +6,9 @@ from decimal import Decimal
 # Left out are names that are ordinary words after a number in another language: French "an" (year).
 UNITS = {
     "%": "% percent procent prozent pourcent por|ciento pour|cent", "°c": "°c",
-    "°": "° degrees grader grad grados degrés",
+    "°": "° degrees grader grad grados degrés minusgrader minusgrade",
     "sek": "sek kr kronor", "msek": "msek mkr mnkr", "eur": "eur € euro euros",
-    "usd": "usd $ dollars", "million": "million millions miljoner millionen millones",
-    "billion": "billion billions miljarder milliarden milliards",
+    "usd": "usd $ dollars", "tsek": "tsek tkr",
     "m2": "m2 m² sqm kvm square|metres square|meters square|metre kvadratmeter quadratmeter "
           "metros|cuadrados mètres|carrés",
     "m3": "m3 m³ cubic|metres cubic|meters kubikmeter metros|cúbicos mètres|cubes",
@@ -37,9 +36,15 @@ UNIT_NAMES = {word.replace("|", " "): unit
 BASE = {
     "mm": ("m", Decimal("0.001")), "cm": ("m", Decimal("0.01")), "km": ("m", Decimal(1000)),
     "ha": ("m2", Decimal(10000)), "g": ("kg", Decimal("0.001")), "tonne": ("kg", Decimal(1000)),
-    "msek": ("sek", Decimal(1_000_000)), "million": ("", Decimal(1_000_000)),
-    "billion": ("", Decimal(1_000_000_000)),
+    "msek": ("sek", Decimal(1_000_000)), "tsek": ("sek", Decimal(1000)), "%": ("", Decimal("0.01")),
     "°c": ("°", Decimal(1)), "dba": ("db", Decimal(1)),
     "week": ("day", Decimal(7)), "year": ("month", Decimal(12)), "minute": ("second", Decimal(60)),
     "hour": ("second", Decimal(3600)),
 }
+TIMES = {word: factor for factor, words in {
+    100: "hundred hundra hundert", 1000: "thousand tusen tausend mil mille k",
+    10**6: "million millions miljon miljoner millionen millón millones mn mio",
+    10**9: "billion billions miljard miljarder milliarde milliarden milliard milliards",
+}.items() for word in words.split()}
+UNSURE_TIMES = {"k", "mil"}  # kelvin, and ten Swedish kilometres; beside a currency there is no doubt
+CURRENCIES = {"sek", "eur", "usd"}

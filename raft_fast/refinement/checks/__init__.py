@@ -6,8 +6,10 @@ A check returns what is wrong in words, or None. How often each of them is wrong
 
 from collections.abc import Callable
 
+from raft_fast.refinement.checks.bounds import bounds
 from raft_fast.refinement.checks.case import Case
 from raft_fast.refinement.checks.copies import copy
+from raft_fast.refinement.checks.duty import duty
 from raft_fast.refinement.checks.facts import numbers, references
 from raft_fast.refinement.checks.language import language
 from raft_fast.refinement.checks.leaks import leak
@@ -25,6 +27,7 @@ ALWAYS: dict[str, Check] = {"reply": reply, "empty": empty}  # nothing to train 
 CHECKS: dict[str, Check] = {
     "cut_off": cut_off, "copy": copy, "length": length, "refusal": refusal, "loops": loops, "leak": leak,
     "language": language, "numbers": numbers, "references": references, "negation": negation,
+    "bounds": bounds, "duty": duty,
 }
 
 __all__ = ["ALWAYS", "CHECKS", "Case", "Check", "Checks", "check"]

@@ -3,49 +3,26 @@
 import re
 from collections.abc import Iterable
 
-from raft_fast.facts import quantities
+from raft_fast.facts import Quantity, quantities
 from raft_fast.facts import references as references_of
-from raft_fast.refinement.checks.case import WORD, Case
+from raft_fast.facts.spelled import in_digits
+from raft_fast.refinement.checks.case import Case
 
 SHOWN = 3
-# small numbers as words, in English, Swedish, German, Spanish and French
-SPELLED = {
-    number: frozenset(names.split()) for number, names in {
-        1: "one a an single en ett ein eine einen einem einer eines un una uno une",
-        2: "two both twice zweimal två båda zwei beide beiden dos ambos ambas deux",
-        3: "three tre drei tres trois", 4: "four fyra vier cuatro quatre",
-        5: "five fem fünf cinco cinq", 6: "six sex sechs seis",
-        7: "seven sju sieben siete sept", 8: "eight åtta acht ocho huit", 9: "nine nio neun nueve neuf",
-        10: "ten tio zehn diez dix", 11: "eleven elva elf once onze", 12: "twelve tolv zwölf doce douze",
-        13: "thirteen tretton dreizehn trece treize", 14: "fourteen fjorton vierzehn catorce quatorze",
-        15: "fifteen femton fünfzehn quince quinze", 16: "sixteen sexton sechzehn dieciséis seize",
-        17: "seventeen sjutton siebzehn diecisiete", 18: "eighteen arton achtzehn dieciocho",
-        19: "nineteen nitton neunzehn diecinueve", 20: "twenty tjugo zwanzig veinte vingt",
-        30: "thirty trettio dreißig treinta trente", 40: "forty fyrtio vierzig cuarenta quarante",
-        50: "fifty femtio fünfzig cincuenta cinquante", 60: "sixty sextio sechzig sesenta soixante",
-        70: "seventy sjuttio siebzig setenta", 80: "eighty åttio achtzig ochenta",
-        90: "ninety nittio neunzig noventa", 100: "hundred hundra hundert cien cent",
-    }.items()}
-# "once" and "a" are other words too: a number that must come back is spelled by none of these
-UNSURE = {"once", "six", "elf", "cent"}
-DIGITS = {name: str(number) for number, names in SPELLED.items() for name in names}
 PLACE = re.compile(r"(\d+):(.+)")
 
 
 def numbers(case: Case) -> str | None:
     """Every number of the gold answer is in the answer, every one of the answer in gold or question.
 
-    Readings that differ by country (1.500), common conversions (cm to m) and small numbers written as
-    words count as equal.
+    Readings that differ by country (1.500, 5/3/2024), common conversions (cm to m, 2:30 pm to 14:30) and
+    small numbers and halves written as words count as equal.
     """
     gold, said = quantities(case.gold), quantities(case.answer)
-    due = gold + [one for one in quantities(_in_digits(case.gold, at_least=2))
-                  if one.unit and one not in gold]
-    known = gold + quantities(_in_digits(case.gold)) + quantities(_in_digits(case.question))
-    told = said + quantities(_in_digits(case.answer))
-    return _difference("numbers",
-                       (one.written for one in due if not any(map(one.agrees, told))),
-                       (one.written for one in said if not any(map(one.agrees, known))))
+    due = gold + [one for one in quantities(in_digits(case.gold, sure=True)) if one.unit and one not in gold]
+    missing = _unmatched(_unmatched(due, said), case.answer)
+    added = _unmatched(_unmatched(_unmatched(said, gold), case.gold), case.question)
+    return _difference("numbers", (one.written for one in missing), (one.written for one in added))
 
 
 def references(case: Case) -> str | None:
@@ -54,16 +31,11 @@ def references(case: Case) -> str | None:
     return _difference("references", gold - said, said - gold - _parts(case.question))
 
 
-def _in_digits(text: str, at_least: int = 1) -> str:
-    """The text with spelled numbers in digits. "a week" becomes "1 week", and "a house" "1 house": below 2
-    good for forgiving a number that is missing elsewhere, and for nothing else."""
-    def digits(word: re.Match[str]) -> str:
-        name = word[0].casefold()
-        number = DIGITS.get(name, "0")
-        sure = at_least == 1 or name not in UNSURE
-        return number if int(number) >= at_least and sure else word[0]
-
-    return WORD.sub(digits, text)
+def _unmatched(wanted: list[Quantity], there: list[Quantity] | str) -> list[Quantity]:
+    """Those that agree with none of the others; a text also has the numbers that it spells."""
+    if isinstance(there, str):
+        there = quantities(in_digits(there)) if wanted else []
+    return [one for one in wanted if not any(map(one.agrees, there))]
 
 
 def _parts(text: str) -> set[str]:
