@@ -78,6 +78,10 @@ class Chat:
         """Text of sampled ids without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Text of ids as it is, special tokens and all."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def _render(self, messages: Sequence[Message]) -> list[int]:
         try:
             return self.tokenizer.apply_chat_template(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.dataset import Row
+from raft_fast.distillation.examples import Example
 from raft_fast.distillation.weights import Weights
 from raft_fast.processes import Processes
 
@@ -18,11 +19,11 @@ from raft_fast.processes import Processes
 class TrainingState:
     """Where a run is, as callbacks see it.
 
-    step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows and
-    trajectories (token ids): what the step was trained on. stop: set it, and training stops after this
-    step with a checkpoint. finished: set it to why, and no step comes after this one, in a resumed run
-    neither. weights: what of the student is saved. listeners: every callback of the run, for those who
-    have something to tell the others.
+    step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
+    (token ids) and examples (the views made of both): what the step was trained on. stop: set it, and
+    training stops after this step with a checkpoint. finished: set it to why, and no step comes after this
+    one, in a resumed run neither. weights: what of the student is saved. listeners: every callback of the
+    run, for those who have something to tell the others.
     """
 
     run_dir: Path
@@ -33,6 +34,7 @@ class TrainingState:
     metrics: dict[str, Any] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     trajectories: Sequence[list[int]] = ()
+    examples: Sequence[Example] = ()
     stop: bool = False
     finished: str | None = None
     listeners: "Callback" = field(default_factory=lambda: Callback())

@@ -70,7 +70,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         if not metrics["skipped"]:
             scheduler.step()
 
-        state.step, state.rows, state.trajectories = step + 1, steps[step], trajectories
+        state.step, state.rows = step + 1, steps[step]
+        state.trajectories, state.examples = trajectories, examples
         state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
                          "rollout_seconds": clock.read()["rollout_seconds"] if rollouts else None,
                          "rollout_logprob_gap": rollouts.gap if rollouts else None}

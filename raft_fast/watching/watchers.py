@@ -13,6 +13,7 @@ from raft_fast.progress import Reporter
 from raft_fast.watching.best import KeepBest
 from raft_fast.watching.completions import LogCompletions
 from raft_fast.watching.evaluation import EvaluateEvery, Scorer, StopOnCollapse, recall, remember
+from raft_fast.watching.first_batch import FirstBatch
 from raft_fast.watching.split import RolloutAdvice
 from raft_fast.watching.trackers import Trackers
 
@@ -22,7 +23,10 @@ GENERAL = "general_answers.jsonl"
 def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_dir: Path,
              reporter: Reporter, config: dict[str, Any]) -> list[Callback]:
     """`original` is the engine of the model before training; `config` every option of the run."""
-    found: list[Callback] = [RolloutAdvice(config["steps_per_generation"], reporter.say)]
+    advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
+                           original.model.device.type == "cuda", config["max_completion_length"],
+                           reporter.say)
+    found: list[Callback] = [FirstBatch(original.chat), advice]
     names = [name.strip() for name in options.report_to.split(",") if name.strip() not in ("", "none")]
     if names:
         found.append(Trackers(names, run_dir, config))

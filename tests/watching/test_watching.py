@@ -1,7 +1,9 @@
 """What listens to a run, on a tiny model: evaluation, best weights, collapse, samples, trackers, the hub."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from raft_fast.watching import StepsInProgress, hub, watchers
 from raft_fast.watching.best import KeepBest
 from raft_fast.watching.completions import LogCompletions
 from raft_fast.watching.evaluation import EvaluateEvery, Scorer, StopOnCollapse, nll
+from raft_fast.watching.first_batch import FirstBatch
 from raft_fast.watching.split import RolloutAdvice, describe_split
 from raft_fast.watching.trackers import Trackers
 
@@ -193,18 +196,54 @@ def test_every_step_logs_the_split_and_shows_it(tmp_path, chat):
     assert all(word in notes[1][1] for word in ("loss", "sft", "kl", "λ", "rollouts", "teacher", "tokens/s"))
 
 
-def test_advice_comes_once_and_only_where_rollouts_dominate():
-    class State:
-        def __init__(self, rollout):
-            self.metrics = {"rollout_seconds": rollout, "teacher_seconds": 1.0, "train_seconds": 1.0}
+def advised(rollout, engine="transformers", on_gpu=False, longest=3, steps=9):
+    """What is said over `steps` steps of which rollouts take `rollout` seconds, the rest two."""
+    said, metrics = [], {"rollout_seconds": rollout, "teacher_seconds": 1.0, "train_seconds": 1.0,
+                         "rollout_tokens": 24}
+    advice = RolloutAdvice(1, engine, on_gpu, longest, said.append)
+    for _ in range(steps):
+        advice.on_step(SimpleNamespace(metrics=metrics, trajectories=[[4, 5, 6], [4, 2]]))
+    return said
 
-    for rollout, times in ((8.0, 1), (1.0, 0)):
-        said = []
-        advice = RolloutAdvice(1, said.append)
-        for _ in range(9):
-            advice.on_step(State(rollout))
-        assert len(said) == times
-        assert all("--steps_per_generation 4" in text for text in said)
+
+def test_advice_comes_once_and_only_where_rollouts_dominate():
+    (told,) = advised(8.0)
+    assert told.startswith("rollouts dominate after 3 steps: rollouts 80 %, teacher 10 %, training 10 %; "
+                           "3 tokens/s drawn.")
+    assert "--steps_per_generation 4" in told
+    assert "a GPU, and there --rollout_engine" in told
+    assert "--max_completion_length (50 % of the trajectories reach its 3 tokens)" in told
+    assert advised(1.0) == advised(8.0, steps=2) == []
+
+
+def test_advice_names_only_what_is_not_done_yet():
+    (told,) = advised(8.0, on_gpu=True)
+    assert "; --rollout_engine continuous or vllm;" in told
+    (told,) = advised(8.0, engine="vllm", on_gpu=True, longest=9)
+    assert "--rollout_engine" not in told
+    assert "--max_completion_length" not in told
+
+
+def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
+    options = replace(OPTIONS, max_steps=2, num_loss_tokens_to_skip=1)
+    run(tmp_path / "run", chat, [FirstBatch(chat)], options)
+    text = (tmp_path / "run/first_batch.md").read_text()
+    assert text.count("## row_id r") == 3
+    blocks = re.findall(r"(masked|in the loss), (\d+) tokens:\n\n(`{3,})text\n(.*?)\n\3\n", text, re.DOTALL)
+    shown, counts = [block[3] for block in blocks], [int(block[1]) for block in blocks]
+    assert [block[0] for block in blocks] == ["masked", "in the loss"] * 9
+    assert counts[0] == len(chat.tokenizer(shown[0], add_special_tokens=False).input_ids)
+    assert shown[0].endswith("<turn>assistant\n")
+    assert "<turn>user\nWhat is" in shown[0]
+    assert shown[1].startswith("It is ")
+    assert shown[1].endswith("<eos>")
+    assert "reference knowledge: It is" in shown[4]  # the teacher sees the answer, and the student does not
+    assert "reference knowledge" not in shown[2]
+    assert shown[3] == shown[5]
+    assert counts[3] <= OPTIONS.max_completion_length - 1  # the skipped token is masked
+    (tmp_path / "run/first_batch.md").unlink()
+    run(tmp_path / "run", chat, [FirstBatch(chat)], replace(options, max_steps=3))
+    assert not (tmp_path / "run/first_batch.md").exists()  # a run that goes on has no first batch
 
 
 @pytest.fixture
@@ -268,9 +307,9 @@ def test_unknown_and_missing_trackers_are_named(tmp_path):
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     engine = HFEngine(make_model(0), chat, "tiny")
-    config = {"steps_per_generation": 1}
+    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8}
     assert [type(each) for each in watchers(WatchOptions(), engine, [], tmp_path, Reporter(), config)] \
-        == [RolloutAdvice]
+        == [FirstBatch, RolloutAdvice]
 
     def no_wheel(name):
         raise UserError("cannot be fetched")
@@ -278,8 +317,8 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     monkeypatch.setattr("raft_fast.fetch.fetch_wheel", no_wheel)
     options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), config)
-    assert [type(each) for each in found] == [RolloutAdvice, LogCompletions, KeepBest, StopOnCollapse,
-                                              EvaluateEvery]
+    assert [type(each) for each in found] == [
+        FirstBatch, RolloutAdvice, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
     with pytest.raises(UserError, match="--load_best_model_at_end"):
