@@ -64,6 +64,14 @@ def test_before_a_day_is_not_after_it(language):
 
 
 @pytest.mark.parametrize(("gold", "answer"), [
+    ("Dogs need not be on a leash.", "A leash is optional for dogs."),
+    ("Le délai ne peut dépasser 5 mois.", "Le délai est de 5 mois au maximum."),
+])
+def test_a_denial_in_other_words_is_no_reversal(gold, answer):
+    assert not objects("negation", gold, answer)
+
+
+@pytest.mark.parametrize(("gold", "answer"), [
     ("A permit is needed above 15 m2.", "No permit is needed up to 15 m2."),  # the denial turned too
     ("A permit is needed above 15 m2.", "Only up to 15 m2 you are free of it."),
     ("Less than 5 m is low, more than 5 m high.", "More than 5 m is high."),  # both sides are stated
@@ -108,6 +116,7 @@ def test_changes(gold, answer, wrong):
     ("Es obligatorio pagar.", "Es opcional pagar.", True),
     ("No se puede fumar.", "Está prohibido fumar.", False),
     ("C'est obligatoire.", "C'est facultatif.", True),
+    ("Die Miete darf um höchstens 20 % steigen.", "Mehr als 20 % Mieterhöhung ist unzulässig.", False),
     ("Il ne peut pas fumer.", "Il est interdit de fumer.", False),
 ])
 def test_duties(gold, answer, wrong):

@@ -65,6 +65,14 @@ def turned_together(case: Case) -> bool:
                for one in bounds_of(case.gold) for other in said if one.kind == other.kind == "bound")
 
 
+def opposed(case: Case) -> bool:
+    """Whether the answer bounds a quantity from the other side, denied or not: what is allowed up to 20 % is
+    forbidden above it."""
+    said = bounds_of(case.answer)
+    return any(one.side != other.side and one.quantity.agrees(other.quantity)
+               for one in bounds_of(case.gold) for other in said if one.kind == other.kind == "bound")
+
+
 def _only(one: Bound, among: list[Bound]) -> bool:
     return not any(other.kind == one.kind and other.side != one.side and other.quantity.agrees(one.quantity)
                    for other in among)

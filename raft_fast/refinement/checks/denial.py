@@ -26,11 +26,14 @@ IDIOMS = re.compile(r"\bno (?:later|more|less|fewer|longer|sooner) than\b|\bnot 
 OTHERWISE = re.compile(r"""
     exempt|\bfree\b|\bfail|\bmiss(?:es|ing)?\b|\bincorrect|\bseparate|\bun(?:able|less|limit|lawful|necessary|permit|author)
   | prohibit|forbid|\bban(?:s|ned)?\b|\bonly\b|\bexcept|\bexclud|\bvoid\b|illegal|invalid|\black|\brefus
-  | \brather\ than|\binstead\b|\bavoid|\bimpossible|\bat\ least\b|\bat\ most\b|befri|förbj|\bendast\b|\bbara\b
-  | \bfri(?:tt|a)?\b|fri(?:tt|a)?\b|\bundanta|\bolag|\bolov|\bogilt|\bsaknas?\b|\bundvik|\bfrei|frei\b
-  | verboten|\bverbiet|\bnur\b|unzuläss|unwirksam|ungültig|\bausgenommen|\bentfällt|\bexent|prohib
+  | \boptional|\bvoluntar|\brather\ than|\binstead\b|\bavoid|\bimpossible|\bat\ least\b|\bat\ most\b
+  | befri|förbj|\bendast\b|\bbara\b
+  | \bfri(?:tt|a)?\b|fri(?:tt|a)?\b|\bfrivillig|\bvalfri|\bundanta|\bolag|\bolov|\bogilt
+  | \bsaknas?\b|\bundvik|\bfrei|frei\b
+  | verboten|\bverbiet|\bnur\b|unzuläss|unwirksam|ungültig|\bausgenommen|\bentfällt
+  | \bfreiwillig|\bopcional|\bexent|prohib
   | \bs[oó]lo\b|solamente|\bsalvo\b|\bexcepto|\bfalta
-  | \binterdi|\bexon[ée]r|\bdispens|\bseulement|\bsauf\b|\bmanqu|\bgratuit
+  | \binterdi|\bexon[ée]r|\bdispens|\bseulement|\bsauf\b|\bmanqu|\bgratuit|\bfacultati
 """, re.IGNORECASE | re.VERBOSE)
 
 

@@ -7,6 +7,7 @@ states a single kind of duty throughout, and the two contradict each other.
 import re
 from functools import lru_cache
 
+from raft_fast.refinement.checks.bounds import opposed
 from raft_fast.refinement.checks.case import Case
 from raft_fast.refinement.checks.wording import any_of, language_of, pattern, twists
 
@@ -27,8 +28,8 @@ def _other_kind(case: Case) -> str | None:
     gold, said = kinds(case.gold), kinds(case.answer)
     if len(gold) != 1 or len(said) != 1 or frozenset({*gold, *said}) not in CONFLICTS:
         return None
-    if twists(case.gold) or twists(case.answer):
-        return None  # "must not be below 5 m" requires, "need not be more than 5 m" too
+    if twists(case.gold) or twists(case.answer) or opposed(case):
+        return None  # "must not be below 5 m" requires, "forbidden above 5 m" permits
     (due, by), (told, here) = *gold.items(), *said.items()
     return f"{told} ({here!r}), in the gold answer {due} ({by!r})"
 
