@@ -7,8 +7,17 @@ import yaml
 
 from raft_fast.config import parse
 from raft_fast.dataset import Row, read_table, spread, write_jsonl
+from raft_fast.engines import Engine
 from raft_fast.errors import UserError, entry
-from raft_fast.options import BaseOptions, DataOptions, EngineOptions, EvaluateOptions, ModelOptions
+from raft_fast.options import (
+    BaseOptions,
+    DataOptions,
+    EngineOptions,
+    EvaluateOptions,
+    JuryOptions,
+    LMEvalOptions,
+    ModelOptions,
+)
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder, save_costs
 
@@ -16,7 +25,8 @@ DESCRIPTION = """Measure a trained model against the model it came from: answers
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
 folder RUN/model of a run, --base what it was trained from; --data defaults to the run's held-out
 rows, --output_dir then to the run, otherwise to evaluations/<name of the model>."""
-GROUPS = [DataOptions, ModelOptions, EngineOptions, BaseOptions, EvaluateOptions]
+GROUPS = [DataOptions, ModelOptions, EngineOptions, BaseOptions, EvaluateOptions, JuryOptions,
+          LMEvalOptions]
 HELDOUT = "heldout.parquet"
 
 
@@ -28,14 +38,17 @@ def main() -> None:
 
 def run(
     data: DataOptions, model: ModelOptions, engines: EngineOptions, base: BaseOptions,
-    options: EvaluateOptions,
+    options: EvaluateOptions, juries: JuryOptions, suites: LMEvalOptions,
 ) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
     from raft_fast.evaluation import evaluate, print_table
+    from raft_fast.evaluation.jury import FOLDER, open_jury
+    from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.fetch import fetch_model
     from raft_fast.models import load_encoder, load_engine
 
     reporter = Reporter()
+    tasks = find_tasks(suites)  # a task that there is none of shows before a model is loaded
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     rows = read_rows(source, data, options, output_dir, reporter)
     try:
@@ -44,7 +57,13 @@ def run(
             base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
-        result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir)
+
+        def judge(spec: str) -> Engine:
+            return load_engine(spec, model, base_engine, options.eval_batch_size, engines)
+
+        with open_jury(juries, judge, output_dir / FOLDER) as jury:
+            result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir,
+                              jury=jury, tasks=tasks)
     finally:
         save_costs(output_dir, reporter)
     print_table(result)

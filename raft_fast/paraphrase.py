@@ -7,12 +7,15 @@ DIR gets paraphrases.jsonl (rows to evaluate on), refused.jsonl (with reasons), 
 config.yaml. Started again on the same DIR it asks only for replies it does not have.
 """
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from raft_fast import config, dataset
-from raft_fast.engines import Message, Reply, Sampling
+from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError, entry
-from raft_fast.evaluation.paraphrases import VERSION, paraphrase
+from raft_fast.evaluation.domain import SimilarityEncoder
+from raft_fast.evaluation.paraphrases import paraphrase
 from raft_fast.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder
@@ -20,6 +23,7 @@ from raft_fast.run import make_folder
 DESCRIPTION = ("Reword the questions of --data (the rows a model was trained on) for evaluation. "
                "--output_dir defaults to paraphrases/<name of the data>.")
 GROUPS = [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions]
+FILE = "paraphrases.jsonl"
 
 
 @entry
@@ -30,7 +34,6 @@ def main() -> None:
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
-    from raft_fast.refinement.journal import Journal
 
     table = dataset.read_table(data.data, data.max_bad_rows)
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
@@ -41,19 +44,38 @@ def main() -> None:
     with reporter.phase("load models"):
         engine = load_engine(options.paraphraser, model, engines=engines)
         encoder = load_encoder(model)
-    sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, data.seed)
-    with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
-        def ask(conversations: list[list[Message]]) -> list[Reply]:
-            return list(journal.ask("paraphrase", engine, conversations, sampling, VERSION,
-                                    lambda reply, fresh: advance()))
+    make(rows, data.data, engine, encoder, options, data.seed, output_dir, reporter)
 
-        kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau)
-    dataset.write_jsonl(kept, output_dir / "paraphrases.jsonl")
+
+def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: SimilarityEncoder,
+         options: ParaphraseOptions, seed: int, output_dir: Path, reporter: Reporter) -> Path:
+    """Reword and review `rows` (read from `source`) into `output_dir`; returns its paraphrases.jsonl.
+
+    Raises UserError where the engine gives no reply that can be used.
+    """
+    from raft_fast.refinement.journal import Journal
+    from raft_fast.refinement.prompting import load_own
+    from raft_fast.refinement.roles import Part
+
+    prompt = load_own("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
+    sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, seed)
+    with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
+        part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance())
+
+        def ask(conversations: list[list[Message]]) -> Sequence[Reply]:
+            return part.ask("paraphrase", conversations, sampling, prompt)
+
+        kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau, prompt)
+        part.must_have_worked()
     dataset.write_jsonl(refused, output_dir / "refused.jsonl")
-    dataset.write_json({"data": data.data, "rows": dataset.fingerprint_rows(rows), "made_by": engine.identity,
-                        "prompt": VERSION, "sampling": vars(sampling), "tau": options.paraphrase_tau,
-                        "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
+    dataset.write_json({
+        "data": source, "rows": dataset.fingerprint_rows(rows), "made_by": engine.identity,
+        "prompt": prompt.version, "prompt_text": prompt.text, "sampling": vars(sampling),
+        "tau": options.paraphrase_tau, "date": datetime.now(UTC).date().isoformat(),
+        "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
+    dataset.write_jsonl(kept, output_dir / FILE)  # last: where it is, the others are
     reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}")
+    return output_dir / FILE
 
 
 if __name__ == "__main__":

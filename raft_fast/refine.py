@@ -58,7 +58,8 @@ def main() -> None:
     if how.merge:
         return join_shards(options, reporter)
     if options.refine.fusion_rounds:
-        name_judges(options.refine)  # a mistake there shows before rows are read or models loaded
+        # a mistake there shows before rows are read or models loaded
+        name_judges(options.refine.judge, options.refine.quorum)
     rows = open_raw(data, reporter)
     everyone = rows.spread(data.max_rows, data.seed)
     mine = shard_of(everyone, how)  # too many shards show before models are loaded
@@ -148,7 +149,7 @@ def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) ->
     prompts = load_prompts(stage.prompts)
     named = [("--rewriter", stage.rewriter), ("--fuser", stage.fuser)]
     if stage.fusion_rounds:
-        named += [("--judge", spec) for spec in name_judges(stage)]
+        named += [("--judge", spec) for spec in name_judges(stage.judge, stage.quorum)]
     callers = [Caller(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
                for option, spec in named]
     for task, messages in samples(next(iter(rows)), stage, prompts).items():

@@ -8,7 +8,6 @@ results.json, RESULTS.md and index.html in --output_dir are brought up to date.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -17,16 +16,20 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.measure import machine
-from benchmarks.quality.cells import Outcome, cell_folder, read_cell, run_cell
+from benchmarks.quality import render
+from benchmarks.quality.cells import cell_folder, run_cell
+from benchmarks.quality.disk import BASE_ANSWERS, read_cell, read_point
+from benchmarks.quality.jury import agreement_of, judge_answers
 from benchmarks.quality.measures import Measured, measure
-from benchmarks.quality.page import write_page
 from benchmarks.quality.results import results
 from benchmarks.quality.shared import Shared, prepare
 from benchmarks.quality.suite import Cell, Suite, load_suite
-from benchmarks.quality.table import write_table
 from raft_fast.dataset import write_json
+from raft_fast.engines import Engine
 from raft_fast.errors import entry
 from raft_fast.evaluation.drift import measure_drift
+from raft_fast.evaluation.jury import Jury, open_jury
+from raft_fast.models import load_engine
 from raft_fast.progress import Reporter
 from raft_fast.report.text import duration
 
@@ -45,7 +48,13 @@ def main() -> None:
             reporter.say(cell.name)
         return
     shared = prepare(suite, folder, reporter)
-    run(suite, shared, reporter)
+
+    def judge(spec: str) -> Engine:
+        return load_engine(spec, shared.options.model, shared.original,
+                           shared.options.evaluate.eval_batch_size, shared.options.engines)
+
+    with open_jury(suite.juries(), judge, folder / "jury") as jury:
+        run(suite, shared, jury, reporter)
 
 
 def arguments() -> argparse.Namespace:
@@ -62,44 +71,46 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(suite: Suite, shared: Shared, reporter: Reporter) -> None:
+def run(suite: Suite, shared: Shared, jury: Jury | None, reporter: Reporter) -> None:
     """Every cell that is not finished yet; what is known so far is written after each."""
     cells, seconds = suite.cells(), []
     todo = [cell for cell in cells if not (cell_folder(cell, suite, shared) / "cell.json").is_file()]
     reporter.say(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, in {shared.folder}")
     if not todo:
-        write(suite, shared, cells)
+        write(suite, shared, jury, cells)
     for number, cell in enumerate(todo, 1):
         reporter.say(f"cell {number} of {len(todo)}: {cell.name}")
         start = time.perf_counter()
         run_cell(cell, suite, shared)
         seconds.append(time.perf_counter() - start)
-        write(suite, shared, cells)
+        write(suite, shared, jury, cells)
         reporter.say(f"{cell.name} took {duration(seconds[-1])}; about "
                      f"{duration(fmean(seconds) * (len(todo) - number))} left")
     reporter.say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
 
 
-def write(suite: Suite, shared: Shared, cells: list[Cell]) -> None:
-    """results.json, RESULTS.md and index.html of the cells that are finished."""
-    outcomes = finished(suite, shared, cells)
-    if not outcomes:
+def write(suite: Suite, shared: Shared, jury: Jury | None, cells: list[Cell]) -> None:
+    """results.json, RESULTS.md and index.html of the cells that are finished, judged where there is a
+    jury."""
+    folders = [folder for cell in cells
+               if ((folder := cell_folder(cell, suite, shared)) / "cell.json").is_file()]
+    if not folders:
         return
-    found = results(suite, base_measured(shared), outcomes, {
+    judged = {}
+    if jury is not None:
+        answers = [shared.folder / BASE_ANSWERS, *(
+            path for folder in folders for path in sorted(folder.glob("*.generations.jsonl")))]
+        judge_answers(answers, jury, shared.reporter)
+        judged = {"jury": agreement_of(answers, jury)}
+    outcomes = [read_cell(folder) for folder in folders]
+    render.write(results(suite.baseline, base_measured(shared), outcomes, {
+        "suite": suite.name,
         "model": shared.original.identity, "data": shared.options.data.data and Path(
             shared.options.data.data).name,
         "rows": {"train": len(shared.data.train), "heldout": len(shared.exam.rows["domain"])},
         "unfinished": len(cells) - len(outcomes),
         "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
-        "machine": machine(shared.original.model.device.type)})
-    write_json(found, shared.folder / "results.json")
-    write_table(found, shared.folder / "RESULTS.md")
-    write_page(found, shared.folder)
-
-
-def finished(suite: Suite, shared: Shared, cells: list[Cell]) -> list[Outcome]:
-    folders = [cell_folder(cell, suite, shared) for cell in cells]
-    return [read_cell(folder) for folder in folders if (folder / "cell.json").is_file()]
+        "machine": machine(shared.original.model.device.type), **judged}), shared.folder)
 
 
 def base_measured(shared: Shared) -> Measured:
@@ -109,7 +120,7 @@ def base_measured(shared: Shared) -> Measured:
         drift = measure_drift(shared.original, shared.original, shared.probes, shared.reporter)
         base = Measured("base", 0.0, 0, 0, measure(shared.base, drift), {"weights": None})
         write_json(base.as_json(), path)
-    return Measured.load(json.loads(path.read_text(encoding="utf-8")))
+    return read_point(path, shared.folder / BASE_ANSWERS)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Training one cell and measuring it at its checkpoints; a point that is on disk is never made again."""
 
-import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.measures import Measured
+from benchmarks.quality.disk import Outcome, point_path, read_cell
 from benchmarks.quality.shared import Shared, digest
 from benchmarks.quality.suite import Cell, Suite
 from raft_fast import train
@@ -15,18 +14,6 @@ from raft_fast.dataset import Row, write_json
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models import load_engine
-
-CURVES = ("step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass", "grad_norm",
-          "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished cell: its points in the order of their steps, its training curves, its cost."""
-
-    points: list[Measured]
-    curves: list[dict[str, Any]]
-    about: dict[str, Any]
 
 
 class Points(Callback):
@@ -111,17 +98,3 @@ def checkpoint_steps(total: int, count: int) -> list[int]:
     """At most `count` steps, evenly spaced, the last one among them."""
     every = -(-total // min(count, total))
     return [*range(every, total, every), total]
-
-
-def point_path(folder: Path, step: int) -> Path:
-    return folder / f"point-{step:06d}.json"
-
-
-def read_cell(folder: Path) -> Outcome:
-    """A finished cell from its files."""
-    about = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    points = [Measured.load(json.loads(point_path(folder, step).read_text(encoding="utf-8")))
-              for step in about["steps"]]
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    curves = [{key: line.get(key) for key in CURVES} for line in map(json.loads, lines)]
-    return Outcome(points, curves, about)

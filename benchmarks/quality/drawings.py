@@ -1,63 +1,97 @@
 """The page's plots: the domain-against-general plane, what was kept, λ and CE/KL by step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.quality.measures import MEASURES
-from raft_fast.report.figure import C1, MUTED, PLAIN, bars, figure
-from raft_fast.report.text import percent
+from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure
 
 # told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8")
+APART = 0.062  # of the plot's height: labels nearer than this would touch
+SMOOTH = 9  # steps of the running mean
 Result = dict[str, Any]
+Best = dict[str, Result]
 
 
-def plane(result: Result, methods: Sequence[str]) -> Markup:
-    """Every method's points, its frontier and an arrow from the base to its best point."""
+def colour(place: int) -> str:
+    """The colour of the method at this place in every plot and table."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def plane(result: Result, best: Best, base: dict[str, float | None]) -> Markup:
+    """An arrow from the base to each method's best point, with 95 % intervals; its frontier and its other
+    points behind it."""
+    score, loss = result["score"], result["loss"]
+
     def draw(axes: Any) -> None:
+        ends = []
+        for place, (method, one) in enumerate(best.items()):
+            if method not in result["methods"]:
+                continue
+            found, look = result["methods"][method], _look(place)
+            axes.plot(*_columns(found["frontier"]), linewidth=1.1, alpha=0.45, **look)
+            axes.scatter(*_columns(found["points"]), s=9, color=look["color"], alpha=0.45, linewidths=0)
+            x, y = (_moved(one, base, name) for name in (loss, score))
+            for interval, line in ((_interval(one, loss), axes.hlines), (_interval(one, score), axes.vlines)):
+                if interval:
+                    line(y if line == axes.hlines else x, *interval, color=look["color"], linewidth=0.8,
+                         alpha=0.55)
+            axes.annotate("", (x, y), (0, 0), arrowprops={
+                "arrowstyle": "-|>", "color": look["color"], "linewidth": 1.3, "shrinkA": 4, "shrinkB": 3})
+            axes.scatter([x], [y], s=34, color=look["color"], edgecolors=CARD, linewidths=0.8, zorder=4)
+            ends.append((x, y, method, look["color"]))
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.axvline(0, color=MUTED, linewidth=0.8)
-        for place, method in enumerate(methods):
-            found, look = result["methods"][method], _look(place)
-            front, points = found["frontier"], found["points"]
-            axes.scatter(*_columns(points), s=14, color=look["color"], zorder=3)
-            if len(front) > 1:
-                axes.plot(*_columns(front), label=PLAIN.sub(" ", method), linewidth=1.4, **look)
-                axes.annotate("", front[-1], front[0], arrowprops={
-                    "arrowstyle": "->", "color": look["color"], "alpha": 0.35, "linewidth": 0.9})
-            else:  # no point is better than the base
-                axes.plot([], [], label=PLAIN.sub(" ", f"{method} (no gain)"), **look)
-        axes.scatter([0], [0], s=40, color=C1, marker="D", zorder=4)
-        axes.set_ylabel(f"domain: gain in {MEASURES[result['score']].label}", fontsize=8)
+        axes.scatter([0], [0], s=40, color=C1, marker="D", zorder=5)
+        axes.set_ylabel(f"gain in {MEASURES[score].label}", fontsize=8)
         axes.grid(axis="x")
-        _legend(axes)
+        _name(axes, ends)
 
-    loss = MEASURES[result["loss"]].label
-    return figure(f"plane-{result['score']}-{result['loss']}".replace(".", "-"),
-                  "Up and to the left is better", draw,
-                  f"general: {'loss of' if MEASURES[result['loss']].more_is_better else 'rise of'} {loss}",
-                  height=4.2)
+    word = "loss of" if MEASURES[loss].more_is_better else "rise of"
+    return figure(f"plane-{score}-{loss}".replace(".", "-"), "Up and to the left is better", draw,
+                  f"{word} {MEASURES[loss].label}", height=4.2)
 
 
-def kept(best: dict[str, Result]) -> Markup | None:
+def kept(best: Best) -> Markup | None:
     """Retention bars: the IFBench score of each method's best point as a share of the base's."""
-    known = {method: one["retention"] for method, one in best.items() if one["retention"] is not None}
-    return bars(list(known), list(known.values()), "Kept of the base's IFBench score", percent,
-                "kept") if known else None
+    return _bars(best, lambda one: one["retention"], "Kept of the base's IFBench score",
+                 lambda number: f"{100 * number:.0f} %", "kept")
 
 
-def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithmic: bool) -> Markup | None:
-    """One quantity of every method that has it, by optimizer step."""
-    known = [(place, curve, [(step["step"], step[key]) for step in curve["steps"] if step[key] is not None])
+def moved(best: Best) -> Markup | None:
+    """How far the weights of each method's best point are from the base."""
+    return _bars(best, lambda one: one["weights"], "Relative distance of the weights",
+                 lambda number: f"{number:.2g}", "moved")
+
+
+def drifted(best: Best) -> Markup | None:
+    """KL from the base of each method's best point, on general prompts."""
+    return _bars(best, lambda one: one["means"].get("own.kl"), "KL from the base, nats per token",
+                 lambda number: f"{number:.2g}", "drifted")
+
+
+def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithmic: bool = False,
+            even: bool = False) -> Markup | None:
+    """One quantity of every method that has it, by optimizer step, as a running mean over what it was;
+    `even` marks 1 and what is near it."""
+    known = [(place, curve, [(step["step"], step[key]) for step in curve["steps"]
+                             if step[key] is not None and (step[key] > 0 or not logarithmic)])
              for place, curve in enumerate(curves)]
     known = [one for one in known if one[2]]
 
     def draw(axes: Any) -> None:
+        if even:
+            axes.axhspan(0.5, 2, color=LINE, alpha=0.5, linewidth=0)
+            axes.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for place, curve, steps in known:
-            axes.plot(*_columns(steps), label=PLAIN.sub(" ", curve["method"]), linewidth=1.4, **_look(place))
+            xs, ys = _columns(steps)
+            axes.plot(xs, ys, linewidth=0.8, alpha=0.25, **_look(place))
+            axes.plot(xs, _running_mean(ys), label=PLAIN.sub(" ", curve["method"]), linewidth=1.5,
+                      **_look(place))
         if logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -68,8 +102,59 @@ def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithm
     return figure(name, title, draw, "step", height=3.4) if known else None
 
 
+def _bars(best: Best, read: Callable[[Result], float | None], title: str,
+          write: Callable[[float], str], name: str) -> Markup | None:
+    known = [(method, number, colour(place)) for place, (method, one) in enumerate(best.items())
+             if (number := read(one)) is not None]
+    if not known:
+        return None
+    names, values, colours = zip(*known, strict=True)
+    return bars(names, values, title, write, name, colours)
+
+
+def _moved(one: Result, base: dict[str, float | None], name: str) -> float:
+    """Change from the base as the plane has it: up is a gain, right is a loss."""
+    change = (one["means"].get(name) or 0.0) - (base.get(name) or 0.0)
+    return _sign(name) * change
+
+
+def _interval(one: Result, name: str) -> tuple[float, float] | None:
+    stat = one["changes"].get(name)
+    if stat is None or stat["low"] is None:
+        return None
+    low, high = sorted((_sign(name) * stat["low"], _sign(name) * stat["high"]))
+    return low, high
+
+
+def _sign(name: str) -> int:
+    """Scores rise to the top where more is better; losses to the right where less is."""
+    gain = 1 if MEASURES[name].more_is_better else -1
+    return gain if name.split(".")[0] in ("domain", "paraphrases") else -gain
+
+
+def _name(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Each method's name at the right edge, at the height of its point where there is room."""
+    low, high = axes.get_ylim()
+    room = APART * (high - low)
+    at = high + room
+    left, right = axes.get_xlim()
+    for x, y, method, ink in sorted(ends, key=lambda end: -end[1]):
+        at = min(y, at - room)
+        axes.plot([x, right], [y, at], color=ink, linewidth=0.5, alpha=0.5, linestyle=":", clip_on=False)
+        axes.text(right + 0.01 * (right - left), at, PLAIN.sub(" ", method), color=ink, fontsize=8.5,
+                  va="center", weight="bold")
+    axes.set_xlim(left, right)
+    axes.set_ylim(min(low, at - room), high)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    half = SMOOTH // 2 if len(values) >= 2 * SMOOTH else 0
+    windows = [values[max(0, at - half) : at + half + 1] for at in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
 def _look(place: int) -> Result:
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if place < len(COLOURS) else "--"}
+    return {"color": colour(place), "linestyle": "-" if place < len(COLOURS) else "--"}
 
 
 def _columns(pairs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -79,5 +164,3 @@ def _columns(pairs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]
 def _legend(axes: Any) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7.5, labelcolor=MUTED,
                 handlelength=1.4, columnspacing=1.2)
-
-

@@ -20,26 +20,43 @@ class Measure(NamedTuple):
     """How a measure is called and read."""
 
     label: str
-    more_is_better: bool
+    more_is_better: bool | None  # None: neither; it should stay as it was
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return {True: "↑", False: "↓", None: ""}[self.more_is_better]
 
 
+DISTANCE = "weights.distance"
 MEASURES = {
     "domain.nll": Measure("gold answer, nats per token", False),
     "domain.token_f1": Measure("token F1", True),
     "domain.similarity": Measure("similarity to gold", True),
     "domain.number_f1": Measure("numbers (F1)", True),
     "domain.reference_f1": Measure("legal references (F1)", True),
-    "paraphrases.nll": Measure("gold answer of reworded training questions, nats per token", False),
-    "paraphrases.token_f1": Measure("token F1 on reworded training questions", True),
+    "domain.jury": Measure("correct by the jury", True),
+    "paraphrases.jury": Measure("reworded: correct by the jury", True),
+    "paraphrases.nll": Measure("reworded: gold answer, nats per token", False),
+    "paraphrases.token_f1": Measure("reworded: token F1", True),
+    "paraphrases.similarity": Measure("reworded: similarity to gold", True),
     "own.kl": Measure("KL from base, nats per token", False),
     "own.nll": Measure("base's own answers, nats per token", False),
     "text.nll": Measure("general text, nats per token", False),
     "general.strict_instruction": Measure("IFBench instructions followed", True),
+    DISTANCE: Measure("relative ℓ2 distance of the weights", False),
+    "domain.words": Measure("words, held-out", None),
+    "domain.cut_off": Measure("cut off, held-out", None),
+    "domain.refused": Measure("refused, held-out", None),
+    "general.words": Measure("words, general", None),
+    "general.cut_off": Measure("cut off, general", None),
+    "general.refused": Measure("refused, general", None),
 }
-# (domain score, general loss) in which frontiers are drawn; the first is the one on the page
-PLANES = [("domain.nll", "own.kl"), ("domain.token_f1", "own.kl"), ("paraphrases.nll", "own.kl"),
-          ("domain.nll", "own.nll"), ("domain.nll", "text.nll"),
-          ("domain.token_f1", "general.strict_instruction")]
+# (domain score, what it costs) in which frontiers are drawn; the first two are drawn on the page
+PLANES = [("domain.nll", "own.kl"), ("domain.jury", "own.kl"), ("domain.token_f1", "own.kl"),
+          ("paraphrases.nll", "own.kl"), ("paraphrases.token_f1", "own.kl"), ("domain.nll", "own.nll"),
+          ("domain.nll", "text.nll"), ("domain.token_f1", "general.strict_instruction"),
+          ("domain.nll", DISTANCE)]
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,54 @@
 """index.html: what a user would show a colleague, from results.json and the raw answers."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from benchmarks.quality import drawings
-from benchmarks.quality.measures import MEASURES
-from benchmarks.quality.table import SHOWN
-from raft_fast.evaluation.names import ENOUGH
+from benchmarks.quality.disk import BASE_ANSWERS, read_lines
+from benchmarks.quality.findings import YES, Finding, change, findings, verdict
+from benchmarks.quality.groups import groups, place
+from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES
 from raft_fast.report.page import render, write_text
-from raft_fast.report.text import percent, value
+from raft_fast.report.text import percent, short, value
 
 TEMPLATE = "page.html.jinja"
-DRAWN = 2  # planes; the tables have all
-SAMPLES = {"domain": 4, "general": 2}
+DRAWN = 2  # planes, and that of the weights; the tables have all
+SAMPLES = {"domain": 4, "paraphrases": 2, "general": 2}
+PARTS = {"domain": "held-out question", "paraphrases": "trained question in other words",
+         "general": "general prompt"}
 Result = dict[str, Any]
 
 
 def write_page(found: Result, folder: Path) -> Path:
     """The page; everything that comes from data is escaped."""
-    methods = list(found["best"])
-    shown = [name for name in SHOWN if name in found["base"]["means"]]
-    curves = best_curves(found)
+    said, best = findings(found), found["best"]
     page = render(
-        "benchmarks.quality", TEMPLATE, found=found, verdict=verdict(found), tiles=[],
+        "benchmarks.quality", TEMPLATE, found=found, verdict=verdict(found), tiles=tiles(said),
         notes=notes(found), config={"command": found["command"], **found["machine"]},
-        planes=[drawings.plane(plane, methods) for plane in found["planes"][:DRAWN]],
-        kept=drawings.kept(found["best"]),
-        curves=[plot for plot in (
-            drawings.by_step(curves, "lambda", "λ, the weight of the KL loss", "lambda", True),
-            drawings.by_step(curves, "ce_kl_ratio", "CE / (λ KL): near 1 is balance", "ratio", True),
-            drawings.by_step(curves, "sft_loss", "Cross-entropy on the training answers", "sft", False),
-            drawings.by_step(curves, "kl_loss", "KL to the teacher", "kl", True)) if plot],
-        columns=[MEASURES[name] for name in shown],
-        table=[("base", "", [value(found["base"]["means"][name]) for name in shown], "")] + [
-            (method, f"{one['learning_rate']:g} · step {one['step']} · {one['seeds']} seeds",
-             [value(one["means"][name]) for name in shown], percent(one["retention"]))
-            for method, one in found["best"].items()],
-        comparisons=comparisons(found), samples=samples(found, folder))
+        planes=planes(found), findings=said, rule=MEASURES[PLANES[0][0]].label,
+        where=[(method, drawings.colour(number), place(one))
+               for number, (method, one) in enumerate(best.items())],
+        bars=[plot for draw in (drawings.kept, drawings.drifted, drawings.moved) if (plot := draw(best))],
+        groups=groups(found), curves=curves(found), comparisons=comparisons(found),
+        samples=samples(found, folder), parts=PARTS)
     return write_text(page, folder / "index.html")
 
 
-def verdict(found: Result) -> list[str]:
-    """What the first plane says of every method, in words; no more than its intervals allow."""
-    if not found["planes"]:
-        return ["Nothing was measured in both directions, so nothing can be compared."]
-    if found["rows"]["heldout"] < ENOUGH:
-        return [f"{found['rows']['heldout']} held-out rows are too few to tell methods apart."]
-    said = []
-    for one in found["planes"][0]["comparisons"]:
-        stat = one["mean_score"]
-        if stat["mean"] is None:
-            said.append(f"{one['method']} and {found['baseline']} do not reach a common range.")
-        elif stat["low"] is None or stat["low"] <= 0 <= stat["high"]:
-            said.append(f"{one['method']} cannot be told from {found['baseline']} at equal general loss.")
-        else:
-            word = "more" if stat["mean"] > 0 else "less"
-            said.append(f"At equal general loss {one['method']} learns {word} than {found['baseline']}.")
-    return said or [f"Only {found['baseline']} has been measured so far."]
+def planes(found: Result) -> list[Markup]:
+    """The first planes there are, and the weights' distance against the domain."""
+    drawn = [one for one in found["planes"] if one["loss"] != DISTANCE][:DRAWN]
+    drawn += [one for one in found["planes"] if one["loss"] == DISTANCE]
+    return [drawings.plane(one, found["best"], found["base"]["means"]) for one in drawn]
+
+
+def tiles(said: Sequence[Finding]) -> list[Result]:
+    """Each question by how many say yes, in the order of the findings; a vote is no proof."""
+    return [{"label": one.name, "note": one.counted,
+             "value": f"{sum(line.answer == YES for line in one.lines)} of {len(one.lines)}"}
+            for one in said if one.lines and one.counted]
 
 
 def notes(found: Result) -> list[str]:
@@ -67,7 +58,13 @@ def notes(found: Result) -> list[str]:
              f"{'seed' if seeds == 1 else 'seeds'}.",
              "A method's best point is chosen on the rows it is shown on; frontiers are fairer.",
              "The gold answer's likelihood favours methods trained on gold wording; token F1 and reworded "
-             "questions are less partial."]
+             "questions are less partial.",
+             "Intervals are not corrected for how many comparisons there are: of twenty, one is beyond noise "
+             "by chance."]
+    if jury := found.get("jury"):
+        notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
+                     f"the {jury['answers']} answers with two votes or more; Krippendorff's alpha "
+                     f"{value(jury['krippendorff_alpha'])}.")
     if seeds == 1:
         notes.append("With one seed the intervals know of the rows only, not of the luck of a run.")
     if found["unfinished"]:
@@ -75,16 +72,22 @@ def notes(found: Result) -> list[str]:
     return notes
 
 
-def best_curves(found: Result) -> list[Result]:
-    """Each method's first run at its best learning rate, in the order of the other plots."""
-    return [next(curve for curve in found["curves"] if curve["method"] == method
+def curves(found: Result) -> list[Markup]:
+    """Each method's first run at its best learning rate, in the order and colours of the other plots."""
+    runs = [next(curve for curve in found["curves"] if curve["method"] == method
                  and curve["learning_rate"] == one["learning_rate"])
             for method, one in found["best"].items()]
+    return [plot for plot in (
+        drawings.by_step(runs, "lambda", "λ, the weight of the KL loss", "lambda", logarithmic=True),
+        drawings.by_step(runs, "ce_kl_ratio", "CE / (λ KL): near 1 is balance", "ratio", logarithmic=True,
+                         even=True),
+        drawings.by_step(runs, "sft_loss", "Cross-entropy on the training answers", "sft"),
+        drawings.by_step(runs, "kl_loss", "KL to the teacher", "kl", logarithmic=True)) if plot]
 
 
 def comparisons(found: Result) -> list[Result]:
     """Rows of the frontier table."""
-    return [{"method": one["method"], "score": MEASURES[plane["score"]].label,
+    return [{"method": one["method"], "rival": one["rival"], "score": MEASURES[plane["score"]].label,
              "loss": MEASURES[plane["loss"]].label, "mean": _stat(one["mean_score"]),
              "at": [_stat(stat) for stat in one["score_at"]],
              "cost": [_stat(stat) for stat in one["loss_at"]]}
@@ -93,7 +96,7 @@ def comparisons(found: Result) -> list[Result]:
 
 def samples(found: Result, folder: Path) -> dict[str, list[Result]]:
     """The same questions to base and every method at its best point, spread evenly, not picked."""
-    answers = {"base": _generations(folder / "base.generations.jsonl")}
+    answers = {"base": _generations(folder / BASE_ANSWERS)}
     for method, one in found["best"].items():
         cell = next(cell for cell in found["cells"] if cell["method"] == method
                     and cell["options"]["learning_rate"] == one["learning_rate"])
@@ -103,19 +106,16 @@ def samples(found: Result, folder: Path) -> dict[str, list[Result]]:
     for suite, count in SAMPLES.items():
         asked = [key for key in answers["base"] if key[0] == suite]
         count = min(count, len(asked))
-        keys = [asked[(2 * place + 1) * len(asked) // (2 * count)] for place in range(count)]
+        keys = [asked[(2 * number + 1) * len(asked) // (2 * count)] for number in range(count)]
         chosen[suite] = [{"question": _question(answers["base"][key]),
                           "gold": answers["base"][key].get("gold"), "answers": [
-                              (method, of[key]["answer"]) for method, of in answers.items() if key in of]}
+                              (method, of[key]) for method, of in answers.items() if key in of]}
                          for key in keys]
     return chosen
 
 
 def _generations(path: Path) -> dict[tuple[str, str], Result]:
-    if not path.is_file():
-        return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(one["suite"], str(one.get("row_id", one.get("key")))): one for one in records}
+    return {(one["suite"], str(one.get("row_id", one.get("key")))): one for one in read_lines(path)}
 
 
 def _question(record: Result) -> str:
@@ -124,12 +124,6 @@ def _question(record: Result) -> str:
 
 
 def _stat(stat: Result) -> Result:
-    """A change as text, and whether its interval leaves zero out."""
-    if stat["mean"] is None:
-        return {"mean": value(None), "interval": "", "sure": False}
-    known = stat["low"] is not None
-    return {"mean": value(stat["mean"], signed=True),
-            "interval": f"[{value(stat['low'], True)}, {value(stat['high'], True)}]" if known else "",
-            "sure": known and not stat["low"] <= 0 <= stat["high"]}
-
-
+    """A change as text, its interval apart."""
+    mean, _, interval = change(stat).partition(" ")
+    return {"mean": mean if stat["mean"] is not None else short(None), "interval": interval}

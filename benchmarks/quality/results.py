@@ -1,36 +1,38 @@
 """results.json: everything the page, the table and a later reader need, from the finished cells."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
-from benchmarks.quality.cells import Outcome
-from benchmarks.quality.measures import MEASURES, PLANES, Measured, Values
+from benchmarks.quality.disk import Outcome
+from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, Measured, Values
 from benchmarks.quality.plane import Plane
-from benchmarks.quality.suite import Suite
+from benchmarks.quality.twins import settings_of, twins
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
 
 Result = dict[str, Any]
 FOLLOWED = "general.strict_instruction"
 
 
-def results(suite: Suite, base: Measured, outcomes: Sequence[Outcome], about: Result) -> Result:
+def results(baseline: str, base: Measured, outcomes: Sequence[Outcome], about: Result) -> Result:
     """Points, planes with frontiers and comparisons, and paired tests at equal settings."""
     points = [point for outcome in outcomes for point in outcome.points]
+    alike = twins(settings_of([outcome.about for outcome in outcomes]))
     planes = [one for score, loss in PLANES
-              if (one := plane_result(suite.baseline, base, points, score, loss)) is not None]
+              if (one := plane_result(baseline, alike, base, points, score, loss)) is not None]
     return {
-        "suite": suite.name, "baseline": suite.baseline, **about,
+        "baseline": baseline, **about,
         "base": {"means": means(base)},
         "points": [{"method": one.method, "learning_rate": one.learning_rate, "seed": one.seed,
                     "step": one.step, "means": means(one), "weights": one.extra["weights"]}
                    for one in points],
         "planes": planes,
         "best": best(base, points),
-        "pairs": pairs(suite.baseline, outcomes),
+        "pairs": pairs(baseline, outcomes),
+        "twins": alike,
         "curves": [{"method": outcome.points[-1].method, "seed": outcome.points[-1].seed,
                     "learning_rate": outcome.points[-1].learning_rate, "steps": outcome.curves,
-                    **balance(outcome)} for outcome in outcomes],
+                    "ce_kl_ratio": balance(outcome.curves)} for outcome in outcomes],
         "cells": [outcome.about for outcome in outcomes],
     }
 
@@ -40,18 +42,30 @@ def means(one: Measured) -> dict[str, float | None]:
     return {name: one.mean(name) for name in MEASURES if name in one.values}
 
 
-def plane_result(baseline: str, base: Measured, points: Sequence[Measured], score: str,
-                 loss: str) -> Result | None:
-    """One plane; None where a model was not measured in it."""
-    if not points or any(one.mean(measure) is None for one in (base, *points) for measure in (score, loss)):
+def plane_result(baseline: str, alike: Sequence[Result], base: Measured, points: Sequence[Measured],
+                 score: str, loss: str) -> Result | None:
+    """One plane; a method that was not measured in it is left out, and where the base was not, or no
+    method, there is no plane. Methods are compared with the baseline, twins with their reference too."""
+    def unknown(one: Measured) -> bool:
+        return any(one.mean(measure) is None for measure in (score, loss))
+
+    left_out = {one.method for one in points if unknown(one)}
+    points = [one for one in points if one.method not in left_out]
+    if unknown(base) or not points:
         return None
     plane = Plane(base, points, score, loss)
+    methods = plane.methods()
+    against = [(method, baseline) for method in methods if method != baseline] + [
+        (twin["method"], twin["reference"]) for twin in alike if twin["reference"] != baseline]
     return {
         "score": score, "loss": loss, "seeds": len(plane.seeds),
-        "methods": {method: {"points": plane.points(method), "frontier": plane.frontier(method)}
-                    for method in plane.methods()},
-        "comparisons": [plane.compare(method, baseline) for method in plane.methods()
-                        if method != baseline and baseline in plane.methods()],
+        "rows": {name: len(base.values[name]) for name in (score, loss)},
+        "methods": {method: {"points": plane.points(method), "frontier": plane.frontier(method),
+                             "seeds": len({one.seed for one in points if one.method == method})}
+                    for method in methods},
+        "left_out": sorted(left_out),
+        "comparisons": [plane.compare(method, rival) for method, rival in against
+                        if {method, rival} <= set(methods)],
     }
 
 
@@ -71,8 +85,10 @@ def best(base: Measured, points: Sequence[Measured]) -> dict[str, Result]:
         followed, before = here.get(FOLLOWED), base.mean(FOLLOWED)
         found[method] = {
             "learning_rate": rate, "step": step, "seeds": len(seeds), "means": here,
+            "changes": {name: _test([base.values[name]] * len(seeds), [one.values[name] for one in seeds])
+                        for name in here if name in base.values and len(base.values[name]) > 1},
             "retention": followed / before if followed is not None and before else None,
-            "weights": _mean([one.extra["weights"] and one.extra["weights"]["all"] for one in seeds])}
+            "weights": here.get(DISTANCE)}
     return found
 
 
@@ -98,13 +114,20 @@ def pairs(baseline: str, outcomes: Sequence[Outcome]) -> list[Result]:
     return found
 
 
-def balance(outcome: Outcome) -> Result:
-    """CE / (λ KL) over a run: its mean, and how much of it lies between 1/2 and 2."""
-    ratios = [step["ce_kl_ratio"] for step in outcome.curves if step["ce_kl_ratio"] is not None]
+def balance(steps: Sequence[Result]) -> Result | None:
+    """CE / (λ KL) over a run: how much of it lies between 1/2 and 2, and the two halves of training by
+    median and range. None where there was no distillation."""
+    ratios = [step["ce_kl_ratio"] for step in steps if step["ce_kl_ratio"] is not None]
     if not ratios:
-        return {"ce_kl_ratio": None}
+        return None
     near = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
-    return {"ce_kl_ratio": {"mean": fmean(ratios), "first": ratios[0], "last": ratios[-1], "near_1": near}}
+    return {"mean": fmean(ratios), "first": ratios[0], "last": ratios[-1], "near_1": near,
+            "halves": [_spread(half) for half in (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :])]}
+
+
+def _spread(values: Sequence[float]) -> Result | None:
+    return {"median": median(values), "low": min(values), "high": max(values), "steps": len(values),
+            "near_1": sum(0.5 <= value <= 2 for value in values) / len(values)} if values else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

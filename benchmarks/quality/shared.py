@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.disk import BASE_ANSWERS
 from benchmarks.quality.measures import Measured, measure
-from benchmarks.quality.suite import Cell, Suite
-from raft_fast import train
+from benchmarks.quality.suite import MAKE, Cell, Suite
+from raft_fast import paraphrase, train
 from raft_fast.dataset import Row, fingerprint_rows, read_table, spread, write_json, write_jsonl, write_rows
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.domain import DomainScores
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
 from raft_fast.evaluation.general import GeneralScores
+from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models import load_encoder, load_engine
+from raft_fast.options import ParaphraseOptions
 from raft_fast.progress import Reporter
 from raft_fast.training_rows import Data, take_rows
 
@@ -78,13 +81,33 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
         encoder = load_encoder(options.model)
     heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
     exam = set_exam(heldout, options.evaluate, encoder, reporter)
-    key = digest([vars(options.evaluate), fingerprint_rows(heldout), original.identity])
+    asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]
+    if suite.paraphrases:
+        reworded = find_paraphrases(suite.paraphrases, data, options, original, encoder, folder, reporter)
+        exam = replace(exam, rows=exam.rows | {"paraphrases": reworded})
+        asked.append(fingerprint_rows(reworded))
+    key = digest(asked)
     base = _kept(folder / f"base-{key}.json", lambda: _saved(sit(exam, original, "base", reporter)))
-    write_jsonl(_loaded(base).records("base"), folder / "base.generations.jsonl")
+    write_jsonl(_loaded(base).records("base"), folder / BASE_ANSWERS)
     probes = _kept(folder / f"probes-{key}.json", lambda: draw_probes(
         exam.drift_prompts, original, options.evaluate.drift_max_new_tokens, reporter).as_json())
     return Shared(folder, options, data, original, encoder, exam, _loaded(base), Probes.load(probes),
                   reporter)
+
+
+def find_paraphrases(name: str, data: train.Data, options: train.Options, original: HFEngine, encoder: Any,
+                     folder: Path, reporter: Reporter) -> list[Row]:
+    """The reworded questions of rows that are trained on, as many as held-out rows are asked; the model
+    makes them in `folder`/paraphrases where the suite says so, once."""
+    if name == MAKE:
+        made = folder / "paraphrases"
+        if not (made / paraphrase.FILE).is_file():
+            paraphrase.make(data.train, str(options.data.data), original, encoder, ParaphraseOptions(),
+                            options.data.seed, made, reporter)
+        name = str(made / paraphrase.FILE)
+    found = of_trained(read_table(name, 0.0).rows, data.train, name)
+    reporter.say(f"{len(found)} of {len(data.train)} trained questions in other words, from {name}")
+    return spread(found, options.evaluate.eval_rows, options.data.seed)
 
 
 def find_rows(data: str | None) -> str:

@@ -6,6 +6,9 @@
     seeds: [0]
     checkpoints: 2                # evaluations a cell, evenly spread over its steps
     baseline: sft                 # whom the others are compared with
+    paraphrases: FILE             # trained questions in other words (raft_fast.paraphrase), a path from
+                                  # here or from the suite's folder; make: the model makes them once
+    jury: {eval_judge: MODEL@URL} # accuracy by judges, as in raft_fast.evaluate; finished cells too
     methods:
       sft: {}                                                # configs/sft.yaml
       raft_k32: {config: raft, teacher_top_k: 32}            # options of its own
@@ -21,8 +24,10 @@ import yaml
 
 from raft_fast.config import parse
 from raft_fast.errors import UserError
+from raft_fast.options import JuryOptions
 from raft_fast.train import GROUPS, Options
 
+MAKE = "make"  # instead of a file of paraphrases
 OWN_KEYS = ("config", "learning_rates", "seeds")
 Settings = dict[str, Any]
 
@@ -53,6 +58,8 @@ class Suite:
     seeds: list[int] = field(default_factory=lambda: [0])
     checkpoints: int = 1
     baseline: str = "sft"
+    paraphrases: str | None = None
+    jury: Settings = field(default_factory=dict)
 
     def only(self, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> "Suite":
         """The suite with fewer methods or other seeds. Raises UserError for an unknown method."""
@@ -82,6 +89,17 @@ class Suite:
     def shared_options(self) -> Options:
         """The options of what all cells share: rows, stage 1, evaluation."""
         return self._parse("raft", self.options, "options")
+
+    def juries(self) -> JuryOptions:
+        """Who judges. Raises UserError that names the key."""
+        for key in self.jury:
+            if key not in JuryOptions.__dataclass_fields__:
+                raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are "
+                                f"{', '.join(JuryOptions.__dataclass_fields__)}")
+        try:
+            return JuryOptions(**self.jury)
+        except UserError as error:
+            raise UserError(f"suite {self.name}, jury: {error}") from error
 
     def _options(self, method: str) -> Options:
         own = self.methods[method]
@@ -118,5 +136,17 @@ def load_suite(path: Path) -> Suite:
         raise UserError(f"--suite {path}: checkpoints {suite.checkpoints}: must be at least 1")
     if suite.baseline not in methods:
         raise UserError(f"--suite {path}: baseline {suite.baseline!r} is not among the methods")
+    suite = replace(suite, paraphrases=_find(suite.paraphrases, path))
+    suite.juries()
     suite.cells()  # a wrong option is found now, not hours later
     return suite
+
+
+def _find(name: str | None, suite: Path) -> str | None:
+    """A file from here or from the suite's folder. Raises UserError where it is in neither."""
+    if name in (None, MAKE):
+        return name
+    for path in (Path(str(name)), suite.parent / str(name)):
+        if path.is_file():
+            return str(path)
+    raise UserError(f"--suite {suite}: paraphrases {name}: no such file; make lets the model make them")

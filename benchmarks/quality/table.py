@@ -1,20 +1,26 @@
-"""RESULTS.md: the tables for README and docs, made from results.json and nothing else."""
+"""RESULTS.md: findings and tables for README and docs, made from results.json and nothing else."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.findings import Finding, change, findings
+from benchmarks.quality.groups import Group, groups
 from benchmarks.quality.measures import MEASURES, PLANES
 from raft_fast.report.page import write_text
-from raft_fast.report.text import markdown, percent, value
+from raft_fast.report.text import markdown, percent, short, value
 
-SHOWN = ("domain.nll", "domain.token_f1", "paraphrases.nll", "own.kl", "own.nll", "text.nll",
+SHOWN = ("domain.jury", "domain.nll", "domain.token_f1", "paraphrases.token_f1", "own.kl",
          "general.strict_instruction")
 Result = dict[str, Any]
 
 
 def write_table(found: Result, path: Path) -> Path:
-    return write_text("\n\n".join([heading(found), best_table(found), frontier_table(found),
-                                   pairs_table(found)]) + "\n", path)
+    return write_text("\n\n".join([
+        heading(found), "## Findings", findings_text(findings(found)),
+        "## Each method at its best", best_table(found), "## Frontiers", frontier_table(found),
+        "## At equal learning rate and steps", pairs_table(found),
+        "## In detail", details(groups(found))]) + "\n", path)
 
 
 def heading(found: Result) -> str:
@@ -24,48 +30,74 @@ def heading(found: Result) -> str:
             f"{rows['heldout']} held out{cut}.")
 
 
-def best_table(found: Result) -> str:
-    """Every method where its domain score is best, beside the base."""
-    shown = [name for name in SHOWN if name in found["base"]["means"]]
-    labels = [f"{MEASURES[name].label} {'↑' if MEASURES[name].more_is_better else '↓'}" for name in shown]
-    lines = [_row(["method", "learning rate, step, seeds", *labels, "kept of IFBench", "weights moved",
-                   "CE/KL"]),
-             "|" + "---|" * (len(shown) + 5),
-             _row(["base", "", *(value(found["base"]["means"][name]) for name in shown), "", "", ""])]
-    for method, one in found["best"].items():
-        lines.append(_row([markdown(method), f"{one['learning_rate']:g}, {one['step']}, {one['seeds']}",
-                           *(value(one["means"][name]) for name in shown), percent(one["retention"]),
-                           _small(one["weights"]), _ratio(found, method, one["learning_rate"])]))
+def findings_text(said: Sequence[Finding]) -> str:
+    """Questions with an answer for every method, and the figures it rests on."""
+    lines = ["Answered by rule from results.json: *yes* and *no* need a 95 % interval that leaves zero out, "
+             "*undecided* is everything else. Intervals are not corrected for how many there are."]
+    for one in said:
+        lines += ["", f"**{markdown(one.question)}**", "", *(
+            [f"- {markdown(method)}: **{answer}**. {markdown(evidence)}."
+             for method, answer, evidence in one.lines] or ["- not measured"])]
     return "\n".join(lines)
 
 
+def best_table(found: Result) -> str:
+    """The README's table: every method where its held-out gold answers are likeliest, beside the base."""
+    shown = [name for name in SHOWN if found["base"]["means"].get(name) is not None]
+    labels = [f"{MEASURES[name].label} {MEASURES[name].arrow}".rstrip() for name in shown]
+    lines = table(["method", "learning rate, step, seeds", *labels, "kept of IFBench", "weights moved",
+                   "CE/KL"])
+    lines.append(_row(["base", "", *(value(found["base"]["means"][name]) for name in shown), "", "", ""]))
+    for method, one in found["best"].items():
+        lines.append(_row([markdown(method), f"{one['learning_rate']:g}, {one['step']}, {one['seeds']}",
+                           *(value(one["means"].get(name)) for name in shown), percent(one["retention"]),
+                           short(one["weights"]), _ratio(found, method, one["learning_rate"])]))
+    return f"Best by {MEASURES[PLANES[0][0]].label}, averaged over seeds.\n\n" \
+        + "\n".join(lines)
+
+
 def frontier_table(found: Result) -> str:
-    """Each method against the baseline in every plane."""
-    lines = [_row(["frontier against " + markdown(found["baseline"]), "domain score, general loss",
-                   "mean domain score over the common range ↑", "at half of it ↑",
-                   "general loss at equal domain score ↓"]), "|" + "---|" * 5]
-    for plane in found["planes"]:
+    """Each method against the baseline, and methods that differ in one option: a table a plane."""
+    texts = ["Changes against the base; a positive domain score is a gain, whatever the measure's sign. "
+             "In brackets 95 % bootstrap intervals over rows and seeds; – where ranges do not overlap."]
+    for plane in (one for one in found["planes"] if one["comparisons"]):
+        lines = table(["frontier", "against", "mean gain over the common range ↑", "at half of it ↑",
+                       "cost at equal gain ↓"])
         for one in plane["comparisons"]:
-            lines.append(_row([markdown(one["method"]),
-                               f"{MEASURES[plane['score']].label}; {MEASURES[plane['loss']].label}",
-                               _stat(one["mean_score"]), _middle(one["score_at"]), _middle(one["loss_at"])]))
-    return "\n".join([
-        "Changes against the base; a positive domain score is a gain, whatever the measure's sign. "
-        "In brackets 95 % bootstrap intervals over rows and seeds; – where ranges do not overlap.", "",
-        *lines])
+            lines.append(_row([markdown(one["method"]), markdown(one["rival"]), _stat(one["mean_score"]),
+                               _middle(one["score_at"]), _middle(one["loss_at"])]))
+        title = f"**Gain: {MEASURES[plane['score']].label}. Cost: {MEASURES[plane['loss']].label}.**"
+        texts.append("\n".join([title, "", *lines]))
+    return "\n\n".join(texts)
 
 
 def pairs_table(found: Result) -> str:
     """Same learning rate, same number of steps, same rows."""
-    score, loss = PLANES[0]
-    lines = [_row(["same learning rate and steps, against " + markdown(found["baseline"]),
-                   "learning rate, step, seeds", MEASURES[score].label, MEASURES[loss].label]),
-             "|" + "---|" * 4]
+    measures = PLANES[0]
+    lines = table([f"against {markdown(found['baseline'])}", "learning rate, step, seeds",
+                   *(MEASURES[name].label for name in measures)])
     for one in found["pairs"]:
         lines.append(_row([markdown(one["method"]),
                            f"{one['learning_rate']:g}, {one['step']}, {one['seeds']}",
-                           *(_stat(one["measures"].get(name)) for name in (score, loss))]))
+                           *(_stat(one["measures"].get(name)) for name in measures)]))
     return "\n".join(lines)
+
+
+def details(tables: Iterable[Group]) -> str:
+    """Every value at each method's best point, its change from the base with 95 % interval beside it."""
+    texts = []
+    for group in tables:
+        lines = table(["", *(f"{column.label} {column.arrow}".rstrip() for column in group.columns)])
+        for row in group.rows:
+            lines.append(_row([markdown(row.method), *(
+                cell.value + (f" ({cell.change})" if cell.change else "") for cell in row.cells)]))
+        texts.append("\n".join([f"**{group.title}**", "", *lines]))
+    return "\n\n".join(texts)
+
+
+def table(head: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [_row(list(head)), "|" + "---|" * len(head)]
 
 
 def _row(cells: list[str]) -> str:
@@ -75,18 +107,13 @@ def _row(cells: list[str]) -> str:
 def _stat(stat: Result | None) -> str:
     if stat is None or stat["mean"] is None:
         return value(None)
-    text = value(stat["mean"], signed=True)
-    if stat["low"] is not None:
-        text += f" [{value(stat['low'], signed=True)}, {value(stat['high'], signed=True)}]"
-    return text + (f", p {stat['p']:.3f}" if stat["p"] is not None else "")
+    if stat["p"] is None:
+        return change(stat)
+    return change(stat) + (", p < 0.001" if stat["p"] < 0.001 else f", p {stat['p']:.3f}")
 
 
 def _middle(stats: list[Result]) -> str:
     return _stat(stats[len(stats) // 2] if stats else None)
-
-
-def _small(number: float | None) -> str:
-    return value(None) if number is None else f"{number:.2g}"
 
 
 def _ratio(found: Result, method: str, rate: float) -> str:

@@ -91,7 +91,8 @@ class Engine(Protocol):
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """As `generate`, for conversations that ask for a score: `Reply.text` holds a JSON object
-        {"score": s} with s in [0, 1], or `Reply.error` says why there is none."""
+        {"score": s} with s in [0, 1], and the text that it was read from under "reply" where there is one;
+        or `Reply.error` says why there is none."""
         ...
 
 

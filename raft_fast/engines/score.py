@@ -34,7 +34,8 @@ def strip_thinking(text: str) -> str:
 
 
 def as_score(reply: Reply) -> Reply:
-    """The reply with the text {"score": s}, or with the error that says why there is none."""
+    """The reply with the text {"score": s, "reply": what it was read from}, or with the error that says
+    why there is none."""
     if reply.error is not None:
         return reply
     try:
@@ -42,7 +43,7 @@ def as_score(reply: Reply) -> Reply:
     except ValueError as error:
         cut = " (cut off)" if reply.finish_reason == "length" else ""
         return replace(reply, text="", error=f"{error}{cut}")
-    return replace(reply, text=json.dumps({"score": score}))
+    return replace(reply, text=json.dumps({"score": score, "reply": reply.text}))
 
 
 def second_attempt(first: Reply, second: Reply) -> Reply:

@@ -25,7 +25,7 @@ def behaviour(base: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]])
     """
     found: dict[str, dict[str, Mean]] = {}
     for metric in METRICS:
-        left, right = ([_part(record, metric) for record in records] for records in (base, trained))
+        left, right = ([part_of(record, metric) for record in records] for records in (base, trained))
         found[metric] = {"base": weighted_mean(left), "trained": weighted_mean(right),
                          "change": paired_change(left, right)}
     return found
@@ -36,7 +36,8 @@ def refuses(answer: str) -> bool:
     return bool(REFUSAL.search(answer[:OPENING].replace("’", "'")))
 
 
-def _part(record: dict[str, Any], metric: str) -> Pair | None:
+def part_of(record: dict[str, Any], metric: str) -> Pair | None:
+    """(value, weight) of one generation record for a metric of `METRICS`; None for a failed answer."""
     if record["error"] is not None:
         return None
     answer = record["answer"]

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.evaluation.names import LABELS, interval, judgement
+from raft_fast.evaluation.names import LABELS, TITLES, interval, judgement
 from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.options import SMOLLM2
@@ -75,10 +75,11 @@ def _scores(evaluation: dict[str, Any]) -> list[str]:
     if not evaluation:
         return ["This model has not been evaluated.\n"]
     lines = ["| | base | trained | change | kept | n | |", "|---|---|---|---|---|---|---|"]
-    for part in ("domain", "general"):
-        for name, metric in (evaluation[part] or {"metrics": {}})["metrics"].items():
+    for part in TITLES:
+        for name, metric in (evaluation.get(part) or {"metrics": {}})["metrics"].items():
             lines.append("| " + " | ".join([
-                LABELS[name], _score(metric["base"]), _score(metric["trained"]),
+                LABELS[name] + (", reworded" if part == "paraphrases" else ""),
+                _score(metric["base"]), _score(metric["trained"]),
                 _score(metric["change"], signed=True),
                 percent(metric["retention"]) if "retention" in metric else "",
                 str(metric["base"]["n"]),

@@ -5,6 +5,7 @@ from typing import Any
 from raft_fast.report.text import value
 
 LABELS = {
+    "jury": "Correct by the jury",
     "token_f1": "Token F1",
     "similarity": "Similarity to the gold answer",
     "number_f1": "Agreement of numbers (F1)",
@@ -15,6 +16,12 @@ LABELS = {
     "loose_prompt": "Prompts followed, loose",
     "loose_instruction": "Instructions followed, loose",
 }
+TITLES = {
+    "domain": "Domain: held-out questions",
+    "paraphrases": "Domain: trained questions in other words",
+    "general": "General: IFBench",
+}
+BEHAVIOUR = {"words": "Words an answer", "cut_off": "Answers cut off", "refused": "Answers that refuse"}
 TOO_FEW = "too few rows"
 ENOUGH = 10
 

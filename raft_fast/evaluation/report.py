@@ -7,8 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from raft_fast.evaluation import plots
-from raft_fast.evaluation.names import LABELS, interval, judgement
 from raft_fast.evaluation.run_files import RunFiles, read_run
+from raft_fast.evaluation.score_tables import score_tables
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.report import page
 from raft_fast.report.figure import bars
@@ -36,7 +36,7 @@ def render(run: RunFiles, stage1: Section | None, screening: Section | None = No
     return page.render(
         "raft_fast.evaluation", TEMPLATE, run=run, verdict=verdict(run), notes=left_out(run),
         tiles=tiles(run), config=run.config,
-        tables=score_tables(run.evaluation), training=training_plots(run),
+        tables=score_tables(run.evaluation), jury=jury(run.evaluation), training=training_plots(run),
         distilled=any(step.get("kl_loss") is not None for step in run.steps),
         stage1=stage1, screened=screening, samples=samples(run.generations), costs=costs(run.phases))
 
@@ -61,28 +61,14 @@ def tiles(run: RunFiles) -> list[Section]:
     return found
 
 
-def score_tables(evaluation: Section) -> list[Section]:
-    """Domain and general: rows of (label, base, trained, change, intervals, n, judgement)."""
-    titles = {"domain": "Domain: held-out questions", "general": "General: IFBench"}
-    return [{"title": title, "general": part == "general",
-             "rows": [_score_row(name, metric)
-                      for name, metric in evaluation[part]["metrics"].items()]}
-            for part, title in titles.items() if evaluation and evaluation[part]]
-
-
-def _score_row(name: str, metric: Section) -> Section:
-    n, pairs = metric["base"]["n"], metric["change"]["n"]
-    # instruction-level shares count instructions, their change is drawn by prompt
-    return {"label": LABELS[name], "base": _score(metric["base"]),
-            "trained": _score(metric["trained"]), "change": _score(metric["change"], signed=True),
-            "retention": percent(metric["retention"]) if "retention" in metric else "",
-            "n": str(n) if n in (pairs, 0) or "instruction" in name else f"{n} / {pairs}",
-            "judgement": judgement(metric) if metric["change"]["n"] else "",
-            "lower_is_better": not metric["higher_is_better"]}
-
-
-def _score(mean: Section, signed: bool = False) -> Section:
-    return {"mean": value(mean["mean"], signed), "interval": interval(mean, signed)}
+def jury(evaluation: Section) -> Section | None:
+    """Who judged and how far they agree, as text; None without a jury."""
+    found = evaluation.get("jury")
+    if not found:
+        return None
+    return {"judges": ", ".join(found["judges"]), "unanimous": percent(found["agreement"]["unanimous"]),
+            "alpha": value(found["agreement"]["krippendorff_alpha"]),
+            "missing": ", ".join(f"{judge} {count}" for judge, count in found["missing_votes"].items())}
 
 
 def training_plots(run: RunFiles) -> list[Markup]:
@@ -116,7 +102,7 @@ def samples(generations: Sequence[Section]) -> Section:
     paired: dict[tuple[str, str], Section] = {}
     for record in generations:
         suite = record["suite"]
-        key = (suite, str(record["row_id" if suite == "domain" else "key"]))
+        key = (suite, str(record["key" if suite == "general" else "row_id"]))
         entry = paired.setdefault(key, {"id": key[1], "record": record, "answers": {}})
         entry["answers"][record["model"]] = record
     counts = {"domain": DOMAIN_SAMPLES, "general": GENERAL_SAMPLES}

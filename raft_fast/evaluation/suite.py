@@ -7,23 +7,29 @@ from typing import Any
 
 from raft_fast.dataset import Row, write_json, write_jsonl
 from raft_fast.engines import Engine
+from raft_fast.evaluation.accuracy import add_accuracy
 from raft_fast.evaluation.compare import MODELS, compare
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
+from raft_fast.evaluation.jury import Jury
+from raft_fast.evaluation.lm_eval import Tasks, run_tasks
 from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
+
+FILE = "evaluation.json"
 
 
 def evaluate(
     base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
     encoder: SimilarityEncoder, reporter: Reporter, output_dir: Path, *,
-    ifbench: Path | None = None,
+    ifbench: Path | None = None, jury: Jury | None = None, tasks: Tasks | None = None,
 ) -> dict[str, Any]:
-    """Measure both models on `rows`, on --paraphrases where there are some, and in general.
+    """Measure both models on `rows`, on --paraphrases where there are some, in general, by lm-eval's
+    `tasks`, and let the `jury` judge.
 
     Writes `output_dir`/evaluation.json, which it also returns, and generations.jsonl with every raw
-    answer, the latter after each model. `options.eval_rows` is the caller's to apply; `ifbench` as in
-    `set_exam`.
+    answer, the latter after each model, the former whenever a part is added: a judge that fails costs
+    nothing but its votes. `options.eval_rows` is the caller's to apply; `ifbench` as in `set_exam`.
     """
     start = time.perf_counter()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -36,7 +42,14 @@ def evaluate(
     result = compare(exam, answers["base"], answers["trained"]) | {
         "drift": drift_of(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
-    write_json(result, output_dir / "evaluation.json")
+    write_json(result, output_dir / FILE)
+    if tasks is not None:
+        engines = dict(zip(MODELS, (base_engine, trained_engine), strict=True))
+        result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
+        write_json(result, output_dir / FILE)
+    if jury is not None:
+        result = add_accuracy(result, answers, jury, output_dir, reporter)
+        write_json(result, output_dir / FILE)
     return result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.evaluation.names import LABELS, interval, judgement
+from raft_fast.evaluation.names import LABELS, TITLES, interval, judgement
 from raft_fast.report.text import percent, value
 
 WIDTH_OF_FILES = 120  # a log file has no width of its own
@@ -20,14 +20,23 @@ def print_table(result: dict[str, Any]) -> None:
     for column in ("base", "trained", "change", "kept", "n"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for part in ("domain", "general"):
-        for name, metric in (result[part] or {"metrics": {}})["metrics"].items():
-            table.add_row(LABELS[name], *(_cell(metric[model]) for model in ("base", "trained")),
+    for part in TITLES:
+        for name, metric in (result.get(part) or {"metrics": {}})["metrics"].items():
+            reworded = " (reworded)" if part == "paraphrases" else ""
+            table.add_row(LABELS[name] + reworded, *(_cell(metric[model]) for model in ("base", "trained")),
                           _cell(metric["change"], signed=True),
                           percent(metric["retention"]) if "retention" in metric else "",
                           str(metric["base"]["n"]), judgement(metric))
         table.add_section()
     console.print(table, markup=False)
+    if jury := result.get("jury"):
+        told = jury["agreement"]
+        console.print(f"jury of {len(jury['judges'])}: {percent(told['unanimous'])} of the votes unanimous, "
+                      f"Krippendorff's alpha {value(told['krippendorff_alpha'])}", markup=False)
+    for task, metrics in (result.get("lm_eval") or {"tasks": {}})["tasks"].items():
+        for name, one in metrics.items():
+            console.print(f"lm-eval {task} {name}: {value(one['base']['mean'])} to "
+                          f"{value(one['trained']['mean'])}", markup=False)
     if result["general_skipped"]:
         console.print(f"general: left out ({result['general_skipped']})", markup=False)
 

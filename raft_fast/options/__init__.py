@@ -7,6 +7,8 @@ from raft_fast.options.adapter import AdapterOptions
 from raft_fast.options.data import DataOptions
 from raft_fast.options.engines import EngineOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
+from raft_fast.options.jury import JuryOptions
+from raft_fast.options.lm_eval import LMEvalOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
@@ -18,9 +20,10 @@ from raft_fast.options.watch import WatchOptions
 
 ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions,
                           RefineRunOptions, TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions,
-                          BaseOptions, ShowOptions, CardOptions, ParaphraseOptions]
+                          BaseOptions, ShowOptions, CardOptions, ParaphraseOptions, JuryOptions,
+                          LMEvalOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EngineOptions", "EvaluateOptions", "ModelOptions", "ParaphraseOptions", "RefineOptions",
-           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions",
-           "check_rollouts", "check_several"]
+           "EngineOptions", "EvaluateOptions", "JuryOptions", "LMEvalOptions", "ModelOptions",
+           "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions", "ShowOptions",
+           "TrainOptions", "WatchOptions", "check_rollouts", "check_several"]

@@ -11,6 +11,8 @@ class ParaphraseOptions:
 
     paraphraser: str = "self"
     """Who rewords the questions: as --rewriter."""
+    paraphrase_prompts: str | None = None
+    """A folder with your own paraphrase.txt."""
     paraphrase_tau: float = 0.8
     """Keep a paraphrase whose cosine similarity to the question is at least this."""
     paraphrase_max_new_tokens: int = 96

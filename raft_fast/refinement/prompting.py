@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from string import Formatter
@@ -14,6 +14,8 @@ FIELDS = {
     "rewrite": {"question", "answer"},
     "fuse": {"question", "gold", "rewrite"},
     "judge": {"question", "gold", "answer"},
+    "jury": {"question", "gold", "answer"},
+    "paraphrase": {"question"},
 }
 
 
@@ -43,7 +45,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt a task."""
+    """One prompt a task of stage 1."""
 
     rewrite: Prompt
     fuse: Prompt
@@ -55,19 +57,31 @@ class Prompts:
 
 
 def load_prompts(folder: str | None = None) -> Prompts:
-    """The prompts in `folder`, and the shipped ones for those that it lacks.
+    """Stage 1's prompts in `folder`, and the shipped ones for those that it lacks.
 
     Raises UserError for a folder without any, a file that is no task's, and a text whose {fields} are
     not the task's.
     """
     if folder is not None:
-        names = {file.stem for file in Path(folder).glob("*.txt")}
-        known = ", ".join(f"{name}.txt" for name in FIELDS)
-        if not names:
-            raise UserError(f"--prompts {folder}: holds no prompt; name a folder with {known}")
-        if unknown := sorted(names - set(FIELDS)):
-            raise UserError(f"--prompts {folder}: {unknown[0]}.txt is no prompt; there are {known}")
-    return Prompts(**{name: load_prompt(name, folder) for name in FIELDS})
+        check_folder(folder, "--prompts")
+    return Prompts(**{field.name: load_prompt(field.name, folder) for field in fields(Prompts)})
+
+
+def load_own(name: str, folder: str | None, option: str) -> Prompt:
+    """One task's prompt, from the folder that `option` names where it has one. Raises as `load_prompts`."""
+    if folder is not None:
+        check_folder(folder, option)
+    return load_prompt(name, folder)
+
+
+def check_folder(folder: str, option: str) -> None:
+    """Raises UserError for a folder without any prompt or with a file that is no task's."""
+    names = {file.stem for file in Path(folder).glob("*.txt")}
+    known = ", ".join(f"{name}.txt" for name in FIELDS)
+    if not names:
+        raise UserError(f"{option} {folder}: holds no prompt; name a folder with {known}")
+    if unknown := sorted(names - set(FIELDS)):
+        raise UserError(f"{option} {folder}: {unknown[0]}.txt is no prompt; there are {known}")
 
 
 def load_prompt(name: str, folder: str | None = None) -> Prompt:

@@ -42,23 +42,32 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     rewriter = engine("--rewriter", options.rewriter)
     if options.fusion_rounds == 0:
         return Roles(rewriter)
-    judges = [engine("--judge", spec) for spec in name_judges(options)]
-    if len({judge.identity for judge in judges}) < len(judges):
-        raise UserError(f"--judge {options.judge}: two of them are one model; its vote counts once "
-                        "(MODEL@URL+URL are replicas of one judge)")
+    judges = load_judges(options.judge, options.quorum, lambda spec: engine("--judge", spec))
     return Roles(rewriter, engine("--fuser", options.fuser), judges)
 
 
-def name_judges(options: RefineOptions) -> list[str]:
-    """The judges that --judge lists. Raises UserError for none, twice the same, or too few."""
-    judges = [spec.strip() for spec in options.judge.split(",") if spec.strip()]
+def load_judges(names: str, quorum: int, load: Callable[[str], Engine],
+                option: str = "--judge") -> list[Engine]:
+    """The judges that an option lists. Raises UserError as `name_judges`, and for two that are one."""
+    judges = [load(spec) for spec in name_judges(names, quorum, option)]
+    if len({judge.identity for judge in judges}) < len(judges):
+        raise UserError(f"{option} {names}: two of them are one model; its vote counts once "
+                        "(MODEL@URL+URL are replicas of one judge)")
+    return judges
+
+
+def name_judges(names: str, quorum: int, option: str = "--judge") -> list[str]:
+    """The judges that an option lists. Raises UserError for none, twice the same, or too few for the
+    quorum (the option of the same name, with quorum for judge)."""
+    judges = [spec.strip() for spec in names.split(",") if spec.strip()]
     if not judges:
-        raise UserError(f"--judge {options.judge!r}: name at least one judge, or set "
-                        "--fusion_rounds 0 to do without fusion")
+        raise UserError(f"{option} {names!r}: name at least one judge" + (
+            ", or set --fusion_rounds 0 to do without fusion" if option == "--judge" else ""))
     if len(set(judges)) < len(judges):
-        raise UserError(f"--judge {options.judge}: names a judge twice; its vote counts once")
-    if options.quorum > len(judges):
-        raise UserError(f"--quorum {options.quorum}: is more than the {len(judges)} judges there are")
+        raise UserError(f"{option} {names}: names a judge twice; its vote counts once")
+    if quorum > len(judges):
+        raise UserError(f"{option.replace('judge', 'quorum')} {quorum}: is more than the {len(judges)} "
+                        "judges there are")
     return judges
 
 

@@ -31,11 +31,11 @@ PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathemat
 
 
 def bars(names: Sequence[str], values: Sequence[float], title: str,
-         write: Callable[[float], str], name: str) -> Markup:
-    """One bar a phase with its value, as `write` says it, beside it."""
+         write: Callable[[float], str], name: str, colours: Sequence[str] | str = C1) -> Markup:
+    """One bar a name with its value, as `write` says it, beside it."""
     def draw(axes: Any) -> None:
         top = max(values, default=0) or 1
-        axes.barh(range(len(names)), values, color=C1, height=0.62)
+        axes.barh(range(len(names)), values, color=colours, height=0.62)
         for place, value in enumerate(values):
             axes.text(value + top * 0.02, place, write(value), va="center", color=INK)
         axes.set_yticks(range(len(names)), [PLAIN.sub("", label) for label in names])

@@ -11,6 +11,13 @@ def value(number: float | None, signed: bool = False) -> str:
     return text.replace("-", "\u2212")
 
 
+def short(number: float | None, signed: bool = False) -> str:
+    """As `value`, with two significant digits where three decimals would leave nothing."""
+    if number is None or number == 0 or abs(number) >= 0.1:
+        return value(number, signed)
+    return f"{number:{'+' if signed else ''}.2g}".replace("-", "\u2212")
+
+
 def percent(number: float | None) -> str:
     """A share in whole percent; a dash for null."""
     return NONE if number is None else f"{100 * number:.0f}\u00a0%"

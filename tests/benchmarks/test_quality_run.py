@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.quality import cells, plane, shared
 from benchmarks.quality.suite import load_suite
 from raft_fast.errors import UserError
+from raft_fast.progress import Reporter
 
 SUITE = {
     "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
@@ -72,7 +74,7 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch):
     assert found["best"]["raft"]["seeds"] == 1
     page, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
     assert "What is &lt;b&gt;" in page
-    assert "<b>0" not in page
+    assert not any(f"What is <b>{i}" in page for i in range(14))
     assert "too few to tell methods apart" in page
     assert "| raft |" in table
     left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
@@ -88,6 +90,55 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch):
     again = json.loads((home / "out/results.json").read_text())
     assert again["points"] == found["points"]
     assert again["planes"] == found["planes"]
+
+
+def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
+    """The jury may come to cells that are finished, and is asked once."""
+    reworded = [{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"{i} is what?"}],
+                 "completion": f"It is {i}, says § {i}."} for i in range(14)]
+    (home / "reworded.jsonl").write_text("\n".join(map(json.dumps, reworded)))
+    settings = yaml.safe_load((home / "suite.yaml").read_text())
+    settings["methods"].pop("raft")
+    settings["paraphrases"] = "reworded.jsonl"
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings))
+    run(monkeypatch, "--seeds", "0")
+    found = json.loads((home / "out/results.json").read_text())
+    assert found["base"]["means"]["paraphrases.nll"] > 0
+    asked = (home / "out/base.generations.jsonl").read_text().count('"paraphrases"')
+    assert asked == found["rows"]["train"] < 14
+    assert "domain.jury" not in found["base"]["means"]
+
+    monkeypatch.setattr(cells, "_train", pytest.fail)
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"jury": {"eval_judge": "self"}}))
+    run(monkeypatch, "--seeds", "0")
+    judged = json.loads((home / "out/results.json").read_text())
+    assert 0 <= judged["base"]["means"]["domain.jury"] <= 1
+    assert ("domain.jury", "own.kl") in {(one["score"], one["loss"]) for one in judged["planes"]}
+    assert judged["jury"]["prompt"].startswith("jury-")
+    assert "correct by the jury" in (home / "out/RESULTS.md").read_text()
+    verdicts = {path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")}
+    assert len(verdicts) == 1 + 2 * 2
+    run(monkeypatch, "--seeds", "0")
+    assert all(path.stat().st_mtime_ns == time for path, time in verdicts.items())
+
+
+def test_a_suite_that_asks_for_it_makes_its_paraphrases_once(home, monkeypatch):
+    made = []
+
+    def make(rows, source, engine, encoder, options, seed, folder, reporter):
+        made.append(len(rows))
+        folder.mkdir(parents=True)
+        (folder / "paraphrases.jsonl").write_text("\n".join(json.dumps(
+            {"row_id": row.row_id, "question": "So what?", "answer": row.gold}) for row in rows))
+
+    monkeypatch.setattr("raft_fast.paraphrase.make", make)
+    settings = yaml.safe_load((home / "suite.yaml").read_text())
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"paraphrases": "make"}))
+    for _ in range(2):
+        suite = load_suite(Path("suite.yaml"))
+        kept = shared.prepare(replace(suite, data="rows.jsonl"), home / "out", Reporter())
+    assert made == [len(kept.data.train)]
+    assert [row.row_id for row in kept.exam.rows["paraphrases"]] == [row.row_id for row in kept.data.train]
 
 
 def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
@@ -118,6 +169,9 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
     ({"metods": {}}, "unknown key 'metods'"),
     ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
     ({"checkpoints": 0}, "must be at least 1"),
+    ({"paraphrases": "gone.jsonl"}, "paraphrases gone.jsonl: no such file; make lets"),
+    ({"jury": {"eval_juge": "self"}}, "jury: unknown key 'eval_juge'"),
+    ({"jury": {"eval_judge": "self", "eval_quorum": -1}}, "jury: --eval_quorum -1: must be"),
 ])
 def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
     (home / "wrong.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
@@ -125,7 +179,7 @@ def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
         load_suite(home / "wrong.yaml")
 
 
-@pytest.mark.parametrize("name", ["cpu", "full"])
+@pytest.mark.parametrize("name", ["cpu", "full", "ablations-cpu"])
 def test_shipped_suites_are_whole(name):
     suite = load_suite(Path(__file__).parents[2] / f"benchmarks/suites/{name}.yaml")
     found = suite.cells()

@@ -8,7 +8,9 @@ from raft_fast import models
 from raft_fast import paraphrase as entry
 from raft_fast.dataset import Row, read_table
 from raft_fast.engines import Reply
-from raft_fast.evaluation.paraphrases import objections, paraphrase
+from raft_fast.errors import UserError
+from raft_fast.evaluation.paraphrases import objections, of_trained, paraphrase
+from raft_fast.refinement.prompting import load_prompt
 
 QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 
@@ -16,8 +18,8 @@ QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 @pytest.mark.parametrize(("text", "said"), [
     ("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?", None),
     ("how high may a fence of 30 m under PBL 9 kap. 2 § be", "the same words"),
-    ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", "other numbers"),
-    ("Under PBL, how high may a fence of 30 m be?", "other legal references"),
+    ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", "numbers: lacks 30 m; adds 40 m"),
+    ("Under PBL, how high may a fence of 30 m be?", "references: lacks"),
     ("A fence of 30 m may be high under PBL 9 kap. 2 §.", "something else"),
     ("", "empty reply"),
 ])
@@ -39,7 +41,8 @@ def test_kept_ones_are_rows_with_the_turns_before():
     rows = [Row("a", [*before, question], "c", gold="That.", category="x"),
             Row("b", [{"role": "user", "content": "What?"}], "c", gold="No.")]
     replies = [Reply("This is what?"), Reply("What?")]
-    kept, refused = paraphrase(rows, lambda asked: replies, OverlapEncoder(), 0.1)
+    kept, refused = paraphrase(rows, lambda asked: replies, OverlapEncoder(), 0.1,
+                               load_prompt("paraphrase"))
     (one,) = kept
     assert one["prompt"] == [*before, {"role": "user", "content": "This is what?"}]
     assert (one["completion"], one["category"], one["original"]) == ("That.", "x", "What is this?")
@@ -68,3 +71,44 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, monkeypatc
     assert [(row.row_id, row.gold) for row in table.rows] == [(f"r{i}", f"It is {i}.") for i in range(4)]
     told = json.loads((tmp_path / "out/provenance.json").read_text())
     assert (told["made_by"], told["kept"], told["refused"]) == ("stub", 4, 0)
+    assert told["prompt"].startswith("paraphrase-")
+    assert told["date"].count("-") == 2
+
+
+def test_only_what_rewords_a_trained_row_is_asked():
+    def row(name, gold):
+        return Row(name, [{"role": "user", "content": "?"}], "", gold=gold)
+
+    trained = [row("a", "This."), row("b", "That.")]
+    assert [one.row_id for one in of_trained([row("b", "x"), row("c", "This.")], trained, "f")] == ["b"]
+    by_gold = of_trained([row("p-1", "This."), row("p-2", "Else.")], trained, "f")
+    assert [one.row_id for one in by_gold] == ["p-1"]
+    with pytest.raises(UserError, match="f: none of its 1 rows rewords one of the 2 rows"):
+        of_trained([row("c", "Else.")], trained, "f")
+
+
+def test_stage_1s_checks_review_a_paraphrase():
+    asked = "Must a building with two storeys not be higher than 8 m?"
+
+    def said(text):
+        return objections(asked, Reply(text), 0.9, 0.8)
+
+    assert said("May no building with two storeys be higher than 8 m?") == []
+    (lost,) = said("Must a building with two storeys be higher than 8 m?")
+    assert lost.startswith("does not deny, the question does")
+    assert any("language" in one or "script" in one for one in said(
+        "¿Debe un edificio de dos plantas no superar los 8 m de altura en ningún caso?"))
+    assert said(asked.upper()) == ["the same words as the question"]
+
+
+def test_an_engine_that_never_answers_stops_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rows.jsonl").write_text("\n".join(
+        json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) for i in range(9)))
+    monkeypatch.setattr(models, "load_engine", lambda *_, **__: StubEngine(str, error="no route"))
+    monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--output_dir", "out"])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert "--paraphraser stub" in capsys.readouterr().err
+    assert not (tmp_path / "out/paraphrases.jsonl").exists()

@@ -1,0 +1,54 @@
+"""Methods that differ in one option: what does that option do?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+# of one run rather than of a method
+OF_A_RUN = {"learning_rate", "seed", "save_steps", "save_total_limit", "output_dir", "data"}
+Settings = dict[str, Any]
+
+
+def reference(methods: dict[str, Settings]) -> str | None:
+    """The method the others are varied from: the first that distils from a teacher who sees the answer,
+    with λ balanced by losses (the paper's) where there is one. None without distillation."""
+    distilled = [name for name, options in methods.items() if distils(options)]
+    papers = [name for name in distilled if methods[name]["balance"] == "ema"]
+    return next(iter(papers or distilled), None)
+
+
+def distils(options: Settings) -> bool:
+    """RAFT, whatever its settings: distillation on, and the teacher sees the answer."""
+    return bool(options.get("distillation") and options.get("teacher_sees_answer"))
+
+
+def twins(methods: dict[str, Settings]) -> list[dict[str, Any]]:
+    """The methods that differ from the reference in exactly one option, with both values."""
+    middle = reference(methods)
+    if middle is None:
+        return []
+    ours, found = _telling(methods[middle]), []
+    for name, options in methods.items():
+        theirs = _telling(options)
+        changed = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+        if len(changed) == 1:
+            key = changed[0]
+            found.append({"method": name, "reference": middle, "option": key, "value": theirs.get(key),
+                          "reference_value": ours.get(key)})
+    return found
+
+
+def settings_of(cells: Sequence[dict[str, Any]]) -> dict[str, Settings]:
+    """Each method's options, as its first cell had them."""
+    found: dict[str, Settings] = {}
+    for cell in cells:
+        found.setdefault(cell["method"], cell["options"])
+    return found
+
+
+def _telling(options: Settings) -> Settings:
+    """What makes a method: λ's rule and its fixed value are one setting."""
+    kept = {key: value for key, value in options.items() if key not in OF_A_RUN}
+    fixed = kept.pop("fixed_lambda", None)
+    if kept.get("balance") == "fixed":
+        kept["balance"] = f"fixed {fixed:g}"
+    return kept

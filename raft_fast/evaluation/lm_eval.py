@@ -1,0 +1,132 @@
+"""Other people's suites: tasks of lm-eval (EleutherAI's lm-evaluation-harness) on both models."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raft_fast.dataset import write_jsonl
+from raft_fast.engines import Engine
+from raft_fast.errors import UserError, require
+from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
+from raft_fast.options import LMEvalOptions
+from raft_fast.progress import Reporter
+
+FILE = "lm_eval.jsonl"  # every answer
+KEPT = ("doc_id", "doc", "target", "resps", "filtered_resps", "filter")  # of a sample, beside its metrics
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Names of tasks (or groups of them) that lm-eval knows and whose data are at hand."""
+
+    names: list[str]
+    manager: Any
+    limit: int | None
+
+
+def find_tasks(options: LMEvalOptions) -> Tasks | None:
+    """The tasks that the options name, their data loaded once; None where they name none.
+
+    Raises UserError where lm-eval is missing, does not know a task, or cannot load its data.
+    """
+    names = [name.strip() for name in options.lm_eval.split(",") if name.strip()]
+    if not names:
+        return None
+    require("lm_eval", "lm-eval")
+    if options.lm_eval_include is not None and not Path(options.lm_eval_include).is_dir():
+        raise UserError(f"--lm_eval_include {options.lm_eval_include}: no such folder")
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=options.lm_eval_include)
+    for name in names:
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=1)
+            raise UserError(f"--lm_eval {name}: lm-eval has no such task"
+                            + (f" (did you mean {near[0]}?)" if near else "")
+                            + "; --lm_eval_include names a folder with your own")
+        try:
+            manager.load([name])
+        except Exception as error:  # every task reads its data in its own way
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {reason}; they come from the hub "
+                            "or its cache (HF_HOME), or from files that a task in --lm_eval_include names"
+                            ) from error
+    return Tasks(names, manager, options.lm_eval_limit or None)
+
+
+def run_tasks(tasks: Tasks, engines: Mapping[str, Engine], output_dir: Path, reporter: Reporter) -> Result:
+    """Both models through the tasks: lm-eval's scores with their standard errors, and the change over the
+    documents with its interval. Every answer goes to `output_dir`/lm_eval.jsonl.
+
+    Raises UserError for an engine that is not in this process.
+    """
+    runs = {}
+    for model, engine in engines.items():
+        with reporter.phase(f"lm-eval {model}"):
+            runs[model] = _run(tasks, engine)
+    write_jsonl(_lines(runs), output_dir / FILE)
+    base, trained = runs.values()
+    import lm_eval
+
+    return {"version": getattr(lm_eval, "__version__", None), "limit": tasks.limit, "tasks": {
+        task: {metric: _compared(metric, base, trained, task) for metric in _metrics(base["results"][task])}
+        for task in base["results"]}}
+
+
+def _run(tasks: Tasks, engine: Engine) -> Result:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    from raft_fast.engines.hf import HFEngine
+
+    if not isinstance(engine, HFEngine):
+        raise UserError(f"--lm_eval: {engine.identity} is not a model in this process; name a folder or a "
+                        "hub name")
+    model = HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer, batch_size=engine.batch_size)
+    return simple_evaluate(model=model, tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit,
+                           apply_chat_template=True, log_samples=True)
+
+
+def _metrics(scores: Result) -> list[str]:
+    """"metric,filter" keys of one task's results that hold a score."""
+    return [key for key, value in scores.items()
+            if "," in key and "_stderr," not in key and isinstance(value, int | float)]
+
+
+def _compared(metric: str, base: Result, trained: Result, task: str) -> Result:
+    name, chosen = metric.split(",", 1)
+    left, right = (_parts(run, task, name, chosen) for run in (base, trained))
+    return {"base": _score(base["results"][task], metric),
+            "trained": _score(trained["results"][task], metric),
+            "higher_is_better": base.get("higher_is_better", {}).get(task, {}).get(name),
+            "change": paired_change(left, right), "p": paired_p(left, right)}
+
+
+def _score(scores: Result, metric: str) -> Result:
+    name, chosen = metric.split(",", 1)
+    stderr = scores.get(f"{name}_stderr,{chosen}")
+    return {"mean": scores[metric], "stderr": stderr if isinstance(stderr, int | float) else None}
+
+
+def _parts(run: Result, task: str, metric: str, chosen: str) -> list[Pair | None]:
+    """(value, weight) of every document; None where the metric is none of single documents."""
+    samples = [one for one in run["samples"].get(task, []) if one.get("filter", chosen) == chosen]
+    return [_part(one.get(metric)) for one in sorted(samples, key=lambda one: one["doc_id"])]
+
+
+def _part(value: Any) -> Pair | None:
+    if isinstance(value, Sequence) and not isinstance(value, str) and value and all(
+            isinstance(one, bool) for one in value):  # several instructions in one prompt
+        return float(sum(value)), float(len(value))
+    return (float(value), 1.0) if isinstance(value, int | float) else None
+
+
+def _lines(runs: Mapping[str, Result]) -> Iterator[Result]:
+    for model, run in runs.items():
+        for task, samples in run["samples"].items():
+            for one in samples:
+                kept = {key: one[key] for key in (*KEPT, *one.get("metrics", ())) if key in one}
+                yield {"model": model, "task": task, **kept}

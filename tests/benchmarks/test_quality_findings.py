@@ -1,0 +1,140 @@
+"""Findings are computed, and undecided where the figures do not decide; page and tables show them."""
+
+import json
+import sys
+
+import pytest
+from markupsafe import escape
+from quality_stubs import HOSTILE, make_folder
+
+from benchmarks.quality import findings as asked
+from benchmarks.quality import plane, render
+from benchmarks.quality.findings import findings, verdict
+from benchmarks.quality.groups import groups
+from benchmarks.quality.twins import twins
+from raft_fast.report.text import markdown
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(plane, "RESAMPLES", 60)
+
+
+def answers(found, name):
+    """Method -> the answers it got to one question."""
+    (finding,) = [one for one in findings(found) if one.name == name]
+    told = {}
+    for line in finding.lines:
+        told.setdefault(line.method, []).append(line.answer)
+    return told
+
+
+def test_what_is_there_is_found(tmp_path):
+    found = render.again(make_folder(tmp_path, methods=("sft", "raft", "raft_lambda01", "raft_gradient")))
+    assert answers(found, "learns more")["raft"] == ["yes"] * 4
+    assert answers(found, "keeps more")["raft"] == ["yes"] * 4
+    assert answers(found, "CE/KL near 1") == {"raft": ["yes"], "raft_lambda01": ["no"],
+                                              "raft_gradient": ["no"]}
+    assert answers(found, "weights nearer")["raft"] == ["yes"]
+    assert answers(found, "one option") == {"raft_lambda01": ["worse"], "raft_gradient": ["worse"]}
+    (balanced,) = [one for one in findings(found) if one.name == "CE/KL near 1"]
+    (fixed,) = [line.evidence for line in balanced.lines if line.method == "raft_lambda01"]
+    late = sorted(step["ce_kl_ratio"] for curve in found["curves"] if curve["method"] == "raft_lambda01"
+                  for step in curve["steps"] if step["step"] > 15)
+    assert f"range {late[0]:.2f} to {late[-1]:.2f}" in fixed
+    assert "first half" in fixed
+    assert "raft, raft_gradient and raft_lambda01 learnt more than sft" in verdict(found)[0]
+
+
+def test_where_nothing_differs_nothing_is_decided(tmp_path):
+    found = render.again(make_folder(tmp_path, methods=("sft", "raft"), effect=0))
+    for name in ("learns more", "keeps more", "weights nearer"):
+        assert set(answers(found, name)["raft"]) == {"undecided"}, name
+    assert verdict(found) == ["At equal general loss raft cannot be told from sft."]
+
+
+def test_a_handful_of_rows_decides_nothing(tmp_path):
+    found = render.again(make_folder(tmp_path, rows=6, methods=("sft", "raft")))
+    assert set(answers(found, "learns more")["raft"]) == {"undecided"}
+    assert "too few" in verdict(found)[0]
+
+
+@pytest.mark.parametrize(("low", "high", "more", "said"), [
+    (0.1, 0.2, True, "yes"), (0.1, 0.2, False, "no"), (-0.2, -0.1, False, "yes"),
+    (-0.1, 0.2, True, "undecided"), (0.0, 0.2, True, "undecided"), (None, None, True, "undecided")])
+def test_decide(low, high, more, said):
+    assert asked.decide({"low": low, "high": high}, 10, more) == said
+    assert asked.decide({"low": low, "high": high}, 9, more) == "undecided"
+
+
+def test_the_share_saved_at_equal_gain_by_hand():
+    """The rival pays 0.2 for a gain of 0.5; 0.05 less is a quarter of it."""
+    found = {"methods": {"sft": {"frontier": [[0, 0], [0.4, 1.0]]}}}
+    assert asked._share(found, "sft", {"score": 0.5, "mean": -0.05}) == " (−25 %)"
+
+
+def test_methods_that_differ_in_one_option():
+    raft = {"distillation": True, "teacher_sees_answer": True, "balance": "ema", "fixed_lambda": 1.0,
+            "tau": 0.8, "learning_rate": 1e-5, "seed": 0}
+    methods = {"sft": raft | {"distillation": False}, "fixed": raft | {"balance": "fixed"}, "raft": raft,
+               "tau0": raft | {"tau": 0.0, "learning_rate": 2e-5},
+               "both": raft | {"tau": 0.0, "balance": "x"}}
+    assert [(one["method"], one["option"], one["value"]) for one in twins(methods)] == [
+        ("sft", "distillation", False), ("fixed", "balance", "fixed 1"), ("tau0", "tau", 0.0)]
+    assert {one["reference"] for one in twins(methods)} == {"raft"}
+    assert twins({"sft": methods["sft"]}) == []
+
+
+def test_behaviour_and_distance_come_from_what_is_on_disk(tmp_path):
+    found = render.again(make_folder(tmp_path, methods=("sft", "raft"), seeds=2))
+    answered = {group.title: group for group in groups(found)}
+    learnt = answered["How it answers"]
+    base, sft, _ = learnt.rows
+    labels = [column.label for column in learnt.columns]
+    cells = dict(zip(labels, sft.cells, strict=True))
+    assert dict(zip(labels, base.cells, strict=True))["cut off, held-out"].value == "25\u00a0%"
+    assert cells["refused, general"].value == "8\u00a0%"
+    assert cells["words, held-out"].judgement == "moved"
+    assert sft.where == "3e-05 · step 30 · 2 seeds"
+    point = json.loads(next((tmp_path / "cells").glob("sft-lr3e-05-seed0*/point-000030.json")).read_text())
+    assert found["best"]["sft"]["weights"] == pytest.approx(point["extra"]["weights"]["all"])
+    assert answered["The trained questions in other words"].rows[2].cells[1].judgement == "better"
+
+
+def test_a_method_without_a_measure_leaves_the_others_compared(tmp_path):
+    """A LoRA adapter that is not merged has no distance of its own."""
+    folder = make_folder(tmp_path, methods=("sft", "raft", "raft_gradient"))
+    for path in (tmp_path / "cells").glob("raft_gradient-*/point-*[0-9].json"):
+        point = json.loads(path.read_text())
+        path.write_text(json.dumps(point | {"extra": {"weights": None}}))
+    found = render.again(folder)
+    assert answers(found, "weights nearer") == {"raft": ["yes"]}
+    (moved,) = [one for one in found["planes"] if one["loss"] == "weights.distance"]
+    assert moved["left_out"] == ["raft_gradient"]
+
+
+def test_page_and_tables_say_the_same_and_escape(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path, methods=("sft", "raft"), hostile=HOSTILE)
+    monkeypatch.setattr(sys, "argv", ["render", str(tmp_path)])
+    render.main()
+    assert "index.html" in capsys.readouterr().out
+    page, table = (tmp_path / "index.html").read_text(), (tmp_path / "RESULTS.md").read_text()
+    found = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    for finding in findings(found):
+        for line in finding.lines:
+            assert str(escape(line.evidence)) in page
+            assert f"- {line.method}: **{line.answer}**. {markdown(line.evidence)}." in table
+    assert "<script" not in page
+    assert "&lt;script" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "What is number" in page
+    again = render.again(tmp_path)
+    assert again["planes"] == found["planes"]  # a second rendering changes nothing
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["render", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        render.main()
+    assert stopped.value.code == 2
+    assert "no such file" in capsys.readouterr().err

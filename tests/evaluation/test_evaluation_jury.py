@@ -1,0 +1,211 @@
+"""Judges vote, the majority decides, what is missing is missing; with stubs and with a real server."""
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from engines.faulty_server import Say, Server
+from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
+from refinement.refinement_stubs import StubEngine as StubJudge
+
+from raft_fast.engines import Reply
+from raft_fast.errors import UserError
+from raft_fast.evaluation import evaluate
+from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
+from raft_fast.models import load_engine
+from raft_fast.options import EvaluateOptions, JuryOptions, ModelOptions
+from raft_fast.progress import Reporter
+from raft_fast.refinement.decisions import Tokens, Verdict
+from raft_fast.report.text import percent
+
+ASKED = EvaluateOptions(general_prompts=-1)
+
+
+@pytest.fixture
+def serve():
+    """Start servers that end with the test."""
+    started = []
+
+    def start(reply):
+        server = Server(reply)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def verdicts(*scores):
+    return [Verdict(f"j{place}", score, None if score is not None else "down", Tokens())
+            for place, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(("scores", "quorum", "said"), [
+    ((1.0, 0.9, 0.1), 2, True), ((1.0, 0.2, 0.1), 2, False), ((1.0, 0.1), 2, False),  # a tie is no majority
+    ((1.0, None, 0.9), 2, True), ((1.0, None, None), 2, None), ((None, None, None), 1, None),
+    ((0.5,), 1, False), ((0.51,), 1, True)])
+def test_the_majority_of_the_votes_there_are(scores, quorum, said):
+    assert Ballot(verdicts(*scores), quorum).correct is said
+
+
+def test_alpha_by_hand():
+    """Krippendorff's own example of two observers and ten units: 0.095."""
+    first, second = "0100000010", "1110010000"
+    assert krippendorff_alpha(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
+    assert krippendorff_alpha([[True, True], [False, False]]) == 1
+    assert krippendorff_alpha([[True, False], [False, True]]) == pytest.approx(-0.5)
+    assert krippendorff_alpha([[True, True], [True]]) is None  # nothing could disagree
+    # a vote that is missing leaves the other pairs in: by hand, observed 2/5, expected 12/20
+    assert krippendorff_alpha([[1, 1, 0], [0, 0], [1]]) == pytest.approx(1 - (2 / 5) / (12 / 20))
+
+
+def judge(name, knows):
+    """Says yes (8 of 9) where `knows` the answer; its name is its identity."""
+    return StubJudge(name, lambda text, seed: 8 / 9 if knows(text) else 1 / 9)
+
+
+def checked(text):
+    return text.split("Answer to check: ")[1].split("\n\nDoes the answer")[0]
+
+
+def held(tmp_path, judges, **options):
+    """evaluation.json of a model that knows every other answer, judged."""
+    rows = make_rows(12)
+    gold = {row.prompt[-1]["content"]: row.gold for row in rows}
+    known = [question for place, question in enumerate(gold) if place % 2]
+    base = StubEngine(lambda asked: "It depends.", "base")
+    trained = StubEngine(lambda asked: gold[asked] if asked in known else "", "trained")
+    options = JuryOptions(**{"eval_judge": ",".join(judges)} | options)
+    with open_jury(options, judges.__getitem__, tmp_path / "jury") as jury:
+        return evaluate(base, trained, rows, ASKED, OverlapEncoder(), Reporter(), tmp_path, jury=jury)
+
+
+def test_accuracy_agreement_and_ballots(tmp_path):
+    judges = {"fair": judge("fair", lambda text: "weeks" in checked(text)),
+              "kind": judge("kind", lambda text: True),
+              "strict": judge("strict", lambda text: "weeks" in checked(text))}
+    found = held(tmp_path, judges)
+    metric = found["domain"]["metrics"]["jury"]
+    assert (metric["base"]["mean"], metric["trained"]["mean"]) == (0, 0.5)
+    assert metric["change"]["mean"] == 0.5
+    assert metric["change"]["low"] > 0
+    about = found["jury"]
+    assert about["judges"] == ["fair", "kind", "strict"]
+    assert about["prompt"].startswith("jury-")
+    # base: kind against two; trained: six that all know, six that say nothing and are not asked about
+    assert about["agreement"]["answers"] == 12 + 6
+    assert about["agreement"]["unanimous"] == pytest.approx(6 / 18)
+    assert len(judges["kind"].asked) == 18 - 0
+    assert about["missing_votes"] == {}
+    ballots = [json.loads(line) for line in (tmp_path / "jury.jsonl").read_text().splitlines()]
+    assert [one["correct"] for one in ballots] == [False] * 12 + [False, True] * 6
+    keys = {vote["key"] for one in ballots for vote in one["votes"]}
+    journal = (tmp_path / "jury/journal.jsonl").read_text().splitlines()
+    assert keys <= {json.loads(line).get("key") for line in journal}
+    assert json.loads((tmp_path / "evaluation.json").read_text())["jury"] == about
+
+
+def test_asked_once_ever(tmp_path):
+    judges = {"one": judge("one", lambda text: True)}
+    first = held(tmp_path, judges)
+    asked = len(judges["one"].asked)
+    again = held(tmp_path, judges)
+    assert len(judges["one"].asked) == asked
+    assert again["jury"] == first["jury"]
+
+
+def test_a_judge_that_fails_now_and_then_owes_votes_and_the_quorum_decides(tmp_path):
+    def moody(text, seed):
+        return Reply("", error="garbage") if "case 3 " in text else 1.0
+
+    judges = {"fair": judge("fair", lambda text: True), "moody": StubJudge("moody", moody)}
+    found = held(tmp_path, judges)
+    assert found["jury"]["missing_votes"] == {"moody": 2}
+    assert found["jury"]["not_judged"] == {"base": 1, "trained": 1}
+    assert found["domain"]["metrics"]["jury"]["base"]["n"] == 11
+    lenient = held(tmp_path / "other", judges, eval_quorum=1)
+    assert lenient["jury"]["not_judged"] == {"base": 0, "trained": 0}
+
+
+def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
+    judges = {"down": StubJudge("down", lambda text, seed: Reply("", error="no route"))}
+    with pytest.raises(UserError, match=r"--eval_judge down: none of \d+ replies can be used.*no route"):
+        held(tmp_path, judges)
+    kept = json.loads((tmp_path / "evaluation.json").read_text())
+    assert kept["domain"]["metrics"]["token_f1"]["trained"]["n"] == 12
+    assert "jury" not in kept["domain"]["metrics"]
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"eval_judge": "a,a"}, "--eval_judge a,a: names a judge twice"),
+    ({"eval_judge": "a", "eval_quorum": 2}, "--eval_quorum 2: is more than the 1 judges"),
+    ({"eval_judge": "a,b"}, "two of them are one model"),
+    ({"eval_judge": "a", "eval_prompts": "."}, "holds no prompt"),
+])
+def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said), \
+            open_jury(JuryOptions(**options), lambda spec: judge("same", bool), tmp_path / "jury"):
+        pass
+
+
+def test_no_jury_without_judges(tmp_path):
+    with open_jury(JuryOptions(), pytest.fail, tmp_path / "jury") as jury:
+        assert jury is None
+    assert not (tmp_path / "jury").exists()
+
+
+def test_own_words_ask_anew(tmp_path):
+    judges = {"one": judge("one", lambda text: True)}
+    shipped = held(tmp_path, judges)["jury"]["prompt"]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/jury.txt").write_text("{question} {gold} Answer to check: {answer}")
+    own = held(tmp_path, judges, eval_prompts=str(tmp_path / "words"))
+    assert own["jury"]["prompt"] != shipped
+    assert judges["one"].asked[-1][0]["content"].startswith("How long")
+
+
+def test_a_server_judges_and_its_raw_reply_is_kept(tmp_path, serve):
+    def reply(request, before):
+        said = checked(request["messages"][-1]["content"])
+        return Say(f"Let me see.\n**Score: {9 if 'weeks' in said else 0}**")
+
+    server = serve(reply)
+    spec = f"first@{server.url}"
+    options = JuryOptions(eval_judge=spec)
+    rows = make_rows(6)
+    gold = {row.prompt[-1]["content"]: row.gold for row in rows}
+    with open_jury(options, lambda spec: load_engine(spec, ModelOptions()), tmp_path / "jury") as jury:
+        base, trained = StubEngine(lambda asked: "No idea.", "base"), StubEngine(gold.__getitem__, "trained")
+        found = evaluate(base, trained, rows, ASKED, OverlapEncoder(), Reporter(), tmp_path, jury=jury)
+    assert found["domain"]["metrics"]["jury"]["trained"]["mean"] == 1
+    assert found["domain"]["metrics"]["jury"]["base"]["mean"] == 0
+    assert "Let me see." in (tmp_path / "jury/journal.jsonl").read_text()
+    assert len(server.requests) == 12
+
+
+def test_the_command_judges_and_reports(tmp_path, monkeypatch, capsys, serve, model_folder):
+    """python -m raft_fast.evaluate --eval_judge, from the command line to the report."""
+    from raft_fast import evaluate as entry
+    from raft_fast import models
+
+    server = serve(lambda request, before: "9")
+    rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}."} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
+    monkeypatch.setattr(sys, "argv", [
+        "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data",
+        str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--general_prompts", "-1",
+        "--eval_max_new_tokens", "4", "--eval_judge", f"first@{server.url}"])
+    entry.main()
+    assert "Correct by the jury" in capsys.readouterr().out
+    report = Path(tmp_path / "out/report.html").read_text()
+    assert "Correct by the jury" in report
+    assert "first" in report
+    found = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert percent(found["domain"]["metrics"]["jury"]["trained"]["mean"]) in ("100\u00a0%", "0\u00a0%")

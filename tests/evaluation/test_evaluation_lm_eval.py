@@ -1,0 +1,92 @@
+"""Tasks of lm-eval on our loaded models: scores by its own code, from local files."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from tiny import make_model
+
+from raft_fast.engines.hf import HFEngine
+from raft_fast.errors import UserError
+from raft_fast.evaluation import lm_eval
+from raft_fast.evaluation.lm_eval import find_tasks, run_tasks
+from raft_fast.options import LMEvalOptions
+from raft_fast.progress import Reporter
+
+DOCUMENTS = [{"question": f"Is {number} even?", "choices": ["yes", "no"], "label": number % 2}
+             for number in range(6)]
+
+
+@pytest.fixture
+def own_tasks(tmp_path):
+    """A folder with a multiple-choice task on a local file, and one on a data set that is nowhere."""
+    pytest.importorskip("lm_eval", reason="pip install lm-eval")
+    (tmp_path / "even.jsonl").write_text("\n".join(map(json.dumps, DOCUMENTS)))
+    even = {"task": "raft_even", "dataset_path": "json", "test_split": "test",
+            "dataset_kwargs": {"data_files": {"test": str(tmp_path / "even.jsonl")}},
+            "output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_target": "label",
+            "doc_to_choice": "choices",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}
+    gone = even | {"task": "raft_gone", "dataset_kwargs": {"data_files": {"test": "gone.jsonl"}}}
+    for task in (even, gone):
+        (tmp_path / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
+    return str(tmp_path)
+
+
+def test_the_models_score_what_their_likelihoods_say(own_tasks, chat, tmp_path):
+    engines = {name: HFEngine(make_model(seed), chat, name, 4)
+               for seed, name in enumerate(("base", "trained"))}
+    tasks = find_tasks(LMEvalOptions(lm_eval="raft_even", lm_eval_include=own_tasks))
+    found = run_tasks(tasks, engines, tmp_path, Reporter())
+    right = {name: [_choice(engine, one) == one["label"] for one in DOCUMENTS]
+             for name, engine in engines.items()}
+    assert right["base"] != right["trained"]
+    scores = found["tasks"]["raft_even"]["acc,none"]
+    for name in engines:
+        assert scores[name]["mean"] == pytest.approx(sum(right[name]) / 6)
+        assert scores[name]["stderr"] >= 0
+    change = (sum(right["trained"]) - sum(right["base"])) / 6
+    assert scores["change"]["mean"] == pytest.approx(change)
+    assert (scores["change"]["n"], scores["higher_is_better"]) == (6, True)
+    lines = [json.loads(line) for line in (tmp_path / "lm_eval.jsonl").read_text().splitlines()]
+    assert [(one["model"], one["doc_id"], bool(one["acc"])) for one in lines] == [
+        (name, place, here) for name in engines for place, here in enumerate(right[name])]
+    limited = run_tasks(find_tasks(LMEvalOptions("raft_even", 2, own_tasks)), engines, tmp_path, Reporter())
+    assert limited["tasks"]["raft_even"]["acc,none"]["change"]["n"] == 2
+
+
+def _choice(engine, document):
+    """The likelier choice after the chat prompt, one forward pass a choice."""
+    chat, likelihoods = engine.chat, []
+    prompt = chat.student_prompt([{"role": "user", "content": document["question"]}])
+    for choice in document["choices"]:
+        ids = chat.tokenizer(choice, add_special_tokens=False).input_ids
+        with torch.inference_mode():
+            logs = engine.model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        likelihoods.append(sum(float(logs[len(prompt) + at - 1, token]) for at, token in enumerate(ids)))
+    return likelihoods.index(max(likelihoods))
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"lm_eval": "raft_evn"}, "did you mean raft_even"),
+    ({"lm_eval": "raft_gone"}, "its data cannot be loaded"),
+    ({"lm_eval": "raft_even", "lm_eval_include": "nowhere"}, "no such folder"),
+])
+def test_what_cannot_run_is_refused_before_a_model_is_loaded(own_tasks, options, said):
+    with pytest.raises(UserError, match=said):
+        find_tasks(LMEvalOptions(**{"lm_eval_include": own_tasks} | options))
+
+
+def test_without_the_package_the_install_line_is_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\[lm-eval\]"):
+        find_tasks(LMEvalOptions(lm_eval="ifeval"))
+    assert find_tasks(LMEvalOptions()) is None
+
+
+def test_a_prompt_of_several_instructions_counts_them_all():
+    assert lm_eval._part([True, False, True]) == (2.0, 3.0)
+    assert lm_eval._part(True) == (1.0, 1.0)
+    assert lm_eval._part((0.5, 3)) is None
+    assert lm_eval._part("x") is None
