@@ -36,8 +36,8 @@ def _score_row(name: str, metric: Section) -> Section:
 
 def _lm_eval_rows(found: Section) -> list[Section]:
     """Judged where lm-eval says which way is better."""
-    return [_row(f"{task}, {metric}", _with_error(one["base"]), _with_error(one["trained"]),
-                 _score(one["change"], signed=True), one["change"]["n"],
+    return [_row(f"{task}, {metric.removesuffix(',none')}", _with_error(one["base"]),
+                 _with_error(one["trained"]), _score(one["change"], signed=True), one["change"]["n"],
                  judgement(one) if one["higher_is_better"] is not None else "",
                  one["higher_is_better"] is False)
             for task, metrics in found["tasks"].items() for metric, one in metrics.items()]

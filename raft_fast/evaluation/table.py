@@ -35,7 +35,7 @@ def print_table(result: dict[str, Any]) -> None:
                       f"Krippendorff's alpha {value(told['krippendorff_alpha'])}", markup=False)
     for task, metrics in (result.get("lm_eval") or {"tasks": {}})["tasks"].items():
         for name, one in metrics.items():
-            console.print(f"lm-eval {task} {name}: {value(one['base']['mean'])} to "
+            console.print(f"lm-eval {task} {name.removesuffix(',none')}: {value(one['base']['mean'])} to "
                           f"{value(one['trained']['mean'])}", markup=False)
     if result["general_skipped"]:
         console.print(f"general: left out ({result['general_skipped']})", markup=False)

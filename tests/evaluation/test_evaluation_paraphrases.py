@@ -96,8 +96,7 @@ def test_stage_1s_checks_review_a_paraphrase():
     assert said("May no building with two storeys be higher than 8 m?") == []
     (lost,) = said("Must a building with two storeys be higher than 8 m?")
     assert lost.startswith("does not deny, the question does")
-    assert any("language" in one or "script" in one for one in said(
-        "¿Debe un edificio de dos plantas no superar los 8 m de altura en ningún caso?"))
+    assert "has Greek letters, the question has none" in said("Δεν πρέπει ένα κτίριο να υπερβαίνει τα 8 m?")
     assert said(asked.upper()) == ["the same words as the question"]
 
 
