@@ -1,6 +1,7 @@
 """Tasks of lm-eval on our loaded models: scores by its own code, from local files."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from raft_fast.evaluation.lm_eval import find_tasks, run_tasks
 from raft_fast.options import LMEvalOptions
 from raft_fast.progress import Reporter
 
-DOCUMENTS = [{"question": f"Is {number} even?", "choices": ["yes", "no"], "label": number % 2}
-             for number in range(6)]
+DOCUMENTS = [{"question": f"Which is {number}?", "choices": ["ehknqt"[number] * 2, "adgjmp"[number] * 2],
+              "label": number % 2} for number in range(6)]
 
 
 @pytest.fixture
-def own_tasks(tmp_path):
-    """A folder with a multiple-choice task on a local file, and one on a data set that is nowhere."""
-    pytest.importorskip("lm_eval", reason="pip install lm-eval")
+def own_tasks(tmp_path, monkeypatch):
+    """A folder with a multiple-choice task on a local file, and one on a data set that is nowhere; the
+    thousands of tasks that lm-eval brings take seconds to read and are left out."""
+    tasks = pytest.importorskip("lm_eval.tasks", reason="pip install lm-eval")
+    monkeypatch.setattr(tasks, "TaskManager", partial(tasks.TaskManager, include_defaults=False))
     (tmp_path / "even.jsonl").write_text("\n".join(map(json.dumps, DOCUMENTS)))
     even = {"task": "raft_even", "dataset_path": "json", "test_split": "test",
             "dataset_kwargs": {"data_files": {"test": str(tmp_path / "even.jsonl")}},
