@@ -1,19 +1,24 @@
 """Page, tables and results.json anew from what a comparison left on disk; no model is loaded.
 
     python -m benchmarks.quality.render runs/quality/cpu
+
+Every finished cell in the folder is in them, whichever command made it (--methods, --seeds).
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.disk import BASE_ANSWERS, read_cell, read_json, read_point
+from benchmarks.quality.measures import Measured
 from benchmarks.quality.page import write_page
 from benchmarks.quality.results import results
 from benchmarks.quality.table import write_table
 from raft_fast.dataset import write_json
 from raft_fast.errors import UserError, entry
 
+PARTS = ("--methods", "--seeds")
 ABOUT = ("suite", "model", "data", "rows", "unfinished", "command", "machine", "jury")
 Result = dict[str, Any]
 
@@ -31,10 +36,45 @@ def main() -> None:
 def again(folder: Path) -> Result:
     """What the comparison found, by this version's measures, from its points and raw answers."""
     before = read_json(folder / "results.json")
-    outcomes = [read_cell(folder / "cells" / cell["folder"]) for cell in before["cells"]]
     base = read_point(base_point(folder, before["base"]["means"]), folder / BASE_ANSWERS)
-    return results(before["baseline"], base, outcomes,
-                   {key: before[key] for key in ABOUT if key in before})
+    cells = [read_cell(path) for path in finished_cells(folder)]
+    outcomes = [one for one in cells if all(on_the_same_rows(base, point) for point in one.points)]
+    begun = {path.parent.name for path in (folder / "cells").glob("*/metrics.jsonl")}
+    about = {key: before[key] for key in ABOUT if key in before}
+    return results(before["baseline"], base, outcomes, about | {
+        "command": whole_command(before["command"]),
+        "unfinished": len(begun - {path.name for path in (folder / "cells").glob("*") if finished(path)})})
+
+
+def finished_cells(folder: Path) -> list[Path]:
+    """The folders of finished cells in the order they were finished; of two runs of one cell (a changed
+    suite) the later."""
+    by_name = {}
+    for path in sorted((folder / "cells").glob("*/cell.json"), key=lambda path: path.stat().st_mtime_ns):
+        by_name[read_json(path)["name"]] = path.parent
+    return list(by_name.values())
+
+
+def finished(cell: Path) -> bool:
+    return (cell / "cell.json").is_file()
+
+
+def on_the_same_rows(base: Measured, point: Measured) -> bool:
+    """Whether a point was measured on as many rows, prompts and texts as the base."""
+    return all(len(base.values[name]) == len(values) for name, values in point.values.items()
+               if name in base.values)
+
+
+def whole_command(command: str) -> str:
+    """The command without what made it a part of the grid."""
+    words, kept = shlex.split(command), []
+    while words:
+        word = words.pop(0)
+        if word in PARTS:
+            words = words[1:]
+        elif word.split("=")[0] not in PARTS:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def base_point(folder: Path, means: dict[str, float | None]) -> Path:

@@ -1,6 +1,7 @@
 """Findings are computed, and undecided where the figures do not decide; page and tables show them."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -130,6 +131,33 @@ def test_page_and_tables_say_the_same_and_escape(tmp_path, monkeypatch, capsys):
     assert "What is number" in page
     again = json.loads(json.dumps(render.again(tmp_path)))
     assert again["planes"] == found["planes"]  # a second rendering changes nothing
+
+
+def test_every_finished_cell_is_there_whichever_command_made_it(tmp_path):
+    """results.json knows of the last command's cells; a later run of a cell stands for the earlier one, and
+    cells on other rows are left out."""
+    folder = make_folder(tmp_path, methods=("sft", "raft", "sdft"))
+    before = json.loads((folder / "results.json").read_text())
+    last = [cell for cell in before["cells"] if cell["method"] == "sft"]
+    (folder / "results.json").write_text(json.dumps(before | {
+        "cells": last, "command": "python -m benchmarks.quality --methods sft --data 'my rows' --seeds=0"}))
+    (again,) = (folder / "cells").glob("raft-lr1e-05*")
+    shutil.copytree(again, again.with_name(f"{again.name[:-10]}9999999999"))
+    about = json.loads((again / "cell.json").read_text())
+    later = again.with_name(f"{again.name[:-10]}9999999999") / "cell.json"
+    later.write_text(json.dumps(about | {"folder": later.parent.name}))
+    for path in (folder / "cells").glob("sdft-*/point-*[0-9].json"):
+        point = json.loads(path.read_text())
+        point["values"]["own.kl"].pop()
+        path.write_text(json.dumps(point))
+    (folder / "cells/raft-lr0.1-seed0-0000000000").mkdir()
+    (folder / "cells/raft-lr0.1-seed0-0000000000/metrics.jsonl").touch()
+    found = render.again(folder)
+    assert later.parent.name in {cell["folder"] for cell in found["cells"]}
+    assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
+    assert len(found["cells"]) == 4
+    assert found["unfinished"] == 1
+    assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path, monkeypatch, capsys):
