@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.quality.measures import MEASURES
 from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure
@@ -49,6 +49,8 @@ def plane(result: Result, best: Best, base: dict[str, float | None]) -> Markup:
         axes.scatter([0], [0], s=40, color=C1, marker="D", zorder=5)
         axes.set_ylabel(f"gain in {MEASURES[score].label}", fontsize=8)
         axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
         _name(axes, ends)
 
     word = "loss of" if MEASURES[loss].more_is_better else "rise of"
