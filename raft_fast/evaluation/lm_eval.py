@@ -49,6 +49,9 @@ def find_tasks(options: LMEvalOptions) -> Tasks | None:
                             + "; --lm_eval_include names a folder with your own")
         try:
             manager.load([name])
+        except ImportError as error:
+            raise UserError(f"--lm_eval {name}: needs another package ({error}): pip install "
+                            f"{error.name or 'it'}, or what lm-eval's documents say of this task") from error
         except Exception as error:  # every task reads its data in its own way
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise UserError(f"--lm_eval {name}: its data cannot be loaded: {reason}; they come from the hub "

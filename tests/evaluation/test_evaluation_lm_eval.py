@@ -81,6 +81,15 @@ def test_what_cannot_run_is_refused_before_a_model_is_loaded(own_tasks, options,
         find_tasks(LMEvalOptions(**{"lm_eval_include": own_tasks} | options))
 
 
+def test_a_task_that_wants_another_package_says_which(own_tasks, monkeypatch):
+    def load(self, names):
+        raise ModuleNotFoundError("No module named 'langdetect'", name="langdetect")
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager.func.load", load)
+    with pytest.raises(UserError, match="pip install langdetect"):
+        find_tasks(LMEvalOptions(lm_eval="raft_even", lm_eval_include=own_tasks))
+
+
 def test_without_the_package_the_install_line_is_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"\[lm-eval\]"):
