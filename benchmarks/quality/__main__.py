@@ -11,7 +11,6 @@ import argparse
 import shlex
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -39,7 +38,7 @@ def main() -> None:
     options = arguments()
     suite = load_suite(options.suite).only(options.methods, options.seeds)
     if options.data:
-        suite = replace(suite, data=options.data)
+        suite = suite.on(options.data)
     folder = options.output_dir or Path("runs/quality") / "-".join(
         [suite.name, *([Path(suite.data).stem] if suite.data else [])])
     reporter = Reporter()

@@ -73,6 +73,12 @@ class Suite:
                       for name, own in chosen.items()}
         return replace(self, methods=chosen, seeds=list(seeds or self.seeds))
 
+    def on(self, data: str) -> "Suite":
+        """The suite on other rows. A file of paraphrases rewords the suite's own rows and is left out."""
+        options = {key: value for key, value in self.options.items() if key != "paraphrases"}
+        return replace(self, data=data, options=options,
+                       paraphrases=self.paraphrases if self.paraphrases == MAKE else None)
+
     def cells(self) -> list[Cell]:
         """Every run: all methods at the first learning rate and seed come before the next ones, so that
         a grid that is stopped early compares all methods."""

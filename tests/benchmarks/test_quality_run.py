@@ -52,8 +52,8 @@ def home(tmp_path, model_folder, monkeypatch):
     return tmp_path
 
 
-def run(monkeypatch, *options):
-    command = ["quality", "--suite", "suite.yaml", "--data", "rows.jsonl", "--output_dir", "out", *options]
+def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
+    command = ["quality", "--suite", "suite.yaml", *data, "--output_dir", "out", *options]
     monkeypatch.setattr(sys, "argv", command)
     quality.main()
 
@@ -99,9 +99,9 @@ def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
     (home / "reworded.jsonl").write_text("\n".join(map(json.dumps, reworded)))
     settings = yaml.safe_load((home / "suite.yaml").read_text())
     settings["methods"].pop("raft")
-    settings["paraphrases"] = "reworded.jsonl"
+    settings |= {"paraphrases": "reworded.jsonl", "data": "rows.jsonl"}
     (home / "suite.yaml").write_text(yaml.safe_dump(settings))
-    run(monkeypatch, "--seeds", "0")
+    run(monkeypatch, "--seeds", "0", data=())
     found = json.loads((home / "out/results.json").read_text())
     assert found["base"]["means"]["paraphrases.nll"] > 0
     asked = (home / "out/base.generations.jsonl").read_text().count('"paraphrases"')
@@ -110,7 +110,7 @@ def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
 
     monkeypatch.setattr(cells, "_train", pytest.fail)
     (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"jury": {"eval_judge": "self"}}))
-    run(monkeypatch, "--seeds", "0")
+    run(monkeypatch, "--seeds", "0", data=())
     judged = json.loads((home / "out/results.json").read_text())
     assert 0 <= judged["base"]["means"]["domain.jury"] <= 1
     assert ("domain.jury", "own.kl") in {(one["score"], one["loss"]) for one in judged["planes"]}
@@ -118,7 +118,7 @@ def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
     assert "correct by the jury" in (home / "out/RESULTS.md").read_text()
     verdicts = {path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")}
     assert len(verdicts) == 1 + 2 * 2
-    run(monkeypatch, "--seeds", "0")
+    run(monkeypatch, "--seeds", "0", data=())
     assert all(path.stat().st_mtime_ns == time for path, time in verdicts.items())
 
 
@@ -187,6 +187,15 @@ def test_shipped_suites_are_whole(name):
     assert {cell.method for cell in found} == set(suite.methods)
     seeds = [cell.seed for cell in found]
     assert seeds == sorted(seeds)  # a grid that is stopped early compares all methods
+
+
+def test_other_rows_leave_the_suites_paraphrases_behind():
+    suite = load_suite(Path(__file__).parents[2] / "benchmarks/suites/ablations-cpu.yaml")
+    assert suite.paraphrases.endswith("zaragoza-en-paraphrases.jsonl")
+    suite = replace(suite, options=suite.options | {"paraphrases": suite.paraphrases})
+    other = suite.on("mine.jsonl")
+    assert (other.data, other.paraphrases, other.options.get("paraphrases")) == ("mine.jsonl", None, None)
+    assert replace(suite, paraphrases="make").on("mine.jsonl").paraphrases == "make"
 
 
 def test_methods_are_configurations():
