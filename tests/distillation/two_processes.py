@@ -17,16 +17,19 @@ from raft_fast.processes import Processes
 
 
 def run(folder: Path, options: TrainOptions, tied: bool = False) -> dict:
-    """Train the tiny model in `folder`, in as many processes as there are; its metrics and weights."""
+    """Train the tiny model in `folder`, in as many processes as there are; its metrics and its weights,
+    before and after."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     student = make_model(0, tie_word_embeddings=tied)
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     chat = Chat(make_tokenizer(), student.generation_config, "tiny")
     teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature, True)
     train(student, teacher, chat, make_rows(7), options, 0, folder)
     weights = {name: whole_tensor(tensor).clone() for name, tensor in student.state_dict().items()}
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return {"metrics": [json.loads(line) for line in lines], "weights": weights}
+    return {"metrics": [json.loads(line) for line in lines], "start": start,
+            "weights": weights}
 
 
 def work(rank: int, folder: Path, scenarios: dict) -> None:
