@@ -74,10 +74,12 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
 @pytest.mark.parametrize("name", ["transformers", "vllm", "vllm_server"])
 def test_a_draw_depends_on_its_seed_alone(chat, vllm, name):
     engine, student = engine_of(name, chat), make_model(1)
+    draws = [*DRAWS, Draw(DRAWS[0].prompt, 99)]
     engine.sync(student)
-    together = [one.ids for one in engine.sample(DRAWS)]
+    together = [one.ids for one in engine.sample(draws)]
     engine.sync(student)
-    assert [one.ids for one in engine.sample(DRAWS[::-1])][::-1] == together
+    assert [one.ids for one in engine.sample(draws[::-1])][::-1] == together
+    assert together[0] != together[-1]  # one prompt, two seeds
 
 
 def test_a_whole_run_with_an_engine_that_has_weights_of_its_own(tmp_path, chat, vllm, monkeypatch, capsys):
