@@ -19,8 +19,8 @@ from raft_fast.progress import Reporter
 CONFIG, INPUTS, LOCK = "config.yaml", "inputs.json", ".lock"
 SHOWN = 3
 # how engines are driven changes no answer; where it would, their identity changes too
-MAY_DIFFER = {"output_dir", "report_to", "push_to_hub",
-              *(one.name for one in dataclasses.fields(EngineOptions))}
+MAY_DIFFER = {"output_dir", "report_to", "push_to_hub", "vllm_server_base_url",
+              "vllm_gpu_memory_utilization", *(one.name for one in dataclasses.fields(EngineOptions))}
 PAID = ("refine", "metrics.jsonl")  # what a run has once it has cost anything
 
 

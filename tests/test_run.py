@@ -17,7 +17,8 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
     folder = tmp_path / "run"
     assert open_run(folder, [TrainOptions(), DataOptions(output_dir="a")]) is False
     (folder / "metrics.jsonl").write_text("")
-    assert open_run(folder, [TrainOptions(), DataOptions(output_dir="b")]) is True
+    elsewhere = TrainOptions(vllm_server_base_url="http://other:8000")
+    assert open_run(folder, [elsewhere, DataOptions(output_dir="b")]) is True
     with pytest.raises(UserError, match=r"learning_rate is 5e-06 there and 0\.1 here"):
         open_run(folder, [TrainOptions(learning_rate=0.1), DataOptions()])
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
