@@ -22,7 +22,7 @@ def sampled(chat, model, temperature=1.0, rows=6):
     engine = BatchedRollouts(chat, Sampling(12, temperature))
     draws = [Draw([1, 2, 3 + row], row) for row in range(rows)]
     engine.sync(model)
-    return draws, engine.sample(draws)
+    return draws, engine.sample(draws, logprobs=True)
 
 
 def moved(model, by):

@@ -62,13 +62,13 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
             parameter.data = parameter.data.bfloat16().float()
         attention = student.config._attn_implementation
         engine.sync(student)
-        drawn = engine.sample(DRAWS)
+        drawn = engine.sample(DRAWS, logprobs=True)
         assert GapCheck(chat, temperature).check(0, student, DRAWS, drawn) < 1e-4
         assert len({tuple(one.ids) for one in drawn}) > 1
         assert all(0 < len(one.ids) <= 8 and not chat.eos_ids & set(one.ids[:-1]) for one in drawn)
         assert student.training
         assert student.config._attn_implementation == attention
-    assert engine.sample([]) == []
+    assert engine.sample([], logprobs=True) == []
 
 
 @pytest.mark.parametrize("name", ["transformers", "vllm", "vllm_server"])
@@ -76,9 +76,9 @@ def test_a_draw_depends_on_its_seed_alone(chat, vllm, name):
     engine, student = engine_of(name, chat), make_model(1)
     draws = [*DRAWS, Draw(DRAWS[0].prompt, 99)]
     engine.sync(student)
-    together = [one.ids for one in engine.sample(draws)]
+    together = [one.ids for one in engine.sample(draws, logprobs=False)]
     engine.sync(student)
-    assert [one.ids for one in engine.sample(draws[::-1])][::-1] == together
+    assert [one.ids for one in engine.sample(draws[::-1], logprobs=True)][::-1] == together
     assert together[0] != together[-1]  # one prompt, two seeds
 
 
@@ -153,4 +153,4 @@ def test_continuous_batching_that_loses_a_trajectory_says_so(chat, monkeypatch):
     monkeypatch.setattr("raft_fast.distillation.rollouts.continuous.draw_continuously",
                         lambda *_, **__: [None])
     with pytest.raises(UserError, match=r"its scheduler stopped\); use --rollout_engine transformers"):
-        engine.sample(DRAWS[:1])
+        engine.sample(DRAWS[:1], logprobs=True)

@@ -162,8 +162,9 @@ def test_a_stop_between_two_bad_steps_changes_nothing(tmp_path, chat, monkeypatc
 def emptied(monkeypatch, count):
     """The first `count` of what is drawn together come back empty."""
     real = BatchedRollouts.sample
-    monkeypatch.setattr(BatchedRollouts, "sample", lambda self, draws: [
-        Trajectory([], []) if place < count else one for place, one in enumerate(real(self, draws))])
+    monkeypatch.setattr(BatchedRollouts, "sample", lambda self, draws, logprobs: [
+        Trajectory([]) if place < count else one
+        for place, one in enumerate(real(self, draws, logprobs))])
 
 
 def test_steps_of_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):

@@ -17,13 +17,14 @@ class Draw:
 @dataclass(frozen=True)
 class Trajectory:
     """Token ids, eos included where the student ended, and how likely each was when it was drawn:
-    log-probabilities in nats under the distribution that was sampled from, rollout temperature included."""
+    log-probabilities in nats under the distribution that was sampled from, rollout temperature included.
+    None where nobody asked."""
 
     ids: list[int]
-    logprobs: list[float]
+    logprobs: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.ids) != len(self.logprobs):
+        if self.logprobs is not None and len(self.ids) != len(self.logprobs):
             raise ValueError(f"{len(self.ids)} token ids with {len(self.logprobs)} log-probabilities")
 
 
@@ -35,9 +36,10 @@ class RolloutEngine(Protocol):
         whole model, in training mode, with its adapter inside where it has one."""
         ...
 
-    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
-        """One trajectory a draw, in their order; there may be none to draw. What sampling alone needs
-        may be freed until the next `sync`. Raises UserError where one cannot be had."""
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        """One trajectory a draw, in their order; there may be none to draw. `logprobs`: whether they must
+        say how likely their tokens were; an engine that knows anyway may always say. What sampling alone
+        needs may be freed until the next `sync`. Raises UserError where one cannot be had."""
         ...
 
     def state(self) -> dict[str, Any]:

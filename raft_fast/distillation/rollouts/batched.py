@@ -10,7 +10,7 @@ from raft_fast.chat import Chat
 from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.engines import Sampling
-from raft_fast.engines.hf import sample_ids
+from raft_fast.engines.hf import generate_ids, sample_ids
 from raft_fast.errors import UserError
 from raft_fast.progress import console
 
@@ -53,14 +53,14 @@ class BatchedRollouts:
     def sync(self, student: Any) -> None:
         self.student = student
 
-    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
         waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
         drawn: list[Trajectory] = [Trajectory([], [])] * len(draws)
         while waiting:
             longest = len(draws[waiting[0]].prompt) + self.sampling.max_new_tokens
             chosen = waiting[: self.batch.fitting(longest)]
             try:
-                found = self._generate([draws[index] for index in chosen])
+                found = self._generate([draws[index] for index in chosen], logprobs)
             except torch.OutOfMemoryError as error:
                 reason = str(error).split("\n")[0]
             else:
@@ -81,8 +81,9 @@ class BatchedRollouts:
     def load(self, state: dict[str, Any]) -> None:
         self.batch.rows = state.get("rollout_rows", self.batch.rows)
 
-    def _generate(self, draws: Sequence[Draw]) -> list[Trajectory]:
-        drawn = sample_ids(self.student, self.chat, [draw.prompt for draw in draws],
-                           self.sampling.max_new_tokens, self.sampling.temperature,
-                           [draw.seed for draw in draws])
-        return [Trajectory(ids, logprobs) for ids, logprobs in drawn]
+    def _generate(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:
+        asked = (self.student, self.chat, [draw.prompt for draw in draws], self.sampling.max_new_tokens,
+                 self.sampling.temperature, [draw.seed for draw in draws])
+        if not logprobs:  # a tenth faster
+            return [Trajectory(ids) for ids in generate_ids(*asked)]
+        return [Trajectory(ids, told) for ids, told in sample_ids(*asked)]

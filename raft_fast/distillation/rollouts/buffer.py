@@ -42,9 +42,10 @@ class RolloutBuffer:
         processes = Processes()
         shares = processes.deal([self._draw(step, row) for step in fed for row in self.steps[step]])
         share, whole = shares[processes.rank], sampler(student)
+        refill = fed.start // self.every
         self.engine.sync(whole)
-        drawn = self.engine.sample(share)
-        self.gap = self.check.check(fed.start // self.every, whole, share, drawn)
+        drawn = self.engine.sample(share, logprobs=self.check.is_due(refill))
+        self.gap = self.check.check(refill, whole, share, drawn)
         every = processes.collect([trajectory.ids for trajectory in drawn])
         self.drawn_tokens = sum(map(len, every))
         one = iter(every)

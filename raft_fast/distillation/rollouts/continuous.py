@@ -33,19 +33,20 @@ class ContinuousRollouts:
         autocast = student.device.type == "cuda" and student.dtype == torch.float32
         self.student = copied(student, torch.bfloat16) if autocast else student
 
-    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
         if not draws:
             return []
         seed = stable_seed([draw.seed for draw in draws])
         found = draw_continuously(self.student, self.chat, [draw.prompt for draw in draws],
-                                  replace(self.sampling, seed=seed), self.settings, logprobs=True)
+                                  replace(self.sampling, seed=seed), self.settings, logprobs)
         self.student = None
         for one in found:
             if one is None or one.error is not None:
                 why = "its scheduler stopped" if one is None else one.error
                 raise UserError(f"--rollout_engine continuous: a trajectory did not come back ({why}); use "
                                 "--rollout_engine transformers")
-        return [Trajectory(list(one.generated_tokens), list(one.logprobs)) for one in found]
+        return [Trajectory(list(one.generated_tokens), list(one.logprobs) if logprobs else None)
+                for one in found]
 
     def state(self) -> dict[str, Any]:
         return {}

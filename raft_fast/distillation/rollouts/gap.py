@@ -34,6 +34,10 @@ class GapCheck:
         self.chat, self.temperature = chat, temperature
         self.first = True  # of this start of the run: the engine may have been started anew
 
+    def is_due(self, refill: int) -> bool:
+        """Whether `check` will look at this refill; the same on every process."""
+        return self.first or _of_the_run(refill)
+
     def check(self, refill: int, student: Any, draws: Sequence[Draw],
               drawn: Sequence[Trajectory]) -> float | None:
         """Mean |gap| in nats a token, the same on every process, or None where it is not this refill's turn.
@@ -41,8 +45,7 @@ class GapCheck:
         draws, drawn: this process's share, of which the first are looked at. All processes take part.
         Raises UserError where engine and student are two models.
         """
-        due = refill & (refill - 1) == 0
-        if not due and not self.first:
+        if not self.is_due(refill):
             return None
         processes = Processes()
         share = range(processes.rank, CHECKED, processes.size)  # the same trajectories for any number of them
@@ -53,14 +56,15 @@ class GapCheck:
             return None
         self._judge(gap, rounding(student), tell=processes.is_first)
         self.first = False
-        return gap.mean if due else None
+        return gap.mean if _of_the_run(refill) else None
 
     def _compare(self, student: Any, pairs: Sequence[tuple[list[int], Trajectory]]) -> torch.Tensor:
         """The three sums of a `Gap`, float64 [3]."""
         if not pairs:
             return torch.zeros(3, dtype=torch.float64, device=student.device)
         views = [View(prompt, one.ids) for prompt, one in pairs]
-        told = torch.tensor([value for _, one in pairs for value in one.logprobs], device=student.device)
+        told = torch.tensor([value for _, one in pairs for value in one.logprobs or ()],
+                            device=student.device)
         own, plain = token_logprobs(student, self.chat, views, [self.temperature, 1.0])
         return torch.stack([(told - own).abs().sum(), (told - plain).abs().sum(),
                             torch.tensor(len(told), device=student.device)]).double()
@@ -127,6 +131,11 @@ def token_logprobs(student: Any, chat: Chat, views: Sequence[View],
         for part, temperature in zip(found, temperatures, strict=True):
             part.append(-torch.nn.functional.cross_entropy(logits / temperature, ids, reduction="none"))
     return [torch.cat(parts) for parts in found]
+
+
+def _of_the_run(refill: int) -> bool:
+    """Refills 0, 1, 2, 4, 8, ...: those that metrics.jsonl tells of, however often a run was stopped."""
+    return refill & (refill - 1) == 0
 
 
 def _say(text: str) -> None:

@@ -55,7 +55,7 @@ class VLLMRollouts:
         self.llm.reset_prefix_cache()  # of the weights before
         self.asleep = False
 
-    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
         from vllm import SamplingParams
 
         wanted = [SamplingParams(temperature=self.sampling.temperature, seed=draw.seed, logprobs=0,

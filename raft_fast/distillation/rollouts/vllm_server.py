@@ -50,7 +50,7 @@ class VLLMServerRollouts:
     def sync(self, student: Any) -> None:
         Processes().first(lambda: self._send(student))  # the others wait: no draw from the weights before
 
-    def sample(self, draws: Sequence[Draw]) -> list[Trajectory]:
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
             return list(pool.map(self._ask, draws))
 
