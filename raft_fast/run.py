@@ -35,7 +35,8 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     if not any((folder / name).exists() for name in PAID):  # a typo must not claim the folder
         wanted.replace(folder / CONFIG)
         return False
-    here, there = read_yaml(wanted), read_yaml(folder / CONFIG)
+    # an option that is younger than the run had its default then
+    here, there = read_yaml(wanted), defaults(options) | read_yaml(folder / CONFIG)
     wanted.unlink()
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
                  for key in {**there, **here}
@@ -46,6 +47,12 @@ def open_run(folder: Path, options: list[Any]) -> bool:
                         f"({'; '.join(differing[:SHOWN])}{more}): choose another folder, or the same "
                         f"options. Answers refined there can be used: --data {folder}/refine/refined.parquet")
     return True
+
+
+def defaults(options: list[Any]) -> dict[str, Any]:
+    """Every option's default by its name."""
+    return {one.name: one.default for group in options for one in dataclasses.fields(group)
+            if one.default is not dataclasses.MISSING}
 
 
 def make_folder(folder: Path) -> None:

@@ -24,6 +24,17 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
 
 
+def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
+    folder = tmp_path / "run"
+    open_run(folder, [TrainOptions()])
+    (folder / "metrics.jsonl").write_text("")
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    (folder / "config.yaml").write_text("".join(line for line in lines if not line.startswith("teacher_top_k")))
+    assert open_run(folder, [TrainOptions()]) is True
+    with pytest.raises(UserError, match="teacher_top_k is 512 there and 7 here"):
+        open_run(folder, [TrainOptions(teacher_top_k=7)])
+
+
 def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
     pin_inputs(tmp_path, {"the data": "a"})
     pin_inputs(tmp_path, {"the data": "b"})  # nothing paid for yet

@@ -7,7 +7,10 @@ common forms.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
+# texts: about as many as the gold answers and questions that stage 1 has under way at once
+REMEMBERED = 1 << 13
 # acronym or the law's names -> one name; acronyms are matched in capitals only
 LAWS = {
     "pbl": r"PBL|(?i:planning and building act|plan- och bygglagen)",
@@ -65,13 +68,14 @@ REFERENCES: list[Rule] = [
 ]
 
 
-def references(text: str) -> set[str]:
+def references(text: str) -> frozenset[str]:
     """The legal references of a text, canonical: laws ("pbl", "sfs 2010:900", "ab 04") and places
     in them ("9:27" is chapter 9 section 27, "chapter 9", "§ 5", "article 6")."""
     return take_references(text)[0]
 
 
-def take_references(text: str) -> tuple[set[str], str]:
+@lru_cache(maxsize=REMEMBERED)  # several checks look at a text, and at a gold answer in every round
+def take_references(text: str) -> tuple[frozenset[str], str]:
     """(references, the text without them)."""
     taken: set[str] = set()
     for pattern, name in REFERENCES:
@@ -80,7 +84,7 @@ def take_references(text: str) -> tuple[set[str], str]:
             return " ; "  # keeps the numbers left and right of it apart
 
         text = pattern.sub(take, text)
-    return taken, text
+    return frozenset(taken), text
 
 
 def _tight(section: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+from raft_fast.facts.references import REMEMBERED
 from raft_fast.facts.units import TIMES
 
 # in English, Swedish, German, Spanish and French
@@ -45,7 +46,7 @@ HALVES: Rules = [(re.compile(pattern, re.IGNORECASE), digits) for pattern, digit
 )]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=REMEMBERED)
 def in_digits(text: str, sure: bool = False) -> str:
     """The text with spelled numbers in digits.
 

@@ -6,9 +6,10 @@ words. That needs a sentence or two of running text: short answers, other langua
 """
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import lru_cache
 
+from raft_fast.facts.references import REMEMBERED
 from raft_fast.refinement.checks.case import Case, words
 
 FOREIGN = 0.05  # share of letters in a script that neither question nor gold answer has
@@ -51,9 +52,10 @@ FREQUENT = {
     "Finnish": "ja on ei että se joka myös ovat voi tai kun mutta niin ole jos kuin sekä mukaan ennen noin "
                "olla vain sen tulee ilman jälkeen kaikki aina usein kyllä saa",
 }
-LANGUAGES = {name: frozenset(text.split()) for name, text in FREQUENT.items()}
-WEIGHTS = {word: 1 / count for word, count in
-           Counter(word for listed in LANGUAGES.values() for word in listed).items()}
+SPEAKERS: dict[str, list[str]] = defaultdict(list)  # the languages of each of these words
+for _name, _text in FREQUENT.items():
+    for _word in set(_text.split()):
+        SPEAKERS[_word].append(_name)
 
 
 def language(case: Case) -> str | None:
@@ -66,12 +68,15 @@ def language(case: Case) -> str | None:
     return None
 
 
+@lru_cache(maxsize=REMEMBERED)
 def guess_language(text: str) -> str | None:
     """The language of a text in Latin script where its frequent words leave no doubt, else None."""
-    said = Counter(words(text))
-    scores = sorted(((sum(said[word] * WEIGHTS[word] for word in frequent), name)
-                     for name, frequent in LANGUAGES.items()), reverse=True)
-    (best, name), (second, _) = scores[:2]
+    scores = dict.fromkeys(FREQUENT, 0.0)
+    for word in words(text):
+        speakers = SPEAKERS.get(word, ())
+        for language in speakers:
+            scores[language] += 1 / len(speakers)
+    (name, best), (_, second) = sorted(scores.items(), key=lambda one: one[1], reverse=True)[:2]
     return name if best >= FEWEST and best >= AHEAD * second else None
 
 

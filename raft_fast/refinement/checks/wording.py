@@ -5,6 +5,7 @@ import tomllib
 from functools import lru_cache
 from importlib import resources
 
+from raft_fast.facts.references import REMEMBERED
 from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.language import guess_language
 
@@ -19,7 +20,6 @@ def all_phrases() -> dict[str, Phrases]:
             for file in sorted(folder.iterdir(), key=lambda file: file.name)}
 
 
-@lru_cache(maxsize=64)
 def language_of(text: str) -> str | None:
     """A language that there are phrases for, or None."""
     language = guess_language(text)
@@ -40,7 +40,7 @@ def pattern(section: str, key: str, language: str | None) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){any_of(section, key, language)}(?!\w)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=REMEMBERED)
 def untwisted(text: str) -> str:
     """The text without the denials that turn a bound round, as in "must not exceed 5 m", in digits."""
     return _twisted(language_of(text)).sub(" ", in_digits(text, sure=True))
