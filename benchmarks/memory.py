@@ -50,13 +50,13 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         train(student, teacher, chat, job.table(), options, job.seed, Path(folder), [Stopwatch(STEPS)],
               weights)
-    return {"setting": setting, "foretold": found.needed, "measured": peak_memory(CPU) - before,
+    return {"foretold": found.needed, "measured": peak_memory(CPU) - before,
             "loaded": found.loaded, "peak": peak_memory(CPU),
             "parts": {**found.staying, **found.passing}}
 
 
 def main() -> None:
-    """A line a setting, and JSON."""
+    """A line and an entry in the JSON a setting; entries of other settings stay."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--rows", type=int, default=4, help="of a step")
@@ -69,16 +69,16 @@ def main() -> None:
         job = Job(args.model, "cpu", args.rows, STEPS, args.max_completion_length, args.top_k)
         print(json.dumps(measure(job, args.only)))
         return
-    found = []
+    path = results_folder("cpu") / f"memory-{args.model.rsplit('/')[-1].lower()}.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
     for setting in args.settings:
         line = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", setting]
         done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
-        found.append(one := json.loads(done.stdout.splitlines()[-1]))
+        one = json.loads(done.stdout.splitlines()[-1])
         print(f"{setting:14} foretold {one['foretold'] / 2**30:.2f} GiB, measured "
               f"{one['measured'] / 2**30:.2f}, {one['foretold'] / one['measured'] - 1:+.0%}", flush=True)
-    path = results_folder("cpu") / f"memory-{args.model.rsplit('/')[-1].lower()}.json"
-    path.write_text(json.dumps({"command": command(), "machine": machine("cpu"), "settings": found}, indent=1)
-                    + "\n", encoding="utf-8")
+        found[setting] = {"command": command(), "machine": machine("cpu"), **one}
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 
