@@ -29,7 +29,8 @@ def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
     open_run(folder, [TrainOptions()])
     (folder / "metrics.jsonl").write_text("")
     lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
-    (folder / "config.yaml").write_text("".join(line for line in lines if not line.startswith("teacher_top_k")))
+    older = [line for line in lines if not line.startswith("teacher_top_k")]
+    (folder / "config.yaml").write_text("".join(older))
     assert open_run(folder, [TrainOptions()]) is True
     with pytest.raises(UserError, match="teacher_top_k is 512 there and 7 here"):
         open_run(folder, [TrainOptions(teacher_top_k=7)])
