@@ -10,7 +10,7 @@ report.html, README.md (a dataset card) and config.yaml. Started again on the sa
 asks only for replies it does not have.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from raft_fast.options import (
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
 from raft_fast.refinement.dry_run import Caller, estimate, samples, told
+from raft_fast.refinement.finished import keep_finished
 from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
-from raft_fast.run import only_process, read_yaml
+from raft_fast.run import defaults, only_process, read_yaml
 from raft_fast.screening import cached_suites, screen
 from raft_fast.terminal import visible
 
@@ -103,6 +104,15 @@ class Options:
     how: RefineRunOptions
     card: CardOptions
 
+    @property
+    def groups(self) -> list[Any]:
+        return list(vars(self).values())
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Every option's value by its name."""
+        return {name: value for group in self.groups for name, value in asdict(group).items()}
+
 
 def run(
     everyone: dataset.RowFile, total: int, options: Options, folder: Path, reporter: Reporter,
@@ -113,10 +123,13 @@ def run(
     """
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
-    config.to_yaml(list(vars(options).values()), folder / PARTIAL_CONFIG)
+    fingerprint = dataset.fingerprint_rows(everyone)
+    if options.how.shard is None and not options.how.overwrite:  # shards of one kind join, others do not
+        keep_finished(folder, options.by_name, defaults(options.groups), fingerprint,
+                      load_prompts(options.refine.prompts).versions)
+    config.to_yaml(options.groups, folder / PARTIAL_CONFIG)
     dataset.write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
-    fingerprint = dataset.fingerprint_rows(everyone)
     screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
     everyone = everyone.without(screened.dropped)
     dataset.write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")

@@ -67,6 +67,9 @@ class RefineRunOptions:
 
     retry_failed: bool = False
     """Ask again for what engines could not answer in a run that came to its end."""
+    overwrite: bool = False
+    """Replace finished answers in OUTPUT_DIR that other rows or options made; otherwise they are kept and
+    the run is refused."""
     shard: str | None = None
     """i/n: refine every n-th row from the i-th (from 1) on into OUTPUT_DIR/shards; the last shard to
     finish joins all into the files of a run without shards."""

@@ -18,10 +18,10 @@ FOLDER, REJECTED = "shards", "rejected.jsonl"
 SCREENED = "screen.json"
 # options that change how a shard is refined and not what comes out; the rows themselves are compared,
 # not what their file is called
-FREE = {"data", "shard", "output_dir", "retry_failed", "merge", "dry_run", "device", "refine_batch_size",
-        "encoder_batch_size", "requests_in_flight", "requests_per_minute", "tokens_per_minute",
-        "request_timeout", "connect_timeout", "max_retries", "price", "generation_tokens",
-        "license", "language"}
+FREE = {"data", "shard", "output_dir", "retry_failed", "overwrite", "merge", "dry_run", "device",
+        "refine_batch_size", "encoder_batch_size", "requests_in_flight", "requests_per_minute",
+        "tokens_per_minute", "request_timeout", "connect_timeout", "max_retries", "price",
+        "generation_tokens", "license", "language"}
 
 
 def shard_folder(output_dir: Path, shard: str) -> Path:

@@ -161,6 +161,47 @@ def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
     assert (tmp_path / "out/summary.json").exists()
 
 
+FINISHED = ("refined.parquet", "decisions.jsonl", "summary.json", "config.yaml", "rejected.jsonl")
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["--data", "other.jsonl"], "data is 'rows.jsonl' there and 'other.jsonl' here"),
+    (["--data", "rows.jsonl", "--max_rows", "2"], "max_rows is 0 there and 2 here"),
+    (["--data", "rows.jsonl", "--tau", "0.7"], "tau is 0.8 there and 0.7 here"),
+    (["--data", "rows.jsonl", "--prompts", "words"], "the words of the prompts differ"),
+    (["--data", "rows.jsonl", "--engine_overrides", '{"self": {"extra_body": {"top_p": 0.5}}}'],
+     "engine_overrides is"),
+])
+def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, capsys, arguments, says):
+    write(tmp_path / "rows.jsonl", *questions(4))
+    write(tmp_path / "other.jsonl", *questions(3))
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "rewrite.txt").write_text("{question} {answer}: say it in other words")
+    command("--data", "rows.jsonl", "--output_dir", "out")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED}
+    with pytest.raises(SystemExit) as stopped:
+        command(*arguments, "--output_dir", "out")
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said
+    assert "--overwrite true" in said
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED} == before
+    assert not list((tmp_path / "out").glob("*partial*"))
+    command(*arguments, "--output_dir", "out", "--overwrite", "true")
+    assert (tmp_path / "out" / "config.yaml").read_bytes() != before["config.yaml"]
+
+
+def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_path):
+    write(tmp_path / "rows.jsonl", *questions(4))
+    write(tmp_path / "moved.jsonl", *questions(4))
+    folder = ["--output_dir", "out", "--judge"]
+    command("--data", "rows.jsonl", *folder, "big@http://a/v1")
+    command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
+            "--refine_batch_size", "3", "--retry_failed", "true", "--license", "mit", "--engine_overrides",
+            '{"big": {"requests_per_minute": 60}}')
+    assert "license: mit" in (tmp_path / "out" / "config.yaml").read_text()
+
+
 def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, monkeypatch):
     write(tmp_path / "rows.jsonl", *questions(2))
     seen = []

@@ -77,6 +77,21 @@ def test_a_training_run_and_a_stopped_run_have_stories_too(tmp_path, capsys):
         explain(tmp_path, "faq-001")
 
 
+def test_a_stopped_run_beside_a_finished_one_is_read_first_and_named(tmp_path, capsys):
+    folder = write_folder(tmp_path, [one | {"completion": "old", "source": "fused"} for one in many(3)])
+    finished = (folder / "decisions.jsonl").read_text()
+    write_folder(tmp_path, [many(1)[0] | {"completion": "new", "source": "fused"}])
+    (folder / "decisions.jsonl").rename(folder / "decisions.partial.jsonl")
+    (folder / "decisions.jsonl").write_text(finished)
+    newer, older = told(capsys, folder, "faq-000"), told(capsys, folder, "faq-001")
+    assert "decisions.partial.jsonl: that run has not come to its end" in " ".join(newer.split())
+    assert "new" in newer
+    assert "decisions.jsonl: a newer run has not come to its end" in " ".join(older.split())
+    assert "old" in older
+    with pytest.raises(UserError, match=r"no such row in .*partial\.jsonl and .*decisions\.jsonl; did you"):
+        explain(folder, "faq-01")
+
+
 def run_command(*arguments):
     # what a model needs must not be loaded: the import would fail here
     code = ("import sys\nfor name in ('torch', 'transformers', 'sentence_transformers', 'datasets'):\n"

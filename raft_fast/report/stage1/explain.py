@@ -4,8 +4,8 @@ import difflib
 import heapq
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,39 @@ def explain(folder: Path, row_id: str) -> None:
 
     Raises UserError where there are no decisions, or none about this row.
     """
-    record = find(decisions_of(folder), row_id)
+    files = decisions_of(folder)
+    path, record = find(files, row_id)
     console = Console(highlight=False, markup=False, emoji=False,
                       width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    if path.name == PARTIAL_DECISIONS:
+        console.print(Text(_plain(f"from {path}: that run has not come to its end")))
+    elif len(files) > 1:
+        console.print(Text(_plain(f"from {path}: a newer run has not come to its end, nor to this row")))
     console.print(story(record))
 
 
-def decisions_of(folder: Path) -> Path:
-    """The decisions of a folder; those of a run that was stopped where there are no others."""
+def decisions_of(folder: Path) -> list[Path]:
+    """The files of decisions in a folder, the newest first: a run that was stopped leaves its own beside
+    those of one that was finished before."""
     for place in (folder, folder / "refine"):
-        for name in (DECISIONS, PARTIAL_DECISIONS):
-            if (place / name).is_file():
-                return place / name
+        if found := [place / name for name in (PARTIAL_DECISIONS, DECISIONS) if (place / name).is_file()]:
+            return found
     raise UserError(f"--output_dir {folder}: holds no {DECISIONS}; name a folder that "
                     "python -m raft_fast.refine has written")
 
 
-def find(path: Path, row_id: str) -> Record:
-    """The decision about one row. Raises UserError with near matches where there is none."""
+def find(files: Sequence[Path], row_id: str) -> tuple[Path, Record]:
+    """(the first file with a decision about the row, the decision). Raises UserError with near matches
+    where there is none."""
+    for path in files:
+        if (record := _found(path, row_id)) is not None:
+            return path, record
+    near = _near(row_id, chain.from_iterable(map(_ids, files)))
+    meant = f"did you mean {', '.join(near)}?" if near else "the ids are in its lines' row_id"
+    raise UserError(f"--explain {row_id}: no such row in {' and '.join(map(str, files))}; {meant}")
+
+
+def _found(path: Path, row_id: str) -> Record | None:
     written = {json.dumps(row_id, ensure_ascii=escaped).encode() for escaped in (False, True)}
     with path.open("rb") as file:
         for line in file:  # parsed only where the id is in it
@@ -55,9 +70,7 @@ def find(path: Path, row_id: str) -> Record:
                 record = parse(line)
                 if record and record["row_id"] == row_id:
                     return record
-    near = _near(row_id, _ids(path))
-    meant = f"did you mean {', '.join(near)}?" if near else "the ids are in its lines' row_id"
-    raise UserError(f"--explain {row_id}: no such row in {path}; {meant}")
+    return None
 
 
 def story(record: Record) -> Group:
@@ -89,19 +102,23 @@ def _text(name: str, text: str | None, note: str = "") -> list[Any]:
 
 
 def _checks(checks: Record) -> list[Any]:
+    """What objects; the many that do not are counted."""
     if not checks:
         return []
+    objecting = {name: reason for name, reason in checks.items() if reason is not None}
+    fine = f"{len(checks) - len(objecting)} of {len(checks)} checks have nothing against it"
+    if not objecting:
+        return [Text(fine, style="dim"), Text()]
     table = _table("check", "what it has against the answer")
-    for name, reason in checks.items():
-        table.add_row(Text(_plain(name)), Text("–" if reason is None else _plain(reason),
-                                               style="dim" if reason is None else "red"))
-    return [table, Text()]
+    for name, reason in objecting.items():
+        table.add_row(Text(_plain(name)), Text(_plain(reason), style="red"))
+    return [table, Text(fine, style="dim"), Text()]
 
 
 def _round(one: Record) -> list[Any]:
     found: list[Any] = [Rule(f"round {one['round']}", align="left")]
     found += _text("fusion", one.get("fused"), f"similarity {value(one.get('similarity'))}")
-    found += _checks({name: reason for name, reason in (one.get("checks") or {}).items() if reason})
+    found += _checks(one.get("checks") or {})
     if one.get("scores"):
         table = _table("judge", "score", "error")
         for verdict in one["scores"]:

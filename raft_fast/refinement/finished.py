@@ -1,0 +1,63 @@
+"""A folder that stage 1 has finished: what another start of the command would make otherwise there."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raft_fast.errors import UserError
+from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
+from raft_fast.refinement.shards import FREE
+
+SHOWN = 3
+ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
+ENGINES = ("rewriter", "fuser", "judge")  # known by their models' names, not by their addresses
+PROMPTS = "prompts"  # known by their words, not by their folder
+OPEN = {*FREE, "max_bad_rows", "overwrite", PROMPTS}
+
+
+def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, Any], data: str,
+                  prompts: Mapping[str, str]) -> None:
+    """Raises UserError, naming what differs, where the folder holds finished answers that these options
+    would replace by others.
+
+    `options` and their `defaults` are by name, `data` is the hash of the rows, `prompts` are their versions.
+    """
+    if not all((folder / name).is_file() for name in (SUMMARY, CONFIG, DECISIONS, REFINED)):
+        return
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    there = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    there = {**defaults, **there}  # an option that is younger than the folder had its default then
+    names, differing = sorted({*options} - OPEN), []
+    if summary.get("data") not in (None, data):
+        differing = _told(there, options, ROWS) or [f"the rows of {options['data']} have changed"]
+        names = [name for name in names if name not in ROWS]
+    differing += _told(there, options, names)
+    if summary.get(PROMPTS, prompts) != prompts:
+        differing.append("the words of the prompts differ")
+    if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise UserError(
+            f"--output_dir {folder}: holds finished answers of other options ({'; '.join(differing[:SHOWN])}"
+            f"{more}); choose another --output_dir, or --overwrite true to replace them (replies in its "
+            "journal.jsonl are used again)")
+
+
+def _told(there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names
+            if _meant(name, there.get(name)) != _meant(name, here.get(name))]
+
+
+def _meant(name: str, value: Any) -> Any:
+    """What of an option's value decides what is written."""
+    if name in ENGINES:
+        models = [spec.strip() for spec in str(value).split(",") if spec.strip()]
+        return [spec.rpartition("@http")[0] or spec for spec in models]
+    if name == "engine_overrides":
+        kept = {engine.rpartition("@http")[0] or engine: {key: one for key, one in own.items()
+                                                          if key not in FREE}
+                for engine, own in (value or {}).items()}
+        return {engine: own for engine, own in kept.items() if own}
+    return value
