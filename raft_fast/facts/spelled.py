@@ -24,8 +24,8 @@ SPELLED = {
         70: "seventy sjuttio siebzig setenta", 80: "eighty åttio achtzig ochenta",
         90: "ninety nittio neunzig noventa", 100: "cien cent",
     }.items()}
-# "once" and "a" are other words too: a number that must come back is spelled by none of these
-UNSURE = {"once", "six", "elf", "cent"}
+# other words too, in some language: a number that must be there or must not is spelled by none of these
+UNSURE = {"once", "elf", "cent"}
 DIGITS = {name: str(number) for number, names in SPELLED.items() for name in names}
 WORD = re.compile(r"[^\W\d_]+")
 BY_ITSELF = {"hundred", "hundra", "hundert", "thousand", "tusen", "tausend"}  # "hundra meter" is 100 m

@@ -112,6 +112,13 @@ def test_a_no_that_begins_an_answer_denies_what_follows(gold, answer, reversed_)
     ("It has fifteen members.", "There are 15 members in it.", False),
     ("It takes 2 weeks.", "It takes fourteen days.", False),
     ("It takes two weeks.", "It takes 14 days.", False),
+    ("The notice period is six weeks.", "The notice period is three weeks.", True),
+    ("Le délai est de six semaines.", "Le délai est de trois semaines.", True),
+    ("The notice period is six weeks.", "There are 6 weeks of notice.", False),
+    ("The notice period is short.", "The notice period is six weeks.", True),  # made up, in words
+    ("The notice period is short.", "A notice period of one kind or another, a short one, holds.", False),
+    ("It takes 14 days.", "It takes two weeks.", False),
+    ("The fee is due in March.", "The fee is due in the third month, once a year.", False),
 ])
 def test_spelled_numbers_count_as_digits_do(gold, answer, wrong):
     assert ("numbers" in objections(gold, answer)) == wrong

@@ -19,9 +19,9 @@ def numbers(case: Case) -> str | None:
     small numbers and halves written as words count as equal.
     """
     gold, said = quantities(case.gold), quantities(case.answer)
-    due = gold + [one for one in quantities(in_digits(case.gold, sure=True)) if one.unit and one not in gold]
-    missing = _unmatched(_unmatched(due, said), case.answer)
-    added = _unmatched(_unmatched(_unmatched(said, gold), case.gold), case.question)
+    missing = _unmatched(_unmatched(gold + _spelled(case.gold, gold), said), case.answer)
+    claimed = said + _spelled(case.answer, said)
+    added = _unmatched(_unmatched(_unmatched(claimed, gold), case.gold), case.question)
     return _difference("numbers", (one.written for one in missing), (one.written for one in added))
 
 
@@ -29,6 +29,11 @@ def references(case: Case) -> str | None:
     """As `numbers`, for laws and places in them."""
     gold, said = _parts(case.gold), _parts(case.answer)
     return _difference("references", gold - said, said - gold - _parts(case.question))
+
+
+def _spelled(text: str, written: list[Quantity]) -> list[Quantity]:
+    """What a text measures in words ("six weeks"), beside what it has `written` in digits."""
+    return [one for one in quantities(in_digits(text, sure=True)) if one.unit and one not in written]
 
 
 def _unmatched(wanted: list[Quantity], there: list[Quantity] | str) -> list[Quantity]:
