@@ -224,10 +224,9 @@ def load(
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
 
     with reporter.phase("load models"):
-        encoder = load_encoder(model)
         roles = build_roles(
             stage, lambda spec: load_engine(spec, model, None, stage.refine_batch_size, engines))
-    return roles, encoder
+        return roles, load_encoder(model)
 
 
 def output_dir(data: DataOptions) -> Path:

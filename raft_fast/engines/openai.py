@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +28,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 # Conversations of one call that stand in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
+OFFERED = 10  # models of a server that an error names
 SHOWN = 300  # characters of a server's complaint that an error quotes
 
 _TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|maximum.{0,20}tokens|too long|too large",
@@ -49,8 +50,9 @@ class OpenAIEngine:
     another address, or at one more, goes on where it was.
     """
 
-    def __init__(self, pool: Pool, model: str, options: EngineOptions) -> None:
-        self.pool, self.model, self.extra = pool, model, options.extra_body
+    def __init__(self, pool: Pool, model: str, options: EngineOptions, offered: Sequence[str] = ()) -> None:
+        """`offered` are the models that the servers list, as far as they do."""
+        self.pool, self.model, self.extra, self.offered = pool, model, options.extra_body, offered
         self.price = Price(*options.prices) if options.prices else None
         self.identity = model
         if self.extra:
@@ -64,8 +66,9 @@ class OpenAIEngine:
         first that the server lists.
 
         A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that the
-        URL's fragment names: `MODEL@https://host/v1#OTHER_KEY`. Raises UserError where no endpoint
-        can be reached, or one refuses the key or serves no model.
+        URL's fragment names: `MODEL@https://host/v1#OTHER_KEY`. A name that no list has may still be
+        served (an alias): one request asks. Raises UserError where no endpoint can be reached, or one
+        refuses the key or serves no model, or not this one.
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -78,7 +81,11 @@ class OpenAIEngine:
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        return cls(Pool(endpoints, options.max_retries), name, options)
+        offered = list(dict.fromkeys(one for names in served for one in names or ()))
+        engine = cls(Pool(endpoints, options.max_retries), name, options, offered)
+        if offered and name not in offered:
+            list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
+        return engine
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
@@ -101,7 +108,8 @@ class OpenAIEngine:
         try:
             yield from as_they_come(conversations, ask, READ_AHEAD + self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
-            raise _refusal(error.address, error.variable, error.__cause__) from error
+            raise _refusal(error.address, error.variable, error.__cause__, self.model,
+                           self.offered) from error
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
@@ -214,7 +222,9 @@ def _complaint(error: BaseException | None) -> str:
     return said
 
 
-def _refusal(address: str, variable: str, error: BaseException | None) -> UserError:
+def _refusal(
+    address: str, variable: str, error: BaseException | None, model: str = "", offered: Sequence[str] = (),
+) -> UserError:
     """What the user can do about a server that answers nobody."""
     import openai
 
@@ -228,7 +238,10 @@ def _refusal(address: str, variable: str, error: BaseException | None) -> UserEr
         return UserError(f"{address}: refuses the key in {variable} ({_one_line(error)}): set "
                          f"another, {again}")
     if status == 404:
-        return UserError(f"{address}: does not serve this model, or not at this address "
+        more = f" and {len(offered) - OFFERED} more" if len(offered) > OFFERED else ""
+        listed = f"; it offers {', '.join(offered[:OFFERED])}{more}"
+        instead = listed if offered else ", or not at this address"
+        return UserError(f"{address}: does not serve the model {model or 'asked for'}{instead} "
                          f"({_one_line(error)}): mend MODEL@URL, {again}")
     if status in (402, 429):
         return UserError(f"{address}: the quota of the key in {variable} is used up "

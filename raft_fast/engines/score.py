@@ -25,6 +25,16 @@ _END = r"(?!\d|[.,]\d|\s*[-–]\s*\d|\s*%)"
 _TAGGED = re.compile(  # <score>7</score>, **Score:** 7, score (0-9): 7/9, the grade is 7
     rf"\b(?:{'|'.join(KEYS)})\b\W{{0,6}}?(?:\([^)]*\)\W{{0,6}}?)?(?:(?:is|of)\b\W{{0,6}}?)?"
     rf"{_NUMBER}{_END}{_SCALE}", re.IGNORECASE)
+# "It is good. 8", but not "see no. 8"
+_OWN_SENTENCE = re.compile(rf"[^\W\d_]{{4,}}[\"')*]*[.!?:]\s+\**{_NUMBER}{_END}{_SCALE}[\s.*!]*\Z")
+# "I would give this an 8.", but not "I would not give it a 9"
+_GIVEN = re.compile(
+    r"\b(?:give|gives|rate|rates|rated|grade|grades|graded|score|scores|scored|award|assign)"
+    r"(?:\s+(?:this|that|it|the|answer|reply|an?|as|at|with|score|grade|rating|mark|of|overall))*[\s:*]+"
+    rf"{_NUMBER}{_END}{_SCALE}[\s.*!]*\Z", re.IGNORECASE)
+_NOT = re.compile(r"\b(?:not|never|cannot|nobody|no one)\b|n[’']t\b", re.IGNORECASE)
+READABLE = (f'a whole number from 0 to {TOP} that ends it, alone on its line or as in "Score: 8", "8/{TOP}", '
+            '"I would give this an 8." or {"score": 8}')
 _BARE = re.compile(rf"\W*?{_NUMBER}{_END}{_SCALE}[\s.*)\]`\"']*", re.IGNORECASE)
 
 
@@ -57,16 +67,17 @@ def parse_score(text: str) -> float:
     """The score that ends the reply, divided by 9.
 
     Tried in this order: the whole reply as JSON, the last fenced JSON, the last balanced object, a
-    last line that is a number, the last number after the word "score" or in such a tag. Raises
+    last line that is a number, the last number after the word "score" or in such a tag, a last sentence
+    that is a number or says that one is given. Raises
     ValueError where there is none or where it is not a whole number from 0 to 9: a score on another
     scale is an error and is never bent into this one.
     """
     answer = strip_thinking(text)
-    for read in (_whole_json, _fenced_json, _last_object, _last_line, _last_tagged):
+    for read in (_whole_json, _fenced_json, _last_object, _last_line, _last_tagged, _last_sentence):
         found = read(answer)
         if found is not None:
             return _on_scale(found, answer) / TOP
-    raise ValueError(f"no score in the reply {_quote(answer)}")
+    raise ValueError(f"no score in the reply {_quote(answer)}; what can be read is {READABLE}")
 
 
 def _whole_json(text: str) -> Any:
@@ -100,6 +111,15 @@ def _last_object(text: str) -> Any:
 def _last_tagged(text: str) -> str | None:
     matches = list(_TAGGED.finditer(text))
     return _number_of(matches[-1]) if matches else None
+
+
+def _last_sentence(text: str) -> str | None:
+    if match := _OWN_SENTENCE.search(text):
+        return _number_of(match)
+    match = _GIVEN.search(text)
+    if match is None or _NOT.search(re.split(r"[.!?\n]", text[: match.start(1)])[-1]):
+        return None
+    return _number_of(match)
 
 
 def _last_line(text: str) -> str | None:

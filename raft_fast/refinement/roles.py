@@ -25,7 +25,8 @@ class Roles:
 
 
 def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
-    """Load the engines that the options name, each name once.
+    """Load the engines that the options name, each name once; servers before models in this process, so
+    that a mistake there shows before anything heavy is loaded.
 
     Raises UserError, with the option in front, for whatever `load` refuses.
     """
@@ -39,6 +40,13 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
                 raise _named(option, error) from error
         return loaded[spec]
 
+    named = [("--rewriter", options.rewriter)]
+    if options.fusion_rounds:
+        named.append(("--fuser", options.fuser))
+        named += [("--judge", spec) for spec in name_judges(options.judge, options.quorum)]
+    for option, spec in named:
+        if "://" in spec:
+            engine(option, spec)
     rewriter = engine("--rewriter", options.rewriter)
     if options.fusion_rounds == 0:
         return Roles(rewriter)

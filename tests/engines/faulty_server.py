@@ -58,7 +58,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 256
-    models = ("first", "second")
+    models = ("first", "second", "m", "org/m", "org/model")
     page = False  # answer as a web page would
     list_status = 200  # of the list of models
 

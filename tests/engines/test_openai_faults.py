@@ -152,7 +152,7 @@ def test_a_request_takes_no_longer_than_the_time_out_allows(serve, connect, faul
 @pytest.mark.parametrize(("fault", "says"), [
     (Say("no", 401), "refuses the key in OPENAI_API_KEY"),
     (Say("no", 403), "refuses the key in OPENAI_API_KEY"),
-    (Say("no model x", 404), "does not serve this model.*no model x"),
+    (Say("no model x", 404), "does not serve the model m; it offers first, second, m, org/m.*no model x"),
     (Say("pay", 402), "the quota of the key in OPENAI_API_KEY is used up"),
     (Say("pay", 429, extra={"code": "insufficient_quota"}), "the quota of the key"),
     (Say("tomorrow", 429, headers={"retry-after": "86400"}), "the quota of the key"),
@@ -162,6 +162,17 @@ def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
     with pytest.raises(UserError, match=says):
         ask(connect(server, requests_in_flight=1), "a", "b", "c")
     assert len(server.requests) == 1
+
+
+def test_a_model_that_no_list_has_is_asked_for_before_anything_is_loaded(serve, connect):
+    server = serve(lambda request, before: Say("no such", 404) if request["model"] == "wrong" else "ok")
+    with pytest.raises(UserError, match="does not serve the model wrong; it offers first, second, m, org/m"):
+        connect(f"wrong@{server.url}")
+    assert connect(f"alias@{server.url}").model == "alias"  # served under a name that is not listed
+    assert [request["max_tokens"] for request in server.requests] == [1, 1]
+    server.models = ()
+    with pytest.raises(UserError, match="does not serve the model wrong, or not at this address"):
+        ask(connect(f"wrong@{server.url}"), "a")
 
 
 def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect):

@@ -257,6 +257,9 @@ def test_roles_load_each_name_once_and_put_the_option_before_an_error():
     roles = build_roles(RefineOptions(judge="self, other"), load)
     assert loaded == ["self", "other"]
     assert roles.rewriter is roles.fuser is roles.judges[0]
+    loaded.clear()
+    build_roles(RefineOptions(fuser="b@http://b", judge="self,c@http://c"), load)
+    assert loaded == ["b@http://b", "c@http://c", "self"]  # a mistake in a server shows before models load
     build_roles(RefineOptions(fusion_rounds=0, judge="gone"), load)  # nobody is asked to judge
     with pytest.raises(UserError, match="--judge gone: cannot be reached"):
         build_roles(RefineOptions(judge="gone"), load)
