@@ -131,16 +131,22 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
     from raft_fast.evaluation import print_table
     from raft_fast.evaluation.model_card import write_model_card
     from raft_fast.evaluation.report import write_report
+    from raft_fast.watching.collapse import collapse_of
+    from raft_fast.watching.hub import push
 
     write_model_card(run_dir)
     report = write_report(run_dir)
     print_table(json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8")))
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
-    if options.watch.push_to_hub:
-        from raft_fast.watching.hub import push
-
+    collapse, name = collapse_of(run_dir), options.watch.push_to_hub
+    if collapse:
+        reporter.say(f"warning: training ended early: {collapse}")
+    if name and collapse:
+        raise UserError(f"--push_to_hub {name}: not uploaded, because training ended early ({collapse}); "
+                        f"look at {report} first, then hf upload {name} {run_dir / 'model'}")
+    if name:
         with reporter.phase("upload"):
-            address = push(run_dir / "model", options.watch.push_to_hub)
+            address = push(run_dir / "model", name)
         reporter.say(f"hub    {address}")
 
 

@@ -22,6 +22,7 @@ class RunFiles:
     evaluation: Record = field(default_factory=dict)
     generations: list[Record] = field(default_factory=list)
     phases: list[Record] = field(default_factory=list)
+    collapse: Record = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -47,6 +48,7 @@ def read_run(run_dir: Path) -> RunFiles:
         evaluation=read("evaluation.json", {}),
         generations=read("generations.jsonl", []),
         phases=read("phases.json", []),
+        collapse=read("collapse.json", {}),
         unreadable=bad,
     )
 

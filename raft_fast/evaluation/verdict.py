@@ -12,11 +12,13 @@ DOMAIN_SAID = {"token_f1": "word overlap with the gold answers (token F1)",
 
 
 def verdict(run: RunFiles) -> list[str]:
-    """Sentences: what the domain gained, what general behaviour kept, how sure that is."""
+    """Sentences: whether training collapsed, what the domain gained, what general behaviour kept, how sure
+    that is."""
+    early = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
     if not run.evaluation:
-        return ["This run has not been evaluated, so nothing can be said about what it gained or "
+        return [*early, "This run has not been evaluated, so nothing can be said about what it gained or "
                 "kept."]
-    return [*_domain(run.evaluation["domain"]), *_general(run.evaluation)]
+    return [*early, *_domain(run.evaluation["domain"]), *_general(run.evaluation)]
 
 
 def left_out(run: RunFiles) -> list[str]:

@@ -9,12 +9,19 @@ from safetensors import SafetensorError
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.durable import check_seal, discard, seal, write_folder
+from raft_fast.watching.collapse import collapsed
 
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
 
 
 class KeepBest(Callback):
-    """RUN/best/step-N: the weights with the lowest `METRIC`; training ends with them."""
+    """RUN/best/step-N: the weights with the lowest `METRIC` that have not collapsed; training ends with them.
+
+    threshold: of --collapse_threshold. An evaluation is heard here before training is told to end.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
 
     def on_begin(self, state: TrainingState) -> None:
         self.folder = state.run_dir / "best"
@@ -23,7 +30,7 @@ class KeepBest(Callback):
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
         score = scores[METRIC]
-        if score is None or not score < self.score:  # NaN is never best
+        if score is None or score >= self.score or collapsed(scores, self.threshold):
             return
         self.score, best = score, self.folder / f"step-{state.step:06d}"
 

@@ -85,22 +85,6 @@ class EvaluateEvery(Callback):
         write_jsonl(self.done, self.path)
 
 
-class StopOnCollapse(Callback):
-    """Ends training where the student has lost the original: see --collapse_threshold."""
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for name, score in scores.items():
-            if score is not None and not math.isfinite(score):
-                state.finished = f"collapse at step {state.step}: {name} is not finite"
-        drift = scores["eval_general_drift"]
-        if drift is not None and drift > self.threshold:
-            state.finished = (f"collapse at step {state.step}: eval_general_drift {drift:.3g} is above "
-                              f"--collapse_threshold {self.threshold:g}")
-
-
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         return json.loads(line)

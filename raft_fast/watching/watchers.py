@@ -11,8 +11,9 @@ from raft_fast.errors import UserError
 from raft_fast.options import WatchOptions
 from raft_fast.progress import Reporter
 from raft_fast.watching.best import KeepBest
+from raft_fast.watching.collapse import StopOnCollapse
 from raft_fast.watching.completions import LogCompletions
-from raft_fast.watching.evaluation import EvaluateEvery, Scorer, StopOnCollapse, recall, remember
+from raft_fast.watching.evaluation import EvaluateEvery, Scorer, recall, remember
 from raft_fast.watching.first_batch import FirstBatch
 from raft_fast.watching.split import RolloutAdvice
 from raft_fast.watching.trackers import Trackers
@@ -33,7 +34,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if options.log_completions:
         found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:
-        found.append(KeepBest())
+        found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
         general = general_answers(options, original, run_dir, reporter)
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout]

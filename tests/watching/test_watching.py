@@ -16,10 +16,12 @@ from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions, WatchOptions
 from raft_fast.progress import Reporter
+from raft_fast.train import finish
 from raft_fast.watching import StepsInProgress, hub, watchers
 from raft_fast.watching.best import KeepBest
+from raft_fast.watching.collapse import StopOnCollapse, collapse_of
 from raft_fast.watching.completions import LogCompletions
-from raft_fast.watching.evaluation import EvaluateEvery, Scorer, StopOnCollapse, nll
+from raft_fast.watching.evaluation import EvaluateEvery, Scorer, nll
 from raft_fast.watching.first_batch import FirstBatch
 from raft_fast.watching.split import RolloutAdvice, describe_split
 from raft_fast.watching.trackers import Trackers
@@ -129,21 +131,33 @@ def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
 def test_training_ends_with_the_best_weights(tmp_path, chat):
     seen = Remember()
     scripted = Scripted((5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (float("nan"), 0.1))
-    student = run(tmp_path / "run", chat, [seen, KeepBest(), EvaluateEvery(2, scripted)])
+    student = run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
     assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000004"]
     assert all(torch.equal(value, seen.weights[4][name]) for name, value in student.state_dict().items())
     assert any(not torch.equal(value, seen.weights[6][name]) for name, value in student.state_dict().items())
-    again = run(tmp_path / "run", chat, [KeepBest()])  # killed before the model was saved
+    again = run(tmp_path / "run", chat, [KeepBest(1.0)])  # killed before the model was saved
     assert all(torch.equal(value, seen.weights[4][name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("last", [(2.0, 1.5), (2.0, float("inf")), (2.0, float("nan"))])
+def test_best_weights_are_never_those_of_a_collapse(tmp_path, chat, last):
+    """A collapse may have the lowest likelihood of all, and its evaluation is heard here first."""
+    seen = Remember()
+    scripted = Scripted((5.0, 0.0), (3.0, 0.1), last)
+    student = run(tmp_path / "run", chat, [seen, KeepBest(1.0), StopOnCollapse(1.0),
+                                           EvaluateEvery(2, scripted)])
+    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000002"]
+    assert all(torch.equal(value, seen.weights[2][name]) for name, value in student.state_dict().items())
+    assert max(seen.weights) == 4
 
 
 def test_damaged_best_weights_leave_the_last_ones(tmp_path, chat):
     seen = Remember()
-    run(tmp_path / "run", chat, [seen, KeepBest(), EvaluateEvery(4, Scripted((5, 0), (3, 0), (4, 0)))])
+    run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted((5, 0), (3, 0), (4, 0)))])
     file = tmp_path / "run/best/step-000004/model/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match="step-000004 is damaged"):
-        student = run(tmp_path / "run", chat, [KeepBest()])
+        student = run(tmp_path / "run", chat, [KeepBest(1.0)])
     assert all(torch.equal(value, seen.weights[6][name]) for name, value in student.state_dict().items())
 
 
@@ -163,6 +177,31 @@ def test_collapse_ends_training_for_good(tmp_path, chat, scores, said):
     assert len(ended) == 2
     assert all(said in each for each in ended)
     assert lines(tmp_path / "run/evaluations.jsonl")[-1]["step"] == 3
+    assert said in collapse_of(tmp_path / "run")
+
+
+def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(tmp_path, chat):
+    """The checkpoint that knew of it was damaged, and the steps were done again."""
+    stale = tmp_path / "run/collapse.json"
+    stale.parent.mkdir()
+    stale.write_text('{"step": 3, "reason": "collapse at step 3"}')
+    run(tmp_path / "run", chat, [StopOnCollapse(1.0)])
+    assert collapse_of(tmp_path / "run") is None
+
+
+def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("raft_fast.watching.hub.push", lambda *_: pytest.fail("uploaded"))
+    monkeypatch.setattr("raft_fast.evaluation.print_table", lambda _: None)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "evaluation.json").write_text("{}")
+    why = "collapse at step 3: eval_general_drift 1.5 is above --collapse_threshold 1"
+    (tmp_path / "collapse.json").write_text(json.dumps({"step": 3, "reason": why}))
+    finish(tmp_path, SimpleNamespace(watch=WatchOptions()), Reporter())
+    assert f"warning: training ended early: {why}" in capsys.readouterr().err
+    for page in ("model/README.md", "report.html"):
+        assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")
+    with pytest.raises(UserError, match=r"--push_to_hub me/model: .*collapse at step 3.*hf upload me/model"):
+        finish(tmp_path, SimpleNamespace(watch=WatchOptions(push_to_hub="me/model")), Reporter())
 
 
 def test_completions_are_logged_and_not_twice(tmp_path, chat):

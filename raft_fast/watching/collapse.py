@@ -1,0 +1,46 @@
+"""Collapse: the student has lost the original. Training ends, and the run says so until somebody looks."""
+
+import json
+import math
+from pathlib import Path
+
+from raft_fast.dataset import write_json
+from raft_fast.distillation import Callback, TrainingState
+
+COLLAPSE = "collapse.json"
+
+
+def collapsed(scores: dict[str, float | None], threshold: float) -> str | None:
+    """What of an evaluation's scores is a collapse; None where nothing is. A score that is None was not
+    measured."""
+    for name, score in scores.items():
+        if score is not None and not math.isfinite(score):
+            return f"{name} is not finite"
+    drift = scores["eval_general_drift"]
+    if drift is not None and drift > threshold:
+        return f"eval_general_drift {drift:.3g} is above --collapse_threshold {threshold:g}"
+    return None
+
+
+class StopOnCollapse(Callback):
+    """Ends training at a collapse (see --collapse_threshold) and writes why into RUN/collapse.json."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        if why := collapsed(scores, self.threshold):
+            state.finished = f"collapse at step {state.step}: {why}"
+
+    def on_end(self, state: TrainingState) -> None:
+        path = state.run_dir / COLLAPSE
+        if state.finished:  # the checkpoint knows it too: a run that goes on writes the same again
+            write_json({"step": state.step, "reason": state.finished}, path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def collapse_of(run_dir: Path) -> str | None:
+    """Why the run in this folder ended early; None where it did not."""
+    path = run_dir / COLLAPSE
+    return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.is_file() else None
