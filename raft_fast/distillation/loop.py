@@ -9,7 +9,6 @@ from raft_fast.dataset import Row
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.callbacks import Callback, Callbacks, FirstOnly, TrainingState
 from raft_fast.distillation.clock import Clock
-from raft_fast.distillation.heap import keep_freed_memory
 from raft_fast.distillation.metrics import MetricsLog, peak_memory, speeds
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.out_of_memory import run_halving
@@ -37,7 +36,6 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     one writes and has the callbacks. Raises UserError where loss or gradient are not finite twice in a
     row, where no checkpoint of a run is whole, and where the engine samples from another model.
     """
-    keep_freed_memory()
     processes, size = Processes(), rows_per_step(options, run_dir)
     seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
     steps = plan(rows, options, seed, size)

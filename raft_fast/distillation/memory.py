@@ -1,4 +1,4 @@
-"""What training will need at most, against what is there, before anything has been paid for."""
+"""About what training will need, against what is there, before anything has been paid for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

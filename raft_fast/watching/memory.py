@@ -11,9 +11,9 @@ ADVICE = "--use_peft true needs least; --gradient_checkpointing true, --max_toke
 
 
 def show_memory(found: Estimate) -> None:
-    """A line a part, and a warning where the sum is more than is free: the estimate may be wrong, so the
-    run goes on."""
-    table = Table("memory of training, at most", "GiB", title_justify="left")
+    """A line a part, and a warning where the sum is more than is free: the estimate may be wrong (docs/
+    PERFORMANCE.md: LoRA took more), so the run goes on."""
+    table = Table("memory of training, about", "GiB", title_justify="left")
     table.add_row("models, loaded", _gib(found.loaded))
     for part, size in found.staying.items():
         table.add_row(part, _gib(size))
