@@ -1,10 +1,12 @@
-"""Does packing pay? Student tokens a second, forward and backward, of three ways through one model.
+"""Does packing pay? Student seconds, forward and backward, of four ways through one model.
 
     python -m benchmarks.packing --rows 4 --repeats 3
+    python -m benchmarks.packing --ways "packed" "packed, prompts shared"
 
 SFT sequences and shorter "trajectories" (prefixes of the answers) of real rows: padded buckets, one packed
-row with transformers' S x S block mask, one packed row with attention per sequence. The same states, or
-no speed.
+row with transformers' S x S block mask, one packed row with attention per sequence, and the same with each
+row's prompt in it once. The same states, or no speed. Tokens are what the views hold: a shared prompt
+counts as often as it is used.
 """
 
 import argparse
@@ -25,8 +27,9 @@ from raft_fast.models import load_chat, load_model
 from raft_fast.options import ModelOptions
 from raft_fast.packing import completion_hidden
 
+SHARED = "packed, prompts shared"
 WAYS = {"padded buckets": ("sdpa", set()), "packed, block mask": ("sdpa", {"sdpa"}),
-        "packed": (attention.PACKED, attention.PACKING)}
+        "packed": (attention.PACKED, attention.PACKING), SHARED: (attention.PACKED, attention.PACKING)}
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def way(model: Any, name: str) -> Iterator[None]:
     implementation, packing = WAYS[name]
     before, attention.PACKING = attention.PACKING, packing
     model.set_attn_implementation(implementation)
+    model.shares_prompts = name == SHARED
     try:
         yield
     finally:
@@ -45,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     asked = parser.parse_args()
     options = ModelOptions(device="cpu")
     folder = fetch_model(options.model, None)
@@ -54,11 +59,13 @@ def main() -> None:
     answers = [chat.sft_view(row.prompt, row.completion) for row in rows]
     views = answers + [View(view.prompt, view.completion[: dice.randint(20, 96)]) for view in answers]
     tokens = sum(len(view.ids) for view in views)
-    print(f"{len(views)} sequences, {tokens} tokens, {torch.get_num_threads()} threads")
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    again = sum(len(view.prompt) for view in answers)
+    print(f"{len(views)} sequences, {tokens} tokens, {again} of them ({again / tokens:.0%}) a prompt's second "
+          f"time; {torch.get_num_threads()} threads")
+    seconds: dict[str, list[float]] = {name: [] for name in asked.ways}
     expected = None
     for _ in range(asked.repeats):
-        for name in WAYS:
+        for name in asked.ways:
             with way(model, name):
                 model.zero_grad(set_to_none=True)
                 start = time.perf_counter()
@@ -69,8 +76,9 @@ def main() -> None:
             if not (hidden.detach() - expected).norm() <= 1e-4 * expected.norm():
                 raise SystemExit(f"{name} gives other states")
     for name, times in seconds.items():
-        print(f"{name:20} median {tokens / statistics.median(times):6.1f} tokens/s, "
-              f"best {tokens / min(times):6.1f}")
+        median, best = statistics.median(times), min(times)
+        print(f"{name:22} median {median:6.2f} s, {tokens / median:6.1f} tokens/s; "
+              f"best {best:6.2f} s, {tokens / best:6.1f} tokens/s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Registered with transformers as "packed". The sequences of a pack lie behind each other in one row, and
 `cu_seq_lens_q` says where each starts, just as transformers tells flash-attn; no S x S mask is ever made.
+Sequences may share a prompt that stands in the row once: `key_places` then says which keys each one sees.
 Without `cu_seq_lens_q` (generation, padded rows) it is transformers' own "sdpa".
 """
 
@@ -26,22 +27,31 @@ LAYERS = {"full_attention", "sliding_attention"}  # all whose mask follows from 
 def packed_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     cu_seq_lens_q: Tensor | None = None, max_length_q: int | None = None,
-    sliding_window: int | None = None, scaling: float | None = None, **options: Any,
+    sliding_window: int | None = None, scaling: float | None = None, cu_seq_lens_k: Tensor | None = None,
+    max_length_k: int | None = None, key_places: Tensor | None = None, **options: Any,
 ) -> tuple[Tensor, None]:
     """query [1, H, S, Dh], key and value [1, H_kv, S, Dh] over all sequences -> [1, S, H, Dh].
 
-    cu_seq_lens_q: int32 [sequences + 1], where each sequence starts, and S.
+    cu_seq_lens_q: int32 [sequences + 1], where the queries of each sequence start, and S.
+    key_places: int64 [K], the positions in the row that a sequence sees, sequence by sequence, the last of
+    them its own queries; cu_seq_lens_k says where each starts, and K. None: a sequence sees itself alone.
     """
     if cu_seq_lens_q is None or options.get("cache") is not None:  # paged generation has its own masks
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    if key_places is None or cu_seq_lens_k is None:
+        cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
+    else:
+        key, value = (states.index_select(2, key_places) for states in (key, value))
     half = _half_precision(value)
-    if value.is_cuda and half is not None and max_length_q is not None:
+    if value.is_cuda and half is not None and max_length_q is not None and max_length_k is not None:
         query, key, value = (states.to(half) for states in (query, key, value))
-        return _flash(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, scaling), None
-    starts, parts = cu_seq_lens_q.tolist(), []
-    for start, end in pairwise(starts):
-        q, k, v = (states[:, :, start:end] for states in (query, key, value))
-        mask = _window_mask(end - start, sliding_window, query.device)
+        return _flash(query, key, value, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k),
+                      sliding_window, scaling), None
+    parts = []
+    for (start, end), (first, last) in zip(pairwise(cu_seq_lens_q.tolist()), pairwise(cu_seq_lens_k.tolist()),
+                                           strict=True):
+        q, k, v = query[:, :, start:end], key[:, :, first:last], value[:, :, first:last]
+        mask = _mask(end - start, last - first, sliding_window, query.device)
         parts.append(sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0])
     return torch.cat(parts, dim=1), None
 
@@ -57,6 +67,7 @@ def pack_attention(model: Any) -> None:
     lacks) keep padded rows, and transformers' own attention.
     """
     asked = model.config._attn_implementation
+    model.shares_prompts = False
     if asked != "sdpa" and asked not in PACKING:
         return
     plain = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
@@ -77,15 +88,33 @@ def packs(model: Any) -> bool:
     return model.config._attn_implementation in PACKING
 
 
+def shares_prompts(model: Any) -> bool:
+    """Whether sequences of a row may share a prompt: under "packed" alone, flash-attn cannot choose keys."""
+    return model.config._attn_implementation == PACKED and getattr(model, "shares_prompts", False)
+
+
 def _packs(model: Any, packed: str, plain: str) -> bool:
-    """Whether two sequences in one row are what they are alone under `plain`, states and gradients.
+    """Whether sequences in one row are what they are alone under `plain`, states and gradients; and whether
+    they still are where two share their prompt, which `model.shares_prompts` remembers.
 
     Allowed is three times the rounding between two plain implementations, "eager" and `plain`, or the
     square root of float32's: a look at a neighbour, or past a window, changes far more.
     """
     with _narrow_windows(model):
         wanted, rounded, found = (_probe(model, name) for name in (plain, "eager", packed))
-    for want, plainly, got in zip(wanted, rounded, found, strict=True):
+        if not _close(found, wanted, rounded):
+            return False
+        if packed == PACKED:
+            model.shares_prompts = True
+            try:
+                model.shares_prompts = _close(_probe(model, packed), wanted, rounded)
+            except (RuntimeError, TypeError, ValueError):
+                model.shares_prompts = False
+    return True
+
+
+def _close(found: Iterable[Tensor], wanted: Iterable[Tensor], rounded: Iterable[Tensor]) -> bool:
+    for got, want, plainly in zip(found, wanted, rounded, strict=True):
         allowed = max(3 * (plainly - want).norm(), torch.finfo(torch.float32).eps ** 0.5 * want.norm())
         if not (got - want).norm() <= allowed:
             return False
@@ -94,16 +123,19 @@ def _packs(model: Any, packed: str, plain: str) -> bool:
 
 @torch.enable_grad()
 def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
-    """Completion states of two sequences, in one row where the model packs, and a gradient at their
-    embeddings; float32."""
+    """Completion states of three sequences, the first and last of one prompt, in one row where the model
+    packs; and a gradient at their embeddings, summed by token as a prompt may be read once; float32."""
     from raft_fast.chat import View
     from raft_fast.packing import completion_hidden
 
     model.set_attn_implementation(implementation)
-    views = [View([1], [2, 3, 4, 5, 6, 7, 8, 9, 2, 4, 6]), View([6], [7, 8, 9, 3, 5, 1, 2])]
+    views = [View([1, 5, 3], [2, 3, 4, 5, 6, 7, 8, 9, 2, 4, 6]), View([6], [7, 8, 9, 3, 5, 1, 2]),
+             View([1, 5, 3], [4, 9, 9, 2, 7, 5])]
     embedded: list[Tensor] = []
+    tokens: list[Tensor] = []
 
     def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        tokens.append(inputs[0].flatten())
         embedded.append(output.detach().requires_grad_())
         return embedded[-1]
 
@@ -115,7 +147,9 @@ def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
         hook.remove()
     # not the plain sum of squares: behind a norm it is nearly constant
     gradients = torch.autograd.grad(hidden.cos().sum(), embedded)
-    return hidden.detach(), torch.cat([part.flatten(0, 1) for part in gradients]).float()
+    flat = torch.cat([part.flatten(0, 1) for part in gradients]).float()
+    by_token = flat.new_zeros(10, flat.shape[1]).index_add(0, torch.cat(tokens), flat)
+    return hidden.detach(), by_token
 
 
 @contextmanager
@@ -134,14 +168,17 @@ def _narrow_windows(model: Any) -> Iterator[None]:
             owner.sliding_window = window
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int,
-           window: int | None, scaling: float | None) -> Tensor:
-    """torch's own flash attention over sequences of any length; half precision, CUDA."""
+def _flash(query: Tensor, key: Tensor, value: Tensor, starts: tuple[Tensor, Tensor],
+           longest: tuple[int, int], window: int | None, scaling: float | None) -> Tensor:
+    """torch's own flash attention over sequences of any length; half precision, CUDA.
+
+    starts, longest: of queries and of keys. Its causal mask is aligned at the last query and the last key.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     left = -1 if window is None else window - 1  # keys before the token itself
-    packed: Any = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling,
+    packed: Any = varlen_attn(q, k, v, *starts, *longest, scale=scaling,
                               window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1])
     return packed.unsqueeze(0)
 
@@ -153,8 +190,11 @@ def _half_precision(states: Tensor) -> torch.dtype | None:
     return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """bool [1, 1, L, L] where a sequence is longer than the window; else None, which is causal."""
-    if window is None or length <= window:
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """bool [1, 1, queries, keys], the last query at the last key; None, which is causal, where every key
+    has a query and no window is shorter."""
+    if queries == keys and (window is None or keys <= window):
         return None
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)[None, None]
+    earlier = keys - queries
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(earlier)
+    return (seen if window is None else seen.triu(earlier + 1 - window))[None, None]

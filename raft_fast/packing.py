@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raft_fast.attention import PACKED, packs
+from raft_fast.attention import PACKED, packs, shares_prompts
 from raft_fast.chat import View
 
 # Tokens of one forward pass whose activations need not be kept. Padded rows stop far earlier on a CPU,
@@ -34,6 +34,7 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
 
     N counts the completion tokens of all views, view by view in the order given. A model that packs
     (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
+    Where prompts are shared (`attention.shares_prompts`) equal prompts of a row are read once.
     """
     parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
     packed, lengths = packs(model), [len(view.ids) for view in views]
@@ -55,20 +56,62 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
     return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
 
 
+@dataclass(frozen=True)
+class Segment:
+    """What a view adds to a row: all its tokens, or its completion where an earlier one has its prompt.
+
+    places: the row's positions that hold the view's tokens, prompt and completion; what it attends to.
+    read: how many of its first tokens an earlier segment has brought.
+    """
+
+    view: View
+    places: list[int]
+    read: int
+
+    @property
+    def added(self) -> int:
+        return len(self.places) - self.read
+
+    @property
+    def predicts(self) -> list[int]:
+        """Positions that predict the completion: the last prompt token predicts the first one."""
+        first = len(self.view.prompt) - 1
+        return self.places[first : first + len(self.view.completion)]
+
+
+def lay_out(views: Sequence[View], share: bool) -> list[Segment]:
+    """Segments behind each other in one row; equal prompts stand there once if `share`. A view that would
+    add nothing (no completion behind a shared prompt) has none."""
+    segments: list[Segment] = []
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    end = 0
+    for view in views:
+        shared = prompts.get(tuple(view.prompt), []) if share else []
+        added = range(end, end + len(view.ids) - len(shared))
+        if added:
+            segments.append(Segment(view, [*shared, *added], len(shared)))
+            prompts.setdefault(tuple(view.prompt), segments[-1].places[: len(view.prompt)])
+        end = added.stop
+    return segments
+
+
 def pack(views: Sequence[View], model: Any) -> Batch:
-    """All views in one row without padding; positions start again with each."""
-    device, lengths = model.device, [len(view.ids) for view in views]
-    starts = [0, *accumulate(lengths)]
-    starts_cu = to_device(starts, device, torch.int32)
-    inputs = {"input_ids": to_device([[token for view in views for token in view.ids]], device),
-              "position_ids": to_device([[place for length in lengths for place in range(length)]], device),
+    """All views in one row without padding; positions count a view's own tokens, its prompt included."""
+    device, segments = model.device, lay_out(views, shares_prompts(model))
+    added, lengths = [one.added for one in segments], [len(one.places) for one in segments]
+    starts_cu = to_device([0, *accumulate(added)], device, torch.int32)
+    tokens = [token for one in segments for token in one.view.ids[one.read :]]
+    positions = [place for one in segments for place in range(one.read, len(one.places))]
+    inputs = {"input_ids": to_device([tokens], device), "position_ids": to_device([positions], device),
               "cu_seq_lens_q": starts_cu, "cu_seq_lens_k": starts_cu,
-              "max_length_q": max(lengths), "max_length_k": max(lengths)}
+              "max_length_q": max(added), "max_length_k": max(lengths)}
+    if sum(lengths) > sum(added):
+        inputs["cu_seq_lens_k"] = to_device([0, *accumulate(lengths)], device, torch.int32)
+        inputs["key_places"] = to_device([place for one in segments for place in one.places], device)
     if model.config._attn_implementation == PACKED:
         # transformers takes a mask of four dimensions as it is, instead of making one of S x S
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-    return Batch(inputs, to_device([position for start, view in zip(starts, views, strict=False)
-                                  for position in _predicting(start, view)], device))
+    return Batch(inputs, to_device([place for one in segments for place in one.predicts], device))
 
 
 def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") -> Batch:
@@ -80,7 +123,8 @@ def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") 
     for row, view in enumerate(views):
         ids[row, : len(view.ids)] = torch.tensor(view.ids)
         mask[row, : len(view.ids)] = 1
-        predicts.extend(_predicting(row * longest, view))
+        start = row * longest
+        predicts.extend(Segment(view, list(range(start, start + len(view.ids))), 0).predicts)
     positions = torch.arange(longest).expand(len(views), longest)
     return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
                   "position_ids": positions.to(device)}, to_device(predicts, device))
@@ -129,13 +173,6 @@ def consecutive(lengths: Sequence[int], tokens: int, rows: int | None = None) ->
         chosen.append(index)
     if chosen:
         yield chosen
-
-
-def _predicting(start: int, view: View) -> range:
-    """Positions that predict the completion of a view that starts at `start`: the last prompt token
-    predicts the first one."""
-    first = start + len(view.prompt) - 1
-    return range(first, first + len(view.completion))
 
 
 def to_device(values: Sequence[Any] | torch.Tensor, device: torch.device | str,

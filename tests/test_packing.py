@@ -79,19 +79,23 @@ def test_a_sequence_never_sees_its_neighbours(name):
     assert torch.equal(poisoned[-kept:], before)
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
-def test_torchs_flash_attention_is_asked_for_the_same(window, monkeypatch):
-    """Its CUDA kernel is played by dense products, by its documentation: [tokens, heads, Dh], and a
-    window of (keys before, keys after) the token, -1 for all."""
-    def dense(query, key, value, starts, _, longest, __, *, scale, window_size, enable_gqa):
+def test_torchs_flash_attention_is_asked_for_the_same(window, shared, monkeypatch):
+    """Its CUDA kernel is played by dense products, by its documentation: [tokens, heads, Dh], a window of
+    (keys before, keys after) the token, -1 for all, and the last query at the last key."""
+    def dense(query, key, value, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
         groups = query.shape[1] // key.shape[1]
-        place = torch.arange(len(query))
-        sequence = (place[:, None] >= starts[1:]).sum(-1)
-        seen = (sequence[:, None] == sequence) & (place[:, None] >= place)
+        sequence_q, sequence_k = ((torch.arange(starts[-1])[:, None] >= starts[1:]).sum(-1)
+                                  for starts in (starts_q, starts_k))
+        before = (starts_k[1:] - starts_q[1:])[sequence_q] + torch.arange(len(query))
+        distance = before[:, None] - torch.arange(len(key))
+        seen = (sequence_q[:, None] == sequence_k) & (distance >= 0)
         if window_size[0] >= 0:
-            seen &= place[:, None] - place <= window_size[0]
+            seen &= distance <= window_size[0]
         assert window_size[1] == 0
-        assert longest == starts.diff().max()
+        assert longest_q == starts_q.diff().max()
+        assert longest_k == starts_k.diff().max()
         assert enable_gqa
         key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
         logits = torch.einsum("qhd,khd->hqk", query, key) * scale
@@ -99,10 +103,16 @@ def test_torchs_flash_attention_is_asked_for_the_same(window, monkeypatch):
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", dense)
     query, key, value = (torch.randn(1, heads, 12, 8) for heads in (4, 2, 2))
-    starts = torch.tensor([0, 3, 12], dtype=torch.int32)
+    starts_q = starts_k = torch.tensor([0, 3, 12], dtype=torch.int32)
+    longest, options = (9, 9), {}
+    if shared:  # the second continues the first's two first tokens
+        starts_k, longest = torch.tensor([0, 3, 14], dtype=torch.int32), (9, 11)
+        options = {"cu_seq_lens_k": starts_k, "key_places": torch.tensor([0, 1, 2, 0, 1, *range(3, 12)])}
     module = SimpleNamespace(num_key_value_groups=2, is_causal=True)
-    want, _ = attention.packed_attention(module, query, key, value, None, starts, 9, window, 0.3)
-    found = attention._flash(query, key, value, starts, 9, window, 0.3)
+    want, _ = attention.packed_attention(module, query, key, value, None, starts_q, 9, window, 0.3, **options)
+    if shared:
+        key, value = (states[:, :, options["key_places"]] for states in (key, value))
+    found = attention._flash(query, key, value, (starts_q, starts_k), longest, window, 0.3)
     assert (found - want).abs().max() < 1e-5
 
 
