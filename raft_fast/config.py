@@ -67,12 +67,20 @@ def parse(
         "is used, with it raft"))
     for group in groups:
         parser.add_class_arguments(group)
+    _let_flags_stand_alone(parser)
     arguments = parser.parse_args(argv)
     name, path = _find_config(arguments.config)
     known = {field.name for group in groups for field in dataclasses.fields(group)}
     _load_defaults(parser, path, known)
     arguments = parser.parse_args(argv)
     return name, [_build(group, arguments) for group in groups]
+
+
+def _let_flags_stand_alone(parser: jsonargparse.ArgumentParser) -> None:
+    """--dry_run means --dry_run true."""
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True
 
 
 def shipped() -> list[str]:

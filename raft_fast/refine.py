@@ -10,6 +10,7 @@ report.html, README.md (a dataset card) and config.yaml. Started again on the sa
 asks only for replies it does not have.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
 from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges
 from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
+from raft_fast.refinement.summary import REASONS, outcome
 from raft_fast.run import defaults, only_process, read_yaml
 from raft_fast.screening import cached_suites, screen
 from raft_fast.terminal import visible
@@ -64,7 +66,8 @@ def main() -> None:
     rows = open_raw(data, reporter)
     everyone = rows.spread(data.max_rows, data.seed)
     mine = shard_of(everyone, how)  # too many shards show before models are loaded
-    reporter.say(f"{data.data}: {len(everyone)} of {len(rows)} rows, {len(rows.rejected)} set aside")
+    reporter.say(f"{data.data}: {len(everyone):,} of {len(rows) + len(rows.rejected):,} rows, "
+                 + set_aside(rows.rejected, how.dry_run))
     if how.dry_run:
         return say_estimate(mine, options, reporter)
     folder = output_dir(data) if how.shard is None else shard_folder(output_dir(data), how.shard)
@@ -144,6 +147,15 @@ def run(
         return add_calibration(folder, encoder)
 
 
+def set_aside(rejected: list[dataset.Rejected], dry_run: bool) -> str:
+    """How many rows cannot be used and the most frequent reasons; a dry run writes them nowhere."""
+    if not rejected:
+        return "0 set aside"
+    reasons = Counter(one.reason for one in rejected).most_common(REASONS)
+    told = "; ".join(f"{count} {reason}" for reason, count in reasons)
+    return f"{len(rejected):,} set aside{'' if dry_run else ': rejected.jsonl'} ({told})"
+
+
 def shard_of(rows: dataset.RowFile, how: RefineRunOptions) -> dataset.RowFile:
     """The rows that this start of the command refines. Raises UserError where a shard would have none."""
     if how.shard is None:
@@ -186,12 +198,12 @@ def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: R
     from raft_fast.report.stage1.card import write_card
     from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
 
-    counts = [f"{count} {source}" for source, count in summary["sources"].items() if count]
-    reporter.say(f"training answers: {', '.join(counts)}; written to {folder}")
+    for line in outcome(summary):
+        reporter.say(line)
     with reporter.phase("report"):
         write_card(folder, card.license, card.language)
         report = write_report(folder)
-    reporter.say(f"report {report}")
+    reporter.say(f"written to {folder}; report {report}")
 
 
 def explain_row(data: DataOptions, row_id: str) -> None:

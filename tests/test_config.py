@@ -20,6 +20,7 @@ from raft_fast.options import (
     DataOptions,
     EvaluateOptions,
     RefineOptions,
+    RefineRunOptions,
     TrainOptions,
     check_several,
 )
@@ -49,11 +50,20 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert (train.learning_rate, train.teacher_top_k) == (0.2, 8)
 
 
+@pytest.mark.parametrize(("argv", "value"), [
+    (["--dry_run"], True), (["--dry_run", "--retry_failed"], True), (["--dry_run", "true"], True),
+    (["--dry_run=false"], False), (["--dry_run", "false", "--retry_failed"], False), ([], False),
+])
+def test_a_flag_may_stand_alone(argv, value):
+    (how,) = options(*argv, groups=(RefineRunOptions,))
+    assert (how.dry_run, how.retry_failed) == (value, "--retry_failed" in argv)
+
+
 def test_help_says_what_every_option_means(capsys):
     with pytest.raises(SystemExit):
         parse("refine", "", ALL_GROUPS, ["--help"])
     told = " ".join(capsys.readouterr().out.split())
-    silent = re.findall(r"(--\w+) (?:\w+|\{[^}]*\}) \(type: ", told)
+    silent = re.findall(r"(--\w+) (?:\w+|\[?\{[^}]*\}\]?) \(type: ", told)
     assert silent == []
     assert told.count("(type: ") == sum(len(dataclasses.fields(group)) for group in ALL_GROUPS)
 

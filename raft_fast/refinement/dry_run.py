@@ -93,6 +93,11 @@ def told(estimates: Sequence[Estimate], rows: int) -> Iterator[str]:
     """The estimates in words and one table."""
     yield (f"{rows:,} rows; at most {sum(one.requests for one in estimates):,} requests, at least "
            f"{estimates[0].requests:,} (no rewrite passes the filter)")
+    again = sum(one.requests for one in estimates
+                if one.caller.option == "--judge" and "://" in one.caller.spec)
+    if again:
+        yield (f"a judge's reply without a score is asked for a second time: up to {again:,} more, not "
+               "counted here")
     yield f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'at most':>16}{'cost':>12}"
     for one in estimates:
         most = "-" if one.most_tokens is None else f"{one.most_tokens:,}"

@@ -148,17 +148,20 @@ def notices(journal: Journal, roles: Roles) -> Iterator[str]:
     if journal.damaged:
         yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
                "again")
+    chosen = any(engine is not roles.rewriter for engine in (roles.fuser, *roles.judges))
     kin = [] if roles.fuser is None else [
         judge.identity for judge in roles.judges if family(judge.identity) == family(roles.fuser.identity)]
-    if kin:
+    if kin and chosen:  # that one model plays all parts by default is said in the report
         yield (f"--judge {', '.join(kin)} is of the fuser's family: models prefer their own words; "
                "choose judges of other families")
 
 
 def family(identity: str) -> str:
-    """What models of one family share: the letters that their name begins with, as in qwen."""
+    """What models of one family share: the letters that a name with a version or size begins with (qwen
+    of Qwen3-32B). A name without a number is a family of its own: acme-judge is no kin of acme-fuser."""
     name = identity.split("@")[0].split(" ")[0].rsplit("/")[-1].lower()
-    return re.split(r"[^a-z]", name)[0] or name
+    letters = re.split(r"[^a-z]", name)[0]
+    return letters if letters and re.search(r"\d", name) else name
 
 
 def _blocks(rows: Collection[Row]) -> Iterator[list[Row]]:

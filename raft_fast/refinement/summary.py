@@ -15,6 +15,7 @@ from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+REASONS = 3  # that a line names
 POOR = 0.5  # a fusion that judges find more bad than good
 PARTS = ("rewrite", "fuse", "judge")
 
@@ -122,6 +123,23 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "prompts": prompts.versions,
         "seed": seed,
     }
+
+
+def outcome(summary: dict[str, Any]) -> list[str]:
+    """What came of the rows, in sentences; where no rewrite could be used, why."""
+    rows, passed = summary["rows"]["used"], summary["passed_filter"]
+    sources = ", ".join(f"{count:,} {source}" for source, count in summary["sources"].items() if count)
+    lines = [f"{passed:,} of {rows:,} rewrites passed the filter; training answers: {sources}"]
+    if passed:
+        return lines
+    reasons = sorted(summary["objections"].items(), key=lambda one: -one[1])[:REASONS]
+    told = ", ".join(f"{name} {count:,}" for name, count in reasons)
+    lines.append(f"nothing was refined: every row keeps its gold answer. Refused by: {told}; report.html "
+                 "shows examples, decisions.jsonl every row")
+    suggested = (summary.get("calibration") or {}).get("suggested_tau")
+    if "similarity" in summary["objections"] and suggested is not None and suggested < summary["tau"]:
+        lines[1] += f"; --tau {suggested:g} fits this encoder (now {summary['tau']:g})"
+    return lines
 
 
 def _price(engine: Engine | None) -> dict[str, float] | None:

@@ -1,6 +1,9 @@
 """The filter: similarity, retrieval among all gold answers, calibration of tau."""
 
+import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, add_calibration, index_golds, refine
 from raft_fast.refinement.calibration import EDGES, FEWEST, auc, calibrate, suggest
+from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.filter import Filter, cosines
 from raft_fast.refinement.prompting import Prompt
+from raft_fast.refinement.retrieval import RETRIEVAL
 from raft_fast.refinement.vectors import embed_to_file
 
 PROMPT = Prompt("rewrite", "")
@@ -199,3 +204,13 @@ def test_the_summary_has_the_calibration(tmp_path):
     assert found["n"] == {"true": 10, "shuffled": 90}
     assert found["edges"] == EDGES.tolist()
     assert found["auc"] == 0.5  # this encoder tells nothing apart
+
+
+def test_help_and_howto_name_every_check_that_there_is():
+    known = [*CHECKS, RETRIEVAL]
+    source = inspect.getsource(RefineOptions)
+    told = re.search(r"not to make, separated by commas: ([\w,\s]+) \(docs", source)[1]
+    assert re.findall(r"\w+", told) == known
+    howto = (Path(__file__).parents[2] / "docs/HOWTO.md").read_text()
+    section = howto.split("## Choose what a rewrite has to pass")[1].split("\n## ")[0]
+    assert {name for name in [*ALWAYS, *known, "similarity"] if f"`{name}`" not in section} == set()

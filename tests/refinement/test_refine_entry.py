@@ -14,6 +14,7 @@ from raft_fast import config, dataset, refine, train
 from raft_fast.errors import UserError
 from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.progress import Reporter
+from raft_fast.refinement.summary import outcome
 from raft_fast.run import only_process
 
 
@@ -102,6 +103,27 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     _, (data, *_) = config.parse("refine", "", [DataOptions, ModelOptions, EngineOptions, RefineOptions],
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
+
+
+def test_counts_begin_with_what_was_read_and_end_with_what_came_of_it(command, tmp_path, capsys):
+    write(tmp_path / "rows.jsonl", *questions(9), {"question": "no answer?", "answer": ""})
+    command("--data", "rows.jsonl", "--output_dir", "out", "--max_rows", "4", "--skip_checks", UNCHECKED)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl: 4 of 10 rows, 1 set aside: rejected.jsonl (1 answer is empty)" in said
+    assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "set aside, in rejected.jsonl: 1 (1 answer is empty)" in report
+
+
+def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
+    write(tmp_path / "rows.jsonl", *questions(4)[1:])
+    command("--data", "rows.jsonl", "--output_dir", "out")  # "said 0" is no "answer 1"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "0 of 3 rewrites passed the filter; training answers: 3 gold" in said
+    assert "nothing was refined: every row keeps its gold answer. Refused by: numbers 3" in said
+    found = {"rows": {"used": 3}, "passed_filter": 0, "sources": {"gold": 3, "fused": 0}, "tau": 0.9,
+             "objections": {"similarity": 3}, "calibration": {"suggested_tau": 0.62}}
+    assert outcome(found)[1].endswith("--tau 0.62 fits this encoder (now 0.9)")
 
 
 def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
@@ -245,6 +267,7 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert table["--judge", "self"] == ["18", "1,800", "72", "-"]
     assert table["--judge", "big@http://host/v1"][0] == "18"
     assert "at most 63 requests, at least 9" in said
+    assert "asked for a second time: up to 18 more" in said
     assert "tokens of big@http://host/v1 are guessed" in said
 
 

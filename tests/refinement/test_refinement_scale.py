@@ -11,7 +11,9 @@ from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, pipeline, refine, shards
+from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.overlap import overlap
+from raft_fast.refinement.pipeline import notices
 from raft_fast.refinement.roles import STREAK
 
 FILES = ("decisions.jsonl", "refined.parquet", "summary.json")
@@ -165,3 +167,13 @@ def test_a_fuser_in_its_own_jury_is_told_of(tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "Qwen3-8B@http://b/v1 is of the fuser's family" in said
     assert json.loads((tmp_path / "summary.json").read_text())["fuser_is_judge"] is False
+
+
+def test_defaults_and_strangers_are_no_family(tmp_path):
+    with Journal(tmp_path) as journal:
+        one = roles().rewriter
+        assert not list(notices(journal, Roles(one, one, [one])))  # one model in all parts: the default
+        for fuser, judge, kin in (("acme-fuser", "acme-judge", 0), ("acme-a", "acme-b", 0), ("m", "m", 1),
+                                  ("meta/Llama-3.1-8B", "llama3.3:70b", 1), ("gpt-4o", "gemma-2-9b", 0)):
+            given = Roles(one, StubEngine(fuser, str), [StubEngine(judge, str)])
+            assert len(list(notices(journal, given))) == kin, (fuser, judge)

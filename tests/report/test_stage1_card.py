@@ -90,3 +90,13 @@ def test_datasets_reads_the_folder_and_only_its_rows(folder, tmp_path, streaming
         assert lines[0]["prompt"] == rows()[0].prompt
         assert [line["similarity"] for line in lines] == [0.9, 0.8, None]
         assert [line["fused"] for line in lines] == ["ŷ", None, None]
+
+
+def test_rows_set_aside_are_named_and_nothing_refined_is_said(folder):
+    summary = SUMMARY | {"sources": {"gold": 3, "rewrite": 0, "fused": 0}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "rejected.jsonl").write_text('{"reason": "answer is empty"}\n' * 2)
+    text = write_card(folder).read_text()
+    assert "Nothing was refined" in text
+    assert "synthetic text" not in text
+    assert "set aside, in rejected.jsonl: 2 (2 answer is empty)" in text

@@ -200,7 +200,7 @@ def test_the_report_shows_what_was_found_escaped(tmp_path):
     run(tmp_path, rows, rows_as_references([row("<i>h", "x")]))
     text = write_report(tmp_path).read_text()
     assert "near-duplicate questions" in text
-    assert "overlap with 1 held-out rows" in text
+    assert "overlap with held-out rows (1 texts)" in text
     assert "&lt;b&gt;2" in text
     assert "<b>2" not in text
     run(tmp_path, rows, duplicates="off", overlap="off")

@@ -1,12 +1,13 @@
 """DIR/README.md: the dataset card of a refined data set, in the format that the Hugging Face hub reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raft_fast.report.page import write_text
-from raft_fast.report.stage1.files import read_config, read_summary
+from raft_fast.report.stage1.files import read_config, read_rejected, read_summary
 from raft_fast.report.stage1.notes import notes
 from raft_fast.report.text import markdown, percent, value
 
@@ -31,12 +32,17 @@ def write_card(folder: Path, license: str = "unknown", language: str | None = No
 
     `language` holds codes separated by commas.
     """
-    text = card(folder.resolve().name, read_summary(folder), read_config(folder), license, language)
+    text = card(folder.resolve().name, read_summary(folder), read_config(folder), license, language,
+                read_rejected(folder))
     return write_text(text, folder / "README.md")
 
 
-def card(name: str, summary: Record, config: Record, license: str, language: str | None) -> str:
-    """The card as Markdown with the front matter that makes `load_dataset` read refined.parquet."""
+def card(name: str, summary: Record, config: Record, license: str, language: str | None,
+         rejected: Sequence[str] = ()) -> str:
+    """The card as Markdown with the front matter that makes `load_dataset` read refined.parquet.
+
+    `rejected` are the reasons of rows that were set aside.
+    """
     front = yaml.safe_dump(front_matter(summary["rows"]["used"], license, language), sort_keys=False)
     return "\n".join([
         f"---\n{front}---\n",
@@ -50,7 +56,7 @@ def card(name: str, summary: Record, config: Record, license: str, language: str
             (f"`{column}`", what) for column, what in COLUMNS.items()]),
         "## What came of it\n", _counts(summary),
         "## How it was made\n", _made(summary, config),
-        "## Limits\n", _limits(summary, license),
+        "## Limits\n", _limits(summary, license, rejected),
     ])
 
 
@@ -115,17 +121,19 @@ def _public(name: str | None) -> str:
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
-def _limits(summary: Record, license: str) -> str:
+def _limits(summary: Record, license: str, rejected: Sequence[str]) -> str:
     changed = summary["rows"]["used"] - summary["sources"]["gold"]
     limits = [
         f"{changed:,} of the answers in `completion` are synthetic text. No person has read them: "
-        "models wrote them, and programs and models checked them. They can be wrong.",
+        "models wrote them, and programs and models checked them. They can be wrong."
+        if changed else
+        "Nothing was refined: every answer in `completion` is the gold answer that the data came with.",
         "Questions and gold answers come from the data named above; their license "
         + ("has not been stated." if license == "unknown" else f"is {license}.")
         + " The licenses of the models that wrote the other answers may add terms of their own.",
         "decisions.jsonl beside this file holds, for every row, all that was written and why one "
         "answer was chosen; report.html shows it.",
-        *notes(summary)]
+        *notes(summary, rejected)]
     return "\n".join(f"- {markdown(line)}" for line in limits) + "\n"
 
 

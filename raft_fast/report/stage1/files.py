@@ -9,7 +9,7 @@ import yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
-RUNS, SCREEN = "runs.jsonl", "screen.json"
+RUNS, SCREEN, REJECTED = "runs.jsonl", "screen.json", "rejected.jsonl"
 PARTIAL_DECISIONS = "decisions.partial.jsonl"  # of a run that was stopped
 
 
@@ -26,6 +26,13 @@ def read_config(folder: Path) -> Record:
 def read_screen(folder: Path) -> Record:
     """screen.json; empty where there is none or it cannot be read."""
     return _read(folder / SCREEN, json.loads)
+
+
+def read_rejected(folder: Path) -> list[str]:
+    """Why each row that was set aside was."""
+    path = folder / REJECTED
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [str(one["reason"]) for line in lines if (one := _record(line)) is not None and "reason" in one]
 
 
 def read_runs(folder: Path) -> list[Record]:

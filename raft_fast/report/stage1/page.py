@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.report import page
-from raft_fast.report.stage1.files import read_config
+from raft_fast.report.stage1.files import read_config, read_rejected
 from raft_fast.report.stage1.notes import notes
 from raft_fast.report.stage1.screened import screened
 from raft_fast.report.stage1.section import section
@@ -20,7 +20,7 @@ def write_report(folder: Path) -> Path:
     text = page.render(
         "raft_fast.report", "stage1/page.html.jinja", name=folder.resolve().name, stage1=stage1,
         screened=screened(folder), verdict=verdict(stage1), tiles=tiles(stage1), config=config,
-        notes=notes(stage1["summary"]) if stage1 else [])
+        notes=notes(stage1["summary"], read_rejected(folder)) if stage1 else [])
     return page.write_text(text, folder / "report.html")
 
 

@@ -20,7 +20,7 @@ def screened(folder: Path) -> Section | None:
     if found["duplicates"] is not None:
         lines.append(("near-duplicate questions", found["duplicates"], ACTIONS[options["duplicates"]]))
     if found["overlap"] is not None:
-        suites = ", ".join(f"{count:,} {name}" for name, count in found["compared_with"].items())
+        suites = ", ".join(f"{name} ({count:,} texts)" for name, count in found["compared_with"].items())
         lines.append((f"overlap with {suites}" if suites else "overlap: there was nothing to compare with",
                       found["overlap"], ACTIONS[options["overlap"]]))
     return {"rows": found["rows"], "lines": lines, "found": len(found["flagged"]),
