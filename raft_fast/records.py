@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from raft_fast.errors import UserError
 
 HUB_SECONDS = 5
+COLUMNS = {"row_id", "id", "question", "answer", "prompt", "completion", "category"}
+BEYOND = "\0beyond"  # what a CSV line has more than its header
 
 
 class BadRowError(ValueError):
@@ -57,9 +59,21 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        header = file.readline()
+        file.seek(0)
+        # a spreadsheet writes semicolons where the comma is a decimal one
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count), restkey=BEYOND)
+        reader.fieldnames = [_known(name) for name in reader.fieldnames or []]
         for record in reader:
-            yield reader.line_num, record
+            bad = BadRowError("has more fields than the first line names; a text with the separator in it "
+                              "must be in double quotes")
+            yield reader.line_num, bad if BEYOND in record else record
+
+
+def _known(name: str) -> str:
+    """A column's name as rows are known to have it: "Question " is question."""
+    plain = name.strip().casefold()
+    return plain if plain in COLUMNS else name
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

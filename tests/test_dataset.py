@@ -219,3 +219,22 @@ def test_a_map_on_disk_keeps_the_last_value_of_a_key():
     assert len(places) == 1000
     assert places.get(b"key 7") == 1007
     assert places.get(b"key") is None
+
+
+@pytest.mark.parametrize("text", [
+    'Question,Answer\n"why, then?",so\n', "question;answer\nwhy, then?;so\n",
+    "ANSWER\tquestion \nso\twhy, then?\n",
+])
+def test_csv_as_spreadsheets_write_it(tmp_path, text):
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufeff" + text)
+    (row,) = read_table(str(path), 0.0).rows
+    assert (row.prompt[0]["content"], row.gold) == ("why, then?", "so")
+
+
+def test_a_csv_line_with_more_fields_than_columns_is_set_aside(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\nwhy?,so, then\nhow?,thus\n")
+    table = read_table(str(path), 0.5)
+    assert [row.gold for row in table.rows] == ["thus"]
+    assert "more fields than the first line names" in table.rejected[0].reason
