@@ -20,6 +20,7 @@ class Point(NamedTuple):
 
 Frontier = list[Point]
 Span = tuple[float, float]
+BASE = Point(0.0, 0.0)  # both axes are changes from it
 
 
 def frontier(points: Sequence[Point]) -> Frontier:
@@ -55,13 +56,18 @@ def mean_score(front: Frontier, span: Span) -> float | None:
 
 
 def common_losses(left: Frontier, right: Frontier) -> Span | None:
-    """The general losses that both frontiers reach."""
-    return _common([point.loss for point in left], [point.loss for point in right])
+    """The general losses between measured points of both frontiers. The stretch from the base to a
+    method's first point is no measurement: a straight line there belittles whoever was tried at few rates."""
+    return _common([point.loss for point in _measured(left)], [point.loss for point in _measured(right)])
 
 
 def common_scores(left: Frontier, right: Frontier) -> Span | None:
-    """The domain scores that both frontiers reach."""
-    return _common([point.score for point in left], [point.score for point in right])
+    """The domain scores between measured points of both frontiers."""
+    return _common([point.score for point in _measured(left)], [point.score for point in _measured(right)])
+
+
+def _measured(front: Frontier) -> Frontier:
+    return [point for point in front if point != BASE]
 
 
 def _common(left: list[float], right: list[float]) -> Span | None:

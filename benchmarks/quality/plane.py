@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.frontier import (
+    BASE,
     Frontier,
     Point,
     common_losses,
@@ -56,7 +57,7 @@ class Plane:
 
     def frontier(self, method: str, draw: int = 0) -> Frontier:
         """The upper envelope of the method's spots and the base."""
-        return frontier([Point(0.0, 0.0), *self.points(method, draw)])
+        return frontier([BASE, *self.points(method, draw)])
 
     def compare(self, method: str, rival: str) -> dict[str, Any]:
         """Method minus rival: domain score at equal general loss and mean over the common range (more is

@@ -29,17 +29,24 @@ def test_axes_are_changes_from_the_base():
 
 
 def test_compare_by_hand():
-    """sft: (0, 0), (0.4, 0.4); raft: (0, 0), (0.2, 0.4), (0.6, 0.6)."""
-    found = plane(measured("sft", 3.6, 0.4), measured("raft", 3.6, 0.2),
-                  measured("raft", 3.4, 0.6, lr=2e-5)).compare("raft", "sft")
-    assert found["losses"] == pytest.approx((0, 0.4))
-    assert found["scores"] == pytest.approx((0, 0.4))
+    """sft: (0.1, 0.2), (0.4, 0.5); raft: (0.2, 0.4), (0.6, 0.6); the stretches from the base do not count."""
+    found = plane(measured("sft", 3.8, 0.1), measured("sft", 3.5, 0.4, lr=2e-5),
+                  measured("raft", 3.6, 0.2), measured("raft", 3.4, 0.6, lr=2e-5)).compare("raft", "sft")
+    assert found["losses"] == pytest.approx((0.2, 0.4))
+    assert found["scores"] == pytest.approx((0.4, 0.5))
     middle = found["score_at"][1]
-    assert (middle["loss"], middle["mean"]) == (pytest.approx(0.2), pytest.approx(0.4 - 0.2))
+    assert (middle["loss"], middle["mean"]) == (pytest.approx(0.3), pytest.approx(0.45 - 0.4))
     middle = found["loss_at"][1]
-    assert (middle["score"], middle["mean"]) == (pytest.approx(0.2), pytest.approx(0.1 - 0.2))
-    # areas over [0, 0.4]: raft 0.04 + 0.2 * (0.4 + 0.5) / 2 = 0.13, sft 0.08
-    assert found["mean_score"]["mean"] == pytest.approx((0.13 - 0.08) / 0.4)
+    assert (middle["score"], middle["mean"]) == (pytest.approx(0.45), pytest.approx(0.3 - 0.35))
+    assert found["mean_score"]["mean"] == pytest.approx(0.45 - 0.4)
+
+
+def test_a_single_point_is_not_compared_with_a_curve():
+    """Between the base and a method's only point nothing was measured."""
+    found = plane(measured("sft", 3.8, 0.1), measured("sft", 3.5, 0.4, lr=2e-5),
+                  measured("raft", 3.6, 0.2)).compare("raft", "sft")
+    assert found["losses"] is None
+    assert found["mean_score"]["mean"] is None
 
 
 def test_where_ranges_do_not_meet_nothing_is_said():
@@ -65,8 +72,9 @@ def test_a_clear_difference_is_sure_and_none_is_not():
 
 def test_seeds_widen_the_interval():
     def interval(spread):
-        points = [measured(method, 3.5 - gain + spread * seed, 0.3, seed, noise=0.01)
-                  for seed in range(3) for method, gain in (("sft", 0.0), ("raft", 0.1 + spread * seed))]
+        points = [measured(method, 4 - kl - gain + spread * seed, kl, seed, lr, noise=0.01)
+                  for seed in range(3) for lr, kl in ((1e-5, 0.3), (2e-5, 0.6))
+                  for method, gain in (("sft", 0.0), ("raft", 0.1 + spread * seed))]
         found = plane(*points).compare("raft", "sft")["mean_score"]
         return found["high"] - found["low"]
 
