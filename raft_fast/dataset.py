@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -211,12 +212,14 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 
 def write_jsonl(records: Iterable[Any], path: Path) -> None:
-    """Write dataclasses or dictionaries as JSON lines, atomically; NaN is refused."""
+    """Write dataclasses or dictionaries as JSON lines, atomically and durably; NaN is refused."""
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         for record in records:
             plain = record if isinstance(record, dict) else dataclasses.asdict(record)
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
     partial.replace(path)
 
 

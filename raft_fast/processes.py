@@ -55,6 +55,22 @@ class Processes:
             raise SystemExit(1)
         return answer[0]  # type: ignore[no-any-return]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives this process, once all have it. Where it fails in one, that one raises its error
+        and the others end: nobody waits for what will never come. `work` itself may not talk to others."""
+        if self.size == 1:
+            return work()
+        well: list[Any] = [False] * self.size
+        try:
+            found = work()
+        except BaseException:
+            dist.all_gather_object(well, False)
+            raise
+        dist.all_gather_object(well, True)
+        if not all(well):
+            raise SystemExit(1)
+        return found
+
     def first_then_others(self, work: Callable[[], T]) -> T:
         """Everybody works, the others once the first is done: what it downloads is there for them."""
         done: list[T] = []

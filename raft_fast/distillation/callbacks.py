@@ -41,7 +41,12 @@ class TrainingState:
 
 
 class Callback:
-    """Every moment of a run; nothing happens unless overridden."""
+    """Every moment of a run; nothing happens unless overridden.
+
+    everywhere: whether every process of a run calls it, after those that the first one has for itself.
+    """
+
+    everywhere = False
 
     def on_begin(self, state: TrainingState) -> None:
         """Before the first step of this process; `state.step` is above 0 where a run goes on."""
@@ -86,26 +91,34 @@ class Callbacks(Callback):
             member.on_end(state)
 
 
-class FirstOnly(Callback):
-    """Callbacks of the first process; what they decide (`stop`, `finished`) holds for all."""
+class OverProcesses(Callback):
+    """Callbacks of the first process, whose decisions (`stop`, `finished`) hold for all; then those that are
+    `everywhere`."""
 
-    def __init__(self, callbacks: Callback, processes: Processes) -> None:
-        self.callbacks, self.processes = callbacks, processes
+    def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
+        self.processes = processes
+        self.first = Callbacks([member for member in members if not member.everywhere])
+        self.all = Callbacks([member for member in members if member.everywhere])
 
     def on_begin(self, state: TrainingState) -> None:
-        self._tell(state, self.callbacks.on_begin)
+        self._tell(state, self.first.on_begin)
+        self.all.on_begin(state)
 
     def on_step(self, state: TrainingState) -> None:
-        self._tell(state, self.callbacks.on_step)
+        self._tell(state, self.first.on_step)
+        self.all.on_step(state)
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        self._tell(state, self.callbacks.on_evaluate, scores)
+        self._tell(state, self.first.on_evaluate, scores)
+        self.all.on_evaluate(state, scores)
 
     def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._tell(state, self.callbacks.on_save, checkpoint)
+        self._tell(state, self.first.on_save, checkpoint)
+        self.all.on_save(state, checkpoint)
 
     def on_end(self, state: TrainingState) -> None:
-        self._tell(state, self.callbacks.on_end)
+        self._tell(state, self.first.on_end)
+        self.all.on_end(state)
 
     def _tell(self, state: TrainingState, moment: Callable[..., None], *news: Any) -> None:
         def decide() -> tuple[bool, str | None]:

@@ -15,6 +15,7 @@ from raft_fast.distillation.sharding import WholeOptimizer
 from raft_fast.distillation.weights import Weights
 from raft_fast.durable import check_seal, discard, seal, write_folder
 from raft_fast.errors import UserError
+from raft_fast.processes import Processes
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 
@@ -49,28 +50,48 @@ def restore(folder: Path, weights: Weights,
             optimizer: torch.optim.Optimizer | WholeOptimizer) -> dict[str, Any] | None:
     """Put the newest checkpoint that is whole in place; returns its JSON state, None where there is none.
 
-    A damaged checkpoint is skipped with a warning; nothing of it is loaded. Raises UserError where
-    every one is damaged: to begin again would throw away what the run has cost.
+    All processes call it together: the first one chooses, and they go on from that one or not at all. Raises
+    UserError where no checkpoint is whole, and where the chosen one cannot be read.
+    """
+    processes = Processes()
+    chosen = processes.first(lambda: newest_whole(folder))
+    if chosen is None:
+        return None
+    tensors, moments, state = processes.together(lambda: _read(chosen, weights))
+    weights.put(tensors)
+    _put_moments(moments, optimizer)
+    set_random_state(state["random"])
+    return state
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is what its manifest says; None where there is no checkpoint at all.
+
+    A damaged one is skipped with a warning. Raises UserError where every one is damaged: to begin again
+    would throw away what the run has cost.
     """
     reasons = []
     for checkpoint in reversed(checkpoints(folder)):
         try:
             check_seal(checkpoint)
-            tensors = weights.read(checkpoint / MODEL)
-            moments = load_file(checkpoint / OPTIMIZER)
-            state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        except (SafetensorError, OSError, ValueError) as error:
+            return checkpoint
+        except (OSError, ValueError) as error:
             warnings.warn(f"{checkpoint} is damaged ({error}); going on from the one before", stacklevel=2)
             reasons.append(f"{checkpoint.name}: {error}")
-            continue
-        weights.put(tensors)
-        _put_moments(moments, optimizer)
-        set_random_state(state["random"])
-        return state
     if reasons:
         raise UserError(f"{folder}: no checkpoint is whole ({'; '.join(reasons)}): put a good copy back, "
                         "or remove the folder to train from the start")
     return None
+
+
+def _read(checkpoint: Path, weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor],
+                                                       dict[str, Any]]:
+    """(weights, optimizer's tensors, JSON state); nothing is put in place before all can be read."""
+    try:
+        return (weights.read(checkpoint / MODEL), load_file(checkpoint / OPTIMIZER),
+                json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: cannot be read here ({error}); run the same command again") from error
 
 
 def newest_state(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from raft_fast.chat import Chat
 from raft_fast.dataset import Row
 from raft_fast.distillation.balance import make_balance
-from raft_fast.distillation.callbacks import Callback, Callbacks, FirstOnly, TrainingState
+from raft_fast.distillation.callbacks import Callback, OverProcesses, TrainingState
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.metrics import MetricsLog, peak_memory, speeds
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations, schedule
@@ -33,8 +33,9 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     `teacher` None leaves the KL term out (plain SFT). `weights` says what of the student is trained and
     saved (default: all of it), `rollout_engine` who samples (default: what --rollout_engine names). Writes
     metrics.jsonl and checkpoints/. Every process of a run calls this with the same arguments; the first
-    one writes and has the callbacks. Raises UserError where loss or gradient are not finite twice in a
-    row, where no checkpoint of a run is whole, and where the engine samples from another model.
+    one writes and has the callbacks, but for those that are `everywhere`. Raises UserError where loss or
+    gradient are not finite twice in a row, where no checkpoint of a run is whole or one process cannot read
+    it, and where the engine samples from another model.
     """
     processes, size = Processes(), rows_per_step(options, run_dir)
     seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
@@ -54,8 +55,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     state = TrainingState(run_dir, student, weights_of(student, weights), len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
     run.restore()
-    state.listeners = Callbacks([MetricsLog(run_dir), StopOnBadSteps(), *callbacks])
-    listeners = FirstOnly(state.listeners, processes)
+    listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
+    state.listeners = listeners.first
     listeners.on_begin(state)
 
     for step in range(state.step, state.step if state.finished else len(steps)):

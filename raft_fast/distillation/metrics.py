@@ -27,11 +27,11 @@ class MetricsLog(Callback):
         self.path = run_dir / METRICS
 
     def on_begin(self, state: TrainingState) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        lines = whole_lines(self.path)
         if lines and not state.step:
             warnings.warn(f"{self.path} holds {len(lines)} steps and no checkpoint was saved yet: training "
                           "starts over", stacklevel=2)
-        kept = [json.loads(line) for line in lines[: state.step]]
+        kept = [line for line in lines if line["step"] <= state.step]
         write_jsonl(kept, self.path)
         self.file = self.path.open("a", encoding="utf-8")
         state.metrics = kept[-1] if kept else {}
@@ -46,6 +46,12 @@ class MetricsLog(Callback):
 
     def on_end(self, state: TrainingState) -> None:
         self.file.close()
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """What a log of JSON lines holds; none where there is no file. A kill may have torn its last line."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> dict[str, Any]:

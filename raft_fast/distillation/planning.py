@@ -15,8 +15,9 @@ from raft_fast.processes import Processes
 def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
     """Rows of an optimizer step over all processes; a run that goes on keeps what it began with, on
     however many processes it goes on."""
-    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * Processes().size
-    return int(newest_state(run_dir / "checkpoints").get("rows_per_step", size))
+    processes = Processes()
+    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * processes.size
+    return int(processes.first(lambda: newest_state(run_dir / "checkpoints")).get("rows_per_step", size))
 
 
 def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:

@@ -2,25 +2,32 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.errors import Stopped, UserError
+from raft_fast.processes import Processes
 from raft_fast.progress import console
 
 BAD_STEPS = 2  # in a row before a run stops
+SAME_SIGNAL = 5.0  # seconds: a launcher passes on to its processes what the system sent them already
 
 
 class SoftStop(Callback):
     """SIGTERM and SIGINT let the step finish and a checkpoint be saved; a second one leaves at once.
 
-    Use as a context manager around `train`, whose callback it is: afterwards it raises Stopped.
+    Use as a context manager around `train`, whose callback it is: afterwards it raises Stopped. Of several
+    processes any may be the one that was signalled; only the first says so.
     """
+
+    everywhere = True
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.asked_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "SoftStop":
@@ -35,19 +42,28 @@ class SoftStop(Callback):
             signal.signal(signum, handler)
 
     def on_step(self, state: TrainingState) -> None:
-        state.stop = state.stop or self.signum is not None
+        state.stop = state.stop or self._signal_to_any() is not None
 
     def on_end(self, state: TrainingState) -> None:
-        if self.signum is not None:
-            raise Stopped(self.signum, f"the checkpoint of step {state.step} of {state.total} is in "
-                                       f"{state.run_dir / 'checkpoints'}")
+        if (signum := self._signal_to_any()) is not None:
+            stopped = Stopped(signum, f"the checkpoint of step {state.step} of {state.total} is in "
+                                      f"{state.run_dir / 'checkpoints'}")
+            raise stopped if Processes().is_first else SystemExit(stopped.exit_code)
+
+    def _signal_to_any(self) -> int | None:
+        """The same on every process, so that none goes on alone; all take part."""
+        return max(Processes().collect([self.signum or 0])) or None
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
+        processes = Processes()
         if self.signum is not None:
+            if processes.size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL:
+                return
             raise Stopped(signum, "at once, without the step it was in")
-        self.signum = signum
-        console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
-                      markup=False, soft_wrap=True)
+        self.signum, self.asked_at = signum, time.monotonic()
+        if processes.is_first:
+            console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
+                          markup=False, soft_wrap=True)
 
 
 class StopOnBadSteps(Callback):

@@ -5,6 +5,7 @@ import json
 from raft_fast.chat import Chat
 from raft_fast.dataset import write_jsonl
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.metrics import whole_lines
 
 COMPLETIONS, SHOWN = "completions.jsonl", 4
 
@@ -17,9 +18,7 @@ class LogCompletions(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.path = state.run_dir / COMPLETIONS
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        write_jsonl((line for line in whole if line["step"] <= state.step), self.path)
+        write_jsonl((line for line in whole_lines(self.path) if line["step"] <= state.step), self.path)
 
     def on_step(self, state: TrainingState) -> None:
         if state.step != 1 and state.step % self.steps:

@@ -1,6 +1,7 @@
 """The whole of stage 2 on a tiny random model."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -8,7 +9,16 @@ import pytest
 import torch
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Callback, Teacher, fitting, metrics, plan, rows_per_step, train
+from raft_fast.distillation import (
+    Callback,
+    Teacher,
+    TrainingState,
+    fitting,
+    metrics,
+    plan,
+    rows_per_step,
+    train,
+)
 from raft_fast.distillation.student import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
@@ -45,6 +55,23 @@ def test_every_step_has_every_key(tmp_path, chat):
     assert [step["step"] for step in metrics] == [1, 2, 3, 4]
     assert all(set(step) >= REQUIRED for step in metrics)
     assert all(0 < step["teacher_mass"] <= 1.0 + 1e-6 for step in metrics)
+
+
+def test_a_log_with_a_gap_is_trimmed_by_step(tmp_path, chat, monkeypatch):
+    """Lines are steps by what they say, not by where they stand; and the rewrite is durable."""
+    run(tmp_path / "run", chat)
+    path = tmp_path / "run/metrics.jsonl"
+    first, _, *rest = path.read_text().splitlines(keepends=True)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")  # training goes on from step 2
+    path.write_text("".join([first, *rest, '{"step": 5, "torn']))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino) or fsync(number))
+    log, state = metrics.MetricsLog(tmp_path / "run"), TrainingState(tmp_path / "run", None, None, 4, step=2)
+    log.on_begin(state)
+    log.on_end(state)
+    assert path.read_text() == first
+    assert path.stat().st_ino in synced
+    assert state.metrics["step"] == 1
 
 
 def test_one_seed_gives_identical_metrics_and_another_does_not(tmp_path, chat):

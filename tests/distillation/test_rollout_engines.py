@@ -71,6 +71,13 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
     assert engine.sample([], logprobs=True) == []
 
 
+def test_continuous_batching_keeps_no_copy_where_there_is_nothing_to_draw(chat):
+    engine = engine_of("continuous", chat)
+    engine.sync(make_model())
+    assert engine.sample([]) == []
+    assert engine.student is None
+
+
 @pytest.mark.parametrize("name", ["transformers", "vllm", "vllm_server"])
 def test_a_draw_depends_on_its_seed_alone(chat, vllm, name):
     engine, student = engine_of(name, chat), make_model(1)

@@ -3,14 +3,16 @@
 import json
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from tiny import make_model, make_rows, make_tokenizer
 
 from raft_fast.chat import Chat
-from raft_fast.distillation import Teacher, train
+from raft_fast.distillation import Callback, Teacher, train
 from raft_fast.distillation.sharding import whole_tensor
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
@@ -19,17 +21,24 @@ from raft_fast.processes import Processes
 def run(folder: Path, options: TrainOptions, tied: bool = False) -> dict:
     """Train the tiny model in `folder`, in as many processes as there are; its metrics and its weights,
     before and after."""
-    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     student = make_model(0, tie_word_embeddings=tied)
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    chat = Chat(make_tokenizer(), student.generation_config, "tiny")
-    teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature, True)
-    train(student, teacher, chat, make_rows(7), options, 0, folder)
+    run_with(folder, options, (), student)
     weights = {name: whole_tensor(tensor).clone() for name, tensor in student.state_dict().items()}
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {"metrics": [json.loads(line) for line in lines], "start": start,
             "weights": weights}
+
+
+def run_with(folder: Path, options: TrainOptions, callbacks: Sequence[Callback],
+             student: Any = None) -> None:
+    """Train a tiny model in `folder` while `callbacks` listen."""
+    torch.set_num_threads(1)
+    student = student or make_model(0)
+    chat = Chat(make_tokenizer(), student.generation_config, "tiny")
+    teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature, True)
+    train(student, teacher, chat, make_rows(7), options, 0, folder, callbacks)
 
 
 def work(rank: int, folder: Path, scenarios: dict) -> None:

@@ -44,7 +44,7 @@ class RolloutBuffer:
         share, whole = shares[processes.rank], sampler(student)
         refill = fed.start // self.every
         self.engine.sync(whole)
-        drawn = self.engine.sample(share, logprobs=self.check.is_due(refill))
+        drawn = processes.together(lambda: self.engine.sample(share, logprobs=self.check.is_due(refill)))
         self.gap = self.check.check(refill, whole, share, drawn)
         every = processes.collect([trajectory.ids for trajectory in drawn])
         self.drawn_tokens = sum(map(len, every))

@@ -34,12 +34,12 @@ class ContinuousRollouts:
         self.student = copied(student, torch.bfloat16) if autocast else student
 
     def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        student, self.student = self.student, None
         if not draws:
             return []
         seed = stable_seed([draw.seed for draw in draws])
-        found = draw_continuously(self.student, self.chat, [draw.prompt for draw in draws],
+        found = draw_continuously(student, self.chat, [draw.prompt for draw in draws],
                                   replace(self.sampling, seed=seed), self.settings, logprobs)
-        self.student = None
         for one in found:
             if one is None or one.error is not None:
                 why = "its scheduler stopped" if one is None else one.error
