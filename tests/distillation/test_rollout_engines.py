@@ -108,6 +108,17 @@ def test_a_server_that_loses_weights_is_caught(tmp_path, chat, vllm, monkeypatch
     assert engine.client.device == torch.device("cpu")
 
 
+def test_a_request_that_fails_is_asked_again_and_then_named(chat, vllm):
+    engine = engine_of("vllm_server", chat)
+    engine.sync(make_model(1))
+    want = engine.sample(DRAWS[:1])
+    engine.client.failures = 2
+    assert [one.ids for one in engine.sample(DRAWS[:1])] == [one.ids for one in want]
+    engine.client.failures = 3
+    with pytest.raises(UserError, match=r"http://host:8000: a trajectory .* in 3 attempts: Request failed"):
+        engine.sample(DRAWS[:1])
+
+
 def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     student = make_model(0, tie_word_embeddings=True)
     names = [name for name, _ in student.named_parameters()]

@@ -100,9 +100,10 @@ class LLM:
 
 
 class VLLMClient:
-    """As TRL's; `loses_weights` acknowledges them and keeps what it had."""
+    """As TRL's; `loses_weights` acknowledges them and keeps what it had; `failures` requests to come fail."""
 
     loses_weights = False
+    failures = 0
 
     def __init__(self, base_url, connection_timeout=0.0):
         if "nobody" in base_url:
@@ -124,6 +125,9 @@ class VLLMClient:
 
     def generate(self, prompts, temperature, max_tokens, logprobs, generation_kwargs):
         assert logprobs == 0
+        if self.failures:
+            self.failures -= 1
+            raise Exception("Request failed: 500, out of blocks")
         (prompt,) = prompts
         ids, values = self.served.draw(prompt, temperature, max_tokens, **generation_kwargs)
         return {"completion_ids": [ids], "logprobs": [[[value] for value in values]]}

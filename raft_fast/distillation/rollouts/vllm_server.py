@@ -16,6 +16,7 @@ from raft_fast.errors import UserError
 from raft_fast.processes import Processes
 
 PATIENCE = 240.0  # seconds for a server to be up
+ATTEMPTS = 3  # of a draw
 IN_FLIGHT = 64  # requests; the client keeps as many connections
 
 
@@ -25,8 +26,8 @@ class VLLMServerRollouts:
     `client` is TRL's VLLMClient. A request is one draw, with its seed.
     """
 
-    def __init__(self, client: Any, chat: Chat, sampling: Sampling) -> None:
-        self.client, self.chat, self.sampling = client, chat, sampling
+    def __init__(self, client: Any, chat: Chat, sampling: Sampling, url: str) -> None:
+        self.client, self.chat, self.sampling, self.url = client, chat, sampling, url
         self.announced: list[tuple[str, str, list[int]]] = []
 
     @classmethod
@@ -39,13 +40,13 @@ class VLLMServerRollouts:
         except ImportError as error:
             raise UserError("--rollout_engine vllm_server: TRL and vLLM are needed: pip install 'trl[vllm]' "
                             f"({error})") from error
-        except OSError as error:  # so are the errors of its connections
+        except Exception as error:  # TRL raises Exception itself for what a server answers
             raise UserError(f"--vllm_server_base_url {url}: {error}") from error
         try:
             Processes().first(lambda: client.init_communicator(device=device))
-        except RuntimeError as error:  # it says which flag the server lacks
+        except Exception as error:  # it says which flag the server lacks
             raise UserError(f"--vllm_server_base_url {url}: {error}") from error
-        return cls(client, chat, sampling)
+        return cls(client, chat, sampling, url)
 
     def sync(self, student: Any) -> None:
         Processes().first(lambda: self._send(student))  # the others wait: no draw from the weights before
@@ -69,6 +70,16 @@ class VLLMServerRollouts:
         self.client.reset_prefix_cache()
 
     def _ask(self, draw: Draw) -> Trajectory:
+        """A draw asked again is the same draw, by its seed."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self._ask_once(draw)
+            except Exception as error:  # TRL raises Exception itself for what a server answers
+                last = error
+        raise UserError(f"--vllm_server_base_url {self.url}: a trajectory could not be had in {ATTEMPTS} "
+                        f"attempts: {last}") from last
+
+    def _ask_once(self, draw: Draw) -> Trajectory:
         found = self.client.generate(
             [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
             logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
