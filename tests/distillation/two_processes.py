@@ -34,11 +34,15 @@ def run(folder: Path, options: TrainOptions, tied: bool = False) -> dict:
 def run_with(folder: Path, options: TrainOptions, callbacks: Sequence[Callback],
              student: Any = None) -> None:
     """Train a tiny model in `folder` while `callbacks` listen."""
-    torch.set_num_threads(1)
     student = student or make_model(0)
     chat = Chat(make_tokenizer(), student.generation_config, "tiny")
     teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature, True)
-    train(student, teacher, chat, make_rows(7), options, 0, folder, callbacks)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(student, teacher, chat, make_rows(7), options, 0, folder, callbacks)
+    finally:
+        torch.set_num_threads(threads)  # other tests share the process, and compare with one of their own
 
 
 def work(rank: int, folder: Path, scenarios: dict) -> None:
