@@ -3,7 +3,7 @@
 import dataclasses
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,10 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     # an option that is younger than the run had its default then
     here, there = read_yaml(wanted), defaults(options) | read_yaml(folder / CONFIG)
     wanted.unlink()
-    differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-                 for key in {**there, **here}
-                 if key not in MAY_DIFFER and there.get(key) != here.get(key)]
-    if differing:
-        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    names = [key for key in {**there, **here} if key not in MAY_DIFFER and there.get(key) != here.get(key)]
+    if names:
         raise UserError(f"--output_dir {folder} holds a run with another configuration "
-                        f"({'; '.join(differing[:SHOWN])}{more}): choose another folder, or the same "
+                        f"({first_of(differing(names, there, here))}): choose another folder, or the same "
                         f"options. Answers refined there can be used: --data {folder}/refine/refined.parquet")
     return True
 
@@ -53,6 +50,17 @@ def defaults(options: list[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
     return {one.name: one.default for group in options for one in dataclasses.fields(group)
             if one.default is not dataclasses.MISSING}
+
+
+def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What each of these options is in the folder, and what is asked for."""
+    return [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names]
+
+
+def first_of(told: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return "; ".join(told[:SHOWN]) + more
 
 
 def make_folder(folder: Path) -> None:

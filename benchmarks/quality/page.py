@@ -68,7 +68,7 @@ def notes(found: Result) -> list[str]:
     if seeds == 1:
         notes.append("With one seed the intervals know of the rows only, not of the luck of a run.")
     if found["unfinished"]:
-        notes.append(f"{found['unfinished']} cells of the suite are not finished.")
+        notes.append(f"Cells planned or begun and not finished: {found['unfinished']}.")
     return notes
 
 

@@ -25,7 +25,7 @@ def write_table(found: Result, path: Path) -> Path:
 
 def heading(found: Result) -> str:
     rows = found["rows"]
-    cut = f"; {found['unfinished']} cells are not finished yet" if found["unfinished"] else ""
+    cut = f"; cells planned or begun and not finished: {found['unfinished']}" if found["unfinished"] else ""
     return (f"`{found['command']}`: {markdown(found['model'])}, {rows['train']} training rows, "
             f"{rows['heldout']} held out{cut}.")
 

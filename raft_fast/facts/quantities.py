@@ -4,9 +4,9 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import lru_cache
 
-from raft_fast.facts.references import REMEMBERED, take_references
+from raft_fast.facts.references import take_references
+from raft_fast.facts.remembered import remembered
 from raft_fast.facts.times import DATE, take_times
 from raft_fast.facts.units import BASE, CURRENCIES, TIMES, UNIT_NAMES, UNSURE_TIMES
 
@@ -92,7 +92,7 @@ def quantities(text: str) -> list[Quantity]:
     return [one.quantity for one in locate(text)[1]]
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered
 def locate(text: str) -> tuple[str, tuple[Located, ...]]:
     """(the text as it was searched, its quantities in order with their places in it)."""
     searched = _without_markers(take_references(text)[1])

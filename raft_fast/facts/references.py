@@ -7,10 +7,9 @@ common forms.
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
-# texts: about as many as the gold answers and questions that stage 1 has under way at once
-REMEMBERED = 1 << 13
+from raft_fast.facts.remembered import remembered
+
 # acronym or the law's names -> one name; acronyms are matched in capitals only
 LAWS = {
     "pbl": r"PBL|(?i:planning and building act|plan- och bygglagen)",
@@ -74,7 +73,7 @@ def references(text: str) -> frozenset[str]:
     return take_references(text)[0]
 
 
-@lru_cache(maxsize=REMEMBERED)  # several checks look at a text, and at a gold answer in every round
+@remembered
 def take_references(text: str) -> tuple[frozenset[str], str]:
     """(references, the text without them)."""
     taken: set[str] = set()

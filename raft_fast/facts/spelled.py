@@ -1,9 +1,8 @@
 """Small numbers and halves that are written as words, in digits."""
 
 import re
-from functools import lru_cache
 
-from raft_fast.facts.references import REMEMBERED
+from raft_fast.facts.remembered import remembered
 from raft_fast.facts.units import TIMES
 
 # in English, Swedish, German, Spanish and French
@@ -46,7 +45,7 @@ HALVES: Rules = [(re.compile(pattern, re.IGNORECASE), digits) for pattern, digit
 )]
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered
 def in_digits(text: str, sure: bool = False) -> str:
     """The text with spelled numbers in digits.
 

@@ -5,13 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raft_fast.errors import UserError
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
 from raft_fast.refinement.shards import FREE
+from raft_fast.run import differing, first_of, read_yaml
 
-SHOWN = 3
 ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
 ENGINES = ("rewriter", "fuser", "judge")  # known by their models' names, not by their addresses
 PROMPTS = "prompts"  # known by their words, not by their folder
@@ -28,26 +26,25 @@ def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[st
     if not all((folder / name).is_file() for name in (SUMMARY, CONFIG, DECISIONS, REFINED)):
         return
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    there = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
-    there = {**defaults, **there}  # an option that is younger than the folder had its default then
-    names, differing = sorted({*options} - OPEN), []
+    # an option that is younger than the folder had its default then
+    there = {**defaults, **read_yaml(folder / CONFIG)}
+    names, told = sorted({*options} - OPEN), []
     if summary.get("data") not in (None, data):
-        differing = _told(there, options, ROWS) or [f"the rows of {options['data']} have changed"]
+        told = _differing(ROWS, there, options) or [f"the rows of {options['data']} have changed"]
         names = [name for name in names if name not in ROWS]
-    differing += _told(there, options, names)
+    told += _differing(names, there, options)
     if summary.get(PROMPTS, prompts) != prompts:
-        differing.append("the words of the prompts differ")
-    if differing:
-        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        told.append("the words of the prompts differ")
+    if told:
         raise UserError(
-            f"--output_dir {folder}: holds finished answers of other options ({'; '.join(differing[:SHOWN])}"
-            f"{more}); choose another --output_dir, or --overwrite true to replace them (replies in its "
-            "journal.jsonl are used again)")
+            f"--output_dir {folder}: holds finished answers of other options ({first_of(told)}); choose "
+            "another --output_dir, or --overwrite true to replace them (replies in its journal.jsonl are "
+            "used again)")
 
 
-def _told(there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    return [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names
-            if _meant(name, there.get(name)) != _meant(name, here.get(name))]
+def _differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    meant = [name for name in names if _meant(name, there.get(name)) != _meant(name, here.get(name))]
+    return differing(meant, there, here)
 
 
 def _meant(name: str, value: Any) -> Any:

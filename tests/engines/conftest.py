@@ -1,9 +1,7 @@
 """Servers that start and stop with a test, and waiting that takes no time."""
 
-import threading
-
 import pytest
-from faulty_server import Server
+from faulty_server import serving
 
 from raft_fast.engines.openai import OpenAIEngine
 from raft_fast.options import EngineOptions
@@ -16,18 +14,8 @@ def serve(monkeypatch):
     monkeypatch.setattr("raft_fast.engines.waiting.LONGEST_DELAY", 0.01)
     monkeypatch.setattr("raft_fast.engines.endpoint.POLL", 0.001)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    started = []
-
-    def start(reply=lambda request, before: "ok"):
-        server = Server(reply)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -74,6 +75,25 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, *_):
         """Clients that hang up are part of the tests."""
+
+
+@contextmanager
+def serving():
+    """A function that starts servers; they end with the block."""
+    started = []
+
+    def start(reply=lambda request, before: "ok"):
+        server = Server(reply)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.shutdown()
+            server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -2,11 +2,10 @@
 
 import json
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-from engines.faulty_server import Say, Server
+from engines.faulty_server import Say, serving
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 from refinement.refinement_stubs import StubEngine as StubJudge
 
@@ -26,18 +25,8 @@ ASKED = EvaluateOptions(general_prompts=-1)
 @pytest.fixture
 def serve():
     """Start servers that end with the test."""
-    started = []
-
-    def start(reply):
-        server = Server(reply)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
+    with serving() as start:
+        yield start
 
 
 def verdicts(*scores):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from raft_fast.facts.quantities import RANGE, Located, Quantity, locate
-from raft_fast.facts.references import REMEMBERED
+from raft_fast.facts.remembered import remembered
 from raft_fast.facts.spelled import in_digits
 from raft_fast.facts.times import DATE, TIME_OF_DAY
 from raft_fast.refinement.checks.case import Case
@@ -83,7 +83,7 @@ def _same(one: Bound, other: Bound) -> bool:
     return one.kind == other.kind and one.side == other.side and one.quantity.agrees(other.quantity)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered
 def bounds_of(text: str) -> list[Bound]:
     """Every quantity with a direction."""
     language = language_of(text)

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from functools import lru_cache
 
-from raft_fast.facts.references import REMEMBERED
+from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.case import Case, words
 
 FOREIGN = 0.05  # share of letters in a script that neither question nor gold answer has
@@ -68,7 +68,7 @@ def language(case: Case) -> str | None:
     return None
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered
 def guess_language(text: str) -> str | None:
     """The language of a text in Latin script where its frequent words leave no doubt, else None."""
     scores = dict.fromkeys(FREQUENT, 0.0)

@@ -5,7 +5,7 @@ import tomllib
 from functools import lru_cache
 from importlib import resources
 
-from raft_fast.facts.references import REMEMBERED
+from raft_fast.facts.remembered import remembered
 from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.language import guess_language
 
@@ -40,7 +40,7 @@ def pattern(section: str, key: str, language: str | None) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){any_of(section, key, language)}(?!\w)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered
 def untwisted(text: str) -> str:
     """The text without the denials that turn a bound round, as in "must not exceed 5 m", in digits."""
     return _twisted(language_of(text)).sub(" ", in_digits(text, sure=True))
