@@ -12,10 +12,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import head_gate, head_inputs, head_rivals, measure
 from benchmarks.head_inputs import HeadInputs
@@ -35,15 +38,11 @@ def main() -> None:
     rows = _times(inputs, args)
     extra = _memory(inputs, args) if args.device == "cuda" else _memory_in_a_fresh_process()
     _put_beside_the_floor(rows, extra, inputs)
-    result = {
-        "command": measure.command(), "machine": measure.machine(args.device),
-        "inputs": {"source": inputs.source, "N": inputs.student_ND.shape[0],
-                   "V": inputs.weight_VD.shape[0], "D": inputs.weight_VD.shape[1],
-                   "K": inputs.targets.k, "dtype": args.dtype},
-        "gate": gate, "rows": rows,
-    }
+    size = {"source": inputs.source, "N": inputs.student_ND.shape[0], "V": inputs.weight_VD.shape[0],
+            "D": inputs.weight_VD.shape[1], "K": inputs.targets.k, "dtype": args.dtype}
+    result = {"command": measure.command(), "machine": measure.machine(args.device), "inputs": size,
+              "gate": gate, "rows": rows}
     _print(result)
-    size = result["inputs"]
     shape = f"n{size['N']}-v{size['V']}-d{size['D']}-{args.dtype}-{'real' if args.model else 'random'}"
     path = measure.results_folder(args.device) / f"head-{shape}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -126,16 +125,21 @@ def _memory(inputs: HeadInputs, args: argparse.Namespace) -> dict[str, int]:
     """Extra bytes of select and of the loss forward + backward, without outputs and gradients."""
     outputs = {"select": inputs.targets.ids.numel() * 12,
                "loss both": inputs.student_ND.nbytes + inputs.weight_VD.nbytes}
-    runs = {f"select/{name}": run for name, run in head_rivals.selections(inputs).items()}
+    runs: dict[str, Callable[[], Any]] = {
+        f"select/{name}": run for name, run in head_rivals.selections(inputs).items()}
     for name, loss in head_rivals.losses(inputs, args.device).items():
         hidden, weight = head_gate.leaves(inputs)
-        runs[f"loss both/{name}"] = lambda f=loss, h=hidden, w=weight: head_gate.gradients(f(h, w), h, w)
+        runs[f"loss both/{name}"] = partial(_forward_and_backward, loss, hidden, weight)
     extra = {}
     for name, run in runs.items():
         run()
         peak = measure.extra_memory(run, args.device)
         extra[name] = max(0, peak - outputs[name.split("/")[0]])
     return extra
+
+
+def _forward_and_backward(loss: head_rivals.Loss, hidden: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return head_gate.gradients(loss(hidden, weight), hidden, weight)
 
 
 def _memory_in_a_fresh_process() -> dict[str, int]:

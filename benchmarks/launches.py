@@ -91,10 +91,10 @@ def _is_int(value: Any) -> bool:
 def choices(quick: bool = False) -> list[Variant]:
     """Every variant of every kernel; `quick` leaves out what differs in a constant or a dtype only."""
     with recorded() as seen:
-        for case in _select_cases(quick):
-            _select(*case)
-        for case in _sampled_cases(quick):
-            _sampled(*case)
+        for selection in _select_cases(quick):
+            _select(*selection)
+        for sampling in _sampled_cases(quick):
+            _sampled(*sampling)
     return list(seen)
 
 

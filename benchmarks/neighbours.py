@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,15 @@ def mixtures(real: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def exact_ids(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """The K nearest by plain selection in float64, a block of the base at a time."""
-    ids = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0))
+    ids: np.ndarray = np.empty((len(queries), 0), np.int64)
+    scores: np.ndarray = np.empty((len(queries), 0))
     for begin in range(0, len(base), BLOCK):
         block = queries.astype(np.float64) @ base[begin : begin + BLOCK].T.astype(np.float64)
         places = np.argpartition(-block, K - 1, axis=1)[:, :K]
         scores = np.hstack([scores, np.take_along_axis(block, places, 1)])
         ids = np.hstack([ids, places + begin])
         best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
-        scores, ids = (np.take_along_axis(one, best, 1) for one in (scores, ids))
+        scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
     return ids
 
 
@@ -100,6 +101,13 @@ WAYS: dict[str, Callable[[np.ndarray], Built]] = {
 }
 
 
+def with_memory(run: Callable[[], Any]) -> tuple[Any, int]:
+    """What `run` gives, and the peak of bytes that it took."""
+    kept: list[Any] = []
+    extra = measure.extra_memory(lambda: kept.append(run()), "cpu")
+    return kept[0], extra
+
+
 def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, dict[str, Any]]:
     """Every way on the same vectors; searches take turns, so that a neighbour's load falls on all."""
     truth = exact_ids(base, queries)
@@ -109,16 +117,13 @@ def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, di
         if build is by_faiss_ivf and len(base) < FEWEST_FOR_IVF:
             continue
         start = time.perf_counter()
-        kept: list[Built] = []
-        memory = measure.extra_memory(lambda build=build, kept=kept: kept.append(build(base)), "cpu")
-        built[name] = kept[0]
-        result[name] = {"build_s": round(time.perf_counter() - start, 3)}
-        ids: list[np.ndarray] = []
-        memory += measure.extra_memory(lambda one=built[name], ids=ids: ids.append(one(queries)), "cpu")
-        recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(truth, ids[0], strict=True)])
-        result[name] |= {"recall_at_10": round(float(recall), 4), "extra_mib": round(memory / 2**20)}
-    times = measure.in_turns({name: (lambda one=one: one(queries),) for name, one in built.items()},
-                             repeats, "cpu")
+        built[name], to_build = with_memory(partial(build, base))
+        seconds = time.perf_counter() - start
+        ids, to_search = with_memory(partial(built[name], queries))
+        recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(truth, ids, strict=True)])
+        result[name] = {"build_s": round(seconds, 3), "recall_at_10": round(float(recall), 4),
+                        "extra_mib": round((to_build + to_search) / 2**20)}
+    times = measure.in_turns({name: (partial(one, queries),) for name, one in built.items()}, repeats, "cpu")
     for name, parts in times.items():
         result[name] |= {"search_" + key: value for key, value in parts[-1].items()}
     return result

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,13 @@ class Instant:
         self.identity = identity
 
     def generate(
-        self, conversations: Sequence[list[Message]], sampling: Sampling
+        self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         for index, messages in enumerate(conversations):
             gold = re.findall(ANSWER, messages[-1]["content"])[0]
             yield index, Reply(f"Put in other words: {gold} ({'i' * sampling.seed})", "stop", 100, 50)
 
-    def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         for index, messages in enumerate(conversations):
             good = "(iii)" in messages[-1]["content"]
             yield index, Reply(json.dumps({"score": 0.9 if good else 0.5}), "stop", 100, 2)
@@ -59,6 +59,8 @@ class Instant:
 
 class Alike:
     """An encoder for which all texts say the same."""
+
+    identity, device = "alike", "cpu"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return np.ones((len(texts), 1), dtype=np.float32)
@@ -129,8 +131,8 @@ def main() -> None:
     if asked.once:
         count, delay = asked.rows[0], asked.delay[0]
         return print(json.dumps(memory(count) if asked.question == "memory" else load(count, delay)))
-    cases = [("memory", "--rows", str(count)) for count in asked.rows or ROWS]
-    loads = [("load", "--rows", str(count), "--delay", str(delay))
+    cases: list[tuple[str, ...]] = [("memory", "--rows", str(count)) for count in asked.rows or ROWS]
+    loads: list[tuple[str, ...]] = [("load", "--rows", str(count), "--delay", str(delay))
              for count in asked.rows or LOAD_ROWS for delay in asked.delay]
     for case in {"memory": cases, "load": loads}.get(asked.question, cases + loads):
         about = {"command": command(), "machine": machine("cpu"), "load_at_start": os.getloadavg()[0]}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,9 @@ from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
 from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
 from raft_fast.quantization import Quantization, quantization_config
+
+if TYPE_CHECKING:
+    from raft_fast.engines.hf import HFEngine
 
 VLLM = "vllm:"
 
@@ -96,6 +99,14 @@ def load_engine(
         return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
     if spec == "self" and shared is not None:
         return shared
+    return load_local(spec, options, engines, batch_size, quantization)
+
+
+def load_local(
+    spec: str, options: ModelOptions, engines: EngineOptions, batch_size: int = 32,
+    quantization: Quantization = "none",
+) -> "HFEngine":
+    """--model where `spec` is self, else a folder or a hub name, as an engine of this process."""
     from raft_fast.engines.continuous import ContinuousEngine
     from raft_fast.engines.hf import HFEngine
 

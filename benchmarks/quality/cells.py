@@ -13,7 +13,7 @@ from raft_fast import train
 from raft_fast.dataset import Row, write_json
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.engines.hf import HFEngine
-from raft_fast.models import load_engine
+from raft_fast.models import load_local
 
 
 class Points(Callback):
@@ -74,7 +74,7 @@ def _train(cell: Cell, rows: Any, options: train.Options, shared: Shared, folder
            points: Points) -> None:
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
-        original = load_engine("self", options.model, engines=options.engines)
+        original = load_local("self", options.model, options.engines)
     teacher = train.load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
     train.train_student(rows, options, original, teacher, folder, shared.reporter, [points])

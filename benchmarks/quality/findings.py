@@ -65,7 +65,8 @@ def verdict(found: Result) -> list[str]:
         return ["Nothing was measured in both directions, so nothing can be compared."]
     if found["rows"]["heldout"] < ENOUGH:
         return [f"{found['rows']['heldout']} held-out rows are too few to tell methods apart."]
-    baseline, said = found["baseline"], {}
+    baseline = found["baseline"]
+    said: dict[str, list[str]] = {}
     for one in found["planes"][0]["comparisons"]:
         if one["rival"] == baseline:
             said.setdefault(_ending(baseline, one["mean_score"]), []).append(one["method"])

@@ -45,13 +45,12 @@ def loss_at(front: Frontier, score: float) -> float | None:
 def mean_score(front: Frontier, span: Span) -> float | None:
     """Area under the frontier over `span`, divided by its width: the mean domain score there."""
     low, high = span
-    ends = [score_at(front, low), score_at(front, high)]
-    if high <= low or None in ends:
+    first, last = score_at(front, low), score_at(front, high)
+    if high <= low or first is None or last is None:
         return None
     inner = [(point.loss, point.score) for point in front if low < point.loss < high]
-    path = [(low, ends[0]), *inner, (high, ends[1])]
-    area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2  # type: ignore[operator]
-               for left, right in itertools.pairwise(path))
+    path = [(low, first), *inner, (high, last)]
+    area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in itertools.pairwise(path))
     return area / (high - low)
 
 

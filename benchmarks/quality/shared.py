@@ -19,7 +19,7 @@ from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
 from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
-from raft_fast.models import load_encoder, load_engine
+from raft_fast.models import load_encoder, load_local
 from raft_fast.options import ParaphraseOptions
 from raft_fast.progress import Reporter
 from raft_fast.training_rows import Data, take_rows
@@ -76,8 +76,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     folder.mkdir(parents=True, exist_ok=True)
     data = take_rows(options.data, options.train.heldout, folder, reporter)
     with reporter.phase("load models"):
-        original = load_engine("self", options.model, batch_size=options.evaluate.eval_batch_size,
-                               engines=options.engines)
+        original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
         encoder = load_encoder(options.model)
     heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
     exam = set_exam(heldout, options.evaluate, encoder, reporter)

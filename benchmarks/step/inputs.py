@@ -20,7 +20,7 @@ LLAMA_3B = {"vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192
             "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 500000.0}
 TINY = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2}
-RANDOM = {"random-llama-3b": LLAMA_3B, "random-llama-tiny": TINY}
+RANDOM: dict[str, dict[str, Any]] = {"random-llama-3b": LLAMA_3B, "random-llama-tiny": TINY}
 TEMPLATE = ("{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
             "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
 
@@ -63,12 +63,12 @@ def load(job: Job, dtype: torch.dtype, packed: bool) -> Any:
         config = LlamaConfig(**RANDOM[job.model], max_position_embeddings=8192, tie_word_embeddings=True,
                              pad_token_id=0, bos_token_id=1, eos_token_id=2)
         with torch.device(job.device):
-            model = LlamaForCausalLM(config).to(dtype)
-        model.set_attn_implementation("sdpa")
+            model: Any = LlamaForCausalLM(config)
+        model.to(dtype).set_attn_implementation("sdpa")
     else:
         model = AutoModelForCausalLM.from_pretrained(
-            fetch_model(job.model), dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
-        ).to(job.device)
+            fetch_model(job.model), dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
+        model.to(job.device)
     if packed:
         pack_attention(model)
     return model.eval()
