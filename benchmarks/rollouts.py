@@ -17,7 +17,7 @@ import torch
 
 from raft_fast.choice import spread
 from raft_fast.dataset import read_table
-from raft_fast.engines.hf import generate_ids, sample_ids
+from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.fetch import fetch_model, quickstart_rows
 from raft_fast.models import load_chat, load_model
 from raft_fast.options import ModelOptions

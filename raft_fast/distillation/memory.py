@@ -201,12 +201,13 @@ def _teacher_pass(model: Any, tokens: int, worst: Lengths, options: TrainOptions
 
 
 def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
-    """Keys and values of one round of generation, and its logits in float32 with noise."""
+    """Keys and values of one round of generation, and its logits: as they are, their probabilities, what is
+    handed back (float32), and cumulative sums (float64)."""
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-    logits = 3 * 4 * model.get_output_embeddings().weight.shape[0]
+    logits = (3 * 4 + 8) * model.get_output_embeddings().weight.shape[0]
     asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
              * options.steps_per_generation)
     return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits)

@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 from raft_fast.attention import PACKED
 from raft_fast.chat import Chat
 from raft_fast.engines.base import Message, Reply, Sampling, hand_over
-from raft_fast.engines.hf import READ_AHEAD, HFEngine, own_settings
+from raft_fast.engines.generation import own_settings
+from raft_fast.engines.hf import READ_AHEAD, HFEngine
 from raft_fast.engines.stopping import Call
 
 SEED_BITS = 31

@@ -5,18 +5,17 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from raft_fast.chat import Chat, View
 from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.score import strip_thinking
 from raft_fast.engines.stopping import Call, Calls
 from raft_fast.head import head_of
-from raft_fast.packing import buckets, completion_hidden, completion_ids, mixed_precision
+from raft_fast.packing import buckets, completion_hidden, completion_ids
 
 LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
 BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
@@ -151,98 +150,3 @@ class HFEngine:
             for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
                 yield ([ahead[place][0] for place in chosen], [ahead[place][1] for place in chosen],
                        [prompts[place] for place in chosen])
-
-
-def generate_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
-) -> list[list[int]]:
-    """Sample a completion for each prompt: its token ids, up to and including the first eos.
-
-    Row i is drawn with noise that depends on seeds[i] alone; temperature 0 is greedy. Where `stopping`
-    ends the batch early, rows without an eos are what there was of them.
-    """
-    noise = GumbelNoise(temperature, seeds, model.device) if temperature > 0 else None
-    return _generate(model, chat, prompts, max_new_tokens, noise, stopping)
-
-
-def sample_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int],
-) -> list[tuple[list[int], list[float]]]:
-    """As `generate_ids`, temperature above 0: token ids and, of each, its log-probability in nats under
-    softmax(logits / temperature)."""
-    noise = RecordedNoise(temperature, seeds, model.device)
-    drawn = _generate(model, chat, prompts, max_new_tokens, noise)
-    logprobs = torch.stack(noise.logprobs, dim=1).tolist()
-    return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
-
-
-@torch.inference_mode()
-def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-              noise: "GumbelNoise | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
-    """The most likely completions, or with `noise` a sample."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
-                              eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
-    with own_settings(model), mixed_precision(model):
-        drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                               generation_config=config, logits_processor=[noise] if noise else [],
-                               stopping_criteria=StoppingCriteriaList(stopping))
-    return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
-
-
-@contextmanager
-def own_settings(model: Any) -> Iterator[None]:
-    """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they
-    are merged into every config, and a trajectory must come from p_S itself."""
-    training, defaults = model.training, model.generation_config
-    model.eval()
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = defaults
-        model.train(training)
-
-
-class GumbelNoise(LogitsProcessor):
-    """Turns greedy choice into an exact sample: argmax(logits / T + Gumbel noise) ~ softmax(logits / T).
-
-    One generator a row, so that a row's draws do not depend on its neighbours in the batch.
-    """
-
-    def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores = scores.float() / self.temperature
-        noise = torch.empty_like(scores)
-        for row, generator in zip(noise, self.generators, strict=True):
-            row.exponential_(generator=generator)
-        return scores - noise.log_()
-
-
-class RecordedNoise(GumbelNoise):
-    """Remembers how likely each drawn token was: `logprobs` has a float32 [rows] a position."""
-
-    def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:
-        super().__init__(temperature, seeds, device)
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noisy = super().__call__(input_ids, scores)
-        softened = scores.float() / self.temperature
-        chosen = softened.gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)
-        self.logprobs.append(chosen - softened.logsumexp(1))
-        return noisy
-
-
-def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in eos_ids:
-            return ids[: position + 1]
-    return ids

@@ -13,7 +13,8 @@ import torch
 
 from raft_fast.chat import Chat, View
 from raft_fast.engines import Message, stable_seed
-from raft_fast.engines.hf import HFEngine, generate_ids
+from raft_fast.engines.generation import generate_ids
+from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.statistics import Pair, paired_change, weighted_mean
 from raft_fast.head import Head, head_of

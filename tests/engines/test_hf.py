@@ -1,6 +1,7 @@
 """The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
 from raft_fast.engines import Sampling, WindDown, hf
-from raft_fast.engines.hf import GumbelNoise, HFEngine, _until_eos, generate_ids
+from raft_fast.engines.generation import RecordingSampler, Sampler, _until_eos, generate_ids
+from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
@@ -23,14 +25,43 @@ def engine(model, chat):
     return HFEngine(model, chat, "tiny", batch_size=2)
 
 
-def test_gumbel_noise_samples_the_softmax():
+def test_a_sampler_draws_from_the_softmax():
     """20,000 draws: every frequency within five standard deviations of softmax(logits / T)."""
     logits, temperature, draws = torch.tensor([2.0, 1.0, 0.0, -1.0]), 1.5, 20_000
-    noise = GumbelNoise(temperature, [7], torch.device("cpu"))
-    chosen = torch.stack([noise(None, logits[None])[0].argmax() for _ in range(draws)])
+    sampler = Sampler(temperature, [7], draws, torch.device("cpu"))
+    chosen = torch.stack([sampler(None, logits[None])[0].argmax() for _ in range(draws)])
     expected = (logits / temperature).softmax(-1)
     found = torch.bincount(chosen, minlength=4) / draws
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / draws).sqrt()).all()
+
+
+def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should():
+    """Half of the mass in one token, half evenly in 2^22: each adds less than float32 resolves beside 0.5."""
+    rare = 1 << 22
+    logits = torch.zeros(1, rare + 1)
+    logits[0, 0] = math.log(rare)
+    sampler = Sampler(1.0, [7], 200, torch.device("cpu"))
+    chosen = torch.stack([sampler.draw(logits.softmax(1)) for _ in range(200)]).flatten()
+    tail = chosen[chosen > 0]
+    assert abs(len(tail) - 100) < 5 * 50 ** 0.5
+    assert abs(float(tail.double().mean()) / rare - 0.5) < 5 * (1 / 12 / len(tail)) ** 0.5
+
+
+def test_a_token_that_cannot_be_drawn_is_not():
+    """Not even by the smallest and the largest number."""
+    sampler = Sampler(1.0, [0], 2, torch.device("cpu"))
+    sampler.uniform = iter(torch.tensor([[[0.0]], [[1 - 2.0**-53]]], dtype=torch.float64))
+    scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]])
+    assert [int(sampler(None, scores).argmax()) for _ in range(2)] == [1, 2]
+
+
+def test_what_is_recorded_is_the_log_probability_of_what_was_drawn():
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 3.0, 0.0, 1.0]])
+    sampler = RecordingSampler(1.5, [7, 8], 5, torch.device("cpu"))
+    for position in range(5):
+        chosen = sampler(None, scores).argmax(1, keepdim=True)
+        expected = (scores / 1.5).log_softmax(1).gather(1, chosen).squeeze(1)
+        torch.testing.assert_close(sampler.logprobs[position], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -102,7 +133,7 @@ def drain(replies):
 
 
 def test_an_interrupt_from_another_thread_ends_the_batch_and_keeps_its_whole_replies(short_spoken, at_token):
-    sampling = Sampling(6, 1.0)
+    sampling = Sampling(6, 1.0, seed=1)
     uninterrupted, _ = drain(short_spoken.generate(MANY, sampling))
     drawn = at_token(2, lambda: short_spoken.interrupt(KeyboardInterrupt()))
     found, error = drain(short_spoken.generate(MANY, sampling))

@@ -10,7 +10,7 @@ from raft_fast.chat import Chat
 from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.engines import Sampling
-from raft_fast.engines.hf import generate_ids, sample_ids
+from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.errors import UserError
 from raft_fast.progress import console
 

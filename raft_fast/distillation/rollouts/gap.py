@@ -8,7 +8,7 @@ import torch
 
 from raft_fast.chat import Chat, View
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.engines.hf import own_settings
+from raft_fast.engines.generation import own_settings
 from raft_fast.errors import UserError
 from raft_fast.head import head_of
 from raft_fast.packing import completion_hidden, completion_ids, mixed_precision

@@ -1,0 +1,116 @@
+"""Sampling with transformers' `generate`: every row by random numbers of its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
+
+from raft_fast.chat import Chat
+from raft_fast.packing import mixed_precision
+
+
+def generate_ids(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
+) -> list[list[int]]:
+    """Sample a completion for each prompt: its token ids, up to and including the first eos.
+
+    Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
+    `stopping` ends the batch early, rows without an eos are what there was of them.
+    """
+    sampler = Sampler(temperature, seeds, max_new_tokens, model.device) if temperature > 0 else None
+    return _generate(model, chat, prompts, max_new_tokens, sampler, stopping)
+
+
+def sample_ids(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    temperature: float, seeds: Sequence[int],
+) -> list[tuple[list[int], list[float]]]:
+    """As `generate_ids`, temperature above 0: token ids and, of each, its log-probability in nats under
+    softmax(logits / temperature)."""
+    sampler = RecordingSampler(temperature, seeds, max_new_tokens, model.device)
+    drawn = _generate(model, chat, prompts, max_new_tokens, sampler)
+    logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
+    return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
+
+
+@torch.inference_mode()
+def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+              sampler: "Sampler | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
+    """The most likely completions, or with `sampler` a sample."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
+                              eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
+    with own_settings(model), mixed_precision(model):
+        drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                               generation_config=config, logits_processor=[sampler] if sampler else [],
+                               stopping_criteria=StoppingCriteriaList(stopping))
+    return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+
+
+@contextmanager
+def own_settings(model: Any) -> Iterator[None]:
+    """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they
+    are merged into every config, and a trajectory must come from p_S itself."""
+    training, defaults = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+        model.train(training)
+
+
+class Sampler(LogitsProcessor):
+    """Turns greedy choice into an exact sample: the token at which the cumulative softmax(logits / T) passes
+    a uniform number. Its sum is in float64: in float32 it would lose rare tokens of a large vocabulary.
+
+    Row i's numbers come from seeds[i] alone, so its draws depend neither on its neighbours in the batch nor
+    on the device. They are drawn beforehand: on a GPU each row and position would be a launch of its own.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int], positions: int,
+                 device: torch.device) -> None:
+        self.temperature = temperature
+        rows = [torch.rand(positions, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+                for seed in seeds]
+        self.uniform = iter(torch.stack(rows, dim=1).to(device))  # [rows, 1] a position
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores [rows, V] of which the drawn token alone is above -inf."""
+        return torch.full_like(scores, -torch.inf).scatter_(1, self.draw(self._probabilities(scores)), 0.0)
+
+    def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Token ids [rows, 1] for the next position."""
+        passed = probabilities.cumsum(1, dtype=torch.float64)
+        # relative to the whole sum, which is 1 but for rounding; clamped for the same reason
+        chosen = torch.searchsorted(passed, next(self.uniform) * passed[:, -1:], right=True)
+        return chosen.clamp_(max=probabilities.shape[1] - 1)
+
+    def _probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        return (scores.float() / self.temperature).softmax(1)
+
+
+class RecordingSampler(Sampler):
+    """Remembers how likely each drawn token was: `logprobs` has a float32 [rows] a position."""
+
+    def __init__(self, *asked: Any) -> None:
+        super().__init__(*asked)
+        self.logprobs: list[torch.Tensor] = []
+
+    def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
+        chosen = super().draw(probabilities)
+        self.logprobs.append(probabilities.gather(1, chosen).squeeze(1).log())
+        return chosen
+
+
+def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in eos_ids:
+            return ids[: position + 1]
+    return ids
