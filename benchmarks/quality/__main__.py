@@ -41,11 +41,10 @@ def main() -> None:
         suite = suite.on(options.data)
     folder = options.output_dir or Path("runs/quality") / "-".join(
         [suite.name, *([Path(suite.data).stem] if suite.data else [])])
-    reporter = Reporter()
     if options.dry_run:
-        for cell in suite.cells():
-            reporter.say(cell.name)
+        print(*(cell.name for cell in suite.cells()), sep="\n")
         return
+    reporter = Reporter()
     shared = prepare(suite, folder, reporter)
 
     def judge(spec: str) -> Engine:
