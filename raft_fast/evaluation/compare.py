@@ -19,11 +19,10 @@ Result = dict[str, Any]
 def compare(exam: Exam, base: Answers, trained: Answers) -> Result:
     """Scores of both models with the change between them, for every part of the exam."""
     parts: Result = {name: _domain(base.domains[name], trained.domains[name]) for name in exam.rows}
-    both = exam.general is not None and base.general is not None and trained.general is not None
     return {
         "models": {"base": base.model, "trained": trained.model},
         **parts,
-        "general": _general(exam.general, base.general, trained.general) if both else None,  # type: ignore[arg-type]
+        "general": _general(exam.general, base.general, trained.general),
         "general_skipped": exam.general_skipped,
         "behaviour": _behaviour(base, trained),
         "intervals": INTERVALS,
@@ -41,7 +40,10 @@ def _domain(base: DomainScores, trained: DomainScores) -> Result:
     }
 
 
-def _general(suite: GeneralSuite, base: GeneralScores, trained: GeneralScores) -> Result:
+def _general(suite: GeneralSuite | None, base: GeneralScores | None, trained: GeneralScores | None
+             ) -> Result | None:
+    if suite is None or base is None or trained is None:
+        return None
     metrics = {}
     for metric in general.METRICS:
         compared = _metric(base, trained, metric)

@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.evaluation.names import LABELS, TITLES, interval, judgement
+from raft_fast.evaluation.names import LABELS, TITLES, judgement, with_interval
 from raft_fast.evaluation.run_files import RunFiles, read_run
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.options import SMOLLM2
 from raft_fast.report.page import write_text
-from raft_fast.report.text import markdown, percent, value
+from raft_fast.report.text import markdown, percent
 
 LICENSES = {SMOLLM2: "apache-2.0"}
 # data set of the quickstart, used where no --data is given
@@ -79,19 +79,14 @@ def _scores(evaluation: dict[str, Any]) -> list[str]:
         for name, metric in (evaluation.get(part) or {"metrics": {}})["metrics"].items():
             lines.append("| " + " | ".join([
                 LABELS[name] + (", reworded" if part == "paraphrases" else ""),
-                _score(metric["base"]), _score(metric["trained"]),
-                _score(metric["change"], signed=True),
+                with_interval(metric["base"]), with_interval(metric["trained"]),
+                with_interval(metric["change"], signed=True),
                 percent(metric["retention"]) if "retention" in metric else "",
-                str(metric["base"]["n"]),
-                judgement(metric) if metric["change"]["n"] else ""]) + " |")
+                str(metric["base"]["n"]), judgement(metric)]) + " |")
     return ["\n".join(lines) + "\n",
             f"Brackets hold intervals ({evaluation['intervals']}). Both models answered the same "
             "prompts greedily. Of nats per token, less is better. Prompts and instructions "
             "are IFBench's.\n"]
-
-
-def _score(mean: dict[str, Any], signed: bool = False) -> str:
-    return f"{value(mean['mean'], signed)} {interval(mean, signed)}".rstrip()
 
 
 def _data(run: RunFiles) -> str:

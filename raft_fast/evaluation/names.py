@@ -33,6 +33,11 @@ def interval(mean: dict[str, Any], signed: bool = False) -> str:
     return f"[{value(mean['low'], signed)}, {value(mean['high'], signed)}]"
 
 
+def with_interval(mean: dict[str, Any], signed: bool = False) -> str:
+    """"0.198 [0.17, 0.23]", or the mean alone where there is no interval."""
+    return f"{value(mean['mean'], signed)} {interval(mean, signed)}".rstrip()
+
+
 def judgement(metric: dict[str, Any]) -> str:
     """better or worse where the change's interval leaves zero out, otherwise within noise; no verdict on
     a handful of rows, whose bootstrap means little."""

@@ -30,7 +30,7 @@ def _score_row(name: str, metric: Section) -> Section:
             "trained": _score(metric["trained"]), "change": _score(metric["change"], signed=True),
             "retention": percent(metric["retention"]) if "retention" in metric else "",
             "n": str(n) if n in (pairs, 0) or "instruction" in name else f"{n} / {pairs}",
-            "judgement": judgement(metric) if metric["change"]["n"] else "",
+            "judgement": judgement(metric),
             "lower_is_better": not metric["higher_is_better"]}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.evaluation.names import LABELS, TITLES, interval, judgement
+from raft_fast.evaluation.names import LABELS, TITLES, judgement, with_interval
 from raft_fast.report.text import percent, value
 
 WIDTH_OF_FILES = 120  # a log file has no width of its own
@@ -23,8 +23,8 @@ def print_table(result: dict[str, Any]) -> None:
     for part in TITLES:
         for name, metric in (result.get(part) or {"metrics": {}})["metrics"].items():
             reworded = " (reworded)" if part == "paraphrases" else ""
-            table.add_row(LABELS[name] + reworded, *(_cell(metric[model]) for model in ("base", "trained")),
-                          _cell(metric["change"], signed=True),
+            table.add_row(LABELS[name] + reworded, with_interval(metric["base"]),
+                          with_interval(metric["trained"]), with_interval(metric["change"], signed=True),
                           percent(metric["retention"]) if "retention" in metric else "",
                           str(metric["base"]["n"]), judgement(metric))
         table.add_section()
@@ -39,7 +39,3 @@ def print_table(result: dict[str, Any]) -> None:
                           f"{value(one['trained']['mean'])}", markup=False)
     if result["general_skipped"]:
         console.print(f"general: left out ({result['general_skipped']})", markup=False)
-
-
-def _cell(mean: dict[str, Any], signed: bool = False) -> str:
-    return f"{value(mean['mean'], signed)} {interval(mean, signed)}".rstrip()
