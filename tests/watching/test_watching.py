@@ -1,4 +1,4 @@
-"""What listens to a run, on a tiny model: evaluation, best weights, collapse, samples, trackers, the hub."""
+"""What listens to a run, on a tiny model: evaluation, best weights, collapse, samples."""
 
 import json
 import re
@@ -8,45 +8,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import make_model, make_rows
+from watched_run import OPTIONS, lines, make_scorer, run
 
-from raft_fast.chat import View
-from raft_fast.distillation import Callback, Teacher, TrainingState, train
-from raft_fast.distillation.metrics import speeds
+from raft_fast.distillation import Callback, TrainingState
 from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions, WatchOptions
+from raft_fast.options import WatchOptions
 from raft_fast.progress import Reporter
 from raft_fast.train import finish
-from raft_fast.watching import StepsInProgress, hub, watchers
+from raft_fast.watching import watchers
 from raft_fast.watching.best import KeepBest
 from raft_fast.watching.collapse import StopOnCollapse, collapse_of
 from raft_fast.watching.completions import LogCompletions
-from raft_fast.watching.evaluation import EvaluateEvery, Scorer, nll
+from raft_fast.watching.evaluation import EvaluateEvery, nll
 from raft_fast.watching.first_batch import FirstBatch
-from raft_fast.watching.split import RolloutAdvice, describe_split
-from raft_fast.watching.trackers import Trackers
-
-OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teacher_top_k=16,
-                       max_completion_length=8, learning_rate=3e-2, save_steps=2)
-
-
-def run(folder, chat, callbacks=(), options=OPTIONS):
-    folder.mkdir(exist_ok=True)
-    student = make_model(0)
-    train(student, Teacher(make_model(0), chat, 16, 1.5, True), chat, make_rows(6), options, 0, folder,
-          callbacks)
-    return student
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def make_scorer(chat, original=None):
-    rows = make_rows(6)
-    return Scorer(chat, [chat.sft_view(row.prompt, row.gold) for row in rows],
-                  [View(chat.student_prompt(rows[0].prompt), [70, 71, 72, 2]), View([5], [])],
-                  original or make_model(0))
+from raft_fast.watching.split import RolloutAdvice
 
 
 def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):
@@ -205,62 +181,25 @@ def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkey
 
 
 def test_completions_are_logged_and_not_twice(tmp_path, chat):
-    callbacks = [LogCompletions(3, chat)]
+    heard = {}
+
+    class Listen(Callback):
+        def on_step(self, state):
+            pairs = zip(state.rows, state.trajectories, strict=True)
+            heard.update({(state.step, row.row_id): (row, ids) for row, ids in pairs})
+
+    callbacks = [LogCompletions(3, chat), Listen()]
     run(tmp_path / "run", chat, callbacks)
     found = lines(tmp_path / "run/completions.jsonl")
     assert sorted({line["step"] for line in found}) == [1, 3, 6]
-    assert set(found[0]) == {"step", "row_id", "prompt", "completion", "answer", "tokens", "ended"}
+    for line in found:
+        row, ids = heard[line["step"], line["row_id"]]
+        assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
+                        "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
+                        "ended": ids[-1] == chat.tokenizer.eos_token_id}
     (tmp_path / "run/completions.jsonl").open("a").write('{"step": 9, "torn')
     run(tmp_path / "run", chat, callbacks)
     assert lines(tmp_path / "run/completions.jsonl") == found
-
-
-def test_speeds_are_tokens_over_seconds():
-    metrics = {"tokens": 100, "train_seconds": 2.0, "teacher_seconds": None, "rollout_seconds": 4.0}
-    assert speeds(metrics, 4, []) == {
-        "rollout_tokens": 4, "teacher_tokens": 0, "rollout_tokens_per_second": 1.0,
-        "teacher_tokens_per_second": None, "train_tokens_per_second": 50.0}
-    told = describe_split({**metrics, "train_tokens_per_second": 50.0, "rollout_tokens_per_second": 1.0})
-    assert told == "6.0 s: rollouts 67 % (1 tokens/s), teacher 0 %, training 33 % (50 tokens/s)"
-
-
-def test_every_step_logs_the_split_and_shows_it(tmp_path, chat):
-    notes = []
-    run(tmp_path / "run", chat, [StepsInProgress(lambda steps, note="": notes.append((steps, note)))],
-        replace(OPTIONS, steps_per_generation=2))
-    metrics = lines(tmp_path / "run/metrics.jsonl")
-    assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
-    assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
-    assert [steps for steps, _ in notes] == [0] + [1] * 6
-    assert all(word in notes[1][1] for word in ("loss", "sft", "kl", "λ", "rollouts", "teacher", "tokens/s"))
-
-
-def advised(rollout, engine="transformers", on_gpu=False, longest=3, steps=9):
-    """What is said over `steps` steps of which rollouts take `rollout` seconds, the rest two."""
-    said, metrics = [], {"rollout_seconds": rollout, "teacher_seconds": 1.0, "train_seconds": 1.0,
-                         "rollout_tokens": 24}
-    advice = RolloutAdvice(1, engine, on_gpu, longest, said.append)
-    for _ in range(steps):
-        advice.on_step(SimpleNamespace(metrics=metrics, trajectories=[[4, 5, 6], [4, 2]]))
-    return said
-
-
-def test_advice_comes_once_and_only_where_rollouts_dominate():
-    (told,) = advised(8.0)
-    assert told.startswith("rollouts dominate after 3 steps: rollouts 80 %, teacher 10 %, training 10 %; "
-                           "3 tokens/s drawn.")
-    assert "--steps_per_generation 4" in told
-    assert "a GPU, and there --rollout_engine" in told
-    assert "--max_completion_length (50 % of the trajectories reach its 3 tokens)" in told
-    assert advised(1.0) == advised(8.0, steps=2) == []
-
-
-def test_advice_names_only_what_is_not_done_yet():
-    (told,) = advised(8.0, on_gpu=True)
-    assert "; --rollout_engine continuous or vllm;" in told
-    (told,) = advised(8.0, engine="vllm", on_gpu=True, longest=9)
-    assert "--rollout_engine" not in told
-    assert "--max_completion_length" not in told
 
 
 def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
@@ -285,65 +224,6 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert not (tmp_path / "run/first_batch.md").exists()  # a run that goes on has no first batch
 
 
-@pytest.fixture
-def stub_tracker(monkeypatch):
-    from accelerate import tracking
-
-    class Stub(tracking.GeneralTracker):
-        name, requires_logging_directory, made = "stub", True, []
-
-        def __init__(self, run_name, logging_dir=None):
-            super().__init__()
-            self.values, self.config, self.finished, self.broken = [], None, False, False
-            Stub.made.append(self)
-
-        @property
-        def tracker(self):
-            return self
-
-        def store_init_configuration(self, values):
-            self.config = values
-
-        def log(self, values, step=None, **kwargs):
-            if self.broken:
-                raise ConnectionError("service is down")
-            self.values.append((step, values))
-
-        def finish(self):
-            self.finished = True
-
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "stub", Stub)
-    return Stub
-
-
-def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
-    trackers = Trackers(["stub"], tmp_path / "run", {"learning_rate": 0.1, "revision": None})
-    run(tmp_path / "run", chat, [trackers, EvaluateEvery(3, make_scorer(chat))])
-    (stub,) = stub_tracker.made
-    assert stub.config == {"learning_rate": 0.1, "revision": "None"}
-    assert stub.finished
-    steps = [step for step, values in stub.values if "loss" in values]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    assert [step for step, values in stub.values if "eval_domain_nll" in values] == [0, 3, 6]
-    assert all(isinstance(value, float) for _, values in stub.values for value in values.values())
-    stub_tracker.made.clear()
-
-
-def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, chat, stub_tracker):
-    trackers = Trackers(["stub"], tmp_path / "run", {})
-    stub_tracker.made.pop().broken = True
-    with pytest.warns(UserWarning, match="tracker stub failed and is left out: service is down"):
-        run(tmp_path / "run", chat, [trackers])
-    assert len(lines(tmp_path / "run/metrics.jsonl")) == 6
-
-
-def test_unknown_and_missing_trackers_are_named(tmp_path):
-    with pytest.raises(UserError, match="--report_to nonsense"):
-        Trackers(["nonsense"], tmp_path, {})
-    with pytest.raises(UserError, match="--report_to clearml: not installed"):
-        Trackers(["clearml"], tmp_path, {})
-
-
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     engine = HFEngine(make_model(0), chat, "tiny")
     config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8}
@@ -362,27 +242,3 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
     with pytest.raises(UserError, match="--load_best_model_at_end"):
         WatchOptions(load_best_model_at_end=True)
-
-
-def test_the_hub_gets_the_folder_and_a_refusal_is_one_line(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    calls = []
-
-    class Api:
-        def create_repo(self, name, **options):
-            calls.append((name, options))
-            if name == "no/way":
-                raise OSError("offline")
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
-
-        def upload_folder(self, **options):
-            calls.append(options)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert hub.push(tmp_path, "me/model") == "https://huggingface.co/me/model"
-    assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
-    assert calls[1]["folder_path"] == tmp_path
-    assert calls[1]["repo_id"] == "me/model"
-    with pytest.raises(UserError, match="--push_to_hub no/way: offline; the model is in"):
-        hub.push(tmp_path, "no/way")

@@ -1,0 +1,58 @@
+"""Where a step's time goes, and the advice where rollouts dominate."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+from watched_run import OPTIONS, lines, run
+
+from raft_fast.distillation.metrics import speeds
+from raft_fast.watching import StepsInProgress
+from raft_fast.watching.split import RolloutAdvice, describe_split
+
+
+def test_speeds_are_tokens_over_seconds():
+    metrics = {"tokens": 100, "train_seconds": 2.0, "teacher_seconds": None, "rollout_seconds": 4.0}
+    assert speeds(metrics, 4, []) == {
+        "rollout_tokens": 4, "teacher_tokens": 0, "rollout_tokens_per_second": 1.0,
+        "teacher_tokens_per_second": None, "train_tokens_per_second": 50.0}
+    told = describe_split({**metrics, "train_tokens_per_second": 50.0, "rollout_tokens_per_second": 1.0})
+    assert told == "6.0 s: rollouts 67 % (1 tokens/s), teacher 0 %, training 33 % (50 tokens/s)"
+
+
+def test_every_step_logs_the_split_and_shows_it(tmp_path, chat):
+    notes = []
+    run(tmp_path / "run", chat, [StepsInProgress(lambda steps, note="": notes.append((steps, note)))],
+        replace(OPTIONS, steps_per_generation=2))
+    metrics = lines(tmp_path / "run/metrics.jsonl")
+    assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
+    assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
+    assert [steps for steps, _ in notes] == [0] + [1] * 6
+    assert all(word in notes[1][1] for word in ("loss", "sft", "kl", "λ", "rollouts", "teacher", "tokens/s"))
+
+
+def advised(rollout, engine="transformers", on_gpu=False, longest=3, steps=9):
+    """What is said over `steps` steps of which rollouts take `rollout` seconds, the rest two."""
+    said, metrics = [], {"rollout_seconds": rollout, "teacher_seconds": 1.0, "train_seconds": 1.0,
+                         "rollout_tokens": 24}
+    advice = RolloutAdvice(1, engine, on_gpu, longest, said.append)
+    for _ in range(steps):
+        advice.on_step(SimpleNamespace(metrics=metrics, trajectories=[[4, 5, 6], [4, 2]]))
+    return said
+
+
+def test_advice_comes_once_and_only_where_rollouts_dominate():
+    (told,) = advised(8.0)
+    assert told.startswith("rollouts dominate after 3 steps: rollouts 80 %, teacher 10 %, training 10 %; "
+                           "3 tokens/s drawn.")
+    assert "--steps_per_generation 4" in told
+    assert "a GPU, and there --rollout_engine" in told
+    assert "--max_completion_length (50 % of the trajectories reach its 3 tokens)" in told
+    assert advised(1.0) == advised(8.0, steps=2) == []
+
+
+def test_advice_names_only_what_is_not_done_yet():
+    (told,) = advised(8.0, on_gpu=True)
+    assert "; --rollout_engine continuous or vllm;" in told
+    (told,) = advised(8.0, engine="vllm", on_gpu=True, longest=9)
+    assert "--rollout_engine" not in told
+    assert "--max_completion_length" not in told

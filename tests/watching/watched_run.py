@@ -1,0 +1,32 @@
+"""A run of six steps on a tiny model, and what it wrote."""
+
+import json
+
+from tiny import make_model, make_rows
+
+from raft_fast.chat import View
+from raft_fast.distillation import Teacher, train
+from raft_fast.options import TrainOptions
+from raft_fast.watching.evaluation import Scorer
+
+OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teacher_top_k=16,
+                       max_completion_length=8, learning_rate=3e-2, save_steps=2)
+
+
+def run(folder, chat, callbacks=(), options=OPTIONS):
+    folder.mkdir(exist_ok=True)
+    student = make_model(0)
+    train(student, Teacher(make_model(0), chat, 16, 1.5, True), chat, make_rows(6), options, 0, folder,
+          callbacks)
+    return student
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def make_scorer(chat, original=None):
+    rows = make_rows(6)
+    return Scorer(chat, [chat.sft_view(row.prompt, row.gold) for row in rows],
+                  [View(chat.student_prompt(rows[0].prompt), [70, 71, 72, 2]), View([5], [])],
+                  original or make_model(0))
