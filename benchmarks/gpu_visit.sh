@@ -4,7 +4,7 @@
 #   benchmarks/gpu_visit.sh sanitize
 #   benchmarks/gpu_visit.sh tune scaling
 #   benchmarks/gpu_visit.sh whole_step           # needs trl
-#   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct TEXT=faq.jsonl benchmarks/gpu_visit.sh real
+#   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct benchmarks/gpu_visit.sh real
 # Every command has its own limit, and writes its result when it ends: a later failure or a stop
 # loses nothing. Results lie under benchmarks/results/ and, where OUT is set, packed there as one file.
 # Liger is among the rivals where liger-kernel is installed.
@@ -49,11 +49,11 @@ speed() {  # about 5 minutes: DESIGN's shapes against the GEMM, dense, compiled 
     done
 }
 
-real() {  # about 5 minutes: the same on the ids of real text, where MODEL and TEXT are given
-    [ -n "${MODEL:-}" ] && [ -n "${TEXT:-}" ] || { echo "!! real needs MODEL and TEXT: skipped"; return; }
+real() {  # about 5 minutes: the same on the ids of real text, where MODEL is given; TEXT: other rows
+    [ -n "${MODEL:-}" ] || { echo "!! real needs MODEL: skipped"; return; }
     for d in 3072 4096; do
         step 200 python3 -m benchmarks.head $device $shape $dtype --d "$d" $repeats \
-            --model "$MODEL" --text "$TEXT" --enlarge
+            --model "$MODEL" ${TEXT:+--text "$TEXT"} --enlarge
     done
 }
 

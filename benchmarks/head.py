@@ -1,6 +1,6 @@
 """The loss head against its floor and its rivals, in one run.
 
-    python -m benchmarks.head --n 1024 --model HuggingFaceTB/SmolLM2-135M-Instruct --text faq.jsonl
+    python -m benchmarks.head --n 1024 --model HuggingFaceTB/SmolLM2-135M-Instruct
     python -m benchmarks.head --device cuda --n 8192 --d 4096 --v 128256 --dtype bfloat16
 
 Without --model the vectors are random. A red correctness gate prints no speed.
@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help="take states, weight and ids from this model ...")
-    parser.add_argument("--text", type=Path, help="... on these rows: JSONL with question and answer")
+    parser.add_argument("--text", type=Path, help="... on these rows instead of the quickstart's")
     parser.add_argument("--enlarge", action="store_true",
                         help="real ids spread over --v, random vectors of --d")
     parser.add_argument("--repeats", type=int, default=5)

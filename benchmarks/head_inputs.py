@@ -11,6 +11,9 @@ import torch
 from raft_kernels import TopKTargets, topk_targets
 from torch import Tensor
 
+from raft_fast.dataset import read_table
+from raft_fast.fetch import fetch_model, quickstart_rows
+
 
 @dataclass
 class HeadInputs:
@@ -36,9 +39,11 @@ def random_inputs(
 
 
 def model_inputs(
-    model: str, text: Path, n: int, k: int, dtype: torch.dtype, device: str
+    model: str, text: Path | None, n: int, k: int, dtype: torch.dtype, device: str
 ) -> HeadInputs:
-    """A model's states on q/a rows: the student reads q, the teacher q and the answer (Eq. 7)."""
+    """A model's states on q/a rows (None: the quickstart's): the student reads q, the teacher q and the
+    answer (Eq. 7)."""
+    text = text or quickstart_rows()
     student, teacher, weight = _states(model, text, n)
     source = f"{Path(model).name} on {text.name}, {n} answer tokens in reading order"
     return _with_targets(
@@ -46,7 +51,7 @@ def model_inputs(
 
 
 def enlarged_inputs(
-    model: str, text: Path, n: int, d: int, vocab: int, k: int, dtype: torch.dtype, device: str
+    model: str, text: Path | None, n: int, d: int, vocab: int, k: int, dtype: torch.dtype, device: str
 ) -> HeadInputs:
     """The ids of a real run, spread over a larger vocabulary in front of random vectors.
 
@@ -75,9 +80,6 @@ def _with_targets(
 @torch.no_grad()
 def _states(model: str, text: Path, n: int) -> tuple[Tensor, Tensor, Tensor]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from raft_fast.dataset import read_table
-    from raft_fast.fetch import fetch_model
 
     folder = fetch_model(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,10 +1,10 @@
 """Nearest neighbours: faiss and torch as we use them, beside sentence-transformers' own search.
 
-    python -m benchmarks.neighbours --sizes 1000,10000,100000 --real rows.jsonl
+    python -m benchmarks.neighbours --sizes 1000,10000,100000 --real
 
 Ten neighbours of a sample of queries among N vectors: seconds to build and to search, memory above the
 vectors, and recall@10 against an exact search in float64. The vectors are mixtures of three real
-embeddings (`--real`, float32 [n, D]; else of random ones) with a little noise: they crowd together as
+embeddings (`--real`; else of random ones) with a little noise: they crowd together as
 texts of one domain do, without being copies.
 """
 
@@ -23,6 +23,7 @@ from sentence_transformers.util import semantic_search
 from benchmarks import measure
 from raft_fast.dataset import read_table
 from raft_fast.embedding import unit
+from raft_fast.fetch import quickstart_rows
 from raft_fast.models import load_encoder
 from raft_fast.options import ModelOptions
 from raft_fast.refinement.faiss_index import FaissIndex
@@ -37,13 +38,12 @@ Built = Callable[[np.ndarray], np.ndarray]
 """Queries to the ids of their neighbours."""
 
 
-def embeddings(source: Path | None) -> np.ndarray:
-    """What the vectors are mixed from."""
-    if source is None:
+def embeddings(files: list[Path] | None) -> np.ndarray:
+    """What the vectors are mixed from: random ones (None), or those of rows' questions and answers."""
+    if files is None:
         return unit(np.random.default_rng(0).normal(size=(2000, DIMENSION)))
-    if source.suffix == ".npy":
-        return np.load(source)
-    rows = read_table(str(source), 0.0).rows
+    rows = [row for file in files or (quickstart_rows("en"), quickstart_rows("sv"))
+            for row in read_table(str(file), 0.0).rows]
     texts = [text for row in rows for text in (row.prompt[-1]["content"], row.gold)]
     return load_encoder(ModelOptions()).embed(texts)
 
@@ -135,8 +135,9 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,10000,100000,1000000")
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--real", type=Path, help=".npy of real embeddings, float32 [n, D], or .jsonl of "
-                        "rows whose questions and answers are embedded")
+    parser.add_argument("--real", nargs="*", type=Path, metavar="FILE", help="mix the vectors from "
+                        "embeddings of these rows' questions and answers; without FILE the quickstart's, in "
+                        "both languages")
     args = parser.parse_args()
     real = embeddings(args.real)
     for count in (int(size) for size in args.sizes.split(",")):
@@ -149,7 +150,7 @@ def main() -> None:
         record = {"command": measure.command(), "machine": measure.machine("cpu"), "vectors": count,
                   "dimension": base.shape[1], "queries": args.queries, "k": K,
                   "vectors_mib": round(base.nbytes / 2**20),
-                  "of": f"mixtures of {len(real)} {'real' if args.real else 'random'} embeddings",
+                  "of": f"mixtures of {len(real)} {'random' if args.real is None else 'real'} embeddings",
                   "gflop_of_exact_search": round(flops / 1e9, 2), "ways": ways}
         path = measure.results_folder("cpu") / f"neighbours-n{count}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")

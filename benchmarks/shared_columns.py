@@ -1,6 +1,6 @@
 """How many different columns neighbouring tokens share: what the tiles' traffic depends on.
 
-    python -m benchmarks.overlap --model HuggingFaceTB/SmolLM2-135M-Instruct --text faq.jsonl
+    python -m benchmarks.shared_columns --model HuggingFaceTB/SmolLM2-135M-Instruct --n 8192
 
 Distinct ids over ids listed, for groups of neighbouring tokens, on real text and on random ids; how
 many tokens name the most popular columns; and what the weight gradient would cost on an H200 with
@@ -47,7 +47,7 @@ def main() -> None:
     """Print the shares and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--text", type=Path, help="rows to read instead of the quickstart's")
     parser.add_argument("--n", type=int, default=1024)
     parser.add_argument("--k", type=int, default=512)
     args = parser.parse_args()
@@ -71,7 +71,7 @@ def main() -> None:
                                 round(float(inputs.targets.mass.mean()), 4)},  # type: ignore[union-attr]
     }
     print(json.dumps(result, indent=1))
-    path = Path(__file__).parent / "results" / "overlap.json"
+    path = Path(__file__).parent / "results" / "shared-columns.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
