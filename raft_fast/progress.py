@@ -24,6 +24,7 @@ from rich.text import Text
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
+Note = str | Callable[[], str]
 console = Console(stderr=True, highlight=False)
 
 
@@ -47,7 +48,8 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        """Time one phase. Yields `advance(steps=1, note="")`."""
+        """Time one phase. Yields `advance(steps=1, note="")`; a note that is a function is asked for its
+        words each time it is shown, so that they move while nothing advances."""
         start = time.perf_counter()
         show = _bar if console.is_terminal else _lines
         with _peak_memory() as peak:
@@ -87,29 +89,35 @@ class _NotedProgress(Progress):
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
-            if note := task.fields["note"]:
+            if note := _words(task.fields["note"]):
                 yield Text(note, style="dim")
 
 
 @contextmanager
 def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
-    start, done, noted = time.perf_counter(), 0, ""
+    start, done = time.perf_counter(), 0
+    noted: Note = ""
 
-    def advance(steps: int = 1, note: str = "") -> None:
+    def advance(steps: int = 1, note: Note = "") -> None:
         nonlocal done, noted
-        done, noted = done + steps, " | ".join(note.splitlines())
+        done, noted = done + steps, note
 
     def beat() -> None:
         left = ""
         if total and done:
             left = f", {(time.perf_counter() - start) / done * (total - done):.0f} s left"
-        _log(f"{name}: {done}/{total or '?'} {unit}{left} {noted}".rstrip())
+        said = " | ".join(_words(noted).splitlines())
+        _log(f"{name}: {done}/{total or '?'} {unit}{left} {said}".rstrip())
 
     _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
     with _every(LOG_SECONDS, beat):
         yield advance
     _log(f"{name}: done in {time.perf_counter() - start:.1f} s")
+
+
+def _words(note: Note) -> str:
+    return note if isinstance(note, str) else note()
 
 
 def _log(text: str) -> None:

@@ -75,7 +75,8 @@ class Engine(Protocol):
 
     While a thread is inside the iterator nothing can be thrown into it. An engine that keeps one there for
     long has a method `interrupt(how: KeyboardInterrupt)`, which does the same to every call that is not
-    over, from another thread.
+    over, from another thread. One whose replies are long in coming has a method `under_way() -> str`, which
+    tells any thread in a few words what it is at; empty where it is at nothing.
     """
 
     identity: str

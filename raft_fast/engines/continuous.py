@@ -49,7 +49,8 @@ class ContinuousEngine(HFEngine):
             with self._turn:
                 call.go_on()
                 start = time.perf_counter()
-                answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
+                with call.drawing(len(prompts), sampling.max_new_tokens):
+                    answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
                 seconds = (time.perf_counter() - start) / len(asked)
             yield from hand_over(
                 (index, self._read_answer(answer, len(prompt), seconds))

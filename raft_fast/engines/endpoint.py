@@ -54,6 +54,7 @@ class Endpoint:
         self.address, self.variable, self.options = public(url), variable, options
         self.answered_at = self._rests_until = 0.0
         self.failures, self._probing = 0, False
+        self.sent: dict[Any, float] = {}  # client -> since when its request is on its way
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
         # a client for each request in flight: a shared pool looks through all its connections
@@ -75,6 +76,11 @@ class Endpoint:
         rests = time.monotonic() < self._rests_until or (self.failures > 0 and self._probing)
         return bool(self._idle) and not rests
 
+    @property
+    def rests_for(self) -> float:
+        """Seconds that it still takes no requests."""
+        return max(0.0, self._rests_until - time.monotonic())
+
     async def models(self) -> list[str]:
         """The names of the models that the server lists. Raises what the client raises."""
         async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
@@ -92,7 +98,7 @@ class Endpoint:
             await self._tokens.take(expected, stopped)
             if stopped.is_set():
                 return None
-            start = time.monotonic()
+            start = self.sent[client] = time.monotonic()
             async with asyncio.timeout(self.options.request_timeout):  # the client's own is per read
                 answer: Any = await client.post("/chat/completions", body=body, cast_to=object)
             self.failures, self.answered_at = 0, time.monotonic()
@@ -104,6 +110,7 @@ class Endpoint:
             raise
         finally:
             self._tokens.correct(expected, used)
+            self.sent.pop(client, None)
             self._idle.append(client)
             self._probing &= not probes
 
@@ -151,6 +158,14 @@ class Pool:
                         await pause(backoff(attempt), stopped)
                 attempt += 1
             return None
+
+    def under_way(self) -> str:
+        """What its requests wait for, in words. Any thread may ask."""
+        now, sent = time.monotonic(), [at for one in self.endpoints for at in list(one.sent.values())]
+        told = [f"{len(sent)} in flight, the oldest for {now - min(sent):.0f} s"] if sent else []
+        told += [f"{one.address} rests for {one.rests_for:.0f} s after {one.failures} failures"
+                 for one in self.endpoints if one.rests_for >= 1]
+        return ", ".join(told)
 
     async def _least_loaded(self, stopped: threading.Event) -> Endpoint | None:
         """Of the endpoints that take requests the least busy; waits while there is none."""

@@ -45,6 +45,10 @@ class HFEngine:
         end; else it ends with the next token, and its replies that are whole are kept."""
         self._calls.end(how)
 
+    def under_way(self) -> str:
+        """See `Engine`."""
+        return self._calls.under_way()
+
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
@@ -64,8 +68,9 @@ class HFEngine:
             with self._turn:
                 call.go_on()
                 start = time.perf_counter()
-                drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
-                                     [call])
+                with call.drawing(len(prompts), longest):
+                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
+                                         [call])
                 seconds = (time.perf_counter() - start) / len(drawn)
             yield from hand_over((index, self._read(ids, len(prompt), seconds))
                                  for index, prompt, ids in zip(indices, prompts, drawn, strict=True)
@@ -84,7 +89,8 @@ class HFEngine:
             with self._turn:
                 call.go_on()
                 start = time.perf_counter()
-                scores = self._expected_digits(prompts, choices)
+                with call.drawing(len(prompts), 1):
+                    scores = self._expected_digits(prompts, choices)
                 seconds = (time.perf_counter() - start) / len(scores)
             yield from hand_over(
                 (index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds))

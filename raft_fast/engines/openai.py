@@ -1,38 +1,32 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
 
 One model on one or more endpoints. What a request needs is in `endpoint`, how long to wait in
-`waiting`, what a failure means in `failures`, how many are under way in `flow`.
+`waiting`, what a failure means in `failures`, what was said in `answers`, how many are under way in `flow`.
 """
 
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from raft_fast.engines.base import FILTERED, TOO_LONG, Message, Price, Reply, Sampling, stable_seed, valid
+from raft_fast.engines.answers import complaint, read_reply, refusal
+from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.endpoint import Endpoint, Pool
-from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good, is_timeout
+from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good
 from raft_fast.engines.flow import Ask, as_they_come, in_background
-from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
+from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.errors import UserError, require
 from raft_fast.options import EngineOptions
 from raft_fast.options.secrets import refuse_in_urls
-from raft_fast.terminal import visible
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 KEY_VARIABLE = "OPENAI_API_KEY"
 # Conversations of one call that stand in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
-OFFERED = 10  # models of a server that an error names
-SHOWN = 300  # characters of a server's complaint that an error quotes
-
-_TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|maximum.{0,20}tokens|too long|too large",
-                       re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -104,11 +98,15 @@ class OpenAIEngine:
         """Read the score from the reply's text; one second chance with another seed."""
         return self._each(conversations, self._score)
 
+    def under_way(self) -> str:
+        """See `Engine`."""
+        return self.pool.under_way()
+
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
         try:
             yield from as_they_come(conversations, ask, READ_AHEAD + self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
-            raise _refusal(error.address, error.variable, error.__cause__, self.model,
+            raise refusal(error.address, error.variable, error.__cause__, self.model,
                            self.offered) from error
 
     async def _reply(
@@ -122,8 +120,8 @@ class OpenAIEngine:
             answer = await self.pool.post(
                 {key: value for key, value in body.items() if value is not None}, stopped)
         except RefusedError as error:
-            return Reply("", error=valid(_complaint(error.__cause__)))
-        return None if answer is None else replace(_read(answer.body), seconds=answer.seconds)
+            return Reply("", error=valid(complaint(error.__cause__)))
+        return None if answer is None else replace(read_reply(answer.body), seconds=answer.seconds)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
@@ -162,92 +160,7 @@ def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | N
             return []  # a server may do without a list, or fail to make one: requests will tell
         if may_be_down and status is None:
             return None
-        raise _refusal(endpoint.address, endpoint.variable, error) from error
+        raise refusal(endpoint.address, endpoint.variable, error) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; "
                         "give the address that ends before /chat/completions") from error
-
-
-def _read(body: Any) -> Reply:
-    """A server's answer as a reply, whatever it is that the server sent."""
-    answer = _mapping(body)
-    usage = _mapping(answer.get("usage"))
-    spent = Reply("", prompt_tokens=_count(usage.get("prompt_tokens")),
-                  completion_tokens=_count(usage.get("completion_tokens")))
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        told = f": {json.dumps(answer['error'])}" if answer.get("error") else ""
-        return replace(spent, error=f"the server's answer holds no reply{told}"[:SHOWN])
-    reason = choices[0].get("finish_reason")
-    if reason == "content_filter":
-        return replace(spent, error=FILTERED)
-    message = choices[0].get("message")
-    text = _text(message.get("content") if isinstance(message, dict) else message)
-    if text is None:
-        return replace(spent, error="the server's answer holds no text")
-    return replace(spent, text=strip_thinking(valid(text)),
-                   finish_reason="length" if reason == "length" else "stop")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int:
-    """A number of tokens; 0 where the server tells none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _text(content: Any) -> str | None:
-    """What a message says: its text, or that of its parts; None where it is neither."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        return None
-    parts = [part if isinstance(part, str) else _mapping(part).get("text") for part in content]
-    texts = [part for part in parts if isinstance(part, str)]  # others are pictures, or reasoning
-    return "".join(texts) if texts or not content else None
-
-
-def _complaint(error: BaseException | None) -> str:
-    """What the server has against one request."""
-    said = _one_line(error)
-    if isinstance(error, Exception) and is_timeout(error):
-        return f"no whole answer within --request_timeout ({said})"
-    status = getattr(error, "status_code", None)
-    if status == 413 or (status in (400, 422) and _TOO_LONG.search(said)):
-        return f"{TOO_LONG} ({said})"
-    if isinstance(error, ValueError):
-        return f"the server's answer is broken off or not JSON ({said})"
-    return said
-
-
-def _refusal(
-    address: str, variable: str, error: BaseException | None, model: str = "", offered: Sequence[str] = (),
-) -> UserError:
-    """What the user can do about a server that answers nobody."""
-    import openai
-
-    again = "then run the same command again"
-    status = getattr(error, "status_code", None)
-    if isinstance(error, openai.APIConnectionError | TimeoutError):
-        why = error.__cause__ or error
-        return UserError(f"{address}: cannot be reached ({_one_line(why)}): start the server or "
-                         f"mend the address, {again}")
-    if status in (401, 403):
-        return UserError(f"{address}: refuses the key in {variable} ({_one_line(error)}): set "
-                         f"another, {again}")
-    if status == 404:
-        more = f" and {len(offered) - OFFERED} more" if len(offered) > OFFERED else ""
-        listed = f"; it offers {', '.join(offered[:OFFERED])}{more}"
-        instead = listed if offered else ", or not at this address"
-        return UserError(f"{address}: does not serve the model {model or 'asked for'}{instead} "
-                         f"({_one_line(error)}): mend MODEL@URL, {again}")
-    if status in (402, 429):
-        return UserError(f"{address}: the quota of the key in {variable} is used up "
-                         f"({_one_line(error)}): raise it or wait, {again}")
-    return UserError(f"{address}: {_one_line(error)}")
-
-
-def _one_line(error: BaseException | None) -> str:
-    return visible(" ".join(f"{type(error).__name__}: {error}".split())[:SHOWN])

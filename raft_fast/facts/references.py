@@ -39,7 +39,7 @@ def _rule(pattern: str, name: Callable[[re.Match[str]], str], flags: int = re.IG
 
 
 # first come, first served: what a rule has taken is not seen by the next
-REFERENCES: list[Rule] = [
+NUMBERED: list[Rule] = [
     _rule(r"\b(?:([A-ZÅÄÖ]{3,5}(?:-FS)?)\s)?(\d{4}:\d{1,4})\b",  # SFS 2010:900
           lambda m: f"{(m[1] or 'sfs').lower()} {m[2]}", 0),
     _rule(r"\(EU\)\s?(?:no\.? ?)?(\d+/\d+)|\b(\d+/\d+)/E[UCG]G?\b", lambda m: f"eu {m[1] or m[2]}"),
@@ -58,8 +58,10 @@ REFERENCES: list[Rule] = [
     _rule(rf"(?<!\w){SECTION_AFTER}", lambda m: f"§ {_tight(m[1])}"),
     _rule(r"\b(?:article|artikel|artículo|art\.)\s?((?:[LRD]\.?\s?)?\d+[a-z]?(?:-\d+)*)\b",
           lambda m: f"article {_tight(m[1]).replace('.', '')}"),
-    *[_rule(rf"\b(?:{names})(?:s|'s|’s)?\b", lambda m, law=law: law, 0)  # type: ignore[misc]
-      for law, names in LAWS.items()],
+]
+NAMED: list[Rule] = [
+    _rule(r"\b(?:" + "|".join(f"(?P<{law}>{names})" for law, names in LAWS.items()) + r")(?:s|'s|’s)?\b",
+          lambda m: m.lastgroup or "", 0),
     _rule(r"\b((?:[A-ZÅÄÖ][\w-]+ (?:and |of )?)+(?:Act|Code|Ordinance))\b",
           lambda m: re.sub(r"^(the|this|under|in) ", "", m[1].lower()), 0),
     _rule(r"\b([^\W\d]{4,}(?:lagen|balken|förordningen|gesetz|gesetzbuch|verordnung))\b",
@@ -77,7 +79,7 @@ def references(text: str) -> frozenset[str]:
 def take_references(text: str) -> tuple[frozenset[str], str]:
     """(references, the text without them)."""
     taken: set[str] = set()
-    for pattern, name in REFERENCES:
+    for pattern, name in (*NUMBERED, *NAMED) if re.search(r"\d", text) else NAMED:
         def take(match: re.Match[str], name: Callable[[re.Match[str]], str] = name) -> str:
             taken.add(name(match))
             return " ; "  # keeps the numbers left and right of it apart

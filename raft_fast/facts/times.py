@@ -29,6 +29,7 @@ CLOCK = re.compile(r"""
     (?:(?P<mark>[:.h])(?P<minute>[0-5]\d))?(?![\d:]|[.,]\d)
     (?:\s?(?:(?P<half>[ap])\.?\ ?m\b\.?|(?P<clock>uhr|o['’]clock)\b))?
 """, re.IGNORECASE | re.VERBOSE)
+DIGIT = re.compile(r"\d")
 DATE, TIME_OF_DAY = "date", "clock"
 NOON = 12 * 60
 
@@ -39,6 +40,8 @@ Found = tuple[tuple[Decimal, ...], str, int, int]
 def take_times(text: str) -> tuple[list[Found], str]:
     """(dates and times of day, the text with each of them blanked, as long as before)."""
     found: list[Found] = []
+    if not DIGIT.search(text):
+        return found, text
     for pattern, read in (*((pattern, _date) for pattern in DATES), (CLOCK, _clock)):
         taken = [(match, list(read(match))) for match in pattern.finditer(text)]
         for match, facts in taken:

@@ -2,24 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from raft_fast.engines import Reply
+from raft_fast.engines import Engine, Reply
 from raft_fast.refinement.journal import Listener
 
 NAMES = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
-EVERY_SECONDS = 0.2
 
 
 class Activity:
-    """Counts replies by task, those that came from the journal apart, and the rate of the others."""
+    """Counts replies by task, those that came from the journal apart, and the rate of the others; what is
+    not answered yet the engines tell of themselves."""
 
-    def __init__(self, show: Callable[..., None]) -> None:
-        """`show(0, note=text)` is called now and then."""
-        self._show, self._lock = show, threading.Lock()
+    def __init__(self, engines: Iterable[Engine]) -> None:
+        self._lock = threading.Lock()
+        self._engines = list({id(engine): engine for engine in engines}.values())
         self._counts = dict.fromkeys(NAMES, 0)
         self._cached = self._failed = 0
-        self._start = self._shown = time.monotonic()
+        self._start = time.monotonic()
 
     def listener(self, kind: str) -> Listener:
         """What a part of this task reports its replies to."""
@@ -29,23 +29,19 @@ class Activity:
                 self._counts[kind] += 1
                 self._cached += not fresh
                 self._failed += reply.error is not None
-                if (now := time.monotonic()) - self._shown >= EVERY_SECONDS:
-                    self._shown = now
-                    self._show(0, note=self.note(now))
 
         return heard
 
-    def rows_done(self, count: int) -> None:
+    def note(self) -> str:
+        """In a line: what came, and what is under way."""
         with self._lock:
-            self._show(count, note=self.note(time.monotonic()))
-
-    def note(self, now: float) -> str:
-        parts = [f"{count} {NAMES[kind]}" for kind, count in self._counts.items() if count]
-        if self._cached:
-            parts.append(f"{self._cached} of them from the journal")
-        if self._failed:
-            parts.append(f"{self._failed} failed")
-        fresh = sum(self._counts.values()) - self._cached
+            parts = [f"{count} {NAMES[kind]}" for kind, count in self._counts.items() if count]
+            fresh = sum(self._counts.values()) - self._cached
+            if self._cached:
+                parts.append(f"{self._cached} of them from the journal")
+            if self._failed:
+                parts.append(f"{self._failed} failed")
         if fresh:
-            parts.append(f"{fresh / max(now - self._start, 1e-9):.1f} replies/s")
-        return ", ".join(parts)
+            parts.append(f"{fresh / max(time.monotonic() - self._start, 1e-9):.1f} replies/s")
+        told = [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
+        return ", ".join(filter(None, [*parts, *told]))

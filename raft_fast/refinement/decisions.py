@@ -1,6 +1,6 @@
 """What stage 1 knows about a row and decides about it: one line of decisions.jsonl."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -153,7 +153,7 @@ class Decision:
             "rounds": [_round_as_json(one) for one in self.rounds],
             "source": self.source, "completion": self.answer, "why": self.why,
             "nll": self.nll,
-            "tokens": {part: asdict(tokens) for part, tokens in self.tokens.items()},
+            "tokens": {part: dict(vars(tokens)) for part, tokens in self.tokens.items()},
         }
 
 
@@ -170,7 +170,7 @@ def refined_row(line: dict[str, Any]) -> Row:
 
 def _round_as_json(one: Round) -> dict[str, Any]:
     scores = [{"judge": verdict.judge, "score": verdict.score, "error": verdict.error,
-               "key": verdict.key, "tokens": asdict(verdict.tokens)} for verdict in one.verdicts]
+               "key": verdict.key, "tokens": dict(vars(verdict.tokens))} for verdict in one.verdicts]
     return {"round": one.number, "fused": _text(one.fusion), "key": _key(one.fusion),
             "similarity": one.similarity, "checks": one.checks, "scores": scores, "score": one.score,
             "no_score": one.no_score, "disagreement": one.disagreement}

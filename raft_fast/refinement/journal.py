@@ -5,24 +5,18 @@ request, so a changed option asks only for what it changes. Replies stay on disk
 is one block's worth.
 """
 
-import fcntl
-import json
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from raft_fast.diskmap import DiskMap
 from raft_fast.engines import Engine, Message, Reply, Sampling, WindDown
 from raft_fast.errors import UserError
 from raft_fast.refinement.journal_lines import FINISHED, Recorded, recorded, request_key, scan
+from raft_fast.refinement.line_file import LineFile
 
 FILE = "journal.jsonl"
-FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
-READ_BYTES = 8192
 NOT_ASKED = "not asked: the run was stopped"
 
 
@@ -53,27 +47,22 @@ class Journal:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
+        self._file = LineFile(self.path)
         self.asked = self.cached = self.failed = self.damaged = 0
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._lines = DiskMap()  # key -> where its line begins
         self._asking: dict[bytes, threading.Event] = {}
         self._engines: list[Engine] = []  # all that were asked
         self._lock = threading.Lock()
         self._stop, self._replaying = threading.Event(), False
         self._closed = self._hurry = False
-        self._syncer: threading.Thread | None = None
         try:
-            self._own()
-            self._end, self.damaged = scan(self.path, self._lines.__setitem__, retry_failed)
-            os.ftruncate(self._file, self._end)
+            end, self.damaged = scan(self.path, self._lines.__setitem__, retry_failed)
+            self._file.begin(end)
         except BaseException:
-            os.close(self._file)
+            self._file.close()
             raise
 
     def __enter__(self) -> "Journal":
-        self._closing = threading.Event()
-        self._syncer = threading.Thread(target=self._sync_now_and_then, daemon=True)
-        self._syncer.start()
         return self
 
     def __exit__(
@@ -81,18 +70,14 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         """Close; a block that ended without an error is a finished run."""
-        self._closing.set()
-        assert self._syncer is not None
-        self._syncer.join()
         with self._lock:  # threads that were left behind may still come with a reply
             self._closed = True
             try:
                 if error is None and self.asked:
-                    self._write(FINISHED)
-                os.fsync(self._file)
+                    self._file.append(FINISHED)
             finally:
-                os.close(self._file)  # also gives the lock back
                 self._lines.close()
+                self._file.close()
 
     def stop(self, why: BaseException | None = None) -> None:
         """Nothing more is asked for: every `ask` under way or to come raises Stopped at once, after
@@ -194,11 +179,11 @@ class Journal:
         return KeyboardInterrupt() if self._hurry else WindDown()
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Recorded:
-        line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": asdict(reply)}
+        line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": vars(reply)}
         with self._lock:
             if self._closed:
                 raise Stopped
-            self._lines[key] = self._write(line)
+            self._lines[key] = self._file.append(line)
             self.asked += 1
             self.failed += reply.error is not None
         return recorded(line)
@@ -215,35 +200,7 @@ class Journal:
             start = self._lines.get(key)
         if start is None:  # whoever asked for it failed or was stopped
             raise Stopped
-        line = b""
-        while not line.endswith(b"\n"):
-            part = os.pread(self._file, READ_BYTES, start + len(line))
-            line += part[: part.find(b"\n") + 1] or part
-        return recorded(json.loads(line))
-
-    def _write(self, line: dict[str, Any]) -> int:
-        """Append a line; returns where it begins. Nothing waits in a buffer of a process that may die."""
-        text = (json.dumps(line) + "\n").encode()
-        start, rest = self._end, memoryview(text)
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest):]
-        except OSError:
-            os.ftruncate(self._file, start)  # half a line would spoil the next one
-            raise
-        self._end += len(text)
-        return start
-
-    def _sync_now_and_then(self) -> None:
-        while not self._closing.wait(FSYNC_SECONDS):
-            os.fsync(self._file)
-
-    def _own(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another process is refining into this folder; wait for "
-                            "it to end or choose another --output_dir") from None
+        return recorded(self._file.read(start))
 
 
 def _in_flight(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def request_key(
     prompt_version: str,
 ) -> bytes:
     """What a request is known by: everything that shapes its reply."""
-    request: list[Any] = [kind, identity, messages, asdict(sampling) if sampling else None,
+    request: list[Any] = [kind, identity, messages, vars(sampling) if sampling else None,
                           prompt_version]
     text = json.dumps(request, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]

@@ -62,7 +62,8 @@ def refine(
     ):
         for line in notices(journal, roles):
             reporter.say(line)
-        activity = Activity(advance)
+        activity = Activity(engine for engine in (roles.rewriter, roles.fuser, *roles.judges) if engine)
+        advance(0, note=activity.note)
         checks = Filter.of(options, encoder, golds)
         stage = Stage.of(options, roles, checks, prompts, journal, activity, seed)
         begun: deque[list[Row]] = deque()
@@ -78,7 +79,7 @@ def refine(
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())
-                    activity.rows_done(len(begun.popleft()))
+                    advance(len(begun.popleft()), note=activity.note)
         except (KeyboardInterrupt, errors.Stopped):
             reporter.say("stopping: writing the rows that are decided (again to leave at once)")
             journal.replay()

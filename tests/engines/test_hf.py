@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -85,6 +86,25 @@ def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
     expected = dict(engine.generate(ASKED, Sampling(4)))
     assert {index: reply.text for index, reply in found.items()} == {
         index: expected[index % 3].text for index in found}
+
+
+def test_it_tells_how_far_the_replies_are(engine, monkeypatch):
+    """Of a batch of two and of the one that is left, token by token; between the batches nothing."""
+    told, count = [], Call.__call__
+
+    def listen(*args, **options):
+        done = count(*args, **options)
+        told.append(engine.under_way())
+        return done
+
+    monkeypatch.setattr(Call, "__call__", listen)
+    replies = engine.generate(ASKED, Sampling(2, temperature=1.0))
+    next(replies)
+    assert engine.under_way() == ""
+    assert [re.sub(r"\d+ s", "n s", one) for one in told] == [
+        f"2 under way for n s, at token {token} of at most 2" for token in (1, 2)]
+    list(replies)
+    assert told[-1].startswith("1 under way")
 
 
 def test_an_interrupt_waits_for_the_batch_that_is_drawn(engine):

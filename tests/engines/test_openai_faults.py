@@ -259,6 +259,31 @@ def test_after_a_rest_one_request_tries_whether_the_endpoint_is_well(serve, conn
     assert len(later) == 4 + 4
 
 
+def test_it_tells_what_it_waits_for(serve, connect):
+    """Requests that are on their way and since when; an endpoint that is left alone and for how long."""
+    answer = threading.Event()
+    slow = connect(serve(lambda request, before: answer.wait(10) and "fine"), requests_in_flight=3)
+    calls = threading.Thread(target=ask, args=(slow, *"abcd"))
+    calls.start()
+    wait_for(lambda: slow.under_way().startswith("3 in flight, the oldest for 0 s"))
+    answer.set()
+    calls.join()
+    assert slow.under_way() == ""
+    server = serve(then(Say("busy", 429, headers={"retry-after": "2"}), "fine"))
+    busy = connect(server)
+    calls = threading.Thread(target=ask, args=(busy, "a"))
+    calls.start()
+    wait_for(lambda: f"{server.url} rests for 2 s after 1 failures" in busy.under_way())
+    calls.join()
+
+
+def wait_for(seen):
+    until = time.monotonic() + 10
+    while not seen():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
     """Retry-After in seconds, for the whole endpoint."""
     times = []

@@ -1,6 +1,8 @@
 """The journal: nothing is asked twice, nothing that was answered is lost."""
 
+import errno
 import json
+import os
 import threading
 
 import pytest
@@ -8,6 +10,7 @@ from refinement_stubs import StubEngine
 
 from raft_fast.engines import Message, Reply, Sampling
 from raft_fast.errors import UserError
+from raft_fast.refinement import line_file
 from raft_fast.refinement.journal import FILE, Journal, Stopped
 
 SAMPLING = Sampling(seed=3)
@@ -211,3 +214,35 @@ def test_a_second_process_on_the_folder_is_refused(tmp_path):
         Journal(tmp_path)
     with Journal(tmp_path):
         pass
+
+
+def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkeypatch):
+    """The system tells of it once, to whoever syncs; the run must not go on as if all were on the disk."""
+    monkeypatch.setattr(line_file, "FSYNC_SECONDS", 0.001)
+    failed, sync = threading.Event(), os.fsync
+
+    def fails_once(file):
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    file = line_file.LineFile(tmp_path / "lines.jsonl")
+    file.begin(0)
+    monkeypatch.setattr(os, "fsync", fails_once)
+    file.append({"line": 1})
+    assert failed.wait(10)
+    with pytest.raises(OSError, match="No space left"):
+        file.close()
+    with pytest.raises(OSError, match="No space left"):
+        file.append({"line": 2})
+
+
+def test_a_file_that_somebody_cut_is_no_endless_wait(tmp_path):
+    file = line_file.LineFile(tmp_path / "lines.jsonl")
+    file.begin(0)
+    start = file.append({"line": 1})
+    os.truncate(file.path, 5)
+    with pytest.raises(UserError, match="was cut"):
+        file.read(start)
+    file.close()

@@ -1,8 +1,10 @@
 """Words that deny, and those that deny in other words."""
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.case import words
 from raft_fast.refinement.checks.language import guess_language
 from raft_fast.refinement.checks.wording import untwisted
@@ -17,7 +19,6 @@ DENIES = {
     "Spanish": "no nunca ningún ninguna ninguno nada tampoco ni sin",
     "French": "ne pas jamais aucun aucune rien sans non",
 }
-SHORT = re.compile(r"n't$|^n'")  # isn't, n'est
 ELSEWHERE = frozenset({"sin"})  # means something else in another language: counts in its own only
 IDIOMS = re.compile(r"\bno (?:later|more|less|fewer|longer|sooner) than\b|\bnot only\b|\binte bara\b"
                     r"|\bnicht nur\b|\bno s[oó]lo\b|\bpas seulement\b|\bno (?:extra )?(?:cost|charge)\b"
@@ -42,13 +43,25 @@ def denies_anything(text: str) -> bool:
     return denies(text) is not None or OTHERWISE.search(text) is not None
 
 
+@remembered
 def denies(text: str) -> str | None:
-    """The first word that denies; a "no" that answers the question is left out, and a "not" that belongs to
-    a bound: "not more than 5" denies nothing."""
+    """The first word that denies; see `plain` for what is left out."""
+    said = words(plain(text))
+    return next((said[place] for place in denials(said, guess_language(text))), None)
+
+
+def plain(text: str) -> str:
+    """The text without a "no" that answers the question and a "not" that belongs to a bound, as in "not more
+    than 5"."""
     opening = OPENING.match(text)
-    rest = untwisted(text[opening.end() :] if opening else text)
-    said, denying = words(IDIOMS.sub(" ", rest)), _denying(guess_language(text))
-    return next((word for word in said if word in denying or SHORT.search(word)), None)
+    return IDIOMS.sub(" ", untwisted(text[opening.end() :] if opening else text))
+
+
+def denials(said: Sequence[str], language: str | None) -> Iterator[int]:
+    """The places of the words that deny in a text of this language."""
+    denying = _denying(language)
+    return (place for place, word in enumerate(said)
+            if word in denying or word.endswith("n't") or word.startswith("n'"))  # isn't, n'est
 
 
 @lru_cache

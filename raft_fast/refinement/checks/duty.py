@@ -7,6 +7,7 @@ states a single kind of duty throughout, and the two contradict each other.
 import re
 from functools import lru_cache
 
+from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.bounds import opposed
 from raft_fast.refinement.checks.case import Case
 from raft_fast.refinement.checks.wording import any_of, language_of, pattern, twists
@@ -34,6 +35,7 @@ def _other_kind(case: Case) -> str | None:
     return f"{told} ({here!r}), in the gold answer {due} ({by!r})"
 
 
+@remembered
 def kinds(text: str) -> dict[str, str]:
     """Every kind of duty that a text states, and the first words that state it."""
     language, found = language_of(text), {}
@@ -55,6 +57,7 @@ def _other_modal(case: Case) -> str | None:
     return None
 
 
+@remembered
 def _verbs(text: str) -> dict[str, dict[str, str]]:
     """For must and may: the two words after it -> the modal."""
     language = language_of(text)

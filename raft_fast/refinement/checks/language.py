@@ -81,8 +81,11 @@ def guess_language(text: str) -> str | None:
 
 
 def _foreign_script(answer: str, known: str) -> str | None:
-    scripts = Counter(_script(letter) for letter in answer if letter.isalpha())
-    total, expected = scripts.total(), {_script(letter) for letter in known if letter.isalpha()}
+    scripts: Counter[str] = Counter()
+    for letter, count in Counter(answer).items():
+        if letter.isalpha():
+            scripts[_script(letter)] += count
+    total, expected = scripts.total(), {_script(letter) for letter in set(known) if letter.isalpha()}
     for script, count in scripts.most_common():
         if expected and script not in expected and count >= FOREIGN * total:
             return script

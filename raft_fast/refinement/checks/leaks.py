@@ -42,19 +42,19 @@ def leak(case: Case) -> str | None:
 
 
 def _repeated(case: Case, runs: frozenset[tuple[str, ...]]) -> str | None:
-    for run in sorted(_runs(case.answer) & runs):
-        if run not in _runs(case.gold) | _runs(case.question):
-            return f"repeats its instructions: {' '.join(run)!r}"
-    return None
+    found = _runs(case.answer) & runs
+    if found:
+        found -= _runs(case.gold) | _runs(case.question)
+    return f"repeats its instructions: {' '.join(min(found))!r}" if found else None
 
 
 @lru_cache(maxsize=16)
 def _marks(instructions: str) -> tuple[tuple[str, ...], frozenset[tuple[str, ...]]]:
     """(labels with their colon, runs of words) of a prompt."""
     labels = tuple(f"{label}:".casefold() for label in LABEL.findall(instructions))
-    return labels, frozenset(_runs(instructions))
+    return labels, _runs(instructions)
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
+def _runs(text: str) -> frozenset[tuple[str, ...]]:
     said = words(text)
-    return {tuple(said[at : at + WORDS_OF_PROMPT]) for at in range(len(said) - WORDS_OF_PROMPT + 1)}
+    return frozenset(said[at : at + WORDS_OF_PROMPT] for at in range(len(said) - WORDS_OF_PROMPT + 1))

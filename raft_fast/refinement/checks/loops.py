@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
 
 from raft_fast.refinement.checks.case import Case, words
 
@@ -27,7 +29,9 @@ def _stuck(text: str) -> str | None:
     return _phrase_in_a_row(words(text)) or _frequent_sentence(text)
 
 
-def _phrase_in_a_row(said: list[str]) -> str | None:
+def _phrase_in_a_row(said: Sequence[str]) -> str | None:
+    if not _repetitive(said):
+        return None
     for period in range(1, min(LONGEST_PERIOD, len(said) // TIMES) + 1):
         run = 0
         for place in range(period, len(said)):
@@ -35,6 +39,13 @@ def _phrase_in_a_row(said: list[str]) -> str | None:
             if run >= max((TIMES - 1) * period, WORDS - period):
                 return " ".join(said[place - period + 1 : place + 1])
     return None
+
+
+def _repetitive(said: Sequence[str]) -> bool:
+    """Whether so many words stand in a row that each comes often enough: most texts need no closer look."""
+    times = Counter(said)
+    return any(often and sum(1 for _ in row) >= WORDS
+               for often, row in groupby(said, key=lambda word: times[word] >= TIMES))
 
 
 def _frequent_sentence(text: str) -> str | None:

@@ -1,0 +1,24 @@
+"""Progress for people who wait: what is shown moves while nothing is finished yet."""
+
+import time
+
+from raft_fast import progress
+from raft_fast.progress import Reporter
+
+
+def test_a_note_is_asked_for_its_words_each_time_it_is_shown(monkeypatch, capsys):
+    """Also where nothing advances between two lines, as while the first replies are drawn."""
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
+    shown = []
+
+    def note():
+        shown.append(f"at token {len(shown)}")
+        return shown[-1]
+
+    with Reporter().phase("refine", 32, "rows") as advance:
+        advance(0, note=note)
+        until = time.monotonic() + 10
+        while len(shown) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "at token" in line]
+    assert lines[:3] == [f"refine: 0/32 rows at token {number}" for number in range(3)]
