@@ -16,7 +16,7 @@ from raft_fast.engines.answers import complaint, read_reply, refusal
 from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good
-from raft_fast.engines.flow import Ask, as_they_come, in_background
+from raft_fast.engines.flow import Call, Calls, in_background
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.errors import UserError, require
 from raft_fast.options import EngineOptions
@@ -47,6 +47,7 @@ class OpenAIEngine:
     def __init__(self, pool: Pool, model: str, options: EngineOptions, offered: Sequence[str] = ()) -> None:
         """`offered` are the models that the servers list, as far as they do."""
         self.pool, self.model, self.extra, self.offered = pool, model, options.extra_body, offered
+        self._calls = Calls()
         self.price = Price(*options.prices) if options.prices else None
         self.identity = model
         if self.extra:
@@ -92,19 +93,23 @@ class OpenAIEngine:
         async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
             return await self._reply(messages, sampling, stopped)
 
-        return self._each(conversations, ask)
+        return self._each(conversations, self._calls.begin(ask))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read the score from the reply's text; one second chance with another seed."""
-        return self._each(conversations, self._score)
+        return self._each(conversations, self._calls.begin(self._score))
+
+    def interrupt(self, how: KeyboardInterrupt) -> None:
+        """See `Engine`: at once, however long the replies take that its callers wait for."""
+        self._calls.end(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
         return self.pool.under_way()
 
-    def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
+    def _each(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
         try:
-            yield from as_they_come(conversations, ask, READ_AHEAD + self.pool.size, self.pool.patience)
+            yield from call.replies(conversations, READ_AHEAD + self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
             raise refusal(error.address, error.variable, error.__cause__, self.model,
                            self.offered) from error

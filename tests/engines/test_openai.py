@@ -10,7 +10,7 @@ import time
 import pytest
 from faulty_server import Say
 
-from raft_fast.engines import Message, Price, Sampling
+from raft_fast.engines import Message, Price, Sampling, WindDown
 from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
 from raft_fast.errors import UserError
 from raft_fast.options import EngineOptions, RefineOptions
@@ -264,6 +264,43 @@ def test_ctrl_c_keeps_the_replies_in_flight(serve, connect):
         collect()
     assert len(got) == len(server.requests) == 2
     assert set(got) == {"paid for"}
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, WindDown])
+def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect, how):
+    """While all of them wait for replies: what is in flight comes, and what stands in line is never sent, nor
+    that of a call which has nothing in flight."""
+    sent, go_on, got, raised = threading.Semaphore(0), threading.Event(), [], []
+
+    def reply(request, before):
+        sent.release()
+        go_on.wait(10)
+        return "paid for"
+
+    server = serve(reply)
+    engine = connect(server, requests_in_flight=2)
+
+    def collect(texts):
+        try:
+            for _, one in engine.generate(one_turn_each(texts), SAMPLING):
+                got.append(one.text)
+        except KeyboardInterrupt as error:
+            raised.append(type(error))
+
+    first, second = (threading.Thread(target=collect, args=(texts,)) for texts in ("abcd", "efgh"))
+    first.start()
+    assert all(sent.acquire(timeout=10) for _ in range(2))
+    second.start()
+    until = time.monotonic() + 10
+    while len(engine._calls._open) < 2 and time.monotonic() < until:
+        time.sleep(0.001)
+    engine.interrupt(how())
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert (got, raised, len(server.requests)) == (["paid for"] * 2, [how] * 2, 2)
+    list(engine.generate(one_turn_each("i"), SAMPLING))  # a later call is not concerned
+    assert len(server.requests) == 3
 
 
 def test_a_score_is_read_from_the_text(connect):
