@@ -130,8 +130,10 @@ class OpenAIEngine:
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
-        if first is None or (read := as_score(first)).error is None:
-            return first and read
+        if first is None or first.error is not None:  # what the server has against it stays
+            return first
+        if (read := as_score(first)).error is None:
+            return read
         second = await self._reply(messages, SECOND_SCORING, stopped)
         return None if second is None else second_attempt(first, as_score(second))
 

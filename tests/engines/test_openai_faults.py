@@ -8,7 +8,7 @@ import pytest
 from faulty_server import Say, after, cut_off, half_json, hang_up, whitespace_forever
 from test_openai import ask, one_turn_each
 
-from raft_fast.engines import Sampling, WindDown, flow, waiting
+from raft_fast.engines import Message, Sampling, WindDown, flow, waiting
 from raft_fast.errors import UserError
 
 
@@ -65,6 +65,15 @@ def test_what_a_second_try_cannot_mend_is_asked_once(serve, connect, fault, says
     assert re.search(says, replies[1].error)
     assert replies[1].text == ""
     assert server.seen["bad"] == 1
+
+
+def test_a_score_that_the_server_refuses_has_no_second_chance(serve, connect):
+    """One with a reply that cannot be read has."""
+    server = serve(fails_for("bad", Say("prompt is too long", 422), otherwise="Hm."))
+    replies = dict(connect(server).score([[Message(role="user", content=text)] for text in ("bad", "odd")]))
+    assert "too long for the model's context" in replies[0].error
+    assert "no score" in replies[1].error
+    assert server.seen == {"bad": 1, "odd": 2}
 
 
 def test_a_filtered_reply_is_paid_for(connect):
