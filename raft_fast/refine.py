@@ -86,7 +86,7 @@ def join_shards(options: "Options", reporter: Reporter) -> None:
     from raft_fast.models import load_encoder  # heavy: not for --help or a typo
 
     with joining(folder):
-        merge(folder)
+        merge(folder, reporter)
         made = read_yaml(folder / CONFIG)
         model = replace(options.model, **{key: made[key] for key in vars(options.model)
                                           if key.startswith("encoder")})

@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from raft_fast.errors import UserError
+from raft_fast.progress import Reporter
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
 
@@ -52,7 +53,7 @@ def _finished(folder: Path, like: Path | None) -> bool:
                             and _summary(like).get("data") == _summary(folder).get("data"))
 
 
-def merge(output_dir: Path) -> dict[str, Any]:
+def merge(output_dir: Path, reporter: Reporter) -> dict[str, Any]:
     """Join all shards into refined.parquet, decisions.jsonl and summary.json, the same bytes as from a
     run over all rows; returns the summary. One line of each shard is in memory at a time.
 
@@ -67,7 +68,9 @@ def merge(output_dir: Path) -> dict[str, Any]:
     _same_screening(folders)
     summaries = [_summary(folder) for folder in folders]
     settings = _same_settings(folders, summaries)
+    used = sum(summary["rows"]["used"] for summary in summaries)
     with (
+        reporter.phase("join shards", used, "rows") as advance,
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
         ExitStack() as stack,
     ):
@@ -75,7 +78,8 @@ def merge(output_dir: Path) -> dict[str, Any]:
                  for folder in folders]
         for line in _in_turns(files):
             outputs.add(json.loads(line))
-        if outputs.tally.rows != sum(summary["rows"]["used"] for summary in summaries):
+            advance(1)
+        if outputs.tally.rows != used:
             raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
                             "them again from the same --data")
     config |= {"shard": None, "output_dir": str(output_dir)}

@@ -1,7 +1,7 @@
 """Near-duplicate questions: the first row of each group stays."""
 
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from raft_fast.refinement.neighbours import build_index
 from raft_fast.screening.findings import Finding
@@ -11,7 +11,10 @@ from raft_fast.screening.questions import Questions
 NONE = -1
 
 
-def duplicates(questions: Questions, least: float, device: str, gone: Collection[int]) -> Iterator[Finding]:
+def duplicates(
+    questions: Questions, least: float, device: str, gone: Collection[int],
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Iterator[Finding]:
     """Rows whose question has the words of an earlier row's, or a similarity of at least `least` to one
     that is kept. Rows at places in `gone` are neither.
 
@@ -26,6 +29,7 @@ def duplicates(questions: Questions, least: float, device: str, gone: Collection
     value = array("d", [1.0]) * total
     found = near(build_index(questions.vectors, device), total, questions.vectors, least)
     for which, others in enumerate(found):  # in the rows' order: an earlier one is kept or not by now
+        advance(1)
         if first[which] == NONE:
             continue
         like[which] = which

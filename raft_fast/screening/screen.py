@@ -52,8 +52,8 @@ def screen(
                                  options.duplicate_similarity, options.overlap_share, advance)
     dropped = {one.place for one in found} if options.overlap == "drop" else set()
     if options.duplicates != "off":
-        with reporter.phase("find duplicates"):
-            found += duplicates(questions, options.duplicate_similarity, encoder.device, dropped)
+        with reporter.phase("find duplicates", len(questions.vectors), "questions") as advance:
+            found += duplicates(questions, options.duplicate_similarity, encoder.device, dropped, advance)
     if options.duplicates == "drop":
         dropped |= {one.place for one in found if one.kind == "duplicate"}
     entries = _entries(found, rows, options)

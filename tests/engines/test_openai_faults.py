@@ -284,6 +284,11 @@ def test_it_tells_what_it_waits_for(serve, connect):
     calls.start()
     wait_for(lambda: f"{server.url} rests for 2 s after 1 failures" in busy.under_way())
     calls.join()
+    limited = connect(requests_per_minute=60)
+    calls = threading.Thread(target=ask, args=(limited, "a", "b"))
+    calls.start()
+    wait_for(lambda: limited.under_way() == "1 wait for the rate limit")
+    calls.join()
 
 
 def wait_for(seen):

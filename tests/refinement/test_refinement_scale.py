@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import nullcontext
 
 import pytest
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
@@ -47,7 +48,7 @@ def test_the_size_of_blocks_changes_no_file(tmp_path, monkeypatch):
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
 
 
-def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_blocks):
+def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_blocks, monkeypatch):
     run(tmp_path / "whole", rows(50))
     for number in (3, 1, 2):
         shard = f"{number}/3"
@@ -55,7 +56,10 @@ def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_block
         run(folder, rows(50)[number - 1 :: 3])
         (folder / "config.yaml").write_text(f"data: rows.jsonl\nshard: {shard}\ntau: 0.8\n")
     assert shards.unfinished(tmp_path) == []
-    shards.merge(tmp_path)
+    reporter, steps = Reporter(), []
+    monkeypatch.setattr(reporter, "phase", lambda name, total, unit: nullcontext(steps.append))
+    shards.merge(tmp_path, reporter)
+    assert sum(steps) == 50
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert "shard: null" in (tmp_path / "config.yaml").read_text()
@@ -63,23 +67,23 @@ def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_block
 
 def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tmp_path, small_blocks):
     with pytest.raises(UserError, match="has no shards; refine them with --shard 1/n"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     first, second = (shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
     run(first, rows(50)[::2])
     (first / "config.yaml").write_text("model: a\n")
     second.mkdir()
     with pytest.raises(UserError, match="shard 2/2 is not finished"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     run(second, rows(50)[1::2], tau=0.7)
     (second / "config.yaml").write_text("model: b\n")
     with pytest.raises(UserError, match=r"--model b, and .*1-of-2 with a;"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     (second / "config.yaml").write_text("model: a\n")
     with pytest.raises(UserError, match=r"has tau 0.7, and .*1-of-2 has 0.8"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     run(second, rows(50)[1:30:2])
     with pytest.raises(UserError, match="not of the same rows"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     assert not (tmp_path / "refined.parquet").exists()
 
 
@@ -97,10 +101,10 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     make(1, "hash 2")
     assert shards.unfinished(tmp_path, folders[0]) == ["2/2"]
     with pytest.raises(UserError, match=r"has data hash 2, and .*1-of-2 has hash 1"):
-        shards.merge(tmp_path)
+        shards.merge(tmp_path, Reporter())
     make(1, "hash 1", Price(1, 2))
     assert shards.unfinished(tmp_path, folders[0]) == []
-    assert shards.merge(tmp_path)["finished"]
+    assert shards.merge(tmp_path, Reporter())["finished"]
 
 
 def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):

@@ -1,6 +1,7 @@
 """Duplicates and overlap: what is found, what is dropped, what is said."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -205,3 +206,24 @@ def test_the_report_shows_what_was_found_escaped(tmp_path):
     assert "<b>2" not in text
     run(tmp_path, rows, duplicates="off", overlap="off")
     assert "Duplicates and overlap" not in write_report(tmp_path).read_text()
+
+
+def test_every_phase_of_screening_moves_to_its_end(tmp_path):
+    """Nothing stands still for as long as many rows take."""
+    done = {}
+
+    class Counting(Reporter):
+        @contextmanager
+        def phase(self, name, total=None, unit=""):
+            done[name] = [0, total]
+
+            def advance(steps=1, note=""):
+                done[name][0] += steps
+
+            yield advance
+
+    rows = asking("a@0", "b@1", "c@90", "A@0!")
+    references = {"suite": [Reference("other@45", "", {})]}
+    screen(rows, references, ScreenOptions(), AngleEncoder(), tmp_path, Counting())
+    assert set(done) == {"screen questions", "compare with suite", "find duplicates"}
+    assert all(steps == total for steps, total in done.values())
