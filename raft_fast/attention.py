@@ -2,8 +2,8 @@
 
 Registered with transformers as "packed". The sequences of a pack lie behind each other in one row, and
 `cu_seq_lens_q` says where each starts, just as transformers tells flash-attn; no S x S mask is ever made.
-Sequences may share a prompt that stands in the row once: `key_places` then says which keys each one sees.
-Without `cu_seq_lens_q` (generation, padded rows) it is transformers' own "sdpa".
+Sequences may share the beginning of a prompt, which stands in the row once: `key_places` then says which
+keys each one sees. Without `cu_seq_lens_q` (generation, padded rows) it is transformers' own "sdpa".
 """
 
 import warnings
@@ -89,13 +89,14 @@ def packs(model: Any) -> bool:
 
 
 def shares_prompts(model: Any) -> bool:
-    """Whether sequences of a row may share a prompt: under "packed" alone, flash-attn cannot choose keys."""
+    """Whether sequences of a row may share what their prompts begin with: under "packed" alone, as flash-attn
+    cannot choose keys."""
     return model.config._attn_implementation == PACKED and getattr(model, "shares_prompts", False)
 
 
 def _packs(model: Any, packed: str, plain: str) -> bool:
     """Whether sequences in one row are what they are alone under `plain`, states and gradients; and whether
-    they still are where two share their prompt, which `model.shares_prompts` remembers.
+    they still are where they share prompts or parts of them, which `model.shares_prompts` remembers.
 
     Allowed is three times the rounding between two plain implementations, "eager" and `plain`, or the
     square root of float32's: a look at a neighbour, or past a window, changes far more.
@@ -123,14 +124,15 @@ def _close(found: Iterable[Tensor], wanted: Iterable[Tensor], rounded: Iterable[
 
 @torch.enable_grad()
 def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
-    """Completion states of three sequences, the first and last of one prompt, in one row where the model
-    packs; and a gradient at their embeddings, summed by token as a prompt may be read once; float32."""
+    """Completion states of four sequences in one row where the model packs: two have one prompt, another's
+    begins as it does. And a gradient at their embeddings, summed by token, as some may be read once;
+    float32."""
     from raft_fast.chat import View
     from raft_fast.packing import completion_hidden
 
     model.set_attn_implementation(implementation)
     views = [View([1, 5, 3], [2, 3, 4, 5, 6, 7, 8, 9, 2, 4, 6]), View([6], [7, 8, 9, 3, 5, 1, 2]),
-             View([1, 5, 3], [4, 9, 9, 2, 7, 5])]
+             View([1, 5, 3], [4, 9, 9, 2, 7, 5]), View([1, 5, 4, 2], [8, 1])]
     embedded: list[Tensor] = []
     tokens: list[Tensor] = []
 

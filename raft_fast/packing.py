@@ -34,7 +34,7 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
 
     N counts the completion tokens of all views, view by view in the order given. A model that packs
     (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
-    Where prompts are shared (`attention.shares_prompts`) equal prompts of a row are read once.
+    Where prompts are shared (`attention.shares_prompts`) what they begin with alike is read once.
     """
     parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
     packed, lengths = packs(model), [len(view.ids) for view in views]
@@ -58,10 +58,10 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
 
 @dataclass(frozen=True)
 class Segment:
-    """What a view adds to a row: all its tokens, or its completion where an earlier one has its prompt.
+    """What a view adds to a row: its tokens, but for those that prompts before it have brought.
 
     places: the row's positions that hold the view's tokens, prompt and completion; what it attends to.
-    read: how many of its first tokens an earlier segment has brought.
+    read: how many of its first tokens earlier segments have brought.
     """
 
     view: View
@@ -79,20 +79,37 @@ class Segment:
         return self.places[first : first + len(self.view.completion)]
 
 
+Known = dict[int, tuple[int, "Known"]]
+"""The prompts of a row as a tree: a token's place, and what follows it."""
+
+
 def lay_out(views: Sequence[View], share: bool) -> list[Segment]:
-    """Segments behind each other in one row; equal prompts stand there once if `share`. A view that would
-    add nothing (no completion behind a shared prompt) has none."""
+    """Segments behind each other in one row; if `share`, what prompts begin with alike stands there once. A
+    view that would add nothing (no completion behind a prompt that is there) has none."""
     segments: list[Segment] = []
-    prompts: dict[tuple[int, ...], list[int]] = {}
+    prompts: Known = {}
     end = 0
     for view in views:
-        shared = prompts.get(tuple(view.prompt), []) if share else []
-        added = range(end, end + len(view.ids) - len(shared))
+        read, following = _find(view.prompt, prompts) if share else ([], {})
+        added = range(end, end + len(view.ids) - len(read))
         if added:
-            segments.append(Segment(view, [*shared, *added], len(shared)))
-            prompts.setdefault(tuple(view.prompt), segments[-1].places[: len(view.prompt)])
+            segments.append(Segment(view, [*read, *added], len(read)))
+            for token, place in zip(view.prompt[len(read) :], added, strict=False):
+                following[token] = (place, {})
+                following = following[token][1]
         end = added.stop
     return segments
+
+
+def _find(prompt: Sequence[int], prompts: Known) -> tuple[list[int], Known]:
+    """Places of as many of its first tokens as stand in the row, and what has followed them so far."""
+    places = []
+    for token in prompt:
+        if token not in prompts:
+            break
+        place, prompts = prompts[token]
+        places.append(place)
+    return places, prompts
 
 
 def pack(views: Sequence[View], model: Any) -> Batch:

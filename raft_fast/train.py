@@ -9,12 +9,12 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.answers import answer_rows
 from raft_fast.config import parse
-from raft_fast.dataset import Row, read_table, spread, write_jsonl
+from raft_fast.dataset import Row, spread, write_jsonl
 from raft_fast.errors import UserError, entry
 from raft_fast.options import (
     AdapterOptions,
@@ -22,6 +22,7 @@ from raft_fast.options import (
     EngineOptions,
     EvaluateOptions,
     ModelOptions,
+    Options,
     RefineOptions,
     ScreenOptions,
     TrainOptions,
@@ -31,7 +32,7 @@ from raft_fast.options import (
 )
 from raft_fast.progress import Reporter, Silent
 from raft_fast.run import only_process, open_run, pin_inputs, save_costs
-from raft_fast.training_rows import Data, read_rejected, screen_rows, take_rows
+from raft_fast.training_rows import read_rejected, screen_rows, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
@@ -47,25 +48,6 @@ def main() -> None:
     own_data = any(word.split("=")[0] == "--data" for word in argv)
     name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart")
     run(name, Options(*groups))
-
-
-@dataclass(frozen=True)
-class Options:
-    """Every option of a run, by stage."""
-
-    data: DataOptions
-    model: ModelOptions
-    engines: EngineOptions
-    screen: ScreenOptions
-    refine: RefineOptions
-    train: TrainOptions
-    adapter: AdapterOptions
-    watch: WatchOptions
-    evaluate: EvaluateOptions
-
-    def flat(self) -> dict[str, Any]:
-        """Every option by its name."""
-        return {name: value for group in vars(self).values() for name, value in vars(group).items()}
 
 
 def run(name: str, options: Options) -> Path:
@@ -155,34 +137,6 @@ def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
     from raft_fast.screening import fetched_suites
 
     return fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
-
-
-def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
-                reporter: Reporter) -> list[Row]:
-    """Stage 1 where it is needed, then the answer to train on that --data_source asks for."""
-    from raft_fast.models import load_engine
-    from raft_fast.refinement import add_calibration, build_roles, index_golds, refine
-
-    source, rows = options.train.data_source, data.train
-    if not data.refined and source != "gold":
-        # a rewrite needs no fusion
-        refining = replace(options.refine, fusion_rounds=0) if source == "rewrite" else options.refine
-        roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
-                                                               refining.refine_batch_size,
-                                                               options.engines))
-        folder = run_dir / "refine"
-        with only_process(folder):  # `python -m raft_fast.refine --output_dir RUN/refine` takes the same
-            golds = index_golds(rows, refining, encoder, folder, reporter)
-            refine(rows, refining, roles, encoder, folder, reporter, seed=options.data.seed,
-                   total_rows=data.total, golds=golds)
-            add_calibration(folder, encoder)
-        rows = read_table(str(folder / "refined.parquet"), 0.0).rows
-    return [replace(row, completion=answer(row, source)) for row in rows]
-
-
-def answer(row: Row, source: str) -> str:
-    """The training answer of a refined row: the fused one (ŷ), the filtered rewrite (ȳ) or the gold (y)."""
-    return {"fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold}[source]
 
 
 def load_teacher(options: Options, original: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A prompt that several views of a pack have is read once: the same states and gradients, fewer tokens."""
+"""What several prompts of a pack begin with is read once: the same states and gradients, fewer tokens."""
 
 import copy
 
@@ -11,7 +11,7 @@ from raft_fast import attention
 from raft_fast.attention import PACKED, pack_attention, packs, shares_prompts
 from raft_fast.chat import View
 from raft_fast.distillation.examples import Counts, Example
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.packing import completion_hidden, pack
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
@@ -21,6 +21,10 @@ VIEWS = {
     "two pairs": [View(PROMPT, [13, 2]), View([4, 3], [23, 24]), View([4, 3], [30, 2]), View(PROMPT, [16])],
     "prompt of one token": [View([5], [13, 14, 15, 2]), View([5], [16, 17, 2])],
     "completion of one token": [View(PROMPT, [13]), View(PROMPT, [16]), View(PROMPT, [13])],
+    "one beginning": [View([*PROMPT, 3], [13, 2]), View([*PROMPT, 4, 3], [23, 2]), View(PROMPT, [16, 2])],
+    "a beginning of a beginning": [View([*PROMPT, 3, 4], [13, 2]), View(PROMPT[:4], [23, 2]),
+                                   View([*PROMPT, 3, 5], [13, 14]), View([*PROMPT[:4], 3], [16, 2])],
+    "first tokens skipped": [View(PROMPT, [13, 14, 15, 2]), View([*PROMPT, 16, 17], [18, 19, 2])],
     "empty completion": [View(PROMPT, []), View(PROMPT, [13, 14]), View(PROMPT, []), View([3], [2])],
 }
 
@@ -91,12 +95,18 @@ def test_fewer_tokens_enter(model):
     assert pack(views, model).inputs["input_ids"].shape == (1, sum(len(view.ids) for view in views))
 
 
-@pytest.mark.parametrize("other", [[*PROMPT[:-1], 99], [99, *PROMPT[1:]], PROMPT[:-1], [*PROMPT, 13]])
-def test_prompts_that_differ_are_not_shared(model, other):
+@pytest.mark.parametrize(("other", "common"), [([*PROMPT[:-1], 99], 7), ([99, *PROMPT[1:]], 0),
+                                               (PROMPT[:-1], 7), ([*PROMPT, 13], 8), (PROMPT[4:], 0)])
+def test_prompts_share_what_they_begin_with_and_no_more(model, other, common):
+    """Not even a completion that goes on as the other prompt does."""
     views = [View(PROMPT, [13, 14, 2]), View(other, [16, 17, 2])]
     batch = pack(views, model)
-    assert batch.inputs["input_ids"].tolist() == [[*views[0].ids, *views[1].ids]]
-    assert "key_places" not in batch.inputs
+    assert batch.inputs["input_ids"].tolist() == [[*views[0].ids, *views[1].ids[common:]]]
+    assert ("key_places" in batch.inputs) == (common > 0)
+    if common:
+        apart = len(views[0].ids)
+        assert batch.inputs["key_places"].tolist()[apart:] == [
+            *range(common), *range(apart, apart + len(views[1].ids) - common)]
 
 
 @pytest.mark.parametrize("changed", [0, 1])

@@ -8,7 +8,7 @@ from benchmarks.step.inputs import TEMPERATURE, Job, chat_of, load
 from benchmarks.step.ours import make_teacher
 from raft_fast.chat import Chat, View
 from raft_fast.distillation.examples import Counts, Example
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models import frozen_dtype
 from raft_fast.packing import mixed_precision
 

@@ -18,7 +18,7 @@ from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine, make_e
 from raft_fast.distillation.sharding import spread, weights_of
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.stopping import StopOnBadSteps
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import Weights
 from raft_fast.options import TrainOptions

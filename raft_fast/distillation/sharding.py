@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raft_fast.attention import packs
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.weights import FullWeights, Weights
 from raft_fast.errors import UserError
 from raft_fast.processes import Processes

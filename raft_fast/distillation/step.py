@@ -15,7 +15,7 @@ from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.examples import Counts, Example, Limits
 from raft_fast.distillation.sharding import accumulating, whole_tensor
-from raft_fast.distillation.student import MEASURES
+from raft_fast.distillation.student_pass import MEASURES
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes

@@ -24,6 +24,6 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
                           LMEvalOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EngineOptions", "EvaluateOptions", "JuryOptions", "LMEvalOptions", "ModelOptions",
+           "EngineOptions", "EvaluateOptions", "JuryOptions", "LMEvalOptions", "ModelOptions", "Options",
            "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions", "ShowOptions",
            "TrainOptions", "WatchOptions", "check_rollouts", "check_several"]

@@ -19,7 +19,7 @@ from raft_fast.distillation import (
     rows_per_step,
     train,
 )
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 

@@ -16,7 +16,7 @@ from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import AdapterOptions, ModelOptions
 from raft_fast.student import LoraStudent

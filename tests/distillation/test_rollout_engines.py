@@ -119,6 +119,21 @@ def test_a_request_that_fails_is_asked_again_and_then_named(chat, vllm):
         engine.sample(DRAWS[:1])
 
 
+@pytest.mark.parametrize(("error", "said"), [
+    (ConnectionError("Connection refused\nTraceback (most recent call last): ..."), "Connection refused"),
+    (Exception("Request failed: 500, out of memory"), "Request failed: 500, out of memory"),
+    (RuntimeError(), "RuntimeError")])
+def test_weights_that_a_server_does_not_take_are_one_line(chat, vllm, error, said):
+    engine = engine_of("vllm_server", chat)
+    engine.client.refuses_weights = error
+    with pytest.raises(UserError) as told:
+        engine.sync(make_model(1))
+    assert str(told.value) == (
+        f"--vllm_server_base_url http://host:8000: the student's weights could not be handed over ({said}): "
+        "look at the server's log, start it again, then run the same command, which goes on from the last "
+        "checkpoint")
+
+
 def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     student = make_model(0, tie_word_embeddings=True)
     names = [name for name, _ in student.named_parameters()]

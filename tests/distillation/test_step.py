@@ -13,9 +13,10 @@ from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.student import StudentPass
+from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
+from raft_fast.packing import pack
 
 OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
                        max_grad_norm=1e9)
@@ -315,3 +316,12 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(chat, rows):
     assert metrics["skipped"]
     assert metrics["loss"] is None
     assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
+
+
+def test_a_trajectory_whose_first_tokens_are_skipped_shares_its_prompt(chat, rows):
+    """They are the end of its prompt; the row's answer has the same one without them."""
+    student = make_model(0)
+    stepper = make_stepper(student, make_model(1), chat, replace(OPTIONS, num_loss_tokens_to_skip=2))
+    example, prompt = stepper.example(rows[0], [80, 81, 82, 2]), chat.student_prompt(rows[0].prompt)
+    batch = pack([example.sft, example.student], student)
+    assert batch.inputs["input_ids"].tolist() == [[*prompt, *example.sft.completion, 80, 81, 82, 2]]

@@ -100,9 +100,11 @@ class LLM:
 
 
 class VLLMClient:
-    """As TRL's; `loses_weights` acknowledges them and keeps what it had; `failures` requests to come fail."""
+    """As TRL's; `loses_weights` acknowledges them and keeps what it had; `refuses_weights` is the error they
+    end in; `failures` requests to come fail."""
 
     loses_weights = False
+    refuses_weights: Exception | None = None
     failures = 0
 
     def __init__(self, base_url, connection_timeout=0.0):
@@ -114,6 +116,8 @@ class VLLMClient:
         self.device = device
 
     def update_named_params(self, metadata, named_params):
+        if self.refuses_weights:
+            raise self.refuses_weights
         came = list(named_params)
         assert metadata == [(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
                             for name, tensor in came]

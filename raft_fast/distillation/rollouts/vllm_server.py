@@ -41,11 +41,11 @@ class VLLMServerRollouts:
             raise UserError("--rollout_engine vllm_server: TRL and vLLM are needed: pip install 'trl[vllm]' "
                             f"({error})") from error
         except Exception as error:  # TRL raises Exception itself for what a server answers
-            raise UserError(f"--vllm_server_base_url {url}: {error}") from error
+            raise UserError(f"--vllm_server_base_url {url}: {_first_line(error)}") from error
         try:
             Processes().first(lambda: client.init_communicator(device=device))
         except Exception as error:  # it says which flag the server lacks
-            raise UserError(f"--vllm_server_base_url {url}: {error}") from error
+            raise UserError(f"--vllm_server_base_url {url}: {_first_line(error)}") from error
         return cls(client, chat, sampling, url)
 
     def sync(self, student: Any) -> None:
@@ -62,12 +62,20 @@ class VLLMServerRollouts:
         pass
 
     def _send(self, student: Any) -> None:
-        """The server must know names, dtypes and shapes before the first tensor comes."""
+        """The server must know names, dtypes and shapes before the first tensor comes.
+
+        Not tried again where it fails: half of the weights may be new, and NCCL does not begin anew.
+        """
         self.announced = self.announced or [
             (name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
             for name, tensor in weights_for_engine(student)]
-        self.client.update_named_params(self.announced, weights_for_engine(student))
-        self.client.reset_prefix_cache()
+        try:
+            self.client.update_named_params(self.announced, weights_for_engine(student))
+            self.client.reset_prefix_cache()
+        except Exception as error:  # requests', NCCL's, and Exception itself for what a server answers
+            raise UserError(f"--vllm_server_base_url {self.url}: the student's weights could not be handed "
+                            f"over ({_first_line(error)}): look at the server's log, start it again, then "
+                            "run the same command, which goes on from the last checkpoint") from error
 
     def _ask(self, draw: Draw) -> Trajectory:
         """A draw asked again is the same draw, by its seed."""
@@ -77,10 +85,15 @@ class VLLMServerRollouts:
             except Exception as error:  # TRL raises Exception itself for what a server answers
                 last = error
         raise UserError(f"--vllm_server_base_url {self.url}: a trajectory could not be had in {ATTEMPTS} "
-                        f"attempts: {last}") from last
+                        f"attempts: {_first_line(last)}") from last
 
     def _ask_once(self, draw: Draw) -> Trajectory:
         found = self.client.generate(
             [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
             logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
         return Trajectory(found["completion_ids"][0], [one[0] for one in found["logprobs"][0]])
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, its kind where that is nothing; servers answer with whole tracebacks."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
