@@ -12,6 +12,7 @@ from raft_fast.options.lm_eval import LMEvalOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
+from raft_fast.options.run import Options
 from raft_fast.options.screen import ScreenOptions
 from raft_fast.options.several import check_rollouts, check_several
 from raft_fast.options.show import CardOptions, ShowOptions
