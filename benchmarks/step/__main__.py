@@ -4,8 +4,10 @@
     python -m benchmarks.step --model random-llama-3b --device cuda --rows 16 --max_completion_length 256
 
 Every contender is a process of its own, in turns with the others. All sample by the same engine, and a
-learning rate of nearly zero lets them sample the same trajectories in every step. A red correctness gate,
-or token counts that differ, and no speed is printed.
+learning rate of nearly zero lets them sample the same trajectories in every step. Counted are steps 3, 5, 6,
+7, 9, ...: the first one warms up, and in steps 1, 2, 4, 8 our loop compares log-probabilities with its
+engine.
+A red correctness gate, or token counts that differ, and no speed is printed.
 """
 
 import argparse
@@ -67,7 +69,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=SMOLLM2, help="or random-llama-3b, of random weights")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rows", type=int, default=4, help="of a step")
-    parser.add_argument("--steps", type=int, default=3, help="of a round; the first one only warms up")
+    parser.add_argument("--steps", type=int, default=10,
+                        help="of a round; steps 0, 1, 2, 4, 8, ... are made and not counted")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--max_completion_length", type=int, default=48)
     parser.add_argument("--top_k", type=int, default=512)

@@ -19,7 +19,7 @@ STILL = 1e-30  # a learning rate so small that no weight moves: all sample the s
 LLAMA_3B = {"vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
             "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 500000.0}
 TINY = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2}
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
 RANDOM: dict[str, dict[str, Any]] = {"random-llama-3b": LLAMA_3B, "random-llama-tiny": TINY}
 TEMPLATE = ("{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
             "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
@@ -27,7 +27,7 @@ TEMPLATE = ("{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eo
 
 @dataclass(frozen=True)
 class Job:
-    """So many steps of so many rows; the first step only warms up."""
+    """So many steps of so many rows."""
 
     model: str
     device: str

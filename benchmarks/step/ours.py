@@ -32,6 +32,7 @@ class Stopwatch(Callback):
         now, metrics = time.perf_counter(), state.metrics
         self.steps.append({
             "seconds": now - self.last, "student_tokens": metrics["tokens"],
+            "compared": metrics["rollout_logprob_gap"] is not None,
             **{key: metrics[key] for key in ("rollout_seconds", "teacher_seconds", "train_seconds",
                                              "rollout_tokens", "teacher_tokens")}})
         if len(self.steps) == self.wanted:

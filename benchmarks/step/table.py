@@ -29,18 +29,27 @@ def check_same_tokens(found: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def summarise(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Figures of every contender, how many times TRL's tokens a second ours are, and the goals."""
-    contenders = {name: _figures(rounds) for name, rounds in found.items()}
+    """Figures of every contender, how many times TRL's tokens a second ours are, and the goals.
+
+    Left out, of all of them: the first step, which warms up, and those in which our loop compares
+    log-probabilities with its rollout engine (refills 1, 2, 4, 8, ...): a check is no part of sampling.
+    """
+    warm = [index for index in range(len(next(iter(found.values()))[0]["steps"])) if index and not any(
+        one["steps"][index].get("compared") for rounds in found.values() for one in rounds)]
+    if not warm:
+        raise SystemExit("--steps: at least 4, since steps 0, 1 and 2 are not counted")
+    contenders = {name: _figures(rounds, warm) for name, rounds in found.items()}
     mine = [name for name in (OURS, ALONE) if name in contenders]
     theirs = [name for name in (SDFT, DISTILLATION) if name in contenders]
     ratios = {f"{own} / {rival}": _ratios(contenders[own], contenders[rival])
               for own in mine for rival in theirs}
-    return {"contenders": contenders, "ratios": ratios, "goals": _goals(contenders, ratios)}
+    return {"contenders": contenders, "ratios": ratios, "goals": _goals(contenders, ratios),
+            "steps_counted": warm}
 
 
-def _figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all steps but each process's first one."""
-    steps = [step for one in rounds for step in one["steps"][1:]]
+def _figures(rounds: list[dict[str, Any]], counted: list[int]) -> dict[str, Any]:
+    """Of the steps counted, in all rounds."""
+    steps = [one["steps"][index] for one in rounds for index in counted]
     parts = {part: {"seconds": _quartiles([sum(step[key] for key in seconds) for step in steps]),
                     "tokens_per_second": _quartiles([step[tokens] / sum(step[key] for key in seconds)
                                                      for step in steps])}

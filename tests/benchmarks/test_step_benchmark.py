@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from benchmarks.step import gate as gate_module
-from benchmarks.step import table
+from benchmarks.step import ours, table
 from benchmarks.step.gate import gate
 from benchmarks.step.inputs import Job
 from benchmarks.step.ours import run
+from raft_fast import packing
+from raft_fast.distillation import losses
 
 TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4, top_k=16)
 
@@ -17,19 +19,66 @@ TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4,
 def one(seconds=2.0, peak=100, **changed):
     step = {"seconds": seconds, "rollout_seconds": 0.5, "teacher_seconds": 0.5, "train_seconds": 0.9,
             "rollout_tokens": 8, "teacher_tokens": 40, "student_tokens": 30, **changed}
-    return {"steps": [step | {"seconds": 99.0}, step, step], "seconds": 5.0, "peak_bytes": peak}
+    slow = step | {"seconds": 99.0}
+    return {"steps": [slow, slow | {"compared": True}, step, step], "seconds": 5.0, "peak_bytes": peak}
 
 
-def test_the_gate_is_green_and_turns_red(monkeypatch):
+@pytest.fixture(params=["float32", "bf16"])
+def precision(request, monkeypatch):
+    """bf16 as on a GPU: the student's products, and all of the teacher."""
+    if request.param == "bf16":
+        monkeypatch.setattr(packing, "is_mixed", lambda model: model.dtype == torch.float32)
+        for module in (gate_module, ours):
+            monkeypatch.setattr(module, "frozen_dtype", lambda device: torch.bfloat16)
+    return request.param
+
+
+def kl_is_scaled(monkeypatch, by):
+    """As a T² would be that is not in the gradient, or Eq. 10's mean over other tokens."""
+    right = losses.kl_loss
+    monkeypatch.setattr(losses, "kl_loss", lambda *given: by * right(*given))
+
+
+def averages_forget(monkeypatch, by):
+    """λ from the step's own losses, or from averages of another length."""
+    right = gate_module.make_balance
+    monkeypatch.setattr(gate_module, "make_balance", lambda options: right(replace(options, ema_beta=by)))
+
+
+def clips(monkeypatch, by):
+    right = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda given, most: right(given, by))
+
+
+def learns(monkeypatch, by):
+    right = gate_module.adamw
+    monkeypatch.setattr(gate_module, "adamw", lambda student, options: right(
+        student, replace(options, learning_rate=by * options.learning_rate)))
+
+
+def decays(monkeypatch, by):
+    right = gate_module.adamw
+    monkeypatch.setattr(gate_module, "adamw", lambda student, options: right(
+        student, replace(options, weight_decay=by)))
+
+
+def test_the_gate_is_green(precision):
     assert gate(TINY)["green"]
-    right = gate_module.StudentPass
 
-    class Wrong(right):
-        def forward(self, *given):
-            losses, measures = super().forward(*given)
-            return losses * torch.tensor([1.0, 1.001]), measures
 
-    monkeypatch.setattr(gate_module, "StudentPass", Wrong)
+@pytest.mark.parametrize(("broken", "by"), [
+    (kl_is_scaled, 1.00001), (averages_forget, 0.89), (clips, 1.0001),
+    (learns, 1.0001), (decays, 0.09)])
+def test_the_gate_turns_red_where_a_step_is_a_little_wrong(monkeypatch, broken, by):
+    broken(monkeypatch, by)
+    assert not gate(TINY)["green"]
+
+
+@pytest.mark.parametrize("precision", ["bf16"], indirect=True)
+@pytest.mark.parametrize(("broken", "by"), [
+    (kl_is_scaled, 1.2), (clips, 1e9), (learns, 2.0), (decays, 5.0)])
+def test_in_bf16_what_rounding_does_not_hide(precision, monkeypatch, broken, by):
+    broken(monkeypatch, by)
     assert not gate(TINY)["green"]
 
 
@@ -65,9 +114,10 @@ def test_other_tokens_and_no_speed_is_shown():
     table.check_same_tokens({table.OURS: [one(student_tokens=60)], table.SDFT: [one()]})
 
 
-def test_figures_leave_the_first_step_out_and_say_which_goals_are_met(capsys):
+def test_figures_leave_warm_up_and_checks_out_and_say_which_goals_are_met(capsys):
     found = table.summarise({table.OURS: [one(train_seconds=0.3, student_tokens=60, seconds=1.5)],
                              table.ALONE: [one(train_seconds=0.3)], table.SDFT: [one(peak=200)]})
+    assert found["steps_counted"] == [2, 3]
     assert found["contenders"][table.OURS]["parts"]["step"]["seconds"] == [1.5, 1.5, 1.5]
     assert found["contenders"][table.SDFT]["outside_share"][1] == pytest.approx(0.05)
     ratio = found["ratios"][f"{table.OURS} / {table.SDFT}"]
