@@ -14,6 +14,7 @@ from raft_fast.dataset import Row, write_json
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models import load_local
+from raft_fast.options import Options
 
 
 class Points(Callback):
@@ -63,14 +64,14 @@ def run_cell(cell: Cell, suite: Suite, shared: Shared) -> Outcome:
     return read_cell(folder)
 
 
-def about(cell: Cell, options: train.Options, folder: Path, steps: list[int], rows: int) -> dict[str, Any]:
+def about(cell: Cell, options: Options, folder: Path, steps: list[int], rows: int) -> dict[str, Any]:
     """What a cell was, for those who read the results."""
     return {"name": cell.name, "method": cell.method, "folder": folder.name, "steps": steps, "rows": rows,
             "options": {key: value for group in vars(options).values()
                         for key, value in asdict(group).items()}}
 
 
-def _train(cell: Cell, rows: Any, options: train.Options, shared: Shared, folder: Path,
+def _train(cell: Cell, rows: Any, options: Options, shared: Shared, folder: Path,
            points: Points) -> None:
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is

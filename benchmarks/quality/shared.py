@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.quality.disk import BASE_ANSWERS
 from benchmarks.quality.measures import Measured, measure
 from benchmarks.quality.suite import MAKE, Cell, Suite
-from raft_fast import paraphrase, train
+from raft_fast import paraphrase
+from raft_fast.answers import answer_rows
 from raft_fast.dataset import Row, fingerprint_rows, read_table, spread, write_json, write_jsonl, write_rows
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.domain import DomainScores
@@ -20,7 +21,7 @@ from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models import load_encoder, load_local
-from raft_fast.options import ParaphraseOptions
+from raft_fast.options import Options, ParaphraseOptions
 from raft_fast.progress import Reporter
 from raft_fast.training_rows import Data, take_rows
 
@@ -30,7 +31,7 @@ class Shared:
     """The ground that all cells stand on."""
 
     folder: Path
-    options: train.Options
+    options: Options
     data: Data
     original: HFEngine
     encoder: Any
@@ -51,10 +52,10 @@ class Shared:
         options = replace(cell.options, data=self.options.data)  # all seeds train on the same rows
         path = self.folder / f"refined-{digest([vars(options.refine), options.train.data_source])}.parquet"
         if options.train.data_source == "gold":
-            return train.answer_rows(self.data, options, self.original, self.encoder, self.folder,
+            return answer_rows(self.data, options, self.original, self.encoder, self.folder,
                                      self.reporter)
         if not path.is_file():
-            write_rows(train.answer_rows(self.data, options, self.original, self.encoder, self.folder,
+            write_rows(answer_rows(self.data, options, self.original, self.encoder, self.folder,
                                          self.reporter), path)
         return read_table(str(path), 0.0).rows
 
@@ -94,7 +95,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
                   reporter)
 
 
-def find_paraphrases(name: str, data: train.Data, options: train.Options, original: HFEngine, encoder: Any,
+def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine, encoder: Any,
                      folder: Path, reporter: Reporter) -> list[Row]:
     """The reworded questions of rows that are trained on, as many as held-out rows are asked; the model
     makes them in `folder`/paraphrases where the suite says so, once."""

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 
-from raft_fast import config, dataset, refine, train
+from raft_fast import config, dataset, refine
+from raft_fast.answers import answer_rows
 from raft_fast.errors import UserError
 from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.summary import outcome
 from raft_fast.run import only_process
+from raft_fast.training_rows import Data
 
 
 @pytest.fixture
@@ -74,15 +76,15 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "raft_fast.models",
                         SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
     write(tmp_path / "rows.jsonl", *questions(2))
-    data = train.Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
+    data = Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
     options = SimpleNamespace(data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
                               refine=RefineOptions(skip_checks=UNCHECKED),
                               train=TrainOptions(data_source="rewrite"))
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
-        train.answer_rows(*given)
+        answer_rows(*given)
     assert engine.asked == []
-    assert [row.completion for row in train.answer_rows(*given)] == ["said 0", "said 0"]
+    assert [row.completion for row in answer_rows(*given)] == ["said 0", "said 0"]
     assert len(locked) == 2
 
 
