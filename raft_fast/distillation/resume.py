@@ -48,6 +48,7 @@ class Resumable:
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
         if self.rollouts:
             self.rollouts.load(kept["buffer"])
+            self.rollouts.check.load(kept.get("rollout_gap"))
         go_on(kept.get("processes", []), self._engine, Processes(), [self.seed, self.state.step])
 
     def save(self) -> Path:
@@ -56,7 +57,8 @@ class Resumable:
         kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
                 "finished": self.state.finished, "rows_per_step": self.rows_per_step,
-                "buffer": self.rollouts.state() if self.rollouts else {}}
+                "buffer": self.rollouts.state() if self.rollouts else {},
+                "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
         save = partial(save_checkpoint, self._folder, self.state.step, gather_weights(self.state.weights),
                        gather_optimizer(self.stepper.optimizer), kept, self.options.save_total_limit)
         return processes.first(save)

@@ -1,6 +1,7 @@
 """Rollout engine against trainer: the right model passes, another one is caught, in float32 and bf16."""
 
 import copy
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -61,6 +62,33 @@ def test_weights_that_are_a_little_off_are_a_warning(chat, capsys):
     assert "warning: rollouts: engine and trainer are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_in_bf16_a_slightly_stale_policy_is_seen(chat, capsys, resumed):
+    """Held against the rounding of refill 0: what it may be in bf16 at all hides the difference."""
+    begun = make_model().bfloat16()
+    check = GapCheck(chat, 1.0)
+    usual = check.check(0, begun, *sampled(chat, begun))
+    if resumed:
+        kept, check = json.loads(json.dumps(check.state())), GapCheck(chat, 1.0)
+        check.load(kept)
+    now = moved(make_model(), 0.01).bfloat16()  # as float32 weights that are handed over in bf16
+    fresh = check.check(1, now, *sampled(chat, now))
+    assert "warning" not in capsys.readouterr().err
+    stale = check.check(2, now, *sampled(chat, begun))
+    assert "warning: rollouts: engine and trainer are" in capsys.readouterr().err
+    assert max(usual, fresh) < stale < rounding(now)
+
+
+def test_a_mean_that_chance_explains_is_no_warning(chat, capsys):
+    """The same spread on fewer tokens."""
+    check = GapCheck(chat, 1.0)
+    check.load([20.0, 20.0, 1.0, 1000.0])  # 0.02 nats a token, and about as much spread
+    model = make_model().bfloat16()
+    for tokens, far in ((4, False), (4000, True)):
+        gap_now = gap.Gap(0.04 * tokens, 0.04 * tokens, tokens * (0.04**2 + 0.03**2), tokens)
+        assert (gap_now.mean > check._bound(gap_now, model)) == far
+
+
 def test_another_temperature_is_caught(chat):
     model = make_model()
     with pytest.raises(UserError, match="another temperature"):
@@ -110,7 +138,7 @@ def test_any_number_of_processes_looks_at_the_same_trajectories(chat, monkeypatc
         monkeypatch.setattr(gap, "Processes", lambda processes=processes: processes)
         GapCheck(chat, 1.0).check(0, model, draws[rank::2], drawn[rank::2])
     assert torch.allclose(sum(sums), alone, atol=1e-4)
-    assert sum(sums)[2] == alone[2]
+    assert sum(sums)[3] == alone[3]
 
 
 class Stale(BatchedRollouts):

@@ -1,7 +1,8 @@
 """Does the engine sample from the student? Its log-probabilities against the trainer's own."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -21,11 +22,16 @@ ROUNDINGS = 16  # of a logit and the states behind it; SmolLM2-135M in bf16 is 6
 SUM_ROUNDINGS = 4  # times the root of the vocabulary: of a float32 sum over it; there SmolLM2-135M is 0.5 off
 ANOTHER_MODEL = 0.2
 """Nats a token that no rounding explains: a temperature of 0.7 for 1 is 0.28 off on SmolLM2-135M."""
+GROWTH = 1.5  # of rounding while the policy changes
+SIGMAS = 4  # of a mean's standard error: chance alone warns once in ten thousand looks
 
 
 class GapCheck:
     """Compares refills 0, 1, 2, 4, 8, ... of a run and the first one of every start: rarely enough to cost
     nothing, often enough to notice weights that stop arriving.
+
+    At refill 0 engine and trainer have the model before training, whatever was handed over: how far they
+    are apart there is their rounding, and later refills are held against it (`usual`). A checkpoint keeps it.
 
     temperature: what trajectories are sampled at.
     """
@@ -33,6 +39,7 @@ class GapCheck:
     def __init__(self, chat: Chat, temperature: float) -> None:
         self.chat, self.temperature = chat, temperature
         self.first = True  # of this start of the run: the engine may have been started anew
+        self.usual: Gap | None = None
 
     def is_due(self, refill: int) -> bool:
         """Whether `check` will look at this refill; the same on every process."""
@@ -54,20 +61,38 @@ class GapCheck:
         gap = Gap(*processes.sum(found).tolist())
         if not gap.tokens:
             return None
-        self._judge(gap, rounding(student), tell=processes.is_first)
+        self._judge(gap, self._bound(gap, student), tell=processes.is_first)
         self.first = False
+        if refill == 0:
+            self.usual = gap
         return gap.mean if _of_the_run(refill) else None
 
     def _compare(self, student: Any, pairs: Sequence[tuple[list[int], Trajectory]]) -> torch.Tensor:
-        """The three sums of a `Gap`, float64 [3]."""
+        """The sums of a `Gap`, float64 [4]."""
         if not pairs:
-            return torch.zeros(3, dtype=torch.float64, device=student.device)
+            return torch.zeros(4, dtype=torch.float64, device=student.device)
         views = [View(prompt, one.ids) for prompt, one in pairs]
         told = torch.tensor([value for _, one in pairs for value in one.logprobs or ()],
                             device=student.device)
         own, plain = token_logprobs(student, self.chat, views, [self.temperature, 1.0])
-        return torch.stack([(told - own).abs().sum(), (told - plain).abs().sum(),
-                            torch.tensor(len(told), device=student.device)]).double()
+        off = (told - own).double()
+        return torch.stack([off.abs().sum(), (told - plain).double().abs().sum(), off.square().sum(),
+                            torch.tensor(float(len(told)), dtype=torch.float64, device=student.device)])
+
+    def _bound(self, gap: "Gap", student: Any) -> float:
+        """Nats a token, on average, that rounding explains: a little more than at refill 0, and what chance
+        adds on so many tokens; where that is not known, what the precision allows."""
+        if self.usual is None:
+            return rounding(student)
+        chance = math.hypot(gap.error, GROWTH * self.usual.error)
+        return max(GROWTH * self.usual.mean + SIGMAS * chance, sum_rounding(student))
+
+    def state(self) -> list[float] | None:
+        """What `load` puts back, as JSON."""
+        return list(astuple(self.usual)) if self.usual else None
+
+    def load(self, state: list[float] | None) -> None:
+        self.usual = Gap(*state) if state else None
 
     def _judge(self, gap: "Gap", bound: float, tell: bool) -> None:
         """Says so at the first look and where something is wrong; raises UserError beyond doubt."""
@@ -91,10 +116,12 @@ class GapCheck:
 
 @dataclass(frozen=True)
 class Gap:
-    """Sums over `tokens` of |engine - trainer|: at the rollout temperature, and at temperature 1."""
+    """Sums over `tokens` of |engine - trainer|, at the rollout temperature and at temperature 1, and of its
+    square."""
 
     total: float
     total_at_one: float
+    squares: float
     tokens: float
 
     @property
@@ -105,6 +132,11 @@ class Gap:
     def at_one(self) -> float:
         return self.total_at_one / self.tokens
 
+    @property
+    def error(self) -> float:
+        """The mean's standard error; tokens round independently of each other."""
+        return math.sqrt(max(0.0, self.squares / self.tokens - self.mean**2) / self.tokens)
+
 
 def rounding(student: Any) -> float:
     """Nats a token that two right implementations may be apart, on average, in the precision the student
@@ -112,9 +144,13 @@ def rounding(student: Any) -> float:
     with mixed_precision(student):
         kind = student.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student.dtype
-    vocab = head_of(student).weight.shape[0]
-    return float(ROUNDINGS * torch.finfo(dtype).eps
-                 + SUM_ROUNDINGS * vocab**0.5 * torch.finfo(torch.float32).eps)
+    return float(ROUNDINGS * torch.finfo(dtype).eps) + sum_rounding(student)
+
+
+def sum_rounding(student: Any) -> float:
+    """Of it what is left in float32: its sums over the vocabulary."""
+    vocab: int = head_of(student).weight.shape[0]
+    return float(SUM_ROUNDINGS * vocab**0.5 * torch.finfo(torch.float32).eps)
 
 
 @torch.no_grad()
