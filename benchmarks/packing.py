@@ -4,10 +4,10 @@
     python -m benchmarks.packing --ways "packed" "packed, prompts shared"
 
 SFT sequences and shorter "trajectories" (prefixes of the answers) of real rows: padded buckets, one packed
-row with transformers' S x S block mask, one packed row with attention per sequence, and the same with each
-row's prompt in it once. The same states, or no speed. Tokens are what the views hold: a shared prompt
-counts as often as it is used. Beside the seconds, those of the process on its CPUs, which other work on the
-machine disturbs less.
+row with transformers' S x S block mask, one packed row with attention per sequence, and the same with what
+prompts begin with alike in it once. The same states, or no speed. Tokens are what the views hold: what is
+shared counts as often as it is used. Beside the seconds, those of the process on its CPUs, which other work
+on the machine disturbs less.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from raft_fast.dataset import read_table
 from raft_fast.fetch import fetch_model, quickstart_rows
 from raft_fast.models import load_chat, load_model
 from raft_fast.options import ModelOptions
-from raft_fast.packing import completion_hidden
+from raft_fast.packing import completion_hidden, pack
 
 SHARED = "packed, prompts shared"
 WAYS = {"padded buckets": ("sdpa", set()), "packed, block mask": ("sdpa", {"sdpa"}),
@@ -60,9 +60,10 @@ def main() -> None:
     answers = [chat.sft_view(row.prompt, row.completion) for row in rows]
     views = answers + [View(view.prompt, view.completion[: dice.randint(20, 96)]) for view in answers]
     tokens = sum(len(view.ids) for view in views)
-    again = sum(len(view.prompt) for view in answers)
-    print(f"{len(views)} sequences, {tokens} tokens, {again} of them ({again / tokens:.0%}) a prompt's "
-          f"second time; {torch.get_num_threads()} threads")
+    with way(model, SHARED):
+        again = tokens - pack(views, model).inputs["input_ids"].shape[1]
+    print(f"{len(views)} sequences, {tokens} tokens, {again} of them ({again / tokens:.0%}) what another "
+          f"prompt begins with; {torch.get_num_threads()} threads")
     seconds: dict[str, list[float]] = {name: [] for name in asked.ways}
     busy: dict[str, list[float]] = {name: [] for name in asked.ways}
     expected = None

@@ -63,9 +63,8 @@ def estimate(student: Any, teacher: Any | None, lengths: Sequence["Lengths"],
         passing["rollouts"] = _rollouts(student, options.max_completion_length + worst.prompt, options)
     if parts > 1:
         passing["activations"] += _gathered(student)
-        if teacher is not None:
-            wide = 2 if student.device.type == "cuda" else student.dtype.itemsize
-            passing["rollouts"] += sum(p.numel() for p in student.parameters()) * wide
+        if teacher is not None and not is_mixed(student):  # sampled from a whole copy, in bf16 on a GPU
+            passing["rollouts"] += sum(p.numel() for p in student.parameters()) * student.dtype.itemsize
     return Estimate({"gradients": trained // parts, "AdamW": 2 * trained // parts}, passing, loaded,
                     free_memory(student.device) + weights - weights // parts)
 
@@ -201,8 +200,14 @@ def _teacher_pass(model: Any, tokens: int, worst: Lengths, options: TrainOptions
 
 
 def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
-    """Keys and values of one round of generation, and its logits: as they are, their probabilities, what is
-    handed back (float32), and cumulative sums (float64)."""
+    """What sampling holds. transformers: keys and values of one round, its logits (as they are, their
+    probabilities, what is handed back in float32, cumulative sums in float64), and where products are made
+    in fewer bits the weights in them. vLLM takes its share of the GPU while it is awake; a server has
+    memory of its own."""
+    if options.rollout_engine == "vllm_server":
+        return 0
+    if options.rollout_engine == "vllm":
+        return int(options.vllm_gpu_memory_utilization * torch.cuda.mem_get_info(model.device)[1])
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -210,7 +215,8 @@ def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
     logits = (3 * 4 + 8) * model.get_output_embeddings().weight.shape[0]
     asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
              * options.steps_per_generation)
-    return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits)
+    cast = 2 * sum(p.numel() for p in model.parameters()) if is_mixed(model) else 0
+    return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits) + cast
 
 
 def _gathered(model: Any) -> int:

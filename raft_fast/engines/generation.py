@@ -36,7 +36,7 @@ def sample_ids(
     return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
 def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
               sampler: "Sampler | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
     """The most likely completions, or with `sampler` a sample."""

@@ -127,6 +127,21 @@ def test_fsdp2_divides_what_it_shards(chat):
     assert copied.staying == alone.staying
 
 
+def test_rollout_engines_hold_what_is_theirs(chat, monkeypatch):
+    """On a GPU: vLLM its share while it is awake, a server nothing here, generate the weights in bf16."""
+    model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
+    lengths = micro_batches(plan(make_rows(6), options, 0, 4), chat, options)
+    here = estimate(model, make_model(1), lengths, options).passing["rollouts"]
+    monkeypatch.setattr(memory_module, "is_mixed", lambda model: True)
+    found = {}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 10 << 30))
+    for engine in ("transformers", "vllm", "vllm_server"):
+        asked = replace(options, rollout_engine=engine, vllm_gpu_memory_utilization=0.25)
+        found[engine] = estimate(model, make_model(1), lengths, asked).passing["rollouts"]
+    assert found == {"transformers": here + 2 * sum(p.numel() for p in model.parameters()),
+                     "vllm": 10 * (1 << 30) // 4, "vllm_server": 0}
+
+
 def test_what_needs_less_is_estimated_at_less(chat):
     """bf16 halves what a token keeps, LoRA trains little, checkpointing keeps the layers' inputs."""
     options = replace(OPTIONS, max_completion_length=8)

@@ -3,16 +3,18 @@
 import json
 import math
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny import make_model, make_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from raft_fast.chat import Chat
-from raft_fast.engines import Sampling, WindDown, hf
+from raft_fast.engines import Sampling, WindDown, generation, hf
 from raft_fast.engines.generation import RecordingSampler, Sampler, _until_eos, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
@@ -264,3 +266,23 @@ def test_the_likelihood_is_that_of_dense_logits(engine, chat):
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(view.completion), reduction="sum")
         assert tokens == len(view.completion)
         assert nll == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_student_in_mixed_precision_is_cast_once_and_not_for_every_token(model, chat, monkeypatch):
+    """As on a GPU, where a student's weights are float32 and its products bf16."""
+    monkeypatch.setattr(generation, "mixed_precision", lambda model: torch.autocast("cpu", torch.bfloat16))
+    weights = {p.data_ptr(): name for name, p in model.named_parameters() if p.ndim == 2}
+    cast = Counter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                cast[weights[args[0].data_ptr()]] += 1
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        endless = Chat(chat.tokenizer, GenerationConfig(eos_token_id=299))
+        (drawn,) = generate_ids(model, endless, [[1, 5]], 6, 1.0, [3])
+    assert len(drawn) == 6
+    assert cast
+    assert set(cast.values()) == {1}
