@@ -48,9 +48,9 @@ def _options(job: Job) -> TrainOptions:
 
 def _views(job: Job, chat: Chat) -> list[list[tuple[View, View, View]]]:
     """Of every row of every step the SFT view, and the trajectory as student and teacher see it."""
-    steps = []
+    steps: list[list[tuple[View, View, View]]] = []
     for rows in job.plan()[:STEPS]:
-        steps.append([])  # type: ignore[var-annotated]
+        steps.append([])
         for row in rows[:ROWS]:
             trajectory = chat.completion(row.completion)[: job.max_completion_length]
             steps[-1].append((chat.sft_view(row.prompt, row.completion),
@@ -78,9 +78,9 @@ def _plain(job: Job, student_dtype: torch.dtype, teacher_dtype: torch.dtype) -> 
     teacher = teacher.double() if student_dtype == torch.float64 else teacher
     before = [p.detach().clone() for p in student.parameters()]
     chat = chat_of(job, student)
-    matrices, vectors = ([p for p in student.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=False)
+    decayed = [{"params": [p], "weight_decay": WEIGHT_DECAY if p.ndim > 1 else 0.0}
+               for p in student.parameters()]
+    optimizer = torch.optim.AdamW(decayed, lr=LEARNING_RATE, foreach=False)
     beta, m_sft, m_kl, told = options.ema_beta, 0.0, 0.0, []
     for number, rows in enumerate(_views(job, chat), 1):
         sft, kl = _losses(student, teacher, rows, job.top_k)
