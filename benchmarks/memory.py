@@ -2,11 +2,13 @@
 
     python -m benchmarks.memory
 
-Every setting is a process of its own on the CPU. Both figures are beyond the loaded models.
+Every setting is a process of its own on the CPU, whose allocator gives freed blocks back at once. Both
+figures are beyond the loaded models, all of whose pages are in memory when the first one is taken.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,9 +20,10 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.measure import command, machine, results_folder
+from benchmarks.measure import HONEST_MALLOC, command, machine, results_folder
 from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
 from benchmarks.step.ours import Enough, Stopwatch
+from raft_fast.attention import shares_prompts
 from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
@@ -45,7 +48,10 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
     teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, True, teaching=teaching)
     options = replace(job.options(sft=True), gradient_checkpointing=setting == "checkpointing",
                       learning_rate=STILL)
-    found = estimate(student, teacher_model, micro_batches(job.plan()[:STEPS], chat, options), options)
+    longest = micro_batches(job.plan()[:STEPS], chat, options, shares_prompts(student))
+    found = estimate(student, teacher_model, longest, options)
+    for parameter in [*student.parameters(), *teacher_model.parameters()]:
+        parameter.sum()  # weights of a file are there once they were read
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         train(student, teacher, chat, job.table(), options, job.seed, Path(folder), [Stopwatch(STEPS)],
@@ -73,7 +79,8 @@ def main() -> None:
     found = json.loads(path.read_text()) if path.is_file() else {}
     for setting in args.settings:
         line = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", setting]
-        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True,
+                              env=os.environ | HONEST_MALLOC)
         one = json.loads(done.stdout.splitlines()[-1])
         print(f"{setting:14} foretold {one['foretold'] / 2**30:.2f} GiB, measured "
               f"{one['measured'] / 2**30:.2f}, {one['foretold'] / one['measured'] - 1:+.0%}", flush=True)

@@ -162,6 +162,7 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
+    from raft_fast.attention import shares_prompts
     from raft_fast.distillation import (
         SoftStop,
         Teacher,
@@ -197,8 +198,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
     steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
     if processes.is_first:
-        show_memory(estimate(model, frozen and frozen.model, micro_batches(steps, chat, training), training,
-                             processes.size))
+        longest = micro_batches(steps, chat, training, shares_prompts(model))
+        show_memory(estimate(model, frozen and frozen.model, longest, training, processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
               [StepsInProgress(advance), *callbacks, stopping], student.weights)

@@ -13,7 +13,7 @@ from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.rollouts.batched import RolloutBatch
 from raft_fast.options import TrainOptions
-from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
+from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed, lay_out
 
 PROBES = (64, 128)  # tokens of the two passes whose saved tensors are counted
 # Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the
@@ -71,8 +71,8 @@ def estimate(student: Any, teacher: Any | None, lengths: Sequence["Lengths"],
 
 @dataclass(frozen=True)
 class Lengths:
-    """Student tokens of a micro-batch at most, completion tokens among them, its longest prompt, and the
-    tokens that the teacher reads."""
+    """Tokens that a micro-batch brings into the student at most, its completion tokens, those of them that
+    are sampled, its longest prompt, and the tokens that the teacher reads."""
 
     tokens: int
     completions: int
@@ -81,17 +81,20 @@ class Lengths:
     taught: int
 
 
-def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOptions) -> list[Lengths]:
-    """Every micro-batch of a plan if all trajectories were as long as they may be."""
-    known: dict[str, Lengths] = {}
+def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOptions,
+                  share: bool = False) -> list[Lengths]:
+    """Every micro-batch of a plan if all trajectories were as long as they may be. `share`: whether what
+    prompts begin with alike enters the model once (`attention.shares_prompts`)."""
+    known: dict[str, tuple[Lengths, list[View]]] = {}
     found = []
     for rows in steps:
         each = [known.setdefault(row.row_id, _lengths(row, chat, options)) for row in rows]
-        sizes = [one.tokens for one in each]
+        sizes = [one.tokens for one, _ in each]
         for group in consecutive(sizes, options.max_tokens_per_micro_batch or sum(sizes),
                                  options.per_device_train_batch_size):
-            members = [each[index] for index in group]
-            found.append(Lengths(sum(one.tokens for one in members), sum(one.completions for one in members),
+            members = [each[index][0] for index in group]
+            entering = lay_out([view for index in group for view in each[index][1]], share)
+            found.append(Lengths(sum(one.added for one in entering), sum(one.completions for one in members),
                                  sum(one.sampled for one in members), max(one.prompt for one in members),
                                  sum(one.taught for one in members)))
     return found
@@ -117,15 +120,18 @@ def _weights(model: Any) -> int:
     return sum(stored_bytes(parameter) for parameter in model.parameters())
 
 
-def _lengths(row: Row, chat: Chat, options: TrainOptions) -> Lengths:
-    prompt = len(chat.student_prompt(row.prompt))
-    answer = chat.sft_view(row.prompt, row.completion) if options.sft else View([], [])
+def _lengths(row: Row, chat: Chat, options: TrainOptions) -> tuple[Lengths, list[View]]:
+    """Those of a row alone, and what the student reads of it."""
+    prompt = chat.student_prompt(row.prompt)
+    views = [chat.sft_view(row.prompt, row.completion)] if options.sft else []
+    answered = sum(len(view.completion) for view in views)
     if not options.distillation:
-        return Lengths(len(answer.ids), len(answer.completion), 0, prompt, 0)
+        return Lengths(sum(len(view.ids) for view in views), answered, 0, len(prompt), 0), views
     sampled = options.max_completion_length
-    shown = len(chat.teacher_prompt(row.prompt, row.completion)) if options.teacher_sees_answer else prompt
-    return Lengths(len(answer.ids) + prompt + sampled, len(answer.completion) + sampled, sampled, prompt,
-                   shown + sampled)
+    views.append(View(prompt, [chat.pad_id] * sampled))
+    shown = chat.teacher_prompt(row.prompt, row.completion) if options.teacher_sees_answer else prompt
+    return Lengths(sum(len(view.ids) for view in views), answered + sampled, sampled, len(prompt),
+                   len(shown) + sampled), views
 
 
 def _student_pass(model: Any, worst: Lengths, options: TrainOptions) -> int:

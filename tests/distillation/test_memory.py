@@ -171,6 +171,10 @@ def test_the_worst_micro_batch_is_a_bound(chat):
 
     actual = max(sum(map(tokens, step)) for step in steps)
     assert bound == actual
+    prompts = [chat.student_prompt(row.prompt) for row in steps[0]]
+    common = next(place for place, same in enumerate(zip(*prompts, strict=False)) if len(set(same)) > 1)
+    shared = micro_batches(steps[:1], chat, options, share=True)[0].tokens
+    assert shared == sum(map(tokens, steps[0])) - sum(map(len, prompts)) - (len(prompts) - 1) * common
     fewer = replace(options, max_tokens_per_micro_batch=bound // 2)
     assert max(one.tokens for one in micro_batches(steps, chat, fewer)) <= bound // 2
 

@@ -61,7 +61,10 @@ class GapCheck:
         gap = Gap(*processes.sum(found).tolist())
         if not gap.tokens:
             return None
-        self._judge(gap, self._bound(gap, student), tell=processes.is_first)
+        if not gap.mean <= max(ANOTHER_MODEL, 2 * rounding(student)):  # a NaN too
+            raise UserError(f"{gap}: {self._cause(gap)}")
+        if processes.is_first:
+            self._tell(gap, self._bound(gap, student))
         self.first = False
         if refill == 0:
             self.usual = gap
@@ -84,8 +87,9 @@ class GapCheck:
         adds on so many tokens; where that is not known, what the precision allows."""
         if self.usual is None:
             return rounding(student)
-        chance = math.hypot(gap.error, GROWTH * self.usual.error)
-        return max(GROWTH * self.usual.mean + SIGMAS * chance, sum_rounding(student))
+        # the spread of rounding alone: that of a stale policy would excuse itself
+        chance = self.usual.spread * math.sqrt(1 / gap.tokens + 1 / self.usual.tokens)
+        return max(GROWTH * (self.usual.mean + SIGMAS * chance), sum_rounding(student))
 
     def state(self) -> list[float] | None:
         """What `load` puts back, as JSON."""
@@ -94,16 +98,12 @@ class GapCheck:
     def load(self, state: list[float] | None) -> None:
         self.usual = Gap(*state) if state else None
 
-    def _judge(self, gap: "Gap", bound: float, tell: bool) -> None:
-        """Says so at the first look and where something is wrong; raises UserError beyond doubt."""
-        told = (f"rollouts: engine and trainer are {gap.mean:.2g} nats a token apart "
-                f"on {gap.tokens:.0f} tokens")
-        if not gap.mean <= max(ANOTHER_MODEL, 2 * bound):  # a NaN too
-            raise UserError(f"{told}: {self._cause(gap)}")
-        if tell and gap.mean > bound:
-            _say(f"warning: {told}, more than the {bound:.2g} of rounding: {self._cause(gap)}")
-        elif tell and self.first:
-            _say(f"{told} (rounding: up to {bound:.2g})")
+    def _tell(self, gap: "Gap", bound: float) -> None:
+        """Says so at the first look, and where it is more than `bound`."""
+        if gap.mean > bound:
+            _say(f"warning: {gap}, more than the {bound:.2g} of rounding: {self._cause(gap)}")
+        elif self.first:
+            _say(f"{gap} (rounding: up to {bound:.2g})")
 
     def _cause(self, gap: "Gap") -> str:
         """What it most probably is."""
@@ -124,6 +124,10 @@ class Gap:
     squares: float
     tokens: float
 
+    def __str__(self) -> str:
+        return (f"rollouts: engine and trainer are {self.mean:.2g} nats a token apart "
+                f"on {self.tokens:.0f} tokens")
+
     @property
     def mean(self) -> float:
         return self.total / self.tokens
@@ -133,9 +137,9 @@ class Gap:
         return self.total_at_one / self.tokens
 
     @property
-    def error(self) -> float:
-        """The mean's standard error; tokens round independently of each other."""
-        return math.sqrt(max(0.0, self.squares / self.tokens - self.mean**2) / self.tokens)
+    def spread(self) -> float:
+        """Standard deviation over the tokens, which round independently of each other."""
+        return math.sqrt(max(0.0, self.squares / self.tokens - self.mean**2))
 
 
 def rounding(student: Any) -> float:
