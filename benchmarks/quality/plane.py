@@ -86,20 +86,26 @@ class Plane:
 
     def _by_spot(self, base: Measured, points: Sequence[Measured], measure: str,
                  parts: dict[str, np.ndarray], seeds: np.ndarray) -> np.ndarray:
-        """Change from the base, more is better: the mean over the drawn seeds."""
+        """Change from the base, more is better: the mean over the drawn seeds.
+
+        A spot none of whose seeds were drawn counts with all it has: a grid in the making has spots with
+        fewer seeds, and without them whole frontiers would end elsewhere.
+        """
         sign = 1 if MEASURES[measure].more_is_better else -1
         rows = parts[measure.split(".")[0]]
         origin = _ratios(base.values, measure, rows)
-        total = np.zeros((len(rows), len(self.spots)))
-        weight = np.zeros_like(total)
-        for one in points:
-            place = self.spots.index((one.method, one.learning_rate, one.step))
-            times = seeds[:, self.seeds.index(one.seed)]
+        places = [self.spots.index((one.method, one.learning_rate, one.step)) for one in points]
+        drawn = [seeds[:, self.seeds.index(one.seed)] for one in points]
+        reached = np.zeros((len(rows), len(self.spots)))
+        for place, times in zip(places, drawn, strict=True):
+            reached[:, place] += times
+        total, weight = np.zeros_like(reached), np.zeros_like(reached)
+        for one, place, times in zip(points, places, drawn, strict=True):
+            times = times + (reached[:, place] == 0)
             change = sign * (_ratios(one.values, measure, rows) - origin)
             total[:, place] += np.where(times > 0, times * change, 0)
             weight[:, place] += times
-        with np.errstate(invalid="ignore"):
-            return total / weight  # a spot none of whose seeds were drawn is not a number
+        return total / weight
 
 
 def _counts(generator: np.random.Generator, size: int) -> np.ndarray:
