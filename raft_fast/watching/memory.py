@@ -11,8 +11,8 @@ ADVICE = "--use_peft true needs least; --gradient_checkpointing true, --max_toke
 
 
 def show_memory(found: Estimate) -> None:
-    """A line a part, and a warning where the sum is more than is free: the estimate may be wrong (docs/
-    PERFORMANCE.md: LoRA took more), so the run goes on."""
+    """A line a part, and a warning where the sum is more than is free. An allocator may keep more (docs/
+    PERFORMANCE.md), and less may be needed, so the run goes on."""
     table = Table("memory of training, about", "GiB", title_justify="left")
     table.add_row("models, loaded", _gib(found.loaded))
     for part, size in found.staying.items():
