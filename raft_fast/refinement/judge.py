@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Message
+from raft_fast.refinement.at_once import at_once
 from raft_fast.refinement.decisions import Tokens, Verdict
 from raft_fast.refinement.journal_lines import Recorded
-from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompt, ask_once, whole_question
 from raft_fast.refinement.roles import Part
 
@@ -23,7 +23,7 @@ def judge(
     def ask(one: Part) -> list[Verdict]:
         return [_verdict(one.name, reply) for reply in one.ask("judge", requests, None, prompt)]
 
-    by_judge = list(overlap(ask, judges, len(judges), judges[0].journal.stop))
+    by_judge = list(at_once(ask, judges, len(judges), judges[0].journal.stop))
     return [list(verdicts) for verdicts in zip(*by_judge, strict=True)]
 
 

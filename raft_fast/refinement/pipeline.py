@@ -17,13 +17,13 @@ from raft_fast.engines import Sampling
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.activity import Activity
+from raft_fast.refinement.at_once import at_once
 from raft_fast.refinement.decisions import Decision, decide
 from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.fuse import Fusion
 from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.likelihood import Likelihoods, why_not
 from raft_fast.refinement.outputs import PARTIAL_REFINED, Outputs
-from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.prompting import Prompts, load_prompts
 from raft_fast.refinement.retrieval import GoldIndex
 from raft_fast.refinement.rewrite import rewrite
@@ -75,7 +75,7 @@ def refine(
 
         try:
             blocks = _noted(_blocks(rows), begun)
-            for decisions in overlap(stage.decide, blocks, BLOCKS_AT_ONCE, stop):
+            for decisions in at_once(stage.decide, blocks, BLOCKS_AT_ONCE, stop):
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())

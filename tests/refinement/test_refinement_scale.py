@@ -12,8 +12,8 @@ from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, pipeline, refine, shards
+from raft_fast.refinement.at_once import at_once
 from raft_fast.refinement.journal import Journal
-from raft_fast.refinement.overlap import overlap
 from raft_fast.refinement.pipeline import notices
 from raft_fast.refinement.roles import STREAK
 
@@ -129,7 +129,7 @@ def test_blocks_overlap_and_results_keep_their_order():
         together.wait()
         return item * item
 
-    assert list(overlap(work, range(6), 3, lambda why: None)) == [0, 1, 4, 9, 16, 25]
+    assert list(at_once(work, range(6), 3, lambda why: None)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_no_more_is_begun_than_memory_is_meant_to_hold():
@@ -141,7 +141,7 @@ def test_no_more_is_begun_than_memory_is_meant_to_hold():
             first.wait(10)
         return item
 
-    results = overlap(work, range(100), 3, lambda why: None)
+    results = at_once(work, range(100), 3, lambda why: None)
     thread = threading.Thread(target=lambda: results.__next__())
     thread.start()
     thread.join(0.3)
@@ -160,7 +160,7 @@ def test_one_failure_stops_the_others_and_is_raised():
         assert stopped.wait(10)
 
     with pytest.raises(UserError, match="two"):
-        list(overlap(work, range(5), 3, lambda why: stopped.set()))
+        list(at_once(work, range(5), 3, lambda why: stopped.set()))
 
 
 def test_a_fuser_in_its_own_jury_is_told_of(tmp_path, capsys):

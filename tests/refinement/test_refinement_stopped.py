@@ -19,7 +19,7 @@ from raft_fast.engines.stopping import Call
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.progress import Reporter
-from raft_fast.refinement import Roles, overlap, pipeline, refine
+from raft_fast.refinement import Roles, at_once, pipeline, refine
 from raft_fast.refinement.decisions import Decision
 from raft_fast.refinement.journal import Journal, Stopped
 from raft_fast.refinement.roles import PATIENCE, Part
@@ -55,7 +55,7 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         raise Stopped
 
     with pytest.raises(UserError, match="zero"):
-        list(overlap.overlap(work, range(3), 3, lambda why: None))
+        list(at_once.at_once(work, range(3), 3, lambda why: None))
 
 
 def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, small_blocks):
@@ -112,7 +112,7 @@ class Batches(StubEngine):
 
 
 def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch, capsys):
-    monkeypatch.setattr(overlap, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(at_once, "PATIENCE_SECONDS", 0.05)
     engine = Batches()
     try:
         with pytest.raises(KeyboardInterrupt):

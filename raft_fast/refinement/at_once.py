@@ -15,11 +15,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def overlap(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: int,
+def at_once(
+    work: Callable[[Item], Result], items: Iterable[Item], limit: int,
     stop: Callable[[BaseException], None],
 ) -> Iterator[Result]:
-    """Yield work(item) for each item, in the items' order, with `at_once` of them under way.
+    """Yield work(item) for each item, in the items' order, with `limit` of them under way.
 
     At most twice as many are begun and not yet yielded, so memory is bounded. Where one fails, or
     the caller leaves, `stop` is called with the reason, which must make the others end: with Stopped,
@@ -40,7 +40,7 @@ def overlap(
             done.put((number, None, error))
 
     def start_some() -> None:
-        while len(running) < at_once and len(running) + len(ready) < 2 * at_once:
+        while len(running) < limit and len(running) + len(ready) < 2 * limit:
             for number, item in coming:
                 running[number] = threading.Thread(target=run, args=(number, item), daemon=True, name=WORKER)
                 running[number].start()
