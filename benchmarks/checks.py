@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import FAULTS
-from benchmarks.measure import command
+from benchmarks.measure import command, results_root
 from raft_fast.engines import Reply
 from raft_fast.fetch import quickstart_rows
 from raft_fast.refinement.checks import CHECKS, Case, check
@@ -101,7 +101,7 @@ def main() -> None:
             (line["prompt"][-1]["content"], line["gold"], line["rewrite"]) for line in rewrites)
         print(json.dumps(result["a model's rewrites"], indent=1))
     print(table(result))
-    (HERE / "results" / "checks.json").write_text(json.dumps(result, indent=1) + "\n")
+    (results_root() / "checks.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

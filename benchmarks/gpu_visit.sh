@@ -25,7 +25,7 @@ else
     device="--device cuda"; shape="--n 8192 --v 128256"; dtype="--dtype bfloat16"
     repeats="--repeats 20"; grow="--d 4096 --scale 8"
     tiles=""; report="--quick"
-    job="--model random-llama-3b --rows 16 --max_completion_length 256 --steps 4"
+    job="--model random-llama-3b --rows 16 --max_completion_length 256 --steps 8"
 fi
 export RESULTS_DIR=${RESULTS_DIR:-$PWD/benchmarks/results}
 

@@ -90,12 +90,17 @@ def machine(device: str) -> dict[str, Any]:
     return about
 
 
+def results_root() -> Path:
+    """benchmarks/results/, or RESULTS_DIR where set."""
+    return Path(os.environ.get("RESULTS_DIR", Path(__file__).parent / "results"))
+
+
 def results_folder(device: str) -> Path:
     """benchmarks/results/<machine>/ (RESULTS_DIR/<machine>/ where set), named after the GPU or the CPU."""
     name = torch.cuda.get_device_name() if device == "cuda" else \
         f"{_cpu_name()} {torch.get_num_threads()} threads"
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-    folder = Path(os.environ.get("RESULTS_DIR", Path(__file__).parent / "results")) / slug
+    folder = results_root() / slug
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

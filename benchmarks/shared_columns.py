@@ -71,7 +71,7 @@ def main() -> None:
                                 round(float(inputs.targets.mass.mean()), 4)},  # type: ignore[union-attr]
     }
     print(json.dumps(result, indent=1))
-    path = Path(__file__).parent / "results" / "shared-columns.json"
+    path = measure.results_root() / "shared-columns.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

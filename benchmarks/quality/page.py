@@ -65,8 +65,14 @@ def notes(found: Result) -> list[str]:
         notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
                      f"the {jury['answers']} answers with two votes or more; Krippendorff's alpha "
                      f"{value(jury['krippendorff_alpha'])}.")
-    if seeds == 1:
-        notes.append("With one seed the intervals know of the rows only, not of the luck of a run.")
+    fewest = min((one["seeds"] for plane in found["planes"] for one in plane["methods"].values()), default=0)
+    if fewest == 1:
+        notes.append("Where there is one seed the intervals know of the rows only, not of the luck of a run.")
+    if 1 < seeds < 10:
+        notes.append(f"{seeds} seeds are few: intervals know too little of the luck of a run.")
+    if fewest < seeds:
+        notes.append("Not all learning rates have been run with all seeds; beside a comparison stands the "
+                     "smallest number of seeds that a learning rate in it has.")
     if found["unfinished"]:
         notes.append(f"Cells planned or begun and not finished: {found['unfinished']}.")
     return notes

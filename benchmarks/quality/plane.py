@@ -2,9 +2,11 @@
 
 Both axes are changes from the base on the same rows, so that the base is the origin in every resample.
 A spot is a method at a learning rate and a step, averaged over its seeds. Rows are drawn once for all
-methods and seeds are too: everything stays paired. With one seed the intervals know nothing of seeds.
+methods and seeds are too: everything stays paired. With one seed the intervals know nothing of seeds, and
+with three too little.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +41,7 @@ class Plane:
         """`score` and `loss` are names of measures that every point has."""
         self.spots: list[Spot] = sorted({(one.method, one.learning_rate, one.step) for one in points})
         self.seeds = sorted({one.seed for one in points})
+        self._seeds_of = Counter((one.method, one.learning_rate, one.step) for one in points)
         generator = np.random.default_rng(seed)
         seeds = _counts(generator, len(self.seeds))
         parts = {name.split(".")[0]: _counts(generator, len(base.values[name])) for name in (score, loss)}
@@ -48,6 +51,10 @@ class Plane:
 
     def methods(self) -> list[str]:
         return list(dict.fromkeys(method for method, _, _ in self.spots))
+
+    def least_seeds(self, method: str) -> int:
+        """Seeds of the method's spot that has the fewest."""
+        return min(count for spot, count in self._seeds_of.items() if spot[0] == method)
 
     def points(self, method: str, draw: int = 0) -> list[Point]:
         """The method's spots in one resample; what a resample cannot tell is left out."""

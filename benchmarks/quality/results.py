@@ -61,7 +61,7 @@ def plane_result(baseline: str, alike: Sequence[Result], base: Measured, points:
         "score": score, "loss": loss, "seeds": len(plane.seeds),
         "rows": {name: len(base.values[name]) for name in (score, loss)},
         "methods": {method: {"points": plane.points(method), "frontier": plane.frontier(method),
-                             "seeds": len({one.seed for one in points if one.method == method})}
+                             "seeds": plane.least_seeds(method)}
                     for method in methods},
         "left_out": sorted(left_out),
         "comparisons": [plane.compare(method, rival) for method, rival in against

@@ -3,6 +3,7 @@
 The reference is the method written out: one row at a time, full logits, moving averages by hand.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def _views(job: Job, chat: Chat) -> list[list[tuple[View, View, View]]]:
 def _ours(job: Job) -> Found:
     """`Stepper.run`, as the loop calls it."""
     student, options = load(job, torch.float32, packed=True).train(), _options(job)
-    before = [p.detach().clone() for p in student.parameters()]
+    before = _apart(student.parameters())
     chat = chat_of(job, student)
     stepper = Stepper(StudentPass(student, chat.pad_id, by_gradient=False), make_teacher(job, chat), chat,
                       make_balance(options), adamw(student, options), options)
@@ -74,16 +75,17 @@ def _plain(job: Job, student_dtype: torch.dtype, teacher_dtype: torch.dtype) -> 
     """Eqs. 8-12, clipping and AdamW; a float64 student has a float64 teacher, of the weights that
     `teacher_dtype` leaves."""
     student, options = load(job, torch.float32, packed=False).to(student_dtype).train(), _options(job)
-    teacher = load(job, teacher_dtype, packed=False)
-    teacher = teacher.double() if student_dtype == torch.float64 else teacher
-    before = [p.detach().clone() for p in student.parameters()]
+    before = _apart(student.parameters())
     chat = chat_of(job, student)
+    steps = _views(job, chat)
+    exact = student_dtype == torch.float64
+    taught = _taught(job, steps, teacher_dtype, torch.float64 if exact else teacher_dtype)
     decayed = [{"params": [p], "weight_decay": WEIGHT_DECAY if p.ndim > 1 else 0.0}
                for p in student.parameters()]
     optimizer = torch.optim.AdamW(decayed, lr=LEARNING_RATE, foreach=False)
     beta, m_sft, m_kl, told = options.ema_beta, 0.0, 0.0, []
-    for number, rows in enumerate(_views(job, chat), 1):
-        sft, kl = _losses(student, teacher, rows, job.top_k)
+    for number, (rows, tops) in enumerate(zip(steps, taught, strict=True), 1):
+        sft, kl = _losses(student, rows, tops)
         m_sft, m_kl = beta * m_sft + (1 - beta) * sft.item(), beta * m_kl + (1 - beta) * kl.item()
         corrected_sft, corrected_kl = m_sft / (1 - beta**number), m_kl / (1 - beta**number)
         weight = min(corrected_sft / (corrected_kl + 1e-8), options.lambda_max)
@@ -97,16 +99,22 @@ def _plain(job: Job, student_dtype: torch.dtype, teacher_dtype: torch.dtype) -> 
     return _found(student, before, told)
 
 
-def _losses(student: Any, teacher: Any, rows: list[tuple[View, View, View]],
-            top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _taught(job: Job, steps: list[list[tuple[View, View, View]]], weights: torch.dtype,
+            dtype: torch.dtype) -> list[list[Any]]:
+    """The teacher's K largest logits with their ids, of every row of every step: `weights` is what it is
+    stored in, `dtype` what it computes in. All at first, so that no teacher lies beside AdamW's moments."""
+    teacher = load(job, weights, packed=False).to(dtype)
+    with torch.no_grad():
+        return [[_logits(teacher, taught).topk(job.top_k) for *_, taught in rows] for rows in steps]
+
+
+def _losses(student: Any, rows: list[tuple[View, View, View]],
+            tops: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over all tokens of the answers, and Eq. 10."""
     ce, kl = [], []
-    for sft, spoken, taught in rows:
+    for (sft, spoken, _), top in zip(rows, tops, strict=True):
         answer = torch.tensor(sft.completion, device=student.device)
         ce.append(torch.nn.functional.cross_entropy(_logits(student, sft), answer, reduction="none"))
-        with torch.no_grad():
-            u = _logits(teacher, taught)
-        top = u.topk(top_k)
         v = _logits(student, spoken).gather(1, top.indices)
         log_q, log_p = ((logits / TEMPERATURE).log_softmax(-1) for logits in (top.values, v))
         kl.append((log_q.exp() * (log_q - log_p)).sum(-1).mean())
@@ -124,9 +132,14 @@ def _logits(model: Any, view: View) -> torch.Tensor:
 def _found(student: Any, before: list[torch.Tensor], told: list[tuple[float, float, float]]) -> Found:
     numbers = [[torch.tensor(column, dtype=torch.float64)] for column in zip(*told, strict=True)]
     parameters = list(student.parameters())
-    moved = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
+    moved = [now - old for now, old in zip(_apart(parameters), before, strict=True)]
     return {**dict(zip(("SFT loss", "KL loss", "lambda"), numbers, strict=True)),
-            "gradient": [p.grad for p in parameters], "update": moved}
+            "gradient": _apart(p.grad for p in parameters), "update": moved}
+
+
+def _apart(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies on the CPU: a GPU that holds a 3B model with AdamW in float64 has no room for more of them."""
+    return [one.detach().to("cpu", copy=True) for one in tensors]
 
 
 def _errors(found: Found, oracle: Found) -> dict[str, float]:

@@ -13,6 +13,7 @@ PARTS = {"rollout": ("rollout_tokens", ("rollout_seconds",)),
          "step": ("student_tokens", ("seconds",))}
 GOALS = {"teacher": 2.0, "train": 2.0, "step": 1.5}
 OVERHEAD_GOAL = 0.03
+LEAST = 3  # steps counted: a median of fewer is no more than one of them
 
 
 def check_same_tokens(found: dict[str, list[dict[str, Any]]]) -> None:
@@ -36,8 +37,8 @@ def summarise(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """
     warm = [index for index in range(len(next(iter(found.values()))[0]["steps"])) if index and not any(
         one["steps"][index].get("compared") for rounds in found.values() for one in rounds)]
-    if not warm:
-        raise SystemExit("--steps: at least 4, since steps 0, 1 and 2 are not counted")
+    if len(warm) < LEAST:
+        raise SystemExit(f"--steps: {len(warm)} would be counted, too few: steps 0, 1, 2, 4, 8, ... are not")
     contenders = {name: _figures(rounds, warm) for name, rounds in found.items()}
     mine = [name for name in (OURS, ALONE) if name in contenders]
     theirs = [name for name in (SDFT, DISTILLATION) if name in contenders]

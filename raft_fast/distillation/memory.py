@@ -85,10 +85,9 @@ def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOpti
                   share: bool = False) -> list[Lengths]:
     """Every micro-batch of a plan if all trajectories were as long as they may be. `share`: whether what
     prompts begin with alike enters the model once (`attention.shares_prompts`)."""
-    known: dict[str, tuple[Lengths, list[View]]] = {}
     found = []
     for rows in steps:
-        each = [known.setdefault(row.row_id, _lengths(row, chat, options)) for row in rows]
+        each = [_lengths(row, chat, options) for row in rows]
         sizes = [one.tokens for one, _ in each]
         for group in consecutive(sizes, options.max_tokens_per_micro_batch or sum(sizes),
                                  options.per_device_train_batch_size):

@@ -163,7 +163,8 @@ class Pool:
         """What its requests wait for, in words. Any thread may ask."""
         now, sent = time.monotonic(), [at for one in self.endpoints for at in list(one.sent.values())]
         told = [f"{len(sent)} in flight, the oldest for {now - min(sent):.0f} s"] if sent else []
-        if waiting := sum(one.in_flight for one in self.endpoints) - len(sent):
+        waiting = sum(one.in_flight for one in self.endpoints) - len(sent)
+        if waiting > 0:  # another thread counts on meanwhile
             told.append(f"{waiting} wait for the rate limit")
         told += [f"{one.address} rests for {one.rests_for:.0f} s after {one.failures} failures"
                  for one in self.endpoints if one.rests_for >= 1]

@@ -42,8 +42,8 @@ class Call:
 
     def end(self, how: KeyboardInterrupt) -> None:
         """As if it were thrown into `replies`, from another thread."""
+        self._done.put(how)  # before any request that is not sent because of it
         self._stopped.set()  # at once, and not when the thread that waits comes to look: nothing more is sent
-        self._done.put(how)
 
     def replies(
         self, conversations: Iterable[list[Message]], ahead: int, patience: float

@@ -20,7 +20,7 @@ def one(seconds=2.0, peak=100, **changed):
     step = {"seconds": seconds, "rollout_seconds": 0.5, "teacher_seconds": 0.5, "train_seconds": 0.9,
             "rollout_tokens": 8, "teacher_tokens": 40, "student_tokens": 30, **changed}
     slow = step | {"seconds": 99.0}
-    return {"steps": [slow, slow | {"compared": True}, step, step], "seconds": 5.0, "peak_bytes": peak}
+    return {"steps": [slow, slow | {"compared": True}, step, step, step], "seconds": 5.0, "peak_bytes": peak}
 
 
 @pytest.fixture(params=["float32", "bf16"])
@@ -114,10 +114,17 @@ def test_other_tokens_and_no_speed_is_shown():
     table.check_same_tokens({table.OURS: [one(student_tokens=60)], table.SDFT: [one()]})
 
 
+def test_a_median_of_two_steps_is_not_shown():
+    few = one()
+    few["steps"].pop()
+    with pytest.raises(SystemExit, match="--steps: 2 would be counted"):
+        table.summarise({table.ALONE: [few]})
+
+
 def test_figures_leave_warm_up_and_checks_out_and_say_which_goals_are_met(capsys):
     found = table.summarise({table.OURS: [one(train_seconds=0.3, student_tokens=60, seconds=1.5)],
                              table.ALONE: [one(train_seconds=0.3)], table.SDFT: [one(peak=200)]})
-    assert found["steps_counted"] == [2, 3]
+    assert found["steps_counted"] == [2, 3, 4]
     assert found["contenders"][table.OURS]["parts"]["step"]["seconds"] == [1.5, 1.5, 1.5]
     assert found["contenders"][table.SDFT]["outside_share"][1] == pytest.approx(0.05)
     ratio = found["ratios"][f"{table.OURS} / {table.SDFT}"]

@@ -1,5 +1,6 @@
 """The OpenAI-compatible engine against a small real server on the loopback: when all goes well."""
 
+import asyncio
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from faulty_server import Say
 
 from raft_fast.engines import Message, Price, Sampling, WindDown
+from raft_fast.engines.flow import Call
 from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
 from raft_fast.errors import UserError
 from raft_fast.options import EngineOptions, RefineOptions
@@ -324,6 +326,24 @@ def test_garbage_twice_is_an_error_that_quotes_it(serve, connect):
     assert reply.text == ""
     assert "the score 11 in the reply '11'" in reply.error
     assert len(server.requests) == 2
+
+
+def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
+    """The stop is heard before anything acts on it."""
+    async def ask(messages, stopped):
+        while not stopped.is_set():
+            await asyncio.sleep(0.001)
+
+    class Slow(threading.Event):
+        def set(self):
+            super().set()
+            time.sleep(0.1)  # for whoever waits for it to act first
+
+    call = Call(ask)
+    call._stopped = Slow()
+    threading.Timer(0.05, call.end, [KeyboardInterrupt()]).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(call.replies([[]], ahead=1, patience=1))
 
 
 def test_a_judge_that_never_stops_thinking_says_it_was_cut_off(connect):

@@ -37,13 +37,14 @@ class Clause:
 
 def contradicted(denying: str, saying: str) -> Clause | None:
     """The first clause of a text that denies what the nearest clause of the other says, and nothing there
-    denies."""
+    denies: neither that, nor anything of what the nearest clause leaves out."""
     others = clauses(saying)
     for one in clauses(denying):
         about_it = [other for other in others if one.denied & other.said]
         nearest = max(about_it, key=one.alike, default=None)
         if nearest is not None and one.denied <= nearest.said and one.alike(nearest) >= ALIKE \
-                and not any(other.denies for other in about_it):
+                and not any(other.denies for other in about_it) \
+                and not any(other.denies and other.said & (one.said - nearest.said) for other in others):
             return one
     return None
 
