@@ -30,7 +30,8 @@ console = Console(stderr=True, highlight=False)
 
 @dataclass
 class PhaseCost:
-    """Time and memory of one phase: wall seconds and the process's peak resident bytes during it."""
+    """Time and memory of one phase: wall seconds, without those of phases inside it, and the process's peak
+    resident bytes during it."""
 
     name: str
     seconds: float
@@ -42,6 +43,7 @@ class Reporter:
     """Shows the phases of a run and remembers their costs, in order."""
 
     costs: list[PhaseCost] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)  # of each phase under way: seconds of those in it
 
     def say(self, text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
@@ -51,13 +53,21 @@ class Reporter:
         """Time one phase. Yields `advance(steps=1, note="")`; a note that is a function is asked for its
         words each time it is shown, so that they move while nothing advances."""
         start = time.perf_counter()
+        self.inside.append(0.0)
+
+        def own_seconds() -> float:
+            return time.perf_counter() - start - self.inside[-1]
+
         show = _bar if console.is_terminal else _lines
         with _peak_memory() as peak:
             try:
-                with show(name, total, unit) as advance:
+                with show(name, total, unit, own_seconds) as advance:
                     yield advance
             finally:
-                self.costs.append(PhaseCost(name, time.perf_counter() - start, peak[0]))
+                self.costs.append(PhaseCost(name, own_seconds(), peak[0]))
+                self.inside.pop()
+                if self.inside:
+                    self.inside[-1] += time.perf_counter() - start
 
     def as_json(self) -> list[dict]:
         return [asdict(cost) for cost in self.costs]
@@ -75,7 +85,7 @@ class Silent(Reporter):
 
 
 @contextmanager
-def _bar(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Iterator[Callable[..., None]]:
     columns = [TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
                TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn()]
     with _NotedProgress(*columns, console=console) as bar:
@@ -94,7 +104,8 @@ class _NotedProgress(Progress):
 
 
 @contextmanager
-def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+def _lines(name: str, total: int | None, unit: str,
+           own_seconds: Callable[[], float]) -> Iterator[Callable[..., None]]:
     """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
     start, done = time.perf_counter(), 0
     noted: Note = ""
@@ -113,7 +124,7 @@ def _lines(name: str, total: int | None, unit: str) -> Iterator[Callable[..., No
     _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
     with _every(LOG_SECONDS, beat):
         yield advance
-    _log(f"{name}: done in {time.perf_counter() - start:.1f} s")
+    _log(f"{name}: done in {own_seconds():.1f} s")
 
 
 def _words(note: Note) -> str:

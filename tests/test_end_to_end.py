@@ -8,6 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from documented import documented
 from tiny import make_model, make_tokenizer
 from transformers import BertConfig, BertModel
 
@@ -62,6 +63,10 @@ def test_a_run_leaves_everything_behind(run_dir):
                 "model/model.safetensors", "model/README.md", "evaluation.json", "generations.jsonl",
                 "report.html", "phases.json"]
     assert [name for name in expected if not (run_dir / name).exists()] == []
+
+
+def test_the_documented_inputs_are_those_pinned(run_dir):
+    assert set(json.loads((run_dir / "inputs.json").read_text())) == documented("inputs.json")
 
 
 def test_held_out_rows_are_never_trained_on(run_dir):

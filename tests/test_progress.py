@@ -6,6 +6,18 @@ from raft_fast import progress
 from raft_fast.progress import Reporter
 
 
+def test_a_phase_inside_another_has_its_own_time(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    reporter = Reporter()
+    with reporter.phase("train"):
+        now[0] += 5
+        with reporter.phase("evaluate"):
+            now[0] += 12
+    assert {cost.name: cost.seconds for cost in reporter.costs} == {"evaluate": 12, "train": 5}
+    assert "train: done in 5.0 s" in capsys.readouterr().err
+
+
 def test_a_note_is_asked_for_its_words_each_time_it_is_shown(monkeypatch, capsys):
     """Also where nothing advances between two lines, as while the first replies are drawn."""
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from benchmarks.measure import machine
 from benchmarks.quality import render
-from benchmarks.quality.cells import cell_folder, run_cell
+from benchmarks.quality.cells import cell_folder, known_finished, run_cell
 from benchmarks.quality.disk import BASE_ANSWERS, read_cell, read_point
 from benchmarks.quality.jury import agreement_of, judge_answers
 from benchmarks.quality.measures import Measured, measure
@@ -30,7 +30,7 @@ from raft_fast.evaluation.drift import measure_drift
 from raft_fast.evaluation.jury import Jury, open_jury
 from raft_fast.models import load_engine
 from raft_fast.progress import Reporter
-from raft_fast.report.text import duration
+from raft_fast.report.text import counted, duration
 
 
 @entry
@@ -42,7 +42,9 @@ def main() -> None:
     folder = options.output_dir or Path("runs/quality") / "-".join(
         [suite.name, *([Path(suite.data).stem] if suite.data else [])])
     if options.dry_run:
-        print(*(cell.name for cell in suite.cells()), sep="\n")
+        cells = suite.cells()
+        print(*(cell.name for cell in cells), sep="\n")
+        print(told(len(cells), known_finished(cells, folder), folder))
         return
     reporter = Reporter()
     shared = prepare(suite, folder, reporter)
@@ -65,15 +67,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", type=lambda text: text.split(","), help="only these: sft,raft")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")],
                         help="instead of the suite's: 0,1,2")
-    parser.add_argument("--dry_run", action="store_true", help="only list the cells")
+    parser.add_argument("--dry_run", action="store_true", help="list the cells, count the finished ones")
     return parser.parse_args()
+
+
+def told(cells: int, finished: int, folder: Path) -> str:
+    return f"{counted(cells, 'cell')}, {finished} of them finished, in {folder}"
 
 
 def run(suite: Suite, shared: Shared, jury: Jury | None, reporter: Reporter) -> None:
     """Every cell that is not finished yet; what is known so far is written after each."""
     cells, seconds = suite.cells(), []
     todo = [cell for cell in cells if not (cell_folder(cell, suite, shared) / "cell.json").is_file()]
-    reporter.say(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, in {shared.folder}")
+    reporter.say(told(len(cells), len(cells) - len(todo), shared.folder))
     if not todo:
         write(suite, shared, jury, cells)
     for number, cell in enumerate(todo, 1):
@@ -82,8 +88,9 @@ def run(suite: Suite, shared: Shared, jury: Jury | None, reporter: Reporter) -> 
         run_cell(cell, suite, shared)
         seconds.append(time.perf_counter() - start)
         write(suite, shared, jury, cells)
-        reporter.say(f"{cell.name} took {duration(seconds[-1])}; about "
-                     f"{duration(fmean(seconds) * (len(todo) - number))} left")
+        left = fmean(seconds) * (len(todo) - number)
+        reporter.say(f"{cell.name} took {duration(seconds[-1])}"
+                     + (f"; about {duration(left)} left" if left else ""))
     reporter.say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
 
 

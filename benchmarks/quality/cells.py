@@ -2,11 +2,12 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.disk import Outcome, point_path, read_cell
+from benchmarks.quality.disk import Outcome, point_path, read_cell, read_json
 from benchmarks.quality.shared import Shared, digest
 from benchmarks.quality.suite import Cell, Suite
 from raft_fast import train
@@ -67,8 +68,23 @@ def run_cell(cell: Cell, suite: Suite, shared: Shared) -> Outcome:
 def about(cell: Cell, options: Options, folder: Path, steps: list[int], rows: int) -> dict[str, Any]:
     """What a cell was, for those who read the results."""
     return {"name": cell.name, "method": cell.method, "folder": folder.name, "steps": steps, "rows": rows,
-            "options": {key: value for group in vars(options).values()
-                        for key, value in asdict(group).items()}}
+            "options": flat(options)}
+
+
+def flat(options: Options) -> dict[str, Any]:
+    return {key: value for group in vars(options).values() for key, value in asdict(group).items()}
+
+
+def known_finished(cells: Sequence[Cell], folder: Path) -> int:
+    """How many `folder` holds finished, as far as it can be told without a model: by name and options."""
+    there = [read_json(path) for path in (folder / "cells").glob("*/cell.json")]
+    found = [(one["name"], _lasting(one["options"])) for one in there]
+    return sum((cell.name, _lasting(flat(cell.options))) in found for cell in cells)
+
+
+def _lasting(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what a cell sets itself when it is run."""
+    return {key: value for key, value in options.items() if key not in ("save_steps", "save_total_limit")}
 
 
 def _train(cell: Cell, rows: Any, options: Options, shared: Shared, folder: Path,

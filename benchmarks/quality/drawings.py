@@ -1,4 +1,4 @@
-"""The page's plots: the domain-against-general plane, what was kept, λ and CE/KL by step."""
+"""The page's plots: the domain-against-general plane, what was kept, λ and CE / (λ KL) by step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,8 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.quality.measures import MEASURES
-from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure
+from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure, stated
+from raft_fast.report.text import short
 
 # told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8")
@@ -84,6 +85,9 @@ def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithm
                              if step[key] is not None and (step[key] > 0 or not logarithmic)])
              for place, curve in enumerate(curves)]
     known = [one for one in known if one[2]]
+    if known and all(len(steps) == 1 for *_, steps in known):
+        said = (f"{curve['method']} {short(steps[0][1])}" for _, curve, steps in known)
+        return stated(title, ", ".join(said))
 
     def draw(axes: Any) -> None:
         if even:

@@ -1,7 +1,7 @@
 """The questions the comparison was made for, answered from results.json by rule, never by hand.
 
 "yes" and "no" need a 95 % interval that leaves zero out, on at least ten rows; everything else is
-"undecided". CE/KL has no such interval: it is answered from the second half of training.
+"undecided". CE / (λ KL) has no such interval: it is answered from the second half of training.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.quality.frontier import Point, loss_at
-from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES
+from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
 from benchmarks.quality.twins import distils, settings_of
 from raft_fast.evaluation.names import ENOUGH
-from raft_fast.report.text import percent, short
+from raft_fast.report.text import counted, percent, short
 
 YES, NO, UNDECIDED = "yes", "no", "undecided"
 NEAR = 0.75  # of the steps of the second half in [1/2, 2]: near 1
@@ -50,7 +50,7 @@ def findings(found: Result) -> list[Finding]:
                 "RAFT comparisons, beyond noise", _against(found, raft, _learns)),
         Finding(f"Does RAFT lose less in general than {baseline} at equal domain gain?", "keeps more",
                 "RAFT comparisons, beyond noise", _against(found, raft, _keeps)),
-        Finding("Is CE / (λ KL) held near 1?", "CE/KL near 1", "methods, second half of training",
+        Finding(f"Is {RATIO} held near 1?", f"{RATIO} near 1", "methods, second half of training",
                 _balanced(found)),
         Finding(f"Are the weights nearer to the base than {baseline}'s at equal domain gain?",
                 "weights nearer", "RAFT methods, beyond noise", _nearer(found, raft)),
@@ -64,7 +64,9 @@ def verdict(found: Result) -> list[str]:
     if not found["planes"]:
         return ["Nothing was measured in both directions, so nothing can be compared."]
     if found["rows"]["heldout"] < ENOUGH:
-        return [f"{found['rows']['heldout']} held-out rows are too few to tell methods apart."]
+        rows = found["rows"]["heldout"]
+        verb = "is" if rows == 1 else "are"
+        return [f"{counted(rows, 'held-out row')} {verb} too few to tell methods apart."]
     baseline = found["baseline"]
     said: dict[str, list[str]] = {}
     for one in found["planes"][0]["comparisons"]:
@@ -95,6 +97,14 @@ def plane_of(found: Result, score: str, loss: str) -> Result | None:
 def comparison(plane: Result, method: str, rival: str) -> Result | None:
     return next((one for one in plane["comparisons"] if (one["method"], one["rival"]) == (method, rival)),
                 None)
+
+
+def overlapping(found: Result) -> tuple[list[Result], int]:
+    """The planes with those comparisons that have any figure, and how many have none."""
+    kept = [plane | {"comparisons": [one for one in plane["comparisons"] if one["losses"] or one["scores"]]}
+            for plane in found["planes"]]
+    return kept, sum(len(plane["comparisons"]) for plane in found["planes"]) - sum(
+        len(plane["comparisons"]) for plane in kept)
 
 
 def _ending(rival: str, stat: Result) -> str:
@@ -180,8 +190,8 @@ def _balanced(found: Result) -> list[Line]:
         before = f", first half {median(early):.2f}" if early else ""
         lines.append(Line(method, answer, (
             f"λ {rule(options)}: median {median(late):.2f} (range {min(late):.2f} to {max(late):.2f}, "
-            f"{percent(near)} in [½, 2]) in the second half{before}; {len(late)} steps of "
-            f"{sum(bool(run) for run in runs)} runs")))
+            f"{percent(near)} in [½, 2]) in the second half{before}; "
+            f"{counted(len(late), 'step')} of {counted(sum(map(bool, runs)), 'run')}")))
     return lines
 
 
@@ -229,8 +239,8 @@ def _sizes(plane: Result, one: Result) -> str:
     """"39 rows, 24 prompts, 1 seed"."""
     seeds = min(plane["methods"][method]["seeds"] for method in (one["method"], one["rival"]))
     prompts = plane["rows"][plane["loss"]]
-    texts = f", {prompts} prompts" if plane["loss"] != DISTANCE else ""
-    return f"{plane['rows'][plane['score']]} rows{texts}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    texts = f", {counted(prompts, 'prompt')}" if plane["loss"] != DISTANCE else ""
+    return f"{counted(plane['rows'][plane['score']], 'row')}{texts}, {counted(seeds, 'seed')}"
 
 
 def _share(plane: Result, rival: str, at: Result) -> str:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.quality.measures import DISTANCE, MEASURES, Measure
 from raft_fast.evaluation.names import ENOUGH
-from raft_fast.report.text import percent, short, value
+from raft_fast.report.text import counted, percent, short, value
 
 GROUPS = {
     "What was learnt: held-out questions": (
@@ -62,8 +62,7 @@ def groups(found: Result) -> list[Group]:
 
 def place(one: Result) -> str:
     """"2e-05 · step 12 · 3 seeds"."""
-    return f"{one['learning_rate']:g} · step {one['step']} · {one['seeds']} " \
-           f"{'seed' if one['seeds'] == 1 else 'seeds'}"
+    return f"{one['learning_rate']:g} · step {one['step']} · {counted(one['seeds'], 'seed')}"
 
 
 def _cell(name: str, one: Result) -> Cell:
@@ -87,6 +86,5 @@ def _text(name: str, number: float | None, signed: bool = False) -> str:
     if number is not None and metric == "words":
         return f"{number:{'+' if signed else ''}.1f}".replace("-", "−")
     if metric in SHARES:
-        sign = "+" if signed and number is not None and number > 0 else ""
-        return sign + percent(number).replace("-", "−")
+        return percent(number, signed)
     return short(number, signed) if name == DISTANCE or metric == "kl" else value(number, signed)

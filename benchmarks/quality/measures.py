@@ -29,6 +29,7 @@ class Measure(NamedTuple):
 
 
 DISTANCE = "weights.distance"
+RATIO = "CE / (λ KL)"  # of the two terms as they enter the loss
 MEASURES = {
     "domain.nll": Measure("gold answer, nats per token", False),
     "domain.token_f1": Measure("token F1", True),

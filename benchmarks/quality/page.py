@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from benchmarks.quality import drawings
 from benchmarks.quality.disk import BASE_ANSWERS, read_lines
-from benchmarks.quality.findings import YES, Finding, change, findings, verdict
+from benchmarks.quality.findings import YES, Finding, change, findings, overlapping, verdict
 from benchmarks.quality.groups import groups, place
-from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES
+from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
 from raft_fast.report.page import render, write_text
-from raft_fast.report.text import percent, short, value
+from raft_fast.report.text import counted, percent, short, value
 
 TEMPLATE = "page.html.jinja"
 DRAWN = 2  # planes, and that of the weights; the tables have all
@@ -33,7 +33,7 @@ def write_page(found: Result, folder: Path) -> Path:
                for number, (method, one) in enumerate(best.items())],
         bars=[plot for draw in (drawings.kept, drawings.drifted, drawings.moved) if (plot := draw(best))],
         groups=groups(found), curves=curves(found), comparisons=comparisons(found),
-        samples=samples(found, folder), parts=PARTS)
+        without=overlapping(found)[1], samples=samples(found, folder), parts=PARTS)
     return write_text(page, folder / "index.html")
 
 
@@ -54,8 +54,8 @@ def tiles(said: Sequence[Finding]) -> list[Result]:
 def notes(found: Result) -> list[str]:
     """What a reader must know before trusting the numbers."""
     seeds = max((plane["seeds"] for plane in found["planes"]), default=0)
-    notes = [f"{found['rows']['train']} training rows, {found['rows']['heldout']} held out, {seeds} "
-             f"{'seed' if seeds == 1 else 'seeds'}.",
+    notes = [f"{counted(found['rows']['train'], 'training row')}, {found['rows']['heldout']} held out, "
+             f"{counted(seeds, 'seed')}.",
              "A method's best point is chosen on the rows it is shown on; frontiers are fairer.",
              "The gold answer's likelihood favours methods trained on gold wording; token F1 and reworded "
              "questions are less partial.",
@@ -85,19 +85,19 @@ def curves(found: Result) -> list[Markup]:
             for method, one in found["best"].items()]
     return [plot for plot in (
         drawings.by_step(runs, "lambda", "λ, the weight of the KL loss", "lambda", logarithmic=True),
-        drawings.by_step(runs, "ce_kl_ratio", "CE / (λ KL): near 1 is balance", "ratio", logarithmic=True,
+        drawings.by_step(runs, "ce_kl_ratio", f"{RATIO}: near 1 is balance", "ratio", logarithmic=True,
                          even=True),
         drawings.by_step(runs, "sft_loss", "Cross-entropy on the training answers", "sft"),
         drawings.by_step(runs, "kl_loss", "KL to the teacher", "kl", logarithmic=True)) if plot]
 
 
 def comparisons(found: Result) -> list[Result]:
-    """Rows of the frontier table."""
+    """Rows of the frontier table; a comparison without a figure has none."""
     return [{"method": one["method"], "rival": one["rival"], "score": MEASURES[plane["score"]].label,
              "loss": MEASURES[plane["loss"]].label, "mean": _stat(one["mean_score"]),
              "at": [_stat(stat) for stat in one["score_at"]],
              "cost": [_stat(stat) for stat in one["loss_at"]]}
-            for plane in found["planes"] for one in plane["comparisons"]]
+            for plane in overlapping(found)[0] for one in plane["comparisons"]]
 
 
 def samples(found: Result, folder: Path) -> dict[str, list[Result]]:

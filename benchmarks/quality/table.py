@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.findings import Finding, change, findings
-from benchmarks.quality.groups import Group, groups
-from benchmarks.quality.measures import MEASURES, PLANES
+from benchmarks.quality.findings import Finding, change, findings, overlapping
+from benchmarks.quality.groups import Group, groups, place
+from benchmarks.quality.measures import MEASURES, PLANES, RATIO
 from raft_fast.report.page import write_text
-from raft_fast.report.text import markdown, percent, short, value
+from raft_fast.report.text import counted, markdown, percent, short, value
 
 SHOWN = ("domain.jury", "domain.nll", "domain.token_f1", "paraphrases.token_f1", "own.kl",
          "general.strict_instruction")
@@ -45,11 +45,10 @@ def best_table(found: Result) -> str:
     """The README's table: every method where its held-out gold answers are likeliest, beside the base."""
     shown = [name for name in SHOWN if found["base"]["means"].get(name) is not None]
     labels = [f"{MEASURES[name].label} {MEASURES[name].arrow}".rstrip() for name in shown]
-    lines = table(["method", "learning rate, step, seeds", *labels, "kept of IFBench", "weights moved",
-                   "CE/KL"])
+    lines = table(["method", "where", *labels, "kept of IFBench", "weights moved", RATIO])
     lines.append(_row(["base", "", *(value(found["base"]["means"][name]) for name in shown), "", "", ""]))
     for method, one in found["best"].items():
-        lines.append(_row([markdown(method), f"{one['learning_rate']:g}, {one['step']}, {one['seeds']}",
+        lines.append(_row([markdown(method), place(one),
                            *(value(one["means"].get(name)) for name in shown), percent(one["retention"]),
                            short(one["weights"]), _ratio(found, method, one["learning_rate"])]))
     return f"Best by {MEASURES[PLANES[0][0]].label}, averaged over seeds.\n\n" \
@@ -60,7 +59,10 @@ def frontier_table(found: Result) -> str:
     """Each method against the baseline, and methods that differ in one option: a table a plane."""
     texts = ["Changes against the base; a positive domain score is a gain, whatever the measure's sign. "
              "In brackets 95 % bootstrap intervals over rows and seeds; – where ranges do not overlap."]
-    for plane in (one for one in found["planes"] if one["comparisons"]):
+    kept, without = overlapping(found)
+    if without:
+        texts.append(f"{counted(without, 'comparison')} left out: the ranges do not overlap at all.")
+    for plane in (one for one in kept if one["comparisons"]):
         lines = table(["frontier", "against", "mean gain over the common range ↑", "at half of it ↑",
                        "cost at equal gain ↓"])
         for one in plane["comparisons"]:
@@ -74,11 +76,10 @@ def frontier_table(found: Result) -> str:
 def pairs_table(found: Result) -> str:
     """Same learning rate, same number of steps, same rows."""
     measures = PLANES[0]
-    lines = table([f"against {markdown(found['baseline'])}", "learning rate, step, seeds",
+    lines = table([f"against {markdown(found['baseline'])}", "where",
                    *(MEASURES[name].label for name in measures)])
     for one in found["pairs"]:
-        lines.append(_row([markdown(one["method"]),
-                           f"{one['learning_rate']:g}, {one['step']}, {one['seeds']}",
+        lines.append(_row([markdown(one["method"]), place(one),
                            *(_stat(one["measures"].get(name)) for name in measures)]))
     return "\n".join(lines)
 

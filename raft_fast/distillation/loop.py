@@ -71,7 +71,9 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
 
         state.step, state.rows = step + 1, steps[step]
         state.trajectories, state.examples = trajectories, examples
-        state.metrics = {"step": step + 1, **metrics, "peak_memory_bytes": peak_memory(student.device),
+        # every row comes once before any comes again
+        state.metrics = {"step": step + 1, **metrics, "rows_seen": min(len(rows), (step + 1) * size),
+                         "peak_memory_bytes": peak_memory(student.device),
                          "rollout_seconds": clock.read()["rollout_seconds"] if rollouts else None,
                          "rollout_logprob_gap": rollouts.gap if rollouts else None}
         state.metrics |= speeds(state.metrics, rollouts.drawn_tokens if rollouts else 0, examples)

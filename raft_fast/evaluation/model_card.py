@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.evaluation.names import LABELS, TITLES, judgement, with_interval
+from raft_fast.evaluation.names import LABELS, TITLES, judgement, measured, with_interval
 from raft_fast.evaluation.run_files import RunFiles, read_run
+from raft_fast.evaluation.training_told import amount, method, shown_options, tags
 from raft_fast.evaluation.verdict import left_out, verdict
 from raft_fast.options import SMOLLM2
 from raft_fast.report.page import write_text
@@ -17,11 +18,6 @@ LICENSES = {SMOLLM2: "apache-2.0"}
 # data set of the quickstart, used where no --data is given
 QUICKSTART_DATA = ("The 503 English rows of the PyPI package `zaragoza-construction-faq` (Swedish "
                    "building law, Zaragoza AB, CC BY 4.0)")
-SHOWN_OPTIONS = (
-    "data_source", "tau", "fusion_rounds", "judge_stop", "sft", "distillation",
-    "teacher_sees_answer", "balance", "distillation_temperature", "teacher_top_k", "ema_beta",
-    "learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length", "seed")
 
 
 def write_model_card(run_dir: Path) -> Path:
@@ -39,15 +35,15 @@ def model_card(run: RunFiles) -> str:
     """The card as Markdown with the front matter that the hub reads."""
     base = run.config.get("model")
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(base), sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(_front_matter(base, tags(run.config)), sort_keys=False)}---\n",
         f"# {run.name}\n",
-        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain by RAFT "
-        "([arXiv 2606.00147](https://arxiv.org/abs/2606.00147)) with raft-fast. "
+        f"{markdown(base or 'An instruct model')}, trained on a domain {method(run.config)}, with "
+        "raft-fast. "
         f"{markdown(' '.join(verdict(run)))}\n",
         "## Measured\n", *_scores(run.evaluation),
         "## How to load it\n", _LOADING,
         "## Data\n", _data(run),
-        "## Configuration\n", _options(run.config),
+        "## Configuration\n", _options(run),
         "## Limits\n", _limits(run),
     ]
     return "\n".join(parts)
@@ -63,11 +59,11 @@ print(chat(messages, max_new_tokens=256)[0]["generated_text"][-1]["content"])
 """
 
 
-def _front_matter(base: str | None) -> dict[str, Any]:
+def _front_matter(base: str | None, tags: list[str]) -> dict[str, Any]:
     # a folder on somebody's disk is no name that the hub could resolve
     named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
     found = {"base_model": named, "license": LICENSES.get(base or ""),
-             "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["raft"]}
+             "library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
     return {key: setting for key, setting in found.items() if setting}
 
 
@@ -76,7 +72,7 @@ def _scores(evaluation: dict[str, Any]) -> list[str]:
         return ["This model has not been evaluated.\n"]
     lines = ["| | base | trained | change | kept | n | |", "|---|---|---|---|---|---|---|"]
     for part in TITLES:
-        for name, metric in (evaluation.get(part) or {"metrics": {}})["metrics"].items():
+        for name, metric in measured(evaluation.get(part)):
             lines.append("| " + " | ".join([
                 LABELS[name] + (", reworded" if part == "paraphrases" else ""),
                 with_interval(metric["base"]), with_interval(metric["trained"]),
@@ -91,10 +87,11 @@ def _scores(evaluation: dict[str, Any]) -> list[str]:
 
 def _data(run: RunFiles) -> str:
     source = run.config.get("data")
-    lines = [f"Rows of {markdown(Path(source).name)}." if source else f"{QUICKSTART_DATA}."]
+    lines = [f"Rows of {markdown(Path(source).name)}." if source else f"{QUICKSTART_DATA}.",
+             *([amount(run)] if run.steps else [])]
     rows, sources = run.summary.get("rows"), run.summary.get("sources")
     if rows:
-        lines.append(f"{rows['used']} of {rows['total']} training rows were used.")
+        lines.append(f"Stage 1 used {rows['used']} of {rows['total']} rows.")
     if sources:
         lines.append("Training answers: " + ", ".join(
             f"{count} {name}" for name, count in sources.items()) + ".")
@@ -104,8 +101,8 @@ def _data(run: RunFiles) -> str:
     return " ".join(lines) + "\n"
 
 
-def _options(config: dict[str, Any]) -> str:
-    lines = [f"| `{name}` | `{config[name]}` |" for name in SHOWN_OPTIONS if name in config]
+def _options(run: RunFiles) -> str:
+    lines = [f"| `{name}` | `{setting}` |" for name, setting in shown_options(run).items()]
     return "\n".join(["| option | value |", "|---|---|", *lines]) + "\n"
 
 

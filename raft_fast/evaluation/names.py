@@ -1,5 +1,6 @@
 """What the metrics are called and what their changes mean, for the table and the report."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from raft_fast.report.text import value
@@ -24,6 +25,13 @@ TITLES = {
 BEHAVIOUR = {"words": "Words an answer", "cut_off": "Answers cut off", "refused": "Answers that refuse"}
 TOO_FEW = "too few rows"
 ENOUGH = 10
+
+
+def measured(part: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The metrics of a part that some row has: texts without numbers have none to agree on."""
+    for name, metric in (part or {"metrics": {}})["metrics"].items():
+        if metric["base"]["n"] or metric["trained"]["n"]:
+            yield name, metric
 
 
 def interval(mean: dict[str, Any], signed: bool = False) -> str:

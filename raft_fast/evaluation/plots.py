@@ -6,7 +6,8 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from raft_fast.report.figure import C1, MUTED, figure
+from raft_fast.report.figure import C1, MUTED, figure, stated
+from raft_fast.report.text import short
 
 Series = Sequence[float | None]
 SMOOTH_FROM, WINDOW = 40, 15  # steps from which a running mean helps, and its width
@@ -19,7 +20,7 @@ def by_step(name: str, title: str, steps: Sequence[float], values: Series,
         _curve(axes, steps, values)
         axes.set_ylim(0, top)
 
-    return figure(name, title, draw, "step")
+    return _stated(title, steps, values) or figure(name, title, draw, "step")
 
 
 def ratio(steps: Sequence[float], ratios: Series) -> Markup:
@@ -34,11 +35,22 @@ def ratio(steps: Sequence[float], ratios: Series) -> Markup:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.5), max(high, 2))
 
-    return figure("ratio", "CE / (λ · KL): near 1 is balance", draw, "step")
+    title = "CE / (λ KL): near 1 is balance"
+    return _stated(title, steps, ratios) or figure("ratio", title, draw, "step")
+
+
+def _stated(title: str, steps: Sequence[float], values: Series) -> Markup | None:
+    """The value of a run of one step; None where there is a course to draw."""
+    known = _known(steps, values)
+    return stated(title, f"{short(known[0][1])} at step {known[0][0]:g}") if len(known) == 1 else None
+
+
+def _known(steps: Sequence[float], values: Series) -> list[tuple[float, float]]:
+    return [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
 
 
 def _curve(axes: Any, steps: Sequence[float], values: Series) -> None:
-    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+    known = _known(steps, values)
     xs, ys = [pair[0] for pair in known], [pair[1] for pair in known]
     if len(ys) < SMOOTH_FROM:
         axes.plot(xs, ys, color=C1, marker="o", markersize=3)

@@ -72,7 +72,7 @@ def jury(evaluation: Section) -> Section | None:
 
 
 def training_plots(run: RunFiles) -> list[Markup]:
-    """What was on of SFT loss, KL loss, λ, CE/KL ratio and teacher mass; gradient norm."""
+    """What was on of SFT loss, KL loss, λ, CE / (λ KL) and teacher mass; gradient norm."""
     if not run.steps:
         return []
     steps = [step["step"] for step in run.steps]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raft_fast.evaluation.names import BEHAVIOUR, LABELS, TITLES, interval, judgement
+from raft_fast.evaluation.names import BEHAVIOUR, LABELS, TITLES, interval, judgement, measured
 from raft_fast.report.text import percent, short, value
 
 NOTHING = {"mean": "", "interval": ""}
@@ -14,7 +14,7 @@ def score_tables(evaluation: Section) -> list[Section]:
     if not evaluation:
         return []
     tables = [{"title": title, "general": part == "general",
-               "rows": [_score_row(name, metric) for name, metric in evaluation[part]["metrics"].items()]}
+               "rows": [_score_row(name, metric) for name, metric in measured(evaluation[part])]}
               for part, title in TITLES.items() if evaluation.get(part)]
     lm_eval, drift = evaluation.get("lm_eval"), evaluation.get("drift")
     more = [("Other suites, by lm-eval: score ± standard error", _lm_eval_rows(lm_eval) if lm_eval else []),
@@ -29,7 +29,7 @@ def _score_row(name: str, metric: Section) -> Section:
     return {"label": LABELS[name], "base": _score(metric["base"]),
             "trained": _score(metric["trained"]), "change": _score(metric["change"], signed=True),
             "retention": percent(metric["retention"]) if "retention" in metric else "",
-            "n": str(n) if n in (pairs, 0) or "instruction" in name else f"{n} / {pairs}",
+            "n": str(n) if n == pairs or "instruction" in name else f"{n} / {pairs}",
             "judgement": judgement(metric),
             "lower_is_better": not metric["higher_is_better"]}
 
@@ -50,8 +50,8 @@ def _drift_rows(drift: Section) -> list[Section]:
         rows.append(_row(f"KL from the base on {said}, nats per token", NOTHING, _score(one["kl"]), NOTHING,
                          one["texts"], lower=True))
         nll = one["nll"]
-        rows.append(_row(f"Likelihood of {said}, nats per token", _score(nll["base"]), _score(nll["trained"]),
-                         _score(nll["change"], signed=True), one["texts"],
+        rows.append(_row(f"Negative log-likelihood of {said}, nats per token", _score(nll["base"]),
+                         _score(nll["trained"]), _score(nll["change"], signed=True), one["texts"],
                          judgement(nll | {"higher_is_better": False}), lower=True))
     if moved := drift.get("weights"):
         distance = {"mean": short(moved["all"]), "interval": ""}
@@ -63,7 +63,7 @@ def _behaviour_rows(found: Section) -> list[Section]:
     """Neither better nor worse: it should stay as it was."""
     return [_row(f"{BEHAVIOUR[name]}, {TITLES[part].lower()}", _score(one["base"]), _score(one["trained"]),
                  _score(one["change"], signed=True), one["change"]["n"])
-            for part, metrics in found.items() for name, one in metrics.items()]
+            for part, metrics in found.items() for name, one in metrics.items() if one["change"]["n"]]
 
 
 def _row(label: str, base: Section, trained: Section, change: Section, n: Any, judged: str = "",

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.evaluation.names import LABELS, TITLES, judgement, with_interval
+from raft_fast.evaluation.names import LABELS, TITLES, judgement, measured, with_interval
 from raft_fast.report.text import percent, value
 
 WIDTH_OF_FILES = 120  # a log file has no width of its own
@@ -21,7 +21,7 @@ def print_table(result: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     table.add_column("")
     for part in TITLES:
-        for name, metric in (result.get(part) or {"metrics": {}})["metrics"].items():
+        for name, metric in measured(result.get(part)):
             reworded = " (reworded)" if part == "paraphrases" else ""
             table.add_row(LABELS[name] + reworded, with_interval(metric["base"]),
                           with_interval(metric["trained"]), with_interval(metric["change"], signed=True),

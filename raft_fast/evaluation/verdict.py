@@ -23,9 +23,15 @@ def verdict(run: RunFiles) -> list[str]:
 
 def left_out(run: RunFiles) -> list[str]:
     """What a reader must know before trusting the numbers: parts missing, slices, shared roles."""
-    return [*about_stage1(run.summary), *_about_training(run),
+    return [*_about_answers(run), *_about_training(run),
             *_about_evaluation(run.evaluation),
             *(f"{name} could not be read." for name in run.unreadable)]
+
+
+def _about_answers(run: RunFiles) -> list[str]:
+    if run.config.get("data_source") == "gold":
+        return ["It was trained on the gold answers, as they are."]
+    return about_stage1(run.summary)
 
 
 def _domain(domain: dict[str, Any]) -> list[str]:

@@ -21,8 +21,8 @@ class EvaluateOptions:
     """Longest answer to an IFBench prompt, in tokens."""
     drift_prompts: int = 64
     """IFBench prompts (a fixed slice) on which both models are compared token by token: KL of the
-    trained from the base model, likelihood of the base's own answers and of the prompts' wording;
-    0 none."""
+    trained from the base model, negative log-likelihood of the base's own answers and of the prompts'
+    wording; 0 none."""
     drift_max_new_tokens: int = 64
     """Longest of the base's own answers that are compared, in tokens."""
     paraphrases: str | None = None

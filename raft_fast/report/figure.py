@@ -66,6 +66,11 @@ def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str | None
     return _for_the_page(out.getvalue(), name, title)
 
 
+def stated(title: str, text: str) -> Markup:
+    """In a plot's place where there is one value: a curve needs two."""
+    return Markup('<div class="tile"><h3>{}</h3><b>{}</b></div>').format(title, text)
+
+
 def _for_the_page(svg: str, name: str, title: str) -> Markup:
     """Inline SVG: no XML head, no fixed size, ids of its own, colours as CSS variables."""
     svg = svg[svg.index("<svg") :]

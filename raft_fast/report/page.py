@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from raft_fast.report.text import duration
+from raft_fast.report.text import counted, duration, hundredths, value
 
 
 def render(package: str, template: str, **content: Any) -> str:
@@ -17,7 +17,8 @@ def render(package: str, template: str, **content: Any) -> str:
     loader = ChoiceLoader([PackageLoader(package, ""), PackageLoader("raft_fast.report", "")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters["duration"] = duration
+    environment.filters |= {"counted": counted, "duration": duration, "hundredths": hundredths,
+                            "thousandths": value}
     return environment.get_template(template).render(**content)
 
 

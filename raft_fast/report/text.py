@@ -7,20 +7,29 @@ def value(number: float | None, signed: bool = False) -> str:
     """Three decimals and a true minus sign; a dash for null."""
     if number is None:
         return NONE
-    text = f"{number:+.3f}" if signed else f"{number:.3f}"
-    return text.replace("-", "\u2212")
+    return _written(number, ".3f", signed)
 
 
 def short(number: float | None, signed: bool = False) -> str:
     """As `value`, with two significant digits where three decimals would leave nothing."""
     if number is None or number == 0 or abs(number) >= 0.1:
         return value(number, signed)
-    return f"{number:{'+' if signed else ''}.2g}".replace("-", "\u2212")
+    return _written(number, ".2g", signed)
 
 
-def percent(number: float | None) -> str:
+def hundredths(number: float | None) -> str:
+    """Two decimals and a true minus sign; a dash for null."""
+    return NONE if number is None else _written(number, ".2f")
+
+
+def counted(count: int, noun: str) -> str:
+    """"1 row", "2,000 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(number: float | None, signed: bool = False) -> str:
     """A share in whole percent; a dash for null."""
-    return NONE if number is None else f"{100 * number:.0f}\u00a0%"
+    return NONE if number is None else _written(100 * number, ".0f", signed) + "\u00a0%"
 
 
 def duration(seconds: float) -> str:
@@ -42,3 +51,10 @@ def markdown(text: str) -> str:
     """Data inside Markdown: one line, no HTML and no table breaks."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(escaped.replace("|", "\\|").split())
+
+
+def _written(number: float, form: str, signed: bool = False) -> str:
+    """A true minus sign, and none of either kind before what is rounded to zero."""
+    text = f"{number:z{form}}"
+    plus = "+" if signed and float(text) > 0 else ""
+    return plus + text.replace("-", "\u2212")

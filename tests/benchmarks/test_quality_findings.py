@@ -34,11 +34,11 @@ def test_what_is_there_is_found(tmp_path):
     found = render.again(make_folder(tmp_path, methods=("sft", "raft", "raft_lambda01", "raft_gradient")))
     assert answers(found, "learns more")["raft"] == ["yes"] * 4
     assert answers(found, "keeps more")["raft"] == ["yes"] * 4
-    assert answers(found, "CE/KL near 1") == {"raft": ["yes"], "raft_lambda01": ["no"],
+    assert answers(found, "CE / (λ KL) near 1") == {"raft": ["yes"], "raft_lambda01": ["no"],
                                               "raft_gradient": ["no"]}
     assert answers(found, "weights nearer")["raft"] == ["yes"]
     assert answers(found, "one option") == {"raft_lambda01": ["worse"], "raft_gradient": ["worse"]}
-    (balanced,) = [one for one in findings(found) if one.name == "CE/KL near 1"]
+    (balanced,) = [one for one in findings(found) if one.name == "CE / (λ KL) near 1"]
     (fixed,) = [line.evidence for line in balanced.lines if line.method == "raft_lambda01"]
     late = sorted(step["ce_kl_ratio"] for curve in found["curves"] if curve["method"] == "raft_lambda01"
                   for step in curve["steps"] if step["step"] > 15)
@@ -58,6 +58,30 @@ def test_a_handful_of_rows_decides_nothing(tmp_path):
     found = render.again(make_folder(tmp_path, rows=6, methods=("sft", "raft")))
     assert set(answers(found, "learns more")["raft"]) == {"undecided"}
     assert "too few" in verdict(found)[0]
+
+
+def test_one_row_is_too_few():
+    assert verdict({"planes": [1], "rows": {"heldout": 1}}) == [
+        "1 held-out row is too few to tell methods apart."]
+
+
+def test_comparisons_without_a_figure_are_counted_and_left_out(tmp_path):
+    folder = make_folder(tmp_path, methods=("sft", "raft", "sdft"))
+    found = render.again(folder)
+    for one in found["planes"]:
+        one["comparisons"][0] |= {"losses": None, "scores": None, "score_at": [], "loss_at": [],
+                                  "mean_score": {"mean": None, "low": None, "high": None, "p": None}}
+    render.write(found, folder)
+    page, table = (folder / "index.html").read_text(), (folder / "RESULTS.md").read_text()
+    first, second = (one["method"] for one in found["planes"][0]["comparisons"])
+    count = len(found["planes"])
+    assert f"{count} comparisons, and {count} left out" in page
+    assert f"{first} against sft" not in page
+    assert f"{second} against sft" in page
+    frontiers = table.split("## Frontiers")[1].split("##")[0]
+    assert f"{count} comparisons left out" in frontiers
+    assert f"| {first} | sft |" not in frontiers
+    assert "· step 30 · 1 seed |" in table
 
 
 @pytest.mark.parametrize(("low", "high", "more", "said"), [

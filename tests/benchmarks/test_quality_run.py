@@ -58,7 +58,11 @@ def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
     quality.main()
 
 
-def test_from_rows_to_page_and_nothing_twice(home, monkeypatch):
+def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
+    run(monkeypatch, "--seeds", "0", "--methods", "sft")
+    assert "left" not in capsys.readouterr().err.split("took")[1]
+    run(monkeypatch, "--dry_run")
+    assert capsys.readouterr().out.splitlines()[-1] == "4 cells, 1 of them finished, in out"
     run(monkeypatch)
     found = json.loads((home / "out/results.json").read_text(), parse_constant=pytest.fail)
     assert len(found["cells"]) == 2 + 1 + 1

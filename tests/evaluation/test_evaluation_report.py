@@ -19,7 +19,7 @@ from raft_fast.evaluation.names import judgement
 from raft_fast.evaluation.report import write_report
 from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
-from raft_fast.report.text import duration
+from raft_fast.report.text import counted, duration, hundredths, percent, value
 
 STAGE1_PLOTS = 7
 ATTACK = '<script>alert("x")</script> & $x_n$ '
@@ -137,6 +137,22 @@ def test_without_distillation_or_sft_only_what_was_on_is_drawn(run_dir):
         page = write_report(run_dir).read_text()
         assert page.count("<svg") == plots
         assert ("Distillation was off" in page) == (off == "kl")
+
+
+def test_a_run_of_one_step_states_its_values(run_dir):
+    path = run_dir / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0])
+    page, one = write_report(run_dir).read_text(), json.loads(path.read_text())
+    assert f"<b>{one['sft_loss']:.3f} at step 1</b>" in page
+    assert page.count("<svg") == STAGE1_PLOTS + 2
+
+
+def test_numbers_as_text():
+    assert [value(number, True) for number in (-0.0004, 0.0004, -0.02, 0.02)] == [
+        "0.000", "0.000", "−0.020", "+0.020"]
+    assert [hundredths(number) for number in (-0.001, -0.2, None)] == ["0.00", "−0.20", "–"]
+    assert percent(-0.001) == "0\u00a0%"
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
 
 
 def test_model_card_has_front_matter_and_the_real_numbers(run_dir):

@@ -44,6 +44,7 @@ def test_drift_and_other_suites_by_hand():
     assert row["base"] == {"mean": "0.250", "interval": "± 0.020"}
     assert row["trained"]["interval"] == ""
     assert [one["judgement"] for one in drift["rows"]] == ["", "worse", "", "worse", ""]
+    assert drift["rows"][1]["label"] == "Negative log-likelihood of the base's own answers, nats per token"
     assert drift["rows"][-1]["trained"]["mean"] == "0.0051"
 
 
