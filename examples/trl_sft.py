@@ -1,7 +1,9 @@
 """TRL's SFTTrainer with top-K distillation added to its loss; rows as in plain_loop.py.
 
 They also hold what TRL itself reads: `labels` and `attention_mask`.
-Set `remove_unused_columns=False` and `dataset_kwargs={"skip_prepare_dataset": True}`.
+Set `remove_unused_columns=False` and `dataset_kwargs={"skip_prepare_dataset": True}`, and pass
+`data_collator=transformers.default_data_collator` (rows of one length) or one of your own that pads: TRL's
+default collator drops the teacher's columns.
 """
 
 import torch

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.at_start import check_engines
 from raft_fast.dataset import Row, read_table
-from raft_fast.options import Options
+from raft_fast.options import Options, RefineOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import only_process
 from raft_fast.training_rows import Data
@@ -18,9 +19,7 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
     from raft_fast.refinement import add_calibration, build_roles, index_golds, refine
 
     source, rows = options.train.data_source, data.train
-    if not data.refined and source != "gold":
-        # a rewrite needs no fusion
-        refining = replace(options.refine, fusion_rounds=0) if source == "rewrite" else options.refine
+    if (refining := stage1(data, options)) is not None:
         roles = build_roles(refining, lambda spec: load_engine(spec, options.model, original,
                                                                refining.refine_batch_size,
                                                                options.engines))
@@ -32,6 +31,23 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
             add_calibration(folder, encoder)
         rows = read_table(str(folder / "refined.parquet"), 0.0).rows
     return [replace(row, completion=answer(row, source)) for row in rows]
+
+
+def stage1(data: Data, options: Options) -> RefineOptions | None:
+    """How the rows are to be refined; None where they need it no more."""
+    source = options.train.data_source
+    if data.refined or source == "gold":
+        return None
+    # a rewrite needs no fusion
+    return replace(options.refine, fusion_rounds=0) if source == "rewrite" else options.refine
+
+
+def check_stage1(data: Data, options: Options) -> None:
+    """Raises UserError, before a model is loaded, where stage 1 names an engine that is not installed."""
+    from raft_fast.refinement.roles import named_engines
+
+    if (refining := stage1(data, options)) is not None:
+        check_engines(named_engines(refining))
 
 
 def answer(row: Row, source: str) -> str:

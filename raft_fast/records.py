@@ -25,23 +25,29 @@ def records(source: str) -> Iterator[tuple[int, Any]]:
 
     Raises UserError for a source that is missing or in no known format.
     """
+    if (path := own_file(source)) is None:
+        yield from _hub(source)
+        return
+    try:
+        yield from READERS[path.suffix](path)
+    except PermissionError as error:
+        raise UserError(f"--data {source}: may not be read (permission denied)") from error
+    except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
+        raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
+
+
+def own_file(source: str) -> Path | None:
+    """The user's file; None where `source` may be a `datasets` name. Raises UserError where it is neither."""
     path = Path(source)
     if path.is_dir():
         raise UserError(f"--data {source}: is a folder; name a .jsonl, .parquet or .csv file in it")
     if path.is_file():
-        readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
-        if path.suffix not in readers:
+        if path.suffix not in READERS:
             raise UserError(f"--data {source}: unknown ending; must be .jsonl, .parquet or .csv")
-        try:
-            yield from readers[path.suffix](path)
-        except PermissionError as error:
-            raise UserError(f"--data {source}: may not be read (permission denied)") from error
-        except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
-            raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
-    elif path.suffix or path.is_absolute() or source.count("/") > 1:
+        return path
+    if path.suffix or path.is_absolute() or source.count("/") > 1:
         raise UserError(f"--data {source}: no such file")
-    else:
-        yield from _hub(source)
+    return None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -54,7 +60,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             except UnicodeDecodeError as error:
                 yield number, BadRowError(f"not UTF-8 at byte {error.start}")
             except json.JSONDecodeError as error:
-                yield number, BadRowError(f"not valid JSON: {error.msg} at column {error.colno}")
+                what = error.msg.removesuffix(" at")
+                yield number, BadRowError(f"not valid JSON: {what} at column {error.colno}")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
@@ -82,6 +89,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         for record in batch.to_pylist():
             number += 1
             yield number, record
+
+
+READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
 
 
 def _hub(source: str) -> Iterator[tuple[int, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast import config, dataset
+from raft_fast.at_start import check_engines
 from raft_fast.engines import Price
 from raft_fast.errors import UserError, entry
 from raft_fast.options import (
@@ -34,7 +35,7 @@ from raft_fast.refinement.dry_run import Caller, estimate, samples, told
 from raft_fast.refinement.finished import keep_finished
 from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
 from raft_fast.refinement.prompting import load_prompts
-from raft_fast.refinement.roles import name_judges
+from raft_fast.refinement.roles import name_judges, named_engines
 from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
 from raft_fast.refinement.summary import REASONS, outcome
 from raft_fast.run import defaults, only_process, read_yaml
@@ -60,9 +61,7 @@ def main() -> None:
         return explain_row(data, show.explain)
     if how.merge:
         return join_shards(options, reporter)
-    if options.refine.fusion_rounds:
-        # a mistake there shows before rows are read or models loaded
-        name_judges(options.refine.judge, options.refine.quorum)
+    check_engines(named_engines(options.refine))  # a mistake there shows before rows are read
     rows = open_raw(data, reporter)
     everyone = rows.spread(data.max_rows, data.seed)
     mine = shard_of(everyone, how)  # too many shards show before models are loaded

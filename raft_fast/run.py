@@ -40,9 +40,11 @@ def open_run(folder: Path, options: list[Any]) -> bool:
     wanted.unlink()
     names = [key for key in {**there, **here} if key not in MAY_DIFFER and there.get(key) != here.get(key)]
     if names:
+        refined = folder / "refine/refined.parquet"
+        usable = f". Answers refined there can be used: --data {refined}" if refined.is_file() else ""
         raise UserError(f"--output_dir {folder} holds a run with another configuration "
                         f"({first_of(differing(names, there, here))}): choose another folder, or the same "
-                        f"options. Answers refined there can be used: --data {folder}/refine/refined.parquet")
+                        f"options{usable}")
     return True
 
 

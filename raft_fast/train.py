@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.answers import answer_rows
+from raft_fast.answers import answer_rows, check_stage1
+from raft_fast.at_start import check_train
 from raft_fast.config import parse
 from raft_fast.dataset import Row, spread, write_jsonl
 from raft_fast.errors import UserError, entry
@@ -35,9 +36,10 @@ from raft_fast.run import only_process, open_run, pin_inputs, save_costs
 from raft_fast.training_rows import read_rejected, screen_rows, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
-quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows: raw
-ones go through stage 1 first, refined ones are trained on as they are. Interrupted, the same command
-goes on where it stopped. Started by torchrun or `accelerate launch` it trains on many GPUs."""
+quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and
+--config raft where you name no other): raw ones go through stage 1 first, refined ones are trained on
+as they are. Interrupted, the same command goes on where it stopped. Started by torchrun or
+`accelerate launch` it trains on many GPUs."""
 GROUPS = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions, TrainOptions,
           AdapterOptions, WatchOptions, EvaluateOptions]
 
@@ -65,6 +67,7 @@ def run(name: str, options: Options) -> Path:
     reporter = Reporter() if processes.is_first else Silent()
     run_dir = Path(options.data.output_dir or f"runs/{name}")
     with ExitStack() as held:
+        processes.first(lambda: check_train(options, run_dir))
         processes.first(lambda: held.enter_context(only_process(run_dir)))
         from_rows_to_report(run_dir, options, processes, reporter)
     processes.end()
@@ -83,6 +86,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
     reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
     try:
         data = processes.first(lambda: take_rows(options.data, options.train.heldout, run_dir, reporter))
+        processes.first(lambda: check_stage1(data, options))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = processes.first_then_others(lambda: load_engine(

@@ -38,9 +38,9 @@ def take_rows(options: DataOptions, heldout_share: float, run_dir: Path, reporte
         chosen = spread(train, options.max_rows, options.seed)
         write_rows(heldout, run_dir / "heldout.parquet")
         write_jsonl(table.rejected, run_dir / "rejected.jsonl")
-    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}, {len(heldout)} held "
-                 f"out, {len(table.rejected)} set aside"
-                 + (" (--max_rows 0 takes all)" if len(chosen) < len(train) else ""))
+    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}"
+                 + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
+                 + f", {len(heldout)} held out, {len(table.rejected)} set aside")
     return Data(chosen, heldout, table.refined, len(train))
 
 

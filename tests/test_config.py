@@ -63,9 +63,11 @@ def test_help_says_what_every_option_means(capsys):
     with pytest.raises(SystemExit):
         parse("refine", "", ALL_GROUPS, ["--help"])
     told = " ".join(capsys.readouterr().out.split())
-    silent = re.findall(r"(--\w+) (?:\w+|\[?\{[^}]*\}\]?) \(type: ", told)
+    silent = re.findall(r"(--\w+) (?:\w+|\[?\{[^}]*\}\]?) \((?:type|default): ", told)
     assert silent == []
-    assert told.count("(type: ") == sum(len(dataclasses.fields(group)) for group in ALL_GROUPS)
+    assert "Literal" not in told
+    explained = len(re.findall(r"\((?:type|default): \S", told))
+    assert explained == 1 + sum(len(dataclasses.fields(group)) for group in ALL_GROUPS)  # and --config
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -89,7 +91,8 @@ def test_written_yaml_reads_back(tmp_path):
     (["--lr_scheduler_type", "sawtooth"], "--lr_scheduler_type sawtooth: must be one of constant"),
     (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
     (["--distillation_temperature", "0"], "--distillation_temperature 0"),
-    (["--sft", "false", "--distillation", "false"], "nothing to train"),
+    (["--sft", "false", "--distillation", "false"],
+     "--sft false --distillation false: must be true for one of the two: with both off there is nothing"),
     (["--learning_rate", ".inf"], "--learning_rate inf: must be finite"),
     (["--max_grad_norm", ".inf"], "--max_grad_norm inf: must be finite"),
     (["--weight_decay", ".inf"], "--weight_decay inf: must be finite"),

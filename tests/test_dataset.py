@@ -19,6 +19,9 @@ from raft_fast.dataset import (
 )
 from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
+from raft_fast.options import DataOptions
+from raft_fast.progress import Reporter
+from raft_fast.training_rows import take_rows
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
 
@@ -50,6 +53,19 @@ def test_csv_and_parquet(tmp_path):
     assert [(row.completion, row.category) for row in table.rows] == [("Three", "x")]
     assert [(bad.line, bad.reason) for bad in table.rejected] == [(4, "answer is empty")]
     assert read_table(str(tmp_path / "a.parquet"), 0).rows[0].completion == "Three metres."
+
+
+def test_a_control_character_is_named_with_its_column(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [GOOD] * 9 + ['{"question": "a\tb"}'])
+    (bad,) = read_table(path, 0.2).rejected
+    assert bad.reason == "not valid JSON: Invalid control character at column 16"
+
+
+def test_of_how_many_rows_a_slice_is_taken_is_said(tmp_path, capsys):
+    rows = [{"question": f"Why {number}?", "answer": "So."} for number in range(14)]
+    take_rows(DataOptions(data=jsonl(tmp_path / "a.jsonl", rows), max_rows=6), 0.15, tmp_path, Reporter())
+    assert "training on 6 of 12 (--max_rows 0 takes all), 2 held out, 0 set aside" in " ".join(
+        capsys.readouterr().err.split())
 
 
 def test_bad_rows_are_set_aside_with_file_line_and_reason(tmp_path):

@@ -47,6 +47,17 @@ def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
         pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
 
 
+def test_answers_to_go_on_with_are_named_only_where_there_are_some(tmp_path):
+    open_run(tmp_path, [TrainOptions()])
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"or the same options$"):
+        open_run(tmp_path, [TrainOptions(heldout=0.5)])
+    (tmp_path / "refine").mkdir()
+    (tmp_path / "refine/refined.parquet").touch()
+    with pytest.raises(UserError, match=r"the same options\. Answers .*: --data .*/refine/refined\.parquet$"):
+        open_run(tmp_path, [TrainOptions(heldout=0.5)])
+
+
 def test_a_typo_does_not_claim_the_folder(tmp_path):
     open_run(tmp_path, [DataOptions(data="nope.jsonl")])
     assert open_run(tmp_path, [DataOptions(data="rows.jsonl")]) is False

@@ -1,5 +1,6 @@
 """LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,9 @@ class Adapter:
             lora_dropout=options.lora_dropout,
             target_modules=names if names == ALL_LINEAR else [name.strip() for name in names.split(",")])
         try:
-            self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
+            with warnings.catch_warnings():  # peft asks by the name that transformers gave up
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
         except ValueError as error:
             raise UserError(f"--lora_target_modules {names}: {error}") from error
         config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has

@@ -95,8 +95,8 @@ class TrainOptions:
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"--{name}", value, "finite")
         check(0 < self.heldout < 1, "--heldout", self.heldout, "between 0 and 1")
-        check(self.sft or self.distillation, "--sft false --distillation", False,
-              "true: with both off there is nothing to train")
+        check(self.sft or self.distillation, "--sft false --distillation", "false",
+              "true for one of the two: with both off there is nothing to train")
         for name in ("learning_rate", "rollout_temperature", "distillation_temperature",
                      "max_grad_norm", "lambda_max"):
             check(getattr(self, name) > 0, f"--{name}", getattr(self, name), "above 0")

@@ -30,7 +30,7 @@ class WatchOptions:
     """Steps between them."""
     report_to: str = "none"
     """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio, or any other that
-    accelerate knows."""
+    accelerate knows. Their packages must be installed."""
     push_to_hub: str | None = None
     """Upload RUN/model to this (private) repository of the hub at the end: user/name."""
 

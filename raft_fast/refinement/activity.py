@@ -32,16 +32,20 @@ class Activity:
 
         return heard
 
+    @property
+    def fresh(self) -> int:
+        """Replies that this start of the command has asked for."""
+        return sum(self._counts.values()) - self._cached
+
     def note(self) -> str:
         """In a line: what came, and what is under way."""
         with self._lock:
             parts = [f"{count} {NAMES[kind]}" for kind, count in self._counts.items() if count]
-            fresh = sum(self._counts.values()) - self._cached
             if self._cached:
                 parts.append(f"{self._cached} of them from the journal")
             if self._failed:
                 parts.append(f"{self._failed} failed")
-        if fresh:
+        if fresh := self.fresh:
             parts.append(f"{fresh / max(time.monotonic() - self._start, 1e-9):.1f} replies/s")
         told = [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
         return ", ".join(filter(None, [*parts, *told]))

@@ -79,7 +79,9 @@ def refine(
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())
-                    advance(len(begun.popleft()), note=activity.note)
+                    count = len(begun.popleft())
+                    found = 0 if activity.fresh else count  # all that came before was in the journal
+                    advance(count - found, note=activity.note, found=found)
         except (KeyboardInterrupt, errors.Stopped):
             reporter.say("stopping: writing the rows that are decided (again to leave at once)")
             journal.replay()

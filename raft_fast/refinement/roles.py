@@ -40,11 +40,7 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
                 raise _named(option, error) from error
         return loaded[spec]
 
-    named = [("--rewriter", options.rewriter)]
-    if options.fusion_rounds:
-        named.append(("--fuser", options.fuser))
-        named += [("--judge", spec) for spec in name_judges(options.judge, options.quorum)]
-    for option, spec in named:
+    for option, spec in named_engines(options):
         if "://" in spec:
             engine(option, spec)
     rewriter = engine("--rewriter", options.rewriter)
@@ -52,6 +48,15 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
         return Roles(rewriter)
     judges = load_judges(options.judge, options.quorum, lambda spec: engine("--judge", spec))
     return Roles(rewriter, engine("--fuser", options.fuser), judges)
+
+
+def named_engines(options: RefineOptions) -> list[tuple[str, str]]:
+    """(option, engine) for everyone that the options name. Raises UserError as `name_judges`."""
+    named = [("--rewriter", options.rewriter)]
+    if options.fusion_rounds:
+        named.append(("--fuser", options.fuser))
+        named += [("--judge", spec) for spec in name_judges(options.judge, options.quorum)]
+    return named
 
 
 def load_judges(names: str, quorum: int, load: Callable[[str], Engine],

@@ -9,13 +9,13 @@ SHOWN = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}
 
 
 class StepsInProgress(Callback):
-    """Moves a phase's progress on, `advance(steps, note)`; beside it the losses and the time's split."""
+    """Moves a phase on by its `advance`; beside it stand the losses and the time's split."""
 
     def __init__(self, advance: Callable[..., None]) -> None:
         self.advance, self.scores = advance, ""
 
     def on_begin(self, state: TrainingState) -> None:
-        self.advance(state.step)
+        self.advance(0, found=state.step)
 
     def on_step(self, state: TrainingState) -> None:
         losses = "  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in SHOWN.items()

@@ -1,6 +1,7 @@
 """Experiment trackers by accelerate (tensorboard, wandb, trackio, ...), beside metrics.jsonl."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,34 @@ from raft_fast.errors import UserError, require
 FOLDER = "trackers"
 
 
+def find_trackers(report_to: str) -> list[Any]:
+    """The classes of the trackers that --report_to lists. Raises UserError for one that is not installed."""
+    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
+    if not names:
+        return []
+    require("accelerate", "trackers")
+    from accelerate.state import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+
+    PartialState()  # trackers ask it which process they are in
+    kinds = []
+    for name in names:
+        try:
+            found = filter_trackers([name], FOLDER)
+        except ValueError as error:
+            raise UserError(f"--report_to {name}: {error}") from error
+        if not found:
+            raise UserError(f"--report_to {name}: not installed: pip install {name}")
+        kinds += [LOGGER_TYPE_TO_CLASS[str(kind)] for kind in found]
+    return kinds
+
+
 class Trackers(Callback):
     """Hands every number of a step or an evaluation on. A tracker that fails is left out from then on,
     with a warning: no run is lost over it."""
 
-    def __init__(self, names: list[str], run_dir: Path, config: dict[str, Any]) -> None:
-        require("accelerate", "trackers")
-        from accelerate.state import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
-
-        PartialState()  # trackers ask it which process they are in
-        kinds = []
-        for name in names:
-            try:
-                found = filter_trackers([name], run_dir / FOLDER)
-            except ValueError as error:
-                raise UserError(f"--report_to {name}: {error}") from error
-            if not found:
-                raise UserError(f"--report_to {name}: not installed: pip install {name}")
-            kinds += [LOGGER_TYPE_TO_CLASS[str(kind)] for kind in found]
+    def __init__(self, kinds: Sequence[Any], run_dir: Path, config: dict[str, Any]) -> None:
+        """kinds: as `find_trackers` gives them."""
         folder = {"logging_dir": str(run_dir / FOLDER)}
         self.trackers = [kind(run_dir.resolve().name, **(folder if kind.requires_logging_directory else {}))
                          for kind in kinds]

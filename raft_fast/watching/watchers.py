@@ -11,12 +11,13 @@ from raft_fast.errors import UserError
 from raft_fast.options import WatchOptions
 from raft_fast.progress import Reporter
 from raft_fast.watching.best import KeepBest
+from raft_fast.watching.bound import LambdaAtBound
 from raft_fast.watching.collapse import StopOnCollapse
 from raft_fast.watching.completions import LogCompletions
 from raft_fast.watching.evaluation import EvaluateEvery, Scorer, recall, remember
 from raft_fast.watching.first_batch import FirstBatch
 from raft_fast.watching.split import RolloutAdvice
-from raft_fast.watching.trackers import Trackers
+from raft_fast.watching.trackers import Trackers, find_trackers
 
 GENERAL = "general_answers.jsonl"
 
@@ -27,10 +28,10 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
                            original.model.device.type == "cuda", config["max_completion_length"],
                            reporter.say)
-    found: list[Callback] = [FirstBatch(original.chat), advice]
-    names = [name.strip() for name in options.report_to.split(",") if name.strip() not in ("", "none")]
-    if names:
-        found.append(Trackers(names, run_dir, config))
+    found: list[Callback] = [FirstBatch(original.chat), advice,
+                             LambdaAtBound(config["lambda_max"], reporter.say)]
+    if kinds := find_trackers(options.report_to):
+        found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
         found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,12 @@ Z = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
 def make_student(options=LORA, model=None):
     torch.manual_seed(7)
     return LoraStudent(Adapter(model or make_model(0), options, "tiny"), ModelOptions(device="cpu"))
+
+
+def test_no_warning_that_a_user_can_do_nothing_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_student()
 
 
 def moved(student):

@@ -23,9 +23,6 @@ def test_no_held_out_rows_says_what_to_do(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match="--data FILE"):
         evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path / "model")))
-    (tmp_path / "heldout.parquet").touch()
-    with pytest.raises(UserError, match="is a run; its model is"):
-        evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path)))
 
 
 def test_the_base_is_the_runs_own(tmp_path):
@@ -42,3 +39,22 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys):
         evaluate.main()
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_run_and_an_adapter_are_told_from_a_model_before_rows_are_read(tmp_path, monkeypatch, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+
+    def said(folder):
+        monkeypatch.setattr(sys, "argv", ["evaluate", "--model", str(folder), "--data", "nowhere.jsonl"])
+        with pytest.raises(SystemExit):
+            evaluate.main()
+        return capsys.readouterr().err
+
+    assert f"--model {adapter}: is an adapter, not a whole model; merge it into its base" in said(adapter)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").touch()
+    assert f"is an adapter, not a whole model; its merged model is {tmp_path / 'model'}" in said(adapter)
+    (tmp_path / "heldout.parquet").touch()
+    assert f"is a run; its model is {tmp_path / 'model'}" in said(tmp_path)

@@ -169,7 +169,7 @@ def sft_trainer(tmp_path):
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, default_data_collator
     from trl_sft import DistillingSFTTrainer
 
     tokenizer = PreTrainedTokenizerFast(
@@ -179,7 +179,7 @@ def sft_trainer(tmp_path):
                            dataset_kwargs={"skip_prepare_dataset": True})
     rows = [{name: value.tolist() for name, value in row.items()} for row in _rows()]
     return lambda student, teacher: DistillingSFTTrainer(
-        student, arguments, data_collator=_batch, processing_class=tokenizer, teacher=teacher,
+        student, arguments, data_collator=default_data_collator, processing_class=tokenizer, teacher=teacher,
         train_dataset=Dataset.from_list(rows).with_format("torch"), kl_weight=10.0, k=K)
 
 

@@ -39,7 +39,7 @@ def test_refining_shows_what_is_under_way_before_the_first_reply(tmp_path):
     class Noting(Reporter):
         @contextmanager
         def phase(self, name, total=None, unit=""):
-            yield lambda steps=1, note="": shown.append(note)
+            yield lambda steps=1, note="", found=0: shown.append(note)
 
     def answer(text, seed):
         assert shown[0]() == "3 in flight"
@@ -47,3 +47,18 @@ def test_refining_shows_what_is_under_way_before_the_first_reply(tmp_path):
 
     options = RefineOptions(fusion_rounds=0, skip_checks=UNCHECKED)
     refine([row("a")], options, Roles(Slow("slow", answer)), StubEncoder(), tmp_path, Noting())
+
+
+def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path):
+    told = []
+
+    class Noting(Reporter):
+        @contextmanager
+        def phase(self, name, total=None, unit=""):
+            yield lambda steps=1, note="", found=0: told.append((steps, found))
+
+    options = RefineOptions(fusion_rounds=0, skip_checks=UNCHECKED)
+    roles = Roles(StubEngine("quick", lambda text, seed: "Other words."))
+    for _ in range(2):
+        refine([row("a")], options, roles, StubEncoder(), tmp_path, Noting())
+    assert told == [(0, 0), (1, 0), (0, 0), (0, 1)]

@@ -6,7 +6,7 @@ from watched_run import lines, make_scorer, run
 from raft_fast.errors import UserError
 from raft_fast.watching import hub
 from raft_fast.watching.evaluation import EvaluateEvery
-from raft_fast.watching.trackers import Trackers
+from raft_fast.watching.trackers import Trackers, find_trackers
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def stub_tracker(monkeypatch):
 
 
 def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
-    trackers = Trackers(["stub"], tmp_path / "run", {"learning_rate": 0.1, "revision": None})
+    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {"learning_rate": 0.1, "revision": None})
     run(tmp_path / "run", chat, [trackers, EvaluateEvery(3, make_scorer(chat))])
     (stub,) = stub_tracker.made
     assert stub.config == {"learning_rate": 0.1, "revision": "None"}
@@ -58,18 +58,19 @@ def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, chat, stub_tracker):
-    trackers = Trackers(["stub"], tmp_path / "run", {})
+    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {})
     stub_tracker.made.pop().broken = True
     with pytest.warns(UserWarning, match="tracker stub failed and is left out: service is down"):
         run(tmp_path / "run", chat, [trackers])
     assert len(lines(tmp_path / "run/metrics.jsonl")) == 6
 
 
-def test_unknown_and_missing_trackers_are_named(tmp_path):
+def test_unknown_and_missing_trackers_are_named():
     with pytest.raises(UserError, match="--report_to nonsense"):
-        Trackers(["nonsense"], tmp_path, {})
+        find_trackers("none, nonsense")
     with pytest.raises(UserError, match="--report_to clearml: not installed"):
-        Trackers(["clearml"], tmp_path, {})
+        find_trackers("clearml")
+    assert find_trackers("none") == []
 
 
 def test_the_hub_gets_the_folder_and_a_refusal_is_one_line(tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """Where a step's time goes, and the advice where rollouts dominate."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 from watched_run import OPTIONS, lines, run
 
+from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.metrics import speeds
 from raft_fast.watching import StepsInProgress
+from raft_fast.watching.bound import LambdaAtBound
 from raft_fast.watching.split import RolloutAdvice, describe_split
 
 
@@ -21,8 +24,8 @@ def test_speeds_are_tokens_over_seconds():
 
 def test_every_step_logs_the_split_and_shows_it(tmp_path, chat):
     notes = []
-    run(tmp_path / "run", chat, [StepsInProgress(lambda steps, note="": notes.append((steps, note)))],
-        replace(OPTIONS, steps_per_generation=2))
+    steps = StepsInProgress(lambda steps, note="", found=0: notes.append((steps, note)))
+    run(tmp_path / "run", chat, [steps], replace(OPTIONS, steps_per_generation=2))
     metrics = lines(tmp_path / "run/metrics.jsonl")
     assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
     assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
@@ -56,3 +59,30 @@ def test_advice_names_only_what_is_not_done_yet():
     (told,) = advised(8.0, engine="vllm", on_gpu=True, longest=9)
     assert "--rollout_engine" not in told
     assert "--max_completion_length" not in told
+
+
+def test_steps_of_an_earlier_start_are_found_not_done(tmp_path, chat):
+    told = []
+    steps = StepsInProgress(lambda steps, note="", found=0: told.append((steps, found)))
+    run(tmp_path / "run", chat, options=replace(OPTIONS, save_steps=4))
+    shutil.rmtree(checkpoints(tmp_path / "run/checkpoints")[-1])
+    run(tmp_path / "run", chat, [steps], replace(OPTIONS, save_steps=4))
+    assert told == [(0, 4), (1, 0), (1, 0)]
+
+
+def at_bound(*bounded, skipped=False):
+    """What is said over steps whose λ is at its bound or not."""
+    said = []
+    watch = LambdaAtBound(100.0, said.append)
+    for each in bounded:
+        watch.on_step(SimpleNamespace(metrics={"lambda_bounded": each, "skipped": skipped, "sft_loss": 2.0,
+                                               "kl_loss": 1e-3}))
+    return said
+
+
+def test_a_lambda_at_its_bound_is_said_once_after_steps_in_a_row():
+    (told,) = at_bound(*[True] * 9)
+    assert told.startswith("λ has been at its bound (--lambda_max 100) for 5 steps: the KL loss, 0.001, is "
+                           "too small beside the SFT loss, 2,")
+    assert "a higher --lambda_max, a λ of your own (--balance fixed --fixed_lambda 1)" in told
+    assert at_bound(True, True, True, True, False, True) == at_bound(*[True] * 9, skipped=True) == []

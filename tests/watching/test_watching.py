@@ -18,6 +18,7 @@ from raft_fast.progress import Reporter
 from raft_fast.train import finish
 from raft_fast.watching import watchers
 from raft_fast.watching.best import KeepBest
+from raft_fast.watching.bound import LambdaAtBound
 from raft_fast.watching.collapse import StopOnCollapse, collapse_of
 from raft_fast.watching.completions import LogCompletions
 from raft_fast.watching.evaluation import EvaluateEvery, nll
@@ -226,9 +227,10 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     engine = HFEngine(make_model(0), chat, "tiny")
-    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8}
+    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8,
+              "lambda_max": 100.0}
     assert [type(each) for each in watchers(WatchOptions(), engine, [], tmp_path, Reporter(), config)] \
-        == [FirstBatch, RolloutAdvice]
+        == [FirstBatch, RolloutAdvice, LambdaAtBound]
 
     def no_wheel(name):
         raise UserError("cannot be fetched")
@@ -237,7 +239,7 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), config)
     assert [type(each) for each in found] == [
-        FirstBatch, RolloutAdvice, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
+        FirstBatch, RolloutAdvice, LambdaAtBound, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
     with pytest.raises(UserError, match="--load_best_model_at_end"):

@@ -1,0 +1,52 @@
+"""What can be refused before anything is read, loaded or paid for: packages that are not installed, names of
+nothing."""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from raft_fast.errors import UserError, require
+from raft_fast.options import Options
+from raft_fast.records import own_file
+
+VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
+
+
+def check_train(options: Options, run_dir: Path) -> None:
+    """Raises UserError for what training needs and what is not here. A new run is refused before it has a
+    folder; one that is there says itself what has changed."""
+    check_packages(options)
+    if run_dir.exists():
+        return
+    from raft_fast.fetch import own_folder
+
+    if options.data.data:
+        own_file(options.data.data)
+    own_folder(options.model.model)
+    own_folder(options.model.encoder, "--encoder")
+
+
+def check_packages(options: Options) -> None:
+    """Raises UserError where a package is missing that would be asked for after stage 1, hours later."""
+    from raft_fast.models import pick_device
+    from raft_fast.quantization import quantization_config
+    from raft_fast.watching.trackers import find_trackers
+
+    train = options.train
+    find_trackers(options.watch.report_to)
+    if options.adapter.use_peft:
+        require("peft", "lora")
+    if not train.distillation:
+        return
+    quantization_config(train.teacher_quantization, pick_device(options.model.device))
+    packages = {"vllm": ("vllm",), "vllm_server": ("trl", "vllm")}.get(train.rollout_engine, ())
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise UserError(f"--rollout_engine {train.rollout_engine}: {' and '.join(missing)} not installed: "
+                        f"pip install {' '.join(missing)}")
+
+
+def check_engines(named: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError where one of the (option, engine) is to run in vLLM, which is not installed."""
+    for option, spec in named:
+        if spec.startswith(VLLM) and importlib.util.find_spec("vllm") is None:
+            raise UserError(f"{option} {spec}: vLLM is not installed: pip install vllm")

@@ -1,0 +1,78 @@
+"""What is refused before anything is read, loaded or made."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+
+import pytest
+
+from raft_fast import at_start, paraphrase, refine, train
+from raft_fast.at_start import check_engines, check_packages
+from raft_fast.config import parse
+from raft_fast.errors import UserError
+from raft_fast.options import Options
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+def options(*argv):
+    return Options(*parse("train", "", train.GROUPS, ["--device", "cpu", *argv])[1])
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--use_peft"], "peft is needed"),
+    (["--report_to", "tensorboard"], "accelerate is needed"),
+    (["--teacher", "other", "--teacher_quantization", "int8"], "torchao is needed"),
+    (["--rollout_engine", "vllm"], "--rollout_engine vllm: vllm not installed: pip install vllm"),
+    (["--rollout_engine", "vllm_server"], "trl and vllm not installed: pip install trl vllm"),
+])
+def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
+    with pytest.raises(UserError, match=said):
+        check_packages(options(*argv))
+    check_packages(options())
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--data", "rows.jsnl"], "--data rows.jsnl: no such file"),
+    (["--data", "/nowhere/rows.jsonl"], "no such file"),
+    (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
+    (["--encoder", "./nowhere"], "--encoder ./nowhere: no such folder"),
+    (["--report_to", "clearml"], "--report_to clearml: not installed"),
+])
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        train.run("raft", options(*argv))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
+    at_start.check_train(options("--data", "gone.jsonl"), tmp_path)
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(("entry", "argv"), [
+    (refine, ["--judge", "vllm:some/model"]), (paraphrase, ["--paraphraser", "vllm:some/model"])])
+def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
+    monkeypatch.setattr(sys, "argv", ["x", "--data", "nowhere.jsonl", *argv])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert f"error: {' '.join(argv)}: vLLM is not installed: pip install vllm" in capsys.readouterr().err
+    check_engines([("--judge", "self"), ("--judge", "some/model@https://host/v1")])
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_stage_1_names_its_engines_only_where_it_is_due():
+    from raft_fast.answers import check_stage1
+    from raft_fast.training_rows import Data
+
+    raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
+    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):
+        check_stage1(raw, judged)
+    check_stage1(replace(raw, refined=True), judged)
+    for source in ("gold", "rewrite"):
+        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source))
