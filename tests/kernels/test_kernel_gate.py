@@ -205,11 +205,10 @@ def test_a_run_that_would_not_end_is_refused(monkeypatch, tmp_path):
         head.main()
 
 
-def test_a_visit_with_a_model_and_no_text_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("MODEL", "any")
-    monkeypatch.delenv("TEXT", raising=False)
+def test_a_visit_without_a_model_says_so(monkeypatch):
+    monkeypatch.delenv("MODEL", raising=False)
     monkeypatch.setenv("DRY", "16")
     visit = Path(head_gate.__file__).with_name("gpu_visit.sh")
     run = subprocess.run(["bash", visit, "real"], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "real needs MODEL and TEXT: skipped" in run.stdout
+    assert "real needs MODEL: skipped" in run.stdout
