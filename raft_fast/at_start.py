@@ -24,6 +24,8 @@ def check_train(options: Options, run_dir: Path) -> None:
         own_file(options.data.data)
     own_folder(options.model.model)
     own_folder(options.model.encoder, "--encoder")
+    if options.train.distillation and options.train.teacher != "self":
+        own_folder(not_a_server(options.train.teacher), "--teacher")
 
 
 def check_packages(options: Options) -> None:
@@ -43,6 +45,13 @@ def check_packages(options: Options) -> None:
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise UserError(f"--rollout_engine {train.rollout_engine}: {' and '.join(missing)} not installed: "
                         f"pip install {' '.join(missing)}")
+
+
+def not_a_server(teacher: str) -> str:
+    """The teacher's name. Raises UserError where it names a server."""
+    if "://" in teacher or teacher.startswith(VLLM):
+        raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
+    return teacher
 
 
 def check_engines(named: Iterable[tuple[str, str]]) -> None:

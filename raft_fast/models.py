@@ -12,7 +12,7 @@ from raft_fast.at_start import VLLM
 from raft_fast.chat import Chat
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine, Message
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 from raft_fast.fetch import cache_dir, fetch_model
 from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
@@ -31,8 +31,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"--device {name}: cannot be used here ({reason})") from error
+        raise UserError(f"--device {name}: cannot be used here ({first_line(error)})") from error
     return device
 
 
@@ -81,11 +80,10 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
-    engines: EngineOptions | None = None, quantization: Quantization = "none",
+    engines: EngineOptions | None = None,
 ) -> Engine:
     """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL.
-    `quantization` is for a model that is loaded here."""
+    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL."""
     engines = engines or EngineOptions()
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
@@ -98,7 +96,7 @@ def load_engine(
         return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
     if spec == "self" and shared is not None:
         return shared
-    return load_local(spec, options, engines, batch_size, quantization)
+    return load_local(spec, options, engines, batch_size)
 
 
 def load_local(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 
 HUB_SECONDS = 5
 COLUMNS = {"row_id", "id", "question", "answer", "prompt", "completion", "category"}
@@ -103,7 +103,6 @@ def _hub(source: str) -> Iterator[tuple[int, Any]]:
             HfApi().dataset_info(source, timeout=HUB_SECONDS)  # one quick question before many slow ones
         rows = datasets.load_dataset(source, split="train")
     except Exception as error:  # every hub client raises its own kinds
-        reason = str(error).split("\n")[0]
         raise UserError(f"--data {source}: no such file, and not to be had as a `datasets` name "
-                        f"({type(error).__name__}: {reason})") from error
+                        f"({type(error).__name__}: {first_line(error)})") from error
     yield from enumerate(rows, 1)

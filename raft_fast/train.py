@@ -146,19 +146,17 @@ def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
 def load_teacher(options: Options, original: Any) -> Any:
     """The frozen teacher as an engine, or None where nothing is distilled.
 
-    Raises UserError where it is a server, or where its tokenizer is not the student's.
+    Raises UserError where its tokenizer is not the student's.
     """
     from raft_fast.chat import check_same_tokenizer
-    from raft_fast.engines.hf import HFEngine
-    from raft_fast.models import load_engine
+    from raft_fast.models import load_local
 
     if not options.train.distillation:
         return None
-    name = options.train.teacher
-    teacher = load_engine(name, options.model, original, engines=options.engines,
-                          quantization=options.train.teacher_quantization)
-    if not isinstance(teacher, HFEngine):
-        raise UserError(f"--teacher {name}: a server shows no logits; name a folder or a hub name")
+    if options.train.teacher == "self":
+        return original
+    teacher = load_local(options.train.teacher, options.model, options.engines,
+                         quantization=options.train.teacher_quantization)
     check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
     return teacher
 

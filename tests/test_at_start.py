@@ -41,6 +41,9 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
     (["--data", "/nowhere/rows.jsonl"], "no such file"),
     (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
     (["--encoder", "./nowhere"], "--encoder ./nowhere: no such folder"),
+    (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
+    (["--teacher", "model@http://localhost:1/v1"], "a server shows no logits"),
+    (["--teacher", "vllm:some/model"], "a server shows no logits"),
     (["--report_to", "clearml"], "--report_to clearml: not installed"),
 ])
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):

@@ -10,8 +10,8 @@ from raft_fast.chat import View
 from raft_fast.distillation import Teacher
 from raft_fast.distillation.memory import stored_bytes
 from raft_fast.errors import UserError
-from raft_fast.models import load_engine
-from raft_fast.options import ModelOptions, TrainOptions
+from raft_fast.models import load_local
+from raft_fast.options import EngineOptions, ModelOptions, TrainOptions
 from raft_fast.packing import completion_hidden
 from raft_fast.quantization import quantization_config
 
@@ -53,9 +53,9 @@ def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):
     model.save_pretrained(tmp_path)
     chat.tokenizer.save_pretrained(tmp_path)
     options = ModelOptions(model=str(tmp_path), device="cpu")
-    engine = load_engine(str(tmp_path), options, quantization="int8")
+    engine = load_local(str(tmp_path), options, EngineOptions(), quantization="int8")
     found = engine.model
-    assert engine.identity != load_engine(str(tmp_path), options).identity
+    assert engine.identity != load_local(str(tmp_path), options, EngineOptions()).identity
     assert engine.identity.endswith(" int8")
     assert type(found.lm_head.weight) is torch.nn.Parameter  # the head makes targets: untouched
     of_layer = [model.model.layers[0].mlp.up_proj.weight, found.model.layers[0].mlp.up_proj.weight]

@@ -9,7 +9,7 @@ import torch
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.step import Stepper
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 from raft_fast.progress import console
 
 
@@ -28,7 +28,7 @@ def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]
             try:
                 return stepper.run(examples)
             except torch.OutOfMemoryError as error:
-                reason = str(error).split("\n")[0]
+                reason = first_line(error)
             # outside of the handler: the error holds on to everything the step has made
             stepper.optimizer.zero_grad(set_to_none=True)
             if torch.cuda.is_available():

@@ -8,7 +8,7 @@ from typing import Any
 
 from raft_fast.dataset import write_jsonl
 from raft_fast.engines import Engine
-from raft_fast.errors import UserError, require
+from raft_fast.errors import UserError, first_line, require
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
 from raft_fast.options import LMEvalOptions
 from raft_fast.progress import Reporter
@@ -53,10 +53,9 @@ def find_tasks(options: LMEvalOptions) -> Tasks | None:
             raise UserError(f"--lm_eval {name}: needs another package ({error}): pip install "
                             f"{error.name or 'it'}, or what lm-eval's documents say of this task") from error
         except Exception as error:  # every task reads its data in its own way
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {reason}; they come from the hub "
-                            "or its cache (HF_HOME), or from files that a task in --lm_eval_include names"
-                            ) from error
+            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {first_line(error)}; they "
+                            "come from the hub or its cache (HF_HOME), or from files that a task in "
+                            "--lm_eval_include names") from error
     return Tasks(names, manager, options.lm_eval_limit or None)
 
 

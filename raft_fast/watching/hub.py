@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from raft_fast.errors import UserError, require
+from raft_fast.errors import UserError, first_line, require
 
 
 def push(folder: Path, name: str) -> str:
@@ -20,7 +20,6 @@ def push(folder: Path, name: str) -> str:
         api.upload_folder(repo_id=repo.repo_id, folder_path=folder,
                           commit_message="Trained with raft-fast")
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"--push_to_hub {name}: {reason}; the model is in {folder}, upload it with "
-                        f"hf upload {name} {folder}") from error
+        raise UserError(f"--push_to_hub {name}: {first_line(error)}; the model is in {folder}, upload it "
+                        f"with hf upload {name} {folder}") from error
     return str(repo)

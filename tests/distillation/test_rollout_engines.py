@@ -134,6 +134,23 @@ def test_weights_that_a_server_does_not_take_are_one_line(chat, vllm, error, sai
         "checkpoint")
 
 
+@pytest.mark.parametrize(("call", "said"), [
+    ("generate", "no trajectories could be had"), ("collective_rpc", "weights could not be handed over")])
+def test_what_vllm_itself_raises_is_one_line(chat, vllm, monkeypatch, call, said):
+    engine = engine_of("vllm", chat)
+
+    def fail(*_, **__):
+        raise RuntimeError("EngineCore died\nTraceback (most recent call last): ...")
+
+    def work():
+        engine.sync(make_model(1))
+        engine.sample(DRAWS)
+
+    monkeypatch.setattr(engine.llm, call, fail)
+    with pytest.raises(UserError, match=rf"^--rollout_engine vllm: .*{said} \(EngineCore died\): run the"):
+        work()
+
+
 def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     student = make_model(0, tie_word_embeddings=True)
     names = [name for name, _ in student.named_parameters()]

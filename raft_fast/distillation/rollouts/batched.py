@@ -11,7 +11,7 @@ from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import generate_ids, sample_ids
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 from raft_fast.progress import console
 
 ROLLOUT_ROWS = 64  # with few rows the matrix units idle
@@ -62,7 +62,7 @@ class BatchedRollouts:
             try:
                 found = self._generate([draws[index] for index in chosen], logprobs)
             except torch.OutOfMemoryError as error:
-                reason = str(error).split("\n")[0]
+                reason = first_line(error)
             else:
                 waiting = waiting[len(chosen) :]
                 for index, trajectory in zip(chosen, found, strict=True):

@@ -6,7 +6,8 @@ vLLM itself; tests/distillation/vllm_stand_in.py holds what is relied on.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.rollouts.handover import write_for_engine
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 
 
 class VLLMRollouts:
@@ -47,9 +48,13 @@ class VLLMRollouts:
     def sync(self, student: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="raft-fast-weights-") as folder:
             write_for_engine(student, Path(folder))
-            if self.asleep:
-                self.llm.wake_up(tags=["weights"])
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+            with _told("the student's weights could not be handed over"):
+                self._reload(folder)
+
+    def _reload(self, folder: str) -> None:
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
         self.llm.reset_prefix_cache()  # of the weights before
@@ -61,9 +66,10 @@ class VLLMRollouts:
         wanted = [SamplingParams(temperature=self.sampling.temperature, seed=draw.seed, logprobs=0,
                                  max_tokens=self.sampling.max_new_tokens, detokenize=False,
                                  stop_token_ids=sorted(self.chat.eos_ids)) for draw in draws]
-        answers = self.llm.generate([{"prompt_token_ids": draw.prompt} for draw in draws], wanted,
-                                    use_tqdm=False) if draws else []
-        self.llm.sleep(level=2)
+        with _told("no trajectories could be had"):
+            answers = self.llm.generate([{"prompt_token_ids": draw.prompt} for draw in draws], wanted,
+                                        use_tqdm=False) if draws else []
+            self.llm.sleep(level=2)
         self.asleep = True
         return [_trajectory(answer.outputs[0]) for answer in answers]
 
@@ -72,6 +78,17 @@ class VLLMRollouts:
 
     def load(self, state: dict[str, Any]) -> None:
         pass
+
+
+@contextmanager
+def _told(trouble: str) -> Iterator[None]:
+    """vLLM's own errors in one line; its engine may be a process of its own, whose traceback is above."""
+    try:
+        yield
+    except Exception as error:  # vLLM raises its engine's kinds, torch's and NCCL's
+        raise UserError(f"--rollout_engine vllm: {trouble} ({first_line(error)}): run the same command "
+                        "again, which goes on from the last checkpoint; where memory is short, with a lower "
+                        "--vllm_gpu_memory_utilization") from error
 
 
 def _trajectory(drawn: Any) -> Trajectory:

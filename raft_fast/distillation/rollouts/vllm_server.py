@@ -12,7 +12,7 @@ from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.rollouts.handover import weights_for_engine
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError
+from raft_fast.errors import UserError, first_line
 from raft_fast.processes import Processes
 
 PATIENCE = 240.0  # seconds for a server to be up
@@ -41,11 +41,11 @@ class VLLMServerRollouts:
             raise UserError("--rollout_engine vllm_server: TRL and vLLM are needed: pip install 'trl[vllm]' "
                             f"({error})") from error
         except Exception as error:  # TRL raises Exception itself for what a server answers
-            raise UserError(f"--vllm_server_base_url {url}: {_first_line(error)}") from error
+            raise UserError(f"--vllm_server_base_url {url}: {first_line(error)}") from error
         try:
             Processes().first(lambda: client.init_communicator(device=device))
         except Exception as error:  # it says which flag the server lacks
-            raise UserError(f"--vllm_server_base_url {url}: {_first_line(error)}") from error
+            raise UserError(f"--vllm_server_base_url {url}: {first_line(error)}") from error
         return cls(client, chat, sampling, url)
 
     def sync(self, student: Any) -> None:
@@ -74,7 +74,7 @@ class VLLMServerRollouts:
             self.client.reset_prefix_cache()
         except Exception as error:  # requests', NCCL's, and Exception itself for what a server answers
             raise UserError(f"--vllm_server_base_url {self.url}: the student's weights could not be handed "
-                            f"over ({_first_line(error)}): look at the server's log, start it again, then "
+                            f"over ({first_line(error)}): look at the server's log, start it again, then "
                             "run the same command, which goes on from the last checkpoint") from error
 
     def _ask(self, draw: Draw) -> Trajectory:
@@ -85,15 +85,10 @@ class VLLMServerRollouts:
             except Exception as error:  # TRL raises Exception itself for what a server answers
                 last = error
         raise UserError(f"--vllm_server_base_url {self.url}: a trajectory could not be had in {ATTEMPTS} "
-                        f"attempts: {_first_line(last)}") from last
+                        f"attempts: {first_line(last)}") from last
 
     def _ask_once(self, draw: Draw) -> Trajectory:
         found = self.client.generate(
             [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
             logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
         return Trajectory(found["completion_ids"][0], [one[0] for one in found["logprobs"][0]])
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, its kind where that is nothing; servers answer with whole tracebacks."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
