@@ -11,7 +11,7 @@ asks only for replies it does not have.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from raft_fast.options import (
     CardOptions,
     DataOptions,
     EngineOptions,
+    Groups,
     ModelOptions,
     RefineOptions,
     RefineRunOptions,
@@ -95,7 +96,7 @@ def join_shards(options: "Options", reporter: Reporter) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Groups):
     """Every option of the command that shapes what comes out."""
 
     data: DataOptions
@@ -105,15 +106,6 @@ class Options:
     refine: RefineOptions
     how: RefineRunOptions
     card: CardOptions
-
-    @property
-    def groups(self) -> list[Any]:
-        return list(vars(self).values())
-
-    @property
-    def by_name(self) -> dict[str, Any]:
-        """Every option's value by its name."""
-        return {name: value for group in self.groups for name, value in asdict(group).items()}
 
 
 def run(
@@ -127,7 +119,7 @@ def run(
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
     fingerprint = dataset.fingerprint_rows(everyone)
     if options.how.shard is None and not options.how.overwrite:  # shards of one kind join, others do not
-        keep_finished(folder, options.by_name, defaults(options.groups), fingerprint,
+        keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
                       load_prompts(options.refine.prompts).versions)
     config.to_yaml(options.groups, folder / PARTIAL_CONFIG)
     dataset.write_jsonl(everyone.rejected, folder / "rejected.jsonl")

@@ -79,7 +79,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
     from raft_fast.models import load_encoder, load_engine
     from raft_fast.watching import watchers
 
-    resumed = processes.first(lambda: open_run(run_dir, list(vars(options).values())))
+    resumed = processes.first(lambda: open_run(run_dir, options.groups))
     if resumed and (run_dir / "evaluation.json").is_file():
         reporter.say(f"{run_dir} is finished: nothing is left to do")
         return processes.first(lambda: finish(run_dir, options, reporter))

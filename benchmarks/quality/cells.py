@@ -68,18 +68,14 @@ def run_cell(cell: Cell, suite: Suite, shared: Shared) -> Outcome:
 def about(cell: Cell, options: Options, folder: Path, steps: list[int], rows: int) -> dict[str, Any]:
     """What a cell was, for those who read the results."""
     return {"name": cell.name, "method": cell.method, "folder": folder.name, "steps": steps, "rows": rows,
-            "options": flat(options)}
-
-
-def flat(options: Options) -> dict[str, Any]:
-    return {key: value for group in vars(options).values() for key, value in asdict(group).items()}
+            "options": options.flat()}
 
 
 def known_finished(cells: Sequence[Cell], folder: Path) -> int:
     """How many `folder` holds finished, as far as it can be told without a model: by name and options."""
     there = [read_json(path) for path in (folder / "cells").glob("*/cell.json")]
     found = [(one["name"], _lasting(one["options"])) for one in there]
-    return sum((cell.name, _lasting(flat(cell.options))) in found for cell in cells)
+    return sum((cell.name, _lasting(cell.options.flat())) in found for cell in cells)
 
 
 def _lasting(options: dict[str, Any]) -> dict[str, Any]:

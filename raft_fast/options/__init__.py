@@ -12,7 +12,7 @@ from raft_fast.options.lm_eval import LMEvalOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
-from raft_fast.options.run import Options
+from raft_fast.options.run import Groups, Options
 from raft_fast.options.screen import ScreenOptions
 from raft_fast.options.several import check_rollouts, check_several
 from raft_fast.options.show import CardOptions, ShowOptions
@@ -25,6 +25,6 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
                           LMEvalOptions]
 
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EngineOptions", "EvaluateOptions", "JuryOptions", "LMEvalOptions", "ModelOptions", "Options",
-           "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions", "ShowOptions",
-           "TrainOptions", "WatchOptions", "check_rollouts", "check_several"]
+           "EngineOptions", "EvaluateOptions", "Groups", "JuryOptions", "LMEvalOptions", "ModelOptions",
+           "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions",
+           "ShowOptions", "TrainOptions", "WatchOptions", "check_rollouts", "check_several"]

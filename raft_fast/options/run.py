@@ -1,4 +1,4 @@
-"""Every option of a run."""
+"""The options of a command, all groups together."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,20 @@ from raft_fast.options.watch import WatchOptions
 
 
 @dataclass(frozen=True)
-class Options:
+class Groups:
+    """What a command's options are made of: each field is a group."""
+
+    @property
+    def groups(self) -> list[Any]:
+        return list(vars(self).values())
+
+    def flat(self) -> dict[str, Any]:
+        """Every option by its name."""
+        return {name: value for group in self.groups for name, value in vars(group).items()}
+
+
+@dataclass(frozen=True)
+class Options(Groups):
     """Every option of a run, by stage."""
 
     data: DataOptions
@@ -27,7 +40,3 @@ class Options:
     adapter: AdapterOptions
     watch: WatchOptions
     evaluate: EvaluateOptions
-
-    def flat(self) -> dict[str, Any]:
-        """Every option by its name."""
-        return {name: value for group in vars(self).values() for name, value in vars(group).items()}
