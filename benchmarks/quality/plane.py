@@ -1,6 +1,7 @@
 """Methods in one plane, with how sure each comparison is: bootstrap over rows and seeds.
 
-Both axes are changes from the base on the same rows, so that the base is the origin in every resample.
+Both axes are changes from the base on the rows that both have, so that the base is the origin in every
+resample.
 A spot is a method at a learning rate and a step, averaged over its seeds. Rows are drawn once for all
 methods and seeds are too: everything stays paired. With one seed the intervals know nothing of seeds, and
 with three too little.
@@ -23,7 +24,8 @@ from benchmarks.quality.frontier import (
     mean_score,
     score_at,
 )
-from benchmarks.quality.measures import MEASURES, Measured, Values
+from benchmarks.quality.measures import MEASURES, Measured
+from raft_fast.evaluation.statistics import Pair
 
 RESAMPLES = 1000
 ENOUGH = 0.9  # of the resamples must know an answer before an interval is given
@@ -100,7 +102,6 @@ class Plane:
         """
         sign = 1 if MEASURES[measure].more_is_better else -1
         rows = parts[measure.split(".")[0]]
-        origin = _ratios(base.values, measure, rows)
         places = [self.spots.index((one.method, one.learning_rate, one.step)) for one in points]
         drawn = [seeds[:, self.seeds.index(one.seed)] for one in points]
         reached = np.zeros((len(rows), len(self.spots)))
@@ -109,7 +110,7 @@ class Plane:
         total, weight = np.zeros_like(reached), np.zeros_like(reached)
         for one, place, times in zip(points, places, drawn, strict=True):
             times = times + (reached[:, place] == 0)
-            change = sign * (_ratios(one.values, measure, rows) - origin)
+            change = sign * _change(base.values[measure], one.values[measure], rows)
             total[:, place] += np.where(times > 0, times * change, 0)
             weight[:, place] += times
         return total / weight
@@ -121,9 +122,17 @@ def _counts(generator: np.random.Generator, size: int) -> np.ndarray:
     return np.concatenate([np.ones((1, size), dtype=draws.dtype), draws])
 
 
-def _ratios(values: Values, measure: str, counts: np.ndarray) -> np.ndarray:
+def _change(base: Sequence[Pair | None], trained: Sequence[Pair | None], counts: np.ndarray) -> np.ndarray:
+    """Trained minus base in every resample. A row that either lacks counts on neither side, as in
+    `paired_change`: else the rows that are left out of one side would be the change."""
+    kept = [(0.0, 0.0, 0.0, 0.0) if left is None or right is None else (*left, *right)
+            for left, right in zip(base, trained, strict=True)]
+    pairs = np.array(kept)
+    return _ratios(pairs[:, 2:], counts) - _ratios(pairs[:, :2], counts)
+
+
+def _ratios(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """sum(values) / sum(weights) in every resample."""
-    pairs = np.array([(0.0, 0.0) if pair is None else pair for pair in values[measure]])
     sums = counts @ pairs
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[:, 0] / sums[:, 1]

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.quality.measures import Measured, mean
 from benchmarks.quality.plane import Plane
+from raft_fast.evaluation.statistics import paired_change
 
 ROWS = 40
 
@@ -96,6 +99,23 @@ def test_a_row_without_a_value_counts_nowhere():
     some = measured("sft", 3.5, 0.2)
     some.values["domain.nll"][:5] = [None] * 5
     assert plane(some).score[0] == pytest.approx(4.0 - 3.5)
+
+
+def test_a_row_that_one_side_lacks_counts_on_neither():
+    """Same verdicts, and of the trained model's 15 wrong ones no quorum: nothing was gained."""
+    verdicts = [(float(row >= 16), 1.0) for row in range(ROWS)]
+    base = replace(BASE, values=BASE.values | {"domain.jury": verdicts})
+    some, few = measured("sft", 3.5, 0.2), measured("sft", 3.5, 0.4, lr=2e-5)
+    some.values["domain.jury"] = [None] * 15 + verdicts[15:]
+    few.values["domain.jury"] = verdicts[:20] + [None] * 20
+    assert paired_change(verdicts, some.values["domain.jury"])["mean"] == 0
+    found = Plane(base, [some, few], "domain.jury", "own.kl")
+    known = np.isfinite(found.score)
+    assert known[0].all()
+    assert np.abs(found.score[known]).max() < 1e-12
+    less = replace(base, values=base.values | {"domain.jury": some.values["domain.jury"]})
+    whole = replace(some, values=some.values | {"domain.jury": verdicts})
+    assert Plane(less, [whole], "domain.jury", "own.kl").score[0] == pytest.approx(0)
 
 
 def test_points_survive_json():
