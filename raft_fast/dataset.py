@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,14 +22,15 @@ from raft_fast.errors import UserError
 from raft_fast.records import BadRowError, records
 from raft_fast.rows import Rejected, Row, to_row
 
-__all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "open_rows",
-           "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
+__all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
+           "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
 SHOWN_REASONS = 3
 ROW_GROUP = 1024  # rows of one parquet row group
 TOLD_ROWS = 1000  # rows between two words about progress
+DEFAULT_ID = re.compile(r"row-\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ def _checked_rows(source: str) -> Iterator[tuple[Row | Rejected, bool]]:
 
 def _default_id(line: int) -> str:
     return f"row-{line:06d}"
+
+
+def is_default_id(row_id: str) -> bool:
+    """Whether it reads like the row_id that a row without one gets: its line number."""
+    return bool(DEFAULT_ID.fullmatch(row_id))
 
 
 def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:

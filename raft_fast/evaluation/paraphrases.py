@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raft_fast.dataset import Row
+from raft_fast.dataset import Row, is_default_id
 from raft_fast.engines import Message, Reply
 from raft_fast.errors import UserError
 from raft_fast.evaluation.domain import SimilarityEncoder
@@ -54,11 +54,15 @@ def objections(question: str, reply: Reply, similarity: float, tau: float,
 
 
 def of_trained(paraphrases: Sequence[Row], trained: Sequence[Row], name: str) -> list[Row]:
-    """Those that reword a row that is trained on: by its row_id, or where the file has other ids by its
-    gold answer. Raises UserError where there is none: such a file measures something else."""
-    ids, golds = {row.row_id for row in trained}, {row.gold for row in trained}
-    found = [row for row in paraphrases if row.row_id in ids] or [
-        row for row in paraphrases if row.gold in golds]
+    """Those that reword a row that is trained on: by its row_id, or where the file has other ids or none
+    by its gold answer. Raises UserError where there is none: such a file measures something else."""
+    golds = {row.row_id: row.gold for row in trained}
+    found = [row for row in paraphrases if row.row_id in golds]
+    # a default id is a line number: of this file, or of the rows' own where all gold answers agree
+    if any(is_default_id(row.row_id) and row.gold != golds[row.row_id] for row in found):
+        found = []
+    answers = set(golds.values())
+    found = found or [row for row in paraphrases if row.gold in answers]
     if not found:
         raise UserError(f"{name}: none of its {len(paraphrases)} rows rewords one of the {len(trained)} rows "
                         "that are trained on (neither a row_id nor a gold answer is the same)")

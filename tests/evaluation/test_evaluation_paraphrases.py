@@ -87,6 +87,20 @@ def test_only_what_rewords_a_trained_row_is_asked():
         of_trained([row("c", "Else.")], trained, "f")
 
 
+def test_a_line_number_is_no_row_id():
+    """Rows without ids are named after their lines: of two files, different rows under one name."""
+    def row(line, gold):
+        return Row(f"row-{line:06d}", [{"role": "user", "content": "?"}], "", gold=gold)
+
+    trained = [row(1, "This."), row(2, "That."), row(4, "Those.")]
+    reworded = [row(1, "That."), row(2, "Held out."), row(3, "Those."), row(4, "Those.")]
+    assert [one.gold for one in of_trained(reworded, trained, "f")] == ["That.", "Those.", "Those."]
+    made = [row(4, "Those."), row(1, "This."), row(3, "That.")]  # of these very rows: 3 is held out
+    assert [one.row_id for one in of_trained(made, trained, "f")] == ["row-000004", "row-000001"]
+    with pytest.raises(UserError, match="none of its 1 rows"):
+        of_trained([row(1, "Else.")], trained, "f")
+
+
 def test_stage_1s_checks_review_a_paraphrase():
     asked = "Must a building with two storeys not be higher than 8 m?"
 
