@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from benchmarks.quality.measures import DISTANCE, MEASURES, Measure
-from raft_fast.evaluation.names import ENOUGH
+from raft_fast.evaluation.names import ENOUGH, beyond_noise
 from raft_fast.report.text import counted, percent, short, value
 
 GROUPS = {
@@ -67,18 +67,22 @@ def place(one: Result) -> str:
 
 def _cell(name: str, one: Result) -> Cell:
     stat = one["changes"].get(name)
-    interval = "" if stat is None or stat["low"] is None else \
-        f"{_text(name, stat['mean'], True)} [{_text(name, stat['low'], True)}, " \
-        f"{_text(name, stat['high'], True)}]"
-    return Cell(_text(name, one["means"].get(name)), interval, _judgement(MEASURES[name], stat))
+    return Cell(_text(name, one["means"].get(name)), _change(name, stat), _judgement(MEASURES[name], stat))
+
+
+def _change(name: str, stat: Result | None) -> str:
+    if stat is None or (stat["low"] is None and not stat["mean"]):
+        return ""
+    mean, low, high = (_text(name, stat[key], True) for key in ("mean", "low", "high"))
+    return mean if stat["low"] is None else f"{mean} [{low}, {high}]"
 
 
 def _judgement(measure: Measure, stat: Result | None) -> str:
-    if stat is None or stat["n"] < ENOUGH or stat["low"] is None or stat["low"] <= 0 <= stat["high"]:
+    if stat is None or stat["n"] < ENOUGH or not beyond_noise(stat, stat["p"]):
         return ""
     if measure.more_is_better is None:
         return "moved"
-    return "better" if (stat["low"] > 0) == measure.more_is_better else "worse"
+    return "better" if (stat["mean"] > 0) == measure.more_is_better else "worse"
 
 
 def _text(name: str, number: float | None, signed: bool = False) -> str:

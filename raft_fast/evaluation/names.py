@@ -25,6 +25,7 @@ TITLES = {
 BEHAVIOUR = {"words": "Words an answer", "cut_off": "Answers cut off", "refused": "Answers that refuse"}
 TOO_FEW = "too few rows"
 ENOUGH = 10
+SURE = 0.05  # a p below it is no noise
 
 
 def measured(part: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,15 +48,23 @@ def with_interval(mean: dict[str, Any], signed: bool = False) -> str:
 
 
 def judgement(metric: dict[str, Any]) -> str:
-    """better or worse where the change's interval leaves zero out, otherwise within noise; no verdict on
-    a handful of rows, whose bootstrap means little."""
-    low, high, n = (metric["change"][key] for key in ("low", "high", "n"))
-    if n == 0:
+    """better or worse where the change is beyond noise; no verdict on a handful of rows, whose bootstrap
+    means little."""
+    change = metric["change"]
+    if change["n"] == 0:
         return ""
-    if n < ENOUGH:
+    if change["n"] < ENOUGH:
         return TOO_FEW
-    if low is None:
-        return "same" if metric["change"]["mean"] == 0 else "within noise"
-    if low <= 0 <= high:
+    if change["low"] is None and change["mean"] == 0:
+        return "same"
+    if not beyond_noise(change, metric.get("p")):
         return "within noise"
-    return "better" if (low > 0) == metric["higher_is_better"] else "worse"
+    return "better" if (change["mean"] > 0) == metric["higher_is_better"] else "worse"
+
+
+def beyond_noise(change: dict[str, Any], p: float | None) -> bool:
+    """Whether the change's interval leaves zero out. All rows that change alike leave a bootstrap without
+    an interval; the permutation test, which has swapped them, decides then."""
+    if change["low"] is None:
+        return bool(change["mean"]) and p is not None and p < SURE
+    return not change["low"] <= 0 <= change["high"]

@@ -126,6 +126,16 @@ def test_behaviour_and_distance_come_from_what_is_on_disk(tmp_path):
     assert answered["The trained questions in other words"].rows[2].cells[1].judgement == "better"
 
 
+def test_rows_that_all_change_alike_are_judged_by_p():
+    stat = {"mean": 1.0, "low": None, "high": None, "n": 20, "p": 0.0005}
+    best = {"learning_rate": 1e-5, "step": 9, "seeds": 1, "means": {"domain.jury": 1.0}}
+    found = {"base": {"means": {"domain.jury": 0.0}}, "best": {
+        name: best | {"changes": {"domain.jury": stat | {"p": p}}} for name, p in (("a", 0.001), ("b", 0.5))}}
+    _, sure, unsure = groups(found)[0].rows
+    assert (sure.cells[0].judgement, unsure.cells[0].judgement) == ("better", "")
+    assert sure.cells[0].change == "+100\u00a0%"
+
+
 def test_a_method_without_a_measure_leaves_the_others_compared(tmp_path):
     """A LoRA adapter that is not merged has no distance of its own."""
     folder = make_folder(tmp_path, methods=("sft", "raft", "raft_gradient"))

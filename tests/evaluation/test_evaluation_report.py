@@ -17,6 +17,7 @@ from raft_fast.evaluation import evaluate, print_table
 from raft_fast.evaluation.model_card import write_model_card
 from raft_fast.evaluation.names import judgement
 from raft_fast.evaluation.report import write_report
+from raft_fast.evaluation.statistics import paired_change, paired_p
 from raft_fast.options import EvaluateOptions
 from raft_fast.progress import Reporter
 from raft_fast.report.text import counted, duration, hundredths, percent, value
@@ -179,6 +180,21 @@ def test_model_card_needs_a_model(tmp_path):
         write_model_card(tmp_path)
 
 
+def test_rows_that_all_change_alike_are_judged_by_p():
+    """Twenty answers that become right leave a bootstrap no interval and a permutation test sure."""
+    def metric(base, trained, better=True):
+        pairs = [[(one, 1.0) for one in side] for side in (base, trained)]
+        return {"change": paired_change(*pairs), "p": paired_p(*pairs), "higher_is_better": better}
+
+    wrong, right = [0.0] * 20, [1.0] * 20
+    assert metric(wrong, right)["change"]["low"] is None
+    assert judgement(metric(wrong, right)) == "better"
+    assert judgement(metric(right, wrong)) == judgement(metric(wrong, right, better=False)) == "worse"
+    assert judgement(metric(wrong, wrong)) == "same"
+    assert judgement(metric(wrong, right) | {"p": 0.05}) == "within noise"
+    assert judgement(metric(wrong[:9], right[:9])) == "too few rows"
+
+
 def test_judgement_and_duration():
     def metric(low, high, better=True, n=10):
         return {"change": {"mean": 0.1, "low": low, "high": high, "n": n},
@@ -189,5 +205,7 @@ def test_judgement_and_duration():
     assert judgement(metric(-0.1, 0.2)) == "within noise"
     assert judgement(metric(0.1, 0.2, n=9)) == "too few rows"
     assert judgement(metric(None, None, n=0)) == ""
+    assert judgement(metric(None, None)) == "within noise"
+    assert judgement(metric(0.0, 0.2) | {"p": 0.001}) == "within noise"  # the interval decides
     assert [duration(seconds) for seconds in (1.25, 119.6, 7260)] == [
         "1.2 s", "2 min 00 s", "2 h 01 min"]
