@@ -6,14 +6,18 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from benchmarks.quality.kept import Kept
 from benchmarks.quality.measures import MEASURES
+from raft_fast.evaluation.statistics import Mean
 from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure, stated
-from raft_fast.report.text import short
+from raft_fast.report.text import counted, short
 
 # told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8")
 APART = 0.062  # of the plot's height: labels nearer than this would touch
 SMOOTH = 9  # steps of the running mean
+COUNTS = Markup('<div class="tile"><h3>{title}</h3><p class="small">base {before} of {asked}: too few for a '
+                'retention; followed before and after:</p><ul class="small">{items}</ul></div>')
 Result = dict[str, Any]
 Best = dict[str, Result]
 
@@ -59,22 +63,33 @@ def plane(result: Result, best: Best, base: dict[str, float | None]) -> Markup:
                   f"{word} {MEASURES[loss].label}", height=4.2)
 
 
-def kept(best: Best) -> Markup | None:
-    """Retention bars: the IFBench score of each method's best point as a share of the base's."""
-    return _bars(best, lambda one: one["retention"], "Kept of the base's IFBench score",
-                 lambda number: f"{100 * number:.0f} %", "kept")
+def kept(best: Best, followed: dict[str, Kept]) -> Markup | None:
+    """Retention bars: the IFBench score of each method's best point as a share of the base's. In words
+    where that is a share of a handful."""
+    title = "Kept of the base's IFBench score"
+    if not followed:
+        return None
+    if any(one.too_few for one in followed.values()):
+        before, asked = max((one.before, one.asked) for one in followed.values())
+        return COUNTS.format(title=title, before=before, asked=counted(asked, "instruction"), items=Markup(
+            "").join(Markup("<li>{}: {}</li>").format(method, one.counts())
+                     for method, one in followed.items()))
+    shares = {method: one.share for method, one in followed.items()}
+    return _bars(best, lambda method: shares[method]["mean"] if method in shares else None, title,
+                 lambda number: f"{100 * number:.0f} %", "kept", lambda method: _ends(shares[method]))
 
 
 def moved(best: Best) -> Markup | None:
     """How far the weights of each method's best point are from the base."""
-    return _bars(best, lambda one: one["weights"], "Relative distance of the weights",
+    return _bars(best, lambda method: best[method]["weights"], "Relative distance of the weights",
                  lambda number: f"{number:.2g}", "moved")
 
 
 def drifted(best: Best) -> Markup | None:
     """KL from the base of each method's best point, on general prompts."""
-    return _bars(best, lambda one: one["means"].get("own.kl"), "KL from the base, nats per token",
-                 lambda number: f"{number:.2g}", "drifted")
+    return _bars(best, lambda method: best[method]["means"].get("own.kl"), "KL from the base, nats per token",
+                 lambda number: f"{number:.2g}", "drifted",
+                 lambda method: _ends(best[method]["changes"].get("own.kl")))
 
 
 def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithmic: bool = False,
@@ -108,28 +123,40 @@ def by_step(curves: Sequence[Result], key: str, title: str, name: str, logarithm
     return figure(name, title, draw, "step", height=3.4) if known else None
 
 
-def _bars(best: Best, read: Callable[[Result], float | None], title: str,
-          write: Callable[[float], str], name: str) -> Markup | None:
-    known = [(method, number, colour(place)) for place, (method, one) in enumerate(best.items())
-             if (number := read(one)) is not None]
+def _bars(best: Best, read: Callable[[str], float | None], title: str, write: Callable[[float], str],
+          name: str, ends: Callable[[str], tuple[float, float] | None] = lambda method: None
+          ) -> Markup | None:
+    """Methods were tried at rates of their own: under each stands where its best point is."""
+    known = [(method, number, colour(place), ends(method),
+              f"{one['learning_rate']:g}, step {one['step']}")
+             for place, (method, one) in enumerate(best.items()) if (number := read(method)) is not None]
     if not known:
         return None
-    names, values, colours = zip(*known, strict=True)
-    return bars(names, values, title, write, name, colours)
+    names, values, colours, intervals, notes = zip(*known, strict=True)
+    return bars(names, values, title, write, name, colours, intervals, notes)
 
 
 def _moved(one: Result, base: dict[str, float | None], name: str) -> float:
-    """Change from the base as the plane has it: up is a gain, right is a loss."""
-    change = (one["means"].get(name) or 0.0) - (base.get(name) or 0.0)
-    return _sign(name) * change
+    """Change from the base as the plane has it: up is a gain, right is a loss; over the rows that both
+    have, as its interval is."""
+    stat = one["changes"].get(name)
+    if stat is not None and stat["mean"] is not None:
+        return _sign(name) * stat["mean"]
+    return _sign(name) * ((one["means"].get(name) or 0.0) - (base.get(name) or 0.0))
 
 
 def _interval(one: Result, name: str) -> tuple[float, float] | None:
-    stat = one["changes"].get(name)
-    if stat is None or stat["low"] is None:
+    ends = _ends(one["changes"].get(name))
+    if ends is None:
         return None
-    low, high = sorted((_sign(name) * stat["low"], _sign(name) * stat["high"]))
+    low, high = sorted(_sign(name) * end for end in ends)
     return low, high
+
+
+def _ends(stat: Result | Mean | None) -> tuple[float, float] | None:
+    if stat is None or stat["low"] is None or stat["high"] is None:
+        return None
+    return stat["low"], stat["high"]
 
 
 def _sign(name: str) -> int:

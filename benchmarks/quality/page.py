@@ -8,13 +8,15 @@ from markupsafe import Markup
 
 from benchmarks.quality import drawings
 from benchmarks.quality.disk import BASE_ANSWERS, read_lines
-from benchmarks.quality.findings import YES, Finding, change, findings, overlapping, verdict
+from benchmarks.quality.findings import NO, UNDECIDED, YES, Finding, change, findings, overlapping, verdict
 from benchmarks.quality.groups import groups, place
+from benchmarks.quality.kept import kept
 from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
 from raft_fast.report.page import render, write_text
 from raft_fast.report.text import counted, percent, short, value
 
 TEMPLATE = "page.html.jinja"
+ANSWERS = (YES, NO, UNDECIDED)
 DRAWN = 2  # planes, and that of the weights; the tables have all
 SAMPLES = {"domain": 4, "paraphrases": 2, "general": 2}
 PARTS = {"domain": "held-out question", "paraphrases": "trained question in other words",
@@ -31,7 +33,8 @@ def write_page(found: Result, folder: Path) -> Path:
         planes=planes(found), findings=said, rule=MEASURES[PLANES[0][0]].label,
         where=[(method, drawings.colour(number), place(one))
                for number, (method, one) in enumerate(best.items())],
-        bars=[plot for draw in (drawings.kept, drawings.drifted, drawings.moved) if (plot := draw(best))],
+        bars=[plot for plot in (drawings.kept(best, kept(found, folder)), drawings.drifted(best),
+                                drawings.moved(best)) if plot],
         groups=groups(found), curves=curves(found), comparisons=comparisons(found),
         without=overlapping(found)[1], samples=samples(found, folder), parts=PARTS)
     return write_text(page, folder / "index.html")
@@ -45,9 +48,9 @@ def planes(found: Result) -> list[Markup]:
 
 
 def tiles(said: Sequence[Finding]) -> list[Result]:
-    """Each question by how many say yes, in the order of the findings; a vote is no proof."""
-    return [{"label": one.name, "note": one.counted,
-             "value": f"{sum(line.answer == YES for line in one.lines)} of {len(one.lines)}"}
+    """Each question by how many say what, in the order of the findings; a vote is no proof."""
+    return [{"label": one.name, "note": one.counted, "value": ", ".join(
+                f"{sum(line.answer == answer for line in one.lines)}\u00a0{answer}" for answer in ANSWERS)}
             for one in said if one.lines and one.counted]
 
 

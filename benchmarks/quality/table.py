@@ -1,11 +1,13 @@
-"""RESULTS.md: findings and tables for README and docs, made from results.json and nothing else."""
+"""RESULTS.md: findings and tables for README and docs, from results.json and the raw answers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.quality.findings import Finding, change, findings, overlapping
 from benchmarks.quality.groups import Group, groups, place
+from benchmarks.quality.kept import FEW, Kept, kept
 from benchmarks.quality.measures import MEASURES, PLANES, RATIO
 from raft_fast.report.page import write_text
 from raft_fast.report.text import counted, markdown, percent, short, value
@@ -18,7 +20,8 @@ Result = dict[str, Any]
 def write_table(found: Result, path: Path) -> Path:
     return write_text("\n\n".join([
         heading(found), "## Findings", findings_text(findings(found)),
-        "## Each method at its best", best_table(found), "## Frontiers", frontier_table(found),
+        "## Each method at its best", best_table(found, kept(found, path.parent)),
+        "## Frontiers", frontier_table(found),
         "## At equal learning rate and steps", pairs_table(found),
         "## In detail", details(groups(found))]) + "\n", path)
 
@@ -41,7 +44,7 @@ def findings_text(said: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def best_table(found: Result) -> str:
+def best_table(found: Result, followed: dict[str, Kept]) -> str:
     """The README's table: every method where its held-out gold answers are likeliest, beside the base."""
     shown = [name for name in SHOWN if found["base"]["means"].get(name) is not None]
     labels = [f"{MEASURES[name].label} {MEASURES[name].arrow}".rstrip() for name in shown]
@@ -49,10 +52,14 @@ def best_table(found: Result) -> str:
     lines.append(_row(["base", "", *(value(found["base"]["means"][name]) for name in shown), "", "", ""]))
     for method, one in found["best"].items():
         lines.append(_row([markdown(method), place(one),
-                           *(value(one["means"].get(name)) for name in shown), percent(one["retention"]),
+                           *(value(one["means"].get(name)) for name in shown),
+                           str(followed[method]) if method in followed else value(None),
                            short(one["weights"]), _ratio(found, method, one["learning_rate"])]))
-    return f"Best by {MEASURES[PLANES[0][0]].label}, averaged over seeds.\n\n" \
-        + "\n".join(lines)
+    few = any(one.too_few for one in followed.values())
+    told = f" Of IFBench the instructions are counted that base and method follow: a share of fewer than " \
+           f"{FEW} says nothing." if few else ""
+    return f"Best by {MEASURES[PLANES[0][0]].label}, averaged over seeds. {RATIO} is the median over all " \
+           f"steps.{told}\n\n" + "\n".join(lines)
 
 
 def frontier_table(found: Result) -> str:
@@ -118,10 +125,12 @@ def _middle(stats: list[Result]) -> str:
 
 
 def _ratio(found: Result, method: str, rate: float) -> str:
-    """Mean CE / (λ KL) over the steps, and the share of them between 1/2 and 2."""
-    ratios = [one["ce_kl_ratio"] for one in found["curves"]
-              if one["method"] == method and one["learning_rate"] == rate and one["ce_kl_ratio"]]
+    """Median CE / (λ KL) over the steps of all runs, and the share of them between 1/2 and 2; where a KL
+    falls to nothing a mean would be that one step."""
+    ratios = [step["ce_kl_ratio"] for one in found["curves"]
+              if one["method"] == method and one["learning_rate"] == rate
+              for step in one["steps"] if step["ce_kl_ratio"] is not None]
     if not ratios:
         return value(None)
-    return f"{sum(one['mean'] for one in ratios) / len(ratios):.2f} " \
-           f"({percent(sum(one['near_1'] for one in ratios) / len(ratios))} in [½, 2])"
+    near = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
+    return f"{median(ratios):.2f} ({percent(near)} in [½, 2])"

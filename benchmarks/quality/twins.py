@@ -17,12 +17,18 @@ def reference(methods: dict[str, Settings]) -> str | None:
 
 
 def distils(options: Settings) -> bool:
-    """RAFT, whatever its settings: distillation on, and the teacher sees the answer."""
-    return bool(options.get("distillation") and options.get("teacher_sees_answer"))
+    """RAFT, whatever its settings: trained on answers, and distilled from a teacher who sees them."""
+    return bool(options.get("distillation") and options.get("teacher_sees_answer") and learns(options))
+
+
+def learns(options: Settings) -> bool:
+    """Whether it is trained on answers at all; the KL term alone is an ablation, no method."""
+    return bool(options.get("sft", True))  # cells of before that option were
 
 
 def twins(methods: dict[str, Settings]) -> list[dict[str, Any]]:
-    """The methods that differ from the reference in exactly one option, with both values."""
+    """The methods that differ from the reference in exactly one option, with both values. One that is not
+    trained on answers is none: it has no balance left to speak of."""
     middle = reference(methods)
     if middle is None:
         return []
@@ -30,7 +36,7 @@ def twins(methods: dict[str, Settings]) -> list[dict[str, Any]]:
     for name, options in methods.items():
         theirs = _telling(options)
         changed = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-        if len(changed) == 1:
+        if len(changed) == 1 and learns(options):
             key = changed[0]
             found.append({"method": name, "reference": middle, "option": key, "value": theirs.get(key),
                           "reference_value": ours.get(key)})

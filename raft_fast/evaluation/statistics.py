@@ -54,26 +54,22 @@ def paired_change(base: Sequence[Pair | None], trained: Sequence[Pair | None],
 
     Without an interval where no row differs: a bootstrap would call that certain, which it is not.
     """
-    both = [(left, right) for left, right in zip(base, trained, strict=True)
-            if left is not None and right is not None]
-    left = np.array([pair[0] for pair in both], dtype=float).reshape(-1, 2)
-    right = np.array([pair[1] for pair in both], dtype=float).reshape(-1, 2)
-    if not both or left[:, 1].sum() == 0 or right[:, 1].sum() == 0:
+    return _paired(base, trained, np.subtract, seed)
+
+
+def paired_ratio(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: int = 0) -> Mean:
+    """Mean of trained as a share of the mean of base, otherwise as `paired_change`. Nothing where the
+    base's is zero."""
+    known = [left for left, right in zip(base, trained, strict=True) if None not in (left, right)]
+    if not sum(left[0] for left in known if left):
         return dict(NOTHING)  # type: ignore[return-value]
-    change = float(right[:, 0].sum() / right[:, 1].sum() - left[:, 0].sum() / left[:, 1].sum())
-    low = high = None
-    if not np.array_equal(left, right):
-        draws = _draws(len(both), seed)
-        low, high = _interval(_ratios(right, draws) - _ratios(left, draws))
-    return {"mean": change, "low": low, "high": high, "n": len(both)}
+    return _paired(base, trained, np.divide, seed)
 
 
 def paired_p(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: int = 0) -> float | None:
     """Two-sided p-value of "which model gave which answer does not matter": the two values of random
     rows change places (permutation test). None where no row has both."""
-    both = [(left, right) for left, right in zip(base, trained, strict=True)
-            if left is not None and right is not None]
-    values = np.array(both, dtype=float).reshape(-1, 2, 2)  # row, model, (value, weight)
+    values = _both(base, trained)
     if not len(values) or (values[:, :, 1].sum(0) == 0).any():
         return None
     swaps = np.random.default_rng(seed).random((RESAMPLES, len(values))) < 0.5
@@ -86,6 +82,30 @@ def paired_p(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: 
     change = right[0] / right[1] - left[0] / left[1]
     at_least = np.abs(changes) >= abs(change) - 1e-12 * max(1.0, abs(change))  # ties are ties
     return float((1 + at_least.sum()) / (1 + RESAMPLES))
+
+
+def _paired(base: Sequence[Pair | None], trained: Sequence[Pair | None], compare: np.ufunc, seed: int
+            ) -> Mean:
+    """compare(mean of trained, mean of base) over the rows that both have."""
+    values = _both(base, trained)
+    if not len(values) or (values[:, :, 1].sum(0) == 0).any():
+        return dict(NOTHING)  # type: ignore[return-value]
+    left, right = values[:, 0], values[:, 1]
+    everything = np.arange(len(values))[None]
+    low = high = None
+    if not np.array_equal(left, right):
+        draws = _draws(len(values), seed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, high = _interval(compare(_ratios(right, draws), _ratios(left, draws)))
+    return {"mean": float(compare(_ratios(right, everything), _ratios(left, everything))[0]),
+            "low": low, "high": high, "n": len(values)}
+
+
+def _both(base: Sequence[Pair | None], trained: Sequence[Pair | None]) -> np.ndarray:
+    """The rows that both have: [rows, 2 models, (value, weight)]."""
+    both = [(left, right) for left, right in zip(base, trained, strict=True)
+            if left is not None and right is not None]
+    return np.array(both, dtype=float).reshape(-1, 2, 2)
 
 
 def _draws(n: int, seed: int) -> np.ndarray:

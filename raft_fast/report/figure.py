@@ -31,21 +31,32 @@ PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathemat
 
 
 def bars(names: Sequence[str], values: Sequence[float], title: str,
-         write: Callable[[float], str], name: str, colours: Sequence[str] | str = C1) -> Markup:
-    """One bar a name with its value, as `write` says it, beside it."""
+         write: Callable[[float], str], name: str, colours: Sequence[str] | str = C1,
+         intervals: Sequence[tuple[float, float] | None] = (), notes: Sequence[str] = ()) -> Markup:
+    """One bar a name with its value, as `write` says it, beside it; with an interval on each and a note
+    under each name where there are any."""
+    ends = [max(value, *interval) if interval else value
+            for value, interval in zip(values, intervals or [None] * len(values), strict=True)]
+    labels = [PLAIN.sub("", label) for label in names]
+    if notes:
+        labels = [f"{label}\n{PLAIN.sub('', note)}" for label, note in zip(labels, notes, strict=True)]
+
     def draw(axes: Any) -> None:
-        top = max(values, default=0) or 1
+        top = max(ends, default=0) or 1
         axes.barh(range(len(names)), values, color=colours, height=0.62)
-        for place, value in enumerate(values):
-            axes.text(value + top * 0.02, place, write(value), va="center", color=INK)
-        axes.set_yticks(range(len(names)), [PLAIN.sub("", label) for label in names])
+        for place, interval in enumerate(intervals):
+            if interval:
+                axes.hlines(place, *interval, color=MUTED, linewidth=1.6)
+        for place, (value, end) in enumerate(zip(values, ends, strict=True)):
+            axes.text(end + top * 0.02, place, write(value), va="center", color=INK)
+        axes.set_yticks(range(len(names)), labels, fontsize=8.5 if notes else None)
         axes.invert_yaxis()
         axes.set_xlim(0, top * 1.32)
         axes.xaxis.set_visible(False)
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
 
-    return figure(name, title, draw, None, height=0.75 + 0.29 * len(names))
+    return figure(name, title, draw, None, height=0.75 + (0.4 if notes else 0.29) * len(names))
 
 
 def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str | None,

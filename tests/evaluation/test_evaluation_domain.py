@@ -5,7 +5,7 @@ import pytest
 from evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 
 from raft_fast.evaluation.domain import evaluate_domain, score_answer, token_f1
-from raft_fast.evaluation.statistics import paired_change, share, weighted_mean
+from raft_fast.evaluation.statistics import paired_change, paired_ratio, share, weighted_mean
 from raft_fast.progress import Reporter
 
 
@@ -82,3 +82,14 @@ def test_change_is_paired():
     assert change["mean"] == pytest.approx(0.105)
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
     assert paired_change(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
+
+
+def test_a_share_of_the_base_by_hand():
+    """2 of 4 instructions before, 3 of 4 after; a row that either lacks is no part of it."""
+    base, trained = [(1.0, 1.0), (0.0, 1.0), (1.0, 2.0)], [(1.0, 1.0), (1.0, 1.0), (1.0, 2.0)]
+    found = paired_ratio([*base, None, (9.0, 9.0)], [*trained, (5.0, 5.0), None])
+    assert (found["mean"], found["n"]) == (1.5, 3)
+    assert 1 <= found["low"] < 1.5 < found["high"]
+    assert paired_ratio(base, base) == {"mean": 1.0, "low": None, "high": None, "n": 3}
+    assert paired_ratio([(0.0, 1.0)], [(1.0, 1.0)])["mean"] is None
+    assert paired_ratio([None], [None])["mean"] is None
