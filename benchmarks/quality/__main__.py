@@ -22,7 +22,7 @@ from benchmarks.quality.jury import agreement_of, judge_answers
 from benchmarks.quality.measures import Measured, measure
 from benchmarks.quality.results import results
 from benchmarks.quality.shared import Shared, prepare
-from benchmarks.quality.suite import Cell, Suite, load_suite
+from benchmarks.quality.suite import Suite, load_suite
 from raft_fast.dataset import write_json
 from raft_fast.engines import Engine
 from raft_fast.errors import entry
@@ -36,7 +36,8 @@ from raft_fast.report.text import counted, duration
 @entry
 def main() -> None:
     options = arguments()
-    suite = load_suite(options.suite).only(options.methods, options.seeds)
+    whole = load_suite(options.suite)
+    suite = whole.only(options.methods, options.seeds)
     if options.data:
         suite = suite.on(options.data)
     folder = options.output_dir or Path("runs/quality") / "-".join(
@@ -54,7 +55,7 @@ def main() -> None:
                            shared.options.evaluate.eval_batch_size, shared.options.engines)
 
     with open_jury(suite.juries(), judge, folder / "jury") as jury:
-        run(suite, shared, jury, reporter)
+        run(suite, shared, jury, render.planned(whole), reporter)
 
 
 def arguments() -> argparse.Namespace:
@@ -75,29 +76,30 @@ def told(cells: int, finished: int, folder: Path) -> str:
     return f"{counted(cells, 'cell')}, {finished} of them finished, in {folder}"
 
 
-def run(suite: Suite, shared: Shared, jury: Jury | None, reporter: Reporter) -> None:
-    """Every cell that is not finished yet; what is known so far is written after each."""
+def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str], reporter: Reporter) -> None:
+    """Every cell that is not finished yet; what is known so far is written after each. `planned` names the
+    cells of the whole suite."""
     cells, seconds = suite.cells(), []
     todo = [cell for cell in cells if not (cell_folder(cell, suite, shared) / "cell.json").is_file()]
     reporter.say(told(len(cells), len(cells) - len(todo), shared.folder))
     if not todo:
-        write(suite, shared, jury, cells)
+        write(suite, shared, jury, planned)
     for number, cell in enumerate(todo, 1):
         reporter.say(f"cell {number} of {len(todo)}: {cell.name}")
         start = time.perf_counter()
         run_cell(cell, suite, shared)
         seconds.append(time.perf_counter() - start)
-        write(suite, shared, jury, cells)
+        write(suite, shared, jury, planned)
         left = fmean(seconds) * (len(todo) - number)
         reporter.say(f"{cell.name} took {duration(seconds[-1])}"
                      + (f"; about {duration(left)} left" if left else ""))
     reporter.say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
 
 
-def write(suite: Suite, shared: Shared, jury: Jury | None, cells: list[Cell]) -> None:
+def write(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
     """results.json, RESULTS.md and index.html of the cells that are finished, judged where there is a
     jury."""
-    folders = [folder for cell in cells
+    folders = [folder for cell in suite.cells()
                if ((folder := cell_folder(cell, suite, shared)) / "cell.json").is_file()]
     if not folders:
         return
@@ -113,7 +115,7 @@ def write(suite: Suite, shared: Shared, jury: Jury | None, cells: list[Cell]) ->
         "model": shared.original.identity, "data": shared.options.data.data and Path(
             shared.options.data.data).name,
         "rows": {"train": len(shared.data.train), "heldout": len(shared.exam.rows["domain"])},
-        "unfinished": len(cells) - len(outcomes),
+        "planned": planned,
         "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine(shared.original.model.device.type), **judged}), shared.folder)
 

@@ -5,40 +5,19 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
 
+from benchmarks.quality.deciding import NO, UNDECIDED, YES, Finding, Line, Result, change, decide
 from benchmarks.quality.frontier import Point, loss_at
 from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
+from benchmarks.quality.side_by_side import at_equal_settings, lost
 from benchmarks.quality.twins import distils, settings_of
 from raft_fast.evaluation.names import ENOUGH
 from raft_fast.report.text import counted, percent, short
 
-YES, NO, UNDECIDED = "yes", "no", "undecided"
 NEAR = 0.75  # of the steps of the second half in [1/2, 2]: near 1
 STEPS = 10  # fewer say nothing of a course
 SCORE, LOSS = PLANES[0]
-Result = dict[str, Any]
-
-
-class Line(NamedTuple):
-    """What is known about one method: an answer in a word, and the figures it rests on."""
-
-    method: str
-    answer: str
-    evidence: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A question and what every method says to it; no lines where nothing was measured. `counted` says
-    what a count of its yeses is of; empty where it has none."""
-
-    question: str
-    name: str
-    counted: str
-    lines: list[Line]
 
 
 def findings(found: Result) -> list[Finding]:
@@ -54,6 +33,10 @@ def findings(found: Result) -> list[Finding]:
                 _balanced(found)),
         Finding(f"Are the weights nearer to the base than {baseline}'s at equal domain gain?",
                 "weights nearer", "RAFT methods, beyond noise", _nearer(found, raft)),
+        Finding("Is anything general worse than before training?", "worse in general",
+                "methods at their best point", lost(found)),
+        Finding(f"What differs from {baseline} at the same learning rate and steps?", "differs", "",
+                at_equal_settings(found, raft)),
         Finding("What does one option do, everything else being equal?", "one option", "",
                 _one_option(found)),
     ]
@@ -74,20 +57,6 @@ def verdict(found: Result) -> list[str]:
             said.setdefault(_ending(baseline, one["mean_score"]), []).append(one["method"])
     return [f"At equal general loss {_listed(methods)} {ending}." for ending, methods in said.items()] \
         or [f"Only {baseline} has been measured so far."]
-
-
-def decide(stat: Result, rows: int, more_is_better: bool) -> str:
-    """What an interval allows to be said of a change."""
-    if rows < ENOUGH or stat["low"] is None or stat["low"] <= 0 <= stat["high"]:
-        return UNDECIDED
-    return YES if (stat["low"] > 0) == more_is_better else NO
-
-
-def change(stat: Result) -> str:
-    """"+0.012 [−0.030, +0.050]"."""
-    if stat["low"] is None:
-        return short(stat["mean"], True)
-    return f"{short(stat['mean'], True)} [{short(stat['low'], True)}, {short(stat['high'], True)}]"
 
 
 def plane_of(found: Result, score: str, loss: str) -> Result | None:

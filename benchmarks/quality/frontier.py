@@ -1,9 +1,11 @@
 """Frontiers in the plane of general loss (x, less is better) and domain score (y, more is better).
 
-A method that learns less also forgets less, so single points say nothing. A method's frontier is the
-upper envelope of all its points (learning rates, checkpoints) and of the untrained base: the points that
-no other beats on both axes, joined by straight lines. Between neighbours it is interpolated; beyond its
-ends it is unknown, and everything asked there is None.
+A method that learns less also forgets less, so single points say nothing. A method's frontier is the upper
+concave hull of all its points (learning rates, checkpoints), from the least loss to the best score. A point
+below a line between two others is left out, so that another point never lowers a frontier: who is tried more
+often must not look worse. Between neighbours it is interpolated; beyond its ends it is unknown, and
+everything asked there is None. The untrained base is no part of it: a straight line from there to a method's
+first point is no measurement, and would belittle whoever was tried at few rates.
 """
 
 import itertools
@@ -20,16 +22,22 @@ class Point(NamedTuple):
 
 Frontier = list[Point]
 Span = tuple[float, float]
-BASE = Point(0.0, 0.0)  # both axes are changes from it
 
 
 def frontier(points: Sequence[Point]) -> Frontier:
-    """The points that no other beats, by rising loss: their scores rise too."""
-    best: Frontier = []
+    """The hull's points by rising loss: their scores rise too, less and less steeply."""
+    hull: Frontier = []
     for point in sorted(points, key=lambda one: (one.loss, -one.score)):
-        if not best or point.score > best[-1].score:
-            best.append(point)
-    return best
+        if hull and point.score <= hull[-1].score:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _slope(left: Point, right: Point) -> float:
+    return (right.score - left.score) / (right.loss - left.loss)
 
 
 def score_at(front: Frontier, loss: float) -> float | None:
@@ -55,18 +63,13 @@ def mean_score(front: Frontier, span: Span) -> float | None:
 
 
 def common_losses(left: Frontier, right: Frontier) -> Span | None:
-    """The general losses between measured points of both frontiers. The stretch from the base to a
-    method's first point is no measurement: a straight line there belittles whoever was tried at few rates."""
-    return _common([point.loss for point in _measured(left)], [point.loss for point in _measured(right)])
+    """The general losses that both frontiers reach."""
+    return _common([point.loss for point in left], [point.loss for point in right])
 
 
 def common_scores(left: Frontier, right: Frontier) -> Span | None:
-    """The domain scores between measured points of both frontiers."""
-    return _common([point.score for point in _measured(left)], [point.score for point in _measured(right)])
-
-
-def _measured(front: Frontier) -> Frontier:
-    return [point for point in front if point != BASE]
+    """The domain scores that both frontiers reach."""
+    return _common([point.score for point in left], [point.score for point in right])
 
 
 def _common(left: list[float], right: list[float]) -> Span | None:

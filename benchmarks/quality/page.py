@@ -7,8 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.quality import drawings
+from benchmarks.quality.deciding import NO, UNDECIDED, YES, Finding, cells_done, change
 from benchmarks.quality.disk import BASE_ANSWERS, read_lines
-from benchmarks.quality.findings import NO, UNDECIDED, YES, Finding, change, findings, overlapping, verdict
+from benchmarks.quality.findings import findings, overlapping, verdict
 from benchmarks.quality.groups import groups, place
 from benchmarks.quality.kept import kept
 from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
@@ -58,7 +59,7 @@ def notes(found: Result) -> list[str]:
     """What a reader must know before trusting the numbers."""
     seeds = max((plane["seeds"] for plane in found["planes"]), default=0)
     notes = [f"{counted(found['rows']['train'], 'training row')}, {found['rows']['heldout']} held out, "
-             f"{counted(seeds, 'seed')}.",
+             f"{counted(seeds, 'seed')}; {cells_done(found)}.",
              "A method's best point is chosen on the rows it is shown on; frontiers are fairer.",
              "The gold answer's likelihood favours methods trained on gold wording; token F1 and reworded "
              "questions are less partial.",
@@ -76,8 +77,6 @@ def notes(found: Result) -> list[str]:
     if fewest < seeds:
         notes.append("Not all learning rates have been run with all seeds; beside a comparison stands the "
                      "smallest number of seeds that a learning rate in it has.")
-    if found["unfinished"]:
-        notes.append(f"Cells planned or begun and not finished: {found['unfinished']}.")
     return notes
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.frontier import (
-    BASE,
     Frontier,
     Point,
     common_losses,
@@ -65,8 +64,8 @@ class Plane:
         return [point for point in found if np.isfinite(point).all()]
 
     def frontier(self, method: str, draw: int = 0) -> Frontier:
-        """The upper envelope of the method's spots and the base."""
-        return frontier([BASE, *self.points(method, draw)])
+        """The hull of the method's spots."""
+        return frontier(self.points(method, draw))
 
     def compare(self, method: str, rival: str) -> dict[str, Any]:
         """Method minus rival: domain score at equal general loss and mean over the common range (more is

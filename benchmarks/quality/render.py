@@ -1,6 +1,7 @@
 """Page, tables and results.json anew from what a comparison left on disk; no model is loaded.
 
     python -m benchmarks.quality.render runs/quality/cpu
+    python -m benchmarks.quality.render runs/quality/cpu --suite benchmarks/suites/cpu.yaml  # it has changed
 
 Every finished cell in the folder is in them, whichever command made it (--methods, --seeds).
 """
@@ -14,12 +15,13 @@ from benchmarks.quality.disk import BASE_ANSWERS, read_cell, read_json, read_poi
 from benchmarks.quality.measures import Measured
 from benchmarks.quality.page import write_page
 from benchmarks.quality.results import results
+from benchmarks.quality.suite import Suite, load_suite
 from benchmarks.quality.table import write_table
 from raft_fast.dataset import write_json
 from raft_fast.errors import UserError, entry
 
 PARTS = ("--methods", "--seeds")
-ABOUT = ("suite", "model", "data", "rows", "unfinished", "command", "machine", "jury")
+ABOUT = ("suite", "model", "data", "rows", "planned", "command", "machine", "jury")
 Result = dict[str, Any]
 
 
@@ -28,8 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quality.render", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of a comparison")
-    folder = parser.parse_args().folder
-    write(again(folder), folder)
+    parser.add_argument("--suite", type=Path, help="the cells that are planned (default: as they were)")
+    options = parser.parse_args()
+    folder = options.folder
+    found = again(folder)
+    if options.suite:
+        found["planned"] = planned(load_suite(options.suite))
+    write(found, folder)
     print(f"page    {folder / 'index.html'}\nresults {folder / 'results.json'}")
 
 
@@ -39,11 +46,14 @@ def again(folder: Path) -> Result:
     base = read_point(base_point(folder, before["base"]["means"]), folder / BASE_ANSWERS)
     cells = [read_cell(path) for path in finished_cells(folder)]
     outcomes = [one for one in cells if all(on_the_same_rows(base, point) for point in one.points)]
-    begun = {path.parent.name for path in (folder / "cells").glob("*/metrics.jsonl")}
-    about = {key: before[key] for key in ABOUT if key in before}
+    about = {"planned": []} | {key: before[key] for key in ABOUT if key in before}
     return results(before["baseline"], base, outcomes, about | {
-        "command": whole_command(before["command"]),
-        "unfinished": len(begun - {path.name for path in (folder / "cells").glob("*") if finished(path)})})
+        "command": whole_command(before["command"])})
+
+
+def planned(suite: Suite) -> list[str]:
+    """The names of all cells of a suite."""
+    return [cell.name for cell in suite.cells()]
 
 
 def finished_cells(folder: Path) -> list[Path]:
@@ -53,10 +63,6 @@ def finished_cells(folder: Path) -> list[Path]:
     for path in sorted((folder / "cells").glob("*/cell.json"), key=lambda path: path.stat().st_mtime_ns):
         by_name[read_json(path)["name"]] = path.parent
     return list(by_name.values())
-
-
-def finished(cell: Path) -> bool:
-    return (cell / "cell.json").is_file()
 
 
 def on_the_same_rows(base: Measured, point: Measured) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.quality.findings import Finding, change, findings, overlapping
+from benchmarks.quality.deciding import Finding, cells_done, change
+from benchmarks.quality.findings import findings, overlapping
 from benchmarks.quality.groups import Group, groups, place
 from benchmarks.quality.kept import FEW, Kept, kept
 from benchmarks.quality.measures import MEASURES, PLANES, RATIO
@@ -14,6 +15,8 @@ from raft_fast.report.text import counted, markdown, percent, short, value
 
 SHOWN = ("domain.jury", "domain.nll", "domain.token_f1", "paraphrases.token_f1", "own.kl",
          "general.strict_instruction")
+PAIRED = ("domain.jury", "domain.nll", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
+          "text.nll", "general.strict_instruction")
 Result = dict[str, Any]
 
 
@@ -28,9 +31,8 @@ def write_table(found: Result, path: Path) -> Path:
 
 def heading(found: Result) -> str:
     rows = found["rows"]
-    cut = f"; cells planned or begun and not finished: {found['unfinished']}" if found["unfinished"] else ""
     return (f"`{found['command']}`: {markdown(found['model'])}, {rows['train']} training rows, "
-            f"{rows['heldout']} held out{cut}.")
+            f"{rows['heldout']} held out; {cells_done(found)}.")
 
 
 def findings_text(said: Sequence[Finding]) -> str:
@@ -82,9 +84,9 @@ def frontier_table(found: Result) -> str:
 
 def pairs_table(found: Result) -> str:
     """Same learning rate, same number of steps, same rows."""
-    measures = PLANES[0]
+    measures = [name for name in PAIRED if any(name in one["measures"] for one in found["pairs"])]
     lines = table([f"against {markdown(found['baseline'])}", "where",
-                   *(MEASURES[name].label for name in measures)])
+                   *(f"{MEASURES[name].label} {MEASURES[name].arrow}" for name in measures)])
     for one in found["pairs"]:
         lines.append(_row([markdown(one["method"]), place(one),
                            *(_stat(one["measures"].get(name)) for name in measures)]))

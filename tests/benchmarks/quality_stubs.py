@@ -67,7 +67,7 @@ def make_folder(folder: Path, rows: int = 24, seeds: int = 1, methods=tuple(METH
     write_lines(folder / "base.generations.jsonl", answers(rows, "base", 12, hostile))
     write(folder / "results.json", {
         "suite": "cpu", "baseline": "sft", "model": f"tiny{hostile}", "data": f"rows{hostile}.jsonl",
-        "rows": {"train": 48, "heldout": rows}, "unfinished": 0,
+        "rows": {"train": 48, "heldout": rows}, "planned": [cell["name"] for cell in cells],
         "command": "python -m benchmarks.quality", "machine": {"device": f"cpu{hostile}", "threads": 2},
         "base": {"means": means(base)}, "cells": cells})
     return folder

@@ -4,13 +4,14 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from markupsafe import escape
 from quality_stubs import HOSTILE, make_folder
 
-from benchmarks.quality import findings as asked
 from benchmarks.quality import plane, render
-from benchmarks.quality.findings import findings, verdict
+from benchmarks.quality.deciding import cells_done, decide
+from benchmarks.quality.findings import _share, findings, verdict
 from benchmarks.quality.groups import groups
 from benchmarks.quality.twins import twins
 from raft_fast.report.text import markdown
@@ -88,14 +89,14 @@ def test_comparisons_without_a_figure_are_counted_and_left_out(tmp_path):
     (0.1, 0.2, True, "yes"), (0.1, 0.2, False, "no"), (-0.2, -0.1, False, "yes"),
     (-0.1, 0.2, True, "undecided"), (0.0, 0.2, True, "undecided"), (None, None, True, "undecided")])
 def test_decide(low, high, more, said):
-    assert asked.decide({"low": low, "high": high}, 10, more) == said
-    assert asked.decide({"low": low, "high": high}, 9, more) == "undecided"
+    assert decide({"low": low, "high": high}, 10, more) == said
+    assert decide({"low": low, "high": high}, 9, more) == "undecided"
 
 
 def test_the_share_saved_at_equal_gain_by_hand():
     """The rival pays 0.2 for a gain of 0.5; 0.05 less is a quarter of it."""
     found = {"methods": {"sft": {"frontier": [[0, 0], [0.4, 1.0]]}}}
-    assert asked._share(found, "sft", {"score": 0.5, "mean": -0.05}) == " (−25 %)"
+    assert _share(found, "sft", {"score": 0.5, "mean": -0.05}) == " (−25 %)"
 
 
 def test_methods_that_differ_in_one_option():
@@ -184,14 +185,45 @@ def test_every_finished_cell_is_there_whichever_command_made_it(tmp_path):
         point = json.loads(path.read_text())
         point["values"]["own.kl"].pop()
         path.write_text(json.dumps(point))
-    (folder / "cells/raft-lr0.1-seed0-0000000000").mkdir()
-    (folder / "cells/raft-lr0.1-seed0-0000000000/metrics.jsonl").touch()
     found = render.again(folder)
     assert later.parent.name in {cell["folder"] for cell in found["cells"]}
     assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
     assert len(found["cells"]) == 4
-    assert found["unfinished"] == 1
+    assert cells_done(found) == "4 of 6 cells"
     assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
+
+
+def test_what_speaks_against_a_method_is_told_too(tmp_path):
+    """Token F1 may fall though the model drifts less; and general text need not get worse."""
+    folder = make_folder(tmp_path, methods=("sft", "raft"))
+    for path in (folder / "cells").glob("raft-*/point-*[0-9].json"):
+        point = json.loads(path.read_text())
+        dice = np.random.default_rng(0)
+        point["values"]["domain.token_f1"] = [[one * 0.5 * dice.random(), 1.0]
+                                              for one, _ in point["values"]["domain.token_f1"]]
+        point["values"]["text.nll"] = [[one - 40 * dice.random(), 40]
+                                       for one, _ in point["values"]["text.nll"]]
+        path.write_text(json.dumps(point))
+    found = render.again(folder)
+    lines = [line for one in findings(found) if one.name == "differs" for line in one.lines]
+    assert {(line.method, line.answer) for line in lines} == {("raft", "better and worse")}
+    for line in lines:
+        better, worse = line.evidence.split("; ")[:2]
+        assert "better: KL from base, nats per token −" in better
+        assert ", token F1 −" in worse
+    assert answers(found, "worse in general") == {"sft": ["yes"], "raft": ["undecided"]}
+    render.write(found, folder)
+    assert "token F1 ↑" in (folder / "RESULTS.md").read_text().split("## At equal learning rate")[1]
+
+
+def test_a_suite_that_has_grown_says_how_much_is_missing(tmp_path, monkeypatch):
+    folder, suite = make_folder(tmp_path / "run", methods=("sft", "raft")), tmp_path / "mine.yaml"
+    suite.write_text("learning_rates: [1.0e-5, 2.0e-5, 3.0e-5]\nmethods: {sft: {}}")
+    monkeypatch.setattr(sys, "argv", ["render", str(folder), "--suite", str(suite)])
+    render.main()
+    said = "2 of 3 cells and 2 that the suite no longer has"
+    assert said in (folder / "RESULTS.md").read_text()
+    assert said in (folder / "index.html").read_text()
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.quality.frontier import (
@@ -16,8 +16,8 @@ from benchmarks.quality.frontier import (
 
 NUMBERS = st.floats(-10, 10).map(lambda x: round(x, 3))
 POINTS = st.lists(st.builds(Point, NUMBERS, NUMBERS), min_size=1, max_size=12)
-# base at (0, 1); (2, 3) and (4, 4) are on the frontier, (3, 2) and (2, 2.5) are beaten
-SPREAD = [Point(4, 4), Point(3, 2), Point(0, 1), Point(2, 2.5), Point(2, 3)]
+# (0, 1), (2, 3) and (4, 4) are the frontier; (3, 2) and (2, 2.5) are beaten, (3, 3.25) is below a line
+SPREAD = [Point(4, 4), Point(3, 2), Point(0, 1), Point(2, 2.5), Point(2, 3), Point(3, 3.25)]
 FRONT = [Point(0, 1), Point(2, 3), Point(4, 4)]
 
 
@@ -49,21 +49,24 @@ def test_a_single_point_is_known_where_it_is():
 
 
 @given(POINTS)
-def test_no_point_beats_the_frontier(points):
+def test_no_point_is_above_the_frontier(points):
     front = frontier(points)
     assert set(front) <= set(points)
-    assert all(left.loss < right.loss and left.score < right.score
-               for left, right in itertools.pairwise(front))
+    slopes = [(b.score - a.score) / (b.loss - a.loss) for a, b in itertools.pairwise(front)]
+    assert all(slope > 0 for slope in slopes)
+    assert slopes == sorted(slopes, reverse=True)
     for point in points:
-        assert any(one.loss <= point.loss and one.score >= point.score for one in front)
+        at = score_at(front, point.loss)
+        assert point.score <= (front[-1].score if at is None else at) + 1e-9
 
 
-@given(POINTS, POINTS)
-def test_more_points_never_lower_it_at_its_own_knots(points, more):
+@given(POINTS, POINTS, st.floats(0, 1))
+@example([Point(0, 0), Point(2, 2)], [Point(1.5, 0.5)], 0.75)  # lines through all unbeaten points would fall
+def test_more_points_never_lower_it(points, more, share):
     front, richer = frontier(points), frontier([*points, *more])
-    for point in front:
-        best = max(one.score for one in richer if one.loss <= point.loss)
-        assert best >= point.score
+    loss = min(front[0].loss + share * (front[-1].loss - front[0].loss), front[-1].loss)
+    at = score_at(richer, loss)
+    assert (richer[-1].score if at is None else at) >= score_at(front, loss) - 1e-9
 
 
 @given(POINTS, st.floats(0, 1))

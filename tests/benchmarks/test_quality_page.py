@@ -6,7 +6,7 @@ import pytest
 from quality_stubs import make_folder
 
 from benchmarks.quality import drawings, plane, render
-from benchmarks.quality.findings import Finding, Line
+from benchmarks.quality.deciding import Finding, Line
 from benchmarks.quality.kept import count, kept
 from benchmarks.quality.page import tiles
 from benchmarks.quality.table import best_table
