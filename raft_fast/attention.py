@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from raft_fast.architecture import text_config
+
 PACKED = "packed"
 PACKING = {PACKED, "flash_attention_2", "flash_attention_3", "flash_attention_4"}
 PROBE_WINDOW = 4
@@ -73,7 +75,7 @@ def pack_attention(model: Any) -> None:
     plain = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
     packed = PACKED if asked == "sdpa" else asked
     try:
-        known = set(getattr(model.config, "layer_types", None) or []) <= LAYERS
+        known = set(getattr(text_config(model), "layer_types", None) or []) <= LAYERS
         same = known and _packs(model, packed, plain)
         why = "it would change what the model computes"
     except (ImportError, RuntimeError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from raft_fast.architecture import text_config
 from raft_fast.errors import UserError
 
 
@@ -35,19 +36,28 @@ class Head:
 
 def head_of(model: Any) -> Head:
     """Read the head of a causal language model of transformers."""
-    layer, config = model.get_output_embeddings(), model.config
+    layer, config = model.get_output_embeddings(), text_config(model)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     return Head(layer.weight, getattr(layer, "bias", None), float(scale),
                 getattr(config, "final_logit_softcapping", None))
 
 
-@torch.no_grad()
 def check_head(model: Any, name: str) -> None:
-    """Raise UserError where a model does more between hidden states and logits than `Head` knows."""
+    """Raise UserError where a model does more between hidden states and logits than `Head` knows, or is built
+    so that the two cannot be told apart."""
+    try:
+        if not _explains_logits(model):
+            raise UserError(f"--model {name}: its logits are not (hidden @ weight.T + bias) * scale with a "
+                            "soft-cap; this architecture is not supported")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"--model {name}: {type(model).__name__} has no decoder with a head behind it "
+                        f"({error}); this architecture is not supported") from error
+
+
+@torch.no_grad()
+def _explains_logits(model: Any) -> bool:
     ids = torch.arange(1, 9, device=model.device)[None]
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0]
     expected, found = model(input_ids=ids).logits[0].float(), head_of(model).logits(hidden)
     tolerance = 8 * torch.finfo(hidden.dtype).eps * expected.abs().max()
-    if found.shape != expected.shape or not (found - expected).abs().max() <= tolerance:
-        raise UserError(f"--model {name}: its logits are not (hidden @ weight.T + bias) * scale with a "
-                        "soft-cap; this architecture is not supported")
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= tolerance)

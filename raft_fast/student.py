@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
+from raft_fast.architecture import beside_text
 from raft_fast.chat import Chat
 from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
 from raft_fast.distillation.sharding import whole_model
@@ -40,9 +41,11 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
 
 
 class FullStudent:
-    """A copy of the original, all of whose weights are trained."""
+    """A copy of the original, all of whose weights are trained that text passes through."""
 
     def __init__(self, model: Any) -> None:
+        for name in beside_text(model):
+            model.get_submodule(name).requires_grad_(False)
         self.model = model
         self.weights: Weights = FullWeights(model)
 

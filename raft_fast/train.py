@@ -76,6 +76,7 @@ def run(name: str, options: Options) -> Path:
 
 def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporter: Reporter) -> None:
     """Every stage whose outcome is not in the folder yet."""
+    from raft_fast.distillation.sharding import check_shards
     from raft_fast.models import load_encoder, load_engine
     from raft_fast.watching import watchers
 
@@ -91,6 +92,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = processes.first_then_others(lambda: load_engine(
                 "self", options.model, batch_size=options.refine.refine_batch_size, engines=options.engines))
+            check_shards(original.model, options.train.parallelism, processes)
             encoder = None  # only stage 1 and the evaluation ask it
             if processes.is_first:
                 encoder = load_encoder(options.model)
@@ -164,6 +166,7 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
+    from raft_fast.architecture import positions
     from raft_fast.attention import shares_prompts
     from raft_fast.distillation import (
         SoftStop,
@@ -190,7 +193,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                           student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
         processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}))
-    rows, long = fitting(rows, chat, training, model.config.max_position_embeddings)
+    rows, long = fitting(rows, chat, training, positions(model))
     if long:
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")

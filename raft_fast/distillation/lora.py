@@ -1,5 +1,6 @@
 """LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 
+from raft_fast.architecture import beside_text
 from raft_fast.distillation.weights import check_names, read_safetensors
 from raft_fast.errors import UserError, require
 from raft_fast.options import AdapterOptions
@@ -31,7 +33,7 @@ class Adapter:
         names = options.lora_target_modules
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
-            lora_dropout=options.lora_dropout,
+            lora_dropout=options.lora_dropout, exclude_modules=_beside_text(model),
             target_modules=names if names == ALL_LINEAR else [name.strip() for name in names.split(",")])
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
@@ -86,6 +88,11 @@ class Adapter:
 
         return {name: value.contiguous() for name, value in
                 get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
+
+
+def _beside_text(model: Any) -> str | None:
+    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient."""
+    return f"({'|'.join(map(re.escape, names))})(\\..*)?" if (names := beside_text(model)) else None
 
 
 @torch.no_grad()

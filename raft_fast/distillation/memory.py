@@ -8,6 +8,7 @@ import psutil
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from raft_fast.architecture import layers, text_config
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
@@ -139,7 +140,7 @@ def _student_pass(model: Any, worst: Lengths, options: TrainOptions) -> int:
     With gradient checkpointing only each layer's input is kept, and one layer is made again.
     """
     kept, fixed = _activations(model)
-    layer = kept // model.config.num_hidden_layers
+    layer = kept // text_config(model).num_hidden_layers
     a_token = _saved_inputs(model) + 2 * layer if options.gradient_checkpointing else kept + layer
     return worst.tokens * a_token + fixed + _heads(model, worst, options)
 
@@ -160,7 +161,7 @@ def _activations(model: Any) -> tuple[int, int]:
 
 def _saved_inputs(model: Any) -> int:
     """Bytes a token under gradient checkpointing: one hidden state a layer."""
-    config = model.config
+    config = text_config(model)
     return int(config.num_hidden_layers * config.hidden_size * model.dtype.itemsize)
 
 
@@ -198,7 +199,7 @@ def _heads(model: Any, worst: Lengths, options: TrainOptions) -> int:
 def _teacher_pass(model: Any, tokens: int, worst: Lengths, options: TrainOptions) -> int:
     """Nothing is kept: one layer's states at a time (the residual, its norm, query and output of attention;
     gate, up and their product), the selection, and the targets."""
-    config = model.config
+    config = text_config(model)
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer = (4 * config.hidden_size + 3 * wide) * model.dtype.itemsize
     return min(tokens, PASS_TOKENS) * layer + SELECT_BYTES + 12 * worst.sampled * options.teacher_top_k
@@ -213,10 +214,7 @@ def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
         return 0
     if options.rollout_engine == "vllm":
         return int(options.vllm_gpu_memory_utilization * torch.cuda.mem_get_info(model.device)[1])
-    config = model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    cache = 2 * _cached(text_config(model)) * model.dtype.itemsize
     logits = (3 * 4 + 8) * model.get_output_embeddings().weight.shape[0]
     asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
              * options.steps_per_generation)
@@ -224,7 +222,16 @@ def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
     return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits) + cast
 
 
+def _cached(config: Any) -> int:
+    """Numbers that a token's keys (or values) are, over all layers; none where there is no attention."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width)
+
+
 def _gathered(model: Any) -> int:
     """FSDP2: embeddings, head and last norm, and two layers, each with a gradient of one of them."""
-    layers = [_weights(layer) for layer in model.get_decoder().layers]
-    return 2 * (_weights(model) - sum(layers)) + 3 * max(layers)
+    each = [_weights(layer) for layer in layers(model)]
+    return 2 * (_weights(model) - sum(each)) + 3 * max(each)

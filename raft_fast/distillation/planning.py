@@ -32,7 +32,7 @@ def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> li
 
 
 def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
-            positions: int) -> tuple[list[Row], list[Rejected]]:
+            positions: float) -> tuple[list[Row], list[Rejected]]:
     """Rows whose three views fit, and the others with the reason.
 
     The SFT view must fit into --max_length and into the model's `positions`, and with the longest

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from raft_fast.architecture import layers
 from raft_fast.attention import packs
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.weights import FullWeights, Weights
@@ -29,13 +30,19 @@ def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
     if how == "ddp":
         return DistributedDataParallel(student_pass, gradient_as_bucket_view=True)
     model = student_pass.model
-    if not packs(model):  # padded rows take as many passes as their lengths ask, and passes gather weights
-        raise UserError("--parallelism fsdp2 needs a model whose sequences can be packed; use ddp")
-    if not all(parameter.requires_grad for parameter in model.parameters()):
+    check_shards(model, how, processes)
+    if not all(parameter.requires_grad for parameter in model.get_decoder().parameters()):
         raise UserError("--parallelism fsdp2 trains whole models; adapters are small: use ddp")
-    for layer in model.get_decoder().layers:
+    for layer in layers(model):
         fully_shard(layer)
     return fully_shard(student_pass)
+
+
+def check_shards(model: Any, how: str, processes: Processes) -> None:
+    """Raise UserError where FSDP2 cannot take this model: padded rows take as many passes as their lengths
+    ask, and passes gather weights."""
+    if processes.size > 1 and how == "fsdp2" and not packs(model):
+        raise UserError("--parallelism fsdp2 needs a model whose sequences can be packed; use ddp")
 
 
 def accumulating(student_pass: Any) -> AbstractContextManager[None]:

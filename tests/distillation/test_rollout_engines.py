@@ -9,7 +9,7 @@ import torch
 import vllm_stand_in
 from test_loop import OPTIONS, run
 from tiny import make_model
-from transformers import ContinuousBatchingConfig
+from transformers import ContinuousBatchingConfig, LlamaConfig
 
 from raft_fast.distillation import Adapter, Draw
 from raft_fast.distillation.rollouts import make_engine
@@ -25,7 +25,7 @@ from raft_fast.options import AdapterOptions
 
 DRAWS = [Draw([1, 2, 3 + row], row) for row in range(6)]
 ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",
-                         config=SimpleNamespace(max_position_embeddings=512))
+                         config=LlamaConfig(max_position_embeddings=512))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from raft_fast.architecture import positions
 from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import RolloutEngine
 from raft_fast.engines import Sampling
@@ -25,10 +26,9 @@ def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngin
     if name == "vllm":
         from raft_fast.distillation.rollouts.vllm import VLLMRollouts
 
-        longest = min(options.max_length + options.max_completion_length,
-                      student.config.max_position_embeddings)
+        longest = min(options.max_length + options.max_completion_length, positions(student))
         return VLLMRollouts.start(student.name_or_path, chat, sampling, options.vllm_gpu_memory_utilization,
-                                  longest)
+                                  int(longest))
     from raft_fast.distillation.rollouts.vllm_server import VLLMServerRollouts
 
     return VLLMServerRollouts.connect(options.vllm_server_base_url, chat, sampling, student.device)

@@ -1,0 +1,43 @@
+"""What is asked of a model of transformers whatever it is built of: its depth, its longest position, and what
+in it is not for text (a vision tower)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of what reads and writes text: models that see images too keep it inside another."""
+    return model.config.get_text_config()
+
+
+def positions(model: Any) -> float:
+    """How many tokens a sequence may have; infinity where the model does not say (ALiBi, state spaces)."""
+    config = text_config(model)
+    return (getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+            or math.inf)
+
+
+def layers(model: Any) -> torch.nn.ModuleList:
+    """The decoder's layers, whatever it calls them ("layers", "h", "blocks")."""
+    depth = text_config(model).num_hidden_layers
+    return next(part for part in model.get_decoder().children()
+                if isinstance(part, torch.nn.ModuleList) and len(part) == depth)
+
+
+def beside_text(model: Any) -> list[str]:
+    """Names of the outermost modules that text never passes through: they get no gradient."""
+    text = {id(weight) for part in (model.get_decoder(), model.get_output_embeddings())
+            for weight in part.parameters()}
+    return list(_without(model, text, ""))
+
+
+def _without(module: Any, text: set[int], prefix: str) -> Iterator[str]:
+    for name, child in module.named_children():
+        own = {id(weight) for weight in child.parameters()}
+        if own and not own & text:
+            yield prefix + name
+        elif own - text:
+            yield from _without(child, text, f"{prefix}{name}.")

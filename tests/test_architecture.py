@@ -1,0 +1,143 @@
+"""Models that are not built like Llama: one that sees images too, one without positions; through stage 2."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import make_model, make_rows, make_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MambaConfig,
+)
+
+from raft_fast.architecture import beside_text, layers, positions
+from raft_fast.distillation import Adapter, estimate
+from raft_fast.distillation.memory import Lengths
+from raft_fast.distillation.sharding import check_shards
+from raft_fast.engines.hf import HFEngine
+from raft_fast.errors import UserError
+from raft_fast.evaluation.drift import compare_tokens
+from raft_fast.head import check_head
+from raft_fast.models import load_chat, load_engine, load_model
+from raft_fast.options import (
+    AdapterOptions,
+    DataOptions,
+    EngineOptions,
+    EvaluateOptions,
+    ModelOptions,
+    Options,
+    RefineOptions,
+    ScreenOptions,
+    TrainOptions,
+    WatchOptions,
+)
+from raft_fast.progress import Silent
+from raft_fast.student import FullStudent
+from raft_fast.train import train_student
+
+TEXT = {"vocab_size": 260, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GEMMA3 = {**TEXT, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+          "num_key_value_heads": 2, "sliding_window": 16, "max_position_embeddings": 512,
+          "layer_types": ["sliding_attention", "full_attention"]}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}
+CONFIGS = {"gemma3": Gemma3Config(text_config=GEMMA3, vision_config=VISION),
+           "bloom": BloomConfig(**TEXT, n_layer=2, n_head=4)}
+TRAIN = TrainOptions(per_device_train_batch_size=3, num_train_epochs=1, teacher_top_k=16, learning_rate=1e-3,
+                     max_completion_length=8, gradient_checkpointing=True)
+
+
+def build(name):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+
+
+@pytest.fixture(params=list(CONFIGS))
+def folder(request, tmp_path):
+    build(request.param).save_pretrained(tmp_path / request.param)
+    make_tokenizer().save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, monkeypatch):
+    shown = []
+    monkeypatch.setattr("raft_fast.watching.show_memory", shown.append)
+    attention = "sdpa" if folder.name == "gemma3" else "eager"  # transformers' own word about BLOOM
+    model = ModelOptions(model=str(folder), device="cpu", attn_implementation=attention)
+    options = Options(DataOptions(), model, EngineOptions(), ScreenOptions(), RefineOptions(), TRAIN,
+                      AdapterOptions(use_peft=lora, lora_r=4), WatchOptions(), EvaluateOptions())
+    original, run_dir = load_engine("self", model), tmp_path / "run"
+    run_dir.mkdir()
+    trained = train_student(make_rows(6), options, original, original, run_dir, Silent())
+    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 2
+    assert all(step["sft_loss"] > 0 and step["kl_loss"] >= 0 and not step["skipped"] for step in steps)
+    assert shown[0].needed > 0
+
+    again = load_model(run_dir / "model", model, torch.float32)
+    chat = load_chat(run_dir / "model", again)
+    views = [chat.sft_view(row.prompt, row.completion) for row in make_rows(2)]
+    (same, *_), (moved, *_) = (
+        compare_tokens(one, HFEngine(again, chat, "again").model, views, chat.pad_id, Silent(), "drift")
+        for one in (trained.model, load_model(folder, model, torch.float32)))
+    assert same.kl == pytest.approx(0, abs=1e-9)
+    assert moved.kl > 1e-6
+
+
+def test_what_no_text_passes_through_is_not_trained():
+    """Its weights never get a gradient, which DDP waits for."""
+    student = FullStudent(build("gemma3"))
+    frozen = [name for name, weight in student.model.named_parameters() if not weight.requires_grad]
+    assert frozen
+    assert all("vision_tower" in name or "multi_modal_projector" in name for name in frozen)
+    adapter = Adapter(build("gemma3"), AdapterOptions(use_peft=True), "tiny")
+    trained = [name for name, weight in adapter.model.named_parameters() if weight.requires_grad]
+    assert trained
+    assert all("language_model" in name for name in trained)
+
+
+def test_all_of_a_model_for_text_is_for_text():
+    assert beside_text(make_model()) == beside_text(make_model(tie_word_embeddings=True)) == []
+    assert beside_text(build("bloom")) == []
+
+
+def test_the_longest_position_is_read_wherever_it_stands():
+    assert [positions(one) for one in (make_model(), build("gemma3"), build("bloom"))] == [512, 512, math.inf]
+
+
+def test_layers_are_found_by_any_name():
+    gpt2 = GPT2LMHeadModel(GPT2Config(**TEXT, n_layer=3, n_head=4, n_positions=64))
+    assert layers(gpt2) is gpt2.transformer.h
+    assert len(layers(make_model())) == 2
+    assert len(layers(build("gemma3"))) == 2
+
+
+def test_memory_is_estimated_where_there_is_no_attention():
+    mamba = AutoModelForCausalLM.from_config(MambaConfig(**TEXT, num_hidden_layers=2)).eval()
+    assert estimate(mamba, mamba, [Lengths(64, 16, 8, 30, 40)], TRAIN).needed > 0
+
+
+def test_a_model_whose_decoder_cannot_be_had_is_refused_when_it_is_loaded():
+    config = Llama4TextConfig(**TEXT, intermediate_size=64, intermediate_size_mlp=64, num_hidden_layers=2,
+                              num_attention_heads=4, num_key_value_heads=2, num_local_experts=2)
+    with pytest.raises(UserError, match="--model it: Llama4ForCausalLM has no decoder"):
+        check_head(Llama4ForCausalLM(config).eval(), "it")
+
+
+def test_a_model_that_cannot_be_sharded_is_refused_before_anything_is_paid_for():
+    """The entry asks as soon as the model is loaded; the loop would ask after stage 1."""
+    two, one = SimpleNamespace(size=2), SimpleNamespace(size=1)
+    with pytest.raises(UserError, match="--parallelism fsdp2 needs a model whose sequences can be packed"):
+        check_shards(build("bloom"), "fsdp2", two)
+    check_shards(build("bloom"), "ddp", two)
+    check_shards(build("bloom"), "fsdp2", one)
+    check_shards(make_model(), "fsdp2", two)
