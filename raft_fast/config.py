@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
+from raft_fast.durable import replacing
 from raft_fast.errors import UserError
 from raft_fast.options import ALL_GROUPS
 
@@ -97,9 +98,10 @@ def shipped() -> list[str]:
 
 
 def to_yaml(options: list[Any], path: Path) -> None:
-    """Write option groups as one flat YAML file that `--config` reads back."""
+    """Write option groups as one flat YAML file that `--config` reads back, atomically and durably."""
     flat = {key: value for group in options for key, value in dataclasses.asdict(group).items()}
-    path.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True))
 
 
 def _shipped_folder() -> Any:

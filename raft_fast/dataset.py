@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raft_fast.choice import split, spread, spread_places
 from raft_fast.diskmap import DiskMap
+from raft_fast.durable import replacing
 from raft_fast.errors import UserError
 from raft_fast.records import BadRowError, records
 from raft_fast.rows import Rejected, Row, to_row
@@ -220,22 +220,16 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 def write_jsonl(records: Iterable[Any], path: Path) -> None:
     """Write dataclasses or dictionaries as JSON lines, atomically and durably; NaN is refused."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for record in records:
             plain = record if isinstance(record, dict) else dataclasses.asdict(record)
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-    partial.replace(path)
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write one JSON value, atomically; NaN is refused."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n",
-                       encoding="utf-8")
-    partial.replace(path)
+    """Write one JSON value, atomically and durably; NaN is refused."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
 def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and that know when they have been damaged since.
+"""Files and folders that appear whole or not at all; folders that know when they have been damaged since.
 
 The order is what makes it safe against a kill or a power cut between any two writes: fill a hidden
 sibling, make its files durable, write their checksums last, rename, make the rename durable.
@@ -8,10 +8,28 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 MANIFEST = "manifest.json"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the name of `path` when the block ends; where it fails, nothing has changed."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
+        partial.replace(path)
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -1,10 +1,45 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import errno
+import os
 
 import pytest
+from faults import calls
 
+from raft_fast.config import to_yaml
+from raft_fast.dataset import write_json, write_jsonl
 from raft_fast.durable import check_seal, seal, write_folder
+from raft_fast.options import DataOptions
+
+
+@pytest.mark.parametrize(("name", "write"), [
+    ("inputs.json", lambda path: write_json({"the data": "a"}, path)),
+    ("metrics.jsonl", lambda path: write_jsonl([{"step": 1}], path)),
+    ("config.yaml", lambda path: to_yaml([DataOptions()], path)),
+])
+def test_files_that_decide_about_going_on_survive_a_power_cut(tmp_path, monkeypatch, name, write):
+    """The words are on disk before the name is, and the name before anything goes on."""
+    with calls(tmp_path, monkeypatch) as seen:
+        write(tmp_path / name)
+    partial = str(tmp_path / f".partial-{name}")
+    folder = str(tmp_path)
+    assert seen == [("open", partial), ("fsync", partial), ("os.rename", partial), ("open", folder),
+                    ("fsync", folder)]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_json({"good": 1}, tmp_path / "a.json")
+    for record, error in (({"x": float("nan")}, ValueError), ({"x": object()}, TypeError)):
+        with pytest.raises(error):
+            write_json(record, tmp_path / "a.json")
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json("more", tmp_path / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == '{\n  "good": 1\n}\n'
 
 
 def test_folders_appear_whole_or_not_at_all(tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all."""
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from raft_fast.errors import UserError
 from raft_fast.processes import Processes
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
+NAME = re.compile(r"step-\d{6,}")
 
 
 def save_checkpoint(folder: Path, step: int, weights: Weights,
@@ -39,8 +41,8 @@ def save_checkpoint(folder: Path, step: int, weights: Weights,
     target = folder / f"step-{step:06d}"
     write_folder(target, fill)
     # later ones are damaged: the run went on from before them
-    older = [path for path in checkpoints(folder) if _step(path) < step]
-    later = [path for path in checkpoints(folder) if _step(path) > step]
+    older = [path for path in checkpoints(folder) if step_of(path) < step]
+    later = [path for path in checkpoints(folder) if step_of(path) > step]
     for unwanted in [*later, *older[: max(0, len(older) + 1 - keep)]]:
         discard(unwanted)
     return target
@@ -105,11 +107,11 @@ def newest_state(folder: Path) -> dict[str, Any]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Every checkpoint there is, oldest first, damaged ones too."""
-    return sorted(folder.glob("step-*"), key=_step)
+    """Every folder of a step, oldest first, damaged ones too; a copy under another name is none."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 

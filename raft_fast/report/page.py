@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from raft_fast.durable import replacing
 from raft_fast.report.text import counted, duration, hundredths, value
 
 
@@ -24,7 +25,6 @@ def render(package: str, template: str, **content: Any) -> str:
 
 def write_text(text: str, path: Path) -> Path:
     """Write a whole text file or none; returns its path."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(text)
     return path

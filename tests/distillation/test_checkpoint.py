@@ -150,6 +150,17 @@ def test_a_damaged_later_checkpoint_never_takes_the_place_of_a_good_one(tmp_path
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000003"]
 
 
+def test_a_copy_beside_the_checkpoints_is_none_of_them(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    for name in ("step-000002.bak", "step-000002 (copy)", "step-best"):
+        shutil.copytree(tmp_path / "step-000002", tmp_path / name)
+    assert load(tmp_path) == 2
+    save(tmp_path, 3)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+    assert (tmp_path / "step-000002.bak/state.json").is_file()
+
+
 def test_checkpoints_are_ordered_by_number():
     class Folder:
         def glob(self, _):
