@@ -3,11 +3,13 @@
 import json
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.durable import check_seal, discard, seal, write_folder
 from raft_fast.watching.collapse import collapsed
 
@@ -17,7 +19,9 @@ METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
 class KeepBest(Callback):
     """RUN/best/step-N: the weights with the lowest `METRIC` that have not collapsed; training ends with them.
 
-    threshold: of --collapse_threshold. An evaluation is heard here before training is told to end.
+    threshold: of --collapse_threshold. An evaluation is heard here before training is told to end. Steps
+    after the checkpoint that a run goes on from are made again and may come out otherwise, so what was best
+    in them is forgotten then; until that cannot happen, the best before each checkpoint is kept too.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -25,8 +29,8 @@ class KeepBest(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.folder = state.run_dir / "best"
-        self.score = min((score for kept in self._kept() if (score := _score(kept)) is not None),
-                         default=math.inf)
+        _discard(kept for kept in checkpoints(self.folder) if step_of(kept) > state.step)
+        self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
         score = scores[METRIC]
@@ -40,12 +44,13 @@ class KeepBest(Callback):
             seal(partial)
 
         write_folder(best, fill)
-        for kept in self._kept():
-            if kept != best:
-                discard(kept)
+        self._keep_needed(state)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        self._keep_needed(state)
 
     def on_end(self, state: TrainingState) -> None:
-        for best in sorted(self._kept(), key=lambda kept: _score(kept) or math.inf):
+        for best in sorted(checkpoints(self.folder), key=_score):
             try:
                 check_seal(best)
                 state.weights.put(state.weights.read(best / WEIGHTS))
@@ -53,12 +58,23 @@ class KeepBest(Callback):
             except (SafetensorError, OSError, ValueError) as error:
                 warnings.warn(f"{best} is damaged ({error}); the last weights are kept", stacklevel=2)
 
-    def _kept(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+    def _keep_needed(self, state: TrainingState) -> None:
+        """Drop all but the best so far and the best before each checkpoint (or the start) to go on from."""
+        every = checkpoints(self.folder)
+        moments = [step_of(saved) for saved in checkpoints(state.run_dir / "checkpoints")] or [0]
+        needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
+                  for moment in (*moments, state.step)}
+        _discard(kept for kept in every if kept not in needed)
 
 
-def _score(kept: Path) -> float | None:
+def _discard(unwanted: Iterable[Path]) -> None:
+    for kept in unwanted:
+        discard(kept)
+
+
+def _score(kept: Path) -> float:
+    """Infinite where it cannot be read."""
     try:
-        return json.loads((kept / SCORE).read_text())[METRIC]
+        return float(json.loads((kept / SCORE).read_text())[METRIC])
     except (OSError, ValueError, KeyError):
-        return None
+        return math.inf

@@ -128,6 +128,42 @@ def test_best_weights_are_never_those_of_a_collapse(tmp_path, chat, last):
     assert max(seen.weights) == 4
 
 
+class Killed(Callback):
+    """A kill -9 after a step: it has been evaluated, and nothing is saved."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, state):
+        if state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_best_weights_are_never_those_of_steps_that_were_made_again(tmp_path, chat):
+    """The step was evaluated, then the run was killed before its checkpoint; made again, it is worse."""
+    first = Scripted((5, 0), (3, 0), (2, 0), (0.1, 0))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, first), Killed(3)])
+    assert [path.name for path in sorted((tmp_path / "run/best").iterdir())] == ["step-000002", "step-000003"]
+    seen = Remember()
+    again = run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[(2.5, 0)] * 4))])
+    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000002"]
+    assert not any(torch.equal(value, weights[name]) for weights in seen.weights.values()
+                   for name, value in again.state_dict().items() if "embed" in name)
+
+
+def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(tmp_path, chat):
+    scores = [(5, 0), (1, 0), (2, 0), (0.5, 0), (3, 0)]
+    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*scores))],
+        replace(OPTIONS, max_steps=4))
+    assert [path.name for path in sorted((tmp_path / "run/best").iterdir())] == ["step-000001", "step-000003"]
+    (tmp_path / "run/checkpoints/step-000004/state.json").write_text("{}")
+    with pytest.warns(UserWarning, match="step-000004 is damaged"):
+        run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*[(3, 0)] * 2))],
+            replace(OPTIONS, max_steps=4))
+    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000001"]
+
+
 def test_damaged_best_weights_leave_the_last_ones(tmp_path, chat):
     seen = Remember()
     run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted((5, 0), (3, 0), (4, 0)))])
