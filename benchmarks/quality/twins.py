@@ -27,20 +27,26 @@ def learns(options: Settings) -> bool:
 
 
 def twins(methods: dict[str, Settings]) -> list[dict[str, Any]]:
-    """The methods that differ from the reference in exactly one option, with both values. One that is not
-    trained on answers is none: it has no balance left to speak of."""
+    """The methods that differ from the reference, or else from another RAFT, in exactly one option, with both
+    values. One that is not trained on answers is none: it has no balance left to speak of."""
     middle = reference(methods)
-    if middle is None:
-        return []
-    ours, found = _telling(methods[middle]), []
+    others = [name for name, options in methods.items() if distils(options) and name != middle]
+    found = []
     for name, options in methods.items():
-        theirs = _telling(options)
-        changed = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-        if len(changed) == 1 and learns(options):
-            key = changed[0]
-            found.append({"method": name, "reference": middle, "option": key, "value": theirs.get(key),
-                          "reference_value": ours.get(key)})
+        for other in [middle, *others] if middle and learns(options) else []:
+            changed = _changes(_telling(options), _telling(methods[other]))
+            if len(changed) == 1:
+                ((key, (own, before)),) = changed.items()
+                found.append({"method": name, "reference": other, "option": key, "value": own,
+                              "reference_value": before})
+            if len(changed) <= 1:  # it is the other, or its twin
+                break
     return found
+
+
+def _changes(own: Settings, before: Settings) -> dict[str, tuple[Any, Any]]:
+    return {key: (own.get(key), before.get(key)) for key in sorted({*own, *before})
+            if own.get(key) != before.get(key)}
 
 
 def settings_of(cells: Sequence[dict[str, Any]]) -> dict[str, Settings]:

@@ -105,10 +105,14 @@ def test_methods_that_differ_in_one_option():
     methods = {"sft": raft | {"distillation": False}, "fixed": raft | {"balance": "fixed"}, "raft": raft,
                "tau0": raft | {"tau": 0.0, "learning_rate": 2e-5},
                "both": raft | {"tau": 0.0, "balance": "x"}}
-    assert [(one["method"], one["option"], one["value"]) for one in twins(methods)] == [
-        ("sft", "distillation", False), ("fixed", "balance", "fixed 1"), ("tau0", "tau", 0.0)]
-    assert {one["reference"] for one in twins(methods)} == {"raft"}
+    assert [(one["method"], one["reference"], one["option"], one["value"]) for one in twins(methods)] == [
+        ("sft", "raft", "distillation", False), ("fixed", "raft", "balance", "fixed 1"),
+        ("tau0", "raft", "tau", 0.0), ("both", "tau0", "balance", "x")]
     assert twins({"sft": methods["sft"]}) == []
+    blind = methods["fixed"] | {"teacher_sees_answer": False}  # two options from raft, one from its twin
+    assert [(one["method"], one["reference"], one["option"]) for one in twins(
+        {"raft": raft, "fixed": methods["fixed"], "blind": blind})] == [
+        ("fixed", "raft", "balance"), ("blind", "fixed", "teacher_sees_answer")]
 
 
 def test_behaviour_and_distance_come_from_what_is_on_disk(tmp_path):
