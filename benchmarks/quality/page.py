@@ -14,6 +14,7 @@ from benchmarks.quality.groups import groups, place
 from benchmarks.quality.kept import kept
 from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
 from raft_fast.report.page import render, write_text
+from raft_fast.report.stage1.screened import screened
 from raft_fast.report.text import counted, percent, short, value
 
 TEMPLATE = "page.html.jinja"
@@ -30,7 +31,7 @@ def write_page(found: Result, folder: Path) -> Path:
     said, best = findings(found), found["best"]
     page = render(
         "benchmarks.quality", TEMPLATE, found=found, verdict=verdict(found), tiles=tiles(said),
-        notes=notes(found), config={"command": found["command"], **found["machine"]},
+        notes=notes(found) + screening(folder), config={"command": found["command"], **found["machine"]},
         planes=planes(found), findings=said, rule=MEASURES[PLANES[0][0]].label,
         where=[(method, drawings.colour(number), place(one))
                for number, (method, one) in enumerate(best.items())],
@@ -78,6 +79,15 @@ def notes(found: Result) -> list[str]:
         notes.append("Not all learning rates have been run with all seeds; beside a comparison stands the "
                      "smallest number of seeds that a learning rate in it has.")
     return notes
+
+
+def screening(folder: Path) -> list[str]:
+    """What is the matter with the rows themselves; nothing where they were not screened."""
+    found = screened(folder)
+    if not found:
+        return []
+    lines = "; ".join(f"{what}: {count} {action}" for what, count, action in found["lines"])
+    return [f"Screening of {counted(found['rows'], 'training row')} (screen.json): {lines}."]
 
 
 def curves(found: Result) -> list[Markup]:

@@ -23,7 +23,8 @@ from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models import load_encoder, load_local
 from raft_fast.options import Options, ParaphraseOptions
 from raft_fast.progress import Reporter
-from raft_fast.training_rows import Data, take_rows
+from raft_fast.train import suites
+from raft_fast.training_rows import Data, screen_rows, take_rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ class Shared:
         """The cell's training rows with the answers it trains on. Stage 1 is done once for each of its
         settings; the journal is one for all, so that no reply is asked for twice."""
         options = replace(cell.options, data=self.options.data)  # all seeds train on the same rows
-        path = self.folder / f"refined-{digest([vars(options.refine), options.train.data_source])}.parquet"
+        screen = self.options.screen
+        dropped = [vars(screen)] if "drop" in (screen.duplicates, screen.overlap) else []
+        key = digest([vars(options.refine), options.train.data_source, *dropped])
+        path = self.folder / f"refined-{key}.parquet"
         if options.train.data_source == "gold":
             return answer_rows(self.data, options, self.original, self.encoder, self.folder,
                                      self.reporter)
@@ -71,7 +75,8 @@ class Shared:
 
 
 def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
-    """Read the rows, load the models, let the base answer; all but the loading is kept in `folder`."""
+    """Read and screen the rows, load the models, let the base answer; all but the loading is kept in
+    `folder`. Rows are flagged in screen.json, and dropped only where the suite's options say so."""
     options = suite.shared_options()
     options = replace(options, data=replace(options.data, data=find_rows(suite.data)))
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +84,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     with reporter.phase("load models"):
         original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
         encoder = load_encoder(options.model)
+    data = screen_rows(data, options.screen, suites(options, reporter), encoder, folder, reporter)
     heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
     exam = set_exam(heldout, options.evaluate, encoder, reporter)
     asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]

@@ -114,7 +114,7 @@ class Suite:
 
     def _parse(self, config: str, settings: Settings, where: str) -> Options:
         argv = ["--config", config, *(word for key, value in settings.items()
-                                      for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0]))]
+                                      for word in (f"--{key}", _word(value)))]
         try:
             _, groups = parse("train", "", GROUPS, argv)
         except UserError as error:
@@ -146,6 +146,11 @@ def load_suite(path: Path) -> Suite:
     suite.juries()
     suite.cells()  # a wrong option is found now, not hours later
     return suite
+
+
+def _word(value: Any) -> str:
+    """As it is typed on a command line; YAML would put quotes around "off"."""
+    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
 
 
 def _find(name: str | None, suite: Path) -> str | None:

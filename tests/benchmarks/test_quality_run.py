@@ -12,6 +12,7 @@ from evaluation.evaluation_stubs import OverlapEncoder, fake_ifbench
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import cells, plane, shared
+from benchmarks.quality.page import screening
 from benchmarks.quality.suite import load_suite
 from raft_fast.errors import UserError
 from raft_fast.progress import Reporter
@@ -34,6 +35,15 @@ class Encoder(OverlapEncoder):
 
     def embed(self, texts):
         return np.ones((len(texts), 1), np.float32)
+
+
+class Worded(Encoder):
+    """Every text has a direction of its own."""
+
+    def embed(self, texts):
+        dice = [np.random.default_rng(list(text.lower().encode())) for text in texts]
+        vectors = np.stack([one.normal(size=64) for one in dice]).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture
@@ -165,6 +175,46 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
     assert len(list((home / "out/cells").rglob("point-*2.json"))) == 1
     run(monkeypatch, "--methods", "sft", "--seeds", "0")
     assert json.loads((home / "out/results.json").read_text())["points"] == whole
+
+
+def test_rows_are_screened_and_nothing_changes_by_it(home, monkeypatch, capsys):
+    """One row repeats another and one a held-out row: said, shown, and trained on all the same."""
+    encoder = Worded()
+    monkeypatch.setattr(shared, "load_encoder", lambda *_, **__: encoder)
+    rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
+    suite = replace(load_suite(Path("suite.yaml")), data="rows.jsonl")
+
+    def prepared(rows, folder, **options):
+        (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        changed = replace(suite, options=suite.options | options)
+        return shared.prepare(changed, home / folder, Reporter())
+
+    clean = prepared(rows, "clean")
+    train, held = clean.data.train, clean.data.heldout
+    by_id = {row["id"]: row for row in rows}
+    by_id[train[1].row_id]["question"] = train[0].prompt[-1]["content"].upper()
+    by_id[train[2].row_id]["question"] = held[0].prompt[-1]["content"]
+    capsys.readouterr()
+    kept = prepared(rows, "out")
+    assert [row.row_id for row in kept.data.train] == [row.row_id for row in train]
+    told = capsys.readouterr().err
+    assert "near-duplicate questions: 1 flagged in screen.json" in told
+    assert "overlapping rows: 1 flagged in screen.json" in told
+    found = json.loads((home / "out/screen.json").read_text())
+    assert {(one["kind"], one["row_id"]) for one in found["flagged"]} == {
+        ("duplicate", train[1].row_id), ("overlap", train[2].row_id)}
+    assert set(found["compared_with"]) == {"held-out rows", "IFBench"}
+    (note,) = screening(home / "out")
+    assert "near-duplicate questions: 1 flagged; overlap with held-out rows" in note
+    assert screening(home) == []
+    off = prepared(rows, "out", duplicates="off", overlap="off")
+    assert off.identity() == kept.identity()  # finished cells stay finished
+    less = prepared(rows, "out", duplicates="drop")
+    assert len(less.data.train) == len(train) - 1
+    assert less.identity() != kept.identity()
+    refined = [len(one.rows(cell)) for one in (kept, less)
+               for cell in suite.only(["raft"], None).cells()]
+    assert refined == [len(train), len(train) - 1]  # neither reads the other's answers
 
 
 @pytest.mark.parametrize(("change", "said"), [
