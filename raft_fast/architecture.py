@@ -20,6 +20,21 @@ def positions(model: Any) -> float:
             or math.inf)
 
 
+def rope_switches(model: Any) -> list[int]:
+    """Lengths up to which a sequence has other rotary frequencies than above; ascending. transformers takes
+    them from the longest sequence of a pass: one set or another ("longrope"), or scaled by it ("dynamic")."""
+    config = text_config(model)
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = [given] if "rope_type" in given else [one for one in given.values() if isinstance(one, dict)]
+    found = set()
+    for one in kinds:
+        if one.get("rope_type") == "longrope":
+            found.add(int(one["original_max_position_embeddings"]))
+        elif "dynamic" in one.get("rope_type", ""):
+            found.add(int(config.max_position_embeddings) - 1)  # only below it are they set back
+    return sorted(found)
+
+
 def layers(model: Any) -> torch.nn.ModuleList:
     """The decoder's layers, whatever it calls them ("layers", "h", "blocks")."""
     depth = text_config(model).num_hidden_layers

@@ -1,5 +1,6 @@
 """From views to hidden states at the completion tokens: packed into one row, or padded where a model must."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from raft_fast.architecture import rope_switches
 from raft_fast.attention import PACKED, packs, shares_prompts
 from raft_fast.chat import View
 
@@ -34,15 +36,12 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
 
     N counts the completion tokens of all views, view by view in the order given. A model that packs
     (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
-    Where prompts are shared (`attention.shares_prompts`) what they begin with alike is read once.
+    Where prompts are shared (`attention.shares_prompts`) what they begin with alike is read once. Views whose
+    rotary frequencies differ by their length (`architecture.rope_switches`) never share a pass.
     """
     parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
-    packed, lengths = packs(model), [len(view.ids) for view in views]
-    if packed:  # under autograd one pass whatever its size: the caller's micro-batch bounds the memory
-        groups = consecutive(lengths, sum(lengths) if torch.is_grad_enabled() else PASS_TOKENS)
-    else:
-        groups = buckets(lengths, BUCKET_TOKENS.get(model.device.type, PASS_TOKENS))
-    for chosen in groups:
+    packed = packs(model)
+    for chosen in _passes(model, [len(view.ids) for view in views]):
         members = [views[index] for index in chosen]
         batch = pack(members, model) if packed else pad(members, pad_id, model.device)
         with mixed_precision(model):
@@ -54,6 +53,19 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
     hidden_ND = torch.cat(parts)
     # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
     return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+
+
+def _passes(model: Any, lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of the sequences that go through the model together."""
+    switches, packed = rope_switches(model), packs(model)
+    for side in range(len(switches) + 1):
+        alike = [index for index, length in enumerate(lengths) if bisect_left(switches, length) == side]
+        own = [lengths[index] for index in alike]
+        if packed:  # under autograd one pass whatever its size: the caller's micro-batch bounds the memory
+            groups = consecutive(own, sum(own) if torch.is_grad_enabled() else PASS_TOKENS)
+        else:
+            groups = buckets(own, BUCKET_TOKENS.get(model.device.type, PASS_TOKENS))
+        yield from ([alike[place] for place in group] for group in groups)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,6 @@ def load_teacher(options: Options, original: Any) -> Any:
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
-    from raft_fast.architecture import positions
     from raft_fast.attention import shares_prompts
     from raft_fast.distillation import (
         SoftStop,
@@ -178,6 +177,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         rows_per_step,
         train,
     )
+    from raft_fast.distillation.sharding import longest
     from raft_fast.engines.hf import HFEngine
     from raft_fast.head import head_of
     from raft_fast.processes import Processes
@@ -193,7 +193,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                           student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
         processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}))
-    rows, long = fitting(rows, chat, training, positions(model))
+    rows, long = fitting(rows, chat, training, longest(model, training.parallelism, processes))
     if long:
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")

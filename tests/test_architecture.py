@@ -18,7 +18,7 @@ from transformers import (
     MambaConfig,
 )
 
-from raft_fast.architecture import beside_text, layers, positions
+from raft_fast.architecture import beside_text, layers, positions, rope_switches
 from raft_fast.distillation import Adapter, estimate
 from raft_fast.distillation.memory import Lengths
 from raft_fast.distillation.sharding import check_shards
@@ -112,6 +112,14 @@ def test_all_of_a_model_for_text_is_for_text():
 
 def test_the_longest_position_is_read_wherever_it_stands():
     assert [positions(one) for one in (make_model(), build("gemma3"), build("bloom"))] == [512, 512, math.inf]
+
+
+def test_where_rotary_frequencies_change_is_read_of_every_kind_of_layer():
+    ropes = {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64},
+             "sliding_attention": {"rope_type": "default"}}
+    configs = [make_model().config, SimpleNamespace(rope_parameters=ropes), SimpleNamespace()]
+    assert [rope_switches(SimpleNamespace(config=SimpleNamespace(get_text_config=lambda one=one: one)))
+            for one in configs] == [[], [64], []]
 
 
 def test_layers_are_found_by_any_name():

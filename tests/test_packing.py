@@ -9,6 +9,8 @@ from tiny import make_model
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
     Qwen3Config,
@@ -18,6 +20,7 @@ from transformers import (
 from raft_fast import attention
 from raft_fast.attention import PACKED, pack_attention, packs
 from raft_fast.chat import View
+from raft_fast.distillation.sharding import longest
 from raft_fast.packing import completion_hidden, consecutive, pack
 
 SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -115,6 +118,50 @@ def test_torchs_flash_attention_is_asked_for_the_same(window, shared, monkeypatc
         key, value = (states[:, :, options["key_places"]] for states in (key, value))
     found = attention._flash(query, key, value, (starts_q, starts_k), longest, window, 0.3)
     assert (found - want).abs().max() < 1e-5
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4, "original_max_position_embeddings": 32}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+
+def with_rope(kind):
+    """Rotary frequencies that change above 32 tokens."""
+    torch.manual_seed(0)
+    if kind == "dynamic":
+        return make_model(max_position_embeddings=32, rope_parameters=DYNAMIC)
+    model = Phi3ForCausalLM(Phi3Config(**SMALL, original_max_position_embeddings=32, rope_parameters=LONGROPE,
+                                       pad_token_id=0, bos_token_id=1, eos_token_id=2)).eval()
+    pack_attention(model)
+    return model
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotary_frequencies_are_those_of_a_sequence_alone(kind, packed):
+    """transformers takes them from the longest of a pass. 32 tokens are not above the bound; after a longer
+    pass "dynamic" frequencies are set back below it only, which is transformers' own."""
+    model = with_rope(kind)
+    assert packs(model)
+    if not packed:
+        model.set_attn_implementation("sdpa")
+    last = 30 if kind == "longrope" else 29
+    views = [View([5, 6, 7], [8, 9, 10, 2]), View(list(range(10, 70)), [20, 21, 2]), View([5, 6], [8] * last)]
+    with torch.no_grad():
+        alone = [completion_hidden(model, [view], pad_id=0) for view in views]
+        together = completion_hidden(model, views, pad_id=0).split([4, 3, last])
+        switched = model.get_decoder()(torch.tensor([[*views[0].ids, *[5] * 40]])).last_hidden_state[0, 2:6]
+    assert (switched - alone[0]).abs().max() > 0.01  # what a longer neighbour would do
+    for want, found in zip(alone, together, strict=True):
+        assert (found - want).abs().max() < 1e-5
+
+
+def test_fsdp2_takes_no_sequence_that_needs_a_pass_of_its_own():
+    one, two = SimpleNamespace(size=1), SimpleNamespace(size=2)
+    model = with_rope("longrope")
+    assert [longest(model, how, of) for how, of in (("fsdp2", two), ("fsdp2", one), ("ddp", two))] == [
+        32, 512, 512]
+    assert longest(make_model(), "fsdp2", two) == 512
 
 
 def test_nothing_is_padded(model):

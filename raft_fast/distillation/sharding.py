@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raft_fast.architecture import layers
+from raft_fast.architecture import layers, positions, rope_switches
 from raft_fast.attention import packs
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.weights import FullWeights, Weights
@@ -43,6 +43,13 @@ def check_shards(model: Any, how: str, processes: Processes) -> None:
     ask, and passes gather weights."""
     if processes.size > 1 and how == "fsdp2" and not packs(model):
         raise UserError("--parallelism fsdp2 needs a model whose sequences can be packed; use ddp")
+
+
+def longest(model: Any, how: str, processes: Processes) -> float:
+    """Tokens that a sequence may have. A model whose rotary frequencies change with length needs a second pass
+    for longer ones, and FSDP2 as many passes on every process: there they are too long."""
+    sharded = processes.size > 1 and how == "fsdp2"
+    return min([positions(model), *(rope_switches(model) if sharded else [])])
 
 
 def accumulating(student_pass: Any) -> AbstractContextManager[None]:

@@ -41,7 +41,8 @@ class RolloutBatch:
 
 class BatchedRollouts:
     """Samples from the student itself. A draw's noise depends on its seed alone; its probabilities are the
-    student's, rounded as the width of the batch's padding has it.
+    student's, rounded as the width of the batch's padding has it. (Where rotary frequencies depend on the
+    longest sequence of a pass, a draw's are its batch's: so `generate` is.)
 
     Out of memory, `batch` is halved and the rows at work are drawn again.
     """
