@@ -1,5 +1,6 @@
 """index.html: what a user would show a colleague, from results.json and the raw answers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from raft_fast.report.stage1.screened import screened
 from raft_fast.report.text import counted, percent, short, value
 
 TEMPLATE = "page.html.jinja"
-ANSWERS = (YES, NO, UNDECIDED)
 DRAWN = 2  # planes, and that of the weights; the tables have all
 SAMPLES = {"domain": 4, "paraphrases": 2, "general": 2}
 PARTS = {"domain": "held-out question", "paraphrases": "trained question in other words",
@@ -51,9 +51,13 @@ def planes(found: Result) -> list[Markup]:
 
 def tiles(said: Sequence[Finding]) -> list[Result]:
     """Each question by how many say what, in the order of the findings; a vote is no proof."""
-    return [{"label": one.name, "note": one.counted, "value": ", ".join(
-                f"{sum(line.answer == answer for line in one.lines)}\u00a0{answer}" for answer in ANSWERS)}
-            for one in said if one.lines and one.counted]
+    found = []
+    for one in said:
+        said_so = Counter(line.answer for line in one.lines)
+        if one.lines and one.counted:
+            found.append({"label": one.name, "value": f"{said_so[YES]}\u00a0{YES}, {said_so[NO]}\u00a0{NO}",
+                          "note": f"{said_so[UNDECIDED]} {UNDECIDED}; {one.counted}"})
+    return found
 
 
 def notes(found: Result) -> list[str]:

@@ -44,7 +44,7 @@ def test_tiles_count_every_answer():
     lines = [Line("a", answer, "") for answer in ("yes", "no", "no", "undecided", "undecided", "undecided")]
     (tile,) = tiles([Finding("?", "learns more", "comparisons", lines), Finding("?", "option", "", lines),
                      Finding("?", "none", "comparisons", [])])
-    assert tile["value"].replace("\u00a0", " ") == "1 yes, 2 no, 3 undecided"
+    assert (tile["value"], tile["note"]) == ("1\u00a0yes, 2\u00a0no", "3 undecided; comparisons")
 
 
 def test_one_odd_step_does_not_make_the_ratio(tmp_path):
