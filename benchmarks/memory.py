@@ -25,6 +25,7 @@ from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
 from benchmarks.step.ours import Enough, Stopwatch
 from raft_fast.attention import shares_prompts
 from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
+from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
 from raft_fast.options import AdapterOptions
@@ -48,7 +49,8 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
     teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, True, teaching=teaching)
     options = replace(job.options(sft=True), gradient_checkpointing=setting == "checkpointing",
                       learning_rate=STILL)
-    longest = micro_batches(job.plan()[:STEPS], chat, options, shares_prompts(student))
+    lengths = count_tokens(job.table(), chat, options)
+    longest = micro_batches(job.plan()[:STEPS], lengths, options, shares_prompts(student))
     found = estimate(student, teacher_model, longest, options)
     for parameter in [*student.parameters(), *teacher_model.parameters()]:
         parameter.sum()  # weights of a file are there once they were read

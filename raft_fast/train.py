@@ -172,12 +172,13 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         Teacher,
         estimate,
         fitting,
+        measure,
         micro_batches,
         plan,
         rows_per_step,
         train,
     )
-    from raft_fast.distillation.sharding import longest
+    from raft_fast.distillation.sharding import longest_sequence
     from raft_fast.engines.hf import HFEngine
     from raft_fast.head import head_of
     from raft_fast.processes import Processes
@@ -193,7 +194,10 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                           student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
         processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}))
-    rows, long = fitting(rows, chat, training, longest(model, training.parallelism, processes))
+    with reporter.phase("count tokens", len(rows), "rows") as advance:
+        lengths = processes.first(lambda: measure(rows, chat, training, advance))
+    takes = longest_sequence(model, training.parallelism, processes)
+    rows, long = fitting(rows, lengths, training, takes)
     if long:
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
@@ -203,8 +207,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
     steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
     if processes.is_first:
-        longest = micro_batches(steps, chat, training, shares_prompts(model))
-        show_memory(estimate(model, frozen and frozen.model, longest, training, processes.size))
+        cut = micro_batches(steps, lengths, training, shares_prompts(model))
+        show_memory(estimate(model, frozen and frozen.model, cut, training, processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
         train(model, teacher, chat, rows, training, options.data.seed, run_dir,
               [StepsInProgress(advance), *callbacks, stopping], student.weights)

@@ -20,7 +20,7 @@ from transformers import (
 from raft_fast import attention
 from raft_fast.attention import PACKED, pack_attention, packs
 from raft_fast.chat import View
-from raft_fast.distillation.sharding import longest
+from raft_fast.distillation.sharding import longest_sequence
 from raft_fast.packing import completion_hidden, consecutive, pack
 
 SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -159,9 +159,9 @@ def test_rotary_frequencies_are_those_of_a_sequence_alone(kind, packed):
 def test_fsdp2_takes_no_sequence_that_needs_a_pass_of_its_own():
     one, two = SimpleNamespace(size=1), SimpleNamespace(size=2)
     model = with_rope("longrope")
-    assert [longest(model, how, of) for how, of in (("fsdp2", two), ("fsdp2", one), ("ddp", two))] == [
-        32, 512, 512]
-    assert longest(make_model(), "fsdp2", two) == 512
+    asked = [("fsdp2", two), ("fsdp2", one), ("ddp", two)]
+    assert [longest_sequence(model, how, processes) for how, processes in asked] == [32, 512, 512]
+    assert longest_sequence(make_model(), "fsdp2", two) == 512
 
 
 def test_nothing_is_padded(model):

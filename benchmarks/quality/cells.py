@@ -11,8 +11,9 @@ from benchmarks.quality.disk import Outcome, point_path, read_cell, read_json
 from benchmarks.quality.shared import Shared, digest
 from benchmarks.quality.suite import Cell, Suite
 from raft_fast import train
+from raft_fast.architecture import positions
 from raft_fast.dataset import Row, write_json
-from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
+from raft_fast.distillation import Callback, TrainingState, fitting, measure, plan, rows_per_step
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models import load_local
 from raft_fast.options import Options
@@ -102,8 +103,8 @@ def cell_folder(cell: Cell, suite: Suite, shared: Shared) -> Path:
 
 def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
     """Optimizer steps of a cell; rows that are too long are set aside, as training does."""
-    training, model = cell.options.train, shared.original.model
-    fit, _ = fitting(rows, shared.original.chat, training, model.config.max_position_embeddings)
+    training, original = cell.options.train, shared.original
+    fit, _ = fitting(rows, measure(rows, original.chat, training), training, positions(original.model))
     return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
 
 

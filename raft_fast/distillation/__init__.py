@@ -4,12 +4,12 @@ from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.lora import Adapter
 from raft_fast.distillation.memory import Estimate, estimate, micro_batches
-from raft_fast.distillation.planning import fitting, plan, rows_per_step
+from raft_fast.distillation.planning import fitting, measure, plan, rows_per_step
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
 from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.teacher import Teacher, Teaching
 from raft_fast.distillation.weights import FullWeights, Weights
 
 __all__ = ["Adapter", "Callback", "Draw", "Estimate", "FullWeights", "RolloutEngine", "SoftStop", "Teacher",
-           "Teaching", "TrainingState", "Trajectory", "Weights", "estimate", "fitting", "micro_batches",
-           "plan", "rows_per_step", "train"]
+           "Teaching", "TrainingState", "Trajectory", "Weights", "estimate", "fitting", "measure",
+           "micro_batches", "plan", "rows_per_step", "train"]

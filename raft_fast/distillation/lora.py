@@ -31,6 +31,7 @@ class Adapter:
         from peft import LoraConfig, get_peft_model
 
         names = options.lora_target_modules
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
             lora_dropout=options.lora_dropout, exclude_modules=_beside_text(model),
@@ -45,6 +46,9 @@ class Adapter:
         self.model = self.peft.get_base_model()
         if hasattr(self.model.get_output_embeddings(), "lora_A"):
             raise UserError(f"--lora_target_modules {names}: the head cannot have an adapter; leave it out")
+        if tied and hasattr(self.model.get_input_embeddings(), "lora_A"):
+            raise UserError(f"--lora_target_modules {names}: the embeddings are also this model's head, "
+                            "which cannot have an adapter; leave them out")
 
     @contextmanager
     def off(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """About what training will need, against what is there, before anything has been paid for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from raft_fast.architecture import layers, text_config
-from raft_fast.chat import Chat, View
+from raft_fast.chat import View
 from raft_fast.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
+from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.rollouts.batched import RolloutBatch
 from raft_fast.options import TrainOptions
-from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed, lay_out
+from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
 
 PROBES = (64, 128)  # tokens of the two passes whose saved tensors are counted
 # Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the
@@ -82,21 +83,18 @@ class Lengths:
     taught: int
 
 
-def micro_batches(steps: Sequence[Sequence[Row]], chat: Chat, options: TrainOptions,
+def micro_batches(steps: Sequence[Sequence[Row]], rows: Mapping[str, RowLengths], options: TrainOptions,
                   share: bool = False) -> list[Lengths]:
-    """Every micro-batch of a plan if all trajectories were as long as they may be. `share`: whether what
-    prompts begin with alike enters the model once (`attention.shares_prompts`)."""
+    """Every micro-batch of a plan if all trajectories were as long as they may be; `rows` as `measure` gives
+    them. `share`: whether a row's prompt enters the model once (`attention.shares_prompts`); what prompts of
+    several rows begin with alike is counted for each."""
     found = []
-    for rows in steps:
-        each = [_lengths(row, chat, options) for row in rows]
-        sizes = [one.tokens for one, _ in each]
+    for step in steps:
+        each = [rows[row.row_id] for row in step]
+        sizes = [_lengths([one], options, share=False).tokens for one in each]
         for group in consecutive(sizes, options.max_tokens_per_micro_batch or sum(sizes),
                                  options.per_device_train_batch_size):
-            members = [each[index][0] for index in group]
-            entering = lay_out([view for index in group for view in each[index][1]], share)
-            found.append(Lengths(sum(one.added for one in entering), sum(one.completions for one in members),
-                                 sum(one.sampled for one in members), max(one.prompt for one in members),
-                                 sum(one.taught for one in members)))
+            found.append(_lengths([each[index] for index in group], options, share))
     return found
 
 
@@ -120,18 +118,14 @@ def _weights(model: Any) -> int:
     return sum(stored_bytes(parameter) for parameter in model.parameters())
 
 
-def _lengths(row: Row, chat: Chat, options: TrainOptions) -> tuple[Lengths, list[View]]:
-    """Those of a row alone, and what the student reads of it."""
-    prompt = chat.student_prompt(row.prompt)
-    views = [chat.sft_view(row.prompt, row.completion)] if options.sft else []
-    answered = sum(len(view.completion) for view in views)
-    if not options.distillation:
-        return Lengths(sum(len(view.ids) for view in views), answered, 0, len(prompt), 0), views
-    sampled = options.max_completion_length
-    views.append(View(prompt, [chat.pad_id] * sampled))
-    shown = chat.teacher_prompt(row.prompt, row.completion) if options.teacher_sees_answer else prompt
-    return Lengths(sum(len(view.ids) for view in views), answered + sampled, sampled, len(prompt),
-                   len(shown) + sampled), views
+def _lengths(rows: Sequence[RowLengths], options: TrainOptions, share: bool) -> Lengths:
+    """Those of a micro-batch."""
+    sampled = options.max_completion_length * len(rows) if options.distillation else 0
+    completions = sampled + (sum(row.answer for row in rows) if options.sft else 0)
+    times = 2 if options.sft and options.distillation and not share else 1
+    prompts = times * sum(row.prompt for row in rows)
+    taught = sampled + sum(row.shown for row in rows) if options.distillation else 0
+    return Lengths(prompts + completions, completions, sampled, max(row.prompt for row in rows), taught)
 
 
 def _student_pass(model: Any, worst: Lengths, options: TrainOptions) -> int:

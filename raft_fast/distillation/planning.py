@@ -1,7 +1,8 @@
-"""Which rows every optimizer step has, and which rows fit."""
+"""Which rows every optimizer step has, how long rows are, and which fit."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from raft_fast.chat import Chat
@@ -31,7 +32,29 @@ def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> li
     return steps if options.max_steps < 0 else steps[: options.max_steps]
 
 
-def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
+@dataclass(frozen=True)
+class RowLengths:
+    """Tokens of a row: of the student's prompt, of the training answer, of what the teacher is shown."""
+
+    prompt: int
+    answer: int
+    shown: int
+
+
+def measure(rows: Sequence[Row], chat: Chat, options: TrainOptions,
+            advance: Callable[[], None] = lambda: None) -> dict[str, RowLengths]:
+    """The lengths of every row by its row_id, tokenised once; `advance` hears of each."""
+    found = {}
+    informed = options.distillation and options.teacher_sees_answer
+    for row in rows:
+        view = chat.sft_view(row.prompt, row.completion)
+        shown = chat.teacher_prompt(row.prompt, row.completion) if informed else view.prompt
+        found[row.row_id] = RowLengths(len(view.prompt), len(view.completion), len(shown))
+        advance()
+    return found
+
+
+def fitting(rows: Sequence[Row], lengths: Mapping[str, RowLengths], options: TrainOptions,
             positions: float) -> tuple[list[Row], list[Rejected]]:
     """Rows whose three views fit, and the others with the reason.
 
@@ -40,9 +63,9 @@ def fitting(rows: Sequence[Row], chat: Chat, options: TrainOptions,
     """
     fit, long = [], []
     for row in rows:
-        answered = len(chat.sft_view(row.prompt, row.completion).ids)
-        prompts = [chat.teacher_prompt(row.prompt, row.completion), chat.student_prompt(row.prompt)]
-        sampled = max(map(len, prompts)) + options.max_completion_length
+        own = lengths[row.row_id]
+        answered = own.prompt + own.answer
+        sampled = max(own.prompt, own.shown) + options.max_completion_length
         if answered > options.max_length:
             reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
         elif options.sft and answered > positions:

@@ -45,8 +45,8 @@ def check_shards(model: Any, how: str, processes: Processes) -> None:
         raise UserError("--parallelism fsdp2 needs a model whose sequences can be packed; use ddp")
 
 
-def longest(model: Any, how: str, processes: Processes) -> float:
-    """Tokens that a sequence may have. A model whose rotary frequencies change with length needs a second pass
+def longest_sequence(model: Any, how: str, processes: Processes) -> float:
+    """Tokens a sequence may have. A model whose rotary frequencies change with length needs a second pass
     for longer ones, and FSDP2 as many passes on every process: there they are too long."""
     sharded = processes.size > 1 and how == "fsdp2"
     return min([positions(model), *(rope_switches(model) if sharded else [])])

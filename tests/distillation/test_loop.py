@@ -14,6 +14,7 @@ from raft_fast.distillation import (
     Teacher,
     TrainingState,
     fitting,
+    measure,
     metrics,
     plan,
     rows_per_step,
@@ -175,13 +176,14 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     rows = make_rows(3)
     rows[1] = replace(rows[1], completion="x" * 100)
     length = len(chat.sft_view(rows[0].prompt, rows[0].completion).ids)
-    fit, long = fitting(rows, chat, replace(OPTIONS, max_length=length), positions=10_000)
+    lengths = measure(rows, chat, OPTIONS)
+    fit, long = fitting(rows, lengths, replace(OPTIONS, max_length=length), positions=10_000)
     assert [row.row_id for row in fit] == ["r0", "r2"]
     assert "row_id r1" in long[0].reason
     assert "--max_length" in long[0].reason
     with pytest.raises(UserError, match="the model takes 20"):
-        fitting(rows, chat, OPTIONS, positions=20)
-    _, long = fitting(rows, chat, replace(OPTIONS, distillation=False), positions=length)
+        fitting(rows, lengths, OPTIONS, positions=20)
+    _, long = fitting(rows, lengths, replace(OPTIONS, distillation=False), positions=length)
     assert "row_id r1" in long[0].reason
     assert f"the model takes {length}" in long[0].reason
 

@@ -184,6 +184,14 @@ def test_layers_that_cannot_have_an_adapter_are_named(names, said):
         make_student(replace(LORA, lora_target_modules=names))
 
 
+def test_an_adapter_at_embeddings_that_are_the_head_is_refused_too():
+    """The folder would say that they are tied and hold two."""
+    named = replace(LORA, lora_target_modules="q_proj,embed_tokens")
+    make_student(named)
+    with pytest.raises(UserError, match="embed_tokens: the embeddings are also this model's head"):
+        make_student(named, make_model(0, tie_word_embeddings=True))
+
+
 def test_named_layers_get_one():
     student = make_student(replace(LORA, lora_target_modules="q_proj, v_proj"))
     wrapped = {name.split(".")[-1] for name, module in student.model.named_modules()

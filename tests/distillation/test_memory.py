@@ -7,14 +7,24 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, make_stepper
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Estimate, estimate, micro_batches, plan
+from raft_fast.distillation import (
+    Adapter,
+    Estimate,
+    estimate,
+    fitting,
+    measure,
+    micro_batches,
+    plan,
+)
 from raft_fast.distillation import memory as memory_module
+from raft_fast.distillation.examples import Limits
 from raft_fast.distillation.memory import _activations, _saved
 from raft_fast.distillation.optimizer import checkpoint_activations
 from raft_fast.distillation.out_of_memory import run_halving
 from raft_fast.distillation.random_state import random_state
 from raft_fast.errors import UserError
 from raft_fast.options import AdapterOptions
+from raft_fast.packing import lay_out
 from raft_fast.watching import show_memory
 
 
@@ -31,6 +41,11 @@ def scarce(stepper, rows):
         return losses, measures
 
     stepper.student_pass.forward = forward
+
+
+def lengths_of(rows, chat, options):
+    """The micro-batches of a plan, four rows a step."""
+    return micro_batches(plan(rows, options, 0, 4), measure(rows, chat, options), options)
 
 
 def examples_of(stepper, rows):
@@ -97,7 +112,7 @@ def test_activations_are_what_autograd_keeps():
 def test_the_parts_of_an_estimate(chat):
     model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
     rows = make_rows(6)
-    lengths = micro_batches(plan(rows, options, 0, 4), chat, options)
+    lengths = lengths_of(rows, chat, options)
     numbers = sum(p.numel() for p in model.parameters())
     found = estimate(model, make_model(0), lengths, options)
     assert found.staying == {"gradients": 4 * numbers, "AdamW": 8 * numbers}
@@ -112,7 +127,7 @@ def test_fsdp2_divides_what_it_shards(chat):
     """Weights, gradients and optimizer state by the number of processes; what it gathers comes on top."""
     model, teacher = make_model(0), make_model(1)
     options = replace(OPTIONS, max_completion_length=8, parallelism="fsdp2")
-    lengths = micro_batches(plan(make_rows(6), options, 0, 4), chat, options)
+    lengths = lengths_of(make_rows(6), chat, options)
     alone, four = (estimate(model, teacher, lengths, options, processes) for processes in (1, 4))
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert alone.staying["gradients"] == weights
@@ -130,7 +145,7 @@ def test_fsdp2_divides_what_it_shards(chat):
 def test_rollout_engines_hold_what_is_theirs(chat, monkeypatch):
     """On a GPU: vLLM its share while it is awake, a server nothing here, generate the weights in bf16."""
     model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
-    lengths = micro_batches(plan(make_rows(6), options, 0, 4), chat, options)
+    lengths = lengths_of(make_rows(6), chat, options)
     here = estimate(model, make_model(1), lengths, options).passing["rollouts"]
     monkeypatch.setattr(memory_module, "is_mixed", lambda model: True)
     found = {}
@@ -145,7 +160,7 @@ def test_rollout_engines_hold_what_is_theirs(chat, monkeypatch):
 def test_what_needs_less_is_estimated_at_less(chat):
     """bf16 halves what a token keeps, LoRA trains little, checkpointing keeps the layers' inputs."""
     options = replace(OPTIONS, max_completion_length=8)
-    lengths = micro_batches(plan(make_rows(6), options, 0, 4), chat, options)
+    lengths = lengths_of(make_rows(6), chat, options)
     plain = estimate(make_model(0, num_hidden_layers=8), None, lengths, options)
     assert _activations(make_model(0).bfloat16())[0] == pytest.approx(_activations(make_model(0))[0] / 2,
                                                                      rel=0.2)
@@ -160,23 +175,35 @@ def test_what_needs_less_is_estimated_at_less(chat):
     assert lora.loaded == 4 * sum(p.numel() for p in adapted.parameters())  # student and teacher are one
 
 
-def test_the_worst_micro_batch_is_a_bound(chat):
-    rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8)
-    steps = plan(rows, options, 0, 4)
-    bound = max(one.tokens for one in micro_batches(steps, chat, options))
+@pytest.mark.parametrize("off", [None, "sft", "distillation", "teacher_sees_answer"])
+def test_micro_batches_are_those_that_the_loop_cuts(chat, off):
+    """With trajectories as long as they may be: what student and teacher read, and what enters a row."""
+    rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8, **({off: False} if off else {}))
+    steps, lengths = plan(rows, options, 0, 4), measure(rows, chat, options)
+    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    for asked in (options, replace(options, max_tokens_per_micro_batch=400, per_device_train_batch_size=2)):
+        limits = Limits(asked.per_device_train_batch_size, asked.max_tokens_per_micro_batch)
+        cuts = [cut for step in steps
+                for cut in limits.cut([stepper.example(row, [70] * 8) for row in step])]
+        found = micro_batches(steps, lengths, asked)
+        assert [one.tokens for one in found] == [sum(example.tokens for example in cut) for cut in cuts]
+        assert [one.taught for one in found] == [
+            sum(len(example.teacher.ids) for example in cut if example.teacher) for cut in cuts]
+        rows_of = [[[view for view in (example.sft, example.student) if view] for example in cut]
+                   for cut in cuts]
+        entering = [sum(segment.added for views in cut for segment in lay_out(views, share=True))
+                    for cut in rows_of]
+        assert [one.tokens for one in micro_batches(steps, lengths, asked, share=True)] == entering
 
-    def tokens(row):
-        return (len(chat.sft_view(row.prompt, row.completion).ids) + len(chat.student_prompt(row.prompt))
-                + options.max_completion_length)
 
-    actual = max(sum(map(tokens, step)) for step in steps)
-    assert bound == actual
-    prompts = [chat.student_prompt(row.prompt) for row in steps[0]]
-    common = next(place for place, same in enumerate(zip(*prompts, strict=False)) if len(set(same)) > 1)
-    shared = micro_batches(steps[:1], chat, options, share=True)[0].tokens
-    assert shared == sum(map(tokens, steps[0])) - sum(map(len, prompts)) - (len(prompts) - 1) * common
-    fewer = replace(options, max_tokens_per_micro_batch=bound // 2)
-    assert max(one.tokens for one in micro_batches(steps, chat, fewer)) <= bound // 2
+def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
+    seen, rows, options = [], make_rows(6), replace(OPTIONS, num_train_epochs=50)
+    monkeypatch.setattr(chat, "_render", lambda messages: seen.append(messages) or [1])
+    told = []
+    lengths = measure(rows, chat, options, lambda: told.append(1))
+    micro_batches(plan(rows, options, 0, 4), lengths, options)
+    fitting(rows, lengths, options, 512)
+    assert (len(seen), len(told)) == (12, 6)  # the student's prompt and the teacher's
 
 
 def test_what_does_not_fit_is_said_before_it_costs_anything(capsys, monkeypatch):
