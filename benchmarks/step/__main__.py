@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
                                      description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--model", default=SMOLLM2, help="or random-llama-3b, of random weights")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rows", type=int, default=4, help="of a step")
+    parser.add_argument("--rows", type=int, default=16, help="of a step; the paper's batch")
     parser.add_argument("--steps", type=int, default=10,
                         help="of a round; steps 0, 1, 2, 4, 8, ... are made and not counted")
     parser.add_argument("--rounds", type=int, default=1)
