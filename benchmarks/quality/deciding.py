@@ -46,6 +46,8 @@ def change(stat: Result) -> str:
 def cells_done(found: Result) -> str:
     """"19 of 60 cells"; a grid that was stopped has compared less than its suite says."""
     done, planned = {cell["name"] for cell in found["cells"]}, set(found["planned"])
+    if not planned:  # results of before they knew
+        return counted(len(done), "cell")
     others = len(done - planned)
     return f"{len(done & planned)} of {counted(len(planned), 'cell')}" + (
         f" and {others} that the suite no longer has" if others else "")
