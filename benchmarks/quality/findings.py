@@ -22,21 +22,21 @@ SCORE, LOSS = PLANES[0]
 
 def findings(found: Result) -> list[Finding]:
     """Every question of the comparison, in the order a reader asks."""
-    raft = [name for name, options in settings_of(found["cells"]).items() if distils(options)]
+    distilling = [name for name, options in settings_of(found["cells"]).items() if distils(options)]
     baseline = found["baseline"]
     return [
-        Finding(f"Does RAFT learn more than {baseline} at equal general loss?", "learns more",
-                "RAFT comparisons, beyond noise", _against(found, raft, _learns)),
-        Finding(f"Does RAFT lose less in general than {baseline} at equal domain gain?", "keeps more",
-                "RAFT comparisons, beyond noise", _against(found, raft, _keeps)),
+        Finding(f"Does distilling learn more than {baseline} at equal general loss?", "learns more",
+                "comparisons, beyond noise", _against(found, distilling, _learns)),
+        Finding(f"Does distilling lose less in general than {baseline} at equal domain gain?", "keeps more",
+                "comparisons, beyond noise", _against(found, distilling, _keeps)),
         Finding(f"Is {RATIO} held near 1?", f"{RATIO} near 1", "methods, second half of training",
                 _balanced(found)),
         Finding(f"Are the weights nearer to the base than {baseline}'s at equal domain gain?",
-                "weights nearer", "RAFT methods, beyond noise", _nearer(found, raft)),
+                "weights nearer", "methods that distil, beyond noise", _nearer(found, distilling)),
         Finding("Is anything general worse than before training?", "worse in general",
                 "methods at their best point", lost(found)),
         Finding(f"What differs from {baseline} at the same learning rate and steps?", "differs", "",
-                at_equal_settings(found, raft)),
+                at_equal_settings(found, distilling)),
         Finding("What does one option do, everything else being equal?", "one option", "",
                 _one_option(found)),
     ]

@@ -11,14 +11,14 @@ Settings = dict[str, Any]
 def reference(methods: dict[str, Settings]) -> str | None:
     """The method the others are varied from: the first that distils from a teacher who sees the answer,
     with λ balanced by losses (the paper's) where there is one. None without distillation."""
-    distilled = [name for name, options in methods.items() if distils(options)]
-    papers = [name for name in distilled if methods[name]["balance"] == "ema"]
-    return next(iter(papers or distilled), None)
+    raft = [name for name, options in methods.items() if distils(options) and options["teacher_sees_answer"]]
+    papers = [name for name in raft if methods[name]["balance"] == "ema"]
+    return next(iter(papers or raft), None)
 
 
 def distils(options: Settings) -> bool:
-    """RAFT, whatever its settings: trained on answers, and distilled from a teacher who sees them."""
-    return bool(options.get("distillation") and options.get("teacher_sees_answer") and learns(options))
+    """Trained on answers and on a teacher, whatever that one sees: RAFT and its kin."""
+    return bool(options.get("distillation") and learns(options))
 
 
 def learns(options: Settings) -> bool:
@@ -27,8 +27,8 @@ def learns(options: Settings) -> bool:
 
 
 def twins(methods: dict[str, Settings]) -> list[dict[str, Any]]:
-    """The methods that differ from the reference, or else from another RAFT, in exactly one option, with both
-    values. One that is not trained on answers is none: it has no balance left to speak of."""
+    """The methods that differ from the reference, or else from another that distils, in exactly one option,
+    with both values. One that is not trained on answers is none: it has no balance left to speak of."""
     middle = reference(methods)
     others = [name for name, options in methods.items() if distils(options) and name != middle]
     found = []
