@@ -8,6 +8,8 @@ import torch
 from raft_fast.architecture import text_config
 from raft_fast.errors import UserError
 
+LOGIT_ROWS = 256  # tokens whose logits over the vocabulary are alive at once, where all of them are needed
+
 
 @dataclass(frozen=True)
 class Head:
@@ -32,6 +34,14 @@ class Head:
         head = self.like(hidden)
         logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    @torch.no_grad()
+    def nll(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """-log softmax(logits / temperature)[id] in nats, float32 [N], for hidden [N, D] and ids int64 [N].
+        Logits of LOGIT_ROWS rows are alive at once."""
+        return torch.cat([
+            torch.nn.functional.cross_entropy(self.logits(rows).div_(temperature), told, reduction="none")
+            for rows, told in zip(hidden.split(LOGIT_ROWS), ids.split(LOGIT_ROWS), strict=True)])
 
 
 def head_of(model: Any) -> Head:

@@ -52,8 +52,9 @@ def main() -> None:
     run(name, Options(*groups))
 
 
-def run(name: str, options: Options) -> Path:
-    """Everything the command does, for a configuration called `name`; returns the run's folder.
+def run(name: str, options: Options, callbacks: Sequence[Any] = ()) -> Path:
+    """Everything the command does, for a configuration called `name`; returns the run's folder. `callbacks`
+    (`raft_fast.distillation.Callback`) listen to stage 2, before the program's own.
 
     Raises UserError where another command is at work in that folder.
     """
@@ -69,12 +70,13 @@ def run(name: str, options: Options) -> Path:
     with ExitStack() as held:
         processes.first(lambda: check_train(options, run_dir))
         processes.first(lambda: held.enter_context(only_process(run_dir)))
-        from_rows_to_report(run_dir, options, processes, reporter)
+        from_rows_to_report(run_dir, options, processes, reporter, callbacks)
     processes.end()
     return run_dir
 
 
-def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporter: Reporter) -> None:
+def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporter: Reporter,
+                        callbacks: Sequence[Any] = ()) -> None:
     """Every stage whose outcome is not in the folder yet."""
     from raft_fast.distillation.sharding import check_shards
     from raft_fast.models import load_encoder, load_engine
@@ -105,7 +107,8 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
         heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, heldout, run_dir, reporter, options.flat()) \
             if processes.is_first else []
-        trained = train_student(answered, options, original, teacher, run_dir, reporter, watching)
+        trained = train_student(answered, options, original, teacher, run_dir, reporter,
+                                [*callbacks, *watching])
         processes.first(lambda: evaluate_both(original, trained, heldout, options, encoder, run_dir,
                                               reporter))
     finally:

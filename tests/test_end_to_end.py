@@ -12,6 +12,10 @@ from documented import documented
 from tiny import make_model, make_tokenizer
 from transformers import BertConfig, BertModel
 
+from raft_fast import train
+from raft_fast.config import parse
+from raft_fast.distillation import Callback
+from raft_fast.options import Options
 from raft_fast.run import LOCK, only_process
 
 RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
@@ -133,6 +137,26 @@ def test_the_config_runs_it_again(home, run_dir):
                  for line in (home / name / "metrics.jsonl").read_text().splitlines()]
                 for name in ("run", "twin"))
     assert one == two
+
+
+def test_own_callbacks_listen_to_a_run(home, monkeypatch):
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(home / "cache"))
+    heard = []
+
+    class Patience(Callback):
+        def on_evaluate(self, state, scores):
+            heard.append(scores["eval_domain_nll"])
+            state.finished = "enough" if state.step else None
+
+    name, groups = parse("train", train.DESCRIPTION, train.GROUPS, [
+        "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "heard",
+        "--data_source", "gold", "--eval_steps", "1", "--eval_general_prompts", "0", *RUN], "raft")
+    train.run(name, Options(*groups), callbacks=[Patience()])
+    assert len(heard) == 2  # before the first step and after it
+    assert len((home / "heard/metrics.jsonl").read_text().splitlines()) == 1
+    assert (home / "heard/report.html").is_file()
 
 
 def test_a_lora_run_is_trained_resumed_and_evaluated_like_any_other(home):

@@ -93,36 +93,38 @@ class Callbacks(Callback):
 
 class OverProcesses(Callback):
     """Callbacks of the first process, whose decisions (`stop`, `finished`) hold for all; then those that are
-    `everywhere`."""
+    `everywhere`. An evaluation is one of the first's moments: the others hear of it after that moment."""
 
     def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
         self.processes = processes
         self.first = Callbacks([member for member in members if not member.everywhere])
         self.all = Callbacks([member for member in members if member.everywhere])
+        self.evaluated: list[dict[str, float | None]] = []
 
     def on_begin(self, state: TrainingState) -> None:
-        self._tell(state, self.first.on_begin)
-        self.all.on_begin(state)
+        self._tell(state, lambda them: them.on_begin(state))
 
     def on_step(self, state: TrainingState) -> None:
-        self._tell(state, self.first.on_step)
-        self.all.on_step(state)
+        self._tell(state, lambda them: them.on_step(state))
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        self._tell(state, self.first.on_evaluate, scores)
-        self.all.on_evaluate(state, scores)
+        """Called by who evaluates, on the first process."""
+        self.first.on_evaluate(state, scores)
+        self.evaluated.append(scores)
 
     def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._tell(state, self.first.on_save, checkpoint)
-        self.all.on_save(state, checkpoint)
+        self._tell(state, lambda them: them.on_save(state, checkpoint))
 
     def on_end(self, state: TrainingState) -> None:
-        self._tell(state, self.first.on_end)
-        self.all.on_end(state)
+        self._tell(state, lambda them: them.on_end(state))
 
-    def _tell(self, state: TrainingState, moment: Callable[..., None], *news: Any) -> None:
-        def decide() -> tuple[bool, str | None]:
-            moment(state, *news)
-            return state.stop, state.finished
+    def _tell(self, state: TrainingState, moment: Callable[[Callback], None]) -> None:
+        def decide() -> tuple[bool, str | None, list[dict[str, float | None]]]:
+            moment(self.first)
+            evaluated, self.evaluated = self.evaluated, []
+            return state.stop, state.finished, evaluated
 
-        state.stop, state.finished = self.processes.first(decide)
+        state.stop, state.finished, evaluated = self.processes.first(decide)
+        moment(self.all)
+        for scores in evaluated:
+            self.all.on_evaluate(state, scores)

@@ -56,7 +56,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
-    state.listeners = listeners.first
+    state.listeners = listeners
     listeners.on_begin(state)
 
     for step in range(state.step, state.step if state.finished else len(steps)):

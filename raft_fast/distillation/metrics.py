@@ -27,12 +27,10 @@ class MetricsLog(Callback):
         self.path = run_dir / METRICS
 
     def on_begin(self, state: TrainingState) -> None:
-        lines = whole_lines(self.path)
-        if lines and not state.step:
+        if not state.step and (lines := whole_lines(self.path)):
             warnings.warn(f"{self.path} holds {len(lines)} steps and no checkpoint was saved yet: training "
                           "starts over", stacklevel=2)
-        kept = [line for line in lines if line["step"] <= state.step]
-        write_jsonl(kept, self.path)
+        kept = cut_back(self.path, state.step)
         self.file = self.path.open("a", encoding="utf-8")
         state.metrics = kept[-1] if kept else {}
         self.skipped = sum(step["skipped"] for step in kept)
@@ -52,6 +50,13 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     """What a log of JSON lines holds; none where there is no file. A kill may have torn its last line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+    """Leaves the log the lines up to a step, and returns them: what came after a checkpoint is made again."""
+    kept = [line for line in whole_lines(path) if line["step"] <= step]
+    write_jsonl(kept, path)
+    return kept
 
 
 def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> dict[str, Any]:

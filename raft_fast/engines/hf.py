@@ -17,7 +17,6 @@ from raft_fast.engines.stopping import Call, Calls
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
 
-LOGIT_ROWS = 256  # rows of logits alive at once where a full softmax is needed
 BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
 READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together
 
@@ -134,12 +133,8 @@ class HFEngine:
 
     def _losses(self, views: Sequence[View]) -> list[torch.Tensor]:
         """Cross-entropy of each view's completion tokens, float32 [tokens] a view."""
-        head = head_of(self.model)
         hidden = completion_hidden(self.model, views, self.chat.pad_id)
-        answers = completion_ids(views, hidden.device)
-        losses = torch.cat([
-            torch.nn.functional.cross_entropy(head.logits(rows), ids, reduction="none")
-            for rows, ids in zip(hidden.split(LOGIT_ROWS), answers.split(LOGIT_ROWS), strict=True)])
+        losses = head_of(self.model).nll(hidden, completion_ids(views, hidden.device))
         return list(losses.split([len(view.completion) for view in views]))
 
     def _batches(

@@ -17,11 +17,10 @@ from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.statistics import Pair, paired_change, weighted_mean
-from raft_fast.head import Head, head_of
+from raft_fast.head import LOGIT_ROWS, Head, head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
 from raft_fast.progress import Reporter
 
-LOGIT_ROWS = 256  # tokens whose logits over the vocabulary are alive at once, for each model
 BUCKET_TOKENS = 4096  # of one round: hidden states of both models are held for so many tokens
 TEXT_TOKENS = 512  # a longer text is cut
 DESCRIBED = {"own": "the base's own answers", "text": "general text"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from raft_fast.dataset import write_json
 from raft_fast.distillation import Callback, TrainingState
 
-COLLAPSE = "collapse.json"
+COLLAPSE, REASON = "collapse.json", "collapse at step "
 
 
 def collapsed(scores: dict[str, float | None], threshold: float) -> str | None:
@@ -23,18 +23,19 @@ def collapsed(scores: dict[str, float | None], threshold: float) -> str | None:
 
 
 class StopOnCollapse(Callback):
-    """Ends training at a collapse (see --collapse_threshold) and writes why into RUN/collapse.json."""
+    """Ends training at a collapse (see --collapse_threshold) and writes why into RUN/collapse.json. Who else
+    ends it has reasons of their own."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
         if why := collapsed(scores, self.threshold):
-            state.finished = f"collapse at step {state.step}: {why}"
+            state.finished = f"{REASON}{state.step}: {why}"
 
     def on_end(self, state: TrainingState) -> None:
         path = state.run_dir / COLLAPSE
-        if state.finished:  # the checkpoint knows it too: a run that goes on writes the same again
+        if (state.finished or "").startswith(REASON):  # from a checkpoint, where a collapsed run goes on
             write_json({"step": state.step, "reason": state.finished}, path)
         else:
             path.unlink(missing_ok=True)

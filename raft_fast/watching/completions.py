@@ -3,9 +3,8 @@
 import json
 
 from raft_fast.chat import Chat
-from raft_fast.dataset import write_jsonl
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.metrics import whole_lines
+from raft_fast.distillation.metrics import cut_back
 
 COMPLETIONS, SHOWN = "completions.jsonl", 4
 
@@ -18,7 +17,7 @@ class LogCompletions(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.path = state.run_dir / COMPLETIONS
-        write_jsonl((line for line in whole_lines(self.path) if line["step"] <= state.step), self.path)
+        cut_back(self.path, state.step)
 
     def on_step(self, state: TrainingState) -> None:
         if state.step != 1 and state.step % self.steps:

@@ -11,11 +11,12 @@ import torch
 from raft_fast.chat import Chat, View
 from raft_fast.dataset import write_jsonl
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.metrics import cut_back
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
 
 EVALUATIONS = "evaluations.jsonl"
-PASS_TOKENS, LOGIT_ROWS = 8192, 256
+PASS_TOKENS = 8192
 
 
 class Scorer:
@@ -48,9 +49,8 @@ def nll(model: Any, chat: Chat, views: Sequence[View]) -> float | None:
         for chosen in buckets([len(view.ids) for view in said], PASS_TOKENS):
             members = [said[index] for index in chosen]
             hidden = completion_hidden(model, members, chat.pad_id)
-            ids, head = completion_ids(members, hidden.device), head_of(model)
-            total += sum(float(torch.nn.functional.cross_entropy(head.logits(rows), part, reduction="sum"))
-                         for rows, part in zip(hidden.split(LOGIT_ROWS), ids.split(LOGIT_ROWS), strict=True))
+            nats = head_of(model).nll(hidden, completion_ids(members, hidden.device))
+            total += float(nats.sum(dtype=torch.float64))
     finally:
         model.train(training)
     return total / sum(len(view.completion) for view in said)
@@ -65,9 +65,7 @@ class EvaluateEvery(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.path = state.run_dir / EVALUATIONS
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        # what came after the checkpoint is made again; a last line may be torn
-        self.done = [line for line in map(_parsed, lines) if line and line["step"] <= state.step]
+        self.done = cut_back(self.path, state.step)
         if not self.done:
             self._evaluate(state)
 
@@ -83,13 +81,6 @@ class EvaluateEvery(Callback):
         # last: a step that has its line is never evaluated again, and what was told then would be missed
         self.done.append({"step": state.step, **told})
         write_jsonl(self.done, self.path)
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def remember(path: Path, views: Sequence[View]) -> None:

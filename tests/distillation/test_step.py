@@ -325,3 +325,33 @@ def test_a_trajectory_whose_first_tokens_are_skipped_shares_its_prompt(chat, row
     example, prompt = stepper.example(rows[0], [80, 81, 82, 2]), chat.student_prompt(rows[0].prompt)
     batch = pack([example.sft, example.student], student)
     assert batch.inputs["input_ids"].tolist() == [[*prompt, *example.sft.completion, 80, 81, 82, 2]]
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_averages_alone(chat, rows, monkeypatch):
+    """Losses may be finite where the gradient is not: λ must not remember a step that never was."""
+    stepper = make_stepper(make_model(0), make_model(1), chat)
+    run(stepper, rows[:4])
+    before = stepper.balance.state()
+    weights = [parameter.clone() for parameter in stepper.parameters]
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    metrics = run(stepper, rows[:4])
+    assert metrics["skipped_because"] == "not finite"
+    assert metrics["sft_loss"] > 0
+    assert metrics["kl_loss"] > 0
+    assert stepper.balance.state() == before
+    assert all(map(torch.equal, weights, stepper.parameters))
+
+
+def test_norms_and_biases_do_not_decay():
+    """With no gradient a step is decay alone."""
+    model = make_model(0, attention_bias=True)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.data += 1
+        weight.grad = torch.zeros_like(weight)
+    adamw(model, replace(OPTIONS, learning_rate=0.1, weight_decay=0.5)).step()
+    for name, weight in model.named_parameters():
+        wanted = before[name] + 1
+        if not ("norm" in name or name.endswith("bias")):
+            wanted *= 1 - 0.1 * 0.5
+        assert torch.allclose(weight, wanted), name

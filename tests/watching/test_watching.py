@@ -11,6 +11,7 @@ from tiny import make_model, make_rows
 from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.callbacks import OverProcesses
 from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
 from raft_fast.options import WatchOptions
@@ -200,6 +201,54 @@ def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(tmp_path,
     stale.write_text('{"step": 3, "reason": "collapse at step 3"}')
     run(tmp_path / "run", chat, [StopOnCollapse(1.0)])
     assert collapse_of(tmp_path / "run") is None
+
+
+class Patience(Callback):
+    """A user's own end."""
+
+    def on_evaluate(self, state, scores):
+        state.finished = "no better for two evaluations" if state.step == 2 else None
+
+
+def test_an_end_that_somebody_else_chose_is_no_collapse(tmp_path, chat):
+    callbacks = [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))]
+    for _ in range(2):  # the second one goes on from a checkpoint that says it is finished
+        run(tmp_path / "run", chat, callbacks)
+        assert [line["step"] for line in lines(tmp_path / "run/evaluations.jsonl")] == [0, 1, 2]
+        assert collapse_of(tmp_path / "run") is None
+
+
+class Everywhere(Callback):
+    everywhere = True
+
+    def __init__(self):
+        self.heard = []
+
+    def on_begin(self, state):
+        self.heard.append("begin")
+
+    def on_step(self, state):
+        self.heard.append(state.step)
+
+    def on_evaluate(self, state, scores):
+        self.heard.append(scores["eval_domain_nll"])
+
+
+def test_every_process_hears_of_evaluations(tmp_path, chat):
+    """After the moment of the first process that they were made in, its beginning included."""
+    each = Everywhere()
+    run(tmp_path / "run", chat, [each, EvaluateEvery(2, make_scorer(chat))], replace(OPTIONS, max_steps=2))
+    zero, two = (line["eval_domain_nll"] for line in lines(tmp_path / "run/evaluations.jsonl"))
+    assert each.heard == ["begin", zero, 1, 2, two]
+
+
+def test_another_process_hears_what_the_first_says(tmp_path):
+    """There `Processes.first` gives what was decided elsewhere, and does no work."""
+    each, state = Everywhere(), TrainingState(tmp_path, None, None, 4, step=3)
+    told = SimpleNamespace(first=lambda work: (False, "enough", [{"eval_domain_nll": 0.5}]))
+    OverProcesses([each], told).on_step(state)
+    assert each.heard == [3, 0.5]
+    assert state.finished == "enough"
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
