@@ -24,8 +24,8 @@ from raft_fast.run import make_folder, save_costs
 
 DESCRIPTION = """Measure a trained model against the model it came from: answers to held-out rows
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
-folder RUN/model of a run, --base what it was trained from; --data defaults to the run's held-out
-rows, --output_dir then to the run, otherwise to evaluations/<name of the model>."""
+folder RUN/model of a run (or RUN/checkpoints/step-N/model), --base what it was trained from; --data
+defaults to the run's held-out rows, --output_dir to evaluations/<name of the run>."""
 GROUPS = [DataOptions, ModelOptions, EngineOptions, BaseOptions, EvaluateOptions, JuryOptions,
           LMEvalOptions]
 HELDOUT = "heldout.parquet"
@@ -80,7 +80,7 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
     if data.data:
         return data.data
     folder = Path(model.model)
-    heldout = folder.parent / HELDOUT
+    heldout = find_run(folder) / HELDOUT
     if not folder.is_dir():
         raise UserError(f"--model {folder}: no such folder; name a run's model, as in --model RUN/model")
     if not heldout.is_file():
@@ -91,7 +91,7 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
 
 def find_base(model: ModelOptions) -> str:
     """The model that the run was trained from. Raises UserError where no run tells."""
-    config = Path(model.model).parent / "config.yaml"
+    config = find_run(Path(model.model)) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--base is missing, and there is no {config} that names it")
     return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
@@ -102,8 +102,17 @@ def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
     if data.output_dir:
         return Path(data.output_dir)
     folder = Path(model.model)
-    # every run's model folder is called model; the run's own name tells more
-    return Path("evaluations") / (folder.resolve().parent.name if folder.name == "model" else folder.name)
+    if folder.name != "model":
+        return Path("evaluations") / folder.name
+    # every run's model folder is called model; the names of run and checkpoint tell more
+    run_dir = find_run(folder.resolve())
+    inside = folder.resolve().relative_to(run_dir).parts
+    return Path("evaluations") / "-".join([run_dir.name, *(part for part in inside if "step-" in part)])
+
+
+def find_run(model: Path) -> Path:
+    """The run that a model's folder lies in: RUN/model or RUN/checkpoints/step-N/model. Else its parent."""
+    return next((folder for folder in model.parents[:3] if (folder / HELDOUT).is_file()), model.parent)
 
 
 def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_dir: Path,

@@ -86,6 +86,8 @@ def own_folder(name: str, option: str = "--model") -> Path | None:
     if folder.is_dir():
         if (folder / "heldout.parquet").is_file():
             raise UserError(f"{option} {name}: is a run; its model is {folder / 'model'}")
+        if (folder / "state.json").is_file() and (folder / "model").is_dir():
+            raise UserError(f"{option} {name}: is a checkpoint; its model is {folder / 'model'}")
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             merged = folder.parent / "model"
             instead = f"its merged model is {merged}" if (merged / "config.json").is_file() else (

@@ -17,6 +17,7 @@ from raft_fast.at_start import check_train
 from raft_fast.config import parse
 from raft_fast.dataset import Row, spread, write_jsonl
 from raft_fast.errors import UserError, entry
+from raft_fast.going_on import has_steps, open_run, pin_inputs
 from raft_fast.options import (
     AdapterOptions,
     DataOptions,
@@ -32,7 +33,7 @@ from raft_fast.options import (
     check_several,
 )
 from raft_fast.progress import Reporter, Silent
-from raft_fast.run import only_process, open_run, pin_inputs, save_costs
+from raft_fast.run import only_process, save_costs
 from raft_fast.training_rows import read_rejected, screen_rows, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
@@ -78,17 +79,21 @@ def run(name: str, options: Options, callbacks: Sequence[Any] = ()) -> Path:
 def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporter: Reporter,
                         callbacks: Sequence[Any] = ()) -> None:
     """Every stage whose outcome is not in the folder yet."""
+    from raft_fast.distillation import rows_per_step
     from raft_fast.distillation.sharding import check_shards
     from raft_fast.models import load_encoder, load_engine
     from raft_fast.watching import watchers
 
-    resumed = processes.first(lambda: open_run(run_dir, options.groups))
-    if resumed and (run_dir / "evaluation.json").is_file():
+    start = processes.first(lambda: open_run(run_dir, options.groups))
+    if start.resumed and (run_dir / "evaluation.json").is_file():
         reporter.say(f"{run_dir} is finished: nothing is left to do")
         return processes.first(lambda: finish(run_dir, options, reporter))
-    reporter.say(f"{'Going on with the run in' if resumed else 'New run in'} {run_dir}")
+    reporter.say(f"{'Going on with the run in' if start.resumed else 'New run in'} {run_dir}")
+    if start.changed:
+        reporter.say(f"with other options than before: {'; '.join(start.changed)}")
+    rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
     try:
-        data = processes.first(lambda: take_rows(options.data, options.train.heldout, run_dir, reporter))
+        data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter))
         processes.first(lambda: check_stage1(data, options))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
@@ -196,7 +201,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                           training.distillation_temperature, training.teacher_sees_answer,
                           student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
-        processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}))
+        processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
     with reporter.phase("count tokens", len(rows), "rows") as advance:
         lengths = processes.first(lambda: measure(rows, chat, training, advance))
     takes = longest_sequence(model, training.parallelism, processes)

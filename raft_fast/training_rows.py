@@ -6,12 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Row, fingerprint_rows, read_table, split, spread, write_jsonl, write_rows
+from raft_fast.dataset import (
+    Rejected,
+    Row,
+    Table,
+    fingerprint_rows,
+    read_table,
+    split,
+    spread,
+    write_jsonl,
+    write_rows,
+)
 from raft_fast.errors import UserError
 from raft_fast.fetch import quickstart_rows
-from raft_fast.options import DataOptions, ScreenOptions
+from raft_fast.going_on import pin_inputs
+from raft_fast.options import DataOptions, ScreenOptions, TrainOptions
 from raft_fast.progress import Reporter
-from raft_fast.run import pin_inputs
 from raft_fast.screening import Reference, rows_as_references, screen
 
 
@@ -25,23 +35,53 @@ class Data:
     total: int
 
 
-def take_rows(options: DataOptions, heldout_share: float, run_dir: Path, reporter: Reporter) -> Data:
-    """Read the rows, set bad ones aside, hold rows out of every category, take the slice asked for."""
+def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, reporter: Reporter) -> Data:
+    """Read the rows, set bad ones aside, hold rows out, take the slice asked for.
+
+    Raises UserError where none is left to train on, or to hold out.
+    """
     with reporter.phase("read rows"):
         source = options.data or str(quickstart_rows())
         table = read_table(source, options.max_bad_rows)
-        train, heldout = split(table.rows, heldout_share, options.seed)
+        train, heldout, aside = hold_out(table, source, training, options)
+        pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if training.heldout_data
+                                                          else table.rows)})
+        chosen = spread(train, options.max_rows, options.seed)
+        write_rows(heldout, run_dir / "heldout.parquet")
+        write_jsonl(aside, run_dir / "rejected.jsonl")
+    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}"
+                 + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
+                 + f", {len(heldout)} held out"
+                 + (f" from {training.heldout_data}" if training.heldout_data else "")
+                 + f", {len(aside)} set aside")
+    return Data(chosen, heldout, table.refined, len(train))
+
+
+def hold_out(table: Table, source: str, training: TrainOptions,
+             options: DataOptions) -> tuple[list[Row], list[Row], list[Rejected]]:
+    """(rows to train on, rows held out, rows set aside): a share of every category, or --heldout_data."""
+    if training.heldout_data is None:
+        train, heldout = split(table.rows, training.heldout, options.seed)
         if not train or not heldout:
             raise UserError(f"--data {source}: {len(table.rows)} rows are too few to hold some out; at "
                             "least one category needs two")
-        pin_inputs(run_dir, {"the data": fingerprint_rows(table.rows)})
-        chosen = spread(train, options.max_rows, options.seed)
-        write_rows(heldout, run_dir / "heldout.parquet")
-        write_jsonl(table.rejected, run_dir / "rejected.jsonl")
-    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}"
-                 + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
-                 + f", {len(heldout)} held out, {len(table.rejected)} set aside")
-    return Data(chosen, heldout, table.refined, len(train))
+        return train, heldout, table.rejected
+    try:
+        held = read_table(training.heldout_data, options.max_bad_rows)
+    except UserError as error:  # it speaks of --data
+        raise UserError(f"--heldout_data {training.heldout_data}: cannot be used ({error})") from error
+    known = {_content(row) for row in held.rows}
+    train = [row for row in table.rows if _content(row) not in known]
+    if not train:
+        raise UserError(f"--heldout_data {training.heldout_data}: holds every row of --data {source}")
+    among = [Rejected(source, None, f"row_id {row.row_id}: is held out, in {training.heldout_data}")
+             for row in table.rows if _content(row) in known]
+    return train, held.rows, [*table.rejected, *held.rejected, *among]
+
+
+def _content(row: Row) -> str:
+    """Question and gold answer: row ids may be line numbers, which other rows have in another file."""
+    return json.dumps([row.prompt, row.gold], sort_keys=True)
 
 
 def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequence[Reference]], encoder: Any,

@@ -19,7 +19,7 @@ from raft_fast.dataset import (
 )
 from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
-from raft_fast.options import DataOptions
+from raft_fast.options import DataOptions, TrainOptions
 from raft_fast.progress import Reporter
 from raft_fast.training_rows import take_rows
 
@@ -63,9 +63,42 @@ def test_a_control_character_is_named_with_its_column(tmp_path):
 
 def test_of_how_many_rows_a_slice_is_taken_is_said(tmp_path, capsys):
     rows = [{"question": f"Why {number}?", "answer": "So."} for number in range(14)]
-    take_rows(DataOptions(data=jsonl(tmp_path / "a.jsonl", rows), max_rows=6), 0.15, tmp_path, Reporter())
+    data = DataOptions(data=jsonl(tmp_path / "a.jsonl", rows), max_rows=6)
+    take_rows(data, TrainOptions(heldout=0.15), tmp_path, Reporter())
     assert "training on 6 of 12 (--max_rows 0 takes all), 2 held out, 0 set aside" in " ".join(
         capsys.readouterr().err.split())
+
+
+def test_rows_of_a_file_are_held_out_and_never_trained_on(tmp_path):
+    """As the split promises: no row is in both. Row ids that are line numbers tell nothing apart."""
+    rows = [{"question": f"Why {number}?", "answer": "So."} for number in range(8)]
+    held = [{"answer": "So.", "question": "Why 5?"}, {"question": "Why 99?", "answer": "So."}]
+    training = TrainOptions(heldout_data=jsonl(tmp_path / "held.jsonl", held))
+    data = take_rows(DataOptions(data=jsonl(tmp_path / "a.jsonl", rows)), training, tmp_path, Reporter())
+    assert [row.prompt[0]["content"] for row in data.heldout] == ["Why 5?", "Why 99?"]
+    assert len(data.train) == data.total == 7
+    assert "Why 5?" not in {row.prompt[0]["content"] for row in data.train}
+    assert "row_id row-000006: is held out, in" in (tmp_path / "rejected.jsonl").read_text()
+    assert [row.prompt for row in read_table(str(tmp_path / "heldout.parquet"), 0).rows] == [
+        row.prompt for row in data.heldout]
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    jsonl(tmp_path / "held.jsonl", held[1:])
+    with pytest.raises(UserError, match="the data changed"):
+        take_rows(DataOptions(data=str(tmp_path / "a.jsonl")), training, tmp_path, Reporter())
+
+
+@pytest.mark.parametrize(("held", "said"), [
+    ([{"question": f"Why {number}?", "answer": "So."} for number in range(3)], "holds every row of --data"),
+    ([{"question": "x"}], "--heldout_data .* cannot be used"),
+])
+def test_rows_that_cannot_be_held_out_are_refused(tmp_path, held, said):
+    data = DataOptions(data=jsonl(tmp_path / "a.jsonl", [{"question": f"Why {n}?", "answer": "So."}
+                                                         for n in range(3)]))
+    training = TrainOptions(heldout_data=jsonl(tmp_path / "held.jsonl", held))
+    with pytest.raises(UserError, match=said):
+        take_rows(data, training, tmp_path, Reporter())
+    with pytest.raises(UserError, match="--heldout_data nowhere: must be a file"):
+        TrainOptions(heldout_data="nowhere")
 
 
 def test_bad_rows_are_set_aside_with_file_line_and_reason(tmp_path):

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from documented import documented
+from home import RUN, make_home
 from tiny import make_model, make_tokenizer
-from transformers import BertConfig, BertModel
 
 from raft_fast import train
 from raft_fast.config import parse
@@ -18,30 +18,10 @@ from raft_fast.distillation import Callback
 from raft_fast.options import Options
 from raft_fast.run import LOCK, only_process
 
-RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
-       "--max_completion_length", "8", "--rewrite_max_new_tokens", "24", "--fusion_rounds", "2",
-       "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3"]
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a tiny model, a tiny encoder and twelve raw rows, one of them bad."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-
-    home = tmp_path_factory.mktemp("home")
-    make_model().save_pretrained(home / "model")
-    make_tokenizer().save_pretrained(home / "model")
-    BertModel(BertConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32)).save_pretrained(home / "bert")
-    make_tokenizer(None).save_pretrained(home / "bert")
-    transformer = Transformer(str(home / "bert"), max_seq_length=64)
-    SentenceTransformer(modules=[transformer, Pooling(32)]).save(str(home / "encoder"))
-    rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}, says § {i}.",
-             "category": "ab"[i % 2]} for i in range(12)]
-    lines = [json.dumps(row) for row in rows] + ['{"question": "x"}']
-    (home / "rows.jsonl").write_text("\n".join(lines))
-    return home
+    return make_home(tmp_path_factory.mktemp("home"))
 
 
 def command(home, entry, *options, code=0):

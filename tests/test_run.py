@@ -8,65 +8,14 @@ import sys
 import pytest
 
 from raft_fast.errors import UserError, entry
-from raft_fast.options import DataOptions, TrainOptions
 from raft_fast.progress import Reporter
-from raft_fast.run import open_run, pin_inputs, save_costs
-
-
-def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
-    folder = tmp_path / "run"
-    assert open_run(folder, [TrainOptions(), DataOptions(output_dir="a")]) is False
-    (folder / "metrics.jsonl").write_text("")
-    elsewhere = TrainOptions(vllm_server_base_url="http://other:8000")
-    assert open_run(folder, [elsewhere, DataOptions(output_dir="b")]) is True
-    with pytest.raises(UserError, match=r"learning_rate is 5e-06 there and 0\.1 here"):
-        open_run(folder, [TrainOptions(learning_rate=0.1), DataOptions()])
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
-
-
-def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
-    folder = tmp_path / "run"
-    open_run(folder, [TrainOptions()])
-    (folder / "metrics.jsonl").write_text("")
-    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
-    older = [line for line in lines if not line.startswith("teacher_top_k")]
-    (folder / "config.yaml").write_text("".join(older))
-    assert open_run(folder, [TrainOptions()]) is True
-    with pytest.raises(UserError, match="teacher_top_k is 512 there and 7 here"):
-        open_run(folder, [TrainOptions(teacher_top_k=7)])
-
-
-def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
-    pin_inputs(tmp_path, {"the data": "a"})
-    pin_inputs(tmp_path, {"the data": "b"})  # nothing paid for yet
-    pin_inputs(tmp_path, {"the model": "m"})  # known later than the data, beside it
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="the data changed since"):
-        pin_inputs(tmp_path, {"the data": "c"})
-    with pytest.raises(UserError, match="the model changed since"):
-        pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
-
-
-def test_answers_to_go_on_with_are_named_only_where_there_are_some(tmp_path):
-    open_run(tmp_path, [TrainOptions()])
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"or the same options$"):
-        open_run(tmp_path, [TrainOptions(heldout=0.5)])
-    (tmp_path / "refine").mkdir()
-    (tmp_path / "refine/refined.parquet").touch()
-    with pytest.raises(UserError, match=r"the same options\. Answers .*: --data .*/refine/refined\.parquet$"):
-        open_run(tmp_path, [TrainOptions(heldout=0.5)])
-
-
-def test_a_typo_does_not_claim_the_folder(tmp_path):
-    open_run(tmp_path, [DataOptions(data="nope.jsonl")])
-    assert open_run(tmp_path, [DataOptions(data="rows.jsonl")]) is False
+from raft_fast.run import make_folder, save_costs
 
 
 def test_an_output_dir_that_is_a_file(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        open_run(tmp_path / "x", [TrainOptions()])
+        make_folder(tmp_path / "x")
 
 
 def test_costs_add_up_over_restarts(tmp_path):

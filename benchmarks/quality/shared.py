@@ -80,7 +80,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     options = suite.shared_options()
     options = replace(options, data=replace(options.data, data=find_rows(suite.data)))
     folder.mkdir(parents=True, exist_ok=True)
-    data = take_rows(options.data, options.train.heldout, folder, reporter)
+    data = take_rows(options.data, options.train, folder, reporter)
     with reporter.phase("load models"):
         original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
         encoder = load_encoder(options.model)

@@ -41,17 +41,19 @@ def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]
         hook.remove()
 
 
-ADVICE = "--use_peft true needs least, --gradient_checkpointing true and shorter rows (--max_length, " \
-         "--max_completion_length) need less"
+ADVICE = "--gradient_checkpointing true and, where rows share a pass, --max_tokens_per_micro_batch 4096 " \
+         "need less, and a run goes on with them; --use_peft true needs least, a shorter --max_length or " \
+         "--max_completion_length less: a run that has done a step needs another --output_dir for these"
 
 
 def _halve(stepper: Stepper, examples: Sequence[Example], reason: str) -> None:
-    rows = max(map(len, stepper.limits.cut(examples)))
+    cut = stepper.limits.cut(examples)
+    rows, tokens = max(map(len, cut)), max(sum(example.tokens for example in part) for part in cut)
     alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
     if rows == 1 or not alone:
         most = max(example.tokens for example in examples)
         at = f"with one row of {most} tokens" if rows == 1 else f"with {rows} rows a micro-batch in one of " \
-            "several processes (lower --per_device_train_batch_size)"
+            f"several processes (--max_tokens_per_micro_batch {tokens // 2} halves them)"
         raise UserError(f"out of memory {at} ({reason}): {ADVICE}")
     stepper.limits = replace(stepper.limits, rows=(rows + 1) // 2)
     console.print(f"out of memory with {rows} rows a micro-batch: the step again with {(rows + 1) // 2}; "

@@ -15,21 +15,53 @@ from raft_fast.processes import Processes
 
 def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
     """Rows of an optimizer step over all processes; a run that goes on keeps what it began with, on
-    however many processes it goes on."""
+    however many processes it goes on.
+
+    Raises UserError where the options are others than before and give other rows a step.
+    """
     processes = Processes()
     size = options.per_device_train_batch_size * options.gradient_accumulation_steps * processes.size
-    return int(processes.first(lambda: newest_state(run_dir / "checkpoints")).get("rows_per_step", size))
+
+    def kept() -> int:
+        state = newest_state(run_dir / "checkpoints")
+        rows = int(state.get("rows_per_step", size))
+        if rows != size and state.get("batch", batch(options)) != batch(options):
+            raise UserError(
+                f"--per_device_train_batch_size {options.per_device_train_batch_size} "
+                f"--gradient_accumulation_steps {options.gradient_accumulation_steps}: {size} rows a step "
+                f"(processes: {processes.size}), and the run in {run_dir} has {rows}; it goes on with "
+                f"{_fitting_batch(rows, options, processes.size, state['batch'])}")
+        return rows
+
+    return processes.first(kept)
+
+
+def batch(options: TrainOptions) -> list[int]:
+    """The two options that give the rows of a step on one process."""
+    return [options.per_device_train_batch_size, options.gradient_accumulation_steps]
+
+
+def _fitting_batch(rows: int, options: TrainOptions, processes: int, before: Sequence[int]) -> str:
+    """Both options for so many rows a step: passes of at most what is asked for, else as it was before."""
+    each = rows // processes
+    largest = max((size for size in range(1, each + 1)
+                   if each % size == 0 and size <= options.per_device_train_batch_size), default=1)
+    fits = [largest, each // largest] if rows % processes == 0 else before
+    return f"--per_device_train_batch_size {fits[0]} --gradient_accumulation_steps {fits[1]}"
 
 
 def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:
-    """The `size` rows of every optimizer step: each epoch in an order of its own, the last step may be
-    short."""
+    """The `size` rows of every optimizer step: each epoch in an order of its own, the last step of one may be
+    short. As in transformers, --max_steps decides alone where it is given."""
     steps: list[list[Row]] = []
-    for epoch in range(options.num_train_epochs):
+    epochs, most = options.num_train_epochs, options.max_steps
+    if most > 0:
+        epochs = -(-most // -(-len(rows) // size))
+    for epoch in range(epochs):
         order = list(rows)
         random.Random(f"{seed} {epoch}").shuffle(order)
         steps += [order[start : start + size] for start in range(0, len(order), size)]
-    return steps if options.max_steps < 0 else steps[: options.max_steps]
+    return steps[:most] if most > 0 else steps
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,39 @@ from transformers import set_seed
 
 from raft_fast.distillation.callbacks import TrainingState
 from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.planning import batch
 from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.weights import AsModel
 from raft_fast.engines import stable_seed
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
+from raft_fast.progress import console
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a step is dealt to processes and cut into micro-batches of so many rows and tokens (0: any)."""
+
+    step_rows: int
+    processes: int
+    rows: int
+    tokens: int
+
+    def differs(self, other: "Cut") -> bool:
+        """Whether steps that were whole may now be cut, or the reverse."""
+        return (self.share <= self.rows, self.tokens) != (other.share <= other.rows, other.tokens)
+
+    @property
+    def share(self) -> int:
+        """The most rows of a step that a process has."""
+        return -(-self.step_rows // self.processes)
+
+    def __str__(self) -> str:
+        tokens = f" and {self.tokens} tokens" if self.tokens else ""
+        return f"{self.share} rows a process in micro-batches of at most {self.rows} rows{tokens}"
 
 
 @dataclass
@@ -43,6 +69,7 @@ class Resumable:
         self.stepper.balance.load(kept["balance"])
         if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
             self.stepper.limits = replace(self.stepper.limits, rows=min(halved, self.stepper.limits.rows))
+        self._say_where_lambda_moves(kept)
         self.scheduler.load_state_dict(kept["scheduler"])
         for group, lr in zip(self.stepper.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
@@ -57,9 +84,12 @@ class Resumable:
         kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
                 "finished": self.state.finished, "rows_per_step": self.rows_per_step,
+                "batch": batch(self.options),
+                "limits": [self.stepper.limits.rows, self.stepper.limits.tokens],
                 "buffer": self.rollouts.state() if self.rollouts else {},
                 "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
-        save = partial(save_checkpoint, self._folder, self.state.step, gather_weights(self.state.weights),
+        weights = AsModel(gather_weights(self.state.weights), self.state.student, self.stepper.chat.tokenizer)
+        save = partial(save_checkpoint, self._folder, self.state.step, weights,
                        gather_optimizer(self.stepper.optimizer), kept, self.options.save_total_limit)
         return processes.first(save)
 
@@ -68,6 +98,18 @@ class Resumable:
         state, steps = self.state, self.options.save_steps
         every = steps and state.step % steps == 0
         return bool(every or state.step == state.total or state.stop or state.finished)
+
+    def _say_where_lambda_moves(self, kept: dict[str, Any]) -> None:
+        """A word where steps are cut otherwise than before, and λ comes from other averages."""
+        limits, processes = self.stepper.limits, Processes()
+        before = Cut(self.rows_per_step, len(kept.get("processes", [])) or 1,
+                     *kept.get("limits", [limits.rows, limits.tokens]))
+        now = Cut(self.rows_per_step, processes.size, limits.rows, limits.tokens)
+        balances = self.options.sft and self.options.distillation and self.options.balance != "fixed"
+        if balances and processes.is_first and now.differs(before):
+            console.print(f"λ: {now} from here on, {before} before; in a step of several micro-batches λ "
+                          "comes from the averages of the step before (lambda_exact in metrics.jsonl)",
+                          markup=False, soft_wrap=True)
 
     @property
     def _folder(self) -> Path:

@@ -3,12 +3,14 @@
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
-from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.distillation.checkpoint import MODEL, checkpoints
 from raft_fast.errors import Stopped, UserError
+from raft_fast.going_on import again
 from raft_fast.processes import Processes
 from raft_fast.progress import console
 
@@ -79,7 +81,18 @@ class StopOnBadSteps(Callback):
         bad = state.metrics["skipped_because"] == "not finite"
         self.bad_steps = self.bad_steps + 1 if bad else 0
         if self.bad_steps >= BAD_STEPS:
-            saved = checkpoints(state.run_dir / "checkpoints")
-            last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
             raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
-                            f"lower --learning_rate; {last}")
+                            f"{how_to_begin_again(state.run_dir)}")
+
+
+def how_to_begin_again(run_dir: Path) -> str:
+    """What to do where a run has gone wrong: options that the program takes."""
+    saved = checkpoints(run_dir / "checkpoints")
+    refined = f" with {options}" if (options := again(run_dir)) else ""
+    told = f"train again with a lower --learning_rate in another --output_dir{refined}"
+    if not saved:
+        return f"{told} (there is no checkpoint yet)"
+    last = saved[-1] / MODEL
+    if (last / "config.json").is_file():
+        return f"{told}, from the start or from the last good weights: --model {last} (which then teach too)"
+    return f"{told}; the last good adapter is {last}"

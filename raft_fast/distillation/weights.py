@@ -59,6 +59,21 @@ class FullWeights:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
 
 
+class AsModel:
+    """`weights` of `model`, saved with what makes a folder of them one that --model reads."""
+
+    def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
+        self.weights, self.model, self.tokenizer = weights, model, tokenizer
+        self.read, self.put = weights.read, weights.put
+
+    def save(self, folder: Path) -> None:
+        self.weights.save(folder)
+        self.tokenizer.save_pretrained(folder)
+        if (folder / WEIGHTS_FILE).is_file():  # whole, and no adapter, whose model is another folder
+            self.model.config.save_pretrained(folder)
+            self.model.generation_config.save_pretrained(folder)
+
+
 def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of every .safetensors file in the folder."""
     tensors: dict[str, torch.Tensor] = {}

@@ -80,6 +80,5 @@ def _balance(config: Config, both: bool) -> Iterator[str]:
 
 
 def _length(run: RunFiles) -> str:
-    """Which of the two limits ended the run."""
-    most = run.config.get("max_steps", -1)
-    return "max_steps" if most > 0 and len(run.steps) >= most else "num_train_epochs"
+    """Which of the two options says how long training takes."""
+    return "max_steps" if run.config.get("max_steps", -1) > 0 else "num_train_epochs"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from raft_fast.options.check import check
@@ -13,6 +14,9 @@ class TrainOptions:
 
     heldout: float = 0.1
     """Share of the rows held out for evaluation, taken from every category before anything else."""
+    heldout_data: str | None = None
+    """Rows to hold out instead of a share of --data: a file as --data, such as RUN/heldout.parquet of a run
+    whose refined answers are trained on. Rows of --data that are among them are set aside."""
     data_source: Literal["fused", "rewrite", "gold"] = "fused"
     """Which answer to train on: the refined one, the filtered rewrite, or the gold answer."""
     sft: bool = True
@@ -40,7 +44,8 @@ class TrainOptions:
     num_train_epochs: int = 3
     """Passes over the rows."""
     max_steps: int = -1
-    """Optimizer steps at most; -1: as the epochs ask."""
+    """Optimizer steps, whatever --num_train_epochs asks: the rows come again for as many as it takes. -1: as
+    the epochs ask."""
     per_device_train_batch_size: int = 16
     """Rows of a micro-batch on each device; each gives one SFT sequence and one trajectory."""
     max_tokens_per_micro_batch: int = 0
@@ -95,6 +100,8 @@ class TrainOptions:
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"--{name}", value, "finite")
         check(0 < self.heldout < 1, "--heldout", self.heldout, "between 0 and 1")
+        check(self.heldout_data is None or Path(self.heldout_data).is_file(), "--heldout_data",
+              self.heldout_data, "a file, such as RUN/heldout.parquet")
         check(self.sft or self.distillation, "--sft false --distillation", "false",
               "true for one of the two: with both off there is nothing to train")
         for name in ("learning_rate", "rollout_temperature", "distillation_temperature",

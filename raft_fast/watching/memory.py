@@ -3,11 +3,10 @@
 from rich.table import Table
 
 from raft_fast.distillation import Estimate
+from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.progress import console
 
 GIB = 1 << 30
-ADVICE = "--use_peft true needs least; --gradient_checkpointing true, --max_tokens_per_micro_batch 4096, a " \
-         "smaller --per_device_train_batch_size or a shorter --max_length need less"
 
 
 def show_memory(found: Estimate) -> None:

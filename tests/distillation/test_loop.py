@@ -220,13 +220,31 @@ def test_plan_covers_every_row_each_epoch():
     steps = plan(rows, OPTIONS, seed=0, size=6)
     assert [len(step) for step in steps] == [6, 1, 6, 1]
     assert sorted(row.row_id for step in steps[:2] for row in step) == sorted(r.row_id for r in rows)
-    assert len(plan(rows, replace(OPTIONS, max_steps=3), seed=0, size=6)) == 3
+
+
+def test_max_steps_decides_alone():
+    """As in transformers: the rows come again for as many steps as are asked for, or not all of them come."""
+    rows = make_rows(7)
+    epochs = plan(rows, replace(OPTIONS, num_train_epochs=5), seed=0, size=6)
+    for most in (1, 3, 4, 9, 10):
+        assert plan(rows, replace(OPTIONS, max_steps=most), seed=0, size=6) == epochs[:most]
+
+
+def test_max_steps_is_the_length_of_schedule_and_run(tmp_path, chat):
+    options = replace(OPTIONS, num_train_epochs=1, max_steps=5, lr_scheduler_type="linear", save_steps=3)
+    run(tmp_path / "run", chat, options)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000005")
+    _, metrics = run(tmp_path / "run", chat, options)
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]
+    assert [line["lr"] for line in metrics] == pytest.approx([OPTIONS.learning_rate * (5 - n) / 5
+                                                              for n in range(5)])
 
 
 def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
     assert rows_per_step(OPTIONS, tmp_path / "run") == 3
     run(tmp_path / "run", chat)
-    assert rows_per_step(replace(OPTIONS, gradient_accumulation_steps=2), tmp_path / "run") == 3
+    assert rows_per_step(replace(OPTIONS, per_device_train_batch_size=1, gradient_accumulation_steps=3),
+                         tmp_path / "run") == 3
 
 
 def first_step(folder, chat, rollout, distillation):

@@ -4,11 +4,16 @@ import multiprocessing
 import shutil
 from dataclasses import replace
 from multiprocessing import forkserver
+from types import SimpleNamespace
 
 import pytest
 import torch
 from two_processes import run, work
 
+from raft_fast.distillation import planning, rows_per_step
+from raft_fast.distillation.resume import Cut
+from raft_fast.errors import UserError
+from raft_fast.going_on import DRIVEN
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
 
@@ -79,10 +84,48 @@ def test_two_processes_are_one(results, how, name):
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_one_process_goes_on_where_two_stopped(results, how):
+def test_one_process_goes_on_where_two_stopped(results, how, tmp_path):
+    """With options that a run takes when it goes on: as one pass the same λ, with those of each of the two a
+    step of two passes, whose λ comes from the step before."""
     folder, one, _ = results
-    shutil.rmtree(folder / f"{how}-exact/checkpoints/step-000004")
-    assert_same(run(folder / f"{how}-exact", ONE, tied=True), one["exact"])
+    stopped = shutil.copytree(folder / f"{how}-exact", tmp_path / "stopped")
+    shutil.rmtree(stopped / "checkpoints/step-000004")
+    shutil.copytree(stopped, tmp_path / "same")
+    two = halved(ONE, how)
+    changed = {name for name, value in vars(ONE).items() if value != getattr(two, name)}
+    assert changed <= DRIVEN
+    assert_same(run(stopped, ONE, tied=True), one["exact"])
+    late = run(tmp_path / "same", two, tied=True)["metrics"]
+    assert [line["lambda_exact"] for line in late] == [True, True, False, False]
+    assert [line["tokens"] for line in late[:3]] == [line["tokens"] for line in one["exact"]["metrics"][:3]]
+
+
+@pytest.mark.parametrize(("processes", "told"), [
+    (1, "at most 2 rows from here on, 2 rows a process in micro-batches of at most 2 rows before"),
+    (2, None), (4, None)])
+def test_where_lambda_moves_is_said(processes, told):
+    before, now = Cut(4, 2, 2, 0), Cut(4, processes, 2, 0)
+    assert now.differs(before) == (told is not None)
+    assert told is None or told in f"{now} from here on, {before} before"
+    assert replace(now, tokens=9).differs(now)
+
+
+def test_other_rows_a_step_are_refused_with_a_combination_that_fits(tmp_path, monkeypatch):
+    run(tmp_path, replace(ONE, max_steps=2))
+    both = "--per_device_train_batch_size {} --gradient_accumulation_steps {}"
+    for processes, (rows, passes), fits in ((1, (3, 1), (2, 2)), (1, (8, 1), (4, 1)), (2, (4, 1), None),
+                                            (2, (4, 2), (2, 1)), (3, (1, 2), (4, 1))):
+        monkeypatch.setattr(planning, "Processes",
+                            lambda size=processes: SimpleNamespace(size=size, first=lambda work: work()))
+        asked = replace(ONE, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+        if fits is None:  # the options of before: on any number of processes
+            assert rows_per_step(asked, tmp_path) == 4
+            continue
+        with pytest.raises(UserError, match=f"{both.format(rows, passes)}: .* {both.format(*fits)}$"):
+            rows_per_step(asked, tmp_path)
+        if 4 % processes == 0:
+            assert rows_per_step(replace(ONE, per_device_train_batch_size=fits[0],
+                                         gradient_accumulation_steps=fits[1]), tmp_path) == 4
 
 
 def test_what_processes_tell_each_other(results):

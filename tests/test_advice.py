@@ -1,0 +1,173 @@
+"""What the program advises, followed to the letter through its entry points."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from home import RUN, make_home
+
+from raft_fast import evaluate, train
+from raft_fast.distillation.student_pass import StudentPass
+
+HERE = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", *RUN]
+GOLD = [*HERE, "--data_source", "gold", "--save_steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def home(made, monkeypatch):
+    """The working directory of the commands; what they write is gone afterwards."""
+    before = set(made.iterdir())
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(made / "cache"))
+    yield made
+    for path in set(made.iterdir()) - before:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run an entry in this process with the words of a command line; returns what it said on stderr."""
+    def run(*words, entry=train, code=None):
+        monkeypatch.setattr(sys, "argv", ["raft_fast", *words])
+        try:
+            entry.main()
+            stopped = None
+        except SystemExit as stop:
+            stopped = stop.code
+        said = " ".join(capsys.readouterr().err.split())
+        assert stopped == code, said
+        return said
+
+    return run
+
+
+@pytest.fixture
+def pass_fails(monkeypatch):
+    """From its n-th pass on the student fails as it is told to, until it is told not to."""
+    real, count = StudentPass.forward, [0]
+
+    def fail(at, how):
+        count[0] = 0
+
+        def forward(self, *inputs):
+            count[0] += 1
+            (sft, kl), measures = real(self, *inputs)
+            if count[0] < at:
+                return (sft, kl), measures
+            return how(sft, kl, measures)
+
+        monkeypatch.setattr(StudentPass, "forward", forward)
+
+    yield fail
+    monkeypatch.setattr(StudentPass, "forward", real)
+
+
+def no_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def not_finite(sft, kl, measures):
+    return (sft * torch.nan, kl), measures * torch.nan
+
+
+def well(sft, kl, measures):
+    return (sft, kl), measures
+
+
+def steps(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def row_ids(path):
+    return sorted(row["row_id"] for row in pq.read_table(path).to_pylist())
+
+
+def test_no_memory_in_the_first_step(home, command, pass_fails):
+    """Every option named is taken by the very same command."""
+    pass_fails(1, no_memory)
+    said = command(*GOLD, "--output_dir", "run", code=2)
+    advised = re.findall(r"--\w+ true|--\w+ \d+", said[said.index("error: out of memory") :])
+    assert advised == ["--gradient_checkpointing true", "--max_tokens_per_micro_batch 4096",
+                       "--use_peft true"]
+    shorter = ["--max_length 1024", "--max_completion_length 4"]
+    assert all(each.split()[0] in said for each in shorter)
+    every = [word for each in (*advised, *shorter) for word in each.split()]
+    assert "error: out of memory" in command(*GOLD, "--output_dir", "run", *every, code=2)
+    pass_fails(1, well)
+    command(*GOLD, "--output_dir", "run", *advised[0].split())
+    assert steps(home / "run") == [1, 2]
+
+
+def test_no_memory_in_a_later_step(home, command, pass_fails):
+    pass_fails(2, no_memory)
+    said = command(*GOLD, "--output_dir", "run", code=2)
+    assert "a run that has done a step needs another --output_dir for these" in said
+    assert steps(home / "run") == [1]
+    said = command(*GOLD, "--output_dir", "run", "--use_peft", "true", code=2)
+    assert "use_peft is False there and True here): choose another folder" in said
+    pass_fails(1, well)
+    said = command(*GOLD, "--output_dir", "run", "--gradient_checkpointing", "true",
+                   "--max_tokens_per_micro_batch", "4096")
+    assert "gradient_checkpointing is False there and True here" in said
+    assert "λ: 4 rows a process in micro-batches of at most 4 rows and 4096 tokens from here on, 4 rows a " \
+           "process in micro-batches of at most 4 rows before" in said
+    assert steps(home / "run") == [1, 2]
+
+
+def test_steps_that_are_not_finite(home, command, pass_fails):
+    """Train again, from the start or from the last good weights; what was refined is not paid twice."""
+    options = [*HERE, "--data_source", "rewrite", "--save_steps", "1", "--num_train_epochs", "2"]
+    pass_fails(3, not_finite)
+    said = command(*options, "--output_dir", "run", code=2)
+    assert "in steps 3 and 4: train again with a lower --learning_rate in another --output_dir" in said
+    told = re.search(r"with (--data \S+ --heldout_data \S+),.*(--model \S+)", said)
+    rows, weights = shlex.split(told[1]), shlex.split(told[2])
+    assert weights == ["--model", "run/checkpoints/step-000003/model"]
+    pass_fails(1, well)
+    without = " ".join(options).replace("--data rows.jsonl ", "").replace("--heldout 0.3 ", "").split()
+    for name, more in (("anew", []), ("from_there", weights)):
+        command(*without, *rows, *more, "--learning_rate", "1e-6", "--output_dir", name)
+        assert row_ids(home / name / "heldout.parquet") == row_ids(home / "run/heldout.parquet")
+        assert not (home / name / "refine").exists()
+    command(*weights, "--encoder", "encoder", "--general_prompts", "-1", "--eval_max_new_tokens", "8",
+            entry=evaluate)
+    assert json.loads((home / "evaluations/run-step-000003/evaluation.json").read_text())
+    said = command("--model", "run/checkpoints/step-000003", entry=evaluate, code=2)
+    assert "is a checkpoint; its model is run/checkpoints/step-000003/model" in said
+
+
+def test_other_options_with_the_answers_that_were_refined(home, command):
+    """As the refusal says: the same rows held out, and every other row trained on."""
+    options = [*HERE, "--data_source", "rewrite", "--output_dir"]
+    command(*options, "run")
+    said = command(*options, "run", "--learning_rate", "1e-4", code=2)
+    rows = shlex.split(re.search(r"can be used: (--data \S+ --heldout_data \S+)", said)[1])
+    command(*[word for word in options if word not in ("--data", "rows.jsonl", "--heldout", "0.3")], "again",
+            *rows, "--learning_rate", "1e-4")
+    assert row_ids(home / "again/heldout.parquet") == row_ids(home / "run/heldout.parquet")
+    seen = [json.loads((home / name / "metrics.jsonl").read_text().splitlines()[-1])["rows_seen"]
+            for name in ("run", "again")]
+    assert seen[0] == seen[1] == len(row_ids(home / "run/refine/refined.parquet"))
+
+
+def test_other_rows_a_step(home, command, pass_fails):
+    pass_fails(2, no_memory)
+    command(*GOLD, "--output_dir", "run", code=2)
+    pass_fails(1, well)
+    said = command(*GOLD, "--output_dir", "run", "--per_device_train_batch_size", "3", code=2)
+    assert "3 rows a step (processes: 1), and the run in run has 4" in said
+    fits = shlex.split(re.search(r"it goes on with (.*)$", said)[1])
+    assert fits == ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    said = command(*GOLD, "--output_dir", "run", *fits)
+    assert "λ: 4 rows a process in micro-batches of at most 2 rows from here on" in said
+    assert steps(home / "run") == [1, 2]

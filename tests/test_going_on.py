@@ -1,0 +1,151 @@
+"""Going on with a run: which options may be others than before, by what it has cost."""
+
+import dataclasses
+
+import pytest
+
+from raft_fast.errors import UserError
+from raft_fast.going_on import DRIVEN, TRAINED, has_steps, open_run, paid, pin_inputs
+from raft_fast.options import (
+    DataOptions,
+)
+from raft_fast.run import read_yaml
+from raft_fast.train import GROUPS
+
+STEP = '{"step": 1}\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of default options that has cost nothing."""
+    assert not open_run(tmp_path, groups()).resumed
+    return tmp_path
+
+
+def groups(**changed):
+    """All options, some of them changed."""
+    found = []
+    for group in GROUPS:
+        names = {field.name for field in dataclasses.fields(group)}
+        found.append(group(**{name: value for name, value in changed.items() if name in names}))
+    return found
+
+
+def answered(folder):
+    (folder / "refine").mkdir()
+    (folder / "refine/journal.jsonl").write_text("{}\n")
+
+
+def stepped(folder):
+    (folder / "metrics.jsonl").write_text(STEP)
+
+
+def test_names_of_options_are_those_of_options():
+    every = {field.name for group in GROUPS for field in dataclasses.fields(group)}
+    assert every >= DRIVEN | TRAINED
+    assert not DRIVEN & {"learning_rate", "teacher_top_k", "seed", "model", "data", "heldout", "use_peft"}
+
+
+@pytest.mark.parametrize("log", [None, "", '{"step": 1, "torn'])
+def test_a_run_without_a_step_has_cost_nothing(folder, log):
+    """Out of memory in the first step: what was asked for may change."""
+    if log is not None:
+        (folder / "metrics.jsonl").write_text(log)
+    assert not paid(folder)
+    assert not open_run(folder, groups(learning_rate=0.1, seed=3, model="other")).resumed
+    assert read_yaml(folder / "config.yaml")["model"] == "other"
+
+
+def saved(folder):
+    (folder / "checkpoints/step-000002").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("cost", [stepped, saved])
+def test_once_a_step_is_done_only_how_it_is_driven_may_change(folder, cost):
+    cost(folder)
+    assert has_steps(folder)
+    driven = {"gradient_checkpointing": True, "max_tokens_per_micro_batch": 4096, "save_steps": 7,
+              "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "parallelism": "fsdp2",
+              "eval_batch_size": 2, "device": "cpu", "log_completions": True, "save_total_limit": 5}
+    start = open_run(folder, groups(**driven))
+    assert start.resumed
+    assert "gradient_checkpointing is False there and True here" in start.changed
+    assert len(start.changed) == len(driven)
+    config = read_yaml(folder / "config.yaml")
+    assert {name: config[name] for name in driven} == driven
+    assert open_run(folder, groups(**driven)).changed == []
+    refused = {"learning_rate": 0.1, "use_peft": True, "seed": 1, "max_length": 64, "tau": 0.1}
+    for name, value in refused.items():
+        with pytest.raises(UserError, match=rf"\({name} is .* there and {value} here\)"):
+            open_run(folder, groups(**driven, **{name: value}))
+    assert read_yaml(folder / "config.yaml") == config
+
+
+def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
+    answered(folder)
+    left = ["evaluations.jsonl", "general_answers.jsonl", "metrics.jsonl"]
+    for name in left:
+        (folder / name).write_text("")
+    (folder / "best/step-000000").mkdir(parents=True)
+    pin_inputs(folder, {"the teacher": "a"}, has_steps)
+    assert open_run(folder, groups(save_steps=3)).resumed
+    assert all((folder / name).exists() for name in left)
+    assert open_run(folder, groups(use_peft=True, learning_rate=1e-4, max_length=64, teacher="b")).resumed
+    # what was made with other options is no longer what this run begins with
+    assert not any((folder / name).exists() for name in [*left, "best"])
+    pin_inputs(folder, {"the teacher": "b"}, has_steps)
+    for name, value in {"tau": 0.1, "heldout": 0.2, "data_source": "gold", "seed": 1, "model": "x"}.items():
+        with pytest.raises(UserError, match=f"{name} is"):
+            open_run(folder, groups(**{name: value}))
+
+
+def test_a_folder_that_is_no_run_loses_nothing(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best/mine").write_text("1")
+    open_run(tmp_path, groups())
+    assert (tmp_path / "best/mine").is_file()
+
+
+def test_a_finished_run_stays_what_it_was(folder):
+    stepped(folder)
+    (folder / "evaluation.json").write_text("{}")
+    assert open_run(folder, groups(per_device_train_batch_size=2)).resumed
+    assert read_yaml(folder / "config.yaml")["per_device_train_batch_size"] == 16
+
+
+def test_a_run_from_before_an_option_goes_on_with_its_default(folder):
+    stepped(folder)
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith("teacher_top_k")]
+    (folder / "config.yaml").write_text("".join(older))
+    assert open_run(folder, groups()).resumed
+    (folder / "config.yaml").write_text("".join(older))
+    with pytest.raises(UserError, match="teacher_top_k is 512 there and 7 here"):
+        open_run(folder, groups(teacher_top_k=7))
+
+
+def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
+    pin_inputs(tmp_path, {"the data": "a"})
+    pin_inputs(tmp_path, {"the data": "b"})  # nothing paid for yet
+    pin_inputs(tmp_path, {"the model": "m"})  # known later than the data, beside it
+    stepped(tmp_path)
+    with pytest.raises(UserError, match="the data changed since"):
+        pin_inputs(tmp_path, {"the data": "c"})
+    with pytest.raises(UserError, match="the model changed since"):
+        pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
+
+
+def test_answers_to_go_on_with_are_named_only_where_there_are_some(folder):
+    stepped(folder)
+    with pytest.raises(UserError, match=r"or the same options$"):
+        open_run(folder, groups(heldout=0.5))
+    (folder / "refine").mkdir()
+    (folder / "refine/refined.parquet").touch()
+    with pytest.raises(UserError, match=r"the same options\. Answers .*: --data .*/refine/refined\.parquet "
+                                        r"--heldout_data .*/heldout\.parquet$"):
+        open_run(folder, groups(heldout=0.5))
+
+
+def test_a_typo_does_not_claim_the_folder(tmp_path):
+    open_run(tmp_path, [DataOptions(data="nope.jsonl")])
+    assert not open_run(tmp_path, [DataOptions(data="rows.jsonl")]).resumed
