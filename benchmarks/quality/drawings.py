@@ -13,7 +13,8 @@ from raft_fast.report.figure import C1, CARD, LINE, MUTED, PLAIN, bars, figure, 
 from raft_fast.report.text import counted, short
 
 # told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
-COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8")
+COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8",
+           "#8f6a4a", "#7d8794")
 APART = 0.062  # of the plot's height: labels nearer than this would touch
 SMOOTH = 9  # steps of the running mean
 COUNTS = Markup('<div class="tile"><h3>{title}</h3><p class="small">base {before} of {asked}: too few for a '
