@@ -29,6 +29,7 @@ from raft_fast.options import (
     ScreenOptions,
     TrainOptions,
     WatchOptions,
+    check_given,
     check_rollouts,
     check_several,
 )
@@ -50,7 +51,9 @@ def main() -> None:
     argv = sys.argv[1:]
     own_data = any(word.split("=")[0] == "--data" for word in argv)
     name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart")
-    run(name, Options(*groups))
+    options = Options(*groups)
+    check_given(argv, options)
+    run(name, options)
 
 
 def run(name: str, options: Options, callbacks: Sequence[Any] = ()) -> Path:

@@ -10,7 +10,8 @@ from raft_fast import at_start, paraphrase, refine, train
 from raft_fast.at_start import check_engines, check_packages
 from raft_fast.config import parse
 from raft_fast.errors import UserError
-from raft_fast.options import Options
+from raft_fast.options import Options, check_given
+from raft_fast.options.given import NEEDS
 
 
 @pytest.fixture
@@ -55,6 +56,37 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, s
 
 def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
     at_start.check_train(options("--data", "gone.jsonl"), tmp_path)
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--lora_r", "64"], "--lora_r: has no part in this run without --use_peft true"),
+    (["--fixed_lambda=2"], "--fixed_lambda: has no part in this run without --balance fixed"),
+    (["--balance", "fixed", "--ema_beta", "0.5"], "without --balance ema or gradient"),
+    (["--distillation", "false", "--teacher", "x"], "--teacher: has no part in this run without"),
+    (["--log_completions_steps", "5"], "without --log_completions true"),
+    (["--collapse_threshold", "0.5"], "without --eval_steps"),
+    (["--vllm_server_base_url", "http://x:1"], "without --rollout_engine vllm_server"),
+])
+def test_what_would_be_ignored_is_refused_and_nothing_is_made(tmp_path, monkeypatch, capsys, argv, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--device", "cpu", *argv])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_switched_on_or_stands_in_a_file_is_no_mistake(tmp_path):
+    check_given(["--use_peft", "--lora_r", "64"], options("--use_peft", "--lora_r", "64"))
+    (tmp_path / "mine.yaml").write_text("fixed_lambda: 2.0")
+    argv = ["--config", str(tmp_path / "mine.yaml")]
+    check_given(argv, options(*argv))
+
+
+def test_every_option_that_needs_another_is_one():
+    flat = options().flat()
+    assert all(name in flat for need in NEEDS for name in need.options)
 
 
 @pytest.mark.usefixtures("nothing_installed")

@@ -7,6 +7,7 @@ from raft_fast.options.adapter import AdapterOptions
 from raft_fast.options.data import DataOptions
 from raft_fast.options.engines import EngineOptions
 from raft_fast.options.evaluate import BaseOptions, EvaluateOptions
+from raft_fast.options.given import check_given
 from raft_fast.options.jury import JuryOptions
 from raft_fast.options.lm_eval import LMEvalOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
@@ -27,4 +28,4 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
            "EngineOptions", "EvaluateOptions", "Groups", "JuryOptions", "LMEvalOptions", "ModelOptions",
            "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions",
-           "ShowOptions", "TrainOptions", "WatchOptions", "check_rollouts", "check_several"]
+           "ShowOptions", "TrainOptions", "WatchOptions", "check_given", "check_rollouts", "check_several"]
