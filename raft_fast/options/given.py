@@ -25,7 +25,7 @@ NEEDS = (
     Need("--rollout_engine vllm", lambda run: run.train.rollout_engine == "vllm",
          ("vllm_gpu_memory_utilization",)),
     Need("--balance fixed", lambda run: run.train.balance == "fixed", ("fixed_lambda",)),
-    Need("--balance ema or gradient", lambda run: run.train.balance != "fixed", ("ema_beta", "lambda_max")),
+    Need("--balance ema or gradient", lambda run: run.train.balance != "fixed", ("ema_beta",)),
     Need("--use_peft true", lambda run: run.adapter.use_peft,
          ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")),
     Need("--log_completions true", lambda run: run.watch.log_completions, ("log_completions_steps",)),
