@@ -19,7 +19,9 @@ def check_train(options: Options, run_dir: Path) -> None:
     if run_dir.exists():
         return
     from raft_fast.fetch import own_folder
+    from raft_fast.refinement.filter import skipped
 
+    skipped(options.refine.skip_checks)
     if options.data.data:
         own_file(options.data.data)
     own_folder(options.model.model)

@@ -42,6 +42,7 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
     (["--data", "/nowhere/rows.jsonl"], "no such file"),
     (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
     (["--encoder", "./nowhere"], "--encoder ./nowhere: no such folder"),
+    (["--skip_checks", "nubers"], "--skip_checks nubers: no such check"),
     (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
     (["--teacher", "model@http://localhost:1/v1"], "a server shows no logits"),
     (["--teacher", "vllm:some/model"], "a server shows no logits"),

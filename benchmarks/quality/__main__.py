@@ -30,7 +30,10 @@ from raft_fast.evaluation.drift import measure_drift
 from raft_fast.evaluation.jury import Jury, open_jury
 from raft_fast.models import load_engine
 from raft_fast.progress import Reporter
+from raft_fast.records import own_file
 from raft_fast.report.text import counted, duration
+
+SUITES = Path(__file__).parents[1] / "suites"
 
 
 @entry
@@ -43,6 +46,8 @@ def main() -> None:
     folder = options.output_dir or Path("runs/quality") / "-".join(
         [suite.name, *([Path(suite.data).stem] if suite.data else [])])
     if options.dry_run:
+        if suite.data:
+            own_file(suite.data)
         cells = suite.cells()
         print(*(cell.name for cell in cells), sep="\n")
         print(told(len(cells), known_finished(cells, folder), folder))
@@ -61,7 +66,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", type=Path, default=Path("benchmarks/suites/cpu.yaml"),
+    parser.add_argument("--suite", type=Path, default=SUITES / "cpu.yaml",
                         help="YAML file: methods, learning rates, seeds (default: %(default)s)")
     parser.add_argument("--data", help="rows instead of the suite's: a file, zaragoza-en or zaragoza-sv")
     parser.add_argument("--output_dir", type=Path, help="default: runs/quality/<suite>[-<data>]")

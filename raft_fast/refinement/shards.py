@@ -156,8 +156,10 @@ def _same_settings(folders: Sequence[Path], summaries: Sequence[dict[str, Any]])
 
 @contextmanager
 def joining(output_dir: Path) -> Iterator[None]:
-    """Two shards that finish together do not join, calibrate and report at once."""
-    (output_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+    """Two shards that finish together do not join, calibrate and report at once. Raises UserError where there
+    is none."""
+    if not (output_dir / FOLDER).is_dir():
+        raise UserError(f"--output_dir {output_dir}: holds no shards")
     with (output_dir / FOLDER / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

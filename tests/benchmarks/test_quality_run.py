@@ -68,6 +68,15 @@ def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
     quality.main()
 
 
+def test_rows_that_are_not_there_show_in_a_dry_run_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the shipped suite is found from here
+    monkeypatch.setattr(sys, "argv", ["quality", "--dry_run", "--data", "gone.jsonl"])
+    with pytest.raises(SystemExit) as stopped:
+        quality.main()
+    assert stopped.value.code == 2
+    assert "--data gone.jsonl: no such file" in capsys.readouterr().err
+
+
 def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
     run(monkeypatch, "--seeds", "0", "--methods", "sft")
     assert "left" not in capsys.readouterr().err.split("took")[1]

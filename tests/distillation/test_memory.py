@@ -82,7 +82,7 @@ def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
     run_halving(stepper, examples_of(stepper, rows[:4]))
     assert capsys.readouterr().err == ""
     scarce(stepper, 0)
-    with pytest.raises(UserError, match=r"with one row of \d+ tokens \(CUDA out of memory.*\): --use_peft"):
+    with pytest.raises(UserError, match=r"with one row of \d+ tokens \(CUDA out of memory.*\): --gradient"):
         run_halving(stepper, examples_of(stepper, rows[:4]))
 
 

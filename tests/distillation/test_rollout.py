@@ -47,7 +47,7 @@ def test_out_of_memory_halves_the_rollouts_for_good(chat, rows, monkeypatch, cap
 
 def test_one_trajectory_that_does_not_fit_gives_up_with_advice(chat, rows, monkeypatch):
     scarce(monkeypatch, 0)
-    with pytest.raises(UserError, match=r"one trajectory was sampled \(CUDA out of.*1 GiB\): --use_peft"):
+    with pytest.raises(UserError, match=r"one trajectory was sampled \(CUDA out of.*1 GiB\): --gradient"):
         sample(chat, rows)
 
 

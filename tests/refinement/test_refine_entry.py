@@ -142,6 +142,7 @@ def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
     (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--shard", "4/4", "--dry_run", "true"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--ju\x1b[2Jge", "x"], "unknown option --ju\N{REPLACEMENT CHARACTER}[2Jge"),
+    (["--data", "rows.jsonl", "--skip_checks", "nubers", "--dry_run", "true"], "nubers: no such check"),
     (["--data", "rows.jsonl", "--quorum", "2"], "--quorum 2: is more than the 1 judges"),
     (["--merge", "true", "--output_dir", "none"], "has no shards"),
     (["--data", "rows.jsonl", "--juge", "x"], "unknown option --juge (did you mean --judge?)"),
@@ -155,6 +156,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
               if not line.startswith(("read rows", "rows.jsonl: "))]
     assert len(errors) == 1
     assert says in errors[0]
+    assert not (tmp_path / "none").exists()
 
 
 def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
