@@ -102,9 +102,9 @@ def _learns(plane: Result, one: Result, rows: int, sizes: str) -> Line:
     if stat["mean"] is None:
         return Line(one["method"], UNDECIDED, f"{score}: no general loss that both reach ({sizes})")
     low, high = one["losses"]
+    where = f"mean over a KL of {short(low)} to {short(high)}" if low < high else f"at a KL of {short(low)}"
     return Line(one["method"], decide(stat, rows, True),
-                f"{score}: a gain larger by {change(stat)}, mean over a KL of {short(low)} to {short(high)} "
-                f"({sizes})")
+                f"{score}: a gain larger by {change(stat)}, {where} ({sizes})")
 
 
 def _keeps(plane: Result, one: Result, rows: int, sizes: str) -> Line:

@@ -51,11 +51,14 @@ def loss_at(front: Frontier, score: float) -> float | None:
 
 
 def mean_score(front: Frontier, span: Span) -> float | None:
-    """Area under the frontier over `span`, divided by its width: the mean domain score there."""
+    """Area under the frontier over `span`, divided by its width: the mean domain score there. A span of no
+    width, where a frontier is one point, has the score there."""
     low, high = span
     first, last = score_at(front, low), score_at(front, high)
-    if high <= low or first is None or last is None:
+    if high < low or first is None or last is None:
         return None
+    if high == low:
+        return first
     inner = [(point.loss, point.score) for point in front if low < point.loss < high]
     path = [(low, first), *inner, (high, last)]
     area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in itertools.pairwise(path))
@@ -76,7 +79,7 @@ def _common(left: list[float], right: list[float]) -> Span | None:
     if not left or not right:
         return None
     low, high = max(left[0], right[0]), min(left[-1], right[-1])
-    return (low, high) if low < high else None
+    return (low, high) if low <= high else None
 
 
 def _interpolate(line: list[tuple[float, float]], x: float) -> float | None:

@@ -35,12 +35,20 @@ def test_nothing_is_extrapolated():
         assert score_at(FRONT, beyond) is None
     assert loss_at(FRONT, 4.5) is None
     assert mean_score(FRONT, (1, 5)) is None
-    assert mean_score(FRONT, (1, 1)) is None
+    assert mean_score(FRONT, (2, 1)) is None
     assert score_at([], 0) is None
     assert common_losses(FRONT, [Point(5, 9), Point(6, 10)]) is None
     assert common_losses(FRONT, []) is None
     assert common_losses(FRONT, [Point(1, 0), Point(9, 3)]) == (1, 4)
     assert common_scores(FRONT, [Point(1, 0), Point(9, 3)]) == (1, 3)
+
+
+def test_a_frontier_of_one_point_is_compared_there():
+    one = [Point(3, 9)]
+    span = common_losses(FRONT, one)
+    assert span == (3, 3)
+    assert mean_score(one, span) - mean_score(FRONT, span) == 9 - 3.5
+    assert common_losses(FRONT, [Point(5, 9)]) is None
 
 
 def test_a_single_point_is_known_where_it_is():

@@ -44,12 +44,13 @@ def test_compare_by_hand():
     assert found["mean_score"]["mean"] == pytest.approx(0.45 - 0.4)
 
 
-def test_a_single_point_is_not_compared_with_a_curve():
-    """Between the base and a method's only point nothing was measured."""
+def test_a_single_point_is_compared_where_it_is():
+    """sft is (0.1, 0.2) to (0.4, 0.5); between the base and a method's only point nothing was measured."""
     found = plane(measured("sft", 3.8, 0.1), measured("sft", 3.5, 0.4, lr=2e-5),
                   measured("raft", 3.6, 0.2)).compare("raft", "sft")
-    assert found["losses"] is None
-    assert found["mean_score"]["mean"] is None
+    assert found["losses"] == pytest.approx((0.2, 0.2))
+    assert found["mean_score"]["mean"] == pytest.approx(0.4 - 0.3)
+    assert {one["loss"] for one in found["score_at"]} == {found["losses"][0]}
 
 
 def test_where_ranges_do_not_meet_nothing_is_said():
