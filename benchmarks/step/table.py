@@ -16,36 +16,44 @@ OVERHEAD_GOAL = 0.03
 LEAST = 3  # steps counted: a median of fewer is no more than one of them
 
 
-def check_same_tokens(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Ends the program where contenders that should read the same tokens did not."""
-    def tokens(name: str, *keys: str) -> list[list[int]]:
-        return [[step[key] for key in keys] for one in found[name] for step in one["steps"]]
-
-    groups = [(("rollout_tokens",), list(found)),
-              (("student_tokens",), [name for name in (ALONE, SDFT, DISTILLATION) if name in found]),
-              (("teacher_tokens",), [name for name in (OURS, ALONE, SDFT) if name in found])]
-    for keys, names in groups:
-        if any(tokens(name, *keys) != tokens(names[0], *keys) for name in names):
-            raise SystemExit(f"{', '.join(names)} did not read the same {keys[0]}: no speed is shown")
+def other_tokens(found: dict[str, list[dict[str, Any]]]) -> dict[int, str]:
+    """Steps in which contenders that should read the same tokens did not, with what each read: a trajectory
+    may end elsewhere where a rounding moves one draw, and its step compares nothing."""
+    groups = [("rollout_tokens", list(found)),
+              ("student_tokens", [name for name in (ALONE, SDFT, DISTILLATION) if name in found]),
+              ("teacher_tokens", [name for name in (OURS, ALONE, SDFT) if name in found])]
+    told: dict[int, str] = {}
+    for key, names in groups:
+        read = {name: list(zip(*([step[key] for step in one["steps"]] for one in found[name]), strict=True))
+                for name in names}  # step by step, all rounds
+        for index, each in enumerate(zip(*read.values(), strict=True)):
+            if len({count for counts in each for count in counts}) > 1:
+                told.setdefault(index, f"{key} " + ", ".join(
+                    f"{name} {sorted(set(counts))}" for name, counts in zip(read, each, strict=True)))
+    return told
 
 
 def summarise(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Figures of every contender, how many times TRL's tokens a second ours are, and the goals.
 
-    Left out, of all of them: the first step, which warms up, and those in which our loop compares
-    log-probabilities with its rollout engine (refills 1, 2, 4, 8, ...): a check is no part of sampling.
+    Left out, of all of them: the first step, which warms up, those in which our loop compares
+    log-probabilities with its rollout engine (refills 1, 2, 4, 8, ...): a check is no part of sampling; and
+    those of `other_tokens`.
     """
+    others = other_tokens(found)
     warm = [index for index in range(len(next(iter(found.values()))[0]["steps"])) if index and not any(
         one["steps"][index].get("compared") for rounds in found.values() for one in rounds)]
-    if len(warm) < LEAST:
-        raise SystemExit(f"--steps: {len(warm)} would be counted, too few: steps 0, 1, 2, 4, 8, ... are not")
-    contenders = {name: _figures(rounds, warm) for name, rounds in found.items()}
+    counted = [index for index in warm if index not in others]
+    if len(counted) < LEAST:
+        raise SystemExit(f"--steps: {len(counted)} would be counted, too few: steps 0, 1, 2, 4, 8, ... are "
+                         f"not, nor those in which contenders read other tokens: {others or 'none'}")
+    contenders = {name: _figures(rounds, counted) for name, rounds in found.items()}
     mine = [name for name in (OURS, ALONE) if name in contenders]
     theirs = [name for name in (SDFT, DISTILLATION) if name in contenders]
     ratios = {f"{own} / {rival}": _ratios(contenders[own], contenders[rival])
               for own in mine for rival in theirs}
     return {"contenders": contenders, "ratios": ratios, "goals": _goals(contenders, ratios),
-            "steps_counted": warm}
+            "steps_counted": counted, "other_tokens": others}
 
 
 def _figures(rounds: list[dict[str, Any]], counted: list[int]) -> dict[str, Any]:

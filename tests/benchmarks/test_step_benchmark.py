@@ -108,10 +108,17 @@ def test_trl_reads_the_tokens_that_we_read(name):
         assert 0 < parts < rival["seconds"]
 
 
-def test_other_tokens_and_no_speed_is_shown():
-    with pytest.raises(SystemExit, match="did not read the same student_tokens"):
-        table.check_same_tokens({table.ALONE: [one()], table.SDFT: [one(student_tokens=29)]})
-    table.check_same_tokens({table.OURS: [one(student_tokens=60)], table.SDFT: [one()]})
+def test_steps_of_other_tokens_are_not_counted():
+    with pytest.raises(SystemExit, match=r"0 would be counted.*student_tokens raft-fast, KL alone \[30\]"):
+        table.summarise({table.ALONE: [one()], table.SDFT: [one(student_tokens=29)]})
+    assert table.other_tokens({table.OURS: [one(student_tokens=60)], table.SDFT: [one()]}) == {}
+    longer, rival = one(), one()
+    for run_of in (longer, rival):
+        run_of["steps"] = [dict(step) for step in [*run_of["steps"], run_of["steps"][-1]]]
+    rival["steps"][3]["rollout_tokens"] += 1
+    found = table.summarise({table.ALONE: [longer], table.SDFT: [rival]})
+    assert found["steps_counted"] == [2, 4, 5]
+    assert list(found["other_tokens"]) == [3]
 
 
 def test_a_median_of_two_steps_is_not_shown():
