@@ -159,7 +159,7 @@ def joining(output_dir: Path) -> Iterator[None]:
     """Two shards that finish together do not join, calibrate and report at once. Raises UserError where there
     is none."""
     if not (output_dir / FOLDER).is_dir():
-        raise UserError(f"--output_dir {output_dir}: holds no shards")
+        raise UserError(f"--output_dir {output_dir}: has no shards")
     with (output_dir / FOLDER / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
