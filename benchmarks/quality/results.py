@@ -11,7 +11,6 @@ from benchmarks.quality.twins import settings_of, twins
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
 
 Result = dict[str, Any]
-FOLLOWED = "general.strict_instruction"
 
 
 def results(baseline: str, base: Measured, outcomes: Sequence[Outcome], about: Result) -> Result:
@@ -82,12 +81,10 @@ def best(base: Measured, points: Sequence[Measured]) -> dict[str, Result]:
         (rate, step), seeds = max(by_spot.items(), key=lambda item: sign * (
             _mean([one.mean(score) for one in item[1]]) or 0.0))
         here = {name: _mean([one.mean(name) for one in seeds]) for name in means(seeds[0])}
-        followed, before = here.get(FOLLOWED), base.mean(FOLLOWED)
         found[method] = {
             "learning_rate": rate, "step": step, "seeds": len(seeds), "means": here,
             "changes": {name: _test([base.values[name]] * len(seeds), [one.values[name] for one in seeds])
                         for name in here if name in base.values and len(base.values[name]) > 1},
-            "retention": followed / before if followed is not None and before else None,
             "weights": here.get(DISTANCE)}
     return found
 
