@@ -59,6 +59,25 @@ def _nearest(wrong: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+class _WordsStayWords(yaml.SafeLoader):
+    """YAML 1.2's idea of a boolean: `duplicates: off` names a choice."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_WordsStayWords.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_WordsStayWords.add_implicit_resolver(_BOOL, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def from_yaml(path: Path) -> Any:
+    """What a file of options says. Raises UserError where it is not YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _WordsStayWords)  # noqa: S506: it is a safe one
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+
+
 def parse(
     program: str, description: str, groups: list[type], argv: list[str] | None = None,
     default: str = "raft",
@@ -119,10 +138,7 @@ def _find_config(config: str) -> tuple[str, Path]:
 
 def _load_defaults(parser: jsonargparse.ArgumentParser, path: Path, known: set[str]) -> None:
     """Make the file's values the parser's defaults. Keys of other entries are ignored, unknown ones fail."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
+    values = from_yaml(path) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold `key: value` lines")
     every = {field.name for group in ALL_GROUPS for field in dataclasses.fields(group)}

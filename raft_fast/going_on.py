@@ -22,7 +22,7 @@ from raft_fast.options import (
     TrainOptions,
     WatchOptions,
 )
-from raft_fast.run import CONFIG, defaults, differing, first_of, make_folder, read_yaml
+from raft_fast.run import CONFIG, defaults, differing, first_of, make_folder, meant, read_yaml
 
 INPUTS, REFINED, HELDOUT = "inputs.json", "refine/refined.parquet", "heldout.parquet"
 # Who drives a run and how: that changes no answer (engines: their identity changes where it does) and nothing
@@ -60,11 +60,13 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     there = defaults(options) | (read_yaml(folder / CONFIG) if known else {})
     here = {key: value for group in options for key, value in dataclasses.asdict(group).items()}
     others = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    if cost and (refused := set(others) - (DRIVEN if has_steps(folder) else DRIVEN | TRAINED)):
-        told = differing([key for key in others if key in refused], there, here)
+    matter = [key for key in others if meant(key, there.get(key)) != meant(key, here.get(key))
+              and key not in DRIVEN]
+    if cost and (refused := [key for key in matter if has_steps(folder) or key not in TRAINED]):
+        told = differing(refused, there, here)
         raise UserError(f"--output_dir {folder} holds a run with another configuration ({first_of(told)}): "
                         f"choose another folder, or the same options{_answers_there(folder)}")
-    if known and not set(others) <= DRIVEN:  # no step has been done, so nothing is lost
+    if known and matter:  # no step has been done, so nothing is lost
         _begin_training_anew(folder)
     if not (folder / "evaluation.json").is_file():  # a finished run was what it was
         to_yaml(options, folder / CONFIG)

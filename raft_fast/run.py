@@ -16,12 +16,24 @@ from raft_fast.progress import Reporter
 
 CONFIG, LOCK = "config.yaml", ".lock"
 SHOWN = 3
+ENGINES = ("rewriter", "fuser", "judge")  # options: known by their models' names, not by their addresses
 
 
 def defaults(options: list[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
     return {one.name: one.default for group in options for one in dataclasses.fields(group)
             if one.default is not dataclasses.MISSING}
+
+
+def meant(name: str, value: Any) -> Any:
+    """What of an option's value decides what comes out."""
+    return [without_address(spec.strip()) for spec in str(value).split(",") if spec.strip()] \
+        if name in ENGINES else value
+
+
+def without_address(engine: str) -> str:
+    """MODEL of MODEL@URL."""
+    return engine.rpartition("@http")[0] or engine
 
 
 def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

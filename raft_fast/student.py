@@ -1,5 +1,6 @@
 """The model that is trained: a copy of the original, or the original itself with an adapter inside."""
 
+import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,17 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
         torch.manual_seed(seed)  # the adapter begins with random weights
         return LoraStudent(Adapter(original, adapter, model.model), model)
     return FullStudent(load_model(fetch_model(model.model, model.revision), model, torch.float32))
+
+
+def check_adapter(original: Any, adapter: AdapterOptions) -> None:
+    """Raises UserError where --use_peft asks for layers that `original` does not have: an adapter in a model
+    without weights tells before stage 1 is paid for."""
+    if not adapter.use_peft:
+        return
+    with torch.device("meta"):
+        empty = type(original)(copy.deepcopy(original.config))
+        empty.tie_weights()
+        Adapter(empty, adapter)
 
 
 class FullStudent:

@@ -17,10 +17,12 @@ from raft_fast.config import parse, shipped, to_yaml
 from raft_fast.errors import UserError
 from raft_fast.options import (
     ALL_GROUPS,
+    AdapterOptions,
     DataOptions,
     EvaluateOptions,
     RefineOptions,
     RefineRunOptions,
+    ScreenOptions,
     TrainOptions,
     check_several,
 )
@@ -140,6 +142,14 @@ def test_bad_files_are_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         options("--config", str(file))
+
+
+def test_off_in_a_file_is_the_word(tmp_path):
+    """In YAML 1.1 it would be false, and `duplicates` have no such choice."""
+    file = tmp_path / "own.yaml"
+    file.write_text("duplicates: off\nuse_peft: true\n")
+    screen, adapter = options("--config", str(file), groups=(ScreenOptions, AdapterOptions))
+    assert (screen.duplicates, adapter.use_peft) == ("off", True)
 
 
 def test_every_option_is_explained_and_unique():

@@ -81,6 +81,17 @@ def test_once_a_step_is_done_only_how_it_is_driven_may_change(folder, cost):
     assert read_yaml(folder / "config.yaml") == config
 
 
+def test_another_address_of_the_same_model_is_no_other_option(folder):
+    """What was paid for are replies of a model, wherever it was served."""
+    open_run(folder, groups(fuser="acme@http://one:8000/v1"))
+    stepped(folder)
+    moved = groups(fuser="acme@http://two:8000/v1")
+    assert "fuser is 'acme@http://one" in open_run(folder, moved).changed[0]
+    assert read_yaml(folder / "config.yaml")["fuser"] == "acme@http://two:8000/v1"
+    with pytest.raises(UserError, match="fuser is .* and 'other@http"):
+        open_run(folder, groups(fuser="other@http://two:8000/v1"))
+
+
 def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
     answered(folder)
     left = ["evaluations.jsonl", "general_answers.jsonl", "metrics.jsonl"]

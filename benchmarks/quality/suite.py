@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from raft_fast.config import parse
+from raft_fast.config import from_yaml, parse
 from raft_fast.errors import UserError
 from raft_fast.options import JuryOptions
 from raft_fast.train import GROUPS, Options
@@ -126,10 +126,7 @@ def load_suite(path: Path) -> Suite:
     """Read and check a suite file. Raises UserError that names the key."""
     if not path.is_file():
         raise UserError(f"--suite {path}: no such file")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"--suite {path}: not valid YAML: {error}") from error
+    found = from_yaml(path)
     known = set(Suite.__dataclass_fields__) - {"name"}
     if not isinstance(found, dict) or not {"methods", "learning_rates"} <= set(found):
         raise UserError(f"--suite {path}: must have the keys methods and learning_rates")

@@ -11,7 +11,7 @@ from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.distillation.examples import Example
-from raft_fast.distillation.weights import Weights
+from raft_fast.distillation.weights import AsModel
 from raft_fast.processes import Processes
 
 
@@ -22,13 +22,13 @@ class TrainingState:
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
     (token ids) and examples (the views made of both): what the step was trained on. stop: set it, and
     training stops after this step with a checkpoint. finished: set it to why, and no step comes after this
-    one, in a resumed run neither. weights: what of the student is saved. listeners: every callback of the
+    one, in a resumed run neither. weights: what of the student is saved, and how. listeners: every callback of the
     run, for those who have something to tell the others.
     """
 
     run_dir: Path
     student: Any
-    weights: Weights
+    weights: AsModel
     total: int
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)

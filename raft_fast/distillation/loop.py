@@ -20,7 +20,7 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.weights import Weights
+from raft_fast.distillation.weights import AsModel, Weights
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
 
@@ -52,7 +52,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     if teacher is not None:
         engine = rollout_engine or make_engine(options, chat, student)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed)
-    state = TrainingState(run_dir, student, weights_of(student, weights), len(steps))
+    saved = AsModel(weights_of(student, weights), student, chat.tokenizer)
+    state = TrainingState(run_dir, student, saved, len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)

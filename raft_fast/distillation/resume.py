@@ -15,7 +15,6 @@ from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.weights import AsModel
 from raft_fast.engines import stable_seed
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
@@ -88,8 +87,7 @@ class Resumable:
                 "limits": [self.stepper.limits.rows, self.stepper.limits.tokens],
                 "buffer": self.rollouts.state() if self.rollouts else {},
                 "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
-        weights = AsModel(gather_weights(self.state.weights), self.state.student, self.stepper.chat.tokenizer)
-        save = partial(save_checkpoint, self._folder, self.state.step, weights,
+        save = partial(save_checkpoint, self._folder, self.state.step, gather_weights(self.state.weights),
                        gather_optimizer(self.stepper.optimizer), kept, self.options.save_total_limit)
         return processes.first(save)
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raft_fast.architecture import layers, positions, rope_switches
 from raft_fast.attention import packs
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.distillation.weights import FullWeights, Weights
+from raft_fast.distillation.weights import AsModel, FullWeights, Weights
 from raft_fast.errors import UserError
 from raft_fast.processes import Processes
 
@@ -157,10 +157,10 @@ def _part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather_weights(weights: Weights) -> Weights:
+def gather_weights(weights: AsModel) -> AsModel:
     """Ready for the first process to save; all take part."""
-    if isinstance(weights, ShardedWeights):
-        weights.gather()
+    if isinstance(weights.weights, ShardedWeights):
+        weights.weights.gather()
     return weights
 
 

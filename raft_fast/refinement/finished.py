@@ -8,10 +8,9 @@ from typing import Any
 from raft_fast.errors import UserError
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
 from raft_fast.refinement.shards import FREE
-from raft_fast.run import differing, first_of, read_yaml
+from raft_fast.run import differing, first_of, meant, read_yaml, without_address
 
 ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
-ENGINES = ("rewriter", "fuser", "judge")  # known by their models' names, not by their addresses
 PROMPTS = "prompts"  # known by their words, not by their folder
 OPEN = {*FREE, "max_bad_rows", "overwrite", PROMPTS}
 
@@ -49,12 +48,8 @@ def _differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str
 
 def _meant(name: str, value: Any) -> Any:
     """What of an option's value decides what is written."""
-    if name in ENGINES:
-        models = [spec.strip() for spec in str(value).split(",") if spec.strip()]
-        return [spec.rpartition("@http")[0] or spec for spec in models]
-    if name == "engine_overrides":
-        kept = {engine.rpartition("@http")[0] or engine: {key: one for key, one in own.items()
-                                                          if key not in FREE}
-                for engine, own in (value or {}).items()}
-        return {engine: own for engine, own in kept.items() if own}
-    return value
+    if name != "engine_overrides":
+        return meant(name, value)
+    kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
+            for engine, own in (value or {}).items()}
+    return {engine: own for engine, own in kept.items() if own}

@@ -20,7 +20,7 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.errors import UserError
 from raft_fast.options import AdapterOptions, ModelOptions
-from raft_fast.student import LoraStudent
+from raft_fast.student import LoraStudent, check_adapter
 
 LORA = AdapterOptions(use_peft=True, lora_r=4, lora_alpha=8)
 Z = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
@@ -182,16 +182,23 @@ def test_the_merged_model_loads_and_answers_as_the_trained_one(tmp_path, chat, t
 @pytest.mark.parametrize(("names", "said"), [("nothing_like_it", "nothing_like_it"),
                                              ("lm_head", "the head cannot")])
 def test_layers_that_cannot_have_an_adapter_are_named(names, said):
+    wrong, original = replace(LORA, lora_target_modules=names), make_model(0)
     with pytest.raises(UserError, match=said):
-        make_student(replace(LORA, lora_target_modules=names))
+        make_student(wrong)
+    layers = dict(original.named_modules())
+    with pytest.raises(UserError, match=said):  # before stage 1, in nobody's model
+        check_adapter(original, wrong)
+    check_adapter(original, LORA)
+    assert dict(original.named_modules()) == layers
 
 
 def test_an_adapter_at_embeddings_that_are_the_head_is_refused_too():
     """The folder would say that they are tied and hold two."""
     named = replace(LORA, lora_target_modules="q_proj,embed_tokens")
     make_student(named)
-    with pytest.raises(UserError, match="embed_tokens: the embeddings are also this model's head"):
-        make_student(named, make_model(0, tie_word_embeddings=True))
+    for check in (make_student, lambda options, model: check_adapter(model, options)):
+        with pytest.raises(UserError, match="embed_tokens: the embeddings are also this model's head"):
+            check(named, make_model(0, tie_word_embeddings=True))
 
 
 def test_named_layers_get_one():

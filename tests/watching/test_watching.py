@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import make_model, make_rows
+from transformers import AutoModelForCausalLM
 from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
@@ -112,6 +113,8 @@ def test_training_ends_with_the_best_weights(tmp_path, chat):
     student = run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
     assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000004"]
     assert all(torch.equal(value, seen.weights[4][name]) for name, value in student.state_dict().items())
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "run/best/step-000004/model")  # as --model would
+    assert all(torch.equal(value, seen.weights[4][name]) for name, value in kept.state_dict().items())
     assert any(not torch.equal(value, seen.weights[6][name]) for name, value in student.state_dict().items())
     again = run(tmp_path / "run", chat, [KeepBest(1.0)])  # killed before the model was saved
     assert all(torch.equal(value, seen.weights[4][name]) for name, value in again.state_dict().items())
