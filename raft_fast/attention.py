@@ -9,7 +9,6 @@ keys each one sees. Without `cu_seq_lens_q` (generation, padded rows) it is tran
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,13 +48,12 @@ def packed_attention(
         query, key, value = (states.to(half) for states in (query, key, value))
         return _flash(query, key, value, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k),
                       sliding_window, scaling), None
-    parts = []
-    for (start, end), (first, last) in zip(pairwise(cu_seq_lens_q.tolist()), pairwise(cu_seq_lens_k.tolist()),
-                                           strict=True):
-        q, k, v = query[:, :, start:end], key[:, :, first:last], value[:, :, first:last]
-        mask = _mask(end - start, last - first, sliding_window, query.device)
-        parts.append(sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0])
-    return torch.cat(parts, dim=1), None
+    queries, keys = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
+    # split, not sliced: the gradient of a slice is as long as the row, once for every sequence
+    parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2),
+                _masks(queries, keys, sliding_window, query.device), strict=True)
+    return torch.cat([sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0]
+                      for q, k, v, mask in parts], dim=1), None
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -194,11 +192,17 @@ def _half_precision(states: Tensor) -> torch.dtype | None:
     return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
-def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-    """bool [1, 1, queries, keys], the last query at the last key; None, which is causal, where every key
-    has a query and no window is shorter."""
-    if queries == keys and (window is None or keys <= window):
-        return None
-    earlier = keys - queries
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(earlier)
-    return (seen if window is None else seen.triu(earlier + 1 - window))[None, None]
+def _masks(queries: list[int], keys: list[int], window: int | None,
+           device: torch.device) -> list[Tensor | None]:
+    """bool [1, 1, queries, keys] of each sequence, its last query at its last key; None, which is causal,
+    where every key has a query and no window is shorter. All are parts of one."""
+    earlier = [k - q for q, k in zip(queries, keys, strict=True)]
+    causal = [not before and (window is None or q <= window)
+              for q, before in zip(queries, earlier, strict=True)]
+    if all(causal):
+        return [None] * len(queries)
+    most, longest = max(earlier), max(queries)
+    seen = torch.ones(longest, most + longest, dtype=torch.bool, device=device).tril(most)
+    seen = (seen if window is None else seen.triu(most + 1 - window))[None, None]
+    return [None if plain else seen[:, :, :q, most - before : most + q]
+            for q, before, plain in zip(queries, earlier, causal, strict=True)]

@@ -73,7 +73,7 @@ _WordsStayWords.add_implicit_resolver(_BOOL, re.compile("(true|True|TRUE|false|F
 def from_yaml(path: Path) -> Any:
     """What a file of options says. Raises UserError where it is not YAML."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _WordsStayWords)  # noqa: S506: it is a safe one
+        return yaml.load(path.read_text(encoding="utf-8"), _WordsStayWords)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
 

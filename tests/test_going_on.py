@@ -88,7 +88,7 @@ def test_another_address_of_the_same_model_is_no_other_option(folder):
     moved = groups(fuser="acme@http://two:8000/v1")
     assert "fuser is 'acme@http://one" in open_run(folder, moved).changed[0]
     assert read_yaml(folder / "config.yaml")["fuser"] == "acme@http://two:8000/v1"
-    with pytest.raises(UserError, match="fuser is .* and 'other@http"):
+    with pytest.raises(UserError, match=r"fuser is .* and 'other@http"):
         open_run(folder, groups(fuser="other@http://two:8000/v1"))
 
 

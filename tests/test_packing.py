@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import make_model
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
@@ -170,6 +171,17 @@ def test_nothing_is_padded(model):
     assert batch.inputs["input_ids"].shape == (1, sum(len(view.ids) for view in VIEWS))
     assert batch.inputs["position_ids"][0].tolist() == [place for view in VIEWS
                                                         for place in range(len(view.ids))]
+
+
+def test_the_gradient_of_a_sequence_is_as_long_as_itself(model):
+    """A slice's is as long as the row: sixteen sequences would write sixteen rows of zeros, in each layer."""
+    def slices(count):
+        views = [View([9, *range(3, 7 + number)], [7, 8, 9]) for number in range(count)]
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            completion_hidden(model, views, pad_id=0).sum().backward()
+        return sum(one.count for one in seen.key_averages() if one.key == "aten::slice_backward")
+
+    assert slices(8) == slices(2)
 
 
 @pytest.mark.parametrize("reason", ["leaks", "fails", "chunked layers"])

@@ -22,8 +22,8 @@ class TrainingState:
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
     (token ids) and examples (the views made of both): what the step was trained on. stop: set it, and
     training stops after this step with a checkpoint. finished: set it to why, and no step comes after this
-    one, in a resumed run neither. weights: what of the student is saved, and how. listeners: every callback of the
-    run, for those who have something to tell the others.
+    one, in a resumed run neither. weights: what of the student is saved, and how. listeners: every callback
+    of the run, for those who have something to tell the others.
     """
 
     run_dir: Path
