@@ -17,7 +17,7 @@ import yaml
 
 from raft_fast.durable import replacing
 from raft_fast.errors import UserError
-from raft_fast.options import ALL_GROUPS
+from raft_fast.options import ALL_GROUPS, flat
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # they are what --help says
 
@@ -118,9 +118,8 @@ def shipped() -> list[str]:
 
 def to_yaml(options: list[Any], path: Path) -> None:
     """Write option groups as one flat YAML file that `--config` reads back, atomically and durably."""
-    flat = {key: value for group in options for key, value in dataclasses.asdict(group).items()}
     with replacing(path) as file:
-        file.write(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True))
+        file.write(yaml.safe_dump(flat(options), sort_keys=False, allow_unicode=True))
 
 
 def _shipped_folder() -> Any:

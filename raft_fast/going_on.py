@@ -21,6 +21,7 @@ from raft_fast.options import (
     EvaluateOptions,
     TrainOptions,
     WatchOptions,
+    flat,
 )
 from raft_fast.run import CONFIG, defaults, differing, first_of, make_folder, meant, read_yaml
 
@@ -58,7 +59,7 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     known, cost = (folder / CONFIG).is_file(), paid(folder)
     # an option that is younger than the run had its default then
     there = defaults(options) | (read_yaml(folder / CONFIG) if known else {})
-    here = {key: value for group in options for key, value in dataclasses.asdict(group).items()}
+    here = flat(options)
     others = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     matter = [key for key in others if meant(key, there.get(key)) != meant(key, here.get(key))
               and key not in DRIVEN]

@@ -13,7 +13,7 @@ from raft_fast.options.lm_eval import LMEvalOptions
 from raft_fast.options.model import MINILM, SMOLLM2, ModelOptions
 from raft_fast.options.paraphrase import ParaphraseOptions
 from raft_fast.options.refine import RefineOptions, RefineRunOptions
-from raft_fast.options.run import Groups, Options
+from raft_fast.options.run import Groups, Options, flat
 from raft_fast.options.screen import ScreenOptions
 from raft_fast.options.several import check_rollouts, check_several
 from raft_fast.options.show import CardOptions, ShowOptions
@@ -28,4 +28,5 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
 __all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
            "EngineOptions", "EvaluateOptions", "Groups", "JuryOptions", "LMEvalOptions", "ModelOptions",
            "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions",
-           "ShowOptions", "TrainOptions", "WatchOptions", "check_given", "check_rollouts", "check_several"]
+           "ShowOptions", "TrainOptions", "WatchOptions", "check_given", "check_rollouts", "check_several",
+           "flat"]

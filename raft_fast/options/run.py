@@ -1,5 +1,6 @@
 """The options of a command, all groups together."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,11 @@ from raft_fast.options.train import TrainOptions
 from raft_fast.options.watch import WatchOptions
 
 
+def flat(groups: Iterable[Any]) -> dict[str, Any]:
+    """Every option of the groups by its name."""
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
 @dataclass(frozen=True)
 class Groups:
     """What a command's options are made of: each field is a group."""
@@ -24,7 +30,7 @@ class Groups:
 
     def flat(self) -> dict[str, Any]:
         """Every option by its name."""
-        return {name: value for group in self.groups for name, value in vars(group).items()}
+        return flat(self.groups)
 
 
 @dataclass(frozen=True)
