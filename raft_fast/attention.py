@@ -51,7 +51,7 @@ def packed_attention(
     queries, keys = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     # split, not sliced: the gradient of a slice is as long as the row, once for every sequence
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2),
-                _masks(queries, keys, sliding_window, query.device), strict=True)
+                _masks(queries, keys, sliding_window, query.detach()), strict=True)
     return torch.cat([sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0]
                       for q, k, v, mask in parts], dim=1), None
 
@@ -192,17 +192,18 @@ def _half_precision(states: Tensor) -> torch.dtype | None:
     return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
-def _masks(queries: list[int], keys: list[int], window: int | None,
-           device: torch.device) -> list[Tensor | None]:
-    """bool [1, 1, queries, keys] of each sequence, its last query at its last key; None, which is causal,
-    where every key has a query and no window is shorter. All are parts of one."""
+def _masks(queries: list[int], keys: list[int], window: int | None, like: Tensor) -> list[Tensor | None]:
+    """[1, 1, queries, keys] of each sequence, its last query at its last key: 0 where it sees, else -inf;
+    None, which is causal, where every key has a query and no window is shorter. All are parts of one, and of
+    a dtype that nobody casts: a copy would be kept for every sequence in every layer."""
     earlier = [k - q for q, k in zip(queries, keys, strict=True)]
     causal = [not before and (window is None or q <= window)
               for q, before in zip(queries, earlier, strict=True)]
     if all(causal):
         return [None] * len(queries)
-    most, longest = max(earlier), max(queries)
-    seen = torch.ones(longest, most + longest, dtype=torch.bool, device=device).tril(most)
-    seen = (seen if window is None else seen.triu(most + 1 - window))[None, None]
-    return [None if plain else seen[:, :, :q, most - before : most + q]
+    most, longest = max(earlier), max(q for q, plain in zip(queries, causal, strict=True) if not plain)
+    seen = torch.ones(longest, most + longest, dtype=torch.bool, device=like.device).tril(most)
+    seen = seen if window is None else seen.triu(most + 1 - window)
+    mask = like.new_zeros(1, 1, *seen.shape).masked_fill_(~seen, -torch.inf)
+    return [None if plain else mask[:, :, :q, most - before : most + q]
             for q, before, plain in zip(queries, earlier, causal, strict=True)]

@@ -226,6 +226,12 @@ def write_jsonl(records: Iterable[Any], path: Path) -> None:
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def json_lines(text: str) -> list[Any]:
+    """The values of JSON lines. A newline alone ends one: texts may hold other separators (U+2028, U+0085),
+    at which `splitlines` would cut."""
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
 def write_json(value: Any, path: Path) -> None:
     """Write one JSON value, atomically and durably; NaN is refused."""
     with replacing(path) as file:

@@ -80,6 +80,12 @@ def discard(folder: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def sweep(folder: Path) -> None:
+    """Take away what a process that was killed has left of folders below."""
+    for left in folder.glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def flush(folder: Path) -> None:
     """Make every file and every folder below (and the folder itself) durable."""
     for path in [*sorted(folder.rglob("*")), folder]:

@@ -125,17 +125,15 @@ def _wheel_folder(name: str) -> Path:
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
     """The 503 English or Swedish rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
-    import json
-
-    from raft_fast.dataset import write_jsonl
+    from raft_fast.dataset import json_lines, write_jsonl
 
     target = cache_dir() / f"zaragoza-construction-faq-{language}.jsonl"
     if not target.is_file():
         name = {"en": "faq-en.jsonl", "sv": "faq.jsonl"}[language]
         source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / name
-        records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         write_jsonl(({"id": record["id"], "category": record["category"], "question": record["q"],
-                      "answer": record["a"]} for record in records), target)
+                      "answer": record["a"]} for record in json_lines(source.read_text(encoding="utf-8"))),
+                    target)
     return target
 
 

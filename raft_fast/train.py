@@ -6,6 +6,7 @@ its own words (stage 2), then measure what was learnt and what was kept.
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from raft_fast.answers import answer_rows, check_stage1
 from raft_fast.at_start import check_train
 from raft_fast.config import parse
 from raft_fast.dataset import Row, spread, write_jsonl
-from raft_fast.errors import UserError, entry
+from raft_fast.errors import GO_ON, UserError, entry
 from raft_fast.going_on import has_steps, open_run, pin_inputs
 from raft_fast.options import (
     AdapterOptions,
@@ -119,6 +120,8 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
             if processes.is_first else []
         trained = train_student(answered, options, original, teacher, run_dir, reporter,
                                 [*callbacks, *watching])
+        if trained is None:
+            return reporter.say(f"stopped by a callback: {GO_ON}")
         processes.first(lambda: evaluate_both(original, trained, heldout, options, encoder, run_dir,
                                               reporter))
     finally:
@@ -178,7 +181,9 @@ def load_teacher(options: Options, original: Any) -> Any:
 
 def train_student(rows: list[Row], options: Options, original: Any, frozen: Any, run_dir: Path,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
-    """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it."""
+    """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it; None
+    where one of them has stopped it before its end."""
+    from raft_fast.architecture import positions
     from raft_fast.attention import shares_prompts
     from raft_fast.distillation import (
         SoftStop,
@@ -210,7 +215,8 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     with reporter.phase("count tokens", len(rows), "rows") as advance:
         lengths = processes.first(lambda: measure(rows, chat, training, advance))
     takes = longest_sequence(model, training.parallelism, processes)
-    rows, long = fitting(rows, lengths, training, takes)
+    rows, long = fitting(rows, lengths, training, takes,
+                         positions(frozen.model) if frozen is not None else math.inf)
     if long:
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
@@ -223,8 +229,10 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         cut = micro_batches(steps, lengths, training, shares_prompts(model))
         show_memory(estimate(model, frozen and frozen.model, cut, training, processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
-        train(model, teacher, chat, rows, training, options.data.seed, run_dir,
-              [StepsInProgress(advance), *callbacks, stopping], student.weights)
+        ended = train(model, teacher, chat, rows, training, options.data.seed, run_dir,
+                      [StepsInProgress(advance), *callbacks, stopping], student.weights)
+    if not ended:
+        return None
     return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)
 
 

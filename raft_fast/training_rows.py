@@ -11,6 +11,7 @@ from raft_fast.dataset import (
     Row,
     Table,
     fingerprint_rows,
+    json_lines,
     read_table,
     split,
     spread,
@@ -103,5 +104,4 @@ def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequenc
 
 def read_rejected(run_dir: Path) -> list[dict]:
     """Rows that this start of the command has set aside so far."""
-    text = (run_dir / "rejected.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return json_lines((run_dir / "rejected.jsonl").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import pytest
 from raft_fast.dataset import (
     REFINED_COLUMNS,
     Row,
+    json_lines,
     open_rows,
     read_table,
     split,
@@ -18,6 +19,7 @@ from raft_fast.dataset import (
     write_rows,
 )
 from raft_fast.diskmap import DiskMap
+from raft_fast.distillation.metrics import whole_lines
 from raft_fast.errors import UserError
 from raft_fast.options import DataOptions, TrainOptions
 from raft_fast.progress import Reporter
@@ -232,6 +234,16 @@ def rows_on_disk(tmp_path):
     """Twelve rows of three categories, and two that cannot be used."""
     records = [{**GOOD, "id": f"r{place}", "category": name} for place, name in enumerate(CATEGORIES)]
     return jsonl(tmp_path / "a.jsonl", [*records[:5], "{", *records[5:], {**GOOD, "id": "r3"}])
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c"])
+def test_a_line_of_json_ends_at_a_newline_alone(tmp_path, mark):
+    records = [{"text": f"one{mark}two", "step": 1}, {"text": mark, "step": 2}]
+    write_jsonl(records, tmp_path / "log.jsonl")
+    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    assert json_lines(text) == json_lines(text.rstrip("\n")) == records
+    (tmp_path / "log.jsonl").write_text(text + '{"step": 3, "torn' + mark, encoding="utf-8")
+    assert whole_lines(tmp_path / "log.jsonl") == records
 
 
 def test_rows_left_on_disk_are_the_rows_in_memory_however_often_they_are_read(rows_on_disk):

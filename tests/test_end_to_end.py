@@ -119,6 +119,29 @@ def test_the_config_runs_it_again(home, run_dir):
     assert one == two
 
 
+def test_a_run_that_a_callback_stops_goes_on(home, monkeypatch, capsys):
+    """A budget of time: nothing is measured, and the same call trains to the end."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(home / "cache"))
+
+    class Budget(Callback):
+        def on_step(self, state):
+            state.stop = True
+
+    name, groups = parse("train", train.DESCRIPTION, train.GROUPS, [
+        "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "stopped",
+        "--data_source", "gold", *RUN, "--max_steps", "2"], "raft")
+    train.run(name, Options(*groups), callbacks=[Budget()])
+    assert len((home / "stopped/metrics.jsonl").read_text().splitlines()) == 1
+    assert not (home / "stopped/evaluation.json").exists()
+    assert not (home / "stopped/model").exists()
+    assert "run the same command again to go on" in capsys.readouterr().err
+    train.run(name, Options(*groups))
+    assert len((home / "stopped/metrics.jsonl").read_text().splitlines()) == 2
+    assert (home / "stopped/report.html").is_file()
+
+
 def test_own_callbacks_listen_to_a_run(home, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

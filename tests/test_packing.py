@@ -173,6 +173,15 @@ def test_nothing_is_padded(model):
                                                         for place in range(len(view.ids))]
 
 
+@pytest.mark.parametrize("window", [None, 512])
+def test_a_long_sequence_that_needs_no_mask_makes_none(window):
+    plain, shared = attention._masks([500, 4], [500, 9], window, torch.zeros(1))
+    assert plain is None
+    assert shared.shape == (1, 1, 4, 9)
+    assert shared.untyped_storage().nbytes() == 4 * 4 * 9
+    assert (shared[0, 0] == 0).sum(1).tolist() == [6, 7, 8, 9]
+
+
 def test_the_gradient_of_a_sequence_is_as_long_as_itself(model):
     """A slice's is as long as the row: sixteen sequences would write sixteen rows of zeros, in each layer."""
     def slices(count):

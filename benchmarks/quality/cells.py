@@ -104,7 +104,8 @@ def cell_folder(cell: Cell, suite: Suite, shared: Shared) -> Path:
 def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
     """Optimizer steps of a cell; rows that are too long are set aside, as training does."""
     training, original = cell.options.train, shared.original
-    fit, _ = fitting(rows, measure(rows, original.chat, training), training, positions(original.model))
+    takes = positions(original.model)
+    fit, _ = fitting(rows, measure(rows, original.chat, training), training, takes, takes)
     return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.sharding import WholeOptimizer
 from raft_fast.distillation.weights import Weights
-from raft_fast.durable import check_seal, discard, seal, write_folder
+from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.errors import UserError
 from raft_fast.processes import Processes
 
@@ -36,8 +35,7 @@ def save_checkpoint(folder: Path, step: int, weights: Weights,
                                      encoding="utf-8")
         seal(partial)
 
-    for left in folder.glob(".partial-*"):  # of a run that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
+    sweep(folder)
     target = folder / f"step-{step:06d}"
     write_folder(target, fill)
     # later ones are damaged: the run went on from before them

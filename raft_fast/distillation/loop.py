@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.chat import Chat
-from raft_fast.dataset import Row
+from raft_fast.dataset import Row, fingerprint_rows
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.callbacks import Callback, OverProcesses, TrainingState
 from raft_fast.distillation.clock import Clock
@@ -27,15 +27,16 @@ from raft_fast.processes import Processes
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
           options: TrainOptions, seed: int, run_dir: Path, callbacks: Sequence[Callback] = (),
-          weights: Weights | None = None, rollout_engine: RolloutEngine | None = None) -> None:
+          weights: Weights | None = None, rollout_engine: RolloutEngine | None = None) -> bool:
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
     `teacher` None leaves the KL term out (plain SFT). `weights` says what of the student is trained and
     saved (default: all of it), `rollout_engine` who samples (default: what --rollout_engine names). Writes
     metrics.jsonl and checkpoints/. Every process of a run calls this with the same arguments; the first
-    one writes and has the callbacks, but for those that are `everywhere`. Raises UserError where loss or
-    gradient are not finite twice in a row, where no checkpoint of a run is whole or one process cannot read
-    it, and where the engine samples from another model.
+    one writes and has the callbacks, but for those that are `everywhere`. Returns whether training has come
+    to its end: False where a callback stopped it before. Raises UserError where loss or gradient are not
+    finite twice in a row, where no checkpoint of a run is whole, one process cannot read it or it is of other
+    rows, and where the engine samples from another model.
     """
     processes, size = Processes(), rows_per_step(options, run_dir)
     seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
@@ -54,7 +55,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         rollouts = RolloutBuffer(engine, chat, steps, options, seed)
     saved = AsModel(weights_of(student, weights), student, chat.tokenizer)
     state = TrainingState(run_dir, student, saved, len(steps))
-    run = Resumable(state, stepper, scheduler, rollouts, options, size, seed)
+    run = Resumable(state, stepper, scheduler, rollouts, options, size, seed,
+                    fingerprint_rows(rows))
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
     state.listeners = listeners
@@ -84,3 +86,4 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         if state.stop or state.finished:
             break
     listeners.on_end(state)
+    return state.step == state.total or state.finished is not None

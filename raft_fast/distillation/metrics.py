@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raft_fast.dataset import write_jsonl
+from raft_fast.dataset import json_lines, write_jsonl
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.examples import Example
 
@@ -48,8 +48,8 @@ class MetricsLog(Callback):
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
     """What a log of JSON lines holds; none where there is no file. A kill may have torn its last line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return json_lines(text[: text.rfind("\n") + 1])
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Which rows every optimizer step has, how long rows are, and which fit."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,23 +88,26 @@ def measure(rows: Sequence[Row], chat: Chat, options: TrainOptions,
 
 
 def fitting(rows: Sequence[Row], lengths: Mapping[str, RowLengths], options: TrainOptions,
-            positions: float) -> tuple[list[Row], list[Rejected]]:
+            positions: float, teacher_positions: float = math.inf) -> tuple[list[Row], list[Rejected]]:
     """Rows whose three views fit, and the others with the reason.
 
-    The SFT view must fit into --max_length and into the model's `positions`, and with the longest
-    trajectory also the student's and the teacher's view into the latter. Raises UserError where no row fits.
+    The SFT view must fit into --max_length and into the model's `positions`; with the longest trajectory the
+    student's view into those too, and the teacher's into its own. Raises UserError where no row fits.
     """
     fit, long = [], []
     for row in rows:
         own = lengths[row.row_id]
         answered = own.prompt + own.answer
-        sampled = max(own.prompt, own.shown) + options.max_completion_length
+        sampled, taught = (prompt + options.max_completion_length for prompt in (own.prompt, own.shown))
         if answered > options.max_length:
             reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
         elif options.sft and answered > positions:
             reason = f"prompt and answer have {answered} tokens; the model takes {positions}"
         elif options.distillation and sampled > positions:
-            reason = f"teacher prompt and trajectory may have {sampled} tokens; the model takes {positions}"
+            reason = f"prompt and trajectory may have {sampled} tokens; the model takes {positions}"
+        elif options.distillation and taught > teacher_positions:
+            reason = (f"teacher prompt and trajectory may have {taught} tokens; the teacher takes "
+                      f"{teacher_positions}")
         else:
             fit.append(row)
             continue

@@ -16,6 +16,7 @@ from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
 from raft_fast.engines import stable_seed
+from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
 from raft_fast.progress import console
@@ -58,12 +59,18 @@ class Resumable:
     options: TrainOptions
     rows_per_step: int
     seed: int
+    rows: str  # fingerprint of what the steps are made of: one row more is another order for all of them
 
     def restore(self) -> None:
-        """Go back to the newest whole checkpoint, where there is one."""
+        """Go back to the newest whole checkpoint, where there is one. Raises UserError where its steps had
+        other rows than these would have."""
         kept = restore(self._folder, self.state.weights, WholeOptimizer(self.stepper.optimizer))
         if kept is None:
             return
+        if kept.get("rows", self.rows) != self.rows:
+            raise UserError(f"{self._folder}: its steps had other rows, or the same in another order; go on "
+                            "with the data, --parallelism and screening that the run began with, or choose "
+                            "another --output_dir")
         self.state.step, self.state.finished = kept["step"], kept["finished"]
         self.stepper.balance.load(kept["balance"])
         if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
@@ -82,7 +89,7 @@ class Resumable:
         processes = Processes()
         kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
-                "finished": self.state.finished, "rows_per_step": self.rows_per_step,
+                "finished": self.state.finished, "rows": self.rows, "rows_per_step": self.rows_per_step,
                 "batch": batch(self.options),
                 "limits": [self.stepper.limits.rows, self.stepper.limits.tokens],
                 "buffer": self.rollouts.state() if self.rollouts else {},

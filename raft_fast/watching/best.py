@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
-from raft_fast.durable import check_seal, discard, seal, write_folder
+from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.watching.collapse import collapsed
 
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
@@ -29,6 +29,7 @@ class KeepBest(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.folder = state.run_dir / "best"
+        sweep(self.folder)
         _discard(kept for kept in checkpoints(self.folder) if step_of(kept) > state.step)
         self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
 

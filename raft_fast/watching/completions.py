@@ -1,6 +1,7 @@
 """completions.jsonl: what the student said, next to what it is trained on."""
 
 import json
+import os
 
 from raft_fast.chat import Chat
 from raft_fast.distillation import Callback, TrainingState
@@ -28,3 +29,5 @@ class LogCompletions(Callback):
                     "step": state.step, "row_id": row.row_id, "prompt": row.prompt,
                     "completion": self.chat.decode(ids), "answer": row.completion, "tokens": len(ids),
                     "ended": bool(ids) and ids[-1] in self.chat.eos_ids}, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a torn line between others would be in the way of a run that goes on

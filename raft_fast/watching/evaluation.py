@@ -1,6 +1,5 @@
 """Evaluation while a run trains: cheap, without generation, the domain learnt and the rest kept."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from raft_fast.chat import Chat, View
-from raft_fast.dataset import write_jsonl
+from raft_fast.dataset import json_lines, write_jsonl
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.head import head_of
@@ -90,4 +89,4 @@ def remember(path: Path, views: Sequence[View]) -> None:
 
 def recall(path: Path) -> list[View]:
     """What `remember` wrote."""
-    return [View(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [View(**one) for one in json_lines(path.read_text(encoding="utf-8"))]

@@ -47,6 +47,13 @@ def test_the_student_itself_passes(chat, capsys, dtype, temperature):
     assert "warning" not in told
 
 
+def test_an_engine_that_does_not_say_how_likely_its_tokens_were_is_told_to(chat):
+    model = make_model()
+    draws, drawn = sampled(chat, model)
+    with pytest.raises(UserError, match=r"sample\(draws, logprobs=True\)"):
+        GapCheck(chat, 1.0).check(0, model, draws, [Trajectory(one.ids) for one in drawn])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_stale_weights_are_caught(chat, dtype):
     """The engine kept the weights that it began with."""

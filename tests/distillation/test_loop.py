@@ -203,7 +203,9 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     assert "--max_length" in long[0].reason
     with pytest.raises(UserError, match="the model takes 20"):
         fitting(rows, lengths, OPTIONS, positions=20)
-    _, long = fitting(rows, lengths, replace(OPTIONS, distillation=False), positions=length)
+    with pytest.raises(UserError, match="the teacher takes 30"):
+        fitting(rows, lengths, OPTIONS, positions=10_000, teacher_positions=30)
+    _, long = fitting(rows, lengths, replace(OPTIONS, distillation=False), length, teacher_positions=30)
     assert "row_id r1" in long[0].reason
     assert f"the model takes {length}" in long[0].reason
 
@@ -245,6 +247,17 @@ def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
     run(tmp_path / "run", chat)
     assert rows_per_step(replace(OPTIONS, per_device_train_batch_size=1, gradient_accumulation_steps=3),
                          tmp_path / "run") == 3
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, count):
+    """One row more, or one set aside, is another order for all of them; and waiting trajectories are of the
+    old one."""
+    run(tmp_path / "run", chat)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
+    with pytest.raises(UserError, match="had other rows, or the same in another order"):
+        run(tmp_path / "run", chat, rows=make_rows(count))
+    run(tmp_path / "run", chat)
 
 
 def first_step(folder, chat, rollout, distillation):

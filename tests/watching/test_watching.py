@@ -156,6 +156,12 @@ def test_best_weights_are_never_those_of_steps_that_were_made_again(tmp_path, ch
                    for name, value in again.state_dict().items() if "embed" in name)
 
 
+def test_what_a_kill_has_left_of_best_weights_is_taken_away(tmp_path, chat):
+    (tmp_path / "run/best/.partial-step-000003/model").mkdir(parents=True)
+    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(6, Scripted((5, 0), (3, 0)))])
+    assert not [*(tmp_path / "run/best").glob(".partial-*")]
+
+
 def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(tmp_path, chat):
     scores = [(5, 0), (1, 0), (2, 0), (0.5, 0), (3, 0)]
     run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*scores))],

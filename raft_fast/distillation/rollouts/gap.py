@@ -73,6 +73,9 @@ class GapCheck:
         """The sums of a `Gap`, float64 [4]."""
         if not pairs:
             return torch.zeros(4, dtype=torch.float64, device=student.device)
+        if any(one.logprobs is None for _, one in pairs):
+            raise UserError("the rollout engine was asked for log-probabilities and gave none "
+                            "(sample(draws, logprobs=True)): each Trajectory must have them")
         views = [View(prompt, one.ids) for prompt, one in pairs]
         told = torch.tensor([value for _, one in pairs for value in one.logprobs or ()],
                             device=student.device)

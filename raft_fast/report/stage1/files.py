@@ -40,8 +40,8 @@ def read_runs(folder: Path) -> list[Record]:
     found = []
     for path in [folder / RUNS, *sorted(folder.glob(f"shards/*/{RUNS}"))]:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found += [run for line in lines if (run := _record(line.encode())) is not None]
+            lines = path.read_bytes().splitlines()  # of bytes: at newlines alone
+            found += [run for line in lines if (run := _record(line)) is not None]
     return found
 
 
