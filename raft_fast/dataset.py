@@ -242,7 +242,7 @@ def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: flo
     total = good + len(rejected)
     reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
     if total == 0:
-        raise UserError(f"--data {source}: holds no rows")
+        raise UserError(f"{source}: holds no rows")
     if not good:
         raise UserError(f"no row of {source} can be used: {reasons}")
     if len(rejected) > limit * total:

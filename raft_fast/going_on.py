@@ -34,6 +34,8 @@ DRIVEN = {"output_dir", "max_bad_rows", "device", "attn_implementation", "encode
           "save_total_limit", "vllm_server_base_url", "vllm_gpu_memory_utilization", "log_completions",
           "log_completions_steps", "report_to", "push_to_hub",
           *(one.name for one in dataclasses.fields(EngineOptions))}
+# how the trained model is measured: nothing of it is kept before it is done (rows are, for training's own)
+MEASURED = {one.name for one in dataclasses.fields(EvaluateOptions)} - {"eval_rows"}
 ROWS = {"heldout", "heldout_data", "data_source"}  # of training's options: what stage 1 depends on
 TRAINED = {one.name for group in (TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions)
            for one in dataclasses.fields(group)} - ROWS
@@ -63,13 +65,15 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     others = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     matter = [key for key in others if meant(key, there.get(key)) != meant(key, here.get(key))
               and key not in DRIVEN]
-    if cost and (refused := [key for key in matter if has_steps(folder) or key not in TRAINED]):
+    finished, stepped = (folder / "evaluation.json").is_file(), has_steps(folder)
+    free = set() if finished else MEASURED if stepped else TRAINED
+    if cost and (refused := [key for key in matter if key not in free]):
         told = differing(refused, there, here)
         raise UserError(f"--output_dir {folder} holds a run with another configuration ({first_of(told)}): "
                         f"choose another folder, or the same options{_answers_there(folder)}")
-    if known and matter:  # no step has been done, so nothing is lost
+    if known and matter and not stepped:  # no step has been done, so nothing is lost
         _begin_training_anew(folder)
-    if not (folder / "evaluation.json").is_file():  # a finished run was what it was
+    if not finished:  # a finished run was what it was
         to_yaml(options, folder / CONFIG)
     return Start(cost, differing([key for key in others if key != "output_dir"], there, here) if cost else [])
 

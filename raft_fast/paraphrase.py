@@ -76,7 +76,8 @@ def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: Simi
         "tau": options.paraphrase_tau, "date": datetime.now(UTC).date().isoformat(),
         "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
     dataset.write_jsonl(kept, output_dir / FILE)  # last: where it is, the others are
-    reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}")
+    why = f"; {output_dir / 'refused.jsonl'} says why not the others" if refused else ""
+    reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}{why}")
     return output_dir / FILE
 
 

@@ -92,6 +92,21 @@ def test_another_address_of_the_same_model_is_no_other_option(folder):
         open_run(folder, groups(fuser="other@http://two:8000/v1"))
 
 
+def test_how_a_model_is_measured_may_change_until_it_has_been(folder):
+    stepped(folder)
+    (folder / "best/step-000001").mkdir(parents=True)
+    shorter = {"general_prompts": 4, "general_max_new_tokens": 16}
+    assert open_run(folder, groups(**shorter)).resumed
+    assert (folder / "metrics.jsonl").read_text() == STEP  # nothing that training has left is forgotten
+    assert (folder / "best/step-000001").is_dir()
+    assert read_yaml(folder / "config.yaml")["general_prompts"] == 4
+    with pytest.raises(UserError, match="eval_rows is"):  # training's own evaluations have those
+        open_run(folder, groups(**shorter, eval_rows=3))
+    (folder / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match="general_prompts is 4 there and 5 here"):
+        open_run(folder, groups(**shorter | {"general_prompts": 5}))
+
+
 def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
     answered(folder)
     left = ["evaluations.jsonl", "general_answers.jsonl", "metrics.jsonl"]

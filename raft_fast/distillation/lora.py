@@ -31,17 +31,23 @@ class Adapter:
         from peft import LoraConfig, get_peft_model
 
         names = options.lora_target_modules
+        layers = [] if names == ALL_LINEAR else [name.strip() for name in names.split(",")]
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
             lora_dropout=options.lora_dropout, exclude_modules=_beside_text(model),
-            target_modules=names if names == ALL_LINEAR else [name.strip() for name in names.split(",")])
+            target_modules=layers or names)
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
                 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
                 self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
         except ValueError as error:
             raise UserError(f"--lora_target_modules {names}: {error}") from error
+        wrapped = [name for name, layer in self.peft.get_base_model().named_modules()
+                   if hasattr(layer, "lora_A")]
+        for asked in layers:
+            if not any(f".{name}".endswith(f".{asked}") for name in wrapped):
+                raise UserError(f"--lora_target_modules {names}: no layer is called {asked}")
         config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has
         self.model = self.peft.get_base_model()
         if hasattr(self.model.get_output_embeddings(), "lora_A"):

@@ -72,6 +72,9 @@ class Resumable:
                             "with the data, --parallelism and screening that the run began with, or choose "
                             "another --output_dir")
         self.state.step, self.state.finished = kept["step"], kept["finished"]
+        if Processes().is_first:
+            console.print(f"going on from the checkpoint of step {self.state.step} of {self.state.total}",
+                          markup=False, soft_wrap=True)
         self.stepper.balance.load(kept["balance"])
         if halved := kept.get("halved_to"):  # smaller micro-batches take λ from elsewhere
             self.stepper.limits = replace(self.stepper.limits, rows=min(halved, self.stepper.limits.rows))

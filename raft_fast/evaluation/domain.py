@@ -107,10 +107,12 @@ def collect(engine: Engine, prompts: Sequence[list[Message]], max_new_tokens: in
             reporter: Reporter, phase: str) -> list[Reply]:
     """Greedy replies in the order of `prompts`, with progress."""
     replies: dict[int, Reply] = {}
+    under_way = getattr(engine, "under_way", "")
     with reporter.phase(phase, len(prompts), "answers") as advance:
+        advance(0, note=under_way)
         for index, reply in engine.generate(prompts, Sampling(max_new_tokens)):
             replies[index] = reply
-            advance()
+            advance(note=under_way)
     return [replies[index] for index in range(len(prompts))]
 
 

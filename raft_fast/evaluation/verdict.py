@@ -75,6 +75,9 @@ def _about_training(run: RunFiles) -> list[str]:
     bounded = sum(bool(step.get("lambda_bounded")) for step in run.steps)
     if bounded:
         notes.append(f"λ was held at its bound in {bounded} of {len(run.steps)} steps.")
+    if run.config.get("load_best_model_at_end"):
+        notes.append("The weights are those of the best evaluation during training, which was on held-out "
+                     "rows: scores on these are a little too good.")
     skipped = sum(bool(step.get("skipped")) for step in run.steps)
     if skipped:
         notes.append(f"{skipped} steps had no finite gradient and were skipped.")

@@ -36,8 +36,9 @@ class EvaluateOptions:
                      "eval_batch_size"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
         check(self.eval_rows >= 0, "--eval_rows", self.eval_rows, "0 (all) or more")
-        check(self.paraphrases is None or Path(self.paraphrases).is_file(), "--paraphrases",
-              self.paraphrases, "a file (python -m raft_fast.paraphrase makes it)")
+        reworded = Path(self.paraphrases or "")
+        check(self.paraphrases is None or (reworded.is_file() and reworded.stat().st_size > 0),
+              "--paraphrases", self.paraphrases, "a file with rows (python -m raft_fast.paraphrase makes it)")
         check(self.drift_prompts >= 0, "--drift_prompts", self.drift_prompts, "0 (none) or more")
         check(self.general_prompts >= -1, "--general_prompts", self.general_prompts,
               "-1 (none), 0 (all) or more")

@@ -180,6 +180,7 @@ def test_the_merged_model_loads_and_answers_as_the_trained_one(tmp_path, chat, t
 
 
 @pytest.mark.parametrize(("names", "said"), [("nothing_like_it", "nothing_like_it"),
+                                             ("q_projj,v_proj", "no layer is called q_projj"),
                                              ("lm_head", "the head cannot")])
 def test_layers_that_cannot_have_an_adapter_are_named(names, said):
     wrong, original = replace(LORA, lora_target_modules=names), make_model(0)

@@ -61,6 +61,14 @@ def test_advice_names_only_what_is_not_done_yet():
     assert "--max_completion_length" not in told
 
 
+def test_the_last_evaluation_stands_beside_the_last_step():
+    notes = []
+    steps = StepsInProgress(lambda steps, note="", found=0: notes.append((steps, note)))
+    steps.on_evaluate(None, {"eval_domain_nll": 3.0, "eval_general_drift": None})
+    steps.on_evaluate(None, {"eval_domain_nll": 2.5, "eval_general_drift": 0.25})
+    assert notes == [(0, "domain_nll 3"), (0, "domain_nll 2.5  general_drift 0.25")]
+
+
 def test_steps_of_an_earlier_start_are_found_not_done(tmp_path, chat):
     told = []
     steps = StepsInProgress(lambda steps, note="", found=0: told.append((steps, found)))
