@@ -51,7 +51,7 @@ def packed_attention(
     queries, keys = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     # split, not sliced: the gradient of a slice is as long as the row, once for every sequence
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2),
-                _masks(queries, keys, sliding_window, query.detach()), strict=True)
+                _masks(queries, keys, sliding_window, query), strict=True)
     return torch.cat([sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0]
                       for q, k, v, mask in parts], dim=1), None
 

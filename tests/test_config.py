@@ -144,6 +144,12 @@ def test_bad_files_are_named(tmp_path, text, message):
         options("--config", str(file))
 
 
+def test_a_file_of_paraphrases_without_rows_is_refused_at_once(tmp_path):
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(UserError, match=r"--paraphrases .*none\.jsonl: must be a file with rows"):
+        options("--paraphrases", str(tmp_path / "none.jsonl"), groups=(EvaluateOptions,))
+
+
 def test_off_in_a_file_is_the_word(tmp_path):
     """In YAML 1.1 it would be false, and `duplicates` have no such choice."""
     file = tmp_path / "own.yaml"

@@ -250,14 +250,16 @@ def test_a_run_that_goes_on_keeps_the_rows_of_its_steps(tmp_path, chat):
 
 
 @pytest.mark.parametrize("count", [5, 7])
-def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, count):
+def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, capsys, count):
     """One row more, or one set aside, is another order for all of them; and waiting trajectories are of the
     old one."""
     run(tmp_path / "run", chat)
     shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
     with pytest.raises(UserError, match="had other rows, or the same in another order"):
         run(tmp_path / "run", chat, rows=make_rows(count))
+    assert "going on" not in capsys.readouterr().err
     run(tmp_path / "run", chat)
+    assert "going on from the checkpoint of step 2 of 4" in capsys.readouterr().err
 
 
 def first_step(folder, chat, rollout, distillation):

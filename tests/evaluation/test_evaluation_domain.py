@@ -1,10 +1,12 @@
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 
-from raft_fast.evaluation.domain import evaluate_domain, score_answer, token_f1
+from raft_fast.engines import Reply
+from raft_fast.evaluation.domain import collect, evaluate_domain, score_answer, token_f1
 from raft_fast.evaluation.statistics import paired_change, paired_ratio, share, weighted_mean
 from raft_fast.progress import Reporter
 
@@ -93,3 +95,24 @@ def test_a_share_of_the_base_by_hand():
     assert paired_ratio(base, base) == {"mean": 1.0, "low": None, "high": None, "n": 3}
     assert paired_ratio([(0.0, 1.0)], [(1.0, 1.0)])["mean"] is None
     assert paired_ratio([None], [None])["mean"] is None
+
+
+def test_progress_tells_what_the_engine_is_at():
+    """Nothing advances while a batch is drawn, minutes long."""
+    shown = []
+
+    class Engine:
+        def under_way(self):
+            return "at token 3 of at most 9"
+
+        def generate(self, prompts, sampling):
+            assert shown[-1]() == "at token 3 of at most 9"
+            yield from ((index, Reply("yes")) for index, _ in enumerate(prompts))
+
+    class Shown(Reporter):
+        @contextmanager
+        def phase(self, *_):
+            yield lambda steps=1, note="": shown.append(note)
+
+    assert len(collect(Engine(), [[], []], 9, Shown(), "evaluate")) == 2
+    assert len(shown) == 3

@@ -60,6 +60,12 @@ def test_the_method_is_what_was_on(run_dir, changed, said, tag):
     assert (changed == PLAIN) == ("RAFT" not in text)
 
 
+def test_weights_chosen_on_held_out_rows_are_said_to_be(run_dir):
+    assert "a little too good" not in card(run_dir)
+    assert "a little too good" in card(run_dir, load_best_model_at_end=True)
+    assert "a little too good" in write_report(run_dir).read_text()
+
+
 def test_options_without_a_part_are_left_out(run_dir):
     stage1, teaching = {"tau", "fusion_rounds", "judge_stop"}, {"teacher_top_k", "balance", "ema_beta"}
     assert options(card(run_dir)) >= stage1 | teaching | {"num_train_epochs"}
