@@ -1,4 +1,4 @@
-"""The only place that knows chat templates: conversations become token ids and spans.
+"""Conversations as token ids and spans, by the model's chat template.
 
 Teacher and student see different prompts and the same completion. A completion is a list of token
 ids from the moment it is sampled or tokenised; nothing here decodes and re-encodes one.
@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from raft_fast.engines.base import Message
 from raft_fast.errors import UserError
+from raft_fast.template import Template
 
 REFERENCE_PROMPT = (
     "Background reference knowledge: {answer}\n"
     "Answer the question based on the reference knowledge: {question}"
 )
-_PROBE = "raft-probe-answer"
 
 
 @dataclass(frozen=True)
@@ -45,34 +43,42 @@ class Chat:
         self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
         template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.name, self.template_kwargs = tokenizer, name, template_kwargs or {}
+        self.tokenizer, self.template_kwargs = tokenizer, template_kwargs or {}
         if not tokenizer.chat_template:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
-        self.eos_ids = _eos_ids(tokenizer, generation_config)
+        self.template = Template(tokenizer, name, self.template_kwargs)
+        own, end = tokenizer.eos_token_id, self.template.end_id
+        self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
             raise UserError(f"--model {name}: neither tokenizer nor generation config names an eos token")
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids)
-        self.end_of_turn = self._end_of_turn()
+        self.end_of_turn = next(each for each in (end, own, min(self.eos_ids)) if each is not None)
+
+    def name_end(self, generation_config: Any) -> None:
+        """Make `generate`, and servers of a model saved with this config, stop where answers end."""
+        known = _eos_ids(None, generation_config)
+        if self.end_of_turn not in known:
+            generation_config.eos_token_id = sorted(known | {self.end_of_turn})
 
     def student_prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the student sees: the conversation up to the start of its answer."""
-        return self._render(messages)
+        return self.template.prompt(messages)
 
     def teacher_prompt(self, messages: Sequence[Message], answer: str) -> list[int]:
         """What the teacher sees (Eq. 7): the same, with the answer as reference knowledge."""
         question = messages[-1]["content"]
         shown = REFERENCE_PROMPT.format(answer=answer, question=question)
-        return self._render([*messages[:-1], Message(role="user", content=shown)])
+        return self.student_prompt([*messages[:-1], Message(role="user", content=shown)])
 
     def completion(self, answer: str) -> list[int]:
         """An answer as the student would have sampled it, end of turn included."""
-        plain = self.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)
-        return [*plain.input_ids, self.end_of_turn]  # "<eos>" in an answer's text is only text
+        ids = self.template.completion(answer)
+        return ids if self.template.end_id is not None else [*ids, self.end_of_turn]
 
     def sft_view(self, messages: Sequence[Message], answer: str) -> View:
         """The student's prompt followed by the training answer."""
-        return View(self.student_prompt(messages), self.completion(answer))
+        return View(self.template.prompt(messages, answer), self.completion(answer))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens."""
@@ -82,36 +88,11 @@ class Chat:
         """Text of ids as it is, special tokens and all."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False,
-                **self.template_kwargs)
-        except jinja2.TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"--model {self.name}: its chat template refuses a conversation with the "
-                            f"roles {roles}: {error}") from error
 
-    def _end_of_turn(self) -> int:
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-        try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            tail = self.tokenizer(text.rsplit(_PROBE, 1)[-1], add_special_tokens=False).input_ids
-        except jinja2.TemplateError:  # it wants more than these two turns
-            tail = []
-        if tail and tail[0] in self.tokenizer.all_special_ids:  # the template's own end, listed or not
-            self.eos_ids |= {tail[0]}
-        ends = [token for token in tail if token in self.eos_ids]
-        if ends:
-            return ends[0]
-        own = self.tokenizer.eos_token_id
-        return min(self.eos_ids) if own is None else own
-
-
-def _eos_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+def _eos_ids(own: int | None, generation_config: Any) -> frozenset[int]:
     configured = getattr(generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(token for token in [tokenizer.eos_token_id, *listed] if token is not None)
+    return frozenset(token for token in [own, *listed] if token is not None)
 
 
 def check_same_tokenizer(student: Any, teacher: Any) -> None:

@@ -15,7 +15,7 @@ CHATML = (
 NO_SYSTEM = (
     "<bos>{% for m in messages %}{% if m['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
-    "<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<turn>model\n{% endif %}")
 TEMPLATES = {"chatml": CHATML, "no_system": NO_SYSTEM}
 
