@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypedDict
 
 TOO_LONG = "too long for the model's context"
 FILTERED = "the server's content filter held the reply back"
-OF_ONE_REQUEST = (TOO_LONG, FILTERED)
+UNRENDERED = "the model's chat template does not take it"
+OF_ONE_REQUEST = (TOO_LONG, FILTERED, UNRENDERED)
 """How errors begin that say nothing of what the engine would answer to another request."""
 
 

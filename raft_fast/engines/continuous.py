@@ -7,7 +7,6 @@ change. The journal keeps what was drawn, so a resumed run is still consistent w
 """
 
 import copy
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from raft_fast.attention import PACKED
 from raft_fast.chat import Chat
 from raft_fast.engines.base import Message, Reply, Sampling, hand_over
 from raft_fast.engines.generation import own_settings
-from raft_fast.engines.hf import READ_AHEAD, HFEngine
+from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
 
 SEED_BITS = 31
@@ -43,9 +42,11 @@ class ContinuousEngine(HFEngine):
     ) -> Iterator[tuple[int, Reply]]:
         """Replies come once all prompts that were read ahead are answered, in order; an interrupt waits for
         that too."""
-        numbered = enumerate(conversations)
-        while asked := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
-            prompts = [self.chat.student_prompt(messages) for _, messages in asked]
+        for asked, refused in self._read_ahead(conversations):
+            yield from hand_over(refused)
+            if not asked:
+                continue
+            prompts = [prompt for _, _, prompt in asked]
             with self._turn:
                 call.go_on()
                 start = time.perf_counter()
@@ -54,7 +55,7 @@ class ContinuousEngine(HFEngine):
                 seconds = (time.perf_counter() - start) / len(asked)
             yield from hand_over(
                 (index, self._read_answer(answer, len(prompt), seconds))
-                for (index, _), prompt, answer in zip(asked, prompts, answers, strict=True))
+                for (index, _, prompt), answer in zip(asked, answers, strict=True))
 
     def _read_answer(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
         if answer is None or answer.error is not None:

@@ -10,15 +10,19 @@ from typing import Any
 import torch
 
 from raft_fast.chat import Chat, View
-from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.base import UNRENDERED, Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.score import strip_thinking
 from raft_fast.engines.stopping import Call, Calls
+from raft_fast.errors import UserError
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
 
 BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
 READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together
+
+Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, prompt ids
+Refused = list[tuple[int, Reply]]
 
 
 class HFEngine:
@@ -62,19 +66,22 @@ class HFEngine:
         self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
     ) -> Iterator[tuple[int, Reply]]:
         longest = sampling.max_new_tokens
-        for indices, messages, prompts in self._batches(conversations, longest):
-            seeds = [stable_seed(sampling.seed, one) for one in messages]
-            with self._turn:
+        for asked, refused in self._read_ahead(conversations):
+            yield from hand_over(refused)
+            for batch in self._batches(asked, longest):
+                prompts = [prompt for _, _, prompt in batch]
+                seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
+                with self._turn:
+                    call.go_on()
+                    start = time.perf_counter()
+                    with call.drawing(len(prompts), longest):
+                        drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
+                                             seeds, [call])
+                    seconds = (time.perf_counter() - start) / len(drawn)
+                yield from hand_over((index, self._read(ids, len(prompt), seconds))
+                                     for (index, _, prompt), ids in zip(batch, drawn, strict=True)
+                                     if self._ended(ids) or len(ids) == longest)
                 call.go_on()
-                start = time.perf_counter()
-                with call.drawing(len(prompts), longest):
-                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
-                                         [call])
-                seconds = (time.perf_counter() - start) / len(drawn)
-            yield from hand_over((index, self._read(ids, len(prompt), seconds))
-                                 for index, prompt, ids in zip(indices, prompts, drawn, strict=True)
-                                 if self._ended(ids) or len(ids) == longest)
-            call.go_on()
 
     def _score(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
@@ -84,16 +91,18 @@ class HFEngine:
                         for index, _ in enumerate(conversations))
             return
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
-        for indices, _, prompts in self._batches(conversations, 1):
-            with self._turn:
-                call.go_on()
-                start = time.perf_counter()
-                with call.drawing(len(prompts), 1):
-                    scores = self._expected_digits(prompts, choices)
-                seconds = (time.perf_counter() - start) / len(scores)
-            yield from hand_over(
-                (index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds))
-                for index, prompt, score in zip(indices, prompts, scores, strict=True))
+        for asked, refused in self._read_ahead(conversations):
+            yield from hand_over(refused)
+            for batch in self._batches(asked, 1):
+                with self._turn:
+                    call.go_on()
+                    start = time.perf_counter()
+                    with call.drawing(len(batch), 1):
+                        scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
+                    seconds = (time.perf_counter() - start) / len(scores)
+                yield from hand_over(
+                    (index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds))
+                    for (index, _, prompt), score in zip(batch, scores, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
         return Reply(strip_thinking(self.chat.decode(ids)), "stop" if self._ended(ids) else "length",
@@ -137,17 +146,21 @@ class HFEngine:
         losses = head_of(self.model).nll(hidden, completion_ids(views, hidden.device))
         return list(losses.split([len(view.completion) for view in views]))
 
-    def _batches(
-        self, conversations: Iterable[list[Message]], max_new_tokens: int
-    ) -> Iterator[tuple[list[int], list[list[Message]], list[list[int]]]]:
-        """(indices, conversations, prompt ids) of one batch after another.
-
-        Of what was read ahead the longest come first: the worst memory comes at once.
-        """
+    def _read_ahead(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[Asked, Refused]]:
+        """Conversations with their prompts, a window of them at a time, and those that have none."""
         numbered = enumerate(conversations)
         while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
-            prompts = [self.chat.student_prompt(messages) for _, messages in ahead]
-            lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-            for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
-                yield ([ahead[place][0] for place in chosen], [ahead[place][1] for place in chosen],
-                       [prompts[place] for place in chosen])
+            asked: Asked = []
+            refused: Refused = []
+            for index, messages in ahead:
+                try:
+                    asked.append((index, messages, self.chat.student_prompt(messages)))
+                except UserError as error:
+                    refused.append((index, Reply("", error=f"{UNRENDERED} ({error})")))
+            yield asked, refused
+
+    def _batches(self, asked: Asked, max_new_tokens: int) -> Iterator[Asked]:
+        """One batch after another. The longest come first: the worst memory comes at once."""
+        lengths = [len(prompt) + max_new_tokens for _, _, prompt in asked]
+        for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
+            yield [asked[place] for place in chosen]
