@@ -61,16 +61,17 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
 
 
 def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None) -> Chat:
-    """The tokenizer's chat template, with every eos id the model's generation config knows.
-
-    `template_kwargs` go to the template (enable_thinking, ...)."""
+    """The tokenizer's chat template, with every eos id of the model's generation config, which is given the
+    template's own end of turn. `template_kwargs` go to the template (enable_thinking, ...)."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
-    return Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
+    chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
+    chat.name_end(model.generation_config)
+    return chat
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:

@@ -38,7 +38,9 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
     if adapter.use_peft:
         torch.manual_seed(seed)  # the adapter begins with random weights
         return LoraStudent(Adapter(original, adapter, model.model), model)
-    return FullStudent(load_model(fetch_model(model.model, model.revision), model, torch.float32))
+    own = load_model(fetch_model(model.model, model.revision), model, torch.float32)
+    own.generation_config = original.generation_config  # which names the template's end of turn
+    return FullStudent(own)
 
 
 def check_adapter(original: Any, adapter: AdapterOptions) -> None:
