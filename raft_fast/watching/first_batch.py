@@ -1,5 +1,6 @@
 """first_batch.md: what student and teacher read in the first step, special tokens and masks in sight."""
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ HEAD = """# The first batch
 
 The token ids that went into step 1, decoded with their special tokens. What is *masked* is read and not
 learnt from: a prompt. Look whether each view begins and ends as your model's chat template has it, whether
-the teacher is shown the answer, and whether nothing of a prompt is scored.
+the teacher is shown the answer, and whether nothing of a prompt is scored. What the template writes:
 """
 
 
@@ -24,9 +25,9 @@ class FirstBatch(Callback):
     def on_step(self, state: TrainingState) -> None:
         if state.step != 1:
             return
-        parts = [HEAD]
+        parts = [HEAD, *(f"- {said}" for said in self.chat.template.known()), ""]
         for row, example in list(zip(state.rows, state.examples, strict=True))[:SHOWN]:
-            parts.append(f"## row_id {row.row_id}\n")
+            parts.append(f"## row_id {_inline(row.row_id)}\n")
             for name, view in (("Answer to train on (SFT)", example.sft),
                                ("Trajectory, as the student reads it", example.student),
                                ("Trajectory, as the teacher reads it", example.teacher)):
@@ -37,9 +38,24 @@ class FirstBatch(Callback):
     def _shown(self, view: View | None) -> list[str]:
         if view is None:
             return ["None: the term is off, or the trajectory is empty.\n"]
-        return [self._block("masked", view.prompt), self._block("in the loss", view.completion)]
+        start, end = len(view.prompt), len(view.ids)
+        return [f"Token spans: masked [0, {start}), in the loss [{start}, {end}).\n",
+                self._block("masked", view.prompt), self._block("in the loss", view.completion)]
 
     def _block(self, what: str, ids: Sequence[int]) -> str:
         text = self.chat.decode_all(ids)
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        fence = _fence(text, 3)
         return f"{what}, {len(ids)} tokens:\n\n{fence}text\n{text}\n{fence}\n"
+
+
+def _inline(text: str) -> str:
+    """A text of the data's inside a line: as it is where no markup can be in it, else as code."""
+    if re.fullmatch(r"[\w .:/-]*", text):
+        return text
+    shown = json.dumps(text, ensure_ascii=False)
+    return f"{(fence := _fence(shown, 1))} {shown} {fence}"
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks that nothing in the text can close."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
