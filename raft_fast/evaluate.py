@@ -47,6 +47,7 @@ def run(
     from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.fetch import fetch_model, own_folder
     from raft_fast.models import load_encoder, load_engine
+    from raft_fast.training_rows import renderable
 
     # a mistake there shows before rows are read
     own_folder(model.model)
@@ -61,6 +62,9 @@ def run(
             base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
+        rows, refused = renderable(rows, base_engine.chat, data.max_bad_rows, reporter)
+        if refused:
+            reporter.say(f"{len(refused)} rows are left out; the first: {refused[0].reason}")
 
         def judge(spec: str) -> Engine:
             return load_engine(spec, model, base_engine, options.eval_batch_size, engines)

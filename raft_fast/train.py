@@ -36,7 +36,7 @@ from raft_fast.options import (
 )
 from raft_fast.progress import Reporter, Silent
 from raft_fast.run import only_process, save_costs
-from raft_fast.training_rows import read_rejected, screen_rows, take_rows
+from raft_fast.training_rows import read_rejected, screen_rows, take_rendered, take_rows
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and
@@ -112,6 +112,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
             teacher = processes.first_then_others(lambda: load_teacher(options, original))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
+        data = processes.first(lambda: take_rendered(data, original.chat, options.data, run_dir, reporter))
         data = processes.first(lambda: screen_rows(data, options.screen, suites(options, reporter), encoder,
                                                    run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))

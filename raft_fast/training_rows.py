@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,38 @@ def hold_out(table: Table, source: str, training: TrainOptions,
     among = [Rejected(source, None, f"row_id {row.row_id}: is held out, in {training.heldout_data}")
              for row in table.rows if _content(row) in known]
     return train, held.rows, [*table.rejected, *held.rejected, *among]
+
+
+def take_rendered(data: Data, chat: Any, options: DataOptions, run_dir: Path, reporter: Reporter) -> Data:
+    """The rows that the model's chat template takes; the others are set aside. Raises UserError where more of
+    them are bad than --max_bad_rows allows."""
+    train, refused = renderable(data.train, chat, options.max_bad_rows, reporter)
+    heldout, also = renderable(data.heldout, chat, options.max_bad_rows, reporter)
+    if refused or also:
+        write_jsonl([*read_rejected(run_dir), *map(asdict, [*refused, *also])], run_dir / "rejected.jsonl")
+        write_rows(heldout, run_dir / "heldout.parquet")
+        reporter.say(f"{len(refused) + len(also)} rows set aside; the first: {[*refused, *also][0].reason}")
+    return replace(data, train=train, heldout=heldout)
+
+
+def renderable(rows: Sequence[Row], chat: Any, max_bad_rows: float,
+               reporter: Reporter) -> tuple[list[Row], list[Rejected]]:
+    """(rows that the chat template takes, the others with the reason). Raises UserError where the others are
+    more than `max_bad_rows`, a share, allows."""
+    taken, refused = [], []
+    with reporter.phase("render rows", len(rows), "rows") as advance:
+        for row in rows:
+            try:
+                chat.sft_view(row.prompt, row.gold)
+                chat.teacher_prompt(row.prompt, row.gold)
+                taken.append(row)
+            except UserError as error:
+                refused.append(Rejected("rows", None, f"row_id {row.row_id}: {error}"))
+            advance()
+    if rows and len(refused) > max_bad_rows * len(rows):
+        raise UserError(f"the chat template cannot render {len(refused)} of {len(rows)} rows, more than "
+                        f"--max_bad_rows {max_bad_rows} allows: {refused[0].reason}")
+    return taken, refused
 
 
 def _content(row: Row) -> str:

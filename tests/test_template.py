@@ -1,14 +1,20 @@
 """What a chat template writes around an answer is what the model is trained on, whatever the template."""
 
 import string
+from dataclasses import replace
 
 import pytest
-from tiny import CHATML, make_tokenizer
+from tiny import CHATML, NO_SYSTEM, make_rows, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from raft_fast.chat import Chat
+from raft_fast.engines import Sampling
+from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
+from raft_fast.options import DataOptions
+from raft_fast.progress import Silent
+from raft_fast.training_rows import Data, take_rendered
 
 ASKED = [{"role": "user", "content": "Why?"}]
 ANSWER = "Because 3 <b>of</b> 4."
@@ -168,3 +174,20 @@ def test_marks_of_the_template_that_are_no_special_tokens_are_only_text():
 def test_a_template_that_fails_is_one_line(template):
     with pytest.raises(UserError, match="--model tiny: its chat template refuses"):
         Chat(make_tokenizer(template), name="tiny")
+
+
+def test_a_row_that_the_template_refuses_is_set_aside_in_training_and_in_a_request(tmp_path, model):
+    chat = Chat(make_tokenizer(NO_SYSTEM))
+    bad = replace(make_rows(1)[0], row_id="s", prompt=[{"role": "system", "content": "Be kind."}, *ASKED])
+    (tmp_path / "rejected.jsonl").write_text("")
+    data = Data([*make_rows(5), bad], make_rows(2), refined=False, total=6)
+    kept = take_rendered(data, chat, DataOptions(max_bad_rows=0.2), tmp_path, Silent())
+    assert (len(kept.train), kept.heldout) == (5, data.heldout)
+    assert "row_id s: " in (said := (tmp_path / "rejected.jsonl").read_text())
+    assert "System role not supported" in said
+    with pytest.raises(UserError, match=r"1 of 6 rows.*--max_bad_rows 0.1"):
+        take_rendered(data, chat, DataOptions(max_bad_rows=0.1), tmp_path, Silent())
+
+    replies = dict(HFEngine(model, chat, "tiny").generate([bad.prompt, ASKED], Sampling(max_new_tokens=2)))
+    assert "System role not supported" in replies[0].error
+    assert replies[1].error is None

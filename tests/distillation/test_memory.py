@@ -198,7 +198,7 @@ def test_micro_batches_are_those_that_the_loop_cuts(chat, off):
 
 def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
     seen, rows, options = [], make_rows(6), replace(OPTIONS, num_train_epochs=50)
-    monkeypatch.setattr(chat, "_render", lambda messages: seen.append(messages) or [1])
+    monkeypatch.setattr(chat.template, "prompt", lambda messages, answer="": seen.append(messages) or [1])
     told = []
     lengths = measure(rows, chat, options, lambda: told.append(1))
     micro_batches(plan(rows, options, 0, 4), lengths, options)
