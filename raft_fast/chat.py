@@ -60,6 +60,7 @@ class Chat:
         known = _eos_ids(None, generation_config)
         if self.end_of_turn not in known:
             generation_config.eos_token_id = sorted(known | {self.end_of_turn})
+            generation_config._from_model_config = False  # else it may be made anew from the model's
 
     def student_prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the student sees: the conversation up to the start of its answer."""
@@ -81,8 +82,9 @@ class Chat:
         return View(self.template.prompt(messages, answer), self.completion(answer))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of sampled ids without special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        """Text of sampled ids without special tokens and ends of turn."""
+        said = [token for token in ids if token not in self.eos_ids]  # an end of turn need not be special
+        return self.tokenizer.decode(said, skip_special_tokens=True).strip()
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """Text of ids as it is, special tokens and all."""

@@ -4,16 +4,18 @@ import string
 from dataclasses import replace
 
 import pytest
-from tiny import CHATML, NO_SYSTEM, make_rows, make_tokenizer
+from tiny import CHATML, NO_SYSTEM, make_model, make_rows, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
 from raft_fast.chat import Chat
 from raft_fast.engines import Sampling
 from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
-from raft_fast.options import DataOptions
+from raft_fast.models import load_engine
+from raft_fast.options import AdapterOptions, DataOptions, ModelOptions
 from raft_fast.progress import Silent
+from raft_fast.student import make_student
 from raft_fast.training_rows import Data, take_rendered
 
 ASKED = [{"role": "user", "content": "Why?"}]
@@ -122,6 +124,7 @@ def test_an_end_of_turn_that_no_attribute_names_ends_the_answer(special):
     chat = Chat(tokenizer)
     assert chat.completion("Yes.")[-1] == chat.end_of_turn == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert chat.end_of_turn in chat.eos_ids
+    assert chat.decode(chat.completion("Yes.")) == "Yes."
 
 
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
@@ -191,3 +194,18 @@ def test_a_row_that_the_template_refuses_is_set_aside_in_training_and_in_a_reque
     replies = dict(HFEngine(model, chat, "tiny").generate([bad.prompt, ASKED], Sampling(max_new_tokens=2)))
     assert "System role not supported" in replies[0].error
     assert replies[1].error is None
+
+
+def test_a_saved_model_stops_at_the_end_of_turn_that_was_trained(tmp_path):
+    tokenizer = make_tokenizer(CHATML.replace("<eos>", "<|im_end|>"))
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=True, normalized=False)])
+    make_model(vocab_size=264).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = ModelOptions(model=str(tmp_path / "base"))
+    original = load_engine("self", options)
+    for name, adapter in (("full", AdapterOptions()), ("lora", AdapterOptions(use_peft=True))):
+        student = make_student(original.model, options, adapter, 0)
+        student.finish(tmp_path / name, original.chat)
+        config = GenerationConfig.from_pretrained(tmp_path / name / "model")
+        assert config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        assert not config._from_model_config
