@@ -61,7 +61,7 @@ def test_rooms_do_not_know_each_other(folder, forbidden):
 def test_only_chat_knows_templates():
     users = {file.name for folder in ("raft_fast",) for file in (ROOT / folder).rglob("*.py")
              if ".apply_chat_template(" in file.read_text()}
-    assert users == {"chat.py"}
+    assert users == {"template.py"}
 
 
 def test_setup_names_every_package_and_its_data():

@@ -21,7 +21,7 @@ ONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_to
                    max_completion_length=8, save_steps=2, steps_per_generation=2, save_total_limit=9)
 CUT = replace(ONE, per_device_train_batch_size=1, gradient_accumulation_steps=4)  # λ of the step before
 BY_GRADIENT = replace(ONE, balance="gradient")
-WAY = 1e-4  # of each weight's way from where it began: ten times what was seen
+ROUNDINGS = 4  # times what rounding every weight to a neighbour changes in one process
 SAME = ("loss", "sft_loss", "kl_loss", "lambda", "lambda_exact", "teacher_mass", "grad_norm", "tokens",
         "trajectories", "trajectory_tokens")
 CASES = {"exact": ONE, "cut": CUT, "gradient": BY_GRADIENT}
@@ -43,6 +43,9 @@ def results(tmp_path_factory):
     forkserver.ensure_running()  # it imports while this process trains
     one = {name: run(folder / f"one-{name}", options, tied=name == "exact")
            for name, options in CASES.items()}
+    for name, options in CASES.items():
+        nudged = run(folder / f"nudged-{name}", options, tied=name == "exact", nudged=True)
+        one[name]["rounding"] = max(strayed(nudged, one[name]).values())
     scenarios = {}
     for how in ("ddp", "fsdp2"):
         for name, options in CASES.items():
@@ -62,16 +65,21 @@ def results(tmp_path_factory):
     return folder, one, [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+def strayed(found, want):
+    """How far each weight is from where it should be, as a part of its way from where it began."""
+    ways = {name: want["weights"][name] - start for name, start in want["start"].items()}
+    return {name: float((found["weights"][name] - found["start"][name] - way).norm() / way.norm())
+            for name, way in ways.items()}
+
+
 def assert_same(found, want):
-    """Within rounding: 1e-4 of each loss, and WAY of each weight's way from where it began."""
+    """Within rounding: 1e-4 of each loss, and of the weights a few times what rounding does to them."""
     assert not isinstance(found, str), found
     assert len(found["metrics"]) == len(want["metrics"]) == 4
     for ours, theirs in zip(found["metrics"], want["metrics"], strict=True):
         assert {key: ours[key] for key in SAME} == pytest.approx({key: theirs[key] for key in SAME}, rel=1e-4)
-    for name, start in want["start"].items():
-        way = want["weights"][name] - start
-        assert way.norm() > 0, name
-        assert (found["weights"][name] - start - way).norm() <= WAY * way.norm(), name
+    most = ROUNDINGS * want["rounding"]
+    assert {name: far for name, far in strayed(found, want).items() if not far <= most} == {}  # NaN fails too
 
 
 @pytest.mark.parametrize("name", [*CASES, "resumed"])

@@ -18,11 +18,15 @@ from raft_fast.options import TrainOptions
 from raft_fast.processes import Processes
 
 
-def run(folder: Path, options: TrainOptions, tied: bool = False) -> dict:
+def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = False) -> dict:
     """Train the tiny model in `folder`, in as many processes as there are; its metrics and its weights,
-    before and after."""
+    before and after. `nudged`: from weights that are rounded to a neighbour."""
     folder.mkdir(parents=True, exist_ok=True)
     student = make_model(0, tie_word_embeddings=tied)
+    if nudged:
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight.copy_(torch.nextafter(weight, torch.rand_like(weight) - 0.5))
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     run_with(folder, options, (), student)
     weights = {name: whole_tensor(tensor).clone() for name, tensor in student.state_dict().items()}
