@@ -20,7 +20,7 @@ from raft_fast.diskmap import DiskMap
 from raft_fast.durable import replacing
 from raft_fast.errors import UserError
 from raft_fast.records import BadRowError, records
-from raft_fast.rows import Rejected, Row, to_row
+from raft_fast.rows import Rejected, Row, Unused, id_of, to_row, told
 
 __all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
            "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
@@ -35,30 +35,20 @@ DEFAULT_ID = re.compile(r"row-\d{6,}")
 
 @dataclass(frozen=True)
 class Table:
-    """What a file held: rows, set-aside rows, and whether stage 1 has already been over it."""
+    """What a file held: rows, set-aside rows, whether stage 1 has already been over it, and lines that tell
+    the user what else it holds."""
 
     rows: list[Row]
     rejected: list[Rejected]
     refined: bool
+    notes: list[str] = field(default_factory=list)
 
 
 def read_table(source: str, max_bad_rows: float) -> Table:
-    """Read JSONL, parquet, CSV or a `datasets` name into memory.
-
-    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
-    bad rows above `max_bad_rows`.
-    """
+    """As `open_rows`, with all rows in memory."""
     rows: list[Row] = []
-    rejected: list[Rejected] = []
-    refined = True
-    for row, whole in _checked_rows(source):
-        if isinstance(row, Row):
-            rows.append(row)
-            refined = refined and whole
-        else:
-            rejected.append(row)
-    _judge_bad_rows(source, len(rows), rejected, max_bad_rows)
-    return Table(rows, rejected, refined)
+    file = open_rows(source, max_bad_rows, keep=rows.append)
+    return Table(rows, file.rejected, file.refined, file.notes)
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,7 @@ class RowFile(Collection[Row]):
     count: int
     rejected: list[Rejected]
     refined: bool
+    notes: list[str] = field(default_factory=list)
     chosen: "array[int] | range | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -108,43 +99,46 @@ class RowFile(Collection[Row]):
     def _all(self) -> Iterator[Row]:
         aside = {bad.line for bad in self.rejected}
         for line, record in records(self.source):
-            if line not in aside:
+            if line in aside:
+                continue
+            try:
                 yield to_row(record, _default_id(line))
+            except (BadRowError, RecursionError) as bad:
+                raise UserError(f"{self.source}, line {line}: has changed since it was read: {bad}") from bad
 
 
 def open_rows(
-    source: str, max_bad_rows: float, advance: Callable[[int], None] = lambda steps: None
+    source: str, max_bad_rows: float, advance: Callable[[int], None] = lambda steps: None,
+    keep: Callable[[Row], None] = lambda row: None,
 ) -> RowFile:
-    """As `read_table`, but the rows stay where they are. `advance` hears how many were looked at."""
+    """Look through a file or a `datasets` name; its rows stay where they are. `advance` hears how many were
+    looked at, `keep` every row.
+
+    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
+    bad rows above `max_bad_rows`.
+    """
     rejected: list[Rejected] = []
-    count, refined = 0, True
-    for row, whole in _checked_rows(source):
-        if isinstance(row, Row):
-            count += 1
-            refined = refined and whole
-        else:
-            rejected.append(row)
-        if (count + len(rejected)) % TOLD_ROWS == 0:
-            advance(TOLD_ROWS)
-    advance((count + len(rejected)) % TOLD_ROWS)
-    _judge_bad_rows(source, count, rejected, max_bad_rows)
-    return RowFile(source, count, rejected, refined)
-
-
-def _checked_rows(source: str) -> Iterator[tuple[Row | Rejected, bool]]:
-    """(the row or why it is none, whether it has all columns of a refined one)."""
-    seen = DiskMap()
-    for line, record in records(source):
+    notes: list[str] = []
+    unused: Unused = {}
+    seen, total, refined = DiskMap(), 0, True
+    for total, (line, record) in enumerate(records(source, notes.append), 1):
         try:
-            row = to_row(record, _default_id(line))
-            key = row.row_id.encode("utf-8", "surrogatepass")
+            row = to_row(record, _default_id(line), unused)
+            key = row.row_id.encode()
             if (before := seen.get(key)) is not None:
                 raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
-        except BadRowError as bad:
-            yield Rejected(source, line, str(bad)), False
-            continue
-        seen[key] = line
-        yield row, set(REFINED_COLUMNS) - {"category"} <= set(record)
+        except (BadRowError, RecursionError) as bad:
+            rejected.append(Rejected(source, line, str(bad), id_of(record)))
+        else:
+            seen[key] = line
+            refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
+            keep(row)
+        if total % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
+    seen.close()
+    advance(total % TOLD_ROWS)
+    _judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
+    return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
 
 
 def _default_id(line: int) -> str:
@@ -218,11 +212,11 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             writer.write(row)
 
 
-def write_jsonl(records: Iterable[Any], path: Path) -> None:
-    """Write dataclasses or dictionaries as JSON lines, atomically and durably; NaN is refused."""
+def write_jsonl(records: Iterable[dict | Rejected], path: Path) -> None:
+    """Write records as JSON lines, atomically and durably; NaN is refused."""
     with replacing(path) as file:
         for record in records:
-            plain = record if isinstance(record, dict) else dataclasses.asdict(record)
+            plain = record.as_json() if isinstance(record, Rejected) else record
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
 
 

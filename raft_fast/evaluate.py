@@ -128,6 +128,8 @@ def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_d
         write_jsonl(table.rejected, output_dir / "rejected.jsonl")
     counts = [count for count in (data.max_rows, options.eval_rows) if count]
     rows = spread(table.rows, min(counts, default=0), data.seed)
+    for note in table.notes:
+        reporter.say(note)
     reporter.say(f"{len(rows)} of {len(table.rows)} rows from {source}, "
                  f"{len(table.rejected)} set aside")
     return rows

@@ -43,6 +43,8 @@ def main() -> None:
     make_folder(output_dir)
     config.to_yaml(groups, output_dir / "config.yaml")
     reporter = Reporter()
+    for note in table.notes:
+        reporter.say(note)
     with reporter.phase("load models"):
         engine = load_engine(options.paraphraser, model, engines=engines)
         encoder = load_encoder(model)

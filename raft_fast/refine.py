@@ -216,6 +216,8 @@ def open_raw(data: DataOptions, reporter: Reporter) -> dataset.RowFile:
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows", unit="rows") as advance:
         rows = dataset.open_rows(data.data, data.max_bad_rows, advance)
+    for note in rows.notes:
+        reporter.say(note)
     if rows.refined:
         raise UserError(f"--data {data.data}: is refined already; train on it with "
                         "python -m raft_fast.train --data, or give the raw rows")

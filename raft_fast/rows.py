@@ -1,13 +1,22 @@
 """What a row is, and how the layouts people use become one."""
 
+import json
+import math
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raft_fast.engines import Message
-from raft_fast.records import BadRowError
+from raft_fast.records import ALWAYS, LAYOUTS, BadRowError, names, writable
 
 SOURCES = ("gold", "rewrite", "fused")
-PAIRS = (("prompt", "completion"), ("question", "answer"))
+ROLES = ("system", "user", "assistant")
+CALLS = ("tool_calls", "function_call")
+UNSEEN = {"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"}
+WITHOUT_INK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without ink
+MOST_NAMES = 100
+OFF, ON = (0, "0", "0.0"), (1, "1", "1.0")  # weights, as OpenAI's files have them; a CSV has them as text
 
 
 @dataclass(frozen=True)
@@ -32,78 +41,157 @@ class Rejected:
     file: str
     line: int | None
     reason: str
+    row_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}: {self.reason}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Its line in rejected.jsonl; the row_id where it is not a part of the reason."""
+        return {name: value for name, value in vars(self).items() if name != "row_id" or value is not None}
 
-def to_row(record: Any, default_id: str) -> Row:
-    """The row in a record. Raises BadRowError where it is none."""
+
+Unused = dict[str, dict[str, None]]
+"""Names, in the order in which they came, by what they are names of."""
+
+
+def told(unused: Unused) -> list[str]:
+    """A line for every kind of name."""
+    return [f"{what} that are not used: {names(which)}" for what, which in unused.items()]
+
+
+def _add_unused(unused: Unused, what: str, record: dict, used: Collection[str]) -> None:
+    for name, value in record.items():
+        odd = name == "weight" and value not in (*OFF, *ON)
+        if (odd or name not in used) and _filled(value):
+            known = unused.setdefault(what, {})
+            if len(known) < MOST_NAMES:
+                known[name] = None
+
+
+def to_row(record: Any, default_id: str, unused: Unused | None = None) -> Row:
+    """The row in a record; `unused` takes what of it is in no row. Raises BadRowError where it is none."""
     if isinstance(record, BadRowError):
         raise record
     if not isinstance(record, dict):
         raise BadRowError(f"must be an object, is {type(record).__name__}")
-    prompt, completion = _prompt_and_completion(record)
-    ids = [record[name] for name in ("row_id", "id") if record.get(name) not in (None, "")]
-    similarity = record.get("similarity")
-    if not (similarity is None or isinstance(similarity, int | float)):
+    layout = _layout(record)
+    turns = _conversation(record, layout)
+    messages = [Message(role=turn["role"], content=_text(turn.get("content"), name)) for name, turn in turns]
+    if messages[-1]["role"] != "assistant":
+        raise BadRowError(f"{layout[-1]} must end with an assistant turn (the answer)")
+    if len(messages) == 1 or messages[-2]["role"] != "user":
+        raise BadRowError(f"{layout[0]} must have a user turn before the answer")
+    if any(one.get("weight") in OFF for one in (record, turns[-1][1])):
+        raise BadRowError("has weight 0: is not to be trained on")
+    similarity = record.get("similarity") if _filled(record.get("similarity")) else None
+    if not (similarity is None or (isinstance(similarity, int | float) and math.isfinite(similarity))):
         raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
-    texts = {name: _text(record[name], name) for name in ("gold", "rewrite", "fused") if record.get(name)}
+    completion = messages[-1]["content"]
+    texts = {name: _text(record[name], name) for name in SOURCES if _filled(record.get(name))}
+    if unused is not None:
+        _add_unused(unused, "columns", record, (*ALWAYS, *layout))
+        for _, turn in turns:
+            _add_unused(unused, "keys of messages", turn, ("role", "content", "weight"))
     return Row(
-        row_id=str(ids[0]) if ids else default_id,
-        prompt=prompt,
+        row_id=_label(record, "row_id") or _label(record, "id") or default_id,
+        prompt=messages[:-1],
         completion=completion,
-        category=None if record.get("category") is None else str(record["category"]),
+        category=_label(record, "category"),
         source=source if (source := record.get("source")) in SOURCES else "gold",
         similarity=similarity,
         **{"gold": completion, **texts},
     )
 
 
-def _prompt_and_completion(record: dict) -> tuple[list[Message], str]:
-    if record.get("messages") is not None:
-        messages = _messages(record["messages"], "messages")
-        if messages[-1]["role"] != "assistant":
-            raise BadRowError("messages must end with an assistant turn (the answer)")
-        return _ends_with_user(messages[:-1], "messages"), _text(messages[-1]["content"], "answer")
-    for asked, answered in PAIRS:
-        if asked in record and answered in record:
-            prompt, completion = record[asked], record[answered]
-            if isinstance(completion, list):  # conversational prompt/completion, as TRL has it
-                turn = _messages(completion, answered)[-1]
-                if turn["role"] != "assistant":
-                    raise BadRowError(f"{answered} must end with an assistant turn")
-                completion = turn["content"]
-            if isinstance(prompt, list):
-                prompt = _ends_with_user(_messages(prompt, asked), asked)
-            else:
-                prompt = [Message(role="user", content=_text(prompt, asked))]
-            return prompt, _text(completion, answered)
-    raise BadRowError(f"has the columns {', '.join(map(str, record))}; needs prompt and completion, "
-                 "question and answer, or messages")
+def id_of(record: Any) -> str | None:
+    """The id that a record gives itself, as far as it can be written."""
+    found = [record.get(name) for name in ("row_id", "id")] if isinstance(record, dict) else []
+    return next((writable(str(one))[:100] for one in found if isinstance(one, str | int) and one != ""), None)
+
+
+def _layout(record: dict) -> Sequence[str]:
+    """The columns that the row is made of: the first layout that is filled, else the first that is there."""
+    there = [layout for layout in LAYOUTS if all(name in record for name in layout)]
+    filled = [layout for layout in there if all(_filled(record[name]) for name in layout)]
+    for layout in [*filled, *there]:
+        return layout
+    raise BadRowError(f"has the columns {names(record)}; needs prompt and completion, question and answer, "
+                      "or messages")
+
+
+def _filled(value: Any) -> bool:
+    """Whether it is a value: files have null, an empty text or NaN where there is none."""
+    return not (value is None or value in ("", [], {}) or value != value)
+
+
+def _conversation(record: dict, layout: Sequence[str]) -> list[tuple[str, dict]]:
+    """(column, turn) of the whole conversation, the answer last."""
+    asked, answered = layout[0], layout[-1]
+    prompt = _from_json(record[asked])
+    if len(layout) == 1:
+        return _turns(prompt, asked, None)
+    # beside a prompt that is not written as JSON an answer that looks like it is a text
+    answer = record[answered] if prompt is record[asked] else _from_json(record[answered])
+    return [*_turns(prompt, asked, "user"), *_turns(answer, answered, "assistant")]
+
+
+def _from_json(value: Any) -> Any:
+    """The messages that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        turns = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return turns if turns and all(isinstance(turn, dict) and "role" in turn for turn in turns) else value
+
+
+def _turns(value: Any, column: str, role: str | None) -> list[tuple[str, dict]]:
+    if role is not None and not isinstance(value, list):
+        return [(column, {"role": role, "content": value})]
+    if not isinstance(value, list) or not value:
+        raise BadRowError(f"{column} must be a list of messages")
+    for turn in value:
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+            has = repr(turn.get("role"))[:50] if isinstance(turn, dict) else type(turn).__name__
+            raise BadRowError(f"{column} must have turns with the role system, user or assistant, has {has}")
+        if not _filled(turn.get("content")) and any(_filled(turn.get(name)) for name in CALLS):
+            raise BadRowError(f"{column} has a turn that calls tools and says nothing: it is not trained on")
+    return [(column, turn) for turn in value]
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"{name} is empty" if value in (None, "") or isinstance(value, str)
-                     else f"{name} must be text, is {type(value).__name__}")
+    """The text without blank lines before and blanks after it; the first line stays indented, as code is."""
+    if not _filled(value) or (isinstance(value, str) and blank(value)):
+        raise BadRowError(f"{name} is empty")
+    if not isinstance(value, str):
+        raise BadRowError(f"{name} must be text, is {type(value).__name__}")
+    _check_characters(value, name)
+    before = value[: len(value) - len(value.lstrip())]
+    indent = before.removeprefix(before.rstrip(" \t"))
+    return indent * (indent != " ") + value.strip()  # one space: many an answer begins with it
+
+
+def blank(text: str) -> bool:
+    """Whether nothing of it shows: spaces, control characters, marks and joiners without a letter."""
+    return all(unicodedata.category(one) in UNSEEN or one in WITHOUT_INK for one in text)
+
+
+def _label(record: dict, name: str) -> str | None:
+    """An id or a category as text; None where there is none."""
+    value = record.get(name)
+    if value is None or value != value:  # NaN
+        return None
+    if isinstance(value, float) and value.is_integer():  # whole numbers with gaps, as pandas has them
+        value = int(value)
+    _check_characters(text := str(value), name)
+    return text
+
+
+def _check_characters(text: str, name: str) -> None:
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise BadRowError(f"{name} holds half a character at position {error.start}") from error
-    return value.strip()
-
-
-def _messages(value: Any, name: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise BadRowError(f"{name} must be a list of messages")
-    for turn in value:
-        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            raise BadRowError(f"{name} must have turns with the role system, user or assistant")
-    return [Message(role=turn["role"], content=_text(turn.get("content"), name)) for turn in value]
-
-
-def _ends_with_user(messages: list[Message], name: str) -> list[Message]:
-    if not messages or messages[-1]["role"] != "user":
-        raise BadRowError(f"{name} must have a user turn before the answer")
-    return messages
+        raise BadRowError(f"{name} holds half a character, or bytes that are not UTF-8, at position "
+                          f"{error.start}") from error

@@ -50,6 +50,8 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
         chosen = spread(train, options.max_rows, options.seed)
         write_rows(heldout, run_dir / "heldout.parquet")
         write_jsonl(aside, run_dir / "rejected.jsonl")
+    for note in table.notes:
+        reporter.say(note)
     reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}"
                  + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
                  + f", {len(heldout)} held out"

@@ -10,7 +10,7 @@ class DataOptions:
     """Rows"""
 
     data: str | None = None
-    """Your rows: a .jsonl, .parquet or .csv file or a `datasets` name, with the columns
+    """Your rows: a .jsonl, .json, .parquet, .csv or .tsv file or a `datasets` name, with the columns
     question/answer, prompt/completion or messages, and category where there is one."""
     max_rows: int = 0
     """Use at most this many rows (of the training rows, where there are some), spread evenly over

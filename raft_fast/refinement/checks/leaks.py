@@ -36,7 +36,7 @@ def leak(case: Case) -> str | None:
         return f"speaks of its sources: {found[0]!r}"
     labels, runs = _marks(case.instructions)
     for label in labels:
-        if case.answer.casefold().startswith(label) and not case.gold.casefold().startswith(label):
+        if case.answer.casefold().startswith(label) and not case.gold.lstrip().casefold().startswith(label):
             return f"repeats the prompt's label {label!r}"
     return _repeated(case, runs)
 

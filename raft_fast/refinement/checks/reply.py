@@ -1,6 +1,7 @@
 """Whether there is an answer at all, and all of it."""
 
 from raft_fast.refinement.checks.case import Case
+from raft_fast.rows import blank
 
 FILTERED = "content_filter"  # what OpenAI-compatible servers say when they withhold the rest
 
@@ -12,7 +13,7 @@ def reply(case: Case) -> str | None:
 
 def empty(case: Case) -> str | None:
     """The engine said nothing."""
-    return None if case.reply.error is not None or case.answer.strip() else "empty reply"
+    return "empty reply" if case.reply.error is None and blank(case.answer) else None
 
 
 def cut_off(case: Case) -> str | None:

@@ -1,0 +1,245 @@
+"""Files as people have them: what of a broken one is read, and what is said of the rest."""
+
+import bz2
+import gzip
+import json
+import random
+from contextlib import suppress
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raft_fast import records
+from raft_fast.dataset import open_rows, read_table
+from raft_fast.errors import UserError
+from raft_fast.separated import Lines
+
+GOOD = {"question": "How high?", "answer": "Three metres."}
+HEADER = "question,answer\n"
+LINES = [f"q{number},a{number}\n" for number in range(1, 101)]
+
+
+def csv_of(tmp_path, text, name="rows.csv"):
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(data)
+    found = read_table(str(tmp_path / name), 1.0)
+    assert list(open_rows(str(tmp_path / name), 1.0)) == found.rows
+    return found
+
+
+@pytest.mark.parametrize(("changed", "bad"), [
+    ({5: 'q5,"a5\n'}, [6]),
+    ({5: '"q5,a5\n'}, [6]),
+    ({5: 'q5,"a5\n', 90: '"q90,a90\n'}, [6, 91]),
+    ({5: 'q5,"a5\n', 50: '"q50","two\nlines"\n'}, [6]),
+    ({5: 'q5,"a5\n', 50: 'q50,"say ""x"""\n'}, [6]),
+    ({100: 'q100,"a100'}, [101]),
+    ({5: '"q5" and more,a5\n'}, [6]),
+    ({5: 'q5,"they say "no" to it"\n'}, [6]),
+    ({5: 'q5,"say \\"no\\""\n'}, [6]),
+    ({5: 'q5,"a\nb\n', 7: '"q7","a7"\n'}, [6, 7]),
+])
+def test_a_quote_that_is_not_closed_costs_its_own_row(tmp_path, changed, bad):
+    for end in ("\n", "\r\n", "\r"):
+        lines = [changed.get(number, line) for number, line in enumerate(LINES, 1)]
+        found = csv_of(tmp_path, (HEADER + "".join(lines)).replace("\n", end))
+        assert [one.line for one in found.rejected] == bad
+        asked = {row.prompt[0]["content"] for row in found.rows}
+        assert {f"q{number}" for number in range(1, 101) if number not in changed} <= asked
+        assert len(found.rows) >= 100 - len(changed)
+        assert "double quotes" in found.rejected[0].reason
+
+
+def test_quotes_that_are_right_stay_right(tmp_path):
+    text = '\ufeff"Question";"answer";"note"\r\n"a\r\nb;";"say ""so""";\r\n\r\n5" pipe;x\r\n'
+    found = csv_of(tmp_path, text)
+    assert [(row.row_id, row.prompt[0]["content"], row.gold) for row in found.rows] == [
+        ("row-000003", "a\r\nb;", 'say "so"'), ("row-000005", '5" pipe', "x")]
+
+
+@pytest.mark.parametrize("line", ['x",",\n', 'q,"a\n', '"q,a\n', '","\n', '"""\n', 'q,"' + '""' * 50 + "\n"])
+def test_reading_a_csv_again_is_bounded(tmp_path, monkeypatch, line):
+    taken, begin = [], Lines.begin
+    monkeypatch.setattr(Lines, "begin", lambda self, keep: (taken.append(len(self.taken)), begin(self, keep)))
+    (tmp_path / "rows.csv").write_text(HEADER + line * 3000 + "q,a\n")
+    with suppress(UserError):
+        read_table(str(tmp_path / "rows.csv"), 1.0)
+    assert sum(taken) < 8 * 3000
+
+
+def test_a_long_field_is_read(tmp_path):
+    text = "word " * 100_000
+    (found,) = csv_of(tmp_path, f'{HEADER}q,"{text}\nend"\n').rows
+    assert found.gold == f"{text}\nend"
+
+
+def test_bytes_that_are_not_utf8_cost_their_row(tmp_path):
+    found = csv_of(tmp_path, (HEADER + "q,é\nq2,a\n").encode("latin-1"))
+    assert [(one.line, "not UTF-8" in one.reason) for one in found.rejected] == [(2, True)]
+    assert len(found.rows) == 1
+    assert not csv_of(tmp_path, "question,answer,note\nq,a,é\n".encode("latin-1")).rejected
+
+
+def test_separators_of_lines_and_nul_stay_in_their_fields(tmp_path):
+    found = csv_of(tmp_path, f"{HEADER}a\u2028b,c\x85d\ne\x00f,g\n")
+    assert [(row.prompt[0]["content"], row.gold) for row in found.rows] == [
+        ("a\u2028b", "c\x85d"), ("e\x00f", "g")]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("question,Question,answer\na,b,c\n", "line 1: names the column question twice"),
+    ("why,so\nhow,thus\n", "has the columns why, so; needs"),
+    ('question,"answer\na,b\n', "line 1: its double quotes do not match"),
+    ("", "holds no rows"), (HEADER, "holds no rows"),
+])
+def test_a_first_line_that_names_no_rows_is_told(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        csv_of(tmp_path, text)
+
+
+def write(path, text):
+    data, name = text.encode(), path.name.lower()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else
+                     bz2.compress(data) if name.endswith(".bz2") else
+                     pa.compress(data, "zstd", asbytes=True) if name.endswith(".zst") else data)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.jsonl.gz", "A.v2.JSONL.GZ", "a.jsonl.zst",
+                                  "a.json.bz2", "a.json", "a.Json"])
+def test_files_of_json_lines(tmp_path, name):
+    source = write(tmp_path / name, f"\ufeff{json.dumps(GOOD)}\n{{\n\n{json.dumps(GOOD)}\n")
+    found = read_table(source, 0.5)
+    assert [row.row_id for row in found.rows] == ["row-000001", "row-000004"]
+    assert [one.line for one in found.rejected] == [2]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV", "a.tsv", "a.TSV.gz"])
+def test_files_of_separated_values(tmp_path, name):
+    between = "\t" if ".tsv" in name.lower() else ","
+    source = write(tmp_path / name, f"question{between}answer\nq{between}a; b\n")
+    assert read_table(source, 0).rows[0].gold == "a; b"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_a_json_list_is_read_piece_by_piece(tmp_path, monkeypatch, indent, name):
+    draw = random.Random(5)
+    texts = ["x" + "".join(draw.choice('\\"[]{},:é\n ') for _ in range(12)) + "." for _ in range(60)]
+    rows = [{"question": text, "answer": "a", "extra": [{"a": [text]}]} for text in texts]
+    source = write(tmp_path / name, json.dumps(rows, indent=indent, ensure_ascii=False))
+    for piece in (1, 7, 64, 1 << 16):
+        monkeypatch.setattr(records, "PIECE", piece)
+        assert [row.prompt[0]["content"] for row in read_table(source, 0).rows] == texts
+
+
+def test_one_element_of_a_json_list_is_set_aside_alone(tmp_path):
+    good = json.dumps(GOOD)
+    bad = ["[" * 2000 + "]" * 2000, f'{{"a": {"1" * 5000}}}', "7", '{"question": "\\ud800", "answer": "a"}']
+    source = write(tmp_path / "a.json", f"[{', '.join([good, *bad, good])}]\n")
+    found = read_table(source, 1.0)
+    assert [row.row_id for row in found.rows] == ["row-000001", "row-000006"]
+    assert [one.line for one in found.rejected] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("name", "data", "said"), [
+    ("a.json", b'[{"question": "a", "answer": "b"}, {"question": "5" pipe"}, {}]', "row 2 of its list: not"),
+    ("a.json", b'[{"question": "a", "answer": "b"}, {"question": "a", "ans', "row 2 of its list: not valid"),
+    ("a.json", b'[{"question": "a", "answer": "b"}', "row 1 of its list"),
+    ("a.json", b"[" * 100_000, "row 1 of its list"),
+    ("a.json", b"", "holds no rows"), ("a.json", b"[]", "holds no rows"),
+    ("a.jsonl", bytes(range(256)) * 40, "no row of .* can be used: .*line 1: not"),
+    ("a.jsonl.gz", b'{"question": "a"}\n', "cannot be read as .gz"),
+    ("a.jsonl.gz", gzip.compress(bytes(random.Random(0).randbytes(9000)))[:-900], "cannot be read as .gz"),
+    ("a.parquet", b"", "cannot be read as .parquet"),
+    ("a.json", b'{"data": []}', "has the columns data; needs prompt"),
+], ids=range(11))
+def test_a_broken_file_is_one_line(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=said) as error:
+        read_table(str(tmp_path / name), 0.5)
+    assert name in str(error.value)
+
+
+def test_a_source_that_is_no_path_is_one_line():
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table("x" * 5000 + ".jsonl", 0)
+
+
+LATE = pa.array([0, 2**62], pa.timestamp("us"))  # the second is beyond year 9999
+
+
+def test_only_columns_that_are_used_are_read(tmp_path):
+    took = LATE.cast(pa.int64()).cast(pa.duration("us"))
+    late = {"question": ["a", "b"], "answer": ["c", "d"], "when": LATE, "took": took, "raw": [b"\xff", b""]}
+    pq.write_table(pa.table(late), tmp_path / "a.parquet")
+    found = read_table(str(tmp_path / "a.parquet"), 0)
+    assert [row.gold for row in found.rows] == ["c", "d"]
+    assert found.notes == ["columns that are not used: when, took, raw"]
+
+
+def test_a_value_that_python_lacks_costs_its_own_row(tmp_path):
+    late = {"id": LATE, "question": ["a", "b"], "answer": ["c", "d"]}
+    pq.write_table(pa.table(late), tmp_path / "a.parquet")
+    found = read_table(str(tmp_path / "a.parquet"), 0.5)
+    assert ([row.gold for row in found.rows], [one.line for one in found.rejected]) == (["c"], [2])
+
+
+def test_parquet_of_other_types_and_nulls(tmp_path):
+    none = {"name": None, "tool_calls": None}
+    turns = [{"role": "user", "content": "q", **none}, {"role": "assistant", "content": "a", **none}]
+    columns = {"messages": [turns, None, [None, turns[1]]],
+               "question": pa.array([None, "q2", None]).dictionary_encode(),
+               "answer": pa.array([None, "a2", None], pa.large_string())}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = read_table(str(tmp_path / "a.parquet"), 0.5)
+    assert [row.gold for row in found.rows] == ["a", "a2"]
+    assert (found.notes, len(found.rejected)) == ([], 1)
+
+
+def test_damaged_pages_and_columns_without_rows_are_one_line(tmp_path):
+    rows = [{"question": f"q{number}" * 9, "answer": "a"} for number in range(4000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    half = len(whole) // 2
+    for data in (whole[:half], whole[:half] + b"\xff" * 99 + whole[half + 99 :]):
+        (tmp_path / "a.parquet").write_bytes(data)
+        with pytest.raises(UserError, match=r"a\.parquet: cannot be read as \.parquet"):
+            read_table(str(tmp_path / "a.parquet"), 0.5)
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet can be used: has the columns text; needs"):
+        read_table(str(tmp_path / "b.parquet"), 0.5)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    rows = datasets.Dataset.from_list([{**GOOD, "when": 1}, {**GOOD, "when": 2}])
+
+    def save(*splits):
+        kept = datasets.DatasetDict({name: rows for name in splits}) if splits else rows
+        kept.save_to_disk(str(tmp_path / "kept"))
+        return str(tmp_path / "kept"), kept
+
+    return save
+
+
+def test_the_only_split_of_a_data_set_is_taken(saved, monkeypatch):
+    source, kept = saved("test")
+    told = [f"{source} has no split train; its only one is taken: test", "columns that are not used: when"]
+    assert read_table(source, 0).notes == told
+    assert len(list(open_rows(source, 0))) == 2
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: kept)
+    assert len(read_table("somebody/rows", 0).rows) == 2
+
+
+@pytest.mark.parametrize("splits", [(), ("train",), ("test", "train")])
+def test_the_split_train_is_taken_without_a_word(saved, splits):
+    assert read_table(saved(*splits)[0], 0).notes == ["columns that are not used: when"]
+
+
+def test_of_several_splits_none_is_guessed(saved):
+    with pytest.raises(UserError, match="has no split train but test, validation"):
+        read_table(saved("test", "validation")[0], 0)

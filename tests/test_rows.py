@@ -1,0 +1,190 @@
+"""Layouts and values as people have them: what becomes a row, what is set aside, what is left out."""
+
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raft_fast import evaluate, paraphrase, refine
+from raft_fast.dataset import open_rows, read_table, write_jsonl, write_rows
+from raft_fast.options import DataOptions, EvaluateOptions, TrainOptions
+from raft_fast.progress import Reporter
+from raft_fast.training_rows import take_rows
+
+GOOD = {"question": "How high?", "answer": "Three metres."}
+
+
+def turn(content, role="assistant", **more):
+    return {"role": role, "content": content, **more}
+
+
+def asked(*more):
+    return [turn("q", "user"), *more]
+
+
+def table(tmp_path, *records):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in records))
+    return read_table(str(path), 1.0)
+
+
+def row(tmp_path, record):
+    found = table(tmp_path, GOOD, record)
+    return found.rows[1] if len(found.rows) == 2 else found.rejected[0].reason
+
+
+def test_earlier_turns_of_a_completion_belong_to_the_prompt(tmp_path):
+    answers = [turn("first"), turn("and?", "user"), turn("last")]
+    for prompt in ("q", asked()):
+        found = row(tmp_path, {"prompt": prompt, "completion": answers})
+        assert [one["content"] for one in found.prompt] == ["q", "first", "and?"]
+        assert found.gold == "last"
+    two = [turn("first"), turn("second")]
+    assert "must have a user turn before" in row(tmp_path, {"prompt": "q", "completion": two})
+
+
+@pytest.mark.parametrize("record", [
+    {**GOOD, "weight": 0}, {**GOOD, "weight": 0.0}, {**GOOD, "weight": "0.0"},
+    {"messages": asked(turn("a", weight=0))}, {"prompt": "q", "completion": [turn("a", weight=0)]},
+])
+def test_what_has_weight_0_is_set_aside(tmp_path, record):
+    assert "weight 0" in row(tmp_path, record)
+
+
+def test_an_earlier_turn_of_weight_0_is_a_part_of_the_prompt(tmp_path):
+    found = row(tmp_path, {"messages": asked(turn("no", weight=0), turn("q2", "user"), turn("a", weight=1))})
+    assert (found.prompt[1]["content"], found.gold) == ("no", "a")
+
+
+@pytest.mark.parametrize(("turns", "said"), [
+    (asked(turn(None, tool_calls=[{"id": 1}])), "calls tools and says nothing"),
+    (asked(turn("", function_call={"name": "f"}), turn("a")), "calls tools and says nothing"),
+    (asked(turn("4", "tool"), turn("a")), "has 'tool'"),
+])
+def test_turns_that_call_tools_are_set_aside_by_that_name(tmp_path, turns, said):
+    assert said in row(tmp_path, {"messages": turns})
+
+
+def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys):
+    turns = asked(turn("a", tool_calls=[1], name="n", refusal=None))
+    other = {"messages": turns, "tools": [1], "system": "s"}
+    plain = [{**GOOD, "context": "c", "weight": 0.5, "docs": None, "z": []} for _ in range(4)]
+    found = table(tmp_path, other, other, *plain)
+    told = ["columns that are not used: tools, system, context, weight",
+            "keys of messages that are not used: tool_calls, name"]
+    assert found.notes == told == open_rows(str(tmp_path / "rows.jsonl"), 0).notes
+    data = DataOptions(data=str(tmp_path / "rows.jsonl"))
+    for read in (lambda: take_rows(data, TrainOptions(), tmp_path, Reporter()),
+                 lambda: refine.open_raw(data, Reporter()),
+                 lambda: evaluate.read_rows(data.data, data, EvaluateOptions(), tmp_path, Reporter())):
+        read()
+        said = capsys.readouterr().err
+        assert [said.count(line) for line in told] == [1, 1]
+    assert table(tmp_path, GOOD).notes == []
+
+
+def test_paraphrase_names_what_is_not_used(tmp_path, capsys, monkeypatch):
+    table(tmp_path, {**GOOD, "tools": [1]})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--model", "./nowhere"])
+    with pytest.raises(SystemExit):
+        paraphrase.main()
+    assert "columns that are not used: tools" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [
+    {"prompt": None, "completion": None}, {"prompt": None, "completion": "c"},
+    {"prompt": "p", "completion": ""}, {"messages": []}, {"messages": None},
+])
+def test_the_layout_that_is_filled_is_taken(tmp_path, other):
+    assert row(tmp_path, {**other, **GOOD, "answer": "taken"}).gold == "taken"
+
+
+@pytest.mark.parametrize("record", [
+    {"messages": json.dumps(asked(turn("a")))},
+    {"prompt": json.dumps(asked()), "completion": json.dumps([turn("a")])},
+    {"prompt": json.dumps(asked()), "completion": "a"},
+    {"question": json.dumps(asked()), "answer": "a"},
+])
+def test_messages_may_be_json_text(tmp_path, record):
+    found = row(tmp_path, record)
+    assert (found.prompt, found.gold) == (asked(), "a")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "[", '["a"]', '[{"x": 1}]', "[" * 2000, "[]"])
+def test_a_text_that_only_looks_like_messages_is_a_text(tmp_path, text):
+    assert row(tmp_path, {"prompt": text, "completion": text}).prompt[0]["content"] == text
+    answer = json.dumps([turn("a")])  # what is asked about may be JSON
+    for prompt in ("q", asked()):
+        assert row(tmp_path, {"prompt": prompt, "completion": answer}).gold == answer
+
+
+@pytest.mark.parametrize("record", [
+    {**GOOD, "id": "x\ud800"}, {**GOOD, "category": "\udfff"}, {"question": "q", "\ud800": "x"},
+    f'{{"question": "q", "answer": "a", "n": {"1" * 5000}}}',
+    f'{{"question": "q", "answer": "a", "id": -{"1" * 5000}}}',
+    f'{{"question": "q", "answer": "a", "n": {"[" * 1000 + "]" * 1000}}}',
+    "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000,
+    '{"question": "q", "answer": "a", "similarity": 1e999}',
+], ids=lambda record: str(ascii(record))[:40])
+def test_one_row_that_cannot_be_held_does_not_end_the_run(tmp_path, record):
+    found = table(tmp_path, GOOD, record, {**GOOD, "id": "last"})
+    assert [one.row_id for one in found.rows] == ["row-000001", "last"]
+    assert [one.line for one in found.rejected] == [2]
+    write_jsonl(found.rejected, tmp_path / "rejected.jsonl")
+    write_rows(found.rows, tmp_path / "rows.parquet")
+
+
+def test_a_row_set_aside_has_its_own_id_where_it_is_known(tmp_path):
+    mine = {"question": "q", "answer": "", "id": "mine"}
+    found = table(tmp_path, GOOD, mine, {**GOOD, "row_id": "\ud800"}, "{")
+    assert [one.row_id for one in found.rejected] == ["mine", "\\ud800", None]
+    write_jsonl(found.rejected, tmp_path / "rejected.jsonl")
+    lines = (tmp_path / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["row_id"] == "mine"
+    assert set(json.loads(lines[2])) == {"file", "line", "reason"}
+
+
+def test_half_a_character_in_a_column_that_is_not_used_costs_nothing(tmp_path):
+    found = table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1})
+    assert len(found.rows) == 1
+    assert "".join(found.notes).encode()
+
+
+def test_nan_is_no_id_and_no_category(tmp_path):
+    """Ids of whole numbers with gaps are floats in pandas."""
+    pq.write_table(pa.table({"question": ["q"] * 4, "answer": ["a"] * 4, "id": [1.0, float("nan"), None, 2.5],
+                             "category": [float("nan"), 3.0, None, 0.5]}), tmp_path / "a.parquet")
+    found = read_table(str(tmp_path / "a.parquet"), 0)
+    assert [one.row_id for one in found.rows] == ["1", "row-000002", "row-000003", "2.5"]
+    assert [one.category for one in found.rows] == [None, "3", None, "0.5"]
+    record = '{"question": "q", "answer": "a", "id": NaN, "similarity": NaN, "rewrite": NaN}'
+    assert row(tmp_path, json.loads(record)).similarity is None
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("    return x\n  y\n", "    return x\n  y"), ("\n \n    return x", "    return x"),
+    ("\treturn x ", "\treturn x"), ("\r\n\r\n  a", "  a"), (" Three metres. ", "Three metres."),
+    ("\u3000\n a\n", "a"),
+])
+def test_code_stays_indented(tmp_path, text, kept):
+    found = row(tmp_path, {"question": text, "answer": text})
+    assert (found.gold, found.prompt[0]["content"]) == (kept, kept)
+    write_rows([found], tmp_path / "out.parquet")
+    assert read_table(str(tmp_path / "out.parquet"), 0).rows == [found]
+
+
+@pytest.mark.parametrize("text", [
+    "\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01", "\u3164\u2800",
+    "\u034f", " \n ",
+], ids=ascii)
+def test_an_answer_that_shows_nothing_is_empty(tmp_path, text):
+    assert row(tmp_path, {**GOOD, "answer": text}) == "answer is empty"
+    assert row(tmp_path, {**GOOD, "question": text}) == "question is empty"
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "👩\u200d💻", "\ufeffa", "e\u0301", ".", "7️⃣"])
+def test_joiners_in_an_answer_stay(tmp_path, text):
+    assert row(tmp_path, {**GOOD, "answer": text}).gold == text
