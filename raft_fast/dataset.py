@@ -6,6 +6,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -137,8 +138,18 @@ def open_rows(
             advance(TOLD_ROWS)
     seen.close()
     advance(total % TOLD_ROWS)
-    _judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
+    judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
     return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
+
+
+def find_lines(source: str, row_ids: Collection[str]) -> dict[str, int]:
+    """The lines of rows that were read before."""
+    found: dict[str, int] = {}
+    for line, record in records(source) if row_ids else ():
+        with suppress(BadRowError, RecursionError):
+            if (row_id := to_row(record, _default_id(line)).row_id) in row_ids:
+                found.setdefault(row_id, line)
+    return found
 
 
 def _default_id(line: int) -> str:
@@ -232,7 +243,8 @@ def write_json(value: Any, path: Path) -> None:
         file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
-def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:
+def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:
+    """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows."""
     total = good + len(rejected)
     reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
     if total == 0:

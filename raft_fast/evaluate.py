@@ -62,9 +62,9 @@ def run(
             base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
-        rows, refused = renderable(rows, base_engine.chat, data.max_bad_rows, reporter)
+        rows, refused = renderable(rows, base_engine.chat, source, data.max_bad_rows, reporter)
         if refused:
-            reporter.say(f"{len(refused)} rows are left out; the first: {refused[0].reason}")
+            reporter.say(f"{len(refused)} rows left out; the first: {refused[0]}")
 
         def judge(spec: str) -> Engine:
             return load_engine(spec, model, base_engine, options.eval_batch_size, engines)

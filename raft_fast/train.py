@@ -112,7 +112,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
             teacher = processes.first_then_others(lambda: load_teacher(options, original))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
-        data = processes.first(lambda: take_rendered(data, original.chat, options.data, run_dir, reporter))
+        data = processes.first(lambda: take_rendered(data, original.chat, options, run_dir, reporter))
         data = processes.first(lambda: screen_rows(data, options.screen, suites(options, reporter), encoder,
                                                    run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, encoder, run_dir, reporter))

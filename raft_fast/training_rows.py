@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from raft_fast.dataset import (
     Rejected,
     Row,
     Table,
+    find_lines,
     fingerprint_rows,
     json_lines,
+    judge_bad_rows,
     read_table,
     split,
     spread,
@@ -21,7 +23,7 @@ from raft_fast.dataset import (
 from raft_fast.errors import UserError
 from raft_fast.fetch import quickstart_rows
 from raft_fast.going_on import pin_inputs
-from raft_fast.options import DataOptions, ScreenOptions, TrainOptions
+from raft_fast.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.progress import Reporter
 from raft_fast.screening import Reference, rows_as_references, screen
 
@@ -82,23 +84,24 @@ def hold_out(table: Table, source: str, training: TrainOptions,
     return train, held.rows, [*table.rejected, *held.rejected, *among]
 
 
-def take_rendered(data: Data, chat: Any, options: DataOptions, run_dir: Path, reporter: Reporter) -> Data:
-    """The rows that the model's chat template takes; the others are set aside. Raises UserError where more of
-    them are bad than --max_bad_rows allows."""
-    train, refused = renderable(data.train, chat, options.max_bad_rows, reporter)
-    heldout, also = renderable(data.heldout, chat, options.max_bad_rows, reporter)
+def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, reporter: Reporter) -> Data:
+    """The rows that the model's chat template can render; others are set aside. Raises UserError if they are
+    more than --max_bad_rows allows."""
+    source, limit = options.data.data or str(quickstart_rows()), options.data.max_bad_rows
+    train, refused = renderable(data.train, chat, source, limit, reporter)
+    heldout, also = renderable(data.heldout, chat, options.train.heldout_data or source, limit, reporter)
     if refused or also:
-        write_jsonl([*read_rejected(run_dir), *map(asdict, [*refused, *also])], run_dir / "rejected.jsonl")
+        write_jsonl([*read_rejected(run_dir), *refused, *also], run_dir / "rejected.jsonl")
         write_rows(heldout, run_dir / "heldout.parquet")
-        reporter.say(f"{len(refused) + len(also)} rows set aside; the first: {[*refused, *also][0].reason}")
+        reporter.say(f"{len(refused) + len(also)} rows set aside; the first: {[*refused, *also][0]}")
     return replace(data, train=train, heldout=heldout)
 
 
-def renderable(rows: Sequence[Row], chat: Any, max_bad_rows: float,
+def renderable(rows: Sequence[Row], chat: Any, source: str, max_bad_rows: float,
                reporter: Reporter) -> tuple[list[Row], list[Rejected]]:
-    """(rows that the chat template takes, the others with the reason). Raises UserError where the others are
-    more than `max_bad_rows`, a share, allows."""
-    taken, refused = [], []
+    """(rows of `source` that the chat template can render, the others with the reason). Raises UserError if more
+    are refused than `max_bad_rows`, a share, allows."""
+    taken, refused = [], {}
     with reporter.phase("render rows", len(rows), "rows") as advance:
         for row in rows:
             try:
@@ -106,12 +109,13 @@ def renderable(rows: Sequence[Row], chat: Any, max_bad_rows: float,
                 chat.teacher_prompt(row.prompt, row.gold)
                 taken.append(row)
             except UserError as error:
-                refused.append(Rejected("rows", None, f"row_id {row.row_id}: {error}"))
+                refused[row.row_id] = str(error)
             advance()
-    if rows and len(refused) > max_bad_rows * len(rows):
-        raise UserError(f"the chat template cannot render {len(refused)} of {len(rows)} rows, more than "
-                        f"--max_bad_rows {max_bad_rows} allows: {refused[0].reason}")
-    return taken, refused
+    lines = find_lines(source, refused)
+    aside = [Rejected(source, lines.get(row_id), why, row_id) for row_id, why in refused.items()]
+    if aside:
+        judge_bad_rows(source, len(taken), aside, max_bad_rows)
+    return taken, aside
 
 
 def _content(row: Row) -> str:

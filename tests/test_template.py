@@ -9,14 +9,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
 from raft_fast.chat import Chat
+from raft_fast.dataset import write_rows
 from raft_fast.engines import Sampling
 from raft_fast.engines.hf import HFEngine
 from raft_fast.errors import UserError
 from raft_fast.models import load_engine
-from raft_fast.options import AdapterOptions, DataOptions, ModelOptions
+from raft_fast.options import AdapterOptions, ModelOptions
 from raft_fast.progress import Silent
 from raft_fast.student import make_student
-from raft_fast.training_rows import Data, take_rendered
+from raft_fast.training_rows import renderable
 
 ASKED = [{"role": "user", "content": "Why?"}]
 ANSWER = "Because 3 <b>of</b> 4."
@@ -179,17 +180,16 @@ def test_a_template_that_fails_is_one_line(template):
         Chat(make_tokenizer(template), name="tiny")
 
 
-def test_a_row_that_the_template_refuses_is_set_aside_in_training_and_in_a_request(tmp_path, model):
+def test_a_row_that_the_template_refuses_costs_that_row(tmp_path, model):
     chat = Chat(make_tokenizer(NO_SYSTEM))
     bad = replace(make_rows(1)[0], row_id="s", prompt=[{"role": "system", "content": "Be kind."}, *ASKED])
-    (tmp_path / "rejected.jsonl").write_text("")
-    data = Data([*make_rows(5), bad], make_rows(2), refined=False, total=6)
-    kept = take_rendered(data, chat, DataOptions(max_bad_rows=0.2), tmp_path, Silent())
-    assert (len(kept.train), kept.heldout) == (5, data.heldout)
-    assert "row_id s: " in (said := (tmp_path / "rejected.jsonl").read_text())
-    assert "System role not supported" in said
-    with pytest.raises(UserError, match=r"1 of 6 rows.*--max_bad_rows 0.1"):
-        take_rendered(data, chat, DataOptions(max_bad_rows=0.1), tmp_path, Silent())
+    rows = [*make_rows(5), bad]
+    write_rows(rows, source := tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"1 of 6 rows.*--max_bad_rows 0.1.*rows.parquet, line 6: "):
+        renderable(rows, chat, str(source), 0.1, Silent())
+    taken, (aside,) = renderable(rows, chat, str(source), 0.2, Silent())
+    assert (len(taken), aside.line, aside.row_id) == (5, 6, "s")
+    assert "System role not supported" in aside.reason
 
     replies = dict(HFEngine(model, chat, "tiny").generate([bad.prompt, ASKED], Sampling(max_new_tokens=2)))
     assert "System role not supported" in replies[0].error
