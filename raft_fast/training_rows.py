@@ -99,8 +99,8 @@ def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, report
 
 def renderable(rows: Sequence[Row], chat: Any, source: str, max_bad_rows: float,
                reporter: Reporter) -> tuple[list[Row], list[Rejected]]:
-    """(rows of `source` that the chat template can render, the others with the reason). Raises UserError if more
-    are refused than `max_bad_rows`, a share, allows."""
+    """(rows of `source` that the chat template can render, the others with the reason). Raises UserError if
+    more are refused than `max_bad_rows`, a share, allows."""
     taken, refused = [], {}
     with reporter.phase("render rows", len(rows), "rows") as advance:
         for row in rows:
