@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from raft_fast.terminal import visible
+from raft_fast.terminal import masked, visible
 
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
@@ -96,7 +96,7 @@ def _disk_trouble(error: Exception) -> str | None:
 
 
 def _stop(line: str, code: int) -> None:
-    print(visible(line), file=sys.stderr, flush=True)
+    print(visible(masked(line)), file=sys.stderr, flush=True)
     if any(thread.name == WORKER for thread in threading.enumerate()):
         # the interpreter would end under a thread that is inside a model, and abort
         sys.stdout.flush()
@@ -105,8 +105,9 @@ def _stop(line: str, code: int) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, its kind where that is nothing; some say whole tracebacks."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """What an error of a library says, without credentials, its kind where that is nothing; some say whole
+    tracebacks."""
+    return masked(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)
 
 
 def require(module: str, extra: str) -> None:

@@ -1,9 +1,6 @@
 """Requests to the addresses of one model: the least loaded is asked, one in trouble rests."""
 
 import asyncio
-import functools
-import os
-import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from raft_fast.engines.answers import MANY, read_body
+from raft_fast.engines.connection import check_certificates, http_client, key_in, proxy_for
 from raft_fast.engines.failures import (
     OutOfServiceError,
     RefusedError,
@@ -30,12 +29,6 @@ LIST_SECONDS = 30.0  # for the list of models, once connected
 POLL = 0.05  # how often a request looks for an endpoint while all of them rest
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all clients: reading the authorities takes longer than a request."""
-    return ssl.create_default_context()
-
-
 @dataclass(frozen=True)
 class Answer:
     """The server's JSON as it came, and the seconds it took."""
@@ -51,20 +44,23 @@ class Endpoint:
         """`variable` is the environment variable that holds the key."""
         import openai
 
-        self.address, self.variable, self.options = public(url), variable, options
+        proxy = proxy_for(url)
+        through = f" (through the proxy in {proxy.variable})" if proxy else ""
+        self.address, self.variable, self.options = public(url) + through, variable, options
         self.answered_at = self._rests_until = 0.0
         self.failures, self._probing = 0, False
         self.sent: dict[Any, float] = {}  # client -> since when its request is on its way
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
+        if url.startswith("https:"):
+            check_certificates()
+        key = key_in(variable)
+        timeout = openai.Timeout(options.request_timeout, connect=options.connect_timeout)
         # a client for each request in flight: a shared pool looks through all its connections
         # every time, which at 256 of them adds more than half to a request's processor time
-        self._idle = [
-            openai.AsyncOpenAI(
-                base_url=url, api_key=os.environ.get(variable) or "none", max_retries=0,
-                timeout=openai.Timeout(options.request_timeout, connect=options.connect_timeout),
-                http_client=openai.DefaultAsyncHttpxClient(verify=_tls()))
-            for _ in range(options.requests_in_flight)]
+        self._idle = [openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout,
+                                         http_client=http_client(proxy))
+                      for _ in range(options.requests_in_flight)]
 
     @property
     def in_flight(self) -> int:
@@ -83,12 +79,17 @@ class Endpoint:
 
     async def models(self) -> list[str]:
         """The names of the models that the server lists. Raises what the client raises."""
+        import openai
+
         async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
-            return [one.id async for one in self._idle[-1].models.list()]
+            listed = await self._idle[-1].get("/models", cast_to=openai.HttpxBinaryResponseContent)
+            return [str(one["id"]) for one in read_body(listed.response)["data"] or ()]
 
     async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Answer | None:
         """One attempt within `request_timeout` seconds; None where `stopped` was set before it was sent.
-        Raises what the client raises."""
+        Raises what the client and `read_body` raise."""
+        import openai
+
         client, expected = self._idle.pop(), expected_tokens(body)
         probes = self.failures > 0
         self._probing |= probes
@@ -100,7 +101,9 @@ class Endpoint:
                 return None
             start = self.sent[client] = time.monotonic()
             async with asyncio.timeout(self.options.request_timeout):  # the client's own is per read
-                answer: Any = await client.post("/chat/completions", body=body, cast_to=object)
+                sent = await client.post("/chat/completions", body=body,
+                                         cast_to=openai.HttpxBinaryResponseContent)
+            answer = read_body(sent.response)
             self.failures, self.answered_at = 0, time.monotonic()
             used = used_tokens(answer, expected)
             return Answer(answer, self.answered_at - start)
@@ -198,7 +201,7 @@ def used_tokens(answer: Any, unknown: float) -> float:
     """What the server says that a request used."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     told = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return told if isinstance(told, int) and told > 0 else unknown
+    return told if isinstance(told, int) and 0 < told < MANY else unknown
 
 
 def public(url: str) -> str:

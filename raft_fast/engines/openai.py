@@ -1,7 +1,8 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
 
-One model on one or more endpoints. What a request needs is in `endpoint`, how long to wait in
-`waiting`, what a failure means in `failures`, what was said in `answers`, how many are under way in `flow`.
+One model on one or more endpoints. What a request needs is in `endpoint`, how a server is reached in
+`connection`, how long to wait in `waiting`, what a failure means in `failures`, what was said in `answers`,
+how many are under way in `flow`.
 """
 
 import hashlib
@@ -121,12 +122,13 @@ class OpenAIEngine:
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
+        longest = body.get("max_completion_tokens") or body["max_tokens"]
         try:
             answer = await self.pool.post(
                 {key: value for key, value in body.items() if value is not None}, stopped)
         except RefusedError as error:
             return Reply("", error=valid(complaint(error.__cause__)))
-        return None if answer is None else replace(read_reply(answer.body), seconds=answer.seconds)
+        return None if answer is None else replace(read_reply(answer.body, longest), seconds=answer.seconds)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
@@ -143,7 +145,7 @@ def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
     refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>https?://\S+)", spec)
     urls = re.split(r"\+(?=https?://)", match["urls"]) if match else []
-    if match is None or not all(urlsplit(url).hostname for url in urls):
+    if match is None or not all(urlsplit(url).hostname for url in urls):  # `refuse_in_urls` can read them
         raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")
     return match["model"], [_address(url) for url in urls]
@@ -168,6 +170,6 @@ def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | N
         if may_be_down and status is None:
             return None
         raise refusal(endpoint.address, endpoint.variable, error) from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; "
                         "give the address that ends before /chat/completions") from error

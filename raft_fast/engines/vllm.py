@@ -9,8 +9,10 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from raft_fast.engines.answers import ending, not_whole
 from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
 from raft_fast.errors import UserError
@@ -83,5 +85,8 @@ class VLLMEngine:
 def _read(answer: Any, seconds: float) -> Reply:
     """A vLLM RequestOutput as a reply."""
     drawn = answer.outputs[0]
-    return Reply(strip_thinking(drawn.text), "length" if drawn.finish_reason == "length" else "stop",
-                 len(answer.prompt_token_ids or ()), len(drawn.token_ids), seconds=seconds)
+    spent = Reply("", prompt_tokens=len(answer.prompt_token_ids or ()),
+                  completion_tokens=len(drawn.token_ids), seconds=seconds)
+    if (how := ending(drawn.finish_reason)) not in ("stop", "length"):
+        return replace(spent, error=not_whole(drawn.finish_reason))
+    return replace(spent, text=strip_thinking(drawn.text), finish_reason=how)

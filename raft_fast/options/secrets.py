@@ -6,23 +6,26 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from raft_fast.errors import UserError
+from raft_fast.terminal import SECRET
 
-SECRET = re.compile(r"(?:^|[_-])(?:api)?(?:key|secret|password|passwd|pwd|token|auth|authorization|sig"
-                    r"|signature|credentials?)$", re.IGNORECASE)
 URL = re.compile(r"https?://[^\s,]+?(?=\+https?://|[\s,]|$)")
 INSTEAD = "put the key into an environment variable and name it at the URL's end, as in https://host/v1#MY_KEY"
 
 
-def refuse_in_urls(option: str, text: str) -> None:
-    """Raises UserError, without quoting it, where a URL in `text` holds a password or a key."""
+def refuse_in_urls(option: str, text: str, instead: str = INSTEAD) -> None:
+    """Raises UserError, without quoting it and with what to do `instead`, where a URL in `text` holds a
+    password or a key."""
     for url in URL.findall(text):
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise UserError(f"{option}: holds a URL that cannot be read ({error})") from error
         if "@" in parts.netloc:
             raise UserError(f"{option}: a URL holds a user or password, which would be written into files; "
-                            f"{INSTEAD}")
+                            f"{instead}")
         if name := _secret(name for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
             raise UserError(f"{option}: a URL holds a secret ({name}), which would be written into files; "
-                            f"{INSTEAD}")
+                            f"{instead}")
 
 
 def refuse_in_body(option: str, body: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from raft_fast.options.check import check
+from raft_fast.options.secrets import refuse_in_urls
 
 
 @dataclass
@@ -117,6 +118,8 @@ class TrainOptions:
             check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
+        refuse_in_urls("--vllm_server_base_url", self.vllm_server_base_url,
+                       "put user and password into ~/.netrc")
         check(0 < self.vllm_gpu_memory_utilization < 1, "--vllm_gpu_memory_utilization",
               self.vllm_gpu_memory_utilization, "between 0 and 1")
         check(0 <= self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,

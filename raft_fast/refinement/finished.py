@@ -7,8 +7,8 @@ from typing import Any
 
 from raft_fast.errors import UserError
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
-from raft_fast.refinement.shards import FREE
-from raft_fast.run import differing, first_of, meant, read_yaml, without_address
+from raft_fast.refinement.shards import FREE, decisive
+from raft_fast.run import differing, first_of, read_yaml
 
 ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
 PROMPTS = "prompts"  # known by their words, not by their folder
@@ -42,14 +42,5 @@ def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[st
 
 
 def _differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    meant = [name for name in names if _meant(name, there.get(name)) != _meant(name, here.get(name))]
-    return differing(meant, there, here)
-
-
-def _meant(name: str, value: Any) -> Any:
-    """What of an option's value decides what is written."""
-    if name != "engine_overrides":
-        return meant(name, value)
-    kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
-            for engine, own in (value or {}).items()}
-    return {engine: own for engine, own in kept.items() if own}
+    told = [name for name in names if decisive(name, there.get(name)) != decisive(name, here.get(name))]
+    return differing(told, there, here)

@@ -14,6 +14,7 @@ from raft_fast.errors import UserError
 from raft_fast.progress import Reporter
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
+from raft_fast.run import ENGINES, meant, without_address
 
 FOLDER, REJECTED = "shards", "rejected.jsonl"
 SCREENED = "screen.json"
@@ -49,8 +50,11 @@ def unfinished(output_dir: Path, like: Path | None = None) -> list[str]:
 def _finished(folder: Path, like: Path | None) -> bool:
     if not all((folder / name).is_file() for name in (CONFIG, DECISIONS, SUMMARY)):
         return False
-    return like is None or (_differing(_config(like), _config(folder)) is None
-                            and _summary(like).get("data") == _summary(folder).get("data"))
+    if like is None:
+        return True
+    one, other = _summary(like), _summary(folder)
+    return (_differing(_config(like), _config(folder)) is None
+            and all(one.get(key) == other.get(key) for key in ("data", "engines")))
 
 
 def merge(output_dir: Path, reporter: Reporter) -> dict[str, Any]:
@@ -111,7 +115,22 @@ def _same_config(folders: Sequence[Path]) -> dict[str, Any]:
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> str | None:
     """The first option that counts and differs."""
-    return next((key for key in sorted({*one, *other} - FREE) if one.get(key) != other.get(key)), None)
+    return next((key for key in sorted({*one, *other} - FREE)
+                 if _differs(key, decisive(key, one.get(key)), decisive(key, other.get(key)))), None)
+
+
+def _differs(name: str, one: Any, other: Any) -> bool:
+    """A URL alone may serve any model: summary.json knows which."""
+    return one != other and not (name in ENGINES and any("://" in spec for spec in (*one, *other)))
+
+
+def decisive(name: str, value: Any) -> Any:
+    """What of an option's value decides what is written: of an engine its model, not its address."""
+    if name != "engine_overrides":
+        return meant(name, value)
+    kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
+            for engine, own in (value or {}).items()}
+    return {engine: own for engine, own in kept.items() if own}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.errors import UserError, require
+from raft_fast.errors import UserError, first_line, require
 
 FOLDER = "trackers"
 
@@ -66,5 +66,6 @@ class Trackers(Callback):
             try:
                 do(tracker)
             except Exception as error:  # whatever a service may throw
-                warnings.warn(f"the tracker {tracker.name} failed and is left out: {error}", stacklevel=3)
+                warnings.warn(f"the tracker {tracker.name} failed and is left out: {first_line(error)}",
+                              stacklevel=3)
                 self.trackers.remove(tracker)

@@ -119,6 +119,46 @@ def test_a_request_that_fails_is_asked_again_and_then_named(chat, vllm):
         engine.sample(DRAWS[:1])
 
 
+def test_an_aborted_rollout_is_not_a_trajectory(chat, vllm, monkeypatch):
+    """Of a server TRL's client says no reason: what has no end and is shorter than allowed was broken off."""
+    engine = engine_of("vllm_server", chat)
+    engine.sync(make_model(1))
+    whole, shortened = engine.client.generate, []
+
+    def generate(*args, **kwargs):
+        found = whole(*args, **kwargs)
+        if len(shortened) < 2:
+            shortened.append(found["completion_ids"][0].pop())
+            found["completion_ids"][0][:] = [1] * len(found["completion_ids"][0])
+            found["logprobs"][0].pop()
+        return found
+
+    want = engine.sample(DRAWS[:1])
+    monkeypatch.setattr(engine.client, "generate", generate)
+    assert [one.ids for one in engine.sample(DRAWS[:1])] == [one.ids for one in want]
+    assert len(shortened) == 2
+    shortened.clear()
+    monkeypatch.setattr("raft_fast.distillation.rollouts.vllm_server.ATTEMPTS", 2)
+    with pytest.raises(UserError, match=r"a trajectory could not be had in 2 attempts: .* was broken off"):
+        engine.sample(DRAWS[:1])
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_aborted_rollout_in_process_is_one_line(chat, vllm, monkeypatch, reason):
+    engine = engine_of("vllm", chat)
+    answer = engine.llm._answer
+    monkeypatch.setattr(engine.llm, "_answer", lambda *asked: ended(answer(*asked), reason))
+    engine.sync(make_model(1))
+    with pytest.raises(UserError, match=f"no trajectories could be had .*finish_reason '{reason}'"):
+        engine.sample(DRAWS)
+    assert engine.asleep
+
+
+def ended(answer, reason):
+    answer.outputs[0].finish_reason = reason
+    return answer
+
+
 @pytest.mark.parametrize(("error", "said"), [
     (ConnectionError("Connection refused\nTraceback (most recent call last): ..."), "Connection refused"),
     (Exception("Request failed: 500, out of memory"), "Request failed: 500, out of memory"),

@@ -62,6 +62,7 @@ class Server(ThreadingHTTPServer):
     models = ("first", "second", "m", "org/m", "org/model")
     page = False  # answer as a web page would
     list_status = 200  # of the list of models
+    redirect = None  # what answers in its place
 
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -100,6 +101,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if self.server.redirect:
+            return self.server.redirect(self)
         if self.server.page:
             return self.send(200, "<html>hello</html>", kind="text/html")
         if self.server.list_status != 200:

@@ -26,6 +26,7 @@ class LLM:
     """Answers with its own notes of what it was asked, or with `say` where a test sets it."""
 
     say = None
+    ends = {"long": "length"}  # noqa: RUF012
 
     def __init__(self, model, *, tokenizer=None, trust_remote_code=False, revision=None, seed=None, **kwargs):
         assert not trust_remote_code
@@ -42,7 +43,7 @@ class LLM:
 
     def output(self, text, wanted):
         said = self.say(text, wanted) if self.say else f"<think>hm</think>{text} {wanted.seed}"
-        cut = "length" if text == "long" else "stop"
+        cut = self.ends.get(text, "stop")
         return types.SimpleNamespace(prompt_token_ids=[1, 2, 3], outputs=[types.SimpleNamespace(
             text=said, token_ids=(4, 5), finish_reason=cut)])
 
@@ -79,6 +80,14 @@ def test_replies_come_in_windows_with_seeds_of_their_own(vllm):
     assert len({reply.text.split()[1] for reply in replies.values()}) == 4
     assert [replies[place].finish_reason for place in (0, 1)] == ["stop", "length"]
     assert (replies[0].prompt_tokens, replies[0].completion_tokens) == (3, 2)
+
+
+def test_an_aborted_reply_is_not_whole(vllm, monkeypatch):
+    monkeypatch.setattr(LLM, "ends", {"a": "abort", "b": "error", "c": "stop", "d": None})
+    replies = dict(VLLMEngine.load("m").generate(turns(*"abcd"), Sampling()))
+    assert [replies[place].text != "" for place in range(4)] == [False, False, True, True]
+    assert "finish_reason 'abort'" in replies[0].error
+    assert (replies[0].completion_tokens, replies[2].error) == (2, None)
 
 
 def test_scores_are_read_from_the_text_with_a_second_chance(vllm):

@@ -5,6 +5,7 @@ import threading
 from contextlib import nullcontext
 
 import pytest
+import yaml
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Price, Reply
@@ -105,6 +106,40 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     make(1, "hash 1", Price(1, 2))
     assert shards.unfinished(tmp_path, folders[0]) == []
     assert shards.merge(tmp_path, Reporter())["finished"]
+
+
+@pytest.mark.parametrize(("engines", "joins"), [
+    ({"rewriter": ("m@http://a/v1", "m@https://b:8/v1+http://c/v1")}, True),
+    ({"judge": ("m@http://a/v1, n@http://a/v1", "m@http://b/v1,n@http://c/v1#KEY")}, True),
+    ({"fuser": ("http://a/v1", "http://b")}, True), ({"fuser": ("http://a/v1", "m@http://b")}, True),
+    ({"engine_overrides": ({"m@http://a": {"extra_body": {}}},
+                           {"m@http://b": {"extra_body": {}, "price": "1/2"}})}, True),
+    ({"rewriter": ("m@http://a/v1", "n@http://a/v1")}, False),
+    ({"judge": ("m@http://a/v1", "m@http://a/v1,n@http://a/v1")}, False),
+    ({"fuser": ("a/b", "a/c")}, False),
+    ({"engine_overrides": ({"m@http://a": {"extra_body": {"x": 1}}}, {})}, False)])
+def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engines, joins):
+    folders = [shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
+    for at, folder in enumerate(folders):
+        run(folder, rows(20)[at::2])
+        config = {name: values[at] for name, values in engines.items()}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert shards.unfinished(tmp_path, folders[0]) == ([] if joins else ["2/2"])
+    refused = pytest.raises(UserError, match=f"was refined with --{next(iter(engines))}")
+    with nullcontext() if joins else refused:
+        shards.merge(tmp_path, Reporter())
+
+
+def test_shards_of_other_models_behind_a_url_are_told_apart_by_name(tmp_path):
+    folders = [shards.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
+    for at, folder in enumerate(folders):
+        run(folder, rows(20)[at::2])
+        (folder / "config.yaml").write_text(f"fuser: http://{'ab'[at]}/v1\n")
+    summary = (folders[1] / "summary.json").read_text()
+    (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
+    assert shards.unfinished(tmp_path, folders[0]) == ["2/2"]
+    with pytest.raises(UserError, match=r"has engines .*another"):
+        shards.merge(tmp_path, Reporter())
 
 
 def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):

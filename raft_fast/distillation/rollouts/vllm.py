@@ -15,6 +15,7 @@ from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.rollouts.handover import write_for_engine
 from raft_fast.engines import Sampling
+from raft_fast.engines.answers import ending
 from raft_fast.errors import UserError, first_line
 
 
@@ -70,8 +71,8 @@ class VLLMRollouts:
             answers = self.llm.generate([{"prompt_token_ids": draw.prompt} for draw in draws], wanted,
                                         use_tqdm=False) if draws else []
             self.llm.sleep(level=2)
-        self.asleep = True
-        return [_trajectory(answer.outputs[0]) for answer in answers]
+            self.asleep = True
+            return [_trajectory(answer.outputs[0]) for answer in answers]
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -93,5 +94,7 @@ def _told(trouble: str) -> Iterator[None]:
 
 def _trajectory(drawn: Any) -> Trajectory:
     """A vLLM CompletionOutput; of each token the log-probability of the one that was drawn."""
+    if ending(reason := getattr(drawn, "finish_reason", None)) not in ("stop", "length"):
+        raise RuntimeError(f"a trajectory ended with finish_reason {reason!r}")
     ids = list(drawn.token_ids)
     return Trajectory(ids, [at[token].logprob for token, at in zip(ids, drawn.logprobs, strict=True)])

@@ -91,4 +91,8 @@ class VLLMServerRollouts:
         found = self.client.generate(
             [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
             logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
-        return Trajectory(found["completion_ids"][0], [one[0] for one in found["logprobs"][0]])
+        ids = found["completion_ids"][0]
+        if len(ids) < self.sampling.max_new_tokens and not self.chat.eos_ids.intersection(ids[-1:]):
+            raise RuntimeError(f"one of {len(ids)} tokens was broken off: it has no end, and "
+                               f"{self.sampling.max_new_tokens} were allowed (with --max-model-len too?)")
+        return Trajectory(ids, [one[0] for one in found["logprobs"][0]])

@@ -1,0 +1,123 @@
+"""How a server is reached: with which key, through which proxy, and nowhere but there."""
+
+import functools
+import ipaddress
+import os
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from raft_fast.engines.failures import ELSEWHERE
+from raft_fast.errors import UserError, first_line
+from raft_fast.terminal import key_variables
+
+CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's
+SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Its URL, and the environment variable that holds it."""
+
+    url: str
+    variable: str
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """None where the environment names none, or exempts the server, and for servers on this machine."""
+    parts, proxies = urlsplit(url), getproxies()
+    host = (parts.hostname or "").rstrip(".")
+    scheme = parts.scheme if proxies.get(parts.scheme) else "all"
+    value = proxies.get(scheme)
+    if not value or _is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or any(
+            _covers(entry.strip().lower(), host) for entry in proxies.get("no", "").split(",")):
+        return None
+    named = sorted((name for name in os.environ if name.lower() == f"{scheme}_proxy"), reverse=True)
+    variable = next((name for name in named if os.environ[name] == value), SYSTEM)  # lower case wins
+    return Proxy(value.strip() if "://" in value else f"http://{value.strip()}", variable)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: reading the authorities takes longer than a request."""
+    return ssl.create_default_context()
+
+
+def check_certificates() -> None:
+    """OpenSSL says nothing of a file that it cannot use, and then trusts no server."""
+    if file := os.environ.get(CERTIFICATES):
+        try:
+            ssl.create_default_context().load_verify_locations(file)
+        except OSError as error:
+            raise UserError(f"{CERTIFICATES} {file}: holds no certificates that can be read "
+                            f"({first_line(error)}): mend the variable or unset it") from error
+
+
+def key_in(variable: str) -> str:
+    """The key that an environment variable holds, and "none" where it holds none. From here on errors that
+    quote it mask it. Raises UserError for one that no HTTP header can carry."""
+    key_variables.add(variable)
+    key = os.environ.get(variable, "").strip()  # a file's line end comes along easily
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"{variable}: the key in it holds a character that cannot be sent (a line break, a "
+                        "control character or one beyond ASCII): set it again")
+    return key or "none"
+
+
+def http_client(proxy: Proxy | None) -> Any:
+    """A client of its own for one request at a time. Raises UserError for a proxy that it cannot use."""
+    import openai
+
+    try:
+        return openai.DefaultAsyncHttpxClient(  # trust_env: what the environment says is in `proxy`
+            verify=_tls(), trust_env=False, proxy=proxy.url if proxy else None,
+            event_hooks={"response": [_keep_to_the_server]})
+    except Exception as error:  # the client raises several kinds, and one of its own
+        if proxy is None:
+            raise
+        raise UserError(f"{proxy.variable}: names a proxy that cannot be used ({first_line(error)}): mend or "
+                        "unset the variable, or name the server's host in NO_PROXY") from error
+
+
+async def _keep_to_the_server(response: Any) -> None:
+    """A redirect is followed only on the same server, or to the same host over TLS, and only where the
+    request stays what it is."""
+    if not response.has_redirect_location:
+        return
+    here = response.request.url
+    try:
+        there = here.join(response.headers["location"])
+    except Exception:  # whatever the client has against such an address
+        there = None
+    same = there is not None and here.host == there.host and (
+        there.scheme == "https" or (here.scheme, here.port) == (there.scheme, there.port))
+    if not same or (response.request.method == "POST" and response.status_code not in (307, 308)):
+        response.status_code = ELSEWHERE
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    if address is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _covers(entry: str, host: str) -> bool:
+    """What NO_PROXY may hold beside what `proxy_bypass` knows: *.host, [::1], addresses with a mask."""
+    address = _address(host)
+    if address is None:
+        return entry.startswith("*.") and host.endswith(entry[1:])
+    try:
+        return address in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return False
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

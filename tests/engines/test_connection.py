@@ -1,0 +1,187 @@
+"""How a server is reached: keys that go nowhere else, proxies, authorities, redirects."""
+
+import base64
+import json
+import urllib.parse
+
+import pytest
+from faulty_server import Say
+from test_odd_servers import body
+from test_openai import ask
+from test_openai_faults import then
+
+from raft_fast.engines import Message, Sampling
+from raft_fast.engines.connection import key_in, proxy_for
+from raft_fast.errors import UserError, first_line
+from raft_fast.options import TrainOptions
+from raft_fast.refinement.journal import Journal
+from raft_fast.terminal import masked
+
+KEY = "sk-Test/Key+0123456789abcdef=="
+
+
+@pytest.mark.parametrize("around", ["{}\r", " {}\r\n", "{}\t", "\n{}", "{} "])
+def test_space_around_a_key_is_not_part_of_it(serve, connect, monkeypatch, around):
+    monkeypatch.setenv("OPENAI_API_KEY", around.format(KEY))
+    server = serve()
+    ask(connect(server), "a")
+    assert server.requests[0]["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("inside", ["a\rb", "a\nb", "a\x00b", "a\u2026b", "\ufeffab", "a\x7fb", "a\udc80b"])
+def test_a_key_that_cannot_be_sent_is_refused_by_its_variables_name(serve, connect, monkeypatch, inside):
+    monkeypatch.setattr("os.environ", {"SOME_KEY": f"sk-secret{inside}"})
+    with pytest.raises(UserError, match="SOME_KEY: the key in it holds") as refused:
+        connect(f"m@{serve().url}#SOME_KEY")
+    assert "sk-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("echo", [
+    str, urllib.parse.quote_plus, lambda key: base64.b64encode(key.encode()).decode(), str.lower, json.dumps,
+    lambda key: base64.b64encode(f"user:{key}".encode()).decode(), lambda key: key[:-8], lambda key: key[8:],
+    lambda key: "x" * 280 + key], ids=range(9))
+@pytest.mark.parametrize("status", [200, 400, 401])
+def test_a_key_that_a_server_echoes_is_masked(serve, connect, monkeypatch, echo, status):
+    monkeypatch.setenv("THE_VARIABLE", KEY)
+    server = serve(then(body({"error": f"bad header: Bearer {echo(KEY)}", "code": status}, status)))
+    try:
+        said = ask(connect(f"m@{server.url}#THE_VARIABLE", max_retries=0), "a")[0].error
+    except UserError as error:
+        said = str(error)
+    assert "bad header: Bearer" in said
+    for part in (KEY[3:15], KEY[-14:-2], echo(KEY)[-40:][:20]):
+        assert part.lower() not in said.lower()
+
+
+def test_a_key_in_a_replys_text_is_masked_and_a_placeholder_is_not(serve, connect, monkeypatch):
+    server = serve(lambda request, before: "the key is lm-studio or " + KEY)
+    for value, text in ((KEY, "lm-studio or ***"), ("lm-studio", f"lm-studio or {KEY}")):
+        monkeypatch.setenv("OPENAI_API_KEY", value)
+        assert ask(connect(server), "a")[0].text == f"the key is {text}"
+
+
+def test_a_key_that_a_server_echoes_reaches_no_journal(serve, connect, monkeypatch, tmp_path):
+    monkeypatch.setenv("THE_VARIABLE", KEY)
+
+    def echo(request, before):
+        return Say(f"Bearer {KEY}", 400 if request["messages"][0]["content"] == "bad" else 200)
+
+    engine = connect(f"m@{serve(echo).url}#THE_VARIABLE")
+    conversations = [[Message(role="user", content=text)] for text in ("bad", "good")]
+    with Journal(tmp_path) as journal:
+        for sampling in (Sampling(), None):
+            replies = journal.ask("kind", engine, conversations, sampling, "", lambda *_: None)
+            assert "Bearer ***" in replies[0].error
+    assert KEY[3:20] not in (tmp_path / "journal.jsonl").read_text()
+
+
+def test_credentials_of_the_environment_and_in_urls_are_masked(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("HTTPS_PROXY", "http://joe:pa/ss-word@proxy:3128")
+    monkeypatch.setenv("SHORT_KEY", "error")
+    assert first_line(ValueError("401 for hf_abcdefghijklmnop, an error")) == "401 for ***, an error"
+    assert masked("key=0123456789ABCDEF.") == "key=***"
+    assert masked("at http://joe:pa/ss-word@proxy:3128") == "at http://***@proxy:3128"
+    assert masked("https://a:b@h/x?v=1&api_key=c&X-Amz-Signature=d&n=2") == (
+        "https://***@h/x?v=1&api_key=***&X-Amz-Signature=***&n=2")
+    plain = "see https://host/@me?page=2 in /work, or mail a@b.org"
+    monkeypatch.setenv("PWD", "/work/somewhere")
+    assert masked(plain + " /work/somewhere") == plain + " /work/somewhere"
+
+
+def test_a_password_in_the_rollout_servers_address_is_refused():
+    with pytest.raises(UserError, match=r"--vllm_server_base_url: a URL holds a user or password.*netrc"):
+        TrainOptions(vllm_server_base_url="http://joe:secret@host:8000")
+
+
+PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("value", ["socks5://h:1", "socks4://h:1", "http://127.0.0.1:9", "foo", "http://h:port"])
+def test_servers_on_this_machine_need_no_proxy(serve, connect, no_proxies, value):
+    no_proxies.setenv("ALL_PROXY", value)
+    assert ask(connect(serve()), "a")[0].text == "ok"
+    for host in ("localhost", "127.8.0.1", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "LOCALHOST"):
+        assert proxy_for(f"http://{host}:8000/v1") is None
+    assert proxy_for("http://127.example.org/v1") is not None
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"])
+@pytest.mark.parametrize("value", ["socks4://joe:secretword@127.0.0.1:9", "http://joe:secretword@127.0.0.1:9",
+                                   "joe:secretword@127.0.0.1:9", "http://joe:secretword@127.0.0.1:port", "ftp://h"])
+def test_a_proxy_that_does_not_work_is_named_by_its_variable(connect, no_proxies, variable, value):
+    no_proxies.setenv(variable, value)
+    with pytest.raises(UserError, match=rf"\b{variable}\b") as refused:
+        connect("m@http://192.0.2.1/v1", connect_timeout=0.2)
+    assert "secretword" not in str(refused.value)
+
+
+def test_socks_without_its_package_is_one_line(connect, no_proxies):
+    no_proxies.setitem(__import__("sys").modules, "socksio", None)
+    no_proxies.setenv("HTTPS_PROXY", "socks5://h:1")
+    with pytest.raises(UserError, match=r"HTTPS_PROXY: names a proxy that cannot be used .*socksio"):
+        connect("m@https://192.0.2.1/v1")
+
+
+def test_a_proxy_is_used_unless_no_proxy_exempts_the_server(serve, connect, no_proxies):
+    proxy = serve()
+    no_proxies.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+    assert ask(connect("m@http://192.0.2.1/v1"), "a")[0].text == "ok"
+    assert len(proxy.requests) == 1
+    for entry in ("192.0.2.1", "10.0.0.1, 192.0.2.0/24", "*"):
+        no_proxies.setenv("NO_PROXY", entry)
+        assert proxy_for("http://192.0.2.1/v1") is None
+    no_proxies.setenv("NO_PROXY", "a.org,*.b.org,.c.org")
+    assert all(proxy_for(f"http://{host}/v1") is None for host in ("x.a.org", "x.b.org", "x.c.org"))
+    assert proxy_for("http://ab.org/v1") is not None
+    assert proxy_for("https://x.org/v1") is None  # none is named for this scheme
+
+
+def test_authorities_that_cannot_be_read_are_named(connect, no_proxies, tmp_path):
+    (tmp_path / "garbage.pem").write_text("nothing")
+    for file in (tmp_path / "missing.pem", tmp_path / "garbage.pem"):
+        no_proxies.setenv("SSL_CERT_FILE", str(file))
+        with pytest.raises(UserError, match=f"SSL_CERT_FILE {file}: "):
+            connect("m@https://192.0.2.1/v1")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("listed", [True, False])
+def test_rows_do_not_follow_a_redirect_to_another_host(serve, connect, status, listed):
+    elsewhere = serve()
+
+    def away(handler):
+        handler.send(status, "", headers={"location": f"{elsewhere.url}/chat/completions?token=secretword"})
+
+    server = serve(then(away))
+    server.redirect = None if listed else away
+    with pytest.raises(UserError, match=f"{server.url}: redirects to {elsewhere.url}/") as refused:
+        ask(connect(server), "a")
+    assert "secretword" not in str(refused.value)
+    assert not elsewhere.requests
+    assert len(server.requests) == listed
+
+
+def test_a_redirect_on_the_same_server_is_followed(serve, connect):
+    def slash(handler):
+        if handler.path.endswith("/"):
+            return handler.answer("fine")
+        return handler.send(307, "", headers={"location": handler.path + "/"})
+
+    server = serve(then(slash))
+    assert ask(connect(server), "a")[0].text == "fine"
+    assert server.requests[0]["authorization"] == server.requests[1]["authorization"]
+
+
+def test_key_in_names_nothing_where_there_is_none(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", " \r\n")
+    assert key_in("SOME_KEY") == "none"
