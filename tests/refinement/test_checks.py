@@ -57,6 +57,10 @@ def test_where_there_is_no_answer_only_that_is_said(reply, name):
     ("The house aaaaaaaaaaaaaaaaaaaa", {}, "loops"),
     ("Дом стоит у реки.", {}, "language"),
     ("The house 房子在河边 stands by the river.", {}, "language"),
+    ("The house is by the river.<|a_mark_to_come|> Yes.", {}, "marks"),
+    ("The house <think>which?</think> is by the river.", {}, "marks"),
+    ("[INST] Where? [/INST] By the river.", {}, "marks"),
+    ("By the river.<start_of_turn>user", {}, "marks"),
     ("The house stands by the river. " * 3, {}, "loops"),
 ])
 def test_what_else_can_be_wrong(answer, reply, name):

@@ -15,6 +15,7 @@ from raft_fast.refinement.checks.language import language
 from raft_fast.refinement.checks.leaks import leak
 from raft_fast.refinement.checks.length import length
 from raft_fast.refinement.checks.loops import loops
+from raft_fast.refinement.checks.marks import marks
 from raft_fast.refinement.checks.negation import negation
 from raft_fast.refinement.checks.refusal import refusal
 from raft_fast.refinement.checks.reply import cut_off, empty, reply
@@ -26,7 +27,7 @@ Checks = dict[str, str | None]
 ALWAYS: dict[str, Check] = {"reply": reply, "empty": empty}  # nothing to train on without
 CHECKS: dict[str, Check] = {
     "cut_off": cut_off, "copy": copy, "length": length, "refusal": refusal, "loops": loops, "leak": leak,
-    "language": language, "numbers": numbers, "references": references, "negation": negation,
+    "marks": marks, "language": language, "numbers": numbers, "references": references, "negation": negation,
     "bounds": bounds, "duty": duty,
 }
 
