@@ -107,7 +107,7 @@ def parse_score(text: str) -> float:
         told = [_end(str(one)) for one in values.values() if one is not None][:SOME]
         several = f", which holds {' and '.join(told)}" if len(values) > 1 else ""
         raise ValueError(f"no score in the reply {_quote(answer)}{several}; what can be read is {READABLE}")
-    return _on_scale(*values.values(), answer) / TOP
+    return _on_scale(found[0], answer) / TOP
 
 
 def _objects(text: str) -> tuple[str, Found]:

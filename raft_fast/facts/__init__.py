@@ -2,10 +2,10 @@
 
 from collections.abc import Set
 
-from raft_fast.facts.quantities import Quantity, numbers, quantities
+from raft_fast.facts.quantities import Agreeing, Quantity, numbers, quantities
 from raft_fast.facts.references import references
 
-__all__ = ["Quantity", "numbers", "quantities", "references", "set_f1"]
+__all__ = ["Agreeing", "Quantity", "numbers", "quantities", "references", "set_f1"]
 
 
 def set_f1(gold: Set[str], found: Set[str]) -> float | None:
