@@ -6,11 +6,12 @@ Harmless are the 503 answers of zaragoza-construction-faq in English and Swedish
 translation (`language` is right to object there and left out), and the hand-written paraphrases of
 check_pairs.jsonl. Wrong are that file's wrong answers, and true answers with one fault planted by
 `benchmarks.faults`. `--decisions FILE` adds a model's real rewrites; what is objected to there is for a
-reader to judge.
+reader to judge. `--speed 200000` prints how long each check takes at most for texts of that length instead.
 """
 
 import argparse
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,14 @@ from raft_fast.fetch import quickstart_rows
 from raft_fast.refinement.checks import CHECKS, Case, check
 
 HERE = Path(__file__).parent
+LONG = [  # texts of these alone are what takes checks the longest
+    "1", "1,234 ", "1 234 ", "1.", " ", "\n", "a", "Ab1 ", "House and of ", "not ", "n't ",
+    "| 1 | 2.5 m |\n", "[", '"', "<think>",
+    "<|a|>", "\u00a7 5 ", "1 January 2020 ", "12:30 ", "5-10 mm ", "\u623f", "a\u0301\u0300", "-", "#",
+    "> ", "at most 5 m at least 3 m ",
+    "must not be ", "one year and a half ", "twenty ", "1/2 ", "1) a ", "- 1. a\n", "It is not so. ",
+    "ab 5 ", "the house stands by it ",
+]
 NONE = {"faults": 0, "caught": 0}
 Pair = tuple[str, str, str]
 """(question, gold, answer)"""
@@ -61,6 +70,21 @@ def planted(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[str, Pair]]:
                 yield name, (row["question"], row["answer"], answer)
 
 
+def slowest(size: int) -> str:
+    """A line a check: the text of `size` characters that takes it the longest, gold and answer the same."""
+    lines = []
+    for name, objects in CHECKS.items():
+        seconds = {}
+        for unit in LONG:
+            text = unit * (size // len(unit))
+            start = time.perf_counter()
+            objects(Case("What?", text, Reply(f"not {text} 5")))
+            seconds[unit] = time.perf_counter() - start
+        worst = max(seconds, key=lambda unit: seconds[unit])
+        lines.append(f"{name:<11}{1000 * seconds[worst]:>8.1f} ms for {worst!r}")
+    return "\n".join(lines)
+
+
 def table(result: dict[str, Any]) -> str:
     """A line a check: false alarms on harmless answers, faults found."""
     columns = ("translations", "paraphrases", "planted", "written")
@@ -81,7 +105,11 @@ def main() -> None:
     """Print the table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--decisions", type=Path)
+    parser.add_argument("--speed", type=int, metavar="CHARACTERS")
     args = parser.parse_args()
+    if args.speed:
+        print(slowest(args.speed))
+        return
     pairs = read(HERE / "check_pairs.jsonl")
     english, swedish = read(quickstart_rows("en")), read(quickstart_rows("sv"))
     answers = [{row["id"]: row["answer"] for row in rows} for rows in (swedish, english)]

@@ -12,8 +12,8 @@ import torch
 from raft_fast.chat import Chat, View
 from raft_fast.engines.base import UNRENDERED, Message, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import generate_ids
-from raft_fast.engines.score import strip_thinking
 from raft_fast.engines.stopping import Call, Calls
+from raft_fast.engines.thinking import strip_thinking
 from raft_fast.errors import UserError
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
@@ -40,6 +40,8 @@ class HFEngine:
     ) -> None:
         self.model, self.chat, self.identity = model, chat, identity
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
+                         if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
         self._calls = Calls()
 
@@ -105,8 +107,18 @@ class HFEngine:
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
-        return Reply(strip_thinking(self.chat.decode(ids)), "stop" if self._ended(ids) else "length",
+        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length",
                      prompt_tokens, len(ids), seconds=seconds)
+
+    def _answer(self, ids: Sequence[int]) -> str:
+        """The text without thoughts. Special tokens may be what tells these from the answer, so where some
+        stand amid the reply they go last."""
+        if self._special.keys().isdisjoint(ids[:-1]):
+            return strip_thinking(self.chat.decode(ids))
+        text = strip_thinking(self.chat.decode_all(ids))
+        for id_ in self._special.keys() & set(ids):
+            text = text.replace(self._special[id_], "")
+        return text.strip()
 
     def _ended(self, ids: Sequence[int]) -> bool:
         return bool(ids) and ids[-1] in self.chat.eos_ids

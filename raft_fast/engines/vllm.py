@@ -14,7 +14,8 @@ from typing import Any
 
 from raft_fast.engines.answers import ending, not_whole
 from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
-from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt, strip_thinking
+from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
+from raft_fast.engines.thinking import strip_thinking
 from raft_fast.errors import UserError
 
 READ_AHEAD = 1024  # conversations that vLLM schedules together; replies come once all of them are done
@@ -74,6 +75,8 @@ class VLLMEngine:
         messages = [one for _, one in asked]
         wanted = [SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_new_tokens,
                                  seed=stable_seed(sampling.seed, one)) for one in messages]
+        for one in wanted:
+            one.skip_special_tokens = False  # they may be what tells a thought from the answer
         with self._turn:
             start = time.perf_counter()
             answers = self.llm.chat(messages, wanted, use_tqdm=False,

@@ -2,7 +2,6 @@
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Protocol, cast
 from raft_fast.dataset import Row
 from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.evaluation.statistics import Mean, Pair, weighted_mean
-from raft_fast.facts import numbers, references, set_f1
+from raft_fast.facts import letters, numbers, references, set_f1
 from raft_fast.progress import Reporter
 
 # key in the records and in evaluation.json -> is more better?
@@ -100,7 +99,7 @@ def token_f1(gold: str, answer: str) -> float:
 
 def words(text: str) -> list[str]:
     """Normalised words of a text, in any language that separates them."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return WORD.findall(letters(text))
 
 
 def collect(engine: Engine, prompts: Sequence[list[Message]], max_new_tokens: int,

@@ -2,8 +2,11 @@
 
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 
 from raft_fast.facts.references import take_references
 from raft_fast.facts.remembered import remembered
@@ -30,14 +33,15 @@ NUMBER = re.compile(
     re.IGNORECASE)
 RANGE = re.compile(r"\s?[-–—]\s?|\s(?:to|till|and|och|or|eller|bis|und|oder|a|y|o|à|et|ou)\s",
                    re.IGNORECASE)
-LIST_MARKER = re.compile(r"^[\s*#>-]*\d{1,2}[.)]\*{0,2}\s"
-                         r"|(?:^[\s*#>-]*|(?<=[.;!?]\s))(?:step|steg|schritt|paso|étape)\s\d{1,2}\s?[:.)–-]",
+_INDENT = r"^(?:[^\S\n]|[*#>-]){0,40}"
+LIST_MARKER = re.compile(rf"{_INDENT}\d{{1,2}}[.)]\*{{0,2}}\s"
+                         rf"|(?:{_INDENT}|(?<=[.;!?]\s))(?:step|steg|schritt|paso|étape)\s\d{{1,2}}\s?[:.)–-]",
                          re.MULTILINE | re.IGNORECASE)
 INLINE_MARKER = re.compile(r"(?<![^\s(])\(?(\d{1,2})\)(?=\s)")  # 1) ... 2) ... or (1) ... (2) ...
 # a sign is a dash before the number with no number, unit or word before it: not 4 -6, 2-8, C-25
 MINUS = re.compile(r"(?:^|(?<![\d%°])[\s(\[:=~])[-−–‑]$|\bminus\s$|(?<!al )(?<!o )\bmenos\s$"
                    r"|(?<!au )(?<!du )\bmoins\s$", re.IGNORECASE)  # al menos: at least
-BULLET = re.compile(r"(?:^|\n)\s*[-–]$")
+BULLET = re.compile(r"(?:^|\n)[^\S\n]*[-–]$")
 BELOW_ZERO = re.compile(r"\s(?:below (?:zero|freezing)|under (?:noll|null|fryspunkten)|unter null|bajo cero"
                         r"|(?:au|en)[ -]dessous de zéro)", re.IGNORECASE)
 
@@ -59,19 +63,44 @@ class Quantity:
         A number without a unit agrees with one that has it, "500 SEK" with "500 SEK/m2": a text may
         name a unit once for many numbers.
         """
-        (mine, my_values), (their, their_values) = self._in_base(), other._in_base()
+        (mine, my_values), (their, their_values) = self._in_base, other._in_base
         if self.unit and other.unit and mine == their:
             return bool(my_values & their_values)
         shorter, longer = sorted((mine, their), key=len)
         if shorter and not longer.startswith(f"{shorter}/"):
             return False
         if (shorter, longer) == ("", DATE):  # the 5 of "5-7 March" has lost its month
-            return bool({value % 100 for value in self.values} & {value % 100 for value in other.values})
+            return bool(self._days & other._days)
         return bool({*self.values, *my_values} & {*other.values, *their_values})
 
+    @cached_property
     def _in_base(self) -> tuple[str, set[Decimal]]:
         unit, factor = BASE.get(self.unit, (self.unit, Decimal(1)))
         return unit, {value * factor for value in self.values}
+
+    @property
+    def keys(self) -> set[Decimal]:
+        """Two that agree have one in common."""
+        return {*self.values, *self._in_base[1], *(self._days if self.unit in ("", DATE) else ())}
+
+    @property
+    def _days(self) -> set[Decimal]:
+        """The days of the month that it may be."""
+        return {value % 100 for value in self.values if abs(value) < 10**6}
+
+
+class Agreeing:
+    """Finds those of many quantities that agree with one, without going through all of them."""
+
+    def __init__(self, quantities: Iterable[Quantity]) -> None:
+        self._by_key: dict[Decimal, dict[Quantity, None]] = defaultdict(dict)
+        for one in dict.fromkeys(replace(one, written="") for one in quantities):
+            for key in one.keys:
+                self._by_key[key][one] = None
+
+    def has(self, wanted: Quantity) -> bool:
+        """Whether any of them agrees with it."""
+        return any(wanted.agrees(one) for key in wanted.keys for one in self._by_key.get(key, ()))
 
 
 @dataclass(frozen=True)
@@ -128,7 +157,7 @@ def _signed(quantity: Quantity, match: re.Match[str], text: str) -> Quantity:
     if not (sign or (match["unit"] or "").lower().startswith("minus") or BELOW_ZERO.match(text, match.end())):
         return quantity
     negative = tuple(-value for value in quantity.values)
-    bullet = BULLET.search(text[: match.start()]) is not None
+    bullet = BULLET.search(text[max(0, match.start() - 40) : match.start()]) is not None
     return replace(quantity, values=negative + quantity.values * bullet,
                    written=("-" if sign else "") + quantity.written)
 

@@ -62,7 +62,7 @@ NUMBERED: list[Rule] = [
 NAMED: list[Rule] = [
     _rule(r"\b(?:" + "|".join(f"(?P<{law}>{names})" for law, names in LAWS.items()) + r")(?:s|'s|’s)?\b",
           lambda m: m.lastgroup or "", 0),
-    _rule(r"\b((?:[A-ZÅÄÖ][\w-]+ (?:and |of )?)+(?:Act|Code|Ordinance))\b",
+    _rule(r"\b((?:[A-ZÅÄÖ][\w-]{1,40} (?:and |of )?){1,8}(?:Act|Code|Ordinance))\b",
           lambda m: re.sub(r"^(the|this|under|in) ", "", m[1].lower()), 0),
     _rule(r"\b([^\W\d]{4,}(?:lagen|balken|förordningen|gesetz|gesetzbuch|verordnung))\b",
           lambda m: m[1].lower()),

@@ -65,7 +65,7 @@ def _apply(rules: Rules, text: str) -> str:
 def _words(text: str, sure: bool) -> str:
     def digits(word: re.Match[str]) -> str:
         name = word[0].casefold()
-        if name in BY_ITSELF and not _counted(text[: word.start()]):
+        if name in BY_ITSELF and not _counted(text[max(0, word.start() - 40) : word.start()]):
             return str(TIMES[name])
         if sure and (name in UNSURE or DIGITS.get(name) == "1"):
             return word[0]

@@ -44,10 +44,13 @@ def take_times(text: str) -> tuple[list[Found], str]:
         return found, text
     for pattern, read in (*((pattern, _date) for pattern in DATES), (CLOCK, _clock)):
         taken = [(match, list(read(match))) for match in pattern.finditer(text)]
+        pieces, end = [], 0
         for match, facts in taken:
             found += [(*fact, match.start(), match.end()) for fact in facts]
             if facts:
-                text = text[: match.start()] + ";" * len(match[0]) + text[match.end() :]
+                pieces += [text[end : match.start()], ";" * len(match[0])]
+                end = match.end()
+        text = "".join([*pieces, text[end:]])
     return found, text
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
-from raft_fast.refinement.checks import Checks
+from raft_fast.refinement.checks import Case, Checks
 from raft_fast.refinement.journal import NOT_ASKED
 from raft_fast.refinement.journal_lines import Recorded
 
@@ -46,6 +46,11 @@ class Filtered:
     @property
     def passed(self) -> bool:
         return not objections(self.checks)
+
+    @property
+    def too_long(self) -> bool:
+        """Whether checks that compare facts were left out."""
+        return Case("", self.row.gold, self.rewrite).too_long
 
     @property
     def answer(self) -> str:
@@ -150,6 +155,7 @@ class Decision:
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
             "rewrite": _text(filtered.rewrite), "key": _key(filtered.rewrite),
             "similarity": filtered.similarity, "checks": filtered.checks, "passed": filtered.passed,
+            "too_long": filtered.too_long,
             "rounds": [_round_as_json(one) for one in self.rounds],
             "source": self.source, "completion": self.answer, "why": self.why,
             "nll": self.nll,

@@ -10,6 +10,7 @@ import numpy as np
 
 from raft_fast.engines import Engine
 from raft_fast.options import RefineOptions
+from raft_fast.refinement.checks import COMPARING
 from raft_fast.refinement.likelihood import DIGITS, why_not
 from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
@@ -24,7 +25,7 @@ class Tally:
     """Counts over decision lines. It depends on the lines alone, so shards add up to the whole."""
 
     def __init__(self) -> None:
-        self.rows = self.passed = 0
+        self.rows = self.passed = self.too_long = 0
         self.sources: Counter[str] = Counter()
         self.objections: Counter[str] = Counter()
         self.rounds: Counter[int] = Counter()
@@ -40,6 +41,7 @@ class Tally:
     def add(self, line: dict[str, Any]) -> None:
         self.rows += 1
         self.passed += line["passed"]
+        self.too_long += line.get("too_long", False)
         self.sources[line["source"]] += 1
         self.objections.update(name for name, reason in line["checks"].items() if reason is not None)
         self.rounds[len(line["rounds"])] += 1
@@ -76,6 +78,7 @@ class Tally:
             "sources": {source: self.sources[source] for source in ("gold", "rewrite", "fused")},
             "fused_below_half": self.poor_fusions,
             "passed_filter": self.passed,
+            "too_long": self.too_long,
             "objections": dict(sorted(self.objections.items())),
             "similarity": _quantiles(self.similarities),
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
@@ -130,6 +133,8 @@ def outcome(summary: dict[str, Any]) -> list[str]:
     rows, passed = summary["rows"]["used"], summary["passed_filter"]
     sources = ", ".join(f"{count:,} {source}" for source, count in summary["sources"].items() if count)
     lines = [f"{passed:,} of {rows:,} rewrites passed the filter; training answers: {sources}"]
+    if long := summary.get("too_long"):
+        lines[0] += f"; {long:,} too long for the checks {', '.join(COMPARING)}"
     if passed:
         return lines
     reasons = sorted(summary["objections"].items(), key=lambda one: -one[1])[:REASONS]

@@ -1,8 +1,9 @@
 """Texts as words, and which sequences of them two texts share."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
+
+from raft_fast.facts import letters
 
 GRAM_WORDS = 13  # long enough that two people seldom write it alike (Brown et al. 2020, appendix C)
 # scripts that are written without spaces: each sign is a word
@@ -12,7 +13,7 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 def words(text: str) -> list[str]:
     """The words of a text, without case, punctuation and compatibility forms."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return WORD.findall(letters(text))
 
 
 def same_key(text: str) -> str:

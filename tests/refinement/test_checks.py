@@ -1,12 +1,14 @@
 """The checks on answers in five languages: what is wrong is found, what is right is let through."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.checks import LONG
 from raft_fast.engines import Reply
-from raft_fast.refinement.checks import ALWAYS, CHECKS, Case, check
+from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, check
 from raft_fast.refinement.checks.language import guess_language
 
 FILE = Path(__file__).parents[2] / "benchmarks/check_pairs.jsonl"
@@ -29,6 +31,30 @@ def test_what_is_wrong_is_found(pair):
 def test_what_is_said_in_other_words_is_let_through(pair):
     for answer in pair["good"]:
         assert objections(pair["gold"], answer) == {}, answer
+
+
+@pytest.mark.parametrize("unit", LONG)
+def test_no_check_takes_long_for_any_text(unit):
+    """The older ones took 47 s for a gold table of 20 kB. They take less than 0.1 s."""
+    gold = unit * (200_000 // len(unit))
+    for text in (gold, gold[:9_900], (unit * 280)[:9_900]):
+        case = Case("What?", text, Reply("not " + text + " 5"), PROMPT)
+        for name, objects in CHECKS.items():
+            start = time.process_time()
+            objects(case)
+            assert time.process_time() - start < 2, name
+
+
+def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
+    long = "The fee for the house is 5 EUR. " * 400
+    found = check(Case("What?", long, Reply("It is 6 EUR, I say. " + long)))
+    assert set(CHECKS) - set(found) == {*COMPARING}
+    assert found["loops"] is None and found["length"] is None
+    assert not Case("", "It is 5 m. " * 100, Reply("x" * 10_000)).too_long
+
+
+def test_a_number_of_many_digits_stands_beside_a_date():
+    assert "numbers" in objections("1 May 2024: " + "1" * 5000, "2 May 2024: " + "1" * 5000)
 
 
 def test_every_check_is_named_and_each_can_be_skipped():
@@ -57,6 +83,10 @@ def test_where_there_is_no_answer_only_that_is_said(reply, name):
     ("The house aaaaaaaaaaaaaaaaaaaa", {}, "loops"),
     ("Дом стоит у реки.", {}, "language"),
     ("The house 房子在河边 stands by the river.", {}, "language"),
+    ("The house is by the river.<|a_mark_to_come|> Yes.", {}, "marks"),
+    ("The house <think>which?</think> is by the river.", {}, "marks"),
+    ("[INST] Where? [/INST] By the river.", {}, "marks"),
+    ("By the river.<start_of_turn>user", {}, "marks"),
     ("The house stands by the river. " * 3, {}, "loops"),
 ])
 def test_what_else_can_be_wrong(answer, reply, name):

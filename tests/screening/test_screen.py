@@ -1,6 +1,7 @@
 """Duplicates and overlap: what is found, what is dropped, what is said."""
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -64,6 +65,12 @@ def test_words_know_neither_case_nor_punctuation_and_signs_are_words():
     assert words("建築許可 AB") == ["建", "築", "許", "可", "ab"]
     assert same_key("May I?") == same_key("may i") != same_key("may we")
     assert same_key(" ?! ") == "?!"
+
+
+def test_words_of_a_text_full_of_combining_marks_take_no_minute():
+    start = time.process_time()
+    assert words("a " + "\u0301\u0316" * 100_000 + " b") == ["a", "b"]
+    assert time.process_time() - start < 2
 
 
 def test_a_text_has_a_sequence_for_every_13_words_and_a_short_one_is_one():

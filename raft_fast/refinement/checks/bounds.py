@@ -6,6 +6,7 @@ that both deny or both do not: "no permit below 15 m2" and "a permit above 15 m2
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from raft_fast.refinement.checks.wording import any_of, language_of
 
 WORDS_BETWEEN = 5  # from "minimum" or "increases" to its number
 REACH = 90  # characters left and right of a quantity that are looked at
+SENTENCE = 1000  # and for a denial
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 DURATIONS = {"second", "minute", "hour", "day", "week", "month", "year"}
 DURING = ("under", "över", "over", "vor")  # "under 5 år" is during five years
@@ -49,6 +51,8 @@ class Bound:
 
 def bounds(case: Case) -> str | None:
     """A quantity of the gold answer that the answer bounds from the other side."""
+    if case.too_long:
+        return None
     gold, said = bounds_of(case.gold), bounds_of(case.answer)
     for one in gold:
         rivals = [other for other in said if one.against(other)]
@@ -88,8 +92,12 @@ def bounds_of(text: str) -> list[Bound]:
     """Every quantity with a direction."""
     language = language_of(text)
     searched, found = locate(in_digits(text, sure=True))
-    return [bound for place, one in enumerate(found) if not _in_range(searched, found, place)
-            for bound in _stated(searched, one, language)]
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(searched)), len(searched)]
+    words = [match.start() for match in _any(language).finditer(searched)]
+    return [bound for place, one in enumerate(found)
+            if bisect_left(words, one.start - REACH) < bisect_right(words, one.end + REACH)
+            and not _in_range(searched, found, place)
+            for bound in _stated(searched, one, ends, language)]
 
 
 def _in_range(text: str, found: Sequence[Located], place: int) -> bool:
@@ -98,8 +106,10 @@ def _in_range(text: str, found: Sequence[Located], place: int) -> bool:
     return any(left is not right and RANGE.fullmatch(text[left.end : right.start]) for left, right in pairs)
 
 
-def _stated(text: str, one: Located, language: str | None) -> Iterator[Bound]:
-    start, end = _sentence(text, one)
+def _stated(text: str, one: Located, ends: Sequence[int], language: str | None) -> Iterator[Bound]:
+    """What is said of it in its sentence; of a very long one what is near."""
+    start = max(ends[bisect_right(ends, one.start) - 1], one.start - SENTENCE)
+    end = min(ends[min(bisect_right(ends, one.end), len(ends) - 1)], one.end + SENTENCE)
     before, after = text[max(start, one.start - REACH) : one.start], text[one.end : min(end, one.end + REACH)]
     dated = one.quantity.unit in (DATE, TIME_OF_DAY)
     for kind, searched, pattern in (
@@ -119,14 +129,16 @@ def _stated(text: str, one: Located, language: str | None) -> Iterator[Bound]:
         return
 
 
-def _sentence(text: str, one: Located) -> tuple[int, int]:
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    return (max((end for end in ends if end <= one.start), default=0),
-            min((end for end in ends if end > one.end), default=len(text)))
-
-
 def _sides(section: str, language: str | None) -> str:
     return "|".join(f"(?P<{side}>{any_of(section, side, language)})" for side in ("high", "low"))
+
+
+@lru_cache(maxsize=32)
+def _any(language: str | None) -> re.Pattern[str]:
+    """Where words begin that may be a direction."""
+    sides = [any_of(section, side, language) for section in ("before", "after", "named", "change")
+             for side in ("low", "high")]
+    return re.compile(rf"(?<![^\W\d_])(?=\w)(?={'|'.join(sides)})", re.IGNORECASE)
 
 
 @lru_cache(maxsize=32)

@@ -5,8 +5,8 @@ clauses that share few words nothing can be said.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from raft_fast.refinement.checks.case import words
 from raft_fast.refinement.checks.denial import OPENING, OTHERWISE, denials, plain
@@ -25,7 +25,7 @@ class Clause:
     said: frozenset[str]
     denied: frozenset[str]
 
-    @property
+    @cached_property
     def denies(self) -> bool:
         """Whether anything is denied, be it in other words."""
         return bool(self.denied) or OTHERWISE.search(self.text) is not None
@@ -59,14 +59,14 @@ def _clause(text: str, language: str | None) -> Clause:
     said = words(OPENING.sub("", text))
     denying = set(denials(said, language))
     stems = ["" if place in denying else _stem(word) for place, word in enumerate(said)]
-    denied = {stem for place in denying for stem in _beside(stems, place)}
-    return Clause(text, frozenset(filter(None, stems)), frozenset(denied))
-
-
-def _beside(stems: Sequence[str], place: int) -> Sequence[str]:
-    """The next word that carries meaning, where there is none the last one before."""
-    following = [stem for stem in stems[place:] if stem]
-    return following[:1] or [stem for stem in stems[:place] if stem][-1:]
+    # of each word that denies the next that carries meaning; where there is none the last one before
+    following, last = "", next(filter(None, reversed(stems)), "")
+    denied = set()
+    for place in reversed(range(len(stems))):
+        following = stems[place] or following
+        if place in denying:
+            denied.add(following or last)
+    return Clause(text, frozenset(filter(None, stems)), frozenset(filter(None, denied)))
 
 
 def _stem(word: str) -> str:

@@ -22,7 +22,7 @@ MODALS = ("must", "may")
 
 def duty(case: Case) -> str | None:
     """A duty of the gold answer that is none in the answer, or the other way round."""
-    return _other_modal(case) or _other_kind(case)
+    return None if case.too_long else _other_modal(case) or _other_kind(case)
 
 
 def _other_kind(case: Case) -> str | None:

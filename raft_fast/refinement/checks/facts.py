@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from raft_fast.facts import Quantity, quantities
+from raft_fast.facts import Agreeing, Quantity, quantities
 from raft_fast.facts import references as references_of
 from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.case import Case
@@ -18,6 +18,8 @@ def numbers(case: Case) -> str | None:
     Readings that differ by country (1.500, 5/3/2024), common conversions (cm to m, 2:30 pm to 14:30) and
     small numbers and halves written as words count as equal.
     """
+    if case.too_long:
+        return None
     gold, said = quantities(case.gold), quantities(case.answer)
     missing = _unmatched(_unmatched(gold + _spelled(case.gold, gold), said), case.answer)
     claimed = said + _spelled(case.answer, said)
@@ -27,20 +29,24 @@ def numbers(case: Case) -> str | None:
 
 def references(case: Case) -> str | None:
     """As `numbers`, for laws and places in them."""
+    if case.too_long:
+        return None
     gold, said = _parts(case.gold), _parts(case.answer)
     return _difference("references", gold - said, said - gold - _parts(case.question))
 
 
 def _spelled(text: str, written: list[Quantity]) -> list[Quantity]:
     """What a text measures in words ("six weeks"), beside what it has `written` in digits."""
-    return [one for one in quantities(in_digits(text, sure=True)) if one.unit and one not in written]
+    known = set(written)
+    return [one for one in quantities(in_digits(text, sure=True)) if one.unit and one not in known]
 
 
 def _unmatched(wanted: list[Quantity], there: list[Quantity] | str) -> list[Quantity]:
     """Those that agree with none of the others; a text also has the numbers that it spells."""
     if isinstance(there, str):
         there = quantities(in_digits(there)) if wanted else []
-    return [one for one in wanted if not any(map(one.agrees, there))]
+    agreeing = Agreeing(there)
+    return [one for one in wanted if not agreeing.has(one)]
 
 
 def _parts(text: str) -> set[str]:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from functools import lru_cache
 
 from raft_fast.facts.remembered import remembered
-from raft_fast.refinement.checks.case import Case, words
+from raft_fast.refinement.checks.case import LOOKED, Case, words
 
 FOREIGN = 0.05  # share of letters in a script that neither question nor gold answer has
 FEWEST = 2.5  # frequent words that make a language sure; one that n languages have counts 1/n
@@ -72,7 +72,7 @@ def language(case: Case) -> str | None:
 def guess_language(text: str) -> str | None:
     """The language of a text in Latin script where its frequent words leave no doubt, else None."""
     scores = dict.fromkeys(FREQUENT, 0.0)
-    for word in words(text):
+    for word in words(text[:LOOKED]):
         speakers = SPEAKERS.get(word, ())
         for language in speakers:
             scores[language] += 1 / len(speakers)

@@ -3,9 +3,10 @@
 import re
 from functools import lru_cache
 
-from raft_fast.refinement.checks.case import Case, words
+from raft_fast.refinement.checks.case import LOOKED, Case, words
 
 WORDS_OF_PROMPT = 6  # as many words in a row as in the instructions are no chance
+LABELLED = 80
 LABEL = re.compile(r"^([^\W\d_][^:\n{}]{2,40}):", re.MULTILINE)  # "First answer:" of a template
 # (an adjective, a noun) in either order; English also "the answer above"
 PHRASES = re.compile(r"""
@@ -30,19 +31,22 @@ PHRASES = re.compile(r"""
 def leak(case: Case) -> str | None:
     """It names the texts it was given, opens with a label of its prompt, or repeats its instructions.
 
-    Labels and instructions are read from the prompt itself, in whatever language that is.
+    Labels and instructions are read from the prompt itself, in whatever language that is; of a long answer
+    the first LOOKED characters are searched.
     """
-    if (found := PHRASES.search(case.answer)) and not PHRASES.search(f"{case.gold}\n{case.question}"):
+    found = PHRASES.search(case.answer[:LOOKED])
+    if found and not PHRASES.search(f"{case.gold}\n{case.question}"):
         return f"speaks of its sources: {found[0]!r}"
     labels, runs = _marks(case.instructions)
     for label in labels:
-        if case.answer.casefold().startswith(label) and not case.gold.lstrip().casefold().startswith(label):
+        if case.answer[:LABELLED].casefold().startswith(label) \
+                and not case.gold.lstrip()[:LABELLED].casefold().startswith(label):
             return f"repeats the prompt's label {label!r}"
     return _repeated(case, runs)
 
 
 def _repeated(case: Case, runs: frozenset[tuple[str, ...]]) -> str | None:
-    found = _runs(case.answer) & runs
+    found = _runs(case.answer[:LOOKED]) & runs
     if found:
         found -= _runs(case.gold) | _runs(case.question)
     return f"repeats its instructions: {' '.join(min(found))!r}" if found else None

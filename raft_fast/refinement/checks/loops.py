@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from raft_fast.refinement.checks.case import Case, words
+from raft_fast.refinement.checks.case import LOOKED, Case, words
 
 LONGEST_PERIOD = 30  # words
 TIMES = 3  # a phrase this often in a row
@@ -16,8 +16,9 @@ SENTENCE = re.compile(r"[.!?\n]+(?:\s|$)")
 
 
 def loops(case: Case) -> str | None:
-    """A phrase three times in a row, a sentence three times, or letters without end."""
-    if (phrase := _stuck(case.answer)) is not None and _stuck(case.gold) is None:
+    """A phrase three times in a row, a sentence three times, or letters without end, in the last LOOKED
+    characters: a model that is stuck does not come loose."""
+    if (phrase := _stuck(case.answer[-LOOKED:])) is not None and _stuck(case.gold[-LOOKED:]) is None:
         return f"repeats {phrase!r}"
     return None
 

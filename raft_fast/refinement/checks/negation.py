@@ -16,6 +16,8 @@ NO = frozenset({"no", "nej", "nein", "non"})
 def negation(case: Case) -> str | None:
     """A yes became a no, words that deny came or went without others in their place, or a clause lost or got
     one."""
+    if case.too_long:
+        return None
     gold, said = _opening(case.gold), _opening(case.answer)
     if (gold in YES and said in NO) or (gold in NO and said in YES):
         return f"begins with {said!r}, the gold answer with {gold!r}"

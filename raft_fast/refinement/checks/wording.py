@@ -37,7 +37,7 @@ def any_of(section: str, key: str, language: str | None) -> str:
 @lru_cache(maxsize=256)
 def pattern(section: str, key: str, language: str | None) -> re.Pattern[str]:
     """Finds any of the phrases as whole words."""
-    return re.compile(rf"(?<!\w){any_of(section, key, language)}(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?=\w){any_of(section, key, language)}(?!\w)", re.IGNORECASE)
 
 
 @remembered
