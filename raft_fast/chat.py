@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.engines.base import Message
+from raft_fast.engines.base import Message, trim
 from raft_fast.errors import UserError
 from raft_fast.template import Template
 
@@ -84,7 +84,7 @@ class Chat:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens and ends of turn."""
         said = [token for token in ids if token not in self.eos_ids]  # an end of turn need not be special
-        return self.tokenizer.decode(said, skip_special_tokens=True).strip()
+        return trim(self.tokenizer.decode(said, skip_special_tokens=True))
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """Text of ids as it is, special tokens and all."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.engines import Message
+from raft_fast.engines import Message, trim
 from raft_fast.records import ALWAYS, LAYOUTS, BadRowError, names, writable
 
 SOURCES = ("gold", "rewrite", "fused")
@@ -162,15 +162,13 @@ def _turns(value: Any, column: str, role: str | None) -> list[tuple[str, dict]]:
 
 
 def _text(value: Any, name: str) -> str:
-    """The text without blank lines before and blanks after it; the first line stays indented, as code is."""
+    """The text, trimmed. Raises BadRowError where it is none."""
     if not _filled(value) or (isinstance(value, str) and blank(value)):
         raise BadRowError(f"{name} is empty")
     if not isinstance(value, str):
         raise BadRowError(f"{name} must be text, is {type(value).__name__}")
     _check_characters(value, name)
-    before = value[: len(value) - len(value.lstrip())]
-    indent = before.removeprefix(before.rstrip(" \t"))
-    return indent * (indent != " ") + value.strip()  # one space: many an answer begins with it
+    return trim(value)
 
 
 def blank(text: str) -> bool:

@@ -9,6 +9,8 @@ from raft_fast.engines.base import (
     Sampling,
     WindDown,
     stable_seed,
+    trim,
 )
 
-__all__ = ["OF_ONE_REQUEST", "Engine", "Message", "Price", "Reply", "Sampling", "WindDown", "stable_seed"]
+__all__ = ["OF_ONE_REQUEST", "Engine", "Message", "Price", "Reply", "Sampling", "WindDown", "stable_seed",
+           "trim"]

@@ -114,6 +114,13 @@ def valid(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def trim(text: str) -> str:
+    """The text without blank lines before and blanks after it; its first line stays indented, as code is."""
+    before = text[: len(text) - len(text.lstrip())]
+    indent = before.removeprefix(before.rstrip(" \t"))
+    return indent * (indent != " ") + text.strip()  # one space: many an answer begins with it
+
+
 def stable_seed(*parts: Any) -> int:
     """A 63-bit seed from anything JSON can say; the same on every machine and run."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)

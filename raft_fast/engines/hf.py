@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from raft_fast.chat import Chat, View
-from raft_fast.engines.base import UNRENDERED, Message, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.base import UNRENDERED, Message, Price, Reply, Sampling, hand_over, stable_seed, trim
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.stopping import Call, Calls
 from raft_fast.engines.thinking import strip_thinking
@@ -118,7 +118,7 @@ class HFEngine:
         text = strip_thinking(self.chat.decode_all(ids))
         for id_ in self._special.keys() & set(ids):
             text = text.replace(self._special[id_], "")
-        return text.strip()
+        return trim(text)
 
     def _ended(self, ids: Sequence[int]) -> bool:
         return bool(ids) and ids[-1] in self.chat.eos_ids

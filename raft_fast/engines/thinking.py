@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from raft_fast.engines.base import trim
+
 _NAME = r"(?:\w{1,20}[:_])?(?:think|thinking|thoughts?|reason|reasoning|scratchpad)(?::\w{1,20})?"
 # what may be a mark; harmony's channels with their names, and "final" with all that stands before the answer
 _CANDIDATE = re.compile(
@@ -44,7 +46,7 @@ def strip_thinking(text: str) -> str:
     said = _without_outer_marks(text)
     answer = _without_outer_marks(_UNMARKED.sub("", _without_thoughts(said)))
     wrapped = _WRAPPED.fullmatch(answer) if answer != said else None
-    return wrapped[2].strip() if wrapped else answer
+    return trim(wrapped[2]) if wrapped else answer
 
 
 def marks(text: str) -> set[str]:
@@ -72,7 +74,7 @@ def _without_outer_marks(text: str) -> str:
             break
         end = mark.start()
     role = _ROLE.match(text, begin, end) if begin else None
-    return text[role.end() if role else begin : end].strip()
+    return trim(text[role.end() if role else begin : end])
 
 
 def _says_nothing(text: str, after: int) -> bool:

@@ -286,3 +286,10 @@ def test_a_student_in_mixed_precision_is_cast_once_and_not_for_every_token(model
         (drawn,) = generate_ids(model, endless, [[1, 5]], 6, 1.0, [3])
     assert len(drawn) == 6
     assert set(cast.values()) == {1}
+
+
+def test_a_reply_keeps_the_indentation_of_its_code(model, chat, monkeypatch):
+    for said, text in (("\n\n    return x\n", "    return x"), (" Yes. ", "Yes."),
+                       ("<think>\nhm\n</think>\n\n\tgo()", "\tgo()")):
+        ids = [*chat.tokenizer(said, add_special_tokens=False).input_ids, chat.end_of_turn]
+        assert HFEngine(model, chat, "tiny")._read(ids, 1, 0.0).text == text
