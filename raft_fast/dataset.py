@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_fast.choice import split, spread, spread_places
 from raft_fast.diskmap import DiskMap
-from raft_fast.durable import replacing
 from raft_fast.errors import UserError
+from raft_fast.files import json_lines, write_json, write_jsonl
 from raft_fast.records import BadRowError, records
 from raft_fast.rows import Rejected, Row, to_row
 
 __all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
-           "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
+           "json_lines", "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl",
+           "write_rows"]
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
@@ -216,26 +216,6 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     with RowWriter(path) as writer:
         for row in rows:
             writer.write(row)
-
-
-def write_jsonl(records: Iterable[Any], path: Path) -> None:
-    """Write dataclasses or dictionaries as JSON lines, atomically and durably; NaN is refused."""
-    with replacing(path) as file:
-        for record in records:
-            plain = record if isinstance(record, dict) else dataclasses.asdict(record)
-            file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def json_lines(text: str) -> list[Any]:
-    """The values of JSON lines. A newline alone ends one: texts may hold other separators (U+2028, U+0085),
-    at which `splitlines` would cut."""
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write one JSON value, atomically and durably; NaN is refused."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
 def _judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:
