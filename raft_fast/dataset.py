@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 from raft_fast.choice import split, spread, spread_places
 from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError
-from raft_fast.files import json_lines, write_json, write_jsonl
+from raft_fast.files import write_json, write_jsonl
 from raft_fast.records import BadRowError, records
 from raft_fast.rows import Rejected, Row, to_row
 
 __all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
-           "json_lines", "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl",
-           "write_rows"]
+           "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")

@@ -3,13 +3,12 @@
 import sys
 from pathlib import Path
 
-import yaml
-
 from raft_fast.at_start import check_engines
 from raft_fast.config import parse
-from raft_fast.dataset import Row, read_table, spread, write_jsonl
+from raft_fast.dataset import Row, read_table, spread
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError, entry
+from raft_fast.files import read_yaml, write_jsonl
 from raft_fast.options import (
     BaseOptions,
     DataOptions,
@@ -94,7 +93,8 @@ def find_base(model: ModelOptions) -> str:
     config = find_run(Path(model.model)) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--base is missing, and there is no {config} that names it")
-    return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    found = read_yaml(config, "restore it, or name the model before training with --base", ["model"])
+    return str(found["model"])
 
 
 def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:

@@ -2,16 +2,13 @@
 
 import dataclasses
 import fcntl
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raft_fast.dataset import write_json
 from raft_fast.errors import UserError
+from raft_fast.files import read_json, write_json
 from raft_fast.progress import Reporter
 
 CONFIG, LOCK = "config.yaml", ".lock"
@@ -72,15 +69,14 @@ def only_process(folder: Path) -> Iterator[None]:
 
 def save_costs(folder: Path, reporter: Reporter) -> None:
     """Add this process's time and memory by phase to the run's phases.json."""
-    path = folder / "phases.json"
-    costs = {cost["name"]: cost for cost in json.loads(path.read_text())} if path.is_file() else {}
+    path, costs = folder / "phases.json", {}
+    try:
+        if path.is_file():
+            costs = {cost["name"]: cost for cost in read_json(path, "costs are counted from here on", list)}
+    except UserError as error:  # no reason to lose what the costs were for
+        reporter.say(str(error))
     for cost in reporter.as_json():
         before = costs.get(cost["name"], {"seconds": 0.0, "peak_bytes": 0})
         costs[cost["name"]] = {"name": cost["name"], "seconds": before["seconds"] + cost["seconds"],
                                "peak_bytes": max(before["peak_bytes"], cost["peak_bytes"])}
     write_json(list(costs.values()), path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """What config.yaml of a run says."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
