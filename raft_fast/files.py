@@ -100,8 +100,16 @@ def _readable(path: Path, fix: str) -> Iterator[None]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2, as people write it: `off` and `no` are words, 1e-5 is a number, 007 is seven and 12:30 and
-    2024-01-01 are texts."""
+    """YAML as people write it: 1e-5 is a number, 007 is seven, 12:30 and 2024-01-01 are texts, and so are
+    keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            self.flatten_mapping(node)  # << first: as a text it would merge nothing
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    key.tag = _TAG + "str"
+        return super().construct_mapping(node, deep)
 
 
 class Dumper(yaml.SafeDumper):
@@ -110,7 +118,6 @@ class Dumper(yaml.SafeDumper):
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
-    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+(?:_[0-9]+)*|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
     "float": (r"[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
               r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
@@ -136,3 +143,25 @@ def whole(text: str) -> int:
 def load_yaml(text: str | bytes) -> Any:
     """The value of a YAML text, by a safe loader. Raises yaml.YAMLError, ValueError or RecursionError."""
     return yaml.load(text, Loader)
+
+
+def yaml_as_written(text: str | bytes) -> Any:
+    """As `load_yaml`, but the value of a key, or an item of a list there, is the text as it was written, or
+    None for null: 007 and 1e5 may be names. A mapping there is read as usual."""
+    loader = Loader(text)
+
+    def written(node: Any) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.tag == _TAG + "null" else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [written(one) for one in node.value]
+        return loader.construct_object(node, deep=True)
+
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            return written(root) if root else None
+        loader.flatten_mapping(root)
+        return {key.value: written(value) for key, value in root.value}
+    finally:
+        loader.dispose()

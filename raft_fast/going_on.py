@@ -32,7 +32,7 @@ DRIVEN = {"output_dir", "max_bad_rows", "device", "attn_implementation", "encode
           "refine_batch_size", "eval_batch_size", "gradient_checkpointing", "max_tokens_per_micro_batch",
           "per_device_train_batch_size", "gradient_accumulation_steps", "parallelism", "save_steps",
           "save_total_limit", "vllm_server_base_url", "vllm_gpu_memory_utilization", "log_completions",
-          "log_completions_steps", "report_to", "push_to_hub",
+          "log_completions_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
           *(one.name for one in dataclasses.fields(EngineOptions))}
 # how the trained model is measured: nothing of it is kept before it is done (rows are, for training's own)
 MEASURED = {one.name for one in dataclasses.fields(EvaluateOptions)} - {"eval_rows"}

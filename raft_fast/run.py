@@ -9,23 +9,27 @@ from typing import Any
 
 from raft_fast.errors import UserError
 from raft_fast.files import read_json, write_json
+from raft_fast.options import ALL_GROUPS
 from raft_fast.progress import Reporter
 
 CONFIG, LOCK = "config.yaml", ".lock"
 SHOWN = 3
 ENGINES = ("rewriter", "fuser", "judge")  # options: known by their models' names, not by their addresses
+LISTED = {one.name for group in ALL_GROUPS for one in dataclasses.fields(group) if one.metadata.get("listed")}
 
 
 def defaults(options: list[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
-    return {one.name: one.default for group in options for one in dataclasses.fields(group)
-            if one.default is not dataclasses.MISSING}
+    return {one.name: one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+            for group in options for one in dataclasses.fields(group)}
 
 
 def meant(name: str, value: Any) -> Any:
     """What of an option's value decides what comes out."""
-    return [without_address(spec.strip()) for spec in str(value).split(",") if spec.strip()] \
-        if name in ENGINES else value
+    if name not in LISTED.union(ENGINES):
+        return value
+    names = [one.strip() for one in str(value or "").split(",") if one.strip()]
+    return [without_address(one) for one in names] if name in ENGINES else names
 
 
 def without_address(engine: str) -> str:
