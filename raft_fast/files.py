@@ -36,8 +36,8 @@ def write_yaml(value: dict[str, Any], path: Path) -> None:
 
 
 def read_json(path: Path, fix: str = "restore it", kind: type[Any] = dict, keys: Iterable[str] = ()) -> Any:
-    """The `kind` of JSON value in a file, with these keys. Raises UserError, which ends with what to do
-    (`fix`), where it cannot be read or holds anything else."""
+    """The `kind` of JSON value in a file; it, or each item of a list, has these keys. Raises UserError, which
+    ends with what to do (`fix`), where it cannot be read or holds anything else."""
     with _readable(path, fix):
         return _parsed(json.loads, path.read_text(encoding="utf-8"), kind, keys)
 
@@ -85,8 +85,9 @@ def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], ke
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, kind):
         raise ValueError(f"it holds {_NAMES.get(type(found), 'a number')}, not {_NAMES[kind]}")
-    if missing := [key for key in keys if key not in found]:
-        raise ValueError(f"it has no {missing[0]!r}")
+    for key in keys:
+        if not all(isinstance(one, dict) and key in one for one in (found if kind is list else [found])):
+            raise ValueError(f"it has no {key!r}")
     return found
 
 

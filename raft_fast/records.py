@@ -32,7 +32,7 @@ def records(source: str) -> Iterator[tuple[int, Any]]:
         yield from READERS[path.suffix](path)
     except PermissionError as error:
         raise UserError(f"--data {source}: may not be read (permission denied)") from error
-    except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
+    except (UnicodeDecodeError, OSError, pa.ArrowException, csv.Error) as error:
         raise UserError(f"--data {source}: cannot be read as {path.suffix}: {error}") from error
 
 

@@ -76,7 +76,8 @@ def save_costs(folder: Path, reporter: Reporter) -> None:
     path, costs = folder / "phases.json", {}
     try:
         if path.is_file():
-            costs = {cost["name"]: cost for cost in read_json(path, "costs are counted from here on", list)}
+            found = read_json(path, "costs are counted from here on", list, ["name", "seconds", "peak_bytes"])
+            costs = {cost["name"]: cost for cost in found}
     except UserError as error:  # no reason to lose what the costs were for
         reporter.say(str(error))
     for cost in reporter.as_json():

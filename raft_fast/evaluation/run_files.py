@@ -49,7 +49,7 @@ def read_run(run_dir: Path) -> RunFiles:
         steps=read("metrics.jsonl", [], ["step"]),
         evaluation=read("evaluation.json", {}, ["domain", "general"]),
         generations=read("generations.jsonl", [], ["suite", "model"]),
-        phases=read("phases.json", []),
+        phases=read("phases.json", [], ["name", "seconds", "peak_bytes"]),
         collapse=read("collapse.json", {}, ["step", "reason"]),
         unreadable=bad,
     )
