@@ -15,7 +15,10 @@ VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
 def check_train(options: Options, run_dir: Path) -> None:
     """Raises UserError for what training needs and what is not here. A new run is refused before it has a
     folder; one that is there says itself what has changed."""
+    from raft_fast.watching.hub import repository
+
     check_packages(options)
+    repository(options.watch, run_dir)
     if run_dir.exists():
         return
     from raft_fast.fetch import own_folder

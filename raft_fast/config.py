@@ -6,22 +6,28 @@ YAML is the default, the command line wins, an unknown key fails. Shipped config
 
 import dataclasses
 import difflib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import jsonargparse
 import yaml
 
-from raft_fast.durable import replacing
 from raft_fast.errors import UserError
+from raft_fast.files import load_yaml, write_yaml, yaml_as_written
 from raft_fast.options import ALL_GROUPS, flat
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # they are what --help says
 
 Group = TypeVar("Group")
+Option = dataclasses.Field[Any]
+SWITCH = dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True) | dict.fromkeys(
+    ("false", "no", "off", "n", "f", "0"), False)
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+                         dict: 'an object, as in {"key": "value"}'}
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
@@ -40,42 +46,79 @@ class _Parser(jsonargparse.ArgumentParser):
             wrong = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             message = f"unknown option {wrong}{_nearest(wrong, known)}"
-        elif told := re.search(r'key "(\w+)":\s*(.*?)\.? Got value: (.*)', message, re.DOTALL):
-            name, must, value = told.groups()
-            raise UserError(f"--{name} {value.strip()}: must be {_in_words(must)}")
         raise UserError(f"{message} (see python -m {self.prog} --help)")
 
 
-def _in_words(expected: str) -> str:
-    """What the parser expected, without its type notation."""
-    if choices := re.search(r"Literal\[(.*?)\]", expected):
-        return "one of " + choices[1].replace("'", "")
-    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return next((text for kind, text in kinds.items() if f"'{kind}'" in expected), expected)
+def taken(option: Option, told: Any) -> Any:
+    """The value of an option, from what the command line or a file says: a text, a list of texts, a mapping,
+    None for null, or the value itself. Raises UserError for anything that the option does not take."""
+    kind, may_be_none, found = option.type, False, None
+    if isinstance(kind, UnionType):  # of a kind and None
+        (kind, _), may_be_none = get_args(kind), True
+    plain: Any = get_origin(kind) or kind
+    must = KINDS.get(plain, "")
+    if may_be_none and told in (None, "null"):
+        return None
+    if plain is Literal:
+        choices = get_args(kind)
+        off = "off" if "off" in choices and SWITCH.get(str(told).lower()) is False else None
+        found, must = told if told in choices else off, f"one of {', '.join(choices)}"
+    elif option.metadata.get("listed"):
+        found, must = _listed(told), "names separated by commas, or a list of them"
+    elif told is None:  # a switch that nobody turns; of a number it may mean anything, as of save_total_limit
+        found = option.default if plain is bool else None
+    else:
+        found = told if type(told) is plain else READ[plain](told)
+    if found is None:
+        must = option.metadata.get("must", must).replace("TOLD", str(told))
+        raise UserError(f"--{option.name} {'null' if told is None else told}: must be {must}")
+    return found
+
+
+def _listed(told: Any) -> str | None:
+    """Names with commas between them. None for anything but texts."""
+    if isinstance(told, str):
+        told = [told]
+    if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
+        return None
+    text = " ".join(told)
+    if text.startswith("[") and text.endswith("]"):  # a list on the command line
+        return _listed(_yaml(text, yaml_as_written))
+    return ",".join(told)
+
+
+def _number(told: Any) -> int | float | None:
+    found = _yaml(told) if isinstance(told, str) else told
+    return found if type(found) in (int, float) else None
+
+
+def _whole(told: Any) -> int | None:
+    found = _number(told)
+    return int(found) if found is not None and float(found).is_integer() else None
+
+
+def _mapping(told: Any) -> dict[str, Any] | None:
+    found = _yaml(told)
+    return found if isinstance(found, dict) else None
+
+
+def _yaml(told: Any, load: Any = load_yaml) -> Any:
+    """None where it is no YAML."""
+    try:
+        return load(told) if isinstance(told, str) else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+READ: dict[Any, Any] = {
+    int: _whole, dict: _mapping, str: lambda told: None,
+    float: lambda told: None if (found := _number(told)) is None else float(found),
+    bool: lambda told: SWITCH.get(str(told).lower())}
 
 
 def _nearest(wrong: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
-
-
-class _WordsStayWords(yaml.SafeLoader):
-    """YAML 1.2's idea of a boolean: `duplicates: off` names a choice."""
-
-
-_BOOL = "tag:yaml.org,2002:bool"
-_WordsStayWords.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_WordsStayWords.add_implicit_resolver(_BOOL, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-
-
-def from_yaml(path: Path) -> Any:
-    """What a file of options says. Raises UserError where it is not YAML."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _WordsStayWords)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
 
 
 def parse(
@@ -94,20 +137,24 @@ def parse(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
         parser.add_class_arguments(group)
-    _let_flags_stand_alone(parser)
+    options = {option.name: option for group in groups for option in dataclasses.fields(group)}
+    for action in parser._actions:
+        if (option := options.get(action.dest)) is not None:
+            _read_as(action, option)
     arguments = parser.parse_args(argv)
     name, path = _find_config(arguments.config)
-    known = {field.name for group in groups for field in dataclasses.fields(group)}
-    _load_defaults(parser, path, known)
+    parser.set_defaults(_values(path, options))
     arguments = parser.parse_args(argv)
     return name, [_build(group, arguments) for group in groups]
 
 
-def _let_flags_stand_alone(parser: jsonargparse.ArgumentParser) -> None:
-    """--dry_run means --dry_run true."""
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True
+def _read_as(action: Any, option: Option) -> None:
+    """Have the parser take values as files do; --dry_run means --dry_run true, and lists may have spaces."""
+    action._check_type = partial(taken, option)
+    if option.type is bool:
+        action.nargs, action.const = "?", True
+    elif option.metadata.get("listed"):
+        action.nargs = "+"
 
 
 def shipped() -> list[str]:
@@ -118,8 +165,7 @@ def shipped() -> list[str]:
 
 def to_yaml(options: list[Any], path: Path) -> None:
     """Write option groups as one flat YAML file that `--config` reads back, atomically and durably."""
-    with replacing(path) as file:
-        file.write(yaml.safe_dump(flat(options), sort_keys=False, allow_unicode=True))
+    write_yaml(flat(options), path)
 
 
 def _shipped_folder() -> Any:
@@ -135,21 +181,24 @@ def _find_config(config: str) -> tuple[str, Path]:
     return path.stem, path
 
 
-def _load_defaults(parser: jsonargparse.ArgumentParser, path: Path, known: set[str]) -> None:
-    """Make the file's values the parser's defaults. Keys of other entries are ignored, unknown ones fail."""
-    values = from_yaml(path) or {}
-    if not isinstance(values, dict):
+def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
+    """What a file says of these options. Keys of other entries are ignored, unknown ones fail."""
+    try:
+        told = yaml_as_written(path.read_bytes())
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: it is nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(told, dict | None):
         raise UserError(f"{path}: must hold `key: value` lines")
     every = {field.name for group in ALL_GROUPS for field in dataclasses.fields(group)}
-    for key in values:
+    for key in told or {}:
         if key not in every:
             raise UserError(f"{path}: unknown key {key!r}{_nearest(str(key), every)}")
-    mine = {key: value for key, value in values.items() if key in known}
     try:
-        checked = parser.parse_object(mine)
+        return {key: taken(options[key], one) for key, one in (told or {}).items() if key in options}
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
-    parser.set_defaults({key: checked[key] for key in mine})
 
 
 def _build(group: type[Group], arguments: jsonargparse.Namespace) -> Group:

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_fast.choice import split, spread, spread_places
 from raft_fast.diskmap import DiskMap
-from raft_fast.durable import replacing
 from raft_fast.errors import UserError
+from raft_fast.files import write_json, write_jsonl
 from raft_fast.records import BadRowError, records
 from raft_fast.rows import Rejected, Row, Unused, id_of, to_row, told
 
@@ -221,26 +220,6 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     with RowWriter(path) as writer:
         for row in rows:
             writer.write(row)
-
-
-def write_jsonl(records: Iterable[dict | Rejected], path: Path) -> None:
-    """Write records as JSON lines, atomically and durably; NaN is refused."""
-    with replacing(path) as file:
-        for record in records:
-            plain = record.as_json() if isinstance(record, Rejected) else record
-            file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def json_lines(text: str) -> list[Any]:
-    """The values of JSON lines. A newline alone ends one: texts may hold other separators (U+2028, U+0085),
-    at which `splitlines` would cut."""
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write one JSON value, atomically and durably; NaN is refused."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
 def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:

@@ -11,17 +11,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 MANIFEST = "manifest.json"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the name of `path` when the block ends; where it fails, nothing has changed."""
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that takes the name of `path` when the block ends; where it fails, nothing has changed. `mode`
+    is "w" (text) or "wb"."""
     partial = path.with_name(f".partial-{path.name}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
@@ -62,8 +63,10 @@ def check_seal(folder: Path) -> None:
     """Raises ValueError that names the first file which is missing or not what the manifest says."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read") from error
+    if not isinstance(sums, dict) or not sums:
+        raise ValueError(f"its {MANIFEST} names no file")
     for name, expected in sums.items():
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")

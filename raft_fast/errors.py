@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,8 @@ def uninterrupted() -> Iterator[None]:
 def _disk_trouble(error: Exception) -> str | None:
     """What the system said and where, for a full or unwritable disk; None for anything else."""
     code, where = getattr(error, "errno", None), getattr(error, "filename", None)
+    if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":  # of a DiskMap
+        code, where = errno.ENOSPC, tempfile.gettempdir()
     if told := re.search(r"\(os error (\d+)\)", str(error)):  # how safetensors passes it on
         code = int(told[1])
     if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

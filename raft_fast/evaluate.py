@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from raft_fast.at_start import check_engines
 from raft_fast.config import parse
-from raft_fast.dataset import Row, read_table, spread, write_jsonl
+from raft_fast.dataset import Row, read_table, spread
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError, entry
+from raft_fast.files import read_yaml, write_jsonl
 from raft_fast.options import (
     BaseOptions,
     DataOptions,
@@ -59,7 +59,7 @@ def run(
     try:
         with reporter.phase("load models"):
             before = str(fetch_model(base.base or find_base(model), option="--base"))
-            base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
+            base_engine: Any = load_engine(before, model, None, options.eval_batch_size, engines)
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
         rows, refused = renderable(rows, base_engine.chat, source, data.max_bad_rows, reporter)
@@ -98,7 +98,8 @@ def find_base(model: ModelOptions) -> str:
     config = find_run(Path(model.model)) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--base is missing, and there is no {config} that names it")
-    return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    found = read_yaml(config, "restore it, or name the model before training with --base", ["model"])
+    return str(found["model"])
 
 
 def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:

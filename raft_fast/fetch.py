@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from raft_fast.errors import UserError, first_line, require
+from raft_fast.files import read_jsonl, write_jsonl
 from raft_fast.options import MINILM, SMOLLM2
 
 
@@ -125,15 +126,13 @@ def _wheel_folder(name: str) -> Path:
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
     """The 503 English or Swedish rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
-    from raft_fast.dataset import json_lines, write_jsonl
-
     target = cache_dir() / f"zaragoza-construction-faq-{language}.jsonl"
     if not target.is_file():
         name = {"en": "faq-en.jsonl", "sv": "faq.jsonl"}[language]
         source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / name
-        write_jsonl(({"id": record["id"], "category": record["category"], "question": record["q"],
-                      "answer": record["a"]} for record in json_lines(source.read_text(encoding="utf-8"))),
-                    target)
+        lines = read_jsonl(source, "delete its folder, and it is downloaded again")
+        write_jsonl(({"id": line["id"], "category": line["category"], "question": line["q"],
+                      "answer": line["a"]} for line in lines), target)
     return target
 
 

@@ -5,7 +5,6 @@ step everything that stage 1 does not depend on; then only how the run is driven
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.config import to_yaml
-from raft_fast.dataset import write_json
 from raft_fast.errors import UserError
+from raft_fast.files import read_json, read_yaml, write_json
 from raft_fast.options import (
     AdapterOptions,
     EngineOptions,
@@ -23,16 +22,17 @@ from raft_fast.options import (
     WatchOptions,
     flat,
 )
-from raft_fast.run import CONFIG, defaults, differing, first_of, make_folder, meant, read_yaml
+from raft_fast.run import CONFIG, defaults, differing, first_of, make_folder, meant
 
 INPUTS, REFINED, HELDOUT = "inputs.json", "refine/refined.parquet", "heldout.parquet"
+FIX_CONFIG = "restore it, or choose another --output_dir"
 # Who drives a run and how: that changes no answer (engines: their identity changes where it does) and nothing
 # that is learnt, but for rounding and for when λ hears of a step that is cut otherwise.
 DRIVEN = {"output_dir", "max_bad_rows", "device", "attn_implementation", "encoder_batch_size",
           "refine_batch_size", "eval_batch_size", "gradient_checkpointing", "max_tokens_per_micro_batch",
           "per_device_train_batch_size", "gradient_accumulation_steps", "parallelism", "save_steps",
           "save_total_limit", "vllm_server_base_url", "vllm_gpu_memory_utilization", "log_completions",
-          "log_completions_steps", "report_to", "push_to_hub",
+          "log_completions_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
           *(one.name for one in dataclasses.fields(EngineOptions))}
 # how the trained model is measured: nothing of it is kept before it is done (rows are, for training's own)
 MEASURED = {one.name for one in dataclasses.fields(EvaluateOptions)} - {"eval_rows"}
@@ -60,7 +60,7 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     make_folder(folder)
     known, cost = (folder / CONFIG).is_file(), paid(folder)
     # an option that is younger than the run had its default then
-    there = defaults(options) | (read_yaml(folder / CONFIG) if known else {})
+    there = defaults(options) | (read_yaml(folder / CONFIG, FIX_CONFIG) if known else {})
     here = flat(options)
     others = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     matter = [key for key in others if meant(key, there.get(key)) != meant(key, here.get(key))
@@ -122,7 +122,8 @@ def pin_inputs(folder: Path, inputs: dict[str, str], paid: Callable[[Path], bool
     """Remember what the run reads (name -> fingerprint); refuse to go on when any of it has changed since
     it has `paid` for it."""
     path = folder / INPUTS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = read_json(path, "restore it, or delete it to go on with the data and models that this command "
+                       "names") if path.is_file() else {}
     if paid(folder):
         changed = [name for name in inputs if before.get(name) not in (None, inputs[name])]
         if changed:

@@ -17,6 +17,7 @@ from raft_fast.engines import Engine, Message, Reply, Sampling
 from raft_fast.errors import UserError, entry
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.paraphrases import paraphrase
+from raft_fast.files import write_json, write_jsonl
 from raft_fast.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder
@@ -71,13 +72,13 @@ def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: Simi
 
         kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau, prompt)
         part.must_have_worked()
-    dataset.write_jsonl(refused, output_dir / "refused.jsonl")
-    dataset.write_json({
+    write_jsonl(refused, output_dir / "refused.jsonl")
+    write_json({
         "data": source, "rows": dataset.fingerprint_rows(rows), "made_by": engine.identity,
         "prompt": prompt.version, "prompt_text": prompt.text, "sampling": vars(sampling),
         "tau": options.paraphrase_tau, "date": datetime.now(UTC).date().isoformat(),
         "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
-    dataset.write_jsonl(kept, output_dir / FILE)  # last: where it is, the others are
+    write_jsonl(kept, output_dir / FILE)  # last: where it is, the others are
     why = f"; {output_dir / 'refused.jsonl'} says why not the others" if refused else ""
     reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}{why}")
     return output_dir / FILE

@@ -19,6 +19,7 @@ from raft_fast import config, dataset
 from raft_fast.at_start import check_engines
 from raft_fast.engines import Price
 from raft_fast.errors import UserError, entry
+from raft_fast.files import read_yaml, write_jsonl
 from raft_fast.options import (
     CardOptions,
     DataOptions,
@@ -40,7 +41,7 @@ from raft_fast.refinement.prompting import load_prompts
 from raft_fast.refinement.roles import name_judges, named_engines
 from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
 from raft_fast.refinement.summary import REASONS, outcome
-from raft_fast.run import defaults, only_process, read_yaml
+from raft_fast.run import defaults, only_process
 from raft_fast.screening import cached_suites, screen
 from raft_fast.terminal import visible
 
@@ -89,7 +90,7 @@ def join_shards(options: "Options", reporter: Reporter) -> None:
 
     with joining(folder):
         merge(folder, reporter)
-        made = read_yaml(folder / CONFIG)
+        made = read_yaml(folder / CONFIG, "join the shards again")
         model = replace(options.model, **{key: made[key] for key in vars(options.model)
                                           if key.startswith("encoder")})
         with reporter.phase("calibrate"):
@@ -124,11 +125,11 @@ def run(
         keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
                       load_prompts(options.refine.prompts).versions)
     config.to_yaml(options.groups, folder / PARTIAL_CONFIG)
-    dataset.write_jsonl(everyone.rejected, folder / "rejected.jsonl")
+    write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
     screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
     everyone = everyone.without(screened.dropped)
-    dataset.write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
+    write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     rows = shard_of(everyone, options.how)
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
     summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,

@@ -47,7 +47,7 @@ class Rejected:
         return f"{self.file}, line {self.line}: {self.reason}"
 
     def as_json(self) -> dict[str, Any]:
-        """Its line in rejected.jsonl; the row_id where it is not a part of the reason."""
+        """Its line in rejected.jsonl: the row_id only if it is known and no part of the reason."""
         return {name: value for name, value in vars(self).items() if name != "row_id" or value is not None}
 
 

@@ -2,33 +2,34 @@
 
 import dataclasses
 import fcntl
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raft_fast.dataset import write_json
 from raft_fast.errors import UserError
+from raft_fast.files import read_json, write_json
+from raft_fast.options import ALL_GROUPS
 from raft_fast.progress import Reporter
 
 CONFIG, LOCK = "config.yaml", ".lock"
 SHOWN = 3
 ENGINES = ("rewriter", "fuser", "judge")  # options: known by their models' names, not by their addresses
+LISTED = {one.name for group in ALL_GROUPS for one in dataclasses.fields(group) if one.metadata.get("listed")}
 
 
 def defaults(options: list[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
-    return {one.name: one.default for group in options for one in dataclasses.fields(group)
-            if one.default is not dataclasses.MISSING}
+    return {one.name: one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+            for group in options for one in dataclasses.fields(group)}
 
 
 def meant(name: str, value: Any) -> Any:
     """What of an option's value decides what comes out."""
-    return [without_address(spec.strip()) for spec in str(value).split(",") if spec.strip()] \
-        if name in ENGINES else value
+    if name not in LISTED.union(ENGINES):
+        return value
+    names = [one.strip() for one in str(value or "").split(",") if one.strip()]
+    return [without_address(one) for one in names] if name in ENGINES else names
 
 
 def without_address(engine: str) -> str:
@@ -72,15 +73,15 @@ def only_process(folder: Path) -> Iterator[None]:
 
 def save_costs(folder: Path, reporter: Reporter) -> None:
     """Add this process's time and memory by phase to the run's phases.json."""
-    path = folder / "phases.json"
-    costs = {cost["name"]: cost for cost in json.loads(path.read_text())} if path.is_file() else {}
+    path, costs = folder / "phases.json", {}
+    try:
+        if path.is_file():
+            found = read_json(path, "costs are counted from here on", list, ["name", "seconds", "peak_bytes"])
+            costs = {cost["name"]: cost for cost in found}
+    except UserError as error:  # no reason to lose what the costs were for
+        reporter.say(str(error))
     for cost in reporter.as_json():
         before = costs.get(cost["name"], {"seconds": 0.0, "peak_bytes": 0})
         costs[cost["name"]] = {"name": cost["name"], "seconds": before["seconds"] + cost["seconds"],
                                "peak_bytes": max(before["peak_bytes"], cost["peak_bytes"])}
     write_json(list(costs.values()), path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """What config.yaml of a run says."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

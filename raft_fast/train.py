@@ -5,7 +5,6 @@ Reads top to bottom like the paper's figure (arXiv 2606.00147): hold rows out, r
 its own words (stage 2), then measure what was learnt and what was kept.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from typing import Any
 from raft_fast.answers import answer_rows, check_stage1
 from raft_fast.at_start import check_train
 from raft_fast.config import parse
-from raft_fast.dataset import Row, spread, write_jsonl
+from raft_fast.dataset import Row, spread
 from raft_fast.errors import GO_ON, UserError, entry
+from raft_fast.files import read_json, write_jsonl
 from raft_fast.going_on import has_steps, open_run, pin_inputs
 from raft_fast.options import (
     AdapterOptions,
@@ -137,21 +137,22 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
     from raft_fast.evaluation.model_card import write_model_card
     from raft_fast.evaluation.report import write_report
     from raft_fast.watching.collapse import collapse_of
-    from raft_fast.watching.hub import push
+    from raft_fast.watching.hub import push, repository
 
+    evaluation = read_json(run_dir / "evaluation.json", "restore it, or delete it to evaluate again")
     write_model_card(run_dir)
     report = write_report(run_dir)
-    print_table(json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8")))
+    print_table(evaluation)
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
-    collapse, name = collapse_of(run_dir), options.watch.push_to_hub
+    collapse, name = collapse_of(run_dir), repository(options.watch, run_dir)
     if collapse:
         reporter.say(f"warning: training ended early: {collapse}")
     if name and collapse:
-        raise UserError(f"--push_to_hub {name}: not uploaded, because training ended early ({collapse}); "
+        raise UserError(f"--hub_model_id {name}: not uploaded, because training ended early ({collapse}); "
                         f"look at {report} first, then hf upload {name} {run_dir / 'model'}")
     if name:
         with reporter.phase("upload"):
-            address = push(run_dir / "model", name)
+            address = push(run_dir / "model", name, options.watch.hub_private_repo)
         reporter.say(f"hub    {address}")
 
 

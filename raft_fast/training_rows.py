@@ -12,16 +12,15 @@ from raft_fast.dataset import (
     Table,
     find_lines,
     fingerprint_rows,
-    json_lines,
     judge_bad_rows,
     read_table,
     split,
     spread,
-    write_jsonl,
     write_rows,
 )
 from raft_fast.errors import UserError
 from raft_fast.fetch import quickstart_rows
+from raft_fast.files import read_jsonl, write_jsonl
 from raft_fast.going_on import pin_inputs
 from raft_fast.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.progress import Reporter
@@ -142,4 +141,4 @@ def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequenc
 
 def read_rejected(run_dir: Path) -> list[dict]:
     """Rows that this start of the command has set aside so far."""
-    return json_lines((run_dir / "rejected.jsonl").read_text(encoding="utf-8"))
+    return list(read_jsonl(run_dir / "rejected.jsonl", "run the same command again"))

@@ -15,6 +15,7 @@ import yaml
 from raft_fast import models
 from raft_fast.config import parse, shipped, to_yaml
 from raft_fast.errors import UserError
+from raft_fast.files import read_yaml
 from raft_fast.options import (
     ALL_GROUPS,
     AdapterOptions,
@@ -24,9 +25,12 @@ from raft_fast.options import (
     RefineRunOptions,
     ScreenOptions,
     TrainOptions,
+    WatchOptions,
     check_several,
+    flat,
 )
 from raft_fast.processes import Processes
+from raft_fast.run import meant
 from raft_fast.train import GROUPS, Options, run
 
 
@@ -156,6 +160,102 @@ def test_off_in_a_file_is_the_word(tmp_path):
     file.write_text("duplicates: off\nuse_peft: true\n")
     screen, adapter = options("--config", str(file), groups=(ScreenOptions, AdapterOptions))
     assert (screen.duplicates, adapter.use_peft) == ("off", True)
+
+
+def told(tmp_path, text, *argv):
+    """Every option by its name, from a file with this text and a command line."""
+    (tmp_path / "own.yaml").write_text(text)
+    return flat(options("--config", str(tmp_path / "own.yaml"), *argv, groups=ALL_GROUPS))
+
+
+@pytest.mark.parametrize("name", ["1234567", "0123456", "007", "1e5", "0x10", "0o17", "1_000", "12:30", ".5",
+                                  "1.0", "2024-01-01", "true", "no", "+1", "1E400"])
+def test_a_name_stays_as_it_is_written(tmp_path, name):
+    """Revisions, folders and models may be called by digits alone."""
+    for option in ("revision", "data", "output_dir", "model", "hub_model_id"):
+        assert told(tmp_path, f"{option}: {name}")[option] == name
+        assert told(tmp_path, "", f"--{option}", name)[option] == name
+
+
+LISTED = ["lora_target_modules", "report_to", "judge", "skip_checks", "eval_judge", "lm_eval", "language"]
+
+
+@pytest.mark.parametrize("option", LISTED)
+def test_a_list_says_what_commas_say(tmp_path, option):
+    for text in ("[a, 007]", "\n- a\n- 007", "a,007", "['a', '007']"):
+        assert told(tmp_path, f"{option}: {text}")[option] == "a,007"
+    for words in (["a", "007"], ["[a, 007]"], ['["a", "007"]'], ["a,007"]):
+        assert told(tmp_path, "", f"--{option}", *words, "--seed", "3")[option] == "a,007"
+
+
+def test_every_option_whose_help_speaks_of_commas_takes_a_list():
+    assert {one.name for group in ALL_GROUPS for one in dataclasses.fields(group)
+            if one.metadata.get("listed")} == set(LISTED)
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("seed: 0123", 123), ("seed: 1_000", 1000), ("seed: 0x10", 16), ("seed: 3.0", 3), ("seed: '7'", 7),
+    ("learning_rate: 1e-5", 1e-5), ("learning_rate: 1E-5", 1e-5), ("learning_rate: '1e-5'", 1e-5),
+    ("learning_rate: 1", 1.0), ("num_train_epochs: 3.0", 3), ("max_steps: 1e3", 1000),
+    ("push_to_hub: yes", True), ("push_to_hub: on", True), ("push_to_hub: no", False),
+    ("push_to_hub: off", False), ("push_to_hub: 'true'", True), ("push_to_hub: null", False),
+    ("gradient_checkpointing: 1", True), ("use_peft: False", False), ("revision: null", None),
+    ("revision: ", None), ("duplicates: no", "off"), ("duplicates: false", "off"), ("overlap: drop", "drop"),
+    ("extra_body: {a: 1e-5, b: '007', c: off, d: 2024-01-01, 1: null}",
+     {"a": 1e-5, "b": "007", "c": False, "d": "2024-01-01", "1": None}),
+    ("engine_overrides: {my/model: {price: 2/8}}", {"my/model": {"price": "2/8"}}),
+])
+def test_yaml_is_read_by_what_an_option_is(tmp_path, text, value):
+    found = told(tmp_path, text)[text.split(":")[0]]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("push_to_hub: me/model", "push_to_hub me/model: must be .*--push_to_hub true --hub_model_id me/model"),
+    ("seed: 12:30", "seed 12:30: must be a whole number"), ("seed: 2024-01-01", "must be a whole number"),
+    ("save_total_limit: null", "save_total_limit null: must be a whole number"),
+    ("eval_steps: 0.5", "eval_steps 0.5: must be a whole number"), ("max_grad_norm: ", "must be a number"),
+    ("seed: true", "seed true: must be a whole number"), ("seed: [1]", "must be a whole number"),
+    ("learning_rate: no", "learning_rate no: must be a number"), ("model: [a]", "must be a text"),
+    ("model: null", "model null: must be a text"), ("revision: {a: 1}", "must be a text"),
+    ("report_to: [[a]]", "must be names separated by commas, or a list"),
+    ("report_to: {a: 1}", "must be names"), ("judge: null", "must be names"),
+    ("extra_body: 1", "extra_body 1: must be an object"), ("extra_body: null", "must be an object"),
+    ("a: " + "[" * 5000, "nested too deeply"), ("model: \x00", "not valid YAML"),
+])
+def test_what_yaml_cannot_mean_is_one_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=r"own\.yaml: .*" + message):
+        told(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"model: \xff\xfe\x80")
+    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML"):
+        options("--config", str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize("argv", [["--push_to_hub", "me/model"], ["--push_to_hub=me/model"]])
+def test_push_to_hub_names_no_repository(argv):
+    with pytest.raises(UserError, match="--push_to_hub true --hub_model_id me/model"):
+        options(*argv, groups=(WatchOptions,))
+
+
+def test_the_configuration_of_a_run_says_the_same_options(tmp_path):
+    """Also where it was told as lists, digits and words that YAML takes for something else."""
+    first = told(tmp_path, "lora_target_modules: [q_proj, v_proj]\njudge: [self, 'b@http://h/v1']\n"
+                           "revision: 0123456\nmodel: 1e5\nduplicates: off\nlearning_rate: 1e-5\n"
+                           "extra_body: {a: '1e5', b: 'no', c: '007', d: '2024-01-01', e: null, f: 1e-5}\n"
+                           "push_to_hub: yes\nencoder_prompt: 'query: '\n")
+    groups = options("--config", str(tmp_path / "own.yaml"), groups=ALL_GROUPS)
+    to_yaml(groups, tmp_path / "config.yaml")
+    assert flat(options("--config", str(tmp_path / "config.yaml"), groups=ALL_GROUPS)) == first
+    assert read_yaml(tmp_path / "config.yaml") == first
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == first
+
+
+def test_names_are_the_same_however_they_are_listed():
+    assert meant("lora_target_modules", "q_proj, v_proj") == meant("lora_target_modules", "q_proj,v_proj")
+    assert meant("report_to", None) == meant("report_to", "")
 
 
 def test_every_option_is_explained_and_unique():

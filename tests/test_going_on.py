@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from raft_fast.errors import UserError
+from raft_fast.files import read_yaml
 from raft_fast.going_on import DRIVEN, TRAINED, has_steps, open_run, paid, pin_inputs
 from raft_fast.options import (
     DataOptions,
 )
-from raft_fast.run import read_yaml
 from raft_fast.train import GROUPS
 
 STEP = '{"step": 1}\n'

@@ -4,9 +4,11 @@ import errno
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from raft_fast.diskmap import DiskMap
 from raft_fast.errors import UserError, entry
 from raft_fast.progress import Reporter
 from raft_fast.run import make_folder, save_costs
@@ -46,6 +48,20 @@ def test_an_entry_says_one_line_and_exits(capsys, error, code, line):
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+
+
+def test_a_full_disk_under_a_map_is_one_line(capsys):
+    @entry
+    def main():
+        found = DiskMap()
+        found._table.execute("PRAGMA max_page_count = 3")
+        for number in range(10_000):
+            found[str(number).encode()] = number
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert f"No space left on device at {tempfile.gettempdir()}: make room" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback():

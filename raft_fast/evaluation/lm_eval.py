@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import write_jsonl
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError, first_line, require
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
+from raft_fast.files import write_jsonl
 from raft_fast.options import LMEvalOptions
 from raft_fast.progress import Reporter
 

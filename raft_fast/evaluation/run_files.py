@@ -1,14 +1,12 @@
 """What a run's folder holds, as far as it is there: the only source of report and model card."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raft_fast.dataset import json_lines
+from raft_fast.errors import UserError
+from raft_fast.files import read_json, read_jsonl, read_yaml
 
 Record = dict[str, Any]
 
@@ -32,13 +30,15 @@ def read_run(run_dir: Path) -> RunFiles:
     """Read whatever `run_dir` holds; a file that cannot be read is named in `unreadable`."""
     bad: list[str] = []
 
-    def read(name: str, empty: Any) -> Any:
+    def read(name: str, empty: Any, keys: Sequence[str] = ()) -> Any:
         path = run_dir / name
-        if not path.is_file():
-            return empty
         try:
-            return _PARSERS[path.suffix](path.read_text(encoding="utf-8")) or empty
-        except (ValueError, yaml.YAMLError):
+            if not path.is_file():
+                return empty
+            if path.suffix == ".jsonl":
+                return list(read_jsonl(path, keys=keys))
+            return read_yaml(path) if path.suffix == ".yaml" else read_json(path, kind=type(empty), keys=keys)
+        except UserError:
             bad.append(name)
             return empty
 
@@ -46,14 +46,10 @@ def read_run(run_dir: Path) -> RunFiles:
         name=run_dir.resolve().name,
         config=read("config.yaml", {}),
         summary=read("refine/summary.json", {}),
-        steps=read("metrics.jsonl", []),
-        evaluation=read("evaluation.json", {}),
-        generations=read("generations.jsonl", []),
-        phases=read("phases.json", []),
-        collapse=read("collapse.json", {}),
+        steps=read("metrics.jsonl", [], ["step"]),
+        evaluation=read("evaluation.json", {}, ["domain", "general"]),
+        generations=read("generations.jsonl", [], ["suite", "model"]),
+        phases=read("phases.json", [], ["name", "seconds", "peak_bytes"]),
+        collapse=read("collapse.json", {}, ["step", "reason"]),
         unreadable=bad,
     )
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    ".yaml": yaml.safe_load, ".json": json.loads, ".jsonl": json_lines}

@@ -37,5 +37,5 @@ def print_table(result: dict[str, Any]) -> None:
         for name, one in metrics.items():
             console.print(f"lm-eval {task} {name.removesuffix(',none')}: {value(one['base']['mean'])} to "
                           f"{value(one['trained']['mean'])}", markup=False)
-    if result["general_skipped"]:
+    if result.get("general_skipped"):
         console.print(f"general: left out ({result['general_skipped']})", markup=False)

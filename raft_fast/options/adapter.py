@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raft_fast.options.check import check
+from raft_fast.options.check import check, listed
 
 
 @dataclass
@@ -18,9 +18,9 @@ class AdapterOptions:
     """The adapter's output is scaled by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
     """Dropout before the adapter while it is trained; never while the model teaches or generates."""
-    lora_target_modules: str = "all-linear"
-    """Which layers get an adapter: all-linear (all but the head), or names separated by commas, as in
-    q_proj,v_proj."""
+    lora_target_modules: str = listed("all-linear")
+    """Which layers get an adapter: all-linear (all but the head), names separated by commas, as in
+    q_proj,v_proj, or a regular expression for whole names, as in peft."""
 
     def __post_init__(self) -> None:
         for name in ("lora_r", "lora_alpha"):

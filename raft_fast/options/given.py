@@ -29,6 +29,7 @@ NEEDS = (
     Need("--use_peft true", lambda run: run.adapter.use_peft,
          ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")),
     Need("--log_completions true", lambda run: run.watch.log_completions, ("log_completions_steps",)),
+    Need("--push_to_hub true", lambda run: run.watch.push_to_hub, ("hub_model_id", "hub_private_repo")),
     Need("--eval_steps", lambda run: run.watch.eval_steps > 0,
          ("eval_general_prompts", "eval_general_max_new_tokens", "collapse_threshold")),
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raft_fast.options.check import check
+from raft_fast.options.check import check, listed
 from raft_fast.options.secrets import refuse_in_urls
 
 
@@ -10,7 +10,7 @@ from raft_fast.options.secrets import refuse_in_urls
 class JuryOptions:
     """Jury"""
 
-    eval_judge: str = ""
+    eval_judge: str = listed("")
     """Who says whether an answer agrees with the gold answer; several judges separated by commas, and
     the majority decides: as --judge of raft_fast.refine (self is the base model). Empty: no jury."""
     eval_quorum: int = 0

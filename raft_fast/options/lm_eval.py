@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from raft_fast.options.check import check
+from raft_fast.options.check import check, listed
 
 
 @dataclass
 class LMEvalOptions:
     """lm-eval"""
 
-    lm_eval: str = ""
+    lm_eval: str = listed("")
     """Tasks of lm-eval to run on both models, separated by commas: ifeval,hellaswag. Needs the package
     lm-eval, and the tasks' data from the hub or its cache. Empty: none."""
     lm_eval_limit: int = 0

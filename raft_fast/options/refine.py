@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from raft_fast.options.check import check
+from raft_fast.options.check import check, listed
 from raft_fast.options.secrets import refuse_in_urls
 
 
@@ -17,7 +17,7 @@ class RefineOptions:
     from OPENAI_API_KEY, or from NAME where the URL ends in #NAME)."""
     fuser: str = "self"
     """Who merges gold and rewrite into the fused answer: as --rewriter."""
-    judge: str = "self"
+    judge: str = listed("self")
     """Who scores fusions; several judges separated by commas: as --rewriter."""
     prompts: str | None = None
     """A folder with your own rewrite.txt, fuse.txt or judge.txt; what it lacks is the shipped one."""
@@ -28,7 +28,7 @@ class RefineOptions:
     fused_least: float = 0.0
     """Mean score below which a fusion is not used and the row keeps its rewrite. 0: as in the paper, the
     best one is used however low."""
-    skip_checks: str = ""
+    skip_checks: str = listed("")
     """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
     loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/HOWTO.md)."""
     fusion_rounds: int = 3

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from raft_fast.options.check import listed
+
 
 @dataclass
 class ShowOptions:
@@ -18,5 +20,5 @@ class CardOptions:
 
     license: str = "unknown"
     """License of the rows, for the dataset card: a name that the hub knows, such as cc-by-4.0."""
-    language: str | None = None
+    language: str | None = listed(None)
     """Languages of the rows, for the dataset card: codes separated by commas, such as en,sv."""

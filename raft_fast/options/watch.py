@@ -1,8 +1,8 @@
 """Watching a run: evaluation while it trains, what is kept, and where numbers go."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from raft_fast.options.check import check
+from raft_fast.options.check import check, listed
 
 
 @dataclass
@@ -28,11 +28,16 @@ class WatchOptions:
     """Write sampled completions to completions.jsonl."""
     log_completions_steps: int = 10
     """Steps between them."""
-    report_to: str = "none"
+    report_to: str = listed("none")
     """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio, or any other that
     accelerate knows. Their packages must be installed."""
-    push_to_hub: str | None = None
-    """Upload RUN/model to this (private) repository of the hub at the end: user/name."""
+    push_to_hub: bool = field(default=False, metadata={
+        "must": "true or false, with the repository as in --push_to_hub true --hub_model_id TOLD"})
+    """Upload RUN/model to the hub at the end, with the token of HF_TOKEN or hf auth login."""
+    hub_model_id: str | None = None
+    """The repository: user/name, or name. Default: the name of --output_dir."""
+    hub_private_repo: bool = True
+    """Make the repository private; one that is there stays as it is."""
 
     def __post_init__(self) -> None:
         for name in ("eval_steps", "eval_general_prompts"):
@@ -42,5 +47,3 @@ class WatchOptions:
         check(self.collapse_threshold > 0, "--collapse_threshold", self.collapse_threshold, "above 0")
         check(self.eval_steps > 0 or not self.load_best_model_at_end, "--load_best_model_at_end", True,
               "false where --eval_steps is 0: nothing is evaluated")
-        check(self.push_to_hub is None or self.push_to_hub.count("/") <= 1, "--push_to_hub",
-              self.push_to_hub, "user/name or name")

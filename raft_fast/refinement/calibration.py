@@ -6,14 +6,13 @@ apart. It says nothing about numbers or negations, for which there are checks.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raft_fast.dataset import write_json
+from raft_fast.files import read_json, read_jsonl, write_json
 from raft_fast.refinement.outputs import DECISIONS, SUMMARY
 from raft_fast.refinement.retrieval import SAME
 from raft_fast.refinement.vectors import SentenceEncoder
@@ -60,9 +59,9 @@ def add_calibration(folder: Path, encoder: SentenceEncoder) -> dict[str, Any]:
 
     Apart from refining, because shards are calibrated together, once they are joined.
     """
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    with (folder / DECISIONS).open(encoding="utf-8") as file:
-        summary["calibration"] = calibrate(map(json.loads, file), encoder, summary["tau"])
+    fix = "run the same command again"
+    summary: dict[str, Any] = read_json(folder / SUMMARY, fix, keys=["tau"])
+    summary["calibration"] = calibrate(read_jsonl(folder / DECISIONS, fix), encoder, summary["tau"])
     write_json(summary, folder / SUMMARY)
     return summary
 

@@ -1,17 +1,18 @@
 """A folder that stage 1 has finished: what another start of the command would make otherwise there."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from raft_fast.errors import UserError
+from raft_fast.files import read_json, read_yaml
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
 from raft_fast.refinement.shards import FREE, decisive
-from raft_fast.run import differing, first_of, read_yaml
+from raft_fast.run import differing, first_of
 
 ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
 PROMPTS = "prompts"  # known by their words, not by their folder
+FIX = "restore it, or delete it to write the answers again (replies in journal.jsonl are used again)"
 OPEN = {*FREE, "max_bad_rows", "overwrite", PROMPTS}
 
 
@@ -24,9 +25,9 @@ def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[st
     """
     if not all((folder / name).is_file() for name in (SUMMARY, CONFIG, DECISIONS, REFINED)):
         return
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY, FIX)
     # an option that is younger than the folder had its default then
-    there = {**defaults, **read_yaml(folder / CONFIG)}
+    there = {**defaults, **read_yaml(folder / CONFIG, FIX)}
     names, told = sorted({*options} - OPEN), []
     if summary.get("data") not in (None, data):
         told = _differing(ROWS, there, options) or [f"the rows of {options['data']} have changed"]

@@ -69,7 +69,7 @@ def scan(
                     failures = {}
                     continue
                 key, failed = bytes.fromhex(entry["key"]), recorded(entry).error is not None
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 damaged += 1
                 continue
             if failed:

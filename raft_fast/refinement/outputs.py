@@ -5,7 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raft_fast.dataset import RowWriter, write_json
+from raft_fast.dataset import RowWriter
+from raft_fast.files import write_json
 from raft_fast.refinement.decisions import refined_row
 from raft_fast.refinement.summary import Tally
 

@@ -1,16 +1,14 @@
 """Rows shared out over several runs, and their files joined into those of a run over all rows."""
 
 import fcntl
-import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
+from typing import Any
 
 from raft_fast.errors import UserError
+from raft_fast.files import read_json, read_jsonl, read_yaml, write_yaml
 from raft_fast.progress import Reporter
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
@@ -18,6 +16,7 @@ from raft_fast.run import ENGINES, meant, without_address
 
 FOLDER, REJECTED = "shards", "rejected.jsonl"
 SCREENED = "screen.json"
+FIX = "restore it, or delete it and refine this shard again (replies in journal.jsonl are used again)"
 # options that change how a shard is refined and not what comes out; the rows themselves are compared,
 # not what their file is called
 FREE = {"data", "shard", "output_dir", "retry_failed", "overwrite", "merge", "dry_run", "device",
@@ -76,30 +75,25 @@ def merge(output_dir: Path, reporter: Reporter) -> dict[str, Any]:
     with (
         reporter.phase("join shards", used, "rows") as advance,
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
-        ExitStack() as stack,
     ):
-        files = [stack.enter_context((folder / DECISIONS).open(encoding="utf-8"))
-                 for folder in folders]
-        for line in _in_turns(files):
-            outputs.add(json.loads(line))
+        for line in _in_turns([read_jsonl(folder / DECISIONS, FIX, ["row_id"]) for folder in folders]):
+            outputs.add(line)
             advance(1)
         if outputs.tally.rows != used:
             raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
                             "them again from the same --data")
-    config |= {"shard": None, "output_dir": str(output_dir)}
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (output_dir / CONFIG).write_text(text, encoding="utf-8")
+    write_yaml(config | {"shard": None, "output_dir": str(output_dir)}, output_dir / CONFIG)
     for name in (REJECTED, SCREENED):
         if (folders[0] / name).is_file():
             (output_dir / name).write_bytes((folders[0] / name).read_bytes())
     return outputs.summary(finished=True)
 
 
-def _in_turns(files: Sequence[IO[str]]) -> Iterator[str]:
+def _in_turns(files: Sequence[Iterator[Any]]) -> Iterator[Any]:
     """A line of each file after the other, until one has no more; shards were dealt out like this."""
     while True:
-        for file in files:
-            if not (line := file.readline()):
+        for lines in files:
+            if (line := next(lines, None)) is None:
                 return
             yield line
 
@@ -134,11 +128,11 @@ def decisive(name: str, value: Any) -> Any:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    return read_yaml(folder / CONFIG, FIX)
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(folder / SUMMARY, FIX, keys=["rows"])
     return found
 
 
@@ -155,7 +149,7 @@ def _dropped(folder: Path) -> set[str]:
     """The row_ids that screening dropped."""
     if not (folder / SCREENED).is_file():
         return set()
-    flagged = json.loads((folder / SCREENED).read_text(encoding="utf-8"))["flagged"]
+    flagged = read_json(folder / SCREENED, FIX, keys=["flagged"])["flagged"]
     return {one["row_id"] for one in flagged if one["dropped"]}
 
 

@@ -1,13 +1,15 @@
 """Embeddings of many texts in a file, read as if they were in memory."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from raft_fast.durable import replacing
+from raft_fast.files import read_json, write_json
 
 BLOCK = 1024  # texts embedded at once
 
@@ -29,29 +31,39 @@ def embed_to_file(
 ) -> np.ndarray:
     """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
 
-    `texts` is gone through twice. A file made by the same encoder from the same texts is used as it is.
+    `texts` is gone through twice. A file made by the same encoder from the same texts is used as it is; one
+    that cannot be read is made again.
     """
     note, key = path.with_suffix(".json"), _key(texts, encoder)
-    if path.is_file() and note.is_file() and json.loads(note.read_text(encoding="utf-8")) == key:
+    if (kept := _kept(path, note, key, count)) is not None:
         advance(count)
-        return np.load(path, mmap_mode="r")
+        return kept
     note.unlink(missing_ok=True)
-    partial = path.with_suffix(".partial")
-    done, vectors = 0, None
-    for block in _blocks(texts):
-        found = encoder.embed(block)
-        if vectors is None:
-            vectors = np.lib.format.open_memmap(partial, "w+", np.float32, (count, found.shape[1]))
-        vectors[done : done + len(block)] = found
-        done += len(block)
-        advance(len(block))
-    if vectors is None or done != count:
-        raise ValueError(f"{count} texts were promised and {done} given")
-    vectors.flush()
-    del vectors
-    partial.replace(path)
-    note.write_text(json.dumps(key), encoding="utf-8")
+    done = 0
+    with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
+        for block in _blocks(texts):
+            found = encoder.embed(block)
+            if not done:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,
+                                                            "shape": (count, found.shape[1])})
+            file.write(found.astype("<f4").tobytes())
+            done += len(block)
+            advance(len(block))
+        if not done or done != count:
+            raise ValueError(f"{count} texts were promised and {done} given")
+    write_json(key, note)
     return np.load(path, mmap_mode="r")
+
+
+def _kept(path: Path, note: Path, key: dict[str, str], count: int) -> np.ndarray | None:
+    """What an earlier run left of these vectors; None where that is not all of them."""
+    try:
+        if read_json(note) != key:
+            return None
+        vectors = np.lib.format.open_memmap(path, "r")
+    except Exception:  # numpy fails at garbage in many ways, and embedding again is always right
+        return None
+    return vectors if vectors.ndim == 2 and len(vectors) == count and vectors.dtype == np.float32 else None
 
 
 def _key(texts: Iterable[str], encoder: SentenceEncoder) -> dict[str, str]:

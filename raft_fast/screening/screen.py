@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Rejected, Row, write_json
+from raft_fast.dataset import Rejected, Row
+from raft_fast.files import write_json
 from raft_fast.options import ScreenOptions
 from raft_fast.progress import Reporter
 from raft_fast.refinement.vectors import SentenceEncoder

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
+from raft_fast.errors import UserError
+from raft_fast.files import read_json
 from raft_fast.watching.collapse import collapsed
 
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
@@ -76,6 +78,6 @@ def _discard(unwanted: Iterable[Path]) -> None:
 def _score(kept: Path) -> float:
     """Infinite where it cannot be read."""
     try:
-        return float(json.loads((kept / SCORE).read_text())[METRIC])
-    except (OSError, ValueError, KeyError):
+        return float(read_json(kept / SCORE, keys=[METRIC])[METRIC])
+    except (UserError, ValueError, TypeError):
         return math.inf

@@ -1,11 +1,10 @@
 """Collapse: the student has lost the original. Training ends, and the run says so until somebody looks."""
 
-import json
 import math
 from pathlib import Path
 
-from raft_fast.dataset import write_json
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.files import read_json, write_json
 
 COLLAPSE, REASON = "collapse.json", "collapse at step "
 
@@ -44,4 +43,7 @@ class StopOnCollapse(Callback):
 def collapse_of(run_dir: Path) -> str | None:
     """Why the run in this folder ended early; None where it did not."""
     path = run_dir / COLLAPSE
-    return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    return str(read_json(path, "restore it, or delete it once evaluations.jsonl shows that the run did not "
+                               "collapse", keys=["reason"])["reason"])

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from raft_fast.chat import Chat, View
-from raft_fast.dataset import json_lines, write_jsonl
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.metrics import cut_back
+from raft_fast.files import read_jsonl, write_jsonl
 from raft_fast.head import head_of
 from raft_fast.packing import buckets, completion_hidden, completion_ids
 
@@ -88,5 +88,6 @@ def remember(path: Path, views: Sequence[View]) -> None:
 
 
 def recall(path: Path) -> list[View]:
-    """What `remember` wrote."""
-    return [View(**one) for one in json_lines(path.read_text(encoding="utf-8"))]
+    """What `remember` wrote. Raises UserError where it cannot be read."""
+    lines = read_jsonl(path, "its answers are drawn again", ["prompt", "completion"])
+    return [View(one["prompt"], one["completion"]) for one in lines]

@@ -9,11 +9,12 @@ from raft_fast.distillation import Callback, TrainingState
 from raft_fast.errors import UserError, first_line, require
 
 FOLDER = "trackers"
+NONE, ALL = ("", "none", "no", "off", "false"), "all"  # whatever is installed
 
 
 def find_trackers(report_to: str) -> list[Any]:
     """The classes of the trackers that --report_to lists. Raises UserError for one that is not installed."""
-    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
+    names = [name.strip() for name in report_to.split(",") if name.strip().lower() not in NONE]
     if not names:
         return []
     require("accelerate", "trackers")
@@ -27,7 +28,7 @@ def find_trackers(report_to: str) -> list[Any]:
             found = filter_trackers([name], FOLDER)
         except ValueError as error:
             raise UserError(f"--report_to {name}: {error}") from error
-        if not found:
+        if not found and name != ALL:
             raise UserError(f"--report_to {name}: not installed: pip install {name}")
         kinds += [LOGGER_TYPE_TO_CLASS[str(kind)] for kind in found]
     return kinds

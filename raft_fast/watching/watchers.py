@@ -54,7 +54,10 @@ def general_answers(options: WatchOptions, original: Any, run_dir: Path, reporte
 
     kept = run_dir / GENERAL
     if kept.is_file():
-        return recall(kept)
+        try:
+            return recall(kept)
+        except UserError as error:  # the same draws come again
+            reporter.say(str(error))
     if not options.eval_general_prompts:
         return []
     try:

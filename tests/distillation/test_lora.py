@@ -181,7 +181,9 @@ def test_the_merged_model_loads_and_answers_as_the_trained_one(tmp_path, chat, t
 
 @pytest.mark.parametrize(("names", "said"), [("nothing_like_it", "nothing_like_it"),
                                              ("q_projj,v_proj", "no layer is called q_projj"),
-                                             ("lm_head", "the head cannot")])
+                                             ("lm_head", "the head cannot"),
+                                             (".*(q|v", r"lora_target_modules \.\*\(q\|v: "),
+                                             (r".*\.nothing_\d+", "lora_target_modules .*not found")])
 def test_layers_that_cannot_have_an_adapter_are_named(names, said):
     wrong, original = replace(LORA, lora_target_modules=names), make_model(0)
     with pytest.raises(UserError, match=said):
@@ -202,8 +204,9 @@ def test_an_adapter_at_embeddings_that_are_the_head_is_refused_too():
             check(named, make_model(0, tie_word_embeddings=True))
 
 
-def test_named_layers_get_one():
-    student = make_student(replace(LORA, lora_target_modules="q_proj, v_proj"))
+@pytest.mark.parametrize("names", ["q_proj, v_proj", r".*\.(q|v)_proj"])
+def test_named_layers_get_one(names):
+    student = make_student(replace(LORA, lora_target_modules=names))
     wrapped = {name.split(".")[-1] for name, module in student.model.named_modules()
                if hasattr(module, "lora_A")}
     assert wrapped == {"q_proj", "v_proj"}

@@ -1,5 +1,6 @@
 """Runs that are killed or interrupted at random moments end in the same files, and pay once."""
 
+import errno
 import json
 import os
 import random
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import stage1_process
+from faults import calls, fault
 
 from raft_fast.refinement.pipeline import BLOCKS_AT_ONCE
 
@@ -71,6 +74,21 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(tmp_path, w
     # in flight when killed, or failed before: what a run that is cut short could not get is asked again
     assert asked.total() - once.total() <= 3 * BLOCKS_AT_ONCE + failures
     assert all(count == 1 for count in once.values())
+
+
+def test_a_run_that_found_the_disk_full_ends_in_the_same_files(tmp_path, monkeypatch):
+    """At any call: after room has been made the same command goes on."""
+    few = 3
+    stage1_process.run(tmp_path / "whole", few, 0.0)
+    with calls(tmp_path / "seen", monkeypatch) as seen:
+        stage1_process.run(tmp_path / "seen", few, 0.0)
+    for at, call in enumerate(seen):
+        full, folder = OSError(errno.ENOSPC, "No space left on device"), tmp_path / f"run-{at}"
+        with suppress(OSError), fault(folder, monkeypatch, at, full):
+            stage1_process.run(folder, few, 0.0)
+        stage1_process.run(folder, few, 0.0)
+        for name in FILES:
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (name, call)
 
 
 def test_ctrl_c_leaves_the_decided_rows_under_other_names_and_the_run_goes_on(tmp_path, whole):

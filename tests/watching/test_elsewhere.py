@@ -4,6 +4,7 @@ import pytest
 from watched_run import lines, make_scorer, run
 
 from raft_fast.errors import UserError
+from raft_fast.options import WatchOptions
 from raft_fast.watching import hub
 from raft_fast.watching.evaluation import EvaluateEvery
 from raft_fast.watching.trackers import Trackers, find_trackers
@@ -70,13 +71,24 @@ def test_unknown_and_missing_trackers_are_named():
         find_trackers("none, nonsense")
     with pytest.raises(UserError, match="--report_to clearml: not installed"):
         find_trackers("clearml")
-    assert find_trackers("none") == []
+    assert find_trackers("none") == find_trackers("None") == find_trackers("no") == []
+
+
+def test_all_trackers_are_those_that_are_installed(monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    assert find_trackers("all") == []
 
 
 def test_the_hub_gets_the_folder_and_a_refusal_is_one_line(tmp_path, monkeypatch):
     import huggingface_hub
 
     calls = []
+    assert hub.repository(WatchOptions(), tmp_path) is None
+    assert hub.repository(WatchOptions(push_to_hub=True), tmp_path / "mine") == "mine"
+    assert hub.repository(WatchOptions(push_to_hub=True, hub_model_id="me/model"), tmp_path) == "me/model"
+    for name in ("me/my/model", "my model", "a..b"):
+        with pytest.raises(UserError, match=f"--hub_model_id {name}: "):
+            hub.repository(WatchOptions(push_to_hub=True, hub_model_id=name), tmp_path)
 
     class Api:
         def create_repo(self, name, **options):
@@ -91,7 +103,9 @@ def test_the_hub_gets_the_folder_and_a_refusal_is_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert hub.push(tmp_path, "me/model") == "https://huggingface.co/me/model"
     assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
+    hub.push(tmp_path, "me/open", private=False)
+    assert calls[2] == ("me/open", {"private": False, "exist_ok": True})
     assert calls[1]["folder_path"] == tmp_path
     assert calls[1]["repo_id"] == "me/model"
-    with pytest.raises(UserError, match="--push_to_hub no/way: offline; the model is in"):
+    with pytest.raises(UserError, match="--hub_model_id no/way: offline; the model is in"):
         hub.push(tmp_path, "no/way")

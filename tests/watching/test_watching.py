@@ -271,8 +271,9 @@ def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkey
     assert f"warning: training ended early: {why}" in capsys.readouterr().err
     for page in ("model/README.md", "report.html"):
         assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")
-    with pytest.raises(UserError, match=r"--push_to_hub me/model: .*collapse at step 3.*hf upload me/model"):
-        finish(tmp_path, SimpleNamespace(watch=WatchOptions(push_to_hub="me/model")), Reporter())
+    watch = WatchOptions(push_to_hub=True, hub_model_id="me/model")
+    with pytest.raises(UserError, match=r"--hub_model_id me/model: .*collapse at step 3.*hf upload me/model"):
+        finish(tmp_path, SimpleNamespace(watch=watch), Reporter())
 
 
 def test_completions_are_logged_and_not_twice(tmp_path, chat):

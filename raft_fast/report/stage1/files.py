@@ -1,11 +1,11 @@
 """What stage 1 left in its folder, read without loading more than a line at a time."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from raft_fast.errors import UserError
+from raft_fast.files import json_object, read_json, read_yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"
@@ -15,17 +15,17 @@ PARTIAL_DECISIONS = "decisions.partial.jsonl"  # of a run that was stopped
 
 def read_summary(folder: Path) -> Record:
     """summary.json; empty where there is none or it cannot be read."""
-    return _read(folder / SUMMARY, json.loads)
+    return _read(read_json, folder / SUMMARY)
 
 
 def read_config(folder: Path) -> Record:
     """config.yaml; empty where there is none or it cannot be read."""
-    return _read(folder / CONFIG, yaml.safe_load)
+    return _read(read_yaml, folder / CONFIG)
 
 
 def read_screen(folder: Path) -> Record:
     """screen.json; empty where there is none or it cannot be read."""
-    return _read(folder / SCREEN, json.loads)
+    return _read(read_json, folder / SCREEN, ["options", "flagged"])
 
 
 def read_rejected(folder: Path) -> list[str]:
@@ -64,15 +64,13 @@ def parse(line: bytes) -> Record | None:
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = json.loads(line)
+        return json_object(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None
 
 
-def _read(path: Path, parser: Callable[[str], Any]) -> Record:
+def _read(reader: Callable[..., Record], path: Path, keys: Sequence[str] = ()) -> Record:
     try:
-        found = parser(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return reader(path, keys=keys)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
