@@ -58,7 +58,7 @@ def run(
     try:
         with reporter.phase("load models"):
             before = str(fetch_model(base.base or find_base(model), option="--base"))
-            base_engine = load_engine(before, model, None, options.eval_batch_size, engines)
+            base_engine = load_engine(before, model, None, options.eval_batch_size, engines, "--base")
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
 
