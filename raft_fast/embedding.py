@@ -8,6 +8,7 @@ import numpy as np
 
 from raft_fast.errors import UserError
 from raft_fast.fingerprint import SENTENCE_ENCODER, fingerprint
+from raft_fast.whole import check_encoder, load_reports, why
 
 ROOM_FOR_CUTS = 2  # tokens: a piece may come out a little longer when it is tokenized by itself
 
@@ -25,12 +26,15 @@ class Encoder:
         """
         from sentence_transformers import SentenceTransformer
 
-        try:
-            self.model = SentenceTransformer(
-                str(path), device=device, trust_remote_code=False,
-                model_kwargs={"dtype": dtype, "use_safetensors": True})
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UserError(f"--encoder {path}: cannot be loaded: {error}") from error
+        with load_reports() as reports:
+            try:
+                self.model = SentenceTransformer(
+                    str(path), device=device, trust_remote_code=False,
+                    model_kwargs={"dtype": dtype, "use_safetensors": True})
+            except Exception as error:  # a folder can be wrong in any way
+                reason = why(error, Path(path), reports)
+                raise UserError(f"--encoder {path}: cannot be loaded: {reason}") from error
+        check_encoder(f"--encoder {path}", self.model, reports)
         self.prompt = _prompt(self.model, prompt)
         self.batch_size, self.device = batch_size, device
         content = fingerprint(Path(path), SENTENCE_ENCODER) if Path(path).is_dir() else str(path)

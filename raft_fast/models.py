@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from raft_fast.at_start import VLLM
 from raft_fast.chat import Chat
@@ -18,6 +17,7 @@ from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
 from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
 from raft_fast.quantization import Quantization, quantization_config
+from raft_fast.whole import load_whole
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
@@ -36,23 +36,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
-               quantization: Quantization = "none") -> Any:
-    """A causal language model in `dtype` on the chosen device, safetensors only, no remote code."""
-    from transformers import AutoModelForCausalLM
-
+               quantization: Quantization = "none", option: str = "--model") -> Any:
+    """A causal language model in `dtype` on the chosen device, whole (`load_whole`); `option` named it."""
     from raft_fast.attention import pack_attention
 
     _quiet()
-    device = pick_device(options.device)
+    device, told = pick_device(options.device), f"{option} {folder}"
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=options.attn_implementation,
-            use_safetensors=True, trust_remote_code=False, **placed)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
-    model = model.eval()
+    model = load_whole(folder, told, dtype=dtype, attn_implementation=options.attn_implementation,
+                       **placed).eval()
     if not quantizer:
         model.to(device)
     check_head(model, str(folder))
@@ -81,10 +74,11 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
-    engines: EngineOptions | None = None,
+    engines: EngineOptions | None = None, option: str = "model",
 ) -> Engine:
     """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL."""
+    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL.
+    `option` named it, for errors."""
     engines = engines or EngineOptions()
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
@@ -97,20 +91,21 @@ def load_engine(
         return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
     if spec == "self" and shared is not None:
         return shared
-    return load_local(spec, options, engines, batch_size)
+    return load_local(spec, options, engines, batch_size, option=option)
 
 
 def load_local(
     spec: str, options: ModelOptions, engines: EngineOptions, batch_size: int = 32,
-    quantization: Quantization = "none",
+    quantization: Quantization = "none", option: str = "model",
 ) -> "HFEngine":
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process."""
     from raft_fast.engines.continuous import ContinuousEngine
     from raft_fast.engines.hf import HFEngine
 
-    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
-    folder = fetch_model(name, revision)
-    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization)
+    name, revision, option = (
+        (options.model, options.revision, "--model") if spec == "self" else (spec, None, option))
+    folder = fetch_model(name, revision, option)
+    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     own = engines.of(spec, name)
     chat = load_chat(folder, model, own.chat_template_kwargs)

@@ -15,6 +15,7 @@ from raft_fast.fetch import fetch_model
 from raft_fast.models import frozen_dtype, load_model
 from raft_fast.options import AdapterOptions, ModelOptions
 from raft_fast.processes import Processes
+from raft_fast.whole import check_written
 
 
 class Student(Protocol):
@@ -68,7 +69,12 @@ class FullStudent:
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
         model = whole_model(self.model)
-        Processes().first(lambda: _save(run_dir / "model", model, None, chat))
+
+        def write() -> None:
+            _save(run_dir / "model", model, None, chat)
+            check_written(run_dir / "model")
+
+        Processes().first(write)
         model.zero_grad(set_to_none=True)
         return model.eval().requires_grad_(False).to(frozen_dtype(model.device))
 
@@ -93,7 +99,7 @@ class LoraStudent:
 
         Processes().first(write)
         self.adapter.remove()
-        return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device)
+        return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
                           ).requires_grad_(False)
 
 

@@ -176,7 +176,7 @@ def load_teacher(options: Options, original: Any) -> Any:
     if options.train.teacher == "self":
         return original
     teacher = load_local(options.train.teacher, options.model, options.engines,
-                         quantization=options.train.teacher_quantization)
+                         quantization=options.train.teacher_quantization, option="--teacher")
     check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
     return teacher
 

@@ -38,7 +38,7 @@ class Adapter:
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
-            lora_dropout=options.lora_dropout, exclude_modules=_beside_text(model),
+            lora_dropout=options.lora_dropout, exclude_modules=_left_alone(model),
             target_modules=layers or names)
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
@@ -48,7 +48,7 @@ class Adapter:
             raise UserError(f"--lora_target_modules {names}: {error}") from error
         wrapped = [name for name, layer in self.peft.get_base_model().named_modules()
                    if hasattr(layer, "lora_A")]
-        for asked in layers:
+        for asked in sorted(config.target_modules or ()) if layers else ():  # peft takes names of experts out
             if not any(f".{name}".endswith(f".{asked}") for name in wrapped):
                 raise UserError(f"--lora_target_modules {names}: no layer is called {asked}")
         config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has
@@ -103,23 +103,42 @@ class Adapter:
                 get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
 
 
-def _beside_text(model: Any) -> str | None:
-    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient."""
-    return f"({'|'.join(map(re.escape, names))})(\\..*)?" if (names := beside_text(model)) else None
+def _left_alone(model: Any) -> str | None:
+    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient, or break it."""
+    names = [*beside_text(model), *_routers(model)]
+    return f"({'|'.join(map(re.escape, names))})(\\..*)?" if names else None
+
+
+@torch.no_grad()
+def _routers(model: Any) -> list[str]:
+    """Linear layers by their class that give more than the tensor that peft adds to (PhiMoE's routers)."""
+    kinds = {name: layer for name, layer in model.named_modules()
+             if isinstance(layer, torch.nn.Linear) and type(layer).forward is not torch.nn.Linear.forward}
+    return [name for name, layer in kinds.items()
+            if not isinstance(layer(layer.weight.new_zeros(1, layer.in_features)), torch.Tensor)]
 
 
 @torch.no_grad()
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The state of a model, by the names it has without an adapter; adapters are added to their weights.
 
+    peft wraps a layer once, or a mixture's experts once for every parameter: `experts.base_layer.base_layer`.
     Sums are made in float32 and kept in the model's dtype, one at a time. The model is left as it is: to
     merge in place and take out again would leave the teacher's weights rounded.
     """
-    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
+    added, adapted = set[str](), {}
+    for name, layer in model.named_modules():
+        if hasattr(layer, "lora_A"):
+            added.update(f"{name}.{own}" for own in layer.state_dict() if own.startswith("lora_"))
+            adapted[f"{plain_name(name)}.{getattr(layer, 'parameter_name', 'weight')}"] = layer
     for name, value in model.state_dict(keep_vars=False).items():
-        layer = adapted.get(name.removesuffix(".base_layer.weight"))
-        if ".lora_" in name:
+        if name in added:
             continue
-        if layer is not None:
+        if (layer := adapted.get(plain_name(name))) is not None:
             value = (value.float() + layer.get_delta_weight("default").float()).to(value.dtype)
-        yield name.replace(".base_layer.", "."), value
+        yield plain_name(name), value
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or weight has without adapters."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")

@@ -1,25 +1,32 @@
 """A student's weights on their way to an engine that has a copy of its own."""
 
+import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers.core_model_loading import revert_weight_conversion
 
-from raft_fast.distillation.lora import merged_weights
+from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.weights import WEIGHTS_FILE
+
+LAYER = re.compile(r".*?\.\d+\.")
 
 
 def weights_for_engine(student: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) as a checkpoint of the model has them: adapters merged, tied weights once, float32 as
-    bf16, layer after layer."""
+    """(name, tensor) as a checkpoint of the model has them: adapters merged, experts one by one, tied weights
+    once, float32 as bf16, layer after layer."""
     once = {name for name, _ in student.named_parameters()}
     every = {name for name, _ in student.named_parameters(remove_duplicate=False)}
-    tied = {name.replace(".base_layer.", ".") for name in every - once}
-    for name, tensor in merged_weights(student):
-        if name not in tied:
-            yield name, tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
+    tied = {plain_name(name) for name in every - once}
+    kept = ((name, tensor) for name, tensor in merged_weights(student) if name not in tied)
+    for _, layer in groupby(kept, lambda named: (found := LAYER.match(named[0])) and found[0]):
+        tensors = {name: tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
+                   for name, tensor in layer}
+        yield from revert_weight_conversion(student, tensors).items()
 
 
 def write_for_engine(student: Any, folder: Path) -> None:
