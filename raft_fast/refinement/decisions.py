@@ -6,7 +6,7 @@ from typing import Any
 
 from raft_fast.dataset import Row
 from raft_fast.engines import Reply
-from raft_fast.refinement.checks import Case, Checks
+from raft_fast.refinement.checks import COMPARING, Case, Checks
 from raft_fast.refinement.journal import NOT_ASKED
 from raft_fast.refinement.journal_lines import Recorded
 
@@ -48,9 +48,10 @@ class Filtered:
         return not objections(self.checks)
 
     @property
-    def too_long(self) -> bool:
-        """Whether checks that compare facts were left out."""
-        return Case("", self.row.gold, self.rewrite).too_long
+    def left_out(self) -> str:
+        """Which checks a text was too long for, as the end of a sentence."""
+        long = Case("", self.row.gold, self.rewrite).too_long
+        return f"; too long for the checks {', '.join(COMPARING)}" if long else ""
 
     @property
     def answer(self) -> str:
@@ -155,9 +156,8 @@ class Decision:
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
             "rewrite": _text(filtered.rewrite), "key": _key(filtered.rewrite),
             "similarity": filtered.similarity, "checks": filtered.checks, "passed": filtered.passed,
-            "too_long": filtered.too_long,
             "rounds": [_round_as_json(one) for one in self.rounds],
-            "source": self.source, "completion": self.answer, "why": self.why,
+            "source": self.source, "completion": self.answer, "why": self.why + filtered.left_out,
             "nll": self.nll,
             "tokens": {part: dict(vars(tokens)) for part, tokens in self.tokens.items()},
         }

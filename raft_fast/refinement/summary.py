@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raft_fast.engines import Engine
+from raft_fast.engines import Engine, Reply
 from raft_fast.options import RefineOptions
-from raft_fast.refinement.checks import COMPARING
+from raft_fast.refinement.checks import COMPARING, Case
 from raft_fast.refinement.likelihood import DIGITS, why_not
 from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
@@ -41,7 +41,7 @@ class Tally:
     def add(self, line: dict[str, Any]) -> None:
         self.rows += 1
         self.passed += line["passed"]
-        self.too_long += line.get("too_long", False)
+        self.too_long += Case("", line["gold"], Reply(line["rewrite"] or "")).too_long
         self.sources[line["source"]] += 1
         self.objections.update(name for name, reason in line["checks"].items() if reason is not None)
         self.rounds[len(line["rounds"])] += 1

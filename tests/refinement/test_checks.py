@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checks import LONG
+from raft_fast.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, check
 from raft_fast.refinement.checks.language import guess_language
+from raft_fast.refinement.decisions import Filtered, decide
+from raft_fast.refinement.summary import Tally
 
 FILE = Path(__file__).parents[2] / "benchmarks/check_pairs.jsonl"
 PAIRS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -51,6 +54,12 @@ def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
     assert set(CHECKS) - set(found) == {*COMPARING}
     assert (found["loops"], found["length"]) == (None, None)
     assert not Case("", "It is 5 m. " * 100, Reply("x" * 10_000)).too_long
+    filtered = Filtered(Row("r", [], "", gold=long), Reply("It is 6 EUR."), 0.9, {})
+    line = decide(filtered, []).as_json()
+    assert line["why"].endswith("; too long for the checks numbers, references, negation, bounds, duty")
+    tally = Tally()
+    tally.add(line)
+    assert tally.as_json()["too_long"] == 1
 
 
 def test_a_number_of_many_digits_stands_beside_a_date():
