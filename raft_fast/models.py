@@ -1,6 +1,7 @@
 """Loading: models, tokenizers, engines and the encoder, by the names users give them."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,15 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
     device = pick_device(options.device)
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
+    attention = None if options.attn_implementation == "auto" else options.attn_implementation
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=options.attn_implementation,
+            folder, dtype=dtype, attn_implementation=attention,
             use_safetensors=True, trust_remote_code=False, **placed)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
+        if attention and re.search("attention|attn", str(error), re.IGNORECASE):
+            raise UserError(f"--attn_implementation {attention}: {str(error).split('. ')[0].strip('.')}; leave "
+                            "it out to take what the model supports") from error
         raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
     model = model.eval()
     if not quantizer:
