@@ -86,7 +86,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
     from raft_fast.distillation import rows_per_step
     from raft_fast.distillation.sharding import check_shards
     from raft_fast.models import load_encoder, load_engine
-    from raft_fast.student import check_adapter
+    from raft_fast.student import check_adapter, check_checkpointing
     from raft_fast.watching import watchers
 
     start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -106,6 +106,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
                 "self", options.model, batch_size=options.refine.refine_batch_size, engines=options.engines))
             check_shards(original.model, options.train.parallelism, processes)
             check_adapter(original.model, options.adapter)
+            check_checkpointing(original.model, options.train)
             encoder = None  # only stage 1 and the evaluation ask it
             if processes.is_first:
                 encoder = load_encoder(options.model)
