@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from raft_fast.at_start import VLLM
-from raft_fast.chat import Chat
+from raft_fast.chat import Chat, check_rows
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine, Message
 from raft_fast.errors import UserError, first_line
@@ -53,9 +53,10 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
             folder, dtype=dtype, attn_implementation=attention,
             use_safetensors=True, trust_remote_code=False, **placed)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        if attention and re.search("attention|attn", str(error), re.IGNORECASE):
-            raise UserError(f"--attn_implementation {attention}: {str(error).split('. ')[0].strip('.')}; leave "
-                            "it out to take what the model supports") from error
+        if attention and (isinstance(error, ImportError) or re.search("attention|attn", str(error), re.I)):
+            reason = str(error).split(". ")[0].strip(".")
+            raise UserError(f"--attn_implementation {attention}: {reason}; leave it out, and what the model "
+                            "supports is taken") from error
         raise UserError(f"--model {folder}: cannot be loaded: {error}") from error
     model = model.eval()
     if not quantizer:
@@ -75,6 +76,8 @@ def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None =
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
+    check_rows(tokenizer, min(layer.weight.shape[0] for layer in (
+        model.get_input_embeddings(), model.get_output_embeddings())), str(folder))
     return Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
 
 

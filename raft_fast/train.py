@@ -165,18 +165,22 @@ def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
 def load_teacher(options: Options, original: Any) -> Any:
     """The frozen teacher as an engine, or None where nothing is distilled.
 
-    Raises UserError where its tokenizer is not the student's.
+    Raises UserError where its tokenizer is not the student's, or has fewer than --teacher_top_k tokens.
     """
     from raft_fast.chat import check_same_tokenizer
+    from raft_fast.distillation.teacher import shared_rows
+    from raft_fast.head import head_of
     from raft_fast.models import load_local
 
     if not options.train.distillation:
         return None
-    if options.train.teacher == "self":
-        return original
-    teacher = load_local(options.train.teacher, options.model, options.engines,
-                         quantization=options.train.teacher_quantization)
-    check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
+    teacher = original
+    if options.train.teacher != "self":
+        teacher = load_local(options.train.teacher, options.model, options.engines,
+                             quantization=options.train.teacher_quantization)
+        check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
+    shared_rows(options.train.teacher_top_k, *(head_of(one.model).weight.shape[0]
+                                               for one in (teacher, original)))
     return teacher
 
 
