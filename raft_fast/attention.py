@@ -9,6 +9,7 @@ keys each one sees. Without `cu_seq_lens_q` (generation, padded rows) it is tran
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,8 +96,9 @@ def shares_prompts(model: Any) -> bool:
 
 
 def _packs(model: Any, packed: str, plain: str) -> bool:
-    """Whether sequences in one row are what they are alone under `plain`, states and gradients; and whether
-    they still are where they share prompts or parts of them, which `model.shares_prompts` remembers.
+    """Whether sequences in one row are what they are alone under `plain`: states, gradients, and which
+    parameters get one (packed attention never sees a mask that a model learns); and whether they still are
+    where they share prompts or parts of them, which `model.shares_prompts` remembers.
 
     Allowed is three times the rounding between two plain implementations, "eager" and `plain`, or the
     square root of float32's: a look at a neighbour, or past a window, changes far more.
@@ -114,19 +116,29 @@ def _packs(model: Any, packed: str, plain: str) -> bool:
     return True
 
 
-def _close(found: Iterable[Tensor], wanted: Iterable[Tensor], rounded: Iterable[Tensor]) -> bool:
-    for got, want, plainly in zip(found, wanted, rounded, strict=True):
+@dataclass(frozen=True)
+class Probe:
+    """What a model makes of a few sequences, float32: completion states, the gradient at each token's
+    embedding, and the parameters that a gradient of the states reaches, by their ids."""
+
+    states: Tensor
+    gradients: Tensor
+    reached: frozenset[int]
+
+
+def _close(found: Probe, wanted: Probe, rounded: Probe) -> bool:
+    for got, want, plainly in ((found.states, wanted.states, rounded.states),
+                               (found.gradients, wanted.gradients, rounded.gradients)):
         allowed = max(3 * (plainly - want).norm(), torch.finfo(torch.float32).eps ** 0.5 * want.norm())
         if not (got - want).norm() <= allowed:
             return False
-    return True
+    return found.reached == wanted.reached
 
 
 @torch.enable_grad()
-def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
-    """Completion states of four sequences in one row where the model packs: two have one prompt, another's
-    begins as it does. And a gradient at their embeddings, summed by token, as some may be read once;
-    float32."""
+def _probe(model: Any, implementation: str) -> Probe:
+    """Four sequences, in one row where the model packs: two have one prompt, another's begins as it does.
+    Gradients are summed by token, as some may be read once."""
     from raft_fast.chat import View
     from raft_fast.packing import completion_hidden
 
@@ -151,7 +163,21 @@ def _probe(model: Any, implementation: str) -> tuple[Tensor, Tensor]:
     gradients = torch.autograd.grad(hidden.cos().sum(), embedded)
     flat = torch.cat([part.flatten(0, 1) for part in gradients]).float()
     by_token = flat.new_zeros(10, flat.shape[1]).index_add(0, torch.cat(tokens), flat)
-    return hidden.detach(), by_token
+    reached = _leaves(hidden) & {id(parameter) for parameter in model.parameters()}
+    return Probe(hidden.detach(), by_token, frozenset(reached))
+
+
+def _leaves(tensor: Tensor) -> set[int]:
+    """Ids of all tensors that a backward pass from `tensor` would give a gradient, read off its graph: the
+    gradients themselves would take as much memory as the model."""
+    seen: set[Any] = set()
+    waiting = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(earlier for earlier, _ in node.next_functions)
+    return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 @contextmanager

@@ -4,8 +4,10 @@ Teacher and student see different prompts and the same completion. A completion 
 ids from the moment it is sampled or tokenised; nothing here decodes and re-encodes one.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from raft_fast.engines.base import Message, trim
@@ -81,6 +83,22 @@ class Chat:
         """The student's prompt followed by the training answer."""
         return View(self.template.prompt(messages, answer), self.completion(answer))
 
+    @cached_property
+    def ids(self) -> frozenset[int]:
+        """The ids that the tokenizer has a token for, or that end a completion."""
+        return self.eos_ids | frozenset(self.tokenizer.get_vocab().values())
+
+    def below(self, rows: int) -> "Chat":
+        """The same chat where one of the models has only `rows` rows: it has no ids from there on."""
+        fewer = copy.copy(self)
+        fewer.ids = frozenset(token for token in self.ids if token < rows)
+        return fewer
+
+    def lacking(self, rows: int) -> list[int]:
+        """The ids below `rows` that are never sampled nor taught, as nothing stands for them: padding of a
+        model's vocabulary, holes in the tokenizer's."""
+        return sorted(set(range(rows)) - self.ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens and ends of turn."""
         said = [token for token in ids if token not in self.eos_ids]  # an end of turn need not be special
@@ -95,6 +113,20 @@ def _eos_ids(own: int | None, generation_config: Any) -> frozenset[int]:
     configured = getattr(generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
     return frozenset(token for token in [own, *listed] if token is not None)
+
+
+def check_rows(tokenizer: Any, rows: int, name: str) -> None:
+    """Raise UserError where a model of `rows` rows cannot read every token. Marks of other modalities, which
+    the tokenizer has by name (image_token), are no matter: text never holds them."""
+    named = set(tokenizer.special_tokens_map) - set(type(tokenizer).SPECIAL_TOKENS_ATTRIBUTES)
+    marks = {tokenizer.special_tokens_map[key] for key in named}
+    beyond = [(token_id, token) for token, token_id in tokenizer.get_vocab().items()
+              if token_id >= rows and token not in marks]
+    if beyond:
+        token_id, token = min(beyond)
+        raise UserError(f"--model {name}: its tokenizer has the token {token!r} at id {token_id}, and its "
+                        f"embeddings only {rows} rows: take the tokenizer that belongs to the model, or "
+                        "resize the model (resize_token_embeddings) and save it")
 
 
 def check_same_tokenizer(student: Any, teacher: Any) -> None:

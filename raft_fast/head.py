@@ -1,5 +1,6 @@
 """What stands between hidden states and logits: the lm_head with its scale and soft-cap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,11 +37,14 @@ class Head:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     @torch.no_grad()
-    def nll(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    def nll(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0,
+            without: Sequence[int] = ()) -> torch.Tensor:
         """-log softmax(logits / temperature)[id] in nats, float32 [N], for hidden [N, D] and ids int64 [N].
-        Logits of LOGIT_ROWS rows are alive at once."""
+        The ids `without` have no probability. Logits of LOGIT_ROWS rows are alive at once."""
+        never = torch.tensor(without, dtype=torch.long, device=hidden.device)
         return torch.cat([
-            torch.nn.functional.cross_entropy(self.logits(rows).div_(temperature), told, reduction="none")
+            torch.nn.functional.cross_entropy(
+                self.logits(rows).div_(temperature).index_fill_(1, never, -torch.inf), told, reduction="none")
             for rows, told in zip(hidden.split(LOGIT_ROWS), ids.split(LOGIT_ROWS), strict=True)])
 
 

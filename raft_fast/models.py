@@ -1,6 +1,7 @@
 """Loading: models, tokenizers, engines and the encoder, by the names users give them."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raft_fast.at_start import VLLM
-from raft_fast.chat import Chat
+from raft_fast.chat import Chat, check_rows
 from raft_fast.embedding import Encoder
 from raft_fast.engines import Engine, Message
 from raft_fast.errors import UserError, first_line
@@ -44,8 +45,16 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
     device, told = pick_device(options.device), f"{option} {folder}"
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
-    model = load_whole(folder, told, dtype=dtype, attn_implementation=options.attn_implementation,
-                       **placed).eval()
+    attention = None if options.attn_implementation == "auto" else options.attn_implementation
+    try:
+        model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
+    except UserError as error:
+        cause = error.__cause__
+        if not attention or not (isinstance(cause, ImportError) or re.search("attention|attn", str(cause), re.I)):
+            raise
+        reason = str(cause).split(". ")[0].strip(".")
+        raise UserError(f"--attn_implementation {attention}: {reason}; leave it out, and what the model "
+                        "supports is taken") from error
     if not quantizer:
         model.to(device)
     check_head(model, str(folder))
@@ -62,6 +71,8 @@ def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None =
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
+    check_rows(tokenizer, min(layer.weight.shape[0] for layer in (
+        model.get_input_embeddings(), model.get_output_embeddings())), str(folder))
     chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
     chat.name_end(model.generation_config)
     return chat

@@ -9,11 +9,12 @@ import torch
 from raft_fast.architecture import beside_text
 from raft_fast.chat import Chat
 from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
+from raft_fast.distillation.optimizer import checkpoint_activations
 from raft_fast.distillation.sharding import whole_model
 from raft_fast.durable import write_folder
 from raft_fast.fetch import fetch_model
 from raft_fast.models import frozen_dtype, load_model
-from raft_fast.options import AdapterOptions, ModelOptions
+from raft_fast.options import AdapterOptions, ModelOptions, TrainOptions
 from raft_fast.processes import Processes
 from raft_fast.whole import check_written
 
@@ -47,12 +48,23 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
 def check_adapter(original: Any, adapter: AdapterOptions) -> None:
     """Raises UserError where --use_peft asks for layers that `original` does not have: an adapter in a model
     without weights tells before stage 1 is paid for."""
-    if not adapter.use_peft:
-        return
-    with torch.device("meta"):
-        empty = type(original)(copy.deepcopy(original.config))
+    if adapter.use_peft:
+        empty = _empty(original)
         empty.tie_weights()
-        Adapter(empty, adapter)
+        with torch.device("meta"):
+            Adapter(empty, adapter)
+
+
+def check_checkpointing(original: Any, training: TrainOptions) -> None:
+    """Raises UserError where --gradient_checkpointing is asked of a model that has none, before stage 1."""
+    if training.gradient_checkpointing:
+        checkpoint_activations(_empty(original))
+
+
+def _empty(original: Any) -> Any:
+    """A model like `original` without weights."""
+    with torch.device("meta"):
+        return type(original)(copy.deepcopy(original.config))
 
 
 class FullStudent:

@@ -86,7 +86,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
     from raft_fast.distillation import rows_per_step
     from raft_fast.distillation.sharding import check_shards
     from raft_fast.models import load_encoder, load_engine
-    from raft_fast.student import check_adapter
+    from raft_fast.student import check_adapter, check_checkpointing
     from raft_fast.watching import watchers
 
     start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -106,6 +106,7 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
                 "self", options.model, batch_size=options.refine.refine_batch_size, engines=options.engines))
             check_shards(original.model, options.train.parallelism, processes)
             check_adapter(original.model, options.adapter)
+            check_checkpointing(original.model, options.train)
             encoder = None  # only stage 1 and the evaluation ask it
             if processes.is_first:
                 encoder = load_encoder(options.model)
@@ -166,18 +167,22 @@ def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
 def load_teacher(options: Options, original: Any) -> Any:
     """The frozen teacher as an engine, or None where nothing is distilled.
 
-    Raises UserError where its tokenizer is not the student's.
+    Raises UserError where its tokenizer is not the student's, or has fewer than --teacher_top_k tokens.
     """
     from raft_fast.chat import check_same_tokenizer
+    from raft_fast.distillation.teacher import shared_rows
+    from raft_fast.head import head_of
     from raft_fast.models import load_local
 
     if not options.train.distillation:
         return None
-    if options.train.teacher == "self":
-        return original
-    teacher = load_local(options.train.teacher, options.model, options.engines,
-                         quantization=options.train.teacher_quantization, option="--teacher")
-    check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
+    teacher = original
+    if options.train.teacher != "self":
+        teacher = load_local(options.train.teacher, options.model, options.engines,
+                             quantization=options.train.teacher_quantization, option="--teacher")
+        check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
+    shared_rows(options.train.teacher_top_k, *(head_of(one.model).weight.shape[0]
+                                               for one in (teacher, original)))
     return teacher
 
 

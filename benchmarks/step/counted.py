@@ -7,16 +7,14 @@ are read.
 """
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from benchmarks.step.inputs import Job
-from raft_fast.chat import View
+from raft_fast.chat import Chat, View
 from raft_fast.fetch import fetch_model
-from raft_fast.models import load_chat
 from raft_fast.options import SMOLLM2
 from raft_fast.packing import lay_out
 
@@ -25,8 +23,7 @@ STEPS = 10
 
 def main() -> None:
     folder = fetch_model(SMOLLM2)
-    chat = load_chat(folder, SimpleNamespace(config=AutoConfig.from_pretrained(folder),
-                                             generation_config=GenerationConfig.from_pretrained(folder)))
+    chat = Chat(AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder))
     table = Table("rows", "completion", *(f"{who}{what}" for who in ("student", "teacher")
                                           for what in (", ours", ", TRL", ": TRL / ours")))
     for rows, length in ((4, 48), (8, 48), (16, 48), (16, 128)):

@@ -27,6 +27,16 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def savable(tensor: Tensor) -> Tensor:
+    """The same memory as a tensor that autograd may save: one made in inference mode it may not."""
+    if torch.compiler.is_compiling() or not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.new_empty(0).set_(
+            tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+
+
 def check_positive(argument: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise bad(argument, repr(value), "a finite number > 0")

@@ -14,6 +14,7 @@ from .checks import (
     check_token_weights,
     choose_backend,
     compute_dtype,
+    savable,
 )
 from .divergence import FORWARD_KL, TokenDivergence
 from .parallel import whole
@@ -73,6 +74,8 @@ def head_loss(
     hidden, weight = whole(hidden), whole(weight)
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
+    hidden, weight = savable(hidden), savable(weight)
+    bias = None if bias is None else savable(bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
@@ -177,7 +180,7 @@ def check_targets(
 def flat(
     targets: TopKTargets, token_weights: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    weights_N = None if token_weights is None else token_weights.detach().reshape(-1).to(dtype)
+    weights_N = None if token_weights is None else savable(token_weights).detach().reshape(-1).to(dtype)
     k = targets.k
     return targets.ids.reshape(-1, k), targets.logprobs.detach().reshape(-1, k), weights_N
 

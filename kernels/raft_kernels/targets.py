@@ -18,6 +18,7 @@ from .checks import (
     check_vocab_size,
     choose_backend,
     compute_dtype,
+    savable,
 )
 from .parallel import whole
 
@@ -44,8 +45,13 @@ class TopKTargets:
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
-        if checked:
-            return
+        if not checked:
+            self._check()
+        # those of a teacher asked in inference mode are for a loss that is trained on
+        object.__setattr__(self, "ids", savable(self.ids))
+        object.__setattr__(self, "logprobs", savable(self.logprobs))
+
+    def _check(self) -> None:
         check_positive("temperature", self.temperature)
         if not isinstance(self.ids, Tensor) or self.ids.dtype != torch.int64:
             was = getattr(self.ids, "dtype", type(self.ids).__name__)
@@ -95,8 +101,9 @@ class TopKTargets:
         """Targets from the top log-probs a server (vLLM, SGLang) returns; tensors or nested lists.
 
         ids, logprobs: [..., K], in any order; log-probs at `source_temperature`, -inf where the
-        server gave fewer. At another `temperature` the full normaliser is unknown: log-probs are
-        then renormalised on the K ids, which is all the loss uses, and `mass` is None.
+        server gave fewer (leave out tokens of which it gave none). At another `temperature` the
+        full normaliser is unknown: log-probs are then renormalised on the K ids, which is all the
+        loss uses, and `mass` is None.
         """
         check_positive("source_temperature", source_temperature)
         check_positive("temperature", temperature)
@@ -108,6 +115,7 @@ class TopKTargets:
         if ids.shape != logprobs.shape or ids.dim() < 1:
             raise bad("logprobs", f"of shape {list(logprobs.shape)}",
                       f"of the shape [..., K] of ids, which was {list(ids.shape)}")
+        _check_logprobs(logprobs)
         same = source_temperature == temperature
         if not same:
             logprobs = torch.log_softmax(logprobs * (source_temperature / temperature), -1)
@@ -191,6 +199,17 @@ def topk_targets(
     return TopKTargets(
         ids_NK.view(shape), logprobs_NK.view(shape), temperature, vocab_size=vocab, checked=True
     )
+
+
+def _check_logprobs(logprobs: Tensor) -> None:
+    """No NaN, no +inf, and in every row a token that is possible: else the row has no distribution."""
+    for wrong, was in (
+        (logprobs.isnan() | logprobs.isposinf(), "NaN or inf"),
+        (logprobs.isneginf().all(-1, keepdim=True).expand_as(logprobs), "-inf for all K ids"),
+    ):
+        if wrong.any():
+            raise bad("logprobs", f"{was} in the row at {wrong.nonzero()[0][:-1].tolist()}",
+                      "below inf everywhere and above -inf for at least one id in every row")
 
 
 def _checked_vocab_size(ids: Tensor, vocab_size: int | None) -> int:

@@ -23,6 +23,7 @@ from .checks import (
     check_token_weights,
     choose_backend,
     compute_dtype,
+    savable,
 )
 from .divergence import FORWARD_KL, TokenDivergence
 from .kl import bias_at, check_targets, flat, reduce
@@ -117,6 +118,8 @@ def vocab_parallel_topk_kl_loss(
     check_targets(targets, hidden.shape[:-1], vocab or 0, hidden, "hidden")
     backend = _backend(backend, hidden, weight_rows, targets.k)
     _check_rows(first_row, weight_rows, vocab or 0, group)
+    hidden, weight_rows = savable(hidden), savable(weight_rows)
+    bias = None if bias is None else savable(bias)
     dtype = compute_dtype(hidden, weight_rows)
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     local_NK = ids_NK - first_row

@@ -42,6 +42,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
     steps = plan(rows, options, seed, size)
     student.train()
+    if teacher is not None:
+        chat = chat.below(teacher.head.weight.shape[0])  # it could not read other ids
     if options.gradient_checkpointing:
         checkpoint_activations(student)
     student_pass = spread(StudentPass(student, chat.pad_id, by_gradient=options.balance == "gradient"),

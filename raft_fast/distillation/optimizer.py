@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
+from raft_fast.errors import UserError
 from raft_fast.options import TrainOptions
 
 
@@ -26,6 +27,11 @@ def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int
 
 
 def checkpoint_activations(student: Any) -> None:
-    """Recompute activations in the backward pass; the method's old name is deprecated in transformers."""
+    """Recompute activations in the backward pass; the method's old name is deprecated in transformers.
+    Raises UserError where the model cannot."""
     enable = getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"--gradient_checkpointing: {type(student).__name__} does not support it; leave it "
+                        "off, and lower --per_device_train_batch_size where memory is short") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ class Teacher:
     """A model that is never trained; `sees_answer` decides which prompt it is shown (Eq. 7): `prompt` gives
     the token ids of a row's.
 
-    Ids at or above `student_vocab` are never among the targets: the student has no row for them.
+    Ids at or above `student_vocab` are never among the targets, as the student has no row for them, nor are
+    those that the tokenizer lacks.
     `teaching` opens the context in which the model is the original, where it is the student otherwise
     (LoRA); a model of its own is frozen for good.
     """
@@ -32,11 +34,10 @@ class Teacher:
         self.chat, self.temperature = chat, temperature
         self.prompt = self._informed_prompt if sees_answer else self._plain_prompt
         self.head = head_of(model)
-        rows = self.head.weight.shape[0]  # heads of one family may be padded to different lengths
-        self.vocab_size = min(rows, student_vocab or rows)
-        if k > self.vocab_size:
-            raise UserError(f"--teacher_top_k {k}: the vocabulary has only {self.vocab_size} tokens")
-        self.k = k
+        rows = shared_rows(k, self.head.weight.shape[0], student_vocab)
+        known = sorted(chat.below(rows).ids)
+        self.vocab_size, self.k = known[-1] + 1, min(k, len(known))
+        self.holes = chat.lacking(self.vocab_size)
 
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> TopKTargets:
@@ -44,11 +45,29 @@ class Teacher:
         with self.teaching():
             assert not self.model.training, "the teacher never drops out and never recomputes"
             hidden = completion_hidden(self.model, views, self.chat.pad_id)
-        return topk_targets(hidden, self.head.weight, self.k, self.temperature,
-                            vocab_size=self.vocab_size, **self.head.kwargs())
+        found = topk_targets(hidden, self.head.weight, self.k + len(self.holes), self.temperature,
+                             vocab_size=self.vocab_size, **self.head.kwargs())
+        return _without(found, self.holes, self.k) if self.holes else found
 
     def _informed_prompt(self, row: Row) -> list[int]:
         return self.chat.teacher_prompt(row.prompt, row.completion)
 
     def _plain_prompt(self, row: Row) -> list[int]:
         return self.chat.student_prompt(row.prompt)
+
+
+def shared_rows(k: int, teacher: int, student: int | None) -> int:
+    """The rows that both vocabularies have: heads of one family may be padded to different lengths. Raises
+    UserError where they are fewer than the `k` tokens of --teacher_top_k."""
+    rows = min(teacher, student or teacher)
+    if k > rows:
+        raise UserError(f"--teacher_top_k {k}: the vocabulary has only {rows} tokens")
+    return rows
+
+
+def _without(targets: TopKTargets, holes: Sequence[int], k: int) -> TopKTargets:
+    """The k best of the others, in their order."""
+    last = torch.isin(targets.ids, torch.tensor(holes, device=targets.ids.device)).byte()
+    order = last.sort(dim=-1, stable=True).indices[..., :k]
+    return replace(targets, ids=targets.ids.gather(-1, order), logprobs=targets.logprobs.gather(-1, order),
+                   checked=True)

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from raft_fast.attention import PACKED
 from raft_fast.chat import Chat
 from raft_fast.engines.base import Message, Reply, Sampling, hand_over
-from raft_fast.engines.generation import own_settings
+from raft_fast.engines.generation import lacking, own_settings
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
 
@@ -78,7 +78,7 @@ def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling
     settings.seed, settings.return_logprobs = sampling.seed % (1 << SEED_BITS), logprobs
     random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
     config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=chat.pad_id,
-                              eos_token_id=sorted(chat.eos_ids),
+                              suppress_tokens=lacking(model, chat), eos_token_id=sorted(chat.eos_ids),
                               **(random if sampling.temperature > 0 else {"do_sample": False}))
     with own_settings(model), _paged(model):
         found = list(model.generate_batch(prompts, generation_config=config,

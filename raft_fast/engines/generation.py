@@ -15,7 +15,8 @@ def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[int]]:
-    """Sample a completion for each prompt: its token ids, up to and including the first eos.
+    """Sample a completion for each prompt: its token ids, up to and including the first eos, none of which
+    the tokenizer lacks.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
     `stopping` ends the batch early, rows without an eos are what there was of them.
@@ -29,7 +30,7 @@ def sample_ids(
     temperature: float, seeds: Sequence[int],
 ) -> list[tuple[list[int], list[float]]]:
     """As `generate_ids`, temperature above 0: token ids and, of each, its log-probability in nats under
-    softmax(logits / temperature)."""
+    softmax(logits / temperature) over the ids that may be sampled."""
     sampler = RecordingSampler(temperature, seeds, max_new_tokens, model.device)
     drawn = _generate(model, chat, prompts, max_new_tokens, sampler)
     logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
@@ -44,12 +45,18 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
-                              eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id)
+                              eos_token_id=sorted(chat.eos_ids), pad_token_id=chat.pad_id,
+                              suppress_tokens=lacking(model, chat))
     with own_settings(model), mixed_precision(model):
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
                                generation_config=config, logits_processor=[sampler] if sampler else [],
                                stopping_criteria=StoppingCriteriaList(stopping))
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+
+
+def lacking(model: Any, chat: Chat) -> list[int] | None:
+    """What `generate` never samples: ids of the model that the tokenizer lacks."""
+    return chat.lacking(model.get_output_embeddings().weight.shape[0]) or None
 
 
 @contextmanager

@@ -30,9 +30,9 @@ class ModelOptions:
     """Revision of the model on the hub."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    attn_implementation: str = "sdpa"
-    """sdpa (sequences packed without padding where the model allows), flash_attention_2 (packed; needs
-    flash-attn) or eager (padded)."""
+    attn_implementation: str = "auto"
+    """auto (sdpa where the model supports it, else eager), sdpa (sequences packed without padding where the
+    model allows), flash_attention_2 (packed; needs flash-attn) or eager (padded)."""
 
     def __post_init__(self) -> None:
         check(self.encoder_batch_size >= 1, "--encoder_batch_size", self.encoder_batch_size, "at least 1")

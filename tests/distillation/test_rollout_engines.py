@@ -71,6 +71,18 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
     assert engine.sample([], logprobs=True) == []
 
 
+@pytest.mark.parametrize("name", ["vllm", "vllm_server"])
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
+    """By engines of this process neither: tests/test_vocabulary.py."""
+    engine, student = engine_of(name, chat), make_model(1, vocab_size=300)
+    with torch.no_grad():
+        student.lm_head.weight[260:] *= 8
+    engine.sync(student)
+    drawn = engine.sample(DRAWS, logprobs=True)
+    assert max(token for one in drawn for token in one.ids) < 260
+    assert GapCheck(chat, 1.0).check(0, student, DRAWS, drawn) < 0.1  # weights went over as bf16
+
+
 def test_continuous_batching_keeps_no_copy_where_there_is_nothing_to_draw(chat):
     engine = engine_of("continuous", chat)
     engine.sync(make_model())

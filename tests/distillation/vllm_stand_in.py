@@ -6,6 +6,7 @@ vLLM (0.22 and newer), from docs.vllm.ai:
 - `generate(prompts, sampling_params, use_tqdm)`: prompts `{"prompt_token_ids": [...]}`, a SamplingParams
   each; answers in their order, `.outputs[0].token_ids` with the stop token, `.logprobs` a dict a token from
   id to an object with `.logprob`, the drawn one among them where `logprobs=0`.
+- `logit_bias`: a dict from id to what is added to its logit, -100 for never; also in a request to a server.
 - `sleep(level=2)` discards weights and cache; `wake_up(tags=["weights"])`, then weights, then
   `wake_up(tags=["kv_cache"])`. `collective_rpc("reload_weights", kwargs={"weights_path": folder})` loads a
   folder of safetensors by the checkpoint's names. `reset_prefix_cache()`.
@@ -39,10 +40,13 @@ class Served:
         own = {name for name, _ in self.model.named_parameters()}
         assert own <= set(tensors), "weights are missing"
         assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
+        self.model = make_model(7, vocab_size=len(tensors["lm_head.weight"]))
         self.model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
-    def draw(self, prompt, temperature, max_tokens, seed, stop_token_ids):
+    def draw(self, prompt, temperature, max_tokens, seed, stop_token_ids, logit_bias=None):
         assert set(stop_token_ids) == self.chat.eos_ids
+        assert set((logit_bias or {}).values()) <= {-100.0}
+        self.chat.ids = frozenset(range(self.model.config.vocab_size)) - set(logit_bias or {})
         return sample_ids(self.model, self.chat, [prompt], max_tokens, temperature, [seed])[0]
 
 
@@ -54,6 +58,7 @@ class SamplingParams:
     max_tokens: int | None = 16
     detokenize: bool = True
     stop_token_ids: list[int] = field(default_factory=list)
+    logit_bias: dict[int, float] | None = None
 
 
 class LLM:
@@ -93,7 +98,7 @@ class LLM:
     def _answer(self, prompt, wanted):
         assert wanted.logprobs == 0
         ids, logprobs = self.served.draw(prompt, wanted.temperature, wanted.max_tokens, wanted.seed,
-                                         wanted.stop_token_ids)
+                                         wanted.stop_token_ids, wanted.logit_bias)
         told = [{token: SimpleNamespace(logprob=value, rank=1)}
                 for token, value in zip(ids, logprobs, strict=True)]
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(ids), logprobs=told)])

@@ -65,6 +65,16 @@ if backend == "triton":
 for held in RANGES.values():
     same_as_one_process(*held[rank], k)
 same_as_one_process(first, last, 2, softcap=5.0, logit_scale=0.5)
+with torch.inference_mode():  # what is frozen may come from there
+    frozen = [t.clone() for t in (weight[first:last], bias[first:last], token_weights)]
+    taught = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, k, backend=backend)
+losses = []
+for held in (frozen, (weight[first:last], bias[first:last], token_weights)):
+    (h,) = leaves(hidden + 0.3)
+    vocab_parallel_topk_kl_loss(h, held[0], first, taught, bias=held[1], token_weights=held[2],
+                                backend=backend).backward()
+    losses.append(h.grad)
+assert torch.equal(*losses)
 if backend == "triton":  # the rest is the same code whatever the backend
     dist.destroy_process_group()
     raise SystemExit

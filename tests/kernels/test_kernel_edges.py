@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raft_kernels import TopKTargets, topk_kl_loss, topk_targets, torch_ops
+from raft_kernels import (
+    TopKKLLoss,
+    TopKTargets,
+    topk_kl_loss,
+    topk_kl_loss_from_logits,
+    topk_targets,
+    torch_ops,
+)
+from raft_kernels.other_losses import topk_jsd_loss, topk_reverse_kl_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -149,6 +157,54 @@ def test_teacher_ids_of_probability_zero_cost_nothing(make_case):
     left = logits.log_softmax(-1)[:, :4].logsumexp(-1)
     inside = topk_kl_loss(case.hidden_ND, case.weight_VD, short, reduction="none")
     torch.testing.assert_close(loss, inside - 1.5**2 * left)
+
+
+def in_inference_mode(make, *args, **options):
+    """What a teacher hands over that was asked in inference mode."""
+    with torch.inference_mode():
+        return make(*args, **options)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("loss", [topk_kl_loss, topk_reverse_kl_loss, topk_jsd_loss])
+@pytest.mark.parametrize("trained", ["hidden", "weight", "bias"])
+def test_what_inference_mode_made_is_as_good_as_any(make_case, trained, loss, backend):
+    """Targets, and all that is not trained: value and gradient to the bit, whatever the reduction weighs."""
+    case = make_case(n=5, k=6, dtype=torch.float64, bias=True)
+    token_weights = torch.tensor([1.0, 0, 2, 1, 1])
+
+    def run(make):
+        parts = {"hidden": case.hidden_ND, "weight": case.weight_VD, "bias": case.bias_V}
+        own = {name: make(tensor.clone) for name, tensor in parts.items()}
+        own[trained] = parts[trained].clone().requires_grad_()
+        targets = make(topk_targets, case.hidden_ND + 0.3, case.weight_VD, 6, bias=case.bias_V)
+        found = loss(own["hidden"], own["weight"], targets, bias=own["bias"], backend=backend,
+                     token_weights=make(token_weights.clone))
+        return found.detach(), *torch.autograd.grad(found, own[trained])
+
+    for got, right in zip(run(in_inference_mode), run(lambda make, *args, **options: make(*args, **options)),
+                          strict=True):
+        assert torch.equal(got, right)
+
+
+@pytest.mark.parametrize("made", ["selected", "built", "from a server", "indexed", "moved"])
+def test_targets_are_never_inference_tensors_and_never_copies(made):
+    ids, logprobs = torch.tensor([[3, 1], [2, 0]]), torch.tensor([[-0.5, -1.0], [-0.2, -2.0]])
+    hidden, weight = torch.randn(2, 8), torch.randn(20, 8)
+    with torch.inference_mode():
+        own = ids.clone(), logprobs.clone()
+        targets = {"selected": lambda: topk_targets(hidden, weight, 2),
+                   "built": lambda: TopKTargets(*own, 1.5),
+                   "from a server": lambda: TopKTargets.from_logprobs(*own),
+                   "indexed": lambda: TopKTargets(*own, 1.5)[:1],
+                   "moved": lambda: TopKTargets(*own, 1.5).to("cpu")}[made]()
+    assert not targets.ids.is_inference()
+    assert not targets.logprobs.is_inference()
+    assert made not in ("built", "indexed", "moved") or targets.ids.data_ptr() == own[0].data_ptr()
+    logits = torch.randn(len(targets.ids), 20, requires_grad=True)
+    topk_kl_loss_from_logits(logits, targets).backward()
+    TopKKLLoss()(hidden[: len(targets.ids)], weight.requires_grad_(), targets).backward()
+    assert logits.grad.isfinite().all()
 
 
 def test_a_backward_pass_twice_gives_the_same(make_case):

@@ -16,6 +16,14 @@ HIDDEN, WEIGHT = torch.randn(4, 8), torch.randn(20, 8)
 TARGETS = topk_targets(HIDDEN, WEIGHT, 5)
 IDS, LOGPROBS = TARGETS.ids, TARGETS.logprobs
 
+
+def at_row(row, value):
+    """-inf is a whole row's, others one id's."""
+    changed = LOGPROBS.clone()
+    changed[row, slice(None) if value == -math.inf else 1] = value
+    return changed
+
+
 SELECT = [
     ({"k": 1}, "k was 1; it must be between 2"),
     ({"k": 21}, "k was 21; it must be between 2 .* 20"),
@@ -78,6 +86,10 @@ SERVER = [
     ({"source_temperature": 0.0}, "source_temperature was 0.0; it must be"),
     ({"temperature": math.inf}, "temperature was inf; it must be"),
     ({"ids": IDS * 0}, "ids was repeated within a row"),
+    ({"logprobs": at_row(2, -math.inf)}, r"logprobs was -inf for all K ids in the row at \[2\]; it must be"),
+    ({"logprobs": at_row(1, math.nan)}, r"logprobs was NaN or inf in the row at \[1\]; it must be"),
+    ({"logprobs": at_row(0, math.inf)}, r"logprobs was NaN or inf in the row at \[0\]; it must be"),
+    ({"ids": [3, 4], "logprobs": [-math.inf, -math.inf]}, r"logprobs was -inf for all K ids in the row at"),
 ]
 
 

@@ -162,11 +162,13 @@ def sum_rounding(student: Any) -> float:
 @torch.no_grad()
 def token_logprobs(student: Any, chat: Chat, views: Sequence[View],
                    temperatures: Sequence[float]) -> list[torch.Tensor]:
-    """log softmax(logits / T)[token] of the views' completion tokens, float32 [N] for each temperature."""
+    """log softmax(logits / T)[token] of the views' completion tokens, float32 [N] for each temperature, over
+    the ids that engines sample from."""
     with own_settings(student):
         hidden = completion_hidden(student, views, chat.pad_id)
-    answers = completion_ids(views, hidden.device)
-    return [-head_of(student).nll(hidden, answers, temperature) for temperature in temperatures]
+    answers, head = completion_ids(views, hidden.device), head_of(student)
+    without = chat.lacking(head.weight.shape[0])
+    return [-head.nll(hidden, answers, temperature, without) for temperature in temperatures]
 
 
 def _of_the_run(refill: int) -> bool:

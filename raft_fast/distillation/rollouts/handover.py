@@ -1,4 +1,4 @@
-"""A student's weights on their way to an engine that has a copy of its own."""
+"""What an engine with a copy of the student is given: its weights, and the ids that are never sampled."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.core_model_loading import revert_weight_conversion
 
+from raft_fast.chat import Chat
 from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.weights import WEIGHTS_FILE
 
@@ -33,3 +34,10 @@ def write_for_engine(student: Any, folder: Path) -> None:
     """The same as one safetensors file in `folder`."""
     save_file({name: tensor.contiguous() for name, tensor in weights_for_engine(student)},
               folder / WEIGHTS_FILE)
+
+
+def suppressed(student: Any, chat: Chat) -> dict[str, Any]:
+    """Sampling parameters of vLLM for the ids that the tokenizer lacks; -100 is the API's word for never. A
+    list of all others would be as long as the vocabulary, in every request."""
+    lacking = chat.lacking(student.get_output_embeddings().weight.shape[0])
+    return {"logit_bias": dict.fromkeys(lacking, -100.0)} if lacking else {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.distillation.rollouts.handover import write_for_engine
+from raft_fast.distillation.rollouts.handover import suppressed, write_for_engine
 from raft_fast.engines import Sampling
 from raft_fast.engines.answers import ending
 from raft_fast.errors import UserError, first_line
@@ -29,6 +29,7 @@ class VLLMRollouts:
     def __init__(self, llm: Any, chat: Chat, sampling: Sampling) -> None:
         self.llm, self.chat, self.sampling = llm, chat, sampling
         self.asleep = False
+        self.suppressed: dict[str, Any] = {}
 
     @classmethod
     def start(cls, folder: str, chat: Chat, sampling: Sampling, memory: float,
@@ -47,6 +48,7 @@ class VLLMRollouts:
         return cls(llm, chat, sampling)
 
     def sync(self, student: Any) -> None:
+        self.suppressed = suppressed(student, self.chat)
         with tempfile.TemporaryDirectory(prefix="raft-fast-weights-") as folder:
             write_for_engine(student, Path(folder))
             with _told("the student's weights could not be handed over"):
@@ -66,7 +68,8 @@ class VLLMRollouts:
 
         wanted = [SamplingParams(temperature=self.sampling.temperature, seed=draw.seed, logprobs=0,
                                  max_tokens=self.sampling.max_new_tokens, detokenize=False,
-                                 stop_token_ids=sorted(self.chat.eos_ids)) for draw in draws]
+                                 stop_token_ids=sorted(self.chat.eos_ids), **self.suppressed)
+                  for draw in draws]
         with _told("no trajectories could be had"):
             answers = self.llm.generate([{"prompt_token_ids": draw.prompt} for draw in draws], wanted,
                                         use_tqdm=False) if draws else []

@@ -10,7 +10,7 @@ from typing import Any
 
 from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.distillation.rollouts.handover import weights_for_engine
+from raft_fast.distillation.rollouts.handover import suppressed, weights_for_engine
 from raft_fast.engines import Sampling
 from raft_fast.errors import UserError, first_line
 from raft_fast.processes import Processes
@@ -29,6 +29,7 @@ class VLLMServerRollouts:
     def __init__(self, client: Any, chat: Chat, sampling: Sampling, url: str) -> None:
         self.client, self.chat, self.sampling, self.url = client, chat, sampling, url
         self.announced: list[tuple[str, str, list[int]]] = []
+        self.suppressed: dict[str, Any] = {}
 
     @classmethod
     def connect(cls, url: str, chat: Chat, sampling: Sampling, device: Any) -> "VLLMServerRollouts":
@@ -49,6 +50,7 @@ class VLLMServerRollouts:
         return cls(client, chat, sampling, url)
 
     def sync(self, student: Any) -> None:
+        self.suppressed = suppressed(student, self.chat)
         Processes().first(lambda: self._send(student))  # the others wait: no draw from the weights before
 
     def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
@@ -90,7 +92,8 @@ class VLLMServerRollouts:
     def _ask_once(self, draw: Draw) -> Trajectory:
         found = self.client.generate(
             [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
-            logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids)})
+            logprobs=0, generation_kwargs={"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids),
+                                           **self.suppressed})
         ids = found["completion_ids"][0]
         if len(ids) < self.sampling.max_new_tokens and not self.chat.eos_ids.intersection(ids[-1:]):
             raise RuntimeError(f"one of {len(ids)} tokens was broken off: it has no end, and "
