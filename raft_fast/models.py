@@ -50,7 +50,8 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
         model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
     except UserError as error:
         cause = error.__cause__
-        if not attention or not (isinstance(cause, ImportError) or re.search("attention|attn", str(cause), re.I)):
+        about = isinstance(cause, ImportError) or re.search("attention|attn", str(cause), re.IGNORECASE)
+        if not (attention and about):
             raise
         reason = str(cause).split(". ")[0].strip(".")
         raise UserError(f"--attn_implementation {attention}: {reason}; leave it out, and what the model "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raft_fast.engines.base import Message
+from raft_fast.engines.thinking import NAME
 from raft_fast.errors import UserError, first_line
 
 ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
@@ -22,16 +23,9 @@ PROBES = ([_SYSTEM, *_TURNS], _TURNS, [_SYSTEM, _USER], [_USER])  # templates re
 SWITCH = ("set the template's own switches with --extra_body '{\"chat_template_kwargs\": {...}}', or choose "
           "another model")
 SHOWN = 120  # characters of a rendering that an error quotes
-THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "<thought>": "</thought>",
-            "<reasoning>": "</reasoning>", "<seed:think>": "</seed:think>", "[THINK]": "[/THINK]",
-            "◁think▷": "◁/think▷", "<|START_THINKING|>": "<|END_THINKING|>",
-            "<|begin_of_thought|>": "<|end_of_thought|>"}
-"""What opens a thought and what closes it."""
-
-_OPENED = "|".join(map(re.escape, THOUGHTS))
-_CLOSED = "|".join(map(re.escape, THOUGHTS.values()))
-_MARKS = {*THOUGHTS, *THOUGHTS.values()}
-_LAST_THOUGHT = re.compile(rf"(?P<open>{_OPENED})(?P<space>\s*)(?P<close>(?:{_CLOSED})\s*)?\Z")
+OPENING = rf"<{NAME}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
+CLOSING = rf"</{NAME}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
+_LAST_THOUGHT = re.compile(rf"(?P<open>{OPENING})(?P<space>\s*)(?P<close>(?:{CLOSING})\s*)?\Z")
 _HELD, _OWN = 0xF0000, 0x100000  # private characters: a control token's name in a text; the token itself
 _PRIVATE = re.compile("[\U000F0000-\U0010FFFF]")
 
@@ -109,7 +103,7 @@ class Template:
                                 f"the answer; {SWITCH}")
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
         if (thought := _LAST_THOUGHT.search(before)) and not thought["close"]:
-            before += thought["space"] + THOUGHTS[thought["open"]] + 2 * thought["space"]
+            before += thought["space"] + _closing(thought["open"]) + 2 * thought["space"]
         for names in (self.special, self.added):
             if mark := _any_of(names).search(after):
                 return before, after[: mark.end()], names[mark[0]]
@@ -128,7 +122,8 @@ class Template:
     def _control_names(self) -> set[str]:
         """What must stay text in a row: special tokens, and added ones that the template works with."""
         own = _LAST_THOUGHT.sub("", self.head) + self.ending
-        return {*self.special, *(name for name in self.added if name in own and name not in _MARKS)}
+        marks = {name for name in self.added if name in own}
+        return {*self.special, *(name for name in marks if not re.fullmatch(f"{OPENING}|{CLOSING}", name))}
 
     def _render(self, messages: Sequence[Message], prompt: bool = True) -> str:
         """The template's text; raises UserError where it fails or drops what a message says."""
@@ -184,8 +179,14 @@ class Controls:
 
 def _without_thought(text: str, answer: str) -> str:
     """A prompt's text without the thought at its end where the answer begins with its own."""
-    thought = _LAST_THOUGHT.search(text) if answer.startswith(tuple(THOUGHTS)) else None
+    thought = _LAST_THOUGHT.search(text) if re.match(OPENING, answer) else None
     return text[: thought.start()] if thought else text
+
+
+def _closing(mark: str) -> str:
+    """The mark that closes a thought."""
+    other = mark.replace("START_", "END_").replace("begin_of_", "end_of_")
+    return other if other != mark else f"{mark[0]}/{mark[1:]}"
 
 
 def _shows(text: str, message: Message) -> bool:
@@ -193,7 +194,7 @@ def _shows(text: str, message: Message) -> bool:
     switch thoughts on and off."""
     said = message["content"]
     if message["role"] == "assistant":
-        said = re.split(_CLOSED, said)[-1]
+        said = re.split(CLOSING, said)[-1]
     return said.strip() in text or all(part.strip() in text for part in re.split(r"/(?:no_)?think\b", said))
 
 

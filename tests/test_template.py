@@ -84,9 +84,13 @@ def test_an_empty_thought_is_part_of_every_prompt():
 
 
 @pytest.mark.parametrize("template", [OPEN_THOUGHT, THOUGHT_INSIDE], ids=["dropped", "around the answer"])
-def test_an_opened_thought_is_closed_before_the_answer(template):
-    view = (chat := Chat(make_tokenizer(template))).sft_view(ASKED, ANSWER)
-    assert text_of(chat, view.ids).endswith(f"<turn>assistant\n<think>\n\n</think>\n\n{ANSWER}<eos>")
+@pytest.mark.parametrize(("opening", "closing"), [
+    ("<think>", "</think>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"), ("<|begin_of_thought|>", "<|end_of_thought|>")])
+def test_an_opened_thought_is_closed_before_the_answer(template, opening, closing):
+    chat = Chat(make_tokenizer(template.replace("</think>", closing).replace("<think>", opening)))
+    text = text_of(chat, chat.sft_view(ASKED, ANSWER).ids)
+    assert text.endswith(f"<turn>assistant\n{opening}\n\n{closing}\n\n{ANSWER}<eos>")
 
 
 @pytest.mark.parametrize("template", [EMPTY_THOUGHT, OPEN_THOUGHT], ids=["empty", "open"])

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from raft_fast.engines.base import trim
 
-_NAME = r"(?:\w{1,20}[:_])?(?:think|thinking|thoughts?|reason|reasoning|scratchpad)(?::\w{1,20})?"
+NAME = r"(?:\w{1,20}[:_])?(?:think|thinking|thoughts?|reason|reasoning|scratchpad)(?::\w{1,20})?"
 # what may be a mark; harmony's channels with their names, and "final" with all that stands before the answer
 _CANDIDATE = re.compile(
     r"<\|channel\|>(?:final\b[^<\n]{0,40}(?:<\|constrain\|>\w{0,20})?<\|message\|>|analysis\b|commentary\b)?"
@@ -14,10 +14,10 @@ _CANDIDATE = re.compile(
     re.IGNORECASE)
 # marks of a thought: <think>, <seed:think>, <|begin_of_thought|>, <|START_THINKING|>, [THINK], ◁think▷, ...
 _CLOSE = re.compile(
-    rf"<\|?(?:/{_NAME}|/?end_(?:of_)?{_NAME}|{_NAME}[:_]end)\|?>|\[/(?-i:THINK)\]|◁/{_NAME}▷|<unused95>"
+    rf"<\|?(?:/{NAME}|/?end_(?:of_)?{NAME}|{NAME}[:_]end)\|?>|\[/(?-i:THINK)\]|◁/{NAME}▷|<unused95>"
     r"|<\|inner_suffix\|>|<channel\|>|<\|channel\|>final.*", re.IGNORECASE | re.DOTALL)
 _OPEN = re.compile(
-    rf"<\|?{_NAME}(?:[:_](?:start|begin))?\|?>|\[(?-i:THINK)\]|◁{_NAME}▷|<unused94>|<\|inner_prefix\|>"
+    rf"<\|?{NAME}(?:[:_](?:start|begin))?\|?>|\[(?-i:THINK)\]|◁{NAME}▷|<unused94>|<\|inner_prefix\|>"
     r"|<\|channel>thought|<\|channel\|>(?:analysis|commentary)", re.IGNORECASE)
 # any other control mark, those of models to come among them
 _MARK = re.compile(
