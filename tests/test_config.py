@@ -106,11 +106,12 @@ def test_written_yaml_reads_back(tmp_path):
     (["--heldout", "1.0"], "--heldout 1.0"),
     (["--save_steps", "-1"], "--save_steps -1: must be at least 0"),
     (["--fixed_lambda", "500"], "--lambda_max 100"),
+    (["--seed", "1e30"], "must be a whole number of 64 bits"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
 ])
 def test_bad_options_are_named(argv, message):
     with pytest.raises(UserError, match=message):
-        options(*argv)
+        options(*argv, groups=(TrainOptions, DataOptions))
 
 
 @pytest.mark.parametrize(("argv", "message"), [

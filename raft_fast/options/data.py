@@ -24,5 +24,6 @@ class DataOptions:
     evaluations/<run> (evaluate)."""
 
     def __post_init__(self) -> None:
+        check(-2**63 <= self.seed < 2**63, "--seed", self.seed, "a whole number of 64 bits")
         check(self.max_rows >= 0, "--max_rows", self.max_rows, "0 (all) or more")
         check(0 <= self.max_bad_rows <= 1, "--max_bad_rows", self.max_bad_rows, "a share in [0, 1]")
