@@ -78,14 +78,16 @@ def chat_of(job: Job, model: Any) -> Chat:
     """The model's own tokenizer; one token a byte where the weights are random."""
     if job.model not in RANDOM:
         return load_chat(fetch_model(job.model), model)
-    return Chat(_byte_tokenizer(), model.generation_config, job.model)
+    return Chat(_byte_tokenizer(model.config.vocab_size), model.generation_config, job.model)
 
 
-def _byte_tokenizer() -> Any:
+def _byte_tokenizer(size: int) -> Any:
+    """One token a byte, and a token for every other id: ids without one are never taught."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     letters = ["<pad>", "<bos>", "<eos>", "<turn>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    letters += [f"<{at}>" for at in range(len(letters), size)]
     backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()

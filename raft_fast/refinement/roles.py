@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling, score, trim
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling, score
 from raft_fast.errors import UserError
 from raft_fast.options import RefineOptions
 from raft_fast.refinement.journal import Journal, Listener
@@ -119,7 +119,7 @@ class Part:
             replies = self.journal.ask(kind, self.engine, conversations, sampling, version, self._listen)
         except UserError as error:
             raise _named(self.option, error) from error
-        return [replace(reply, text=trim(reply.text)) for reply in replies]
+        return [replace(reply, text=reply.text.strip()) for reply in replies]
 
     def must_have_worked(self) -> None:
         """Raises UserError, quoting the last reply, where every call so far failed."""
