@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 
+import golden
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -47,6 +49,16 @@ def test_a_run_leaves_everything_behind(run_dir):
                 "model/model.safetensors", "model/README.md", "evaluation.json", "generations.jsonl",
                 "report.html", "phases.json"]
     assert [name for name in expected if not (run_dir / name).exists()] == []
+
+
+def test_a_run_is_as_it_is_written_down(run_dir):
+    """Files, columns, keys, options, and the metrics of the same seed; see golden.py."""
+    found, want = golden.facts(run_dir), json.loads(golden.FILE.read_text())
+    steps = [[step.items() for step in side.pop("metrics")] for side in (found, want)]
+    for (key, value), (name, other) in zip(*map(chain.from_iterable, steps), strict=True):
+        # processors round differently
+        assert (key, value) == (name, pytest.approx(other, rel=1e-4) if isinstance(other, float) else other)
+    assert found == want
 
 
 def test_the_documented_inputs_are_those_pinned(run_dir):
