@@ -1,7 +1,6 @@
 """Loading: models, tokenizers, engines and the encoder, by the names users give them."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,16 +45,7 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
     attention = None if options.attn_implementation == "auto" else options.attn_implementation
-    try:
-        model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
-    except UserError as error:
-        cause = error.__cause__
-        about = isinstance(cause, ImportError) or re.search("attention|attn", str(cause), re.IGNORECASE)
-        if not (attention and about):
-            raise
-        reason = str(cause).split(". ")[0].strip(".")
-        raise UserError(f"--attn_implementation {attention}: {reason}; leave it out, and what the model "
-                        "supports is taken") from error
+    model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
     if not quantizer:
         model.to(device)
     check_head(model, str(folder))

@@ -48,6 +48,11 @@ def load_whole(folder: Path, told: str, **how: Any) -> Any:
                 folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True, **how)  # refused below, with their names
         except Exception as error:  # a folder can be wrong in any way, and each raises another kind
+            attention, words = how.get("attn_implementation"), str(error).replace(str(folder), "")
+            if attention and (isinstance(error, ImportError) or re.search("attention|attn", words, re.I)):
+                reason = words.split(". ")[0].strip(".")
+                raise UserError(f"--attn_implementation {attention}: {reason}; leave it out, and what the "
+                                "model supports is taken") from error
             raise UserError(f"{told}: cannot be loaded: {why(error, folder, reports)}") from error
     _check_names(told, found, model)
     _check_finite(told, model)

@@ -43,6 +43,8 @@ class Adapter:
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
                 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                # what it sets itself, for GPT-2's layers and for experts
+                warnings.filterwarnings("ignore", ".*(fan_in_fan_out|(rank|alpha)_pattern)")
                 self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
         except (ValueError, re.error) as error:
             raise UserError(f"--lora_target_modules {names}: {error}") from error

@@ -1,0 +1,164 @@
+"""Random models of many families, trained, saved and loaded again by plain transformers and peft."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny import make_rows, make_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from raft_fast.distillation import Adapter, Teacher, train
+from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.distillation.rollouts.handover import weights_for_engine
+from raft_fast.errors import UserError
+from raft_fast.models import load_engine
+from raft_fast.options import AdapterOptions, ModelOptions, TrainOptions
+from raft_fast.student import check_adapter, make_student
+
+SMALL = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
+         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1,
+          "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+          "num_key_value_heads": 4}
+WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+          "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}
+DENSE = {
+    "llama": {}, "qwen2": {"tie_word_embeddings": True}, "qwen3": {}, "mistral": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8},  # capped scores and logits, a tied head
+    "gemma3_text": WINDOWS, "phi3": {"sliding_window": None}, "olmo2": {}, "gpt2": GPT2, "gpt_neox": {},
+    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 2.0}, "cohere": {"logit_scale": 0.5},
+    "lfm2": {"layer_types": ["conv", "full_attention"]}, "starcoder2": {"sliding_window": None}}
+MIXTURES = {
+    "mixtral": LOCAL, "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": {**EXPERTS, "mlp_only_layers": [1]}, "olmoe": EXPERTS, "granitemoe": LOCAL, "phimoe": LOCAL,
+    "deepseek_v3": {**ROUTED, **LATENT}, "glm4_moe": ROUTED, "gpt_oss": {**LOCAL, **WINDOWS},
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
+    "qwen3_next": {**EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16}}
+FAMILIES = {**DENSE, **MIXTURES}
+EAGER = {"gemma2", "gpt_oss", "mamba"}  # transformers has no other attention for them
+TRAIN = TrainOptions(per_device_train_batch_size=3, num_train_epochs=1, teacher_top_k=16, learning_rate=1e-2,
+                     max_completion_length=8)
+LORA = AdapterOptions(use_peft=True, lora_r=4)
+IDS = torch.arange(4, 40)[None]
+
+
+def build(name: str, **settings: object):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(name, **{**SMALL, **FAMILIES.get(name, {}), **settings})).eval()
+
+
+def saved(name: str, folder: Path) -> ModelOptions:
+    build(name).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    attention = "eager" if name in EAGER else "sdpa"
+    return ModelOptions(model=str(folder), device="cpu", attn_implementation=attention)
+
+
+def plain(folder: Path):
+    """By transformers alone, which finds every weight, and none that it does not know."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(found.values()), found
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(IDS).logits
+
+
+def is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return bool((found - wanted).abs().max() <= 1e-4 * wanted.abs().max())
+
+
+@pytest.mark.parametrize("adapter", [AdapterOptions(), LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_saved_model_is_the_trained_one(name, adapter, tmp_path):
+    from peft import PeftModel
+
+    options, run_dir = saved(name, tmp_path / "base"), tmp_path / "run"
+    run_dir.mkdir()
+    original = load_engine("self", options)
+    before, chat = logits(original.model), original.chat
+    student = make_student(original.model, options, adapter, 0)
+    teacher = Teacher(original.model, chat, 16, 1.5, True, teaching=student.teaching(original.model))
+    train(student.model, teacher, chat, make_rows(6), TRAIN, 0, run_dir, weights=student.weights)
+    trained, for_engine = logits(student.model), {name for name, _ in weights_for_engine(student.model)}
+    assert not is_close(trained, before)
+
+    measured = student.finish(run_dir, chat)
+    assert is_close(logits(measured), trained)
+    assert is_close(logits(plain(run_dir / "model")), trained)
+    assert torch.equal(logits(original.model), before)
+    with safe_open(run_dir / "model/model.safetensors", "pt") as file:
+        assert set(file.keys()) == for_engine
+    if adapter.use_peft:
+        beside = PeftModel.from_pretrained(plain(tmp_path / "base"), run_dir / "adapter")
+        assert is_close(logits(beside), trained)
+    else:
+        assert is_close(logits(plain(checkpoints(run_dir / "checkpoints")[-1] / "model")), trained)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt2"])
+def test_merged_weights_are_those_of_peft(name, dtype):
+    """Which merges in place: the model it is done to is no teacher any more."""
+    model = build(name).to(dtype)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    adapter = Adapter(model, LORA)
+    torch.manual_seed(1)
+    for key, value in model.named_parameters():
+        if "lora_" in key:
+            value.data.normal_(std=0.1)
+    merged = adapter.merged()
+    with adapter.off():
+        off = logits(model)
+    by_peft = adapter.peft.merge_and_unload().state_dict()
+    assert merged.keys() == by_peft.keys() == state.keys()
+    changed = {key for key, value in merged.items() if not torch.equal(value, state[key])}
+    assert any("experts" in key for key in changed) or name == "gpt2"
+    for key, value in merged.items():
+        assert torch.allclose(value, by_peft[key], rtol=torch.finfo(dtype).eps, atol=1e-6), key
+    model.load_state_dict(state)
+    assert torch.equal(off, logits(model))
+
+
+def test_an_adapter_of_experts_comes_back_as_it_was(tmp_path):
+    adapter, other = (Adapter(build("mixtral"), LORA) for _ in range(2))
+    for value in adapter.model.parameters():
+        if value.requires_grad:
+            value.data.normal_(std=0.1)
+    adapter.save(tmp_path)
+    other.put(other.read(tmp_path))
+    assert torch.equal(logits(other.model), logits(adapter.model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_no_warning_about_what_peft_sets_itself(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Adapter(build(name), LORA)
+
+
+def test_experts_may_be_named_as_layers():
+    """As one names them for a dense model: peft knows them as parameters."""
+    named = AdapterOptions(use_peft=True, lora_target_modules="q_proj,gate_proj,up_proj,down_proj")
+    adapted = {getattr(layer, "parameter_name", name.split(".")[-1])
+               for name, layer in Adapter(build("qwen3_moe"), named).model.named_modules()
+               if hasattr(layer, "lora_A")}
+    assert adapted == {"q_proj", "gate_up_proj", "down_proj"}
+    with pytest.raises(UserError, match="no layer is called gate_projj"):
+        Adapter(build("qwen3_moe"), AdapterOptions(use_peft=True, lora_target_modules="q_proj,gate_projj"))
+
+
+def test_a_family_that_peft_cannot_adapt_is_refused_before_stage_1():
+    with pytest.raises(UserError, match=r"--lora_target_modules all-linear: .*incompatible with Mamba"):
+        check_adapter(build("mamba", intermediate_size=64), LORA)

@@ -1,0 +1,211 @@
+"""A folder whose weights are not what its configuration asks for is refused in one line that names them."""
+
+import json
+import sys
+
+import pytest
+import torch
+from home import make_home
+from safetensors.torch import load_file, save_file
+from tiny import make_model, make_tokenizer
+from transformers import AutoModelForCausalLM, MixtralConfig
+
+from raft_fast.embedding import Encoder
+from raft_fast.errors import UserError
+from raft_fast.models import load_local
+from raft_fast.options import AdapterOptions, EngineOptions, ModelOptions
+from raft_fast.student import make_student
+from raft_fast.train import main
+from raft_fast.whole import check_written
+
+NORM, UP, Q = "model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj"
+W2 = "model.layers.1.block_sparse_moe.experts.2.w2.weight"
+WEIGHTS = "model.safetensors"
+
+
+def load(folder, option="--model"):
+    spec, options = ("self", str(folder)) if option == "--model" else (str(folder), "other")
+    return load_local(spec, ModelOptions(model=options, device="cpu"), EngineOptions(), option=option).model
+
+
+def edit(folder, change):
+    """Have `change` change the tensors in the folder's one file."""
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS,
+              metadata={"format": "pt"})
+
+
+def configure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def another_layer(tensors, names=""):
+    tensors.update({name.replace("layers.1.", "layers.2."): tensor.clone()
+                    for name, tensor in tensors.items() if f"layers.1.{names}" in name})
+
+
+@pytest.fixture
+def mixtral_folder(tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MixtralConfig(
+        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4))
+    model.save_pretrained(tmp_path / "mixtral")
+    make_tokenizer().save_pretrained(tmp_path / "mixtral")
+    return tmp_path / "mixtral"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda t: t.pop(UP), rf"weights are missing: {UP} \(1 in all\)"),
+    (lambda t: t.pop("lm_head.weight"), "weights are missing: lm_head.weight"),
+    (lambda t: t.update({NORM: torch.ones(31)}), rf"weights have the wrong shape: {NORM} \[31\] for \[32\]"),
+    (lambda t: t[UP].view(-1)[7].fill_(torch.nan), f"weights hold NaN or Inf: {UP}"),
+    (lambda t: t[NORM][3].fill_(-torch.inf), f"weights hold NaN or Inf: {NORM}"),
+    (lambda t: t.update({NORM: torch.full([32], torch.nan, dtype=torch.bfloat16)}), "hold NaN or Inf"),
+    (another_layer, r"of layers that config.json does not have: model.layers.2.*, \.\.\. \(9 in all\)"),
+    (lambda t: t.update({f"{Q}.base_layer.weight": t.pop(f"{Q}.weight")}), "adapter that was not merged"),
+    (lambda t: t.update({f"{Q}.lora_A.default.weight": torch.ones(4, 32)}), "adapter that was not merged"),
+    (lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(1)}), "config.json does not say how"),
+], ids=range(10))
+def test_weights_that_are_not_the_configurations_are_named(model_folder, change, said):
+    edit(model_folder, change)
+    with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
+        load(model_folder)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda t: t.pop(W2), r"experts.down_proj \[3, 32, 48\] for \[4, 32, 48\]"),
+    (lambda t: t.pop(W2.replace("w2", "w1")), r"wrong shape or number: .*experts.gate_up_proj"),
+    (lambda t: t[W2][0].fill_(torch.nan), "NaN or Inf: model.layers.1.mlp.experts.down_proj"),
+    (lambda t: [t.pop(name) for name in list(t) if "layers.1.block" in name and "experts" in name],
+     r"missing: .*experts.down_proj, .*experts.gate_up_proj \(2 in all\)"),
+    (another_layer, "of layers that config.json does not have"),
+], ids=range(5))
+def test_a_mixtures_experts_are_all_there(mixtral_folder, change, said):
+    load(mixtral_folder)
+    edit(mixtral_folder, change)
+    with pytest.raises(UserError, match=said):
+        load(mixtral_folder)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"num_hidden_layers": 3}, r"missing: model.layers.2.*\(9 in all\)"),
+    ({"num_hidden_layers": 1}, "of layers that config.json does not have: model.layers.1"),
+    ({"hidden_size": 64}, "wrong shape"),
+    ({"tie_word_embeddings": False, "vocab_size": 261}, r"lm_head.weight \[260, 32\] for \[261, 32\]"),
+    ({"hidden_act": "nothing"}, "KeyError: 'nothing'; correct its config.json"),
+    ({"num_attention_heads": 0}, "correct its config.json"),
+    ({"hidden_size": "32"}, "expected int, got str"),
+], ids=str)
+def test_a_configuration_of_another_model_is_refused(model_folder, changes, said):
+    configure(model_folder, **changes)
+    with pytest.raises(UserError, match=said):
+        load(model_folder)
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.update({"mtp.fc.weight": torch.ones(3)}),
+    lambda t: (another_layer(t), t.update({"model.layers.2.eh_proj.weight": torch.ones(3)})),  # DeepSeek's
+    lambda t: t.update({f"visual.blocks.{i}.norm.weight": torch.ones(3) for i in range(3)}),
+    lambda t: t.update({"v_head.summary.weight": torch.ones(1, 32)}),
+], ids=["mtp", "layer", "vision", "value"])
+def test_weights_of_something_else_are_named_and_left_out(model_folder, change, capsys):
+    edit(model_folder, change)
+    assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
+    load(model_folder)
+    assert capsys.readouterr().err.count("weights that LlamaForCausalLM does not have are left out: ") == 1
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()}),
+    lambda t: t.update({name.removeprefix("model."): t.pop(name) for name in list(t)}),
+    lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+], ids=["bfloat16", "no prefix", "old buffers"])
+def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys):
+    edit(model_folder, change)
+    load(model_folder)
+    assert capsys.readouterr().err == ""
+
+
+def shards(folder):
+    """The same model in several files, and their index."""
+    (folder / WEIGHTS).unlink()
+    make_model().save_pretrained(folder, max_shard_size="50KB")
+    return sorted(folder.glob("model-*.safetensors")), folder / f"{WEIGHTS}.index.json"
+
+
+def cut(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda folder: cut(folder / WEIGHTS, -9), "model.safetensors cannot be read"),
+    (lambda folder: cut(folder / WEIGHTS, 100), "model.safetensors cannot be read"),
+    (lambda folder: cut(folder / WEIGHTS, 0), "model.safetensors cannot be read"),
+    (lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+     "model.safetensors cannot be read"),
+    (lambda folder: (folder / WEIGHTS).unlink(), "no file named model.safetensors"),
+    (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "not .bin files"),
+    (lambda folder: shards(folder)[0][1].unlink(), "model-00002-of-00004.safetensors cannot be read"),
+    (lambda folder: cut(shards(folder)[0][1], -9), "model-00002-of-00004.safetensors cannot be read"),
+    (lambda folder: shards(folder)[1].write_text("{"), "index.json is not an index of weights"),
+    (lambda folder: shards(folder)[1].write_text('{"metadata": 1}'), "index.json is not an index of weights"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config.json' is not a valid JSON file"),
+    (lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}'),
+     "holds an adapter .*merge it into its base model"),
+], ids=range(12))
+def test_a_folder_that_is_not_whole_is_one_line(model_folder, damage, said):
+    damage(model_folder)
+    with pytest.raises(UserError, match=f"--teacher {model_folder}: .*{said}"):
+        load(model_folder, "--teacher")
+
+
+def test_a_model_in_several_files_is_taken(model_folder):
+    shards(model_folder)
+    assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
+
+
+def test_what_is_written_is_read_by_its_names_and_shapes(mixtral_folder):
+    check_written(mixtral_folder)
+    edit(mixtral_folder, lambda t: t.pop(W2))
+    with pytest.raises(UserError, match=rf"{mixtral_folder} \(just written\): .*experts.down_proj"):
+        check_written(mixtral_folder)
+
+
+def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_path, chat, monkeypatch):
+    """Whatever goes wrong in writing it."""
+    options = ModelOptions(model=str(model_folder), device="cpu")
+    student = make_student(make_model(), options, AdapterOptions(), 0)
+    save, state = student.model.save_pretrained, student.model.state_dict()
+    del state[UP]
+    monkeypatch.setattr(student.model, "save_pretrained",
+                        lambda folder, **_: save(folder, state_dict=dict(state)))
+    with pytest.raises(UserError, match=f"weights are missing: {UP}"):
+        student.finish(tmp_path, chat)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda t: t.pop("encoder.layer.0.output.dense.weight"), "missing: encoder.layer.0.output.dense.weight"),
+    (lambda t: t.update({"encoder.layer.0.output.dense.bias": torch.ones(3)}), "wrong shape or number"),
+    (lambda t: t["encoder.layer.0.output.dense.bias"].fill_(torch.nan), "NaN or Inf"),
+], ids=range(3))
+def test_an_encoder_is_whole_too(tmp_path, change, said):
+    folder = make_home(tmp_path) / "encoder"
+    edit(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("pooler")])
+    Encoder(folder)
+    edit(folder, change)
+    with pytest.raises(UserError, match=rf"--encoder {folder}: .*{said}"):
+        Encoder(folder)
+
+
+def test_a_command_says_it_in_one_line(model_folder, tmp_path, monkeypatch, capsys):
+    edit(model_folder, lambda tensors: tensors.pop(UP))
+    (tmp_path / "rows.jsonl").write_text("".join(
+        json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(9)))
+    monkeypatch.setattr(sys, "argv", ["train", "--data", str(tmp_path / "rows.jsonl"), "--device", "cpu",
+                                      "--model", str(model_folder), "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"error: --model {model_folder}: weights are missing: {UP}" in capsys.readouterr().err
