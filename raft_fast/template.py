@@ -2,17 +2,19 @@
 
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
-prompt leaves open is closed. Texts are only texts: the name of a special token in one is spelled out.
+prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: the
+name of a control token in one is spelled out (`spelling`).
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from raft_fast.engines.base import Message
 from raft_fast.engines.thinking import NAME
 from raft_fast.errors import UserError, first_line
+from raft_fast.spelling import Controls, any_of
 
 ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
 _USER = Message(role="user", content=ASKED)
@@ -25,9 +27,13 @@ SWITCH = ("set the template's own switches with --extra_body '{\"chat_template_k
 SHOWN = 120  # characters of a rendering that an error quotes
 OPENING = rf"<{NAME}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
 CLOSING = rf"</{NAME}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
+_MARK = re.compile(f"({OPENING}|{CLOSING})")
 _LAST_THOUGHT = re.compile(rf"(?P<open>{OPENING})(?P<space>\s*)(?P<close>(?:{CLOSING})\s*)?\Z")
-_HELD, _OWN = 0xF0000, 0x100000  # private characters: a control token's name in a text; the token itself
-_PRIVATE = re.compile("[\U000F0000-\U0010FFFF]")
+_EMPTY_THOUGHT = re.compile(rf"(?:{OPENING})\s*(?:{CLOSING})\s*")
+_CLOSED_AT_THE_END = re.compile(rf"(?:{CLOSING})\s*\Z")
+_OWN_THOUGHT = re.compile(rf"\s*(?:{OPENING})(?:.*?(?:{CLOSING})\s*|.*)", re.DOTALL)
+_END_OF_THOUGHT = re.compile(rf"(?:(?!{OPENING}).)*?(?:{CLOSING})[ \t]*(?:\n\s*|\Z)", re.DOTALL)
+_WORDS = re.compile(r"/(?:no_)?think\b")  # they switch thoughts on and off, and templates take them out
 
 
 class Template:
@@ -45,55 +51,95 @@ class Template:
         self.special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self.parts, self.between, self.lead = False, "", ""
         self.controls = Controls(tokenizer, ())  # nothing of the probe is held back
-        probe = self._probe()
-        opened = self._render(probe)
-        whole = self._render([*probe, Message(role="assistant", content=ANSWERED)], prompt=False)
-        before, self.ending, self.end_id = self._around_answer(opened, whole)
-        self.between = before[len(opened):]
+        self.opened, before, self.ending, self.end_id = self._probe()
+        self.between = before[len(self.opened):]
+        # what is between beside thoughts follows the thought that an answer begins with
+        self.after_thought = "" if _is_open(self.opened) else _EMPTY_THOUGHT.sub("", self.between)
         self.lead = self._leading_space(before)
-        self.head = before.removesuffix(self.lead)
         self.controls = Controls(tokenizer, self._control_names())
 
     def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """Token ids up to the answer; a thought at its beginning takes the place of the template's. Raises
         UserError where the template refuses the messages or drops what one says."""
-        held = [Message(role=turn["role"], content=self.controls.hold(turn["content"]))
-                for turn in messages]
-        text = (self._render(held) + self.between).removesuffix(self.lead)
-        return self.controls.ids(_without_thought(text, answer), held != list(messages))
+        texts = [_split(turn["content"], turn["role"] == "assistant") for turn in messages]
+        held = self._hold(texts)
+        turns = [Message(role=turn["role"], content="".join(text))
+                 for turn, text in zip(messages, texts, strict=True)]
+        return self.controls.ids(self._before(self._render(turns), answer), held)
 
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
-        held = self.controls.hold(answer)
-        head, text, is_held = self.head, self.lead + held + self.ending, held != answer
-        head = _without_thought(head, answer)
-        before, ids = self.controls.ids(head), self.controls.ids(head + text, is_held)
+        thought, rest = (_split(text, True) for text in self._own_thought(answer))
+        rest = ["".join(rest)]
+        held = self._hold([thought, rest])
+        text = "".join([*thought, self.after_thought if _OWN_THOUGHT.match(answer) else "", *rest])
+        before = self.controls.ids(head := self._before(self.opened, answer))
+        ids = self.controls.ids(head + self.lead + text + self.ending, held)
         if ids[: len(before)] == before:
             return ids[len(before):]
-        return self.controls.ids(text, is_held)  # one token would reach over into the prompt
+        return self.controls.ids(self.lead + text + self.ending, held)  # a token would reach into the prompt
+
+    @property
+    def last_words(self) -> str:
+        """What the template writes after an answer, before its end of turn."""
+        marks = [name for name, at in self.added.items() if at == self.end_id and self.ending.endswith(name)]
+        return self.ending.removesuffix(max(marks, key=len, default=""))
 
     def known(self) -> list[str]:
         """What the probe has shown, a line each."""
-        asked = self.head.rpartition(ASKED)[2].removesuffix(self.between)
-        shown = {"after a question": asked, "before the answer": self.between,
+        shown = {"after a question": self.opened.rpartition(ASKED)[2], "before the answer": self.between,
                  "after the answer": self.ending}
         return [f"{where}: `{json.dumps(text, ensure_ascii=False)}`" for where, text in shown.items() if text]
 
-    def _probe(self) -> list[Message]:
-        """The fullest conversation that the template renders with its question, as text or as parts."""
+    def _hold(self, texts: Sequence[list[str]]) -> bool:
+        """Hold the names of control tokens back in all pieces of text, in place; whether there were any."""
+        for said in map("".join, texts):
+            if self.controls.found_in(_WORDS.sub("", said)) and not self.controls.found_in(said):
+                raise UserError("a text holds a control token around a word that switches thoughts: "
+                                f"{_quote(said)}")
+        held = self.controls.hold([piece for pieces in texts for piece in pieces[::2]])
+        if held is None:
+            return False
+        one_by_one = iter(held)
+        for pieces in texts:
+            pieces[::2] = [next(one_by_one) for _ in pieces[::2]]
+        return True
+
+    def _own_thought(self, answer: str) -> tuple[str, str]:
+        """(the thought that an answer begins with, or the end of one that the template opens; the rest)."""
+        found = _OWN_THOUGHT.match(answer)
+        if found is None and _is_open(self.opened):
+            found = _END_OF_THOUGHT.match(answer)
+        return (found[0], answer[found.end():]) if found else ("", answer)
+
+    def _before(self, opened: str, answer: str) -> str:
+        """The text before an answer, where `opened` is the template's with its generation prompt."""
+        own, _ = self._own_thought(answer)
+        thought = _LAST_THOUGHT.search(opened)
+        if own and _OWN_THOUGHT.match(own):
+            return opened[: thought.start()] if thought else _CLOSED_AT_THE_END.sub("", opened)
+        if thought is None:
+            return (opened + self.between).removesuffix(self.lead)
+        if thought["close"] or own:
+            return opened
+        return opened + (self.between if _is_open(self.opened) else _closing(thought))
+
+    def _probe(self) -> tuple[str, str, str, int | None]:
+        """(the text of a prompt, all text before its answer, the text that ends one, the token that does) of
+        the fullest conversation that the template renders, as text or as parts."""
         failed: UserError | None = None
         for probe in PROBES:
             for self.parts in (False, True):
                 try:
-                    self._render(probe)
-                    return probe
+                    opened = self._render(probe)
+                    whole = self._render([*probe, Message(role="assistant", content=ANSWERED)], prompt=False)
+                    return opened, *self._around_answer(opened, whole)
                 except UserError as error:
                     failed = failed if self.parts else error
         assert failed is not None
         raise failed
 
     def _around_answer(self, opened: str, whole: str) -> tuple[str, str, int | None]:
-        """(all text before an answer, the text that ends one, the token that ends it)."""
         before, _, after = whole.rpartition(ANSWERED)
         if not before.startswith(opened):
             shared = _LAST_THOUGHT.sub("", opened).rstrip()
@@ -103,9 +149,9 @@ class Template:
                                 f"the answer; {SWITCH}")
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
         if (thought := _LAST_THOUGHT.search(before)) and not thought["close"]:
-            before += thought["space"] + _closing(thought["open"]) + 2 * thought["space"]
+            before += _closing(thought)
         for names in (self.special, self.added):
-            if mark := _any_of(names).search(after):
+            if mark := any_of(names).search(after):
                 return before, after[: mark.end()], names[mark[0]]
         return before, "", None
 
@@ -120,10 +166,12 @@ class Template:
                         f"{_quote(before)} are others when an answer follows; choose another model")
 
     def _control_names(self) -> set[str]:
-        """What must stay text in a row: special tokens, and added ones that the template works with."""
-        own = _LAST_THOUGHT.sub("", self.head) + self.ending
-        marks = {name for name in self.added if name in own}
-        return {*self.special, *(name for name in marks if not re.fullmatch(f"{OPENING}|{CLOSING}", name))}
+        """What must stay text in a row: special tokens, and added ones that are marks of the template."""
+        own = self.opened + self.ending
+        for turn in (*PROBES[0], _USER):
+            own = own.replace(turn["content"], "")
+        marks = {name for name in self.added if name in own and not name.isalnum()}
+        return {*self.special, *(name for name in marks if not _MARK.fullmatch(name))}
 
     def _render(self, messages: Sequence[Message], prompt: bool = True) -> str:
         """The template's text; raises UserError where it fails or drops what a message says."""
@@ -145,84 +193,34 @@ class Template:
         return text
 
 
-class Controls:
-    """The tokens of a tokenizer that act on a model, and a way to read their `names` as mere text."""
-
-    def __init__(self, tokenizer: Any, names: Iterable[str]) -> None:
-        self.tokenizer = tokenizer
-        self.names = sorted(filter(str.strip, names))
-        self.pattern = _any_of(self.names)
-        self._own = {name: chr(_OWN + at) for at, name in enumerate(self.names)}
-        self._held = {name: chr(_HELD + at) for at, name in enumerate(self.names)}
-        self._speller: Any = None  # made when the first text needs it: that takes a second
-
-    def hold(self, text: str) -> str:
-        """The text with a private character for every name in it. Raises UserError if it has some already."""
-        if not (found := self.pattern.search(text)):
-            return text
-        if not self.tokenizer.is_fast:
-            raise UserError(f"a text holds {found[0]}, which this tokenizer cannot read as mere text")
-        if _PRIVATE.search(text):
-            raise UserError(f"a text holds {found[0]} beside characters of a private plane of Unicode")
-        return self.pattern.sub(lambda found: self._held[found[0]], text)
-
-    def ids(self, text: str, is_held: bool = False) -> list[int]:
-        """Token ids of a text, in which the names that were held back are spelled out."""
-        if not is_held:
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        if self._speller is None:
-            self._speller = _speller(self.tokenizer, self._own)
-        own = self.pattern.sub(lambda found: self._own[found[0]], text)
-        spelled = own.translate({ord(char): name for name, char in self._held.items()})
-        return self._speller.encode(spelled, add_special_tokens=False).ids
+def _split(text: str, keeps_marks: bool) -> list[str]:
+    """The text in pieces; every second one is a mark of a thought, which acts in what an assistant says."""
+    return _MARK.split(text) if keeps_marks else [text]
 
 
-def _without_thought(text: str, answer: str) -> str:
-    """A prompt's text without the thought at its end where the answer begins with its own."""
-    thought = _LAST_THOUGHT.search(text) if re.match(OPENING, answer) else None
-    return text[: thought.start()] if thought else text
+def _is_open(opened: str) -> bool:
+    """Whether a prompt ends inside a thought."""
+    thought = _LAST_THOUGHT.search(opened)
+    return thought is not None and not thought["close"]
 
 
-def _closing(mark: str) -> str:
-    """The mark that closes a thought."""
+def _closing(thought: re.Match[str]) -> str:
+    """The text that closes an empty thought."""
+    mark = thought["open"]
     other = mark.replace("START_", "END_").replace("begin_of_", "end_of_")
-    return other if other != mark else f"{mark[0]}/{mark[1:]}"
+    return thought["space"] + (other if other != mark else f"{mark[0]}/{mark[1:]}") + 2 * thought["space"]
 
 
 def _shows(text: str, message: Message) -> bool:
-    """Whether a rendering has what a message says, but for thoughts of earlier turns and the words that
-    switch thoughts on and off."""
+    """Whether a rendering has what a message says, but for space, for thoughts of earlier turns and for the
+    words that switch thoughts on and off."""
     said = message["content"]
     if message["role"] == "assistant":
         said = re.split(CLOSING, said)[-1]
-    return said.strip() in text or all(part.strip() in text for part in re.split(r"/(?:no_)?think\b", said))
-
-
-def _speller(tokenizer: Any, new: Mapping[str, str]) -> Any:
-    """A copy of a fast tokenizer with new names for some tokens, so that their old names are text like any
-    other; the ids stay."""
-    from tokenizers import Tokenizer
-
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec |= {"post_processor": None, "truncation": None, "padding": None}
-    for token in spec["added_tokens"]:
-        token["content"] = new.get(token["content"], token["content"])
-    model = spec["model"]
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {new.get(piece, piece): at for piece, at in model["vocab"].items()}
-    else:
-        model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
-    if model.get("unk_token") in new:
-        model["unk_token"] = new[model["unk_token"]]
-    speller = Tokenizer.from_str(json.dumps(spec))
-    assert all(speller.token_to_id(char) == tokenizer.convert_tokens_to_ids(name)
-               for name, char in new.items())
-    return speller
-
-
-def _any_of(names: Iterable[str]) -> re.Pattern:
-    """One of the names, the longest first; without any, what no text has."""
-    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+    if said.strip() in text:
+        return True
+    text = "".join(text.split())
+    return all("".join(part.split()) in text for part in _WORDS.split(said))
 
 
 def _quote(text: str) -> str:

@@ -1,11 +1,12 @@
 """What a chat template writes around an answer is what the model is trained on, whatever the template."""
 
+import json
 import string
 from dataclasses import replace
 
 import pytest
 from tiny import CHATML, NO_SYSTEM, make_model, make_rows, make_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
 from raft_fast.chat import Chat
@@ -138,7 +139,8 @@ def test_the_answers_ids_are_those_of_the_rendering(scheme):
     view = chat.sft_view(ASKED, ANSWER)
     whole = own_ids(chat.tokenizer, [*ASKED, {"role": "assistant", "content": ANSWER}])
     assert view.ids == whole[: len(view.ids)]
-    assert chat.tokenizer.convert_ids_to_tokens(view.completion)[:2] == ["Be", "cause"] or scheme == "always"
+    assert view.ids[-1] == chat.end_of_turn
+    assert chat.tokenizer.convert_ids_to_tokens(view.completion)[:2] == ["Be", "cause"]
 
 
 def test_a_space_before_the_answer_belongs_to_its_first_token():
@@ -213,3 +215,111 @@ def test_a_saved_model_stops_at_the_end_of_turn_that_was_trained(tmp_path):
         config = GenerationConfig.from_pretrained(tmp_path / name / "model")
         assert config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
         assert not config._from_model_config
+
+def test_a_system_turn_that_only_prompts_show_is_no_reason_to_refuse():
+    """Mistral's templates write it into the last turn, where that is the user's."""
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{% set said = messages[0]['content'] %}"
+        "{% set messages = messages[1:] %}{% endif %}"
+        "{% for m in messages %}{% if m['role'] == 'user' %}<turn>"
+        "{% if loop.last and said is defined %}{{ said + '\n\n' }}{% endif %}{{ m['content'] }}<turn>"
+        "{% else %}{{ m['content'] }}<eos>{% endif %}{% endfor %}")
+    chat = Chat(make_tokenizer(template))
+    assert "Be kind.\n\nWhy?" in text_of(chat, chat.student_prompt(
+        [{"role": "system", "content": "Be kind."}, *ASKED]))
+    assert text_of(chat, chat.sft_view(ASKED, ANSWER).ids) == f"<turn>Why?<turn>{ANSWER}<eos>"
+
+
+def test_marks_of_an_answers_own_thought_stay_tokens():
+    tokenizer = make_tokenizer(CHATML)
+    marks = ["[THINK]", "[/THINK]"]
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in marks])
+    chat, (opening, closing) = Chat(tokenizer), tokenizer.convert_tokens_to_ids(marks)
+    ids = chat.completion("[THINK]Hm, <eos>.[/THINK]Yes, no [THINK].")
+    assert (ids[0], ids.count(opening), ids.count(closing), ids.count(2)) == (opening, 1, 1, 1)
+    assert opening not in chat.student_prompt([{"role": "user", "content": "What is [THINK]?"}])
+
+
+@pytest.mark.parametrize(("answer", "end"), [
+    ("Hm.\n</think>\n\nYes.", "<think>\nHm.\n</think>\n\nYes.<eos>"),
+    (" <think>\nHm.\n</think>\n\nYes.", "assistant\n <think>\nHm.\n</think>\n\nYes.<eos>"),
+    ("Write </think> to end it.", "<think>\n\n</think>\n\nWrite </think> to end it.<eos>")])
+def test_an_answer_may_begin_inside_the_thought_that_the_template_opens(answer, end):
+    chat = Chat(make_tokenizer(OPEN_THOUGHT))
+    view = chat.sft_view(ASKED, answer)
+    assert text_of(chat, view.ids).endswith(end)
+
+
+def test_a_thought_goes_before_what_marks_the_response():
+    lone = HEAD + "{% if m['role'] == 'assistant' %}</think>{% endif %}{{ m['content'] }}<eos>\n" + TAIL
+    chat = Chat(make_tokenizer(lone + "</think>{% endif %}"))
+    assert text_of(chat, chat.sft_view(ASKED, "<think>Hm.</think>Yes.").ids).endswith(
+        "assistant\n<think>Hm.</think>Yes.<eos>")
+    chat = Chat(make_tokenizer(CHANNEL))
+    assert text_of(chat, chat.sft_view(ASKED, "<think>Hm.</think>Yes.").ids).endswith(
+        "assistant\n<think>Hm.</think><channel>final<message>Yes.<eos>")
+
+
+@pytest.mark.parametrize(("default", "other"), [
+    ("<think>\n", "<think></think>"), ("<think></think>", "<think>\n")])
+def test_a_thought_that_depends_on_the_row_is_closed_once(default, other):
+    chat = Chat(make_tokenizer(HEAD + "{{ m['content'] }}<eos>\n" + TAIL +
+                               "{% if 'brief' in messages[0].content %}" + other + "{% else %}" + default +
+                               "{% endif %}{% endif %}"))
+    for said, mark in (("Be brief.", other), ("Be kind.", default)):
+        text = text_of(chat, chat.student_prompt([{"role": "system", "content": said}, *ASKED]))
+        assert text.endswith("assistant\n" + (mark if "/" in mark else "<think>\n\n</think>\n\n"))
+
+
+def test_private_characters_are_text_beside_control_tokens(chat):
+    icons = "\U000F0001 \U000F1AF0"
+    said = [{"role": "user", "content": "Write <eos>"}, {"role": "assistant", "content": icons}, *ASKED]
+    assert icons in text_of(chat, chat.student_prompt(said))
+    said[1]["content"] = "\U00108001"
+    with pytest.raises(UserError, match="private characters"):
+        chat.student_prompt(said)
+    assert "\U00108001" in text_of(chat, chat.student_prompt(said[1:]))
+
+
+def test_other_spellings_of_a_control_token_are_text():
+    tokenizer = make_tokenizer(CHATML.replace("<eos>", "<|im_end|>"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=True, normalized=True)])
+    chat, mark = Chat(tokenizer), tokenizer.convert_tokens_to_ids("<|im_end|>")
+    said = [chat.student_prompt([{"role": "user", "content": text}]) for text in ("x ＜|im_end|＞ y", "x")]
+    assert said[0].count(mark) == said[1].count(mark)
+    assert chat.completion("x ＜|im_end|＞ y").count(mark) == 1
+
+
+def test_a_name_that_merges_would_make_is_spelled_out():
+    tokenizer = make_tokenizer()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    for piece in ("<e", "os", "os>"):
+        spec["model"]["vocab"][piece] = len(spec["model"]["vocab"])
+    spec["model"]["merges"] = [["<", "e"], ["o", "s"], ["os", ">"], ["<e", "os>"]]
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token="<eos>",
+                                   additional_special_tokens=["<turn>"], chat_template=CHATML)
+    chat = Chat(made)
+    assert chat.completion("say <eos>").count(2) == 1
+    assert made.convert_ids_to_tokens(chat.completion("<eos>")) == ["<e", "os>", "<eos>"]
+
+
+@pytest.mark.parametrize("said", ["One\n\ntwo", "One\r\ntwo", "One\ttwo  three"])
+def test_a_template_may_change_space(said):
+    chat = Chat(make_tokenizer(CHATML.replace("m['content']", "m['content'].split() | join(' ')")))
+    assert chat.student_prompt([{"role": "user", "content": said}])
+
+
+def test_words_that_a_template_takes_out_make_no_control_token():
+    chat = Chat(make_tokenizer(CHATML.replace("m['content']", "m['content'].replace('/think', '')")))
+    assert chat.student_prompt([{"role": "system", "content": "Be kind. /think"}, *ASKED])
+    with pytest.raises(UserError, match="control token"):
+        chat.student_prompt([{"role": "system", "content": "<eos/think>"}, *ASKED])
+
+
+def test_words_of_the_probe_are_no_marks():
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in ("Yes", "4", "user")])
+    asked = [{"role": "user", "content": "Yes, user 4?"}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert Chat(tokenizer).student_prompt(asked) == prompt
