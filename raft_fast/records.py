@@ -3,7 +3,10 @@
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_fast.errors import UserError, first_line
-from raft_fast.separated import separated
+from raft_fast.separated import LONGEST, separated
 from raft_fast.terminal import visible
 
 HUB_SECONDS = 5
@@ -35,6 +38,21 @@ class BadRowError(ValueError):
 def writable(text: str) -> str:
     """The text with halves of characters written out, which no file takes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+class Doubled(dict[str, Any]):
+    """An object of JSON with keys that stand in it twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return made if len(made := dict(pairs)) == len(pairs) else Doubled(pairs)
+
+
+from_json = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def names(columns: Iterable[Any]) -> str:
@@ -84,11 +102,7 @@ def own_file(source: str) -> Path | None:
 
 def _format(path: Path) -> str:
     """The file's ending, without that of a compression."""
-    return Path(path.stem if _compression(path) else path.name).suffix.lower()
-
-
-def _compression(path: Path) -> str | None:
-    return COMPRESSED.get(path.suffix.lower())
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
 
 
 def _saved(folder: Path) -> bool:
@@ -96,7 +110,7 @@ def _saved(folder: Path) -> bool:
 
 
 def _bytes(path: Path) -> Any:
-    if how := _compression(path):
+    if how := COMPRESSED.get(path.suffix.lower()):
         return io.BufferedReader(pa.input_stream(path, compression=how))
     return path.open("rb")
 
@@ -122,13 +136,19 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 def _value(text: str) -> Any:
     """The value of a text that is JSON, or why it cannot be had. Raises JSONDecodeError for any other."""
     try:
-        return json.loads(text)
+        value = from_json(text)
     except json.JSONDecodeError:
         raise
     except RecursionError:
         return BadRowError("is nested too deeply")
     except ValueError:
         return BadRowError("holds a whole number of too many digits")
+    if not isinstance(value, dict):
+        return value
+    columns = _known([*value, *getattr(value, "twice", ())])
+    if bad := _twice(columns):
+        return BadRowError(bad)
+    return dict(zip(columns, value.values(), strict=False))  # keys that stand twice come after the others
 
 
 def _not_json(error: json.JSONDecodeError) -> str:
@@ -136,12 +156,18 @@ def _not_json(error: json.JSONDecodeError) -> str:
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    """The elements of a list, or a value a line."""
+    """The elements of a list, one object over many lines, or a value a line."""
     with _text(path) as file:
         piece = file.read(PIECE)
-        if piece.lstrip().startswith("["):
+        first = piece.lstrip().partition("\n")[0].rstrip()
+        if first.startswith("["):
             yield from enumerate(_elements(piece, file, path), 1)
             return
+        if first.startswith("{") and not first.endswith("}"):
+            with suppress(json.JSONDecodeError):
+                if isinstance(whole := _value(piece + file.read(LONGEST)), dict):
+                    yield 1, whole
+                    return
     yield from _jsonl(path)
 
 
@@ -180,14 +206,19 @@ def _elements(piece: str, file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with _text(path) as file:
-        for line, record in separated(file, "\t" if _format(path) == ".tsv" else None, COLUMNS, str(path)):
-            yield line, BadRowError(record) if isinstance(record, str) else record
+        rows = separated(file, "\t" if _format(path) == ".tsv" else None)
+        line, first = next(rows, (1, []))
+        header = [_plain_name(field) for field in first]
+        if bad := first if isinstance(first, str) else _twice(header):
+            raise UserError(f"{path}, line {line}: {bad}")
+        for line, fields in rows:
+            yield line, BadRowError(fields) if isinstance(fields, str) else dict(zip_longest(header, fields))
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     with pq.ParquetFile(path) as file:
-        columns = file.schema_arrow.names
-        yield from _rows(file.iter_batches(BATCH_ROWS, columns=_used(columns, path)), columns)
+        yield from _rows(file.schema_arrow.names, path,
+                         lambda used: file.iter_batches(BATCH_ROWS, columns=used))
 
 
 def _data_set(source: str, note: Callable[[str], None]) -> Iterator[tuple[int, Any]]:
@@ -213,21 +244,42 @@ def _data_set(source: str, note: Callable[[str], None]) -> Iterator[tuple[int, A
         if split != "train":
             note(f"{source} has no split train; its only one is taken: {split}")
         found = found[split]
-    rows = found.select_columns(_used(found.column_names, source)).with_format("arrow")
-    yield from _rows(rows.iter(BATCH_ROWS), found.column_names)
+    yield from _rows(found.column_names, source,
+                     lambda used: found.select_columns(used).with_format("arrow").iter(BATCH_ROWS))
 
 
-def _used(columns: Sequence[str], source: Path | str) -> list[str]:
-    """Those of the columns that a row can be made of: no other is read, whatever may be in it."""
-    if used := [name for name in columns if name in COLUMNS]:
-        return used
-    raise UserError(f"no row of {source} can be used: has the columns {names(columns)}; needs prompt and "
-                    "completion, question and answer, or messages")
+def _plain_name(column: str) -> str:
+    """A column's name as rows know it: "Question " is question."""
+    plain = column.strip().casefold()
+    return plain if plain in COLUMNS else column
 
 
-def _rows(batches: Iterable[pa.RecordBatch | pa.Table], columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    unread = dict.fromkeys(columns, UNREAD)
-    plain = (record for batch in batches for record in _plain(batch))
+def _known(columns: list[str]) -> list[str]:
+    """The names as rows know them. Beside a layout that is named exactly, and a name that is, others stay."""
+    exact = COLUMNS.intersection(columns)
+    if any(exact.issuperset(layout) for layout in LAYOUTS):
+        return columns
+    return [name if (plain := _plain_name(name)) in exact else plain for name in columns]
+
+
+def _twice(columns: list[str]) -> str:
+    twice = (name for name in columns if name in COLUMNS and columns.count(name) > 1)
+    return next((f"names the column {name} twice" for name in twice), "")
+
+
+def _rows(
+    columns: list[str], source: Path | str, read: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
+) -> Iterator[tuple[int, Any]]:
+    """Rows of the columns that a row can be made of: no other is read, whatever may be in it."""
+    known = _known(columns)
+    used = {column: name for column, name in zip(columns, known, strict=True) if name in COLUMNS}
+    if bad := _twice(known):
+        raise UserError(f"{source}: {bad}")
+    if not used:
+        raise UserError(f"no row of {source} can be used: has the columns {names(columns)}; needs prompt and "
+                        "completion, question and answer, or messages")
+    unread = dict.fromkeys(known, UNREAD)
+    plain = (record for batch in read(list(used)) for record in _plain(batch.rename_columns(used)))
     for number, record in enumerate(plain, 1):
         yield number, record if isinstance(record, BadRowError) else unread | record
 

@@ -1,6 +1,5 @@
 """What a row is, and how the layouts people use become one."""
 
-import json
 import math
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -8,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft_fast.engines import Message, trim
-from raft_fast.records import ALWAYS, LAYOUTS, BadRowError, names, writable
+from raft_fast.records import ALWAYS, LAYOUTS, BadRowError, from_json, names, writable
 
 SOURCES = ("gold", "rewrite", "fused")
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant")  # developer is OpenAI's name of system
+TURN = ("role", "content", "weight")
+TEXTS = ("text", "input_text", "output_text")  # types of a content's parts that are text
 CALLS = ("tool_calls", "function_call")
 UNSEEN = {"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"}
 WITHOUT_INK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without ink
@@ -77,7 +78,8 @@ def to_row(record: Any, default_id: str, unused: Unused | None = None) -> Row:
         raise BadRowError(f"must be an object, is {type(record).__name__}")
     layout = _layout(record)
     turns = _conversation(record, layout)
-    messages = [Message(role=turn["role"], content=_text(turn.get("content"), name)) for name, turn in turns]
+    messages = [Message(role="system" if turn["role"] == "developer" else turn["role"],
+                        content=_text(_joined(turn.get("content"), name), name)) for name, turn in turns]
     if messages[-1]["role"] != "assistant":
         raise BadRowError(f"{layout[-1]} must end with an assistant turn (the answer)")
     if len(messages) == 1 or messages[-2]["role"] != "user":
@@ -92,7 +94,7 @@ def to_row(record: Any, default_id: str, unused: Unused | None = None) -> Row:
     if unused is not None:
         _add_unused(unused, "columns", record, (*ALWAYS, *layout))
         for _, turn in turns:
-            _add_unused(unused, "keys of messages", turn, ("role", "content", "weight"))
+            _add_unused(unused, "keys of messages", turn, TURN)
     return Row(
         row_id=_label(record, "row_id") or _label(record, "id") or default_id,
         prompt=messages[:-1],
@@ -141,7 +143,7 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        turns = json.loads(value)
+        turns = from_json(value)
     except (ValueError, RecursionError):
         return value
     return turns if turns and all(isinstance(turn, dict) and "role" in turn for turn in turns) else value
@@ -158,7 +160,35 @@ def _turns(value: Any, column: str, role: str | None) -> list[tuple[str, dict]]:
             raise BadRowError(f"{column} must have turns with the role system, user or assistant, has {has}")
         if not _filled(turn.get("content")) and any(_filled(turn.get(name)) for name in CALLS):
             raise BadRowError(f"{column} has a turn that calls tools and says nothing: it is not trained on")
-    return [(column, turn) for turn in value]
+        if key := _doubled(turn, TURN):
+            raise BadRowError(f"{column} has a message that names {key} twice")
+    return [(f"{column}: content", turn) for turn in value]
+
+
+def _doubled(value: dict, used: Collection[str]) -> str | None:
+    """The first of the used keys that stands twice in an object."""
+    return next((key for key in getattr(value, "twice", ()) if key in used), None)
+
+
+def _joined(content: Any, name: str) -> Any:
+    """The text of a content that is a list of parts; any other as it is. Raises BadRowError for parts that
+    are no text."""
+    if not isinstance(content, list) or not content:
+        return content
+    kinds = [_kind(part) for part in content]
+    if other := [kind for kind in kinds if kind not in TEXTS]:
+        raise BadRowError(f"{name} must be text, is a list of {names(dict.fromkeys(other))}")
+    return "".join(part["text"] for part in content)
+
+
+def _kind(part: Any) -> str:
+    """The type of a part of a content, or what else it is."""
+    if not isinstance(part, dict):
+        return type(part).__name__
+    kind = str(part.get("type"))
+    if kind in TEXTS and (_doubled(part, ("type", "text")) or not isinstance(part.get("text"), str)):
+        return f"{kind} without one text"
+    return kind
 
 
 def _text(value: Any, name: str) -> str:

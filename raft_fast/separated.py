@@ -1,10 +1,10 @@
 """CSV as people have it: quotes that are never closed cost their own row, not those after it."""
 
 import csv
+import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
-
-from raft_fast.errors import UserError
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 LONGEST = 1 << 24  # characters of a row
 REREAD = 4  # times that a file may be read again for quotes that are not closed
@@ -39,21 +39,21 @@ class Lines:
         self.taken, self._length = [], 0
 
 
-def separated(
-    file: Iterable[str], delimiter: str | None, columns: Collection[str], name: str
-) -> Iterator[tuple[int, dict[str, str | None] | str]]:
-    """(line, row by the first line's names, or why it is none). A row over many lines has the number of its
-    last one, and of its first where it is none.
+def separated(file: Iterable[str], delimiter: str | None) -> Iterator[tuple[int, list[str] | str]]:
+    """(line, fields, or why they cannot be read), the header first; no row has more fields than it. A row
+    over many lines has the number of its last one, and of its first where it is none.
 
-    `delimiter` None: the one of , ; and tab that the first line has most of. The names of `columns` are known
-    in any case. Raises UserError, with the file's `name`, for a first line that cannot be read.
+    `delimiter` None: the one of , ; and tab that the first line has most of.
     """
     csv.field_size_limit(LONGEST)
-    lines, header = Lines(file), list[str]()
-    first = next(lines, "")
-    lines.begin(0)
+    file, width = iter(file), 0
+    first = next(file, "")
     # a spreadsheet writes semicolons where the comma is a decimal one
-    reader = csv.reader(lines, delimiter=delimiter or max(",;\t", key=first.count), strict=True)
+    delimiter = delimiter or max(",;\t", key=first.count)
+    # blanks between a closing quote and the separator, which csv refuses
+    blanks = re.compile(rf'(?<=[^"{delimiter}\r\n])("(?:"")*) +(?=[{delimiter}\r\n]|\Z)')
+    lines = Lines(blanks.sub(r"\1", line) if '" ' in line else line for line in chain([first], file))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         bad, fields = "", list[str]()
         try:
@@ -63,22 +63,12 @@ def separated(
         except csv.Error as error:
             bad = f"its double quotes do not match ({error}); one inside a quoted text is written twice"
         line = lines.taken[0 if bad else -1][0]
-        if not header:
-            header = [_known(field, columns) for field in fields]
-            twice = [field for field in columns if header.count(field) > 1]
-            if bad or twice:
-                raise UserError(f"{name}, line {line}: {bad or f'names the column {twice[0]} twice'}")
-        elif bad or len(fields) > len(header):
+        width = width or len(fields)
+        if bad or len(fields) > width:
             line = lines.taken[0][0]
             lines.begin(1)  # a quote may have swallowed good rows
             yield line, bad or MORE
             continue
-        elif fields:
-            yield line, dict(zip(header, [*fields, *[None] * (len(header) - len(fields))], strict=True))
+        if fields:
+            yield line, fields
         lines.begin(len(lines.taken))
-
-
-def _known(name: str, columns: Collection[str]) -> str:
-    """A column's name as rows are known to have it: "Question " is question."""
-    plain = name.strip().casefold()
-    return plain if plain in columns else name

@@ -243,3 +243,63 @@ def test_the_split_train_is_taken_without_a_word(saved, splits):
 def test_of_several_splits_none_is_guessed(saved):
     with pytest.raises(UserError, match="has no split train but test, validation"):
         read_table(saved("test", "validation")[0], 0)
+
+
+def save_as(path, columns, values):
+    """One row, in the format of the path's ending."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table([[value] for value in values], names=columns), path)
+    elif path.suffix == ".csv":
+        path.write_text(f"{','.join(columns)}\n{','.join(values)}\n")
+    elif path.suffix:
+        path.write_text(json.dumps(dict(zip(columns, values, strict=True))))
+    else:
+        datasets.Dataset.from_dict({name: [value] for name, value in zip(columns, values, strict=True)}
+                                   ).save_to_disk(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv", "a"])
+def test_names_of_columns_are_known_in_any_case(tmp_path, name):
+    source = save_as(tmp_path / name, [" Question", "ANSWER ", "Id", "Note"], ["q", "a", "mine", "n"])
+    found = read_table(source, 0)
+    assert [(row.prompt[0]["content"], row.gold, row.row_id) for row in found.rows] == [("q", "a", "mine")]
+    assert found.notes == ["columns that are not used: Note"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a"])
+def test_names_that_are_exact_come_first(tmp_path, name):
+    columns, values = ["Question", "question", "answer", "ID"], ["Q", "q", "a", "7"]
+    (found,) = read_table(save_as(tmp_path / name, columns, values), 0).rows
+    assert (found.prompt[0]["content"], found.gold, found.row_id) == ("q", "a", "row-000001")
+    columns = ["Id", "id", "Question", "answer"]
+    (found,) = read_table(save_as(tmp_path / f"b{name}", columns, ["1", "2", "q", "a"]), 0).rows
+    assert found.row_id == "2"
+
+
+@pytest.mark.parametrize("twice", ["answer", "id", "Question"])
+def test_a_column_that_stands_twice_is_told(tmp_path, twice):
+    columns = ["Question" if twice == "Question" else "question", "answer", "id", "note", "note"]
+    source = save_as(tmp_path / "a.parquet", columns, ["q", "a", "b", "c", "d"])
+    assert len(read_table(source, 0).rows) == 1
+    source = save_as(tmp_path / "a.parquet", [*columns, twice], ["q", "a", "b", "c", "d", "e"])
+    with pytest.raises(UserError, match=rf"a\.parquet: names the column {twice.lower()} twice"):
+        read_table(source, 1.0)
+
+
+def test_one_object_over_many_lines_is_a_row(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    for record in (GOOD, {"messages": turns}):
+        found = read_table(write(tmp_path / "a.json", f"\ufeff\n{json.dumps(record, indent=2)}\n"), 0)
+        assert [row.row_id for row in found.rows] == ["row-000001"]
+    found = read_table(write(tmp_path / "a.json", f"{{\n{json.dumps(GOOD)}\n"), 1.0)
+    assert [row.row_id for row in found.rows] == ["row-000002"]
+
+
+def test_blanks_after_a_closing_quote_are_no_part_of_its_text(tmp_path):
+    lines = ['"q ""1""" ,a1\n', '"q 2" ,"a, 2"  \n', '" ,q",a3\n', '"two\nlines" ,a4\n', '"q ""x"" ,y",a5']
+    found = csv_of(tmp_path, HEADER + "".join(lines))
+    asked = ['q "1"', "q 2", ",q", "two\nlines", 'q "x" ,y']
+    assert [row.prompt[0]["content"] for row in found.rows] == asked
+    assert [row.gold for row in found.rows] == ["a1", "a, 2", "a3", "a4", "a5"]
+    assert csv_of(tmp_path, '"question" ;answer\n"q" ;a, 5" ,b\n').rows[0].gold == 'a, 5" ,b'

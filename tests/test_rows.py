@@ -188,3 +188,61 @@ def test_an_answer_that_shows_nothing_is_empty(tmp_path, text):
 @pytest.mark.parametrize("text", ["می\u200cخواهم", "👩\u200d💻", "\ufeffa", "e\u0301", ".", "7️⃣"])
 def test_joiners_in_an_answer_stay(tmp_path, text):
     assert row(tmp_path, {**GOOD, "answer": text}).gold == text
+
+
+def part(text, kind="text", **more):
+    return {"type": kind, "text": text, **more}
+
+
+@pytest.mark.parametrize("parts", [
+    [part("What is")], [part("What"), part(" is")], [part("What is", image_url=None)],
+    [part("What ", "input_text"), part("is", "output_text")],
+])
+def test_parts_that_are_text_are_joined(tmp_path, parts):
+    turns = [turn(parts, "user"), turn(parts)]
+    pq.write_table(pa.table({"messages": [turns]}), tmp_path / "a.parquet")
+    for found in (row(tmp_path, {"messages": turns}), row(tmp_path, {"messages": json.dumps(turns)}),
+                  row(tmp_path, {"prompt": turns[:1], "completion": turns[1:]}),
+                  read_table(str(tmp_path / "a.parquet"), 0).rows[0]):
+        assert (found.prompt[0]["content"], found.gold) == ("What is", "What is")
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    ([{"type": "image_url", "image_url": {}}], "must be text, is a list of image_url"),
+    ([part("q"), part(None, "image"), {"type": "audio"}], "must be text, is a list of image, audio"),
+    ([part(None)], "must be text, is a list of text without one text"),
+    (["q", {}, {"type": []}], "must be text, is a list of str, None, []"),
+    ({"text": "q"}, "must be text, is dict"), (5, "must be text, is int"),
+    ([part("")], "is empty"), ([], "is empty"), (None, "is empty"),
+])
+def test_a_content_that_is_no_text_is_told_by_its_type(tmp_path, content, reason):
+    for turns in ([turn(content, "user"), turn("a")], asked(turn(content))):
+        assert row(tmp_path, {"messages": turns}) == f"messages: content {reason}"
+
+
+def test_the_role_developer_is_system(tmp_path):
+    found = row(tmp_path, {"messages": [turn("Be brief.", "developer"), *asked(turn("a"))]})
+    assert found.prompt == [turn("Be brief.", "system"), *asked()]
+
+
+@pytest.mark.parametrize(("record", "said"), [
+    ('{"question": "q", "answer": "a", "answer": "b"}', "names the column answer twice"),
+    ('{"Question": "q", "Question": "p", "answer": "a"}', "names the column question twice"),
+    ('{"Question": "q", "QUESTION": "p", "answer": "a"}', "names the column question twice"),
+    ('{"question": "q", "answer": "a", "id": 1, "id": 2}', "names the column id twice"),
+    ('{"messages": [{"role": "user", "content": "q", "content": "p"}]}', "message that names content twice"),
+    ('{"messages": [{"role": "user", "role": "user", "content": "q"}]}', "a message that names role twice"),
+    (json.dumps({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}), "names content twice"),
+    ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "p", "text": "q"}]}]}',
+     "a list of text without one text"),
+])
+def test_a_used_key_that_stands_twice_costs_its_row(tmp_path, record, said):
+    assert said in table(tmp_path, GOOD, record).rejected[0].reason
+
+
+@pytest.mark.parametrize("record", [
+    '{"question": "q", "answer": "a", "note": 1, "note": 2, "meta": {"content": 1, "content": 2}}',
+    '{"messages": [{"role": "user", "content": "q", "n": 1, "n": 2}, {"role": "assistant", "content": "a"}]}',
+])
+def test_keys_that_are_not_used_may_stand_twice(tmp_path, record):
+    assert table(tmp_path, GOOD, record).rows[1].gold == "a"
