@@ -34,7 +34,7 @@ class Encoder:
             except Exception as error:  # a folder can be wrong in any way
                 reason = why(error, Path(path), reports)
                 raise UserError(f"--encoder {path}: cannot be loaded: {reason}") from error
-        check_encoder(f"--encoder {path}", self.model, reports)
+        check_encoder(f"--encoder {path}", Path(path), self.model, reports)
         self.prompt = _prompt(self.model, prompt)
         self.batch_size, self.device = batch_size, device
         content = fingerprint(Path(path), SENTENCE_ENCODER) if Path(path).is_dir() else str(path)

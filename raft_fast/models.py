@@ -17,7 +17,7 @@ from raft_fast.fingerprint import fingerprint
 from raft_fast.head import check_head
 from raft_fast.options import SMOLLM2, EngineOptions, ModelOptions
 from raft_fast.quantization import Quantization, quantization_config
-from raft_fast.whole import load_whole
+from raft_fast.whole import GENERATION, load_whole, why
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
@@ -60,13 +60,27 @@ def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None =
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {error}") from error
-    check_rows(tokenizer, min(layer.weight.shape[0] for layer in (
-        model.get_input_embeddings(), model.get_output_embeddings())), str(folder))
+    except Exception as error:  # as in `load_whole`
+        reason = why(error, folder, [], "tokenizer_config.json or tokenizer.json")
+        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
+    rows = min(layer.weight.shape[0] for layer in (
+        model.get_input_embeddings(), model.get_output_embeddings()))
+    check_rows(tokenizer, rows, str(folder))
+    _check_ends(model.generation_config, rows, folder)
     chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
     chat.name_end(model.generation_config)
     return chat
+
+
+def _check_ends(generation_config: Any, rows: int, folder: Path) -> None:
+    """Raise UserError where what ends an answer is not ids of a model of `rows` rows."""
+    given = generation_config.eos_token_id
+    for token in given if isinstance(given, list) else [given]:
+        if token is not None and (type(token) is not int or not 0 <= token < rows):
+            file = GENERATION if (folder / GENERATION).is_file() else "config.json"
+            raise UserError(
+                f"--model {folder}: {file}: eos_token_id {json.dumps(given)}: {json.dumps(token)} is no "
+                f"token's id (a whole number below {rows}, the rows of the model's embeddings); correct it")
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
@@ -146,6 +160,6 @@ def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]
     try:
         tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
         chat = Chat(tokenizer, None, name)
-    except (OSError, ValueError, UserError):
+    except Exception:  # what is wrong is said where it is needed
         return None
     return lambda messages: len(chat.student_prompt(messages))

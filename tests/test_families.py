@@ -30,20 +30,24 @@ LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_h
 WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
           "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}
+STATE = {"intermediate_size": 64}
 DENSE = {
     "llama": {}, "qwen2": {"tie_word_embeddings": True}, "qwen3": {}, "mistral": {"sliding_window": 8},
     "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8},  # capped scores and logits, a tied head
     "gemma3_text": WINDOWS, "phi3": {"sliding_window": None}, "olmo2": {}, "gpt2": GPT2, "gpt_neox": {},
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 2.0}, "cohere": {"logit_scale": 0.5},
+    "mamba": STATE, "falcon_mamba": STATE, "mamba2": {"num_heads": 8, "expand": 2, "n_groups": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"]}, "starcoder2": {"sliding_window": None}}
 MIXTURES = {
     "mixtral": LOCAL, "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 16},
     "qwen3_moe": {**EXPERTS, "mlp_only_layers": [1]}, "olmoe": EXPERTS, "granitemoe": LOCAL, "phimoe": LOCAL,
     "deepseek_v3": {**ROUTED, **LATENT}, "glm4_moe": ROUTED, "gpt_oss": {**LOCAL, **WINDOWS},
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
+    "jamba": {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
     "qwen3_next": {**EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16}}
+HYBRID = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8}
 FAMILIES = {**DENSE, **MIXTURES}
-EAGER = {"gemma2", "gpt_oss", "mamba"}  # transformers has no other attention for them
+EAGER = {"gemma2", "gpt_oss", "mamba", "mamba2", "falcon_mamba"}  # transformers has nothing else for them
 TRAIN = TrainOptions(per_device_train_batch_size=3, num_train_epochs=1, teacher_top_k=16, learning_rate=1e-2,
                      max_completion_length=8)
 LORA = AdapterOptions(use_peft=True, lora_r=4)
@@ -159,6 +163,19 @@ def test_experts_may_be_named_as_layers():
         Adapter(build("qwen3_moe"), AdapterOptions(use_peft=True, lora_target_modules="q_proj,gate_projj"))
 
 
-def test_a_family_that_peft_cannot_adapt_is_refused_before_stage_1():
-    with pytest.raises(UserError, match=r"--lora_target_modules all-linear: .*incompatible with Mamba"):
-        check_adapter(build("mamba", intermediate_size=64), LORA)
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h", "jamba"])
+def test_every_layer_with_an_adapter_learns(name):
+    """State spaces use the weights of some layers without a call of the layer, and hence of its adapter."""
+    adapter = Adapter(build(name, **(HYBRID if name == "falcon_h1" else {})), LORA)
+    for key, value in adapter.model.named_parameters():
+        if "lora_B" in key:
+            value.data.normal_(std=0.1)
+    adapter.model(IDS).logits.square().sum().backward()
+    trained = [value for value in adapter.model.parameters() if value.requires_grad]
+    assert trained
+    assert all(value.grad is not None and value.grad.any() for value in trained)
+
+
+def test_a_layer_that_peft_cannot_adapt_is_refused_before_stage_1_where_it_is_named():
+    with pytest.raises(UserError, match=r"--lora_target_modules out_proj: .*incompatible with Mamba"):
+        check_adapter(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules="out_proj"))

@@ -68,7 +68,18 @@ def mixtral_folder(tmp_path):
     (lambda t: t.update({f"{Q}.base_layer.weight": t.pop(f"{Q}.weight")}), "adapter that was not merged"),
     (lambda t: t.update({f"{Q}.lora_A.default.weight": torch.ones(4, 32)}), "adapter that was not merged"),
     (lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(1)}), "config.json does not say how"),
-], ids=range(10))
+    (lambda t: t.update({f"{Q}.weight": t[f"{Q}.weight"].to(torch.int8)}),
+     rf"weights are whole numbers, .*: {Q}.weight \(1 in all\); add its quantization_config"),
+    (lambda t: t.update({name.removeprefix("model."): t.pop(name).to(torch.uint8) for name in list(t)}),
+     r"weights are whole numbers, .*: embed_tokens.weight, .*\(21 in all\)"),
+    (lambda t: t.update({f"{Q}.bias": torch.ones(32)}), rf"of parts that config.json does not .*: {Q}.bias"),
+    (lambda t: t.update({"lm_head.bias": torch.ones(260)}), "config.json does not have: lm_head.bias"),
+    (lambda t: t.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(8)}), "correct its model_type"),
+    (lambda t: t.update({"layers.1.self_attn.q_norm.weight": t.pop("model.norm.weight") * 2,
+                         **{name.removeprefix("model."): t.pop(name) for name in list(t)},
+                         "norm.weight": torch.ones(32)}), "does not have: layers.1.self_attn.q_norm.weight"),
+    (lambda t: t.update({"model.layers.0.post_feedforward_layernorm.weight": torch.ones(32)}), "model_type"),
+], ids=range(17))
 def test_weights_that_are_not_the_configurations_are_named(model_folder, change, said):
     edit(model_folder, change)
     with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
@@ -110,7 +121,11 @@ def test_a_configuration_of_another_model_is_refused(model_folder, changes, said
     lambda t: (another_layer(t), t.update({"model.layers.2.eh_proj.weight": torch.ones(3)})),  # DeepSeek's
     lambda t: t.update({f"visual.blocks.{i}.norm.weight": torch.ones(3) for i in range(3)}),
     lambda t: t.update({"v_head.summary.weight": torch.ones(1, 32)}),
-], ids=["mtp", "layer", "vision", "value"])
+    lambda t: t.update({"score.bias": torch.ones(1), "model.visual.blocks.0.norm.bias": torch.ones(3)}),
+    lambda t: t.update({f"model.layers.0.self_attn.{name}": torch.ones(1, 1, 3, 3, dtype=torch.uint8)
+                        for name in ("bias", "masked_bias", "causal_mask")}),
+    lambda t: t.update({"visual.blocks.0.norm.weight": torch.ones(3, dtype=torch.int8)}),
+], ids=["mtp", "layer", "vision", "value", "score", "mask", "integer"])
 def test_weights_of_something_else_are_named_and_left_out(model_folder, change, capsys):
     edit(model_folder, change)
     assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
@@ -190,7 +205,9 @@ def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_pa
     (lambda t: t.pop("encoder.layer.0.output.dense.weight"), "missing: encoder.layer.0.output.dense.weight"),
     (lambda t: t.update({"encoder.layer.0.output.dense.bias": torch.ones(3)}), "wrong shape or number"),
     (lambda t: t["encoder.layer.0.output.dense.bias"].fill_(torch.nan), "NaN or Inf"),
-], ids=range(3))
+    (lambda t: t.update({name: t[name].to(torch.int8) for name in t if name.endswith("dense.weight")}),
+     "weights are whole numbers"),
+], ids=range(4))
 def test_an_encoder_is_whole_too(tmp_path, change, said):
     folder = make_home(tmp_path) / "encoder"
     edit(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("pooler")])

@@ -1,5 +1,6 @@
 """LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from raft_fast.options import AdapterOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
 ALL_LINEAR = "all-linear"
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")  # peft refuses their out_proj
 EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 
 
@@ -38,7 +40,7 @@ class Adapter:
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
-            lora_dropout=options.lora_dropout, exclude_modules=_left_alone(model),
+            lora_dropout=options.lora_dropout, exclude_modules=_left_alone(model, names == ALL_LINEAR),
             target_modules=layers or names)
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
@@ -52,7 +54,8 @@ class Adapter:
                    if hasattr(layer, "lora_A")]
         for asked in sorted(config.target_modules or ()) if layers else ():  # peft takes names of experts out
             if not any(f".{name}".endswith(f".{asked}") for name in wrapped):
-                raise UserError(f"--lora_target_modules {names}: no layer is called {asked}")
+                raise UserError(f"--lora_target_modules {names}: no layer is called {asked}, or none that an "
+                                "adapter would change")
         config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has
         self.model = self.peft.get_base_model()
         if hasattr(self.model.get_output_embeddings(), "lora_A"):
@@ -105,10 +108,29 @@ class Adapter:
                 get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
 
 
-def _left_alone(model: Any) -> str | None:
-    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient, or break it."""
-    names = [*beside_text(model), *_routers(model)]
+def _left_alone(model: Any, all_linear: bool) -> str | None:
+    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient, or break it, or
+    be refused by peft, which is no answer where nobody named the layer."""
+    refused = [name for name, _ in model.named_modules() if name.endswith(".out_proj")
+               ] if all_linear and model.config.model_type in MAMBA else []
+    names = [*beside_text(model), *_routers(model), *_only_read(model), *refused]
     return f"({'|'.join(map(re.escape, names))})(\\..*)?" if names else None
+
+
+def _only_read(model: Any) -> list[str]:
+    """Layers whose weight is used without a call of the layer, hence without its adapter (Mamba's dt_proj).
+    transformers names them to `force_accelerate_hooks`, which wraps the forward of the layer around them."""
+    found = []
+    for name, layer in model.named_modules():
+        forward: Any = inspect.unwrap(type(layer).forward, stop=_names_children)
+        if _names_children(forward):
+            at = forward.__code__.co_freevars.index("child_module_names")
+            found += [f"{name}.{child}" for child in forward.__closure__[at].cell_contents]
+    return found
+
+
+def _names_children(forward: Any) -> bool:
+    return "child_module_names" in getattr(getattr(forward, "__code__", None), "co_freevars", ())
 
 
 @torch.no_grad()
