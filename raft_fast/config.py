@@ -19,6 +19,7 @@ import yaml
 from raft_fast.errors import UserError
 from raft_fast.files import load_yaml, write_yaml, yaml_as_written
 from raft_fast.options import ALL_GROUPS, flat
+from raft_fast.terminal import LEAST
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # they are what --help says
 
@@ -71,7 +72,9 @@ def taken(option: Option, told: Any) -> Any:
         found = told if type(told) is plain else READ[plain](told)
     if found is None:
         must = option.metadata.get("must", must).replace("TOLD", str(told))
-        raise UserError(f"--{option.name} {'null' if told is None else told}: must be {must}")
+        hidden = plain is dict and len(str(told)) >= LEAST  # it may hold a key
+        shown = "" if hidden else " null" if told is None else f" {told}"
+        raise UserError(f"--{option.name}{shown}: must be {must}")
     return found
 
 

@@ -11,15 +11,17 @@ from urllib.parse import quote, unquote
 
 VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))
            if code not in (9, 10)}
-_NAMES = "(?:api)?(?:key|secret|password|passwd|pwd|token|auth|authorization|sig|signature|credentials?)"
-SECRET = re.compile(rf"(?:^|[_-]){_NAMES}$", re.IGNORECASE)
+_OF = "(?:api|access|auth|secret|private)"
+_NAMES = (f"(?:{_OF}?(?:key|secrets?|passwords?|passwd|passphrase|pwd|token|auth|authorization|sig|signature"
+          f"|credentials?|bearer)|{_OF}[_-]?(?:key|token)s)")
+SECRET = re.compile(rf"(?:^|[\W_]){_NAMES}$", re.IGNORECASE)
 LEAST = 8  # characters of a value that is masked: shorter ones are placeholders (EMPTY), and parts of words
 LONG = 16
 MASK = "***"
 key_variables: set[str] = set()
 """Environment variables that hold a key, whatever they are called."""
 
-_IN_URL = re.compile(rf"(?<=://)[^\s/?#\"'<>]*@|(?<=[?&])((?:[\w.-]*[_-])?{_NAMES}=)[^&\s\"'<>]+",
+_IN_URL = re.compile(rf"(?<=://)[^\s/?#\"'<>]*@|(?<=[?&;])([\w.%-]*{_NAMES}=)[^&;\s\"'<>]+",
                      re.IGNORECASE)
 
 
@@ -48,7 +50,7 @@ def _values() -> Iterator[str]:
     for name, value in os.environ.items():
         value, found = value.strip(), []
         if name.lower().endswith("_proxy"):
-            user = unquote(value.rpartition("@")[0].partition("://")[2])
+            user = unquote(value.rpartition("@")[0].rpartition("://")[2])
             found = [user, user.partition(":")[2]]
         elif name in key_variables or (SECRET.search(name) and name != "PWD" and not os.path.exists(value)):
             found = [value]

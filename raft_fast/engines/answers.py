@@ -87,7 +87,13 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
     if not choice.get("finish_reason") and 0 < _count(longest) <= spent.completion_tokens:
         how = "length"
     message = choice.get("message")
-    text = _text(message.get("content") if isinstance(message, dict) else message)
+    content = message.get("content") if isinstance(message, dict) else message
+    content = choice.get("text") if content is None else content  # of /completions
+    if not content or isinstance(content, list):
+        parts = [message, *(content or ())]
+        if said := words([one for part in parts if (one := _mapping(part).get("refusal"))]):
+            return replace(spent, error=f"{FILTERED}: {quoted(said)}")
+    text = _text(content)
     if text is None:
         return replace(spent, error="the server's answer holds no text")
     return replace(spent, text=strip_thinking(without_keys(valid(text))), finish_reason=how)

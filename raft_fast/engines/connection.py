@@ -13,6 +13,7 @@ from raft_fast.engines.failures import ELSEWHERE
 from raft_fast.errors import UserError, first_line
 from raft_fast.terminal import key_variables
 
+KEY_VARIABLE = "OPENAI_API_KEY"
 CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
 
@@ -53,6 +54,11 @@ def check_certificates() -> None:
         except OSError as error:
             raise UserError(f"{CERTIFICATES} {file}: holds no certificates that can be read "
                             f"({first_line(error)}): mend the variable or unset it") from error
+
+
+def shown(variable: str) -> str:
+    """The variable's name for errors; in full only where it is the default or set: else it may be a key."""
+    return variable if variable == KEY_VARIABLE or variable in os.environ else f"{variable[:3]}... (not set)"
 
 
 def key_in(variable: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.engines.answers import MANY, read_body
-from raft_fast.engines.connection import check_certificates, http_client, key_in, proxy_for
+from raft_fast.engines.connection import check_certificates, http_client, key_in, proxy_for, shown
 from raft_fast.engines.failures import (
     OutOfServiceError,
     RefusedError,
@@ -46,7 +46,7 @@ class Endpoint:
 
         proxy = proxy_for(url)
         through = f" (through the proxy in {proxy.variable})" if proxy else ""
-        self.address, self.variable, self.options = public(url) + through, variable, options
+        self.address, self.variable, self.options = public(url) + through, shown(variable), options
         self.answered_at = self._rests_until = 0.0
         self.failures, self._probing = 0, False
         self.sent: dict[Any, float] = {}  # client -> since when its request is on its way

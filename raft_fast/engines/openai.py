@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.engines.answers import complaint, read_reply, refusal
 from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed, valid
+from raft_fast.engines.connection import KEY_VARIABLE
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good
 from raft_fast.engines.flow import Call, Calls, in_background
@@ -24,7 +25,6 @@ from raft_fast.options import EngineOptions
 from raft_fast.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
-KEY_VARIABLE = "OPENAI_API_KEY"
 # Conversations of one call that stand in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
@@ -143,8 +143,8 @@ class OpenAIEngine:
 def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
     """(model or None, addresses) of `MODEL@URL+URL` or `URL`. Raises UserError for anything else."""
     refuse_in_urls("MODEL@URL", spec)
-    match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>https?://\S+)", spec)
-    urls = re.split(r"\+(?=https?://)", match["urls"]) if match else []
+    match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>(?i:https?)://\S+)", spec)
+    urls = re.split(r"\+(?=(?i:https?)://)", match["urls"]) if match else []
     if match is None or not all(urlsplit(url).hostname for url in urls):  # `refuse_in_urls` can read them
         raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from raft_fast.errors import UserError
 from raft_fast.options.check import check
-from raft_fast.options.secrets import refuse_in_body
+from raft_fast.options.secrets import refuse_in_body, refuse_in_urls
 
 PRICE = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 
@@ -54,8 +54,12 @@ class EngineOptions:
         refuse_in_body("--extra_body", self.extra_body)
         known = {one.name for one in dataclasses.fields(self)} - {"engine_overrides"}
         for name, values in self.engine_overrides.items():
-            check(isinstance(values, dict) and set(values) <= known, "--engine_overrides",
-                  f"{name}: {values}", f"options of engines by name, of {', '.join(sorted(known))}")
+            refuse_in_urls("--engine_overrides", name)
+            refuse_in_body("--engine_overrides", values)
+            check(isinstance(values, dict) and set(values) <= known
+                  and isinstance(values.get("extra_body", {}), dict), "--engine_overrides",
+                  f"{name}: {', '.join(map(str, values)) if isinstance(values, dict) else 'no object'}",
+                  f"options of engines by name, of {', '.join(sorted(known))}, and extra_body an object")
             self.of(name)
 
     def of(self, *names: str) -> "EngineOptions":
@@ -64,7 +68,7 @@ class EngineOptions:
         try:
             return dataclasses.replace(self, engine_overrides={}, **own)
         except TypeError as error:
-            raise UserError(f"--engine_overrides {own}: {error}") from error
+            raise UserError(f"--engine_overrides {', '.join(own)}: {error}") from error
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class TrainOptions:
             check(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "at least 0")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
-        refuse_in_urls("--vllm_server_base_url", self.vllm_server_base_url,
+        url = self.vllm_server_base_url
+        refuse_in_urls("--vllm_server_base_url", url if "://" in url else f"http://{url}",
                        "put user and password into ~/.netrc")
         check(0 < self.vllm_gpu_memory_utilization < 1, "--vllm_gpu_memory_utilization",
               self.vllm_gpu_memory_utilization, "between 0 and 1")

@@ -83,6 +83,7 @@ def test_credentials_of_the_environment_and_in_urls_are_masked(monkeypatch):
     assert first_line(ValueError("401 for hf_abcdefghijklmnop, an error")) == "401 for ***, an error"
     assert masked("key=0123456789ABCDEF.") == "key=***"
     assert masked("at http://joe:pa/ss-word@proxy:3128") == "at http://***@proxy:3128"
+    assert masked("HTTPS://a:b@h?apiKey=c;access%5Ftoken=d") == "HTTPS://***@h?apiKey=***;access%5Ftoken=***"
     assert masked("https://a:b@h/x?v=1&api_key=c&X-Amz-Signature=d&n=2") == (
         "https://***@h/x?v=1&api_key=***&X-Amz-Signature=***&n=2")
     plain = "see https://host/@me?page=2 in /work, or mail a@b.org"
@@ -90,9 +91,10 @@ def test_credentials_of_the_environment_and_in_urls_are_masked(monkeypatch):
     assert masked(plain + " /work/somewhere") == plain + " /work/somewhere"
 
 
-def test_a_password_in_the_rollout_servers_address_is_refused():
+@pytest.mark.parametrize("url", ["http://joe:secret@h:8000", "HTTP://joe:secret@h:8000", "joe:secret@h"])
+def test_a_password_in_the_rollout_servers_address_is_refused(url):
     with pytest.raises(UserError, match=r"--vllm_server_base_url: a URL holds a user or password.*netrc"):
-        TrainOptions(vllm_server_base_url="http://joe:secret@host:8000")
+        TrainOptions(vllm_server_base_url=url)
 
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]

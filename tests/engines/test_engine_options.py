@@ -1,10 +1,14 @@
-"""Options of engines: checked where they are given, overridden by an engine's name."""
+"""Options of engines: checked where they are given, overridden by an engine's name, free of secrets."""
+
+import json
 
 import pytest
+from test_openai import ask
 
 from raft_fast.config import parse
+from raft_fast.engines.openai import parse_spec
 from raft_fast.errors import UserError
-from raft_fast.options import EngineOptions
+from raft_fast.options import EngineOptions, RefineOptions
 
 
 def options(*argv):
@@ -27,9 +31,73 @@ def test_the_command_line_takes_json():
     ("request_timeout", "0", "--request_timeout 0.0: must be above 0"),
     ("price", "3", "--price 3: must be PROMPT/COMPLETION"),
     ("engine_overrides", '{"m": {"prize": "1/2"}}', "must be options of engines by name"),
+    ("engine_overrides", '{"m": {"extra_body": [1]}}', "extra_body an object"),
     ("engine_overrides", '{"m": {"price": "3/"}}', "--price 3/: must be PROMPT/COMPLETION"),
     ("engine_overrides", '{"m": {"max_retries": "many"}}', "--engine_overrides"),
 ])
 def test_bad_values_are_named(name, value, says):
     with pytest.raises(UserError, match=says):
         options(f"--{name}", value)
+
+
+@pytest.mark.parametrize("value", [
+    {"api_key": "sk-PASSW"}, {"x": [{"api_key": "sk-PASSW"}]},
+    {"x": [[{"y": [{"accessToken": "sk-PASSW"}]}]]},
+    {"tools": [{"headers": {"Authorization": "Bearer sk-PASSW"}}]}, {"myApiKey": "sk-PASSW"},
+    {"X-Api-Key": "sk-PASSW"}, {"accesstoken": "sk-PASSW"}, {"api_keys": ["sk-PASSW"]},
+    {"clientSecret": "sk-PASSW"}, {"passphrase": "sk-PASSW"},
+    {"properties": {"x": {"token": "sk-PASSW"}}}], ids=str)
+def test_a_secret_is_refused_wherever_it_stands_in_a_body(value):
+    told = json.dumps(value)
+    for argv in (["--extra_body", told], ["--engine_overrides", f'{{"m": {{"extra_body": {told}}}}}'],
+                 ["--engine_overrides", f'{{"m": {told}}}'], ["--extra_body", told[:-1]],
+                 ["--engine_overrides", f'{{"m": {{"max_retries": "many", "extra_body": {told}}}}}']):
+        with pytest.raises(UserError, match=r"--(extra_body|engine_overrides)") as refused:
+            options(*argv)
+        assert "PASSW" not in str(refused.value)
+    with pytest.raises(UserError, match=r"--extra_body: \w\S* looks like a secret"):
+        EngineOptions(extra_body=value)
+
+
+def test_a_name_with_token_or_key_that_is_no_secrets_is_taken():
+    body = dict.fromkeys(("max_token", "stop_token", "pad_token", "eos_token", "max_completion_token",
+                          "max_completion_tokens", "stopToken", "time_per_output_token", "prompt_cache_key",
+                          "tokens", "keywords", "monkey", "author"), "</s>")
+    body |= {"use_auth": True, "api_key": None}
+    body["guided_json"] = {"properties": {"key": {"type": "string"}, "token": {"type": "string"}}}
+    assert options("--extra_body", json.dumps(body)).extra_body == body
+
+
+@pytest.mark.parametrize("spec", [
+    "m@http://user:PASSW@host/v1", "m@http://host/v1?api_key=PASSW", "h://u:PASSW@host/v1",
+    "m@http://a/v1+http://b/v1?v=1&access_token=PASSW", "m@HTTP://user:PASSW@host", "m@Https://u:PASSW@host",
+    "https://h/v1?api-key=PASSW&x", "HTTPS://h/v1?x=1;accessToken=PASSW", "m@http://a+HTTP://u:PASSW@b",
+    "m@https://h/v1#sk-proj-PASSW", "m@https://h/v1#hf_aPASSWabcdefghijk", "https://h#AIzaPASSW0123456789",
+    "https://h#gsk_0123456789PASSW", "m@http://h#K+http://b#Bearer%20PASSW"])
+def test_a_secret_in_a_url_is_refused_and_not_repeated(spec):
+    for refuse in (lambda: parse_spec(spec), lambda: RefineOptions(judge=f"self,{spec}")):
+        with pytest.raises(UserError, match="#MY_KEY") as refused:
+            refuse()
+        assert "PASSW" not in str(refused.value)
+    assert parse_spec("m@http://host/v1?api-version=2")[0] == "m"  # what is no secret may be in it
+    assert parse_spec("m@HTTP://host")[1][0].url == "http://host/v1"
+
+
+@pytest.mark.parametrize("url", ["http://user:PASSW/x@host", "http://user:PASSW,x@host"])
+def test_a_url_that_cannot_be_read_is_not_repeated(url):
+    with pytest.raises(UserError, match="cannot be read") as refused:
+        RefineOptions(judge=url)
+    assert "PASSW" not in str(refused.value)
+
+
+def test_a_variable_that_is_not_set_is_not_named_in_full(serve, connect, monkeypatch):
+    def refuse(request, before):
+        return lambda handler: handler.send(401, "{}")
+
+    names = ("MY_KEY", "my_key", "OPENAI_KEY_OF_HOST_2", "KEY_FOR_PRODUCTION")
+    assert [parse_spec(f"m@http://h#{name}")[1][0].variable for name in names] == [*names]
+    with pytest.raises(UserError, match=r"refuses the key in som\.\.\. \(not set\)"):
+        ask(connect(f"m@{serve(refuse).url}#somekey"), "a")
+    monkeypatch.setenv("aB1234567890xyz", "x")
+    with pytest.raises(UserError, match="refuses the key in aB1234567890xyz "):
+        ask(connect(f"m@{serve(refuse).url}#aB1234567890xyz"), "a")

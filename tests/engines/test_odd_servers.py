@@ -39,6 +39,26 @@ def test_a_reply_without_a_reason_that_used_all_its_tokens_was_cut():
     assert ends == ["length", "stop", "stop"]
 
 
+@pytest.mark.parametrize("message", [
+    {"content": None, "refusal": "I will not."}, {"content": "", "refusal": "I will not."},
+    {"refusal": "I will not."},
+    {"content": [{"type": "refusal", "refusal": "I will not."}]},
+    {"content": [], "refusal": "I will not."}], ids=str)
+def test_a_refusal_is_no_reply_and_is_quoted(message):
+    reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]})
+    assert (reply.text, reply.error) == ("", f"{FILTERED}: I will not.")
+    whole = TEXT | {"refusal": None}
+    assert read_reply({"choices": [{"message": whole, "finish_reason": "stop"}]}).text == "half of"
+    empty = read_reply({"choices": [{"message": {"content": None, "refusal": ""}}]})
+    assert (empty.text, empty.error) == ("", None)
+
+
+@pytest.mark.parametrize("message", [{}, {"message": None}, {"message": {"content": None}}], ids=str)
+def test_the_text_of_a_legacy_completion_is_read(message):
+    reply = read_reply({"choices": [{"text": " half of ", "finish_reason": "stop"} | message]})
+    assert (reply.text, reply.error) == ("half of", None)
+
+
 @pytest.mark.parametrize(("reason", "says", "asked"), [
     ("abort", "finish_reason 'abort'", 2), ("error", "'error'", 2), ("cancelled", "'cancelled'", 2),
     ({"type": "abort", "message": "x"}, "abort", 2), ("insufficient_system_resource", "resource", 2),

@@ -10,7 +10,7 @@ from raft_fast.refinement.checks.language import guess_language
 from raft_fast.refinement.checks.wording import untwisted
 
 # the word that answers the question; "no" and "si" are other words where no punctuation follows
-OPENING = re.compile(r"\W*(?:(yes|ja|jo|sí|oui|nej|nein|non)(?![\w-])|(no|si)(?=\s*(?:[,.;:!–—]|$)))",
+OPENING = re.compile(r"(?<!\W)\W*(?:(yes|ja|jo|sí|oui|nej|nein|non)(?![\w-])|(no|si)(?=\s*(?:[,.;:!–—]|$)))",
                      re.IGNORECASE)
 DENIES = {
     "English": "not no never neither nor none nothing nobody cannot without",

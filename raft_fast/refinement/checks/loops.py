@@ -12,7 +12,7 @@ TIMES = 3  # a phrase this often in a row
 WORDS = 8  # that many words of repetition at least: "no, no, no" is emphasis
 SENTENCES = 3  # the same sentence this often
 LETTERS = re.compile(r"([^\W\d_])\1{9,}|((?:[^\W\d_]){2,4}?)\2{7,}")
-SENTENCE = re.compile(r"[.!?\n]+(?:\s|$)")
+SENTENCE = re.compile(r"(?<![.!?\n])[.!?\n]+(?:\s|$)")  # a run is tried once, not from each of its marks
 
 
 def loops(case: Case) -> str | None:
