@@ -72,6 +72,11 @@ class Template:
             return ids[len(before):]
         return self.controls.ids(text, is_held)  # one token would reach over into the prompt
 
+    @property
+    def control_ids(self) -> dict[int, str]:
+        """The tokens that act on the model; their names in a row are spelled in other ones."""
+        return {self.special.get(name, self.added.get(name, -1)): name for name in self.controls.names}
+
     def known(self) -> list[str]:
         """What the probe has shown, a line each."""
         asked = self.head.rpartition(ASKED)[2].removesuffix(self.between)
