@@ -29,7 +29,7 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
             refine(rows, refining, roles, encoder, folder, reporter, seed=options.data.seed,
                    total_rows=data.total, golds=golds)
             add_calibration(folder, encoder)
-        rows = read_table(str(folder / "refined.parquet"), 0.0).rows
+        rows = read_table(str(folder / "refined.parquet"), None).rows
     return [replace(row, completion=answer(row, source)) for row in rows]
 
 

@@ -15,16 +15,19 @@ VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
 def check_train(options: Options, run_dir: Path) -> None:
     """Raises UserError for what training needs and what is not here. A new run is refused before it has a
     folder; one that is there says itself what has changed."""
-    from raft_fast.watching.hub import repository
+    from raft_fast.watching.hub import check_upload
 
     check_packages(options)
-    repository(options.watch, run_dir)
+    check_upload(options.watch, run_dir)
     if run_dir.exists():
         return
     from raft_fast.fetch import own_folder
     from raft_fast.refinement.filter import skipped
+    from raft_fast.refinement.roles import check_once
 
     skipped(options.refine.skip_checks)
+    if options.refine.fusion_rounds and options.train.data_source == "fused":
+        check_once("--judge", options.refine.judge)
     if options.data.data:
         own_file(options.data.data)
     own_folder(options.model.model)

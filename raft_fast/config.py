@@ -17,7 +17,7 @@ import jsonargparse
 import yaml
 
 from raft_fast.errors import UserError
-from raft_fast.files import load_yaml, write_yaml, yaml_as_written
+from raft_fast.files import load_yaml, no_yaml, write_yaml, yaml_as_written
 from raft_fast.options import ALL_GROUPS, flat
 from raft_fast.terminal import LEAST
 
@@ -44,9 +44,15 @@ class _Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         if "unrecognized arguments: " in message:
-            wrong = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
+            word = message.split("unrecognized arguments: ")[1].split()[0]
+            wrong = word.split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
-            message = f"unknown option {wrong}{_nearest(wrong, known)}"
+            if wrong.startswith("-"):
+                message = f"unknown option {wrong}{_nearest(wrong, known)}"
+            else:
+                is_file = "=" not in word and Path(word).suffix[1:].isalpha()
+                near = f" (did you mean --data {word}?)" if is_file else _nearest(f"--{wrong}", known)
+                message = f"{word}: an option must stand before it{near}"
         raise UserError(f"{message} (see python -m {self.prog} --help)")
 
 
@@ -187,11 +193,14 @@ def _find_config(config: str) -> tuple[str, Path]:
 def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
     """What a file says of these options. Keys of other entries are ignored, unknown ones fail."""
     try:
-        told = yaml_as_written(path.read_bytes())
+        text = path.read_bytes()
+        told = yaml_as_written(text)
     except RecursionError:
         raise UserError(f"{path}: not valid YAML: it is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {no_yaml(error, text)}") from error
     if not isinstance(told, dict | None):
         raise UserError(f"{path}: must hold `key: value` lines")
     every = {field.name for group in ALL_GROUPS for field in dataclasses.fields(group)}

@@ -44,7 +44,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(source: str, max_bad_rows: float) -> Table:
+def read_table(source: str, max_bad_rows: float | None) -> Table:
     """As `open_rows`, with all rows in memory."""
     rows: list[Row] = []
     file = open_rows(source, max_bad_rows, keep=rows.append)
@@ -108,7 +108,7 @@ class RowFile(Collection[Row]):
 
 
 def open_rows(
-    source: str, max_bad_rows: float, advance: Callable[[int], None] = lambda steps: None,
+    source: str, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
     keep: Callable[[Row], None] = lambda row: None,
 ) -> RowFile:
     """Look through a file or a `datasets` name; its rows stay where they are. `advance` hears how many were
@@ -222,14 +222,18 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             writer.write(row)
 
 
-def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float) -> None:
-    """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows."""
+def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float | None) -> None:
+    """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows (None: not
+    one, of a file that --max_bad_rows is not about)."""
     total = good + len(rejected)
     reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
     if total == 0:
         raise UserError(f"{source}: holds no rows")
     if not good:
         raise UserError(f"no row of {source} can be used: {reasons}")
-    if len(rejected) > limit * total:
+    if rejected and limit is None:
+        raise UserError(f"{len(rejected)} of {total} rows of {source} are bad: {reasons}: fix them")
+    if limit is not None and len(rejected) > limit * total:
+        fits = next(share / 100 for share in range(1, 101) if len(rejected) <= share / 100 * total)
         raise UserError(f"{len(rejected)} of {total} rows are bad, more than --max_bad_rows {limit} "
-                        f"allows: {reasons}")
+                        f"allows: {reasons}: fix them, or allow more with --max_bad_rows {fits}")

@@ -33,7 +33,12 @@ HELDOUT = "heldout.parquet"
 
 @entry
 def main() -> None:
-    _, groups = parse("evaluate", DESCRIPTION, GROUPS, sys.argv[1:])
+    argv = sys.argv[1:]
+    _, groups = parse("evaluate", DESCRIPTION, GROUPS, argv)
+    data, model, _, base, *_ = groups
+    told = any(word.split("=")[0] == "--model" for word in argv) or model.model != ModelOptions.model
+    if not told and not (data.data and base.base):
+        raise UserError("--model is missing: name a run's model, as in --model RUN/model")
     run(*groups)
 
 
@@ -47,10 +52,12 @@ def run(
     from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.fetch import fetch_model, own_folder
     from raft_fast.models import load_encoder, load_engine
+    from raft_fast.refinement.roles import check_once
     from raft_fast.training_rows import renderable
 
     # a mistake there shows before rows are read
     own_folder(model.model)
+    check_once("--eval_judge", juries.eval_judge)
     check_engines([("--eval_judge", spec.strip()) for spec in juries.eval_judge.split(",")])
     reporter = Reporter()
     tasks = find_tasks(suites)  # a task that there is none of shows before a model is loaded

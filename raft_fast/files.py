@@ -81,7 +81,7 @@ def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], ke
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(no_yaml(error, text)) from error
     if not isinstance(found, kind):
         raise ValueError(f"it holds {_NAMES.get(type(found), 'a number')}, not {_NAMES[kind]}")
     for key in keys:
@@ -143,6 +143,21 @@ def whole(text: str) -> int:
 def load_yaml(text: str | bytes) -> Any:
     """The value of a YAML text, by a safe loader. Raises yaml.YAMLError, ValueError or RecursionError."""
     return yaml.load(text, Loader)
+
+
+def no_yaml(error: Exception, text: str | bytes) -> str:
+    """Where a text is no YAML, and why, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        line, column, why = mark.line, mark.column, error.problem or error.context
+    elif isinstance(error, yaml.reader.ReaderError):
+        if isinstance(text, bytes) and error.encoding == "unicode":  # counted in characters, else in bytes
+            text = text.decode(errors="replace")
+        before = text[: error.position]
+        lines = (before.decode(errors="replace") if isinstance(before, bytes) else before).split("\n")
+        line, column, why = len(lines) - 1, len(lines[-1]), error.reason
+    else:
+        return f"not valid YAML: {first_line(error)}"
+    return f"not valid YAML: line {line + 1}, column {column + 1}: {why}"
 
 
 def yaml_as_written(text: str | bytes) -> Any:

@@ -85,6 +85,11 @@ class Template:
         marks = [name for name, at in self.added.items() if at == self.end_id and self.ending.endswith(name)]
         return self.ending.removesuffix(max(marks, key=len, default=""))
 
+    @property
+    def control_ids(self) -> dict[int, str]:
+        """The tokens that act on the model; their names in a row are spelled in other ones."""
+        return {self.special.get(name, self.added.get(name, -1)): name for name in self.controls.names}
+
     def known(self) -> list[str]:
         """What the probe has shown, a line each."""
         shown = {"after a question": self.opened.rpartition(ASKED)[2], "before the answer": self.between,

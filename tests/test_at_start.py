@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -47,12 +48,23 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
     (["--teacher", "model@http://localhost:1/v1"], "a server shows no logits"),
     (["--teacher", "vllm:some/model"], "a server shows no logits"),
     (["--report_to", "clearml"], "--report_to clearml: not installed"),
+    (["--judge", "[self, self]"], "--judge self,self: names self twice: name each judge once"),
 ])
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         train.run("raft", options(*argv))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    asked = options("--push_to_hub", "true")
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(UserError, match=r"--push_to_hub true: .* no token .* set HF_TOKEN or run hf"):
+            at_start.check_train(asked, folder)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
+    at_start.check_train(asked, tmp_path)
 
 
 def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
@@ -88,6 +100,11 @@ def test_what_is_switched_on_or_stands_in_a_file_is_no_mistake(tmp_path):
 def test_every_option_that_needs_another_is_one():
     flat = options().flat()
     assert all(name in flat for need in NEEDS for name in need.options)
+
+
+def test_judges_that_are_not_asked_may_be_anyone():
+    for argv in (["--data_source", "gold"], ["--fusion_rounds", "0"]):
+        at_start.check_train(options("--judge", "self,self", *argv), Path("runs/new"))
 
 
 @pytest.mark.usefixtures("nothing_installed")

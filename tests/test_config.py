@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from raft_fast import models
+from raft_fast import __main__, models
 from raft_fast.config import parse, shipped, to_yaml
 from raft_fast.errors import UserError
 from raft_fast.files import read_yaml
@@ -104,6 +104,9 @@ def test_written_yaml_reads_back(tmp_path):
     (["--weight_decay", ".inf"], "--weight_decay inf: must be finite"),
     (["--lambda_max", ".inf"], "--lambda_max inf: must be finite"),
     (["--heldout", "1.0"], "--heldout 1.0"),
+    (["--heldout", "0"], "--heldout 0.0: must be above 0 and below 1; .* name .* with --heldout_data FILE"),
+    (["rows.jsonl"], r"rows\.jsonl: an option must stand before it \(did you mean --data rows\.jsonl\?\)"),
+    (["learning_rate=1.5"], r"learning_rate=1.5: an option .*\(did you mean --learning_rate\?\)"),
     (["--save_steps", "-1"], "--save_steps -1: must be at least 0"),
     (["--fixed_lambda", "500"], "--lambda_max 100"),
     (["--seed", "1e30"], "must be a whole number of 64 bits"),
@@ -140,7 +143,10 @@ def test_evaluation_options_are_checked_before_anything_is_paid_for(option):
     ("learning_rte: 1", r"unknown key 'learning_rte' \(did you mean learning_rate\?\)"),
     ("learning_rate: fast", r"bad\.yaml: learning_rate fast: must be a number"),
     ("- a\n- b", "must hold `key: value` lines"),
-    ("a: [", "not valid YAML"),
+    ("a: [", r"yaml: not valid YAML: line 1, column 5: expected the node content, but found '<stream end>'$"),
+    ("seed: 1\nmodel: 'a\n", "bad.yaml: not valid YAML: line 3, column 1: found unexpected end of stream$"),
+    ("seed: 1\nåå: \x07", "bad.yaml: not valid YAML: line 2, column 5: special characters are not allowed$"),
+    ("extra_body: {a: !x 1}", "bad.yaml: not valid YAML: line 1, column 17: could not determine a"),
 ])
 def test_bad_files_are_named(tmp_path, text, message):
     file = tmp_path / "bad.yaml"
@@ -231,7 +237,7 @@ def test_what_yaml_cannot_mean_is_one_line(tmp_path, text, message):
 
 def test_a_file_that_is_no_text_is_one_line(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"model: \xff\xfe\x80")
-    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML"):
+    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML: line 1, column 8: invalid start byte$"):
         options("--config", str(tmp_path / "bad.yaml"))
 
 
@@ -239,6 +245,14 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path):
 def test_push_to_hub_names_no_repository(argv):
     with pytest.raises(UserError, match="--push_to_hub true --hub_model_id me/model"):
         options(*argv, groups=(WatchOptions,))
+
+
+def test_the_package_itself_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(f"raft_fast.{name}" in said for name in ("train", "refine", "evaluate", "paraphrase"))
 
 
 def test_the_configuration_of_a_run_says_the_same_options(tmp_path):

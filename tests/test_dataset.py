@@ -8,7 +8,9 @@ import pytest
 
 from raft_fast.dataset import (
     REFINED_COLUMNS,
+    Rejected,
     Row,
+    judge_bad_rows,
     open_rows,
     read_table,
     split,
@@ -122,8 +124,20 @@ def test_bad_rows_are_set_aside_with_file_line_and_reason(tmp_path):
 def test_too_many_bad_rows_stop_with_the_first_reasons(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [GOOD] * 16 + ["{"] + [GOOD])
     assert len(read_table(path, 0.1).rows) == 17
-    with pytest.raises(UserError, match=r"1 of 18 rows are bad.*--max_bad_rows 0.01.*a\.jsonl, line 17"):
+    with pytest.raises(UserError, match=r"1 of 18 rows are bad.*--max_bad_rows 0.01.*a\.jsonl, line 17.*: "
+                                        r"fix them, or allow more with --max_bad_rows 0.06$"):
         read_table(path, 0.01)
+    assert len(read_table(path, 0.06).rows) == 17
+    with pytest.raises(UserError, match=r"1 of 18 rows of .*a.jsonl are bad: .*line 17.*: fix them$"):
+        read_table(path, None)  # a file that no option of the command bounds
+
+
+@pytest.mark.parametrize("bad", [1, 29, 57, 58, 99])
+def test_the_share_that_is_offered_is_enough(bad):
+    rejected = [Rejected("a.jsonl", 1, "why")] * bad
+    with pytest.raises(UserError) as refused:
+        judge_bad_rows("a.jsonl", 100 - bad, rejected, 0.0)
+    judge_bad_rows("a.jsonl", 100 - bad, rejected, float(str(refused.value).split()[-1]))
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,20 @@ def test_models_that_cannot_be_had_are_named(monkeypatch, name, message):
     monkeypatch.setattr(fetch, "_from_hub", no_hub)
     with pytest.raises(UserError, match=message):
         fetch_model(name)
+
+
+def test_a_download_that_fails_says_what_broke_and_names_the_proxy(monkeypatch, tmp_path):
+    said = ("WARNING: Retrying (Retry(total=0)) after connection broken by 'ProxyError(refused)': /simple/\n"
+            "ERROR: No matching distribution found for x==1\n")
+    failed = SimpleNamespace(returncode=1, stderr=said)
+    monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://host:1")
+    with pytest.raises(UserError, match=r"x==1 .*: 'ProxyError.*.*, through the proxy in HTTPS_PROXY$"):
+        fetch._pip_download("x==1", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "")  # the lower-case one wins, and says: none
+    with pytest.raises(UserError, match=r"/simple/$"):
+        fetch._pip_download("x==1", str(tmp_path))
 
 
 def test_hub_weights_are_checked_against_the_pin(monkeypatch, tmp_path):

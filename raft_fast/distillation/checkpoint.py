@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.errors import UserError
 from raft_fast.files import read_json
 from raft_fast.processes import Processes
+from raft_fast.progress import console
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 NAME = re.compile(r"step-\d{6,}")
@@ -68,20 +68,22 @@ def restore(folder: Path, weights: Weights,
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that is what its manifest says; None where there is no checkpoint at all.
 
-    A damaged one is skipped with a warning. Raises UserError where every one is damaged: to begin again
-    would throw away what the run has cost.
+    A damaged one is skipped with a line that says so. Raises UserError where every one is damaged: to begin
+    again would throw away what the run has cost.
     """
-    reasons = []
+    damaged = []
     for checkpoint in reversed(checkpoints(folder)):
         try:
             check_seal(checkpoint)
-            return checkpoint
         except (OSError, ValueError) as error:
-            warnings.warn(f"{checkpoint} is damaged ({error}); going on from the one before", stacklevel=2)
-            reasons.append(f"{checkpoint.name}: {error}")
-    if reasons:
-        raise UserError(f"{folder}: no checkpoint is whole ({'; '.join(reasons)}): put a good copy back, "
-                        "or remove the folder to train from the start")
+            damaged.append(f"{checkpoint} is damaged ({error})")
+            continue
+        for one in damaged:
+            console.print(f"checkpoint {one}: going on from {checkpoint.name}", markup=False, soft_wrap=True)
+        return checkpoint
+    if damaged:
+        raise UserError(f"checkpoint {'; '.join(damaged)} and there is no other: put a good copy back, or "
+                        f"remove the folder {folder} to train from the start; stage 1's answers are kept")
     return None
 
 

@@ -55,7 +55,7 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityE
     """
     asked = {"domain": list(rows)}
     if options.paraphrases:
-        asked["paraphrases"] = read_table(options.paraphrases, max_bad_rows=0).rows
+        asked["paraphrases"] = read_table(options.paraphrases, max_bad_rows=None).rows
     if options.general_prompts < 0:
         return Exam(asked, None, "--general_prompts is below 0", [], options, encoder)
     try:

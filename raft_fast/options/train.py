@@ -100,7 +100,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"--{name}", value, "finite")
-        check(0 < self.heldout < 1, "--heldout", self.heldout, "between 0 and 1")
+        check(0 < self.heldout < 1, "--heldout", self.heldout, "above 0 and below 1; to train on all "
+              "rows name rows to hold out with --heldout_data FILE")
         check(self.heldout_data is None or Path(self.heldout_data).is_file(), "--heldout_data",
               self.heldout_data, "a file, such as RUN/heldout.parquet")
         check(self.sft or self.distillation, "--sft false --distillation", "false",

@@ -76,12 +76,18 @@ def name_judges(names: str, quorum: int, option: str = "--judge") -> list[str]:
     if not judges:
         raise UserError(f"{option} {names!r}: name at least one judge" + (
             ", or set --fusion_rounds 0 to do without fusion" if option == "--judge" else ""))
-    if len(set(judges)) < len(judges):
-        raise UserError(f"{option} {names}: names a judge twice; its vote counts once")
+    check_once(option, names)
     if quorum > len(judges):
         raise UserError(f"{option.replace('judge', 'quorum')} {quorum}: is more than the {len(judges)} "
                         "judges there are")
     return judges
+
+
+def check_once(option: str, names: str) -> None:
+    """Raises UserError where an option lists a judge twice: its vote counts once."""
+    judges = [spec.strip() for spec in names.split(",") if spec.strip()]
+    if twice := [spec for spec in judges if judges.count(spec) > 1]:
+        raise UserError(f"{option} {names}: names {twice[0]} twice: name each judge once")
 
 
 class Part:

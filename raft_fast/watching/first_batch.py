@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from raft_fast.chat import Chat, View
@@ -12,7 +13,9 @@ HEAD = """# The first batch
 
 The token ids that went into step 1, decoded with their special tokens. What is *masked* is read and not
 learnt from: a prompt. Look whether each view begins and ends as your model's chat template has it, whether
-the teacher is shown the answer, and whether nothing of a prompt is scored. What the template writes:
+the teacher is shown the answer, and whether nothing of a prompt is scored. Control marks in the text of a row
+are plain text to the model, and look the same here: what a view really has stands under *Control tokens*.
+What the template writes:
 """
 
 
@@ -40,7 +43,13 @@ class FirstBatch(Callback):
             return ["None: the term is off, or the trajectory is empty.\n"]
         start, end = len(view.prompt), len(view.ids)
         return [f"Token spans: masked [0, {start}), in the loss [{start}, {end}).\n",
+                f"Control tokens: {self._controls(view.ids)}.\n",
                 self._block("masked", view.prompt), self._block("in the loss", view.completion)]
+
+    def _controls(self, ids: Sequence[int]) -> str:
+        """The control tokens among the ids, with how many of each."""
+        found = Counter(name for token in ids if (name := self.chat.template.control_ids.get(token)))
+        return ", ".join(f"{_code(name)} {count}" for name, count in found.items()) or "none"
 
     def _block(self, what: str, ids: Sequence[int]) -> str:
         text = self.chat.decode_all(ids)
@@ -52,8 +61,12 @@ def _inline(text: str) -> str:
     """A text of the data's inside a line: as it is where no markup can be in it, else as code."""
     if re.fullmatch(r"[\w .:/-]*", text):
         return text
-    shown = json.dumps(text, ensure_ascii=False)
-    return f"{(fence := _fence(shown, 1))} {shown} {fence}"
+    return _code(json.dumps(text, ensure_ascii=False))
+
+
+def _code(text: str) -> str:
+    fence = _fence(text, 1)
+    return f"{fence}{text}{fence}" if "`" not in text else f"{fence} {text} {fence}"
 
 
 def _fence(text: str, least: int) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from raft_fast.errors import UserError, first_line, require
+from raft_fast.fetch import unreached
 from raft_fast.options import WatchOptions
 
 
@@ -22,20 +23,29 @@ def repository(options: WatchOptions, run_dir: Path) -> str | None:
     return name
 
 
+def check_upload(options: WatchOptions, run_dir: Path) -> None:
+    """Raises UserError, as `repository`, where an upload is asked for and there is no token for it."""
+    if repository(options, run_dir) is None:
+        return
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError("--push_to_hub true: there is no token of the hub: set HF_TOKEN or run hf auth login")
+
+
 def push(folder: Path, name: str, private: bool = True) -> str:
     """Upload the folder to the repository `name`, made where it is missing; returns its address.
 
     Raises UserError where the hub refuses or cannot be reached: everything is still in the folder.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = huggingface_hub.HfApi()
     try:
         repo = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo.repo_id, folder_path=folder,
                           commit_message="Trained with raft-fast")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"--hub_model_id {name}: {first_line(error)}; the model is in {folder}, upload it "
-                        f"with hf upload {name} {folder}") from error
+    except Exception as error:  # the hub client raises a dozen kinds, those of its HTTP library among them
+        raise UserError(f"--hub_model_id {name}: {unreached(error)}; the model is in {folder}: "
+                        f"upload it with hf upload {name} {folder}") from error
     return str(repo)

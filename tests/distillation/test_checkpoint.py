@@ -4,7 +4,6 @@ import errno
 import itertools
 import random
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -78,16 +77,15 @@ def every_fault(tmp_path, monkeypatch, error, **events):
         yield failed[0], folder
 
 
-def test_a_kill_at_any_call_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch):
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch, capsys):
     found = set()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for _call, folder in every_fault(tmp_path, monkeypatch, Killed()):
-            found.add(load(folder))
-            save(folder, 4)  # and the next one succeeds, tidies up and keeps two
-            assert load(folder) == 4
-            assert len(list(folder.iterdir())) == 2
+    for _call, folder in every_fault(tmp_path, monkeypatch, Killed()):
+        found.add(load(folder))
+        save(folder, 4)  # and the next one succeeds, tidies up and keeps two
+        assert load(folder) == 4
+        assert len(list(folder.iterdir())) == 2
     assert found == {2, 3}
+    assert capsys.readouterr().err == ""
 
 
 def test_a_full_disk_at_any_call_keeps_the_old_one_and_leaves_no_half(tmp_path, monkeypatch):
@@ -116,7 +114,7 @@ def test_files_are_durable_before_the_manifest_and_the_manifest_before_the_name(
     assert ("fsync", str(tmp_path)) in seen[renamed:]
 
 
-def test_one_flipped_byte_in_any_file_is_noticed(tmp_path):
+def test_one_flipped_byte_in_any_file_is_noticed(tmp_path, capsys):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     for file in [path for path in newest.rglob("*") if path.is_file()]:
@@ -124,21 +122,23 @@ def test_one_flipped_byte_in_any_file_is_noticed(tmp_path):
         bad = bytearray(good)
         bad[len(bad) // 2] ^= 1
         file.write_bytes(bad)
-        with pytest.warns(UserWarning, match="step-000002 is damaged"):
-            assert load(tmp_path) == 1
+        said = f"checkpoint {newest} is damaged "
+        assert load(tmp_path) == 1
+        assert capsys.readouterr().err.startswith(said)
         file.unlink()
-        with pytest.warns(UserWarning, match="step-000002 is damaged"):
-            assert load(tmp_path) == 1
+        assert load(tmp_path) == 1
+        assert capsys.readouterr().err.startswith(said)
         file.write_bytes(good)
     assert load(tmp_path) == 2
 
 
-def test_where_every_checkpoint_is_damaged_the_run_is_refused(tmp_path):
-    for step in (1, 2):
+def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_nothing_else_is_said(tmp_path, capsys):
+    for step, said in ((1, "checkpoint .*000001 is damaged"), (2, "2 is damaged .*; .*1 is damaged")):
         (save(tmp_path, step) / "state.json").write_text("{}")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match=r"no checkpoint is whole "
-                                                                   r"\(step-000002: .*; step-000001: "):
-        load(tmp_path)
+        with pytest.raises(UserError, match=rf"{said} .* and there is no other: .* remove the folder "
+                                            rf"{tmp_path} to train from the start; stage 1's .* kept"):
+            load(tmp_path)
+    assert capsys.readouterr().err == ""
     assert load(tmp_path / "nothing") is None
 
 

@@ -25,6 +25,15 @@ def test_no_held_out_rows_says_what_to_do(tmp_path):
         evaluate.find_data(DataOptions(), ModelOptions(model=str(tmp_path / "model")))
 
 
+@pytest.mark.parametrize("argv", [[], ["--data", "rows.jsonl"], ["--base", "some/model"]])
+def test_without_a_model_the_option_is_named(monkeypatch, capsys, argv):
+    monkeypatch.setattr(sys, "argv", ["evaluate", *argv])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert capsys.readouterr().err == ("error: --model is missing: name a run's model, as in --model "
+                                       "RUN/model\n")
+
+
 def test_the_base_is_the_runs_own(tmp_path):
     model = ModelOptions(model=str(tmp_path / "model"))
     with pytest.raises(UserError, match="--base is missing"):

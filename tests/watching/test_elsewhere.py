@@ -107,5 +107,25 @@ def test_the_hub_gets_the_folder_and_a_refusal_is_one_line(tmp_path, monkeypatch
     assert calls[2] == ("me/open", {"private": False, "exist_ok": True})
     assert calls[1]["folder_path"] == tmp_path
     assert calls[1]["repo_id"] == "me/model"
-    with pytest.raises(UserError, match="--hub_model_id no/way: offline; the model is in"):
+    with pytest.raises(UserError, match="--hub_model_id no/way: OSError: offline; the model is in"):
         hub.push(tmp_path, "no/way")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    nowhere = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: nowhere)
+    with pytest.raises(UserError, match=r"--hub_model_id me/model: \w+: .*; the model is in .*: upload it "
+                                        "with hf upload me/model "):
+        hub.push(tmp_path, "me/model")
+
+
+@pytest.mark.parametrize("error", [KeyError("repo"), RuntimeError("xet"), Exception("read timed out")])
+def test_no_error_of_the_hub_client_is_a_traceback(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(UserError, match=f"{type(error).__name__}.*; the model is in"):
+        hub.push(tmp_path, "me/model")

@@ -162,15 +162,15 @@ def test_what_a_kill_has_left_of_best_weights_is_taken_away(tmp_path, chat):
     assert not [*(tmp_path / "run/best").glob(".partial-*")]
 
 
-def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(tmp_path, chat):
+def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(tmp_path, chat, capsys):
     scores = [(5, 0), (1, 0), (2, 0), (0.5, 0), (3, 0)]
     run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*scores))],
         replace(OPTIONS, max_steps=4))
     assert [path.name for path in sorted((tmp_path / "run/best").iterdir())] == ["step-000001", "step-000003"]
     (tmp_path / "run/checkpoints/step-000004/state.json").write_text("{}")
-    with pytest.warns(UserWarning, match="step-000004 is damaged"):
-        run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*[(3, 0)] * 2))],
-            replace(OPTIONS, max_steps=4))
+    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*[(3, 0)] * 2))],
+        replace(OPTIONS, max_steps=4))
+    assert "step-000004 is damaged" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000001"]
 
 
@@ -317,9 +317,15 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert counts[3] <= OPTIONS.max_completion_length - 1  # the skipped token is masked
     assert f"masked [0, {counts[0]}), in the loss [{counts[0]}, {counts[0] + counts[1]})" in text
     assert '- after the answer: `"<eos>"`' in text
+    assert text.count("Control tokens: `<turn>` ") == 9
     (tmp_path / "run/first_batch.md").unlink()
     run(tmp_path / "run", chat, [FirstBatch(chat)], replace(options, max_steps=3))
     assert not (tmp_path / "run/first_batch.md").exists()  # a run that goes on has no first batch
+
+
+def test_a_mark_in_the_text_of_a_row_is_no_control_token(chat):
+    view = chat.sft_view([{"role": "user", "content": "<eos> <turn>?"}], "<turn>user")
+    assert "Control tokens: `<turn>` 3, `<eos>` 3.\n" in FirstBatch(chat)._shown(view)
 
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
