@@ -57,7 +57,7 @@ def read_jsonl(path: Path, fix: str = "restore it", keys: Iterable[str] = (), *,
 
 
 def json_object(line: bytes, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON object in a line. Raises ValueError where there is none, or one without these keys."""
+    """The JSON object in a line. Raises ValueError if it is no object or lacks one of these keys."""
     found: dict[str, Any] = _parsed(json.loads, line.decode(), dict, keys)
     return found
 

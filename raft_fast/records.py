@@ -56,7 +56,7 @@ from_json = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def names(columns: Iterable[Any]) -> str:
-    """Columns as they are told to the user; what is no header of a table may be long."""
+    """Column names for a message, shortened: a file without a header may have anything as its names."""
     told = [visible(writable(str(name)))[:50] for name in columns]
     return ", ".join(told[:20]) + (f" and {len(told) - 20} more" if len(told) > 20 else "")
 

@@ -123,7 +123,7 @@ def _layout(record: dict) -> Sequence[str]:
 
 
 def _filled(value: Any) -> bool:
-    """Whether it is a value: files have null, an empty text or NaN where there is none."""
+    """Whether the value is filled: not null, an empty text or list, or NaN."""
     return not (value is None or value in ("", [], {}) or value != value)
 
 

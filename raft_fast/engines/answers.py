@@ -43,8 +43,8 @@ def read_body(response: Any) -> Any:
 
 
 def _fault(body: Any) -> tuple[int | None, Any]:
-    """The status that an error inside a success stands for, None where that is unknown or there is none; and
-    what is said of it."""
+    """(HTTP status, message) of an error inside a successful response; the status is None without an error or
+    if it is unknown."""
     answer = _mapping(body[0] if isinstance(body, list) and body else body)  # Gemini's errors stand in a list
     choice, named = _choice(answer), _named(answer)
     if choice is None:

@@ -89,9 +89,9 @@ def parse_score(text: str) -> float:
 
     Every form in which a reply gives a score is collected: the "score" of a JSON object (its strings and
     inner objects give none), "Score: 8", "<score>8</score>", "a score of 8", "[[8]]", "[RESULT] 8",
-    "I give it an 8", a number alone on the last line, a last sentence that is a number or gives one. Only
-    where there is none count other numbers after the word "score", and "Verdict: 8" at the end. No other
-    number is a score.
+    "I give it an 8", a number alone on the last line, a last sentence that is a number or gives one. Without
+    any of these, other numbers after the word "score" count, and "Verdict: 8" at the end. No other number
+    is a score.
 
     Raises ValueError unless there is exactly one value, and a whole number from 0 to 9: of two that differ
     one may be a quotation, "7 to 8" is neither, and another scale is never bent into this one.

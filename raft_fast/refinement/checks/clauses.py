@@ -59,7 +59,7 @@ def _clause(text: str, language: str | None) -> Clause:
     said = words(OPENING.sub("", text))
     denying = set(denials(said, language))
     stems = ["" if place in denying else _stem(word) for place, word in enumerate(said)]
-    # of each word that denies the next that carries meaning; where there is none the last one before
+    # of each word that denies the next that carries meaning; without one, the last one before
     following, last = "", next(filter(None, reversed(stems)), "")
     denied = set()
     for place in reversed(range(len(stems))):
