@@ -56,6 +56,8 @@ class Template:
         # what is between beside thoughts follows the thought that an answer begins with
         self.after_thought = "" if _is_open(self.opened) else _EMPTY_THOUGHT.sub("", self.between)
         self.lead = self._leading_space(before)
+        marks = [name for name, at in self.added.items() if at == self.end_id and self.ending.endswith(name)]
+        self.last_words = self.ending.removesuffix(max(marks, key=len, default=""))  # before the end of turn
         self.controls = Controls(tokenizer, self._control_names())
 
     def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
@@ -80,14 +82,8 @@ class Template:
         return self.controls.ids(self.lead + text + self.ending, held)  # a token would reach into the prompt
 
     @property
-    def last_words(self) -> str:
-        """What the template writes after an answer, before its end of turn."""
-        marks = [name for name, at in self.added.items() if at == self.end_id and self.ending.endswith(name)]
-        return self.ending.removesuffix(max(marks, key=len, default=""))
-
-    @property
     def control_ids(self) -> dict[int, str]:
-        """The tokens that act on the model; their names in a row are spelled in other ones."""
+        """Control tokens and their names; a name in a row's text becomes other tokens."""
         return {self.special.get(name, self.added.get(name, -1)): name for name in self.controls.names}
 
     def known(self) -> list[str]:
@@ -192,7 +188,7 @@ class Template:
             raise UserError(f"--model {self.name}: its chat template refuses a conversation with the "
                             f"roles {roles}: {first_line(error)}") from error
         for message in messages:
-            if not _shows(text, message):
+            if not _shows(text, message) or (self.parts and f"'text': '{message['content']}'" in text):
                 raise UserError(f"--model {self.name}: its chat template drops what the {message['role']} "
                                 f"says ({_quote(message['content'])}): its text ends in {_quote(text)}")
         return text

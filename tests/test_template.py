@@ -114,6 +114,12 @@ def test_a_template_that_reads_parts_gets_parts():
     assert text_of(chat, chat.sft_view(ASKED, ANSWER).ids).endswith(f"{ANSWER}<eos>")
 
 
+def test_parts_that_a_template_prints_as_they_are_show_nothing():
+    template = "{% for m in messages %}{{ m['content'] if m['content'] is not string }}{% endfor %}"
+    with pytest.raises(UserError, match="drops what the user says"):
+        Chat(make_tokenizer(template))
+
+
 def test_a_text_that_the_template_drops_is_refused_with_its_text():
     chat = Chat(make_tokenizer(NO_SYSTEM_SHOWN))
     assert chat.student_prompt(ASKED)
