@@ -7,7 +7,7 @@ ids from the moment it is sampled or tokenised; nothing here decodes and re-enco
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from raft_fast.engines.base import Message, trim
@@ -97,7 +97,7 @@ class Chat:
     def lacking(self, rows: int) -> list[int]:
         """The ids below `rows` that are never sampled nor taught, as nothing stands for them: padding of a
         model's vocabulary, holes in the tokenizer's."""
-        return sorted(set(range(rows)) - self.ids)
+        return _lacking(self.ids, rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens and ends of turn."""
@@ -114,6 +114,11 @@ def _eos_ids(own: int | None, generation_config: Any) -> frozenset[int]:
     configured = getattr(generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
     return frozenset(token for token in [own, *listed] if token is not None)
+
+
+@lru_cache(maxsize=8)  # every batch that is sampled asks
+def _lacking(ids: frozenset[int], rows: int) -> list[int]:
+    return [token for token in range(rows) if token not in ids]
 
 
 def check_rows(tokenizer: Any, rows: int, name: str) -> None:
