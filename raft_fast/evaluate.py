@@ -9,7 +9,7 @@ from raft_fast.config import parse
 from raft_fast.dataset import Row, read_table, spread
 from raft_fast.engines import Engine
 from raft_fast.errors import UserError, entry
-from raft_fast.files import read_yaml, write_jsonl
+from raft_fast.files import read_jsonl, read_yaml, write_jsonl
 from raft_fast.options import (
     BaseOptions,
     DataOptions,
@@ -71,7 +71,10 @@ def run(
             encoder = load_encoder(model)
         rows, refused = renderable(rows, base_engine.chat, source, data.max_bad_rows, reporter)
         if refused:
-            reporter.say(f"{len(refused)} rows left out; the first: {refused[0]}")
+            aside, new = output_dir / "rejected.jsonl", [one.as_json() for one in refused]
+            known = list(read_jsonl(aside)) if aside.is_file() else []
+            write_jsonl([*(one for one in known if one not in new), *new], aside)
+            reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
 
         def judge(spec: str) -> Engine:
             return load_engine(spec, model, base_engine, options.eval_batch_size, engines)

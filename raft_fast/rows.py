@@ -207,7 +207,7 @@ def blank(text: str) -> bool:
 
 
 def _label(record: dict, name: str) -> str | None:
-    """An id or a category as text; None where there is none."""
+    """An id or a category as text; None if it is null or NaN."""
     value = record.get(name)
     if value is None or value != value:  # NaN
         return None
