@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from raft_fast.evaluation.names import ENOUGH
+from raft_fast.report.names import ENOUGH
 from raft_fast.report.text import counted, short
 
 YES, NO, UNDECIDED = "yes", "no", "undecided"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.measures import DISTANCE, Measured, Values
-from raft_fast.errors import UserError
 from raft_fast.evaluation import behaviour
+from raft_fast.run.errors import UserError
 
 CURVES = ("step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass", "grad_norm",
           "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")

@@ -12,7 +12,7 @@ from benchmarks.quality.frontier import Point, loss_at
 from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
 from benchmarks.quality.side_by_side import at_equal_settings, lost
 from benchmarks.quality.twins import distils, settings_of
-from raft_fast.evaluation.names import ENOUGH
+from raft_fast.report.names import ENOUGH
 from raft_fast.report.text import counted, percent, short
 
 NEAR = 0.75  # of the steps of the second half in [1/2, 2]: near 1

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from benchmarks.quality.measures import DISTANCE, MEASURES, Measure
-from raft_fast.evaluation.names import ENOUGH, beyond_noise
+from raft_fast.report.names import ENOUGH, beyond_noise
 from raft_fast.report.text import counted, percent, short, value
 
 GROUPS = {

@@ -11,20 +11,29 @@ from benchmarks.quality.disk import BASE_ANSWERS
 from benchmarks.quality.measures import Measured, measure
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase
-from raft_fast.answers import answer_rows
-from raft_fast.dataset import Row, fingerprint_rows, read_table, spread, write_json, write_jsonl, write_rows
+from raft_fast.data.dataset import (
+    Row,
+    fingerprint_rows,
+    read_table,
+    spread,
+    write_json,
+    write_jsonl,
+    write_rows,
+)
+from raft_fast.data.training_rows import Data, screen_rows, take_rows
 from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.load import load_local
 from raft_fast.evaluation.domain import DomainScores
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
 from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
-from raft_fast.models import load_encoder, load_local
-from raft_fast.options import Options, ParaphraseOptions
-from raft_fast.progress import Reporter
+from raft_fast.models.load import load_encoder
+from raft_fast.refinement.answers import answer_rows
+from raft_fast.run.options import Options, ParaphraseOptions
+from raft_fast.run.progress import Reporter
 from raft_fast.train import suites
-from raft_fast.training_rows import Data, screen_rows, take_rows
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine
 
 def find_rows(data: str | None) -> str:
     """A file of rows: the user's own, or the named half of the package that the quickstart uses."""
-    from raft_fast.fetch import quickstart_rows
+    from raft_fast.run.fetch import quickstart_rows
 
     if data == "zaragoza-sv":
         return str(quickstart_rows("sv"))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.quality.deciding import NO, UNDECIDED, YES, Line, Result, change, decide
 from benchmarks.quality.measures import MEASURES
-from raft_fast.evaluation.names import ENOUGH
+from raft_fast.report.names import ENOUGH
 
 # what a model could do before; KL and its own old answers tell that it changed, not that it got worse
 GENERAL = ("text.nll", "general.strict_instruction")

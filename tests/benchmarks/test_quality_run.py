@@ -14,8 +14,8 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.quality import cells, plane, shared
 from benchmarks.quality.page import screening
 from benchmarks.quality.suite import load_suite
-from raft_fast.errors import UserError
-from raft_fast.progress import Reporter
+from raft_fast.run.errors import UserError
+from raft_fast.run.progress import Reporter
 
 SUITE = {
     "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
