@@ -20,10 +20,10 @@ def check_train(options: Options, run_dir: Path) -> None:
     if run_dir.exists():
         return
     from raft_fast.models.fetch import own_folder
-    from raft_fast.refinement.filter import skipped
+    from raft_fast.refinement.checks import Checker
     from raft_fast.refinement.roles import check_once
 
-    skipped(options.refine.skip_checks)
+    Checker.of(options.refine)
     if options.refine.fusion_rounds and options.train.data_source == "fused":
         check_once("--judge", options.refine.judge)
     if options.data.data:

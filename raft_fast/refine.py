@@ -22,8 +22,8 @@ from raft_fast.engines.load import check_engines
 from raft_fast.engines.prompting import load_prompts
 from raft_fast.evaluation.suites import cached_suites
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
+from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.filter import skipped
 from raft_fast.refinement.finished import keep_finished
 from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
 from raft_fast.refinement.roles import name_judges, named_engines
@@ -67,7 +67,7 @@ def main() -> None:
     if how.merge:
         return join_shards(options, reporter)
     check_engines(named_engines(options.refine))  # a mistake there shows before rows are read
-    skipped(options.refine.skip_checks)  # a name that is wrong shows before rows are read
+    Checker.of(options.refine)  # a name that is wrong shows before rows are read
     rows = open_raw(data, reporter)
     everyone = rows.spread(data.max_rows, data.seed)
     mine = shard_of(everyone, how)  # too many shards show before models are loaded

@@ -1,7 +1,7 @@
 """The semantic filter (Eqs. 2-3): does an answer still say what the gold answer says?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,10 +9,9 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.engines import Reply
 from raft_fast.engines.prompting import Prompt, whole_question
-from raft_fast.refinement.checks import CHECKS, Case, Checks, check
+from raft_fast.refinement.checks import RETRIEVAL, Case, Checker, Checks
 from raft_fast.refinement.decisions import Filtered
-from raft_fast.refinement.retrieval import RETRIEVAL, GoldIndex
-from raft_fast.run.errors import UserError
+from raft_fast.refinement.retrieval import GoldIndex
 from raft_fast.run.options import RefineOptions
 
 SIMILARITY_DIGITS = 6
@@ -23,27 +22,27 @@ class Filter:
     """What a rewrite or a fusion has to pass.
 
     `golds` are the gold answers that a rewrite is told apart from; without them `retrieval` is not
-    checked. Checks in `skip` are not made.
+    checked.
     """
 
     encoder: SentenceEncoder
     tau: float
     fused_tau: float = 0.0
-    skip: frozenset[str] = frozenset()
+    check: Checker = field(default_factory=Checker)
     golds: GoldIndex | None = None
 
     @classmethod
     def of(cls, options: RefineOptions, encoder: SentenceEncoder, golds: GoldIndex | None) -> "Filter":
-        """The filter that the options ask for. Raises UserError for a check that there is none of."""
-        skip = skipped(options.skip_checks)
-        return cls(encoder, options.tau, options.fused_tau, skip, None if RETRIEVAL in skip else golds)
+        """The filter that the options ask for. Raises UserError for an unknown check."""
+        check = Checker.of(options)
+        return cls(encoder, options.tau, options.fused_tau, check, None if RETRIEVAL in check.skip else golds)
 
     def rewrites(self, rows: Sequence[Row], replies: Sequence[Reply], prompt: Prompt) -> list[Filtered]:
         """s = cos(φ(y), φ(ỹ)) and ȳ = ỹ if s >= τ, else y (Eqs. 2-3)."""
         gold_vectors, vectors = self._embed(rows, replies)
         found = []
         for row, reply, similarity in zip(rows, replies, cosines(gold_vectors, vectors), strict=True):
-            checks = check(case_of(row, reply, prompt), self.skip)
+            checks = self.check(case_of(row, reply, prompt))
             found.append(Filtered(row, reply, similarity,
                                   checks | {"similarity": below(similarity, self.tau, "--tau")}))
         if self.golds is not None:
@@ -57,7 +56,7 @@ class Filter:
         """The similarity of each fusion and what is wrong with it; the judges decide about the rest."""
         found = []
         for row, reply, similarity in zip(rows, replies, cosines(*self._embed(rows, replies)), strict=True):
-            checks = check(case_of(row, reply, prompt), self.skip)
+            checks = self.check(case_of(row, reply, prompt))
             if self.fused_tau:
                 checks["similarity"] = below(similarity, self.fused_tau, "--fused_tau")
             found.append((similarity, checks))
@@ -70,15 +69,6 @@ class Filter:
             return self.golds.of_texts(golds, self.encoder), self.encoder.embed(texts)
         vectors = self.encoder.embed(golds + texts)
         return vectors[: len(rows)], vectors[len(rows) :]
-
-
-def skipped(names: str) -> frozenset[str]:
-    """The checks that --skip_checks names. Raises UserError for a name that is none of them."""
-    skip = frozenset(name.strip() for name in names.split(",") if name.strip())
-    known = [*CHECKS, RETRIEVAL]
-    if unknown := sorted(skip - set(known)):
-        raise UserError(f"--skip_checks {', '.join(unknown)}: no such check; there are {', '.join(known)}")
-    return skip
 
 
 def case_of(row: Row, reply: Reply, prompt: Prompt) -> Case:

@@ -85,8 +85,7 @@ def values(hard, learnt, kl, dice, paraphrases) -> dict:
         found |= {f"{part}.nll": [[20 * one, 20] for one in nll],
                   f"{part}.token_f1": [[one, 1.0] for one in f1],
                   f"{part}.similarity": [[min(1, one + 0.4), 1.0] for one in f1],
-                  f"{part}.number_f1": [None if place % 3 else [one, 1.0] for place, one in enumerate(f1)],
-                  f"{part}.reference_f1": [None] * rows}
+                  f"{part}.number_f1": [None if place % 3 else [one, 1.0] for place, one in enumerate(f1)]}
     spread = 1 + 0.3 * dice.random(prompts)
     found |= {"own.kl": [[32 * kl * one, 32] for one in spread],
               "own.nll": [[32 * (0.7 + kl * one), 32] for one in spread],

@@ -30,7 +30,13 @@ class RefineOptions:
     best one is used however low."""
     skip_checks: str = listed("")
     """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/HOWTO.md)."""
+    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval, or one of your own."""
+    check_patterns: str | None = None
+    """A TOML file with your own checks: regular expressions (product codes, terms, legal references) whose
+    matches in gold answer and rewrite must agree; or a shipped one: legal_references."""
+    checks: str = listed("")
+    """Your own checks, separated by commas, as module:function; called with question, gold answer and answer,
+    a function returns what is wrong, or None."""
     fusion_rounds: int = 3
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = 0.8
