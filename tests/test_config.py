@@ -185,7 +185,7 @@ def test_a_name_stays_as_it_is_written(tmp_path, name):
         assert told(tmp_path, "", f"--{option}", name)[option] == name
 
 
-LISTED = ["lora_target_modules", "report_to", "judge", "skip_checks", "eval_judge", "lm_eval", "language"]
+LISTED = ["lora_target_modules", "report_to", "judge", "skip_checks", "checks", "eval_judge", "lm_eval", "language"]
 
 
 @pytest.mark.parametrize("option", LISTED)

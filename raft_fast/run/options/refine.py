@@ -30,7 +30,7 @@ class RefineOptions:
     best one is used however low."""
     skip_checks: str = listed("")
     """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval, or one of your own."""
+    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval (docs/HOWTO.md), or your own."""
     check_patterns: str | None = None
     """A TOML file with your own checks: regular expressions (product codes, terms, legal references) whose
     matches in gold answer and rewrite must agree; or a shipped one: legal_references."""
