@@ -4,7 +4,7 @@ Names are those of transformers and TRL where the same thing exists.
 """
 
 from raft_fast.run.options.adapter import AdapterOptions
-from raft_fast.run.options.data import DataOptions
+from raft_fast.run.options.data import MEMORY, DataOptions
 from raft_fast.run.options.engines import EngineOptions
 from raft_fast.run.options.evaluate import BaseOptions, EvaluateOptions
 from raft_fast.run.options.given import check_given
@@ -25,8 +25,8 @@ ALL_GROUPS: list[type] = [DataOptions, ModelOptions, EngineOptions, ScreenOption
                           BaseOptions, ShowOptions, CardOptions, ParaphraseOptions, JuryOptions,
                           LMEvalOptions]
 
-__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EngineOptions", "EvaluateOptions", "Groups", "JuryOptions", "LMEvalOptions", "ModelOptions",
-           "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions", "ScreenOptions",
-           "ShowOptions", "TrainOptions", "WatchOptions", "check_given", "check_rollouts", "check_several",
-           "flat"]
+__all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
+           "DataOptions", "EngineOptions", "EvaluateOptions", "Groups", "JuryOptions", "LMEvalOptions",
+           "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions",
+           "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check_given", "check_rollouts",
+           "check_several", "flat"]

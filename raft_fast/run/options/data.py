@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from raft_fast.run.options.check import check
 
+MEMORY = "<memory>"  # --data and --heldout_data of a run whose rows a caller of RAFTTrainer had in memory
+
 
 @dataclass
 class DataOptions:

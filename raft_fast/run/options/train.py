@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from raft_fast.run.options.check import check
+from raft_fast.run.options.data import MEMORY
 from raft_fast.run.options.secrets import refuse_in_urls
 
 
@@ -102,7 +103,7 @@ class TrainOptions:
             check(not isinstance(value, float) or math.isfinite(value), f"--{name}", value, "finite")
         check(0 < self.heldout < 1, "--heldout", self.heldout, "above 0 and below 1; to train on all "
               "rows name rows to hold out with --heldout_data FILE")
-        check(self.heldout_data is None or Path(self.heldout_data).is_file(), "--heldout_data",
+        check(self.heldout_data in (None, MEMORY) or Path(self.heldout_data).is_file(), "--heldout_data",
               self.heldout_data, "a file, such as RUN/heldout.parquet")
         check(self.sft or self.distillation, "--sft false --distillation", "false",
               "true for one of the two: with both off there is nothing to train")
