@@ -35,6 +35,7 @@ from raft_fast.run.options import (
     ScreenOptions,
     TrainOptions,
     WatchOptions,
+    check_needs,
     check_rollouts,
     check_several,
 )
@@ -97,12 +98,14 @@ class RAFTConfig(_Options):
                 told = INSTEAD.get(name, f"unknown option{nearest(name, fields)}")
                 raise UserError(f"RAFTConfig({name}={value!r}): {told}")
         super().__init__(**options)
+        check_needs(options, self.options().groups)
 
     @classmethod
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
-        config = cls(**options.flat())
-        config.name = name
+        config = cls.__new__(cls)
+        config.name, config.given = name, options.flat()
+        vars(config).update(config.given)
         return config
 
     def __getattr__(self, name: str) -> Any:

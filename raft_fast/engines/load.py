@@ -13,7 +13,7 @@ from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.quantization import Quantization
+    from raft_fast.models.load import Quantization
 
 VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
 
@@ -46,9 +46,14 @@ def load_local(
 ) -> "HFEngine":
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process; `tokenizer`
     instead of the folder's own."""
-    from raft_fast.models.fetch import fetch_model
-    from raft_fast.models.fingerprint import fingerprint, fingerprint_tokenizer
-    from raft_fast.models.load import frozen_dtype, load_chat, load_model, pick_device
+    from raft_fast.models.fetch import fetch_model, fingerprint
+    from raft_fast.models.load import (
+        fingerprint_tokenizer,
+        frozen_dtype,
+        load_chat,
+        load_model,
+        pick_device,
+    )
     from raft_fast.run.fetch import cache_dir
 
     name, revision, option = (
@@ -67,8 +72,7 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
               batch_size: int = 32) -> "HFEngine":
     """A loaded model of transformers as an engine of this process. It moves to --device and into evaluation
     mode; its attention packs where that changes nothing. Raises UserError where it cannot be used."""
-    from raft_fast.models.fingerprint import fingerprint_loaded
-    from raft_fast.models.load import load_chat, made_ready, pick_device
+    from raft_fast.models.load import fingerprint_loaded, load_chat, made_ready, pick_device
 
     own = engines.of("self", name)
     made_ready(model, pick_device(options.device), name)

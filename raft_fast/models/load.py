@@ -1,8 +1,9 @@
-"""Loading: models, tokenizers, engines and the encoder, by the names users give them."""
+"""Loading models, tokenizers and the sentence encoder; fewer bits for a frozen teacher."""
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -10,10 +11,11 @@ from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.head import check_head
-from raft_fast.models.quantization import Quantization, quantization_config
 from raft_fast.models.whole import GENERATION, load_whole, why
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.options import ModelOptions
+
+Quantization = Literal["none", "int8", "nf4"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -79,6 +81,24 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
 
 
+def fingerprint_tokenizer(tokenizer: Any) -> str:
+    """16 hex digits over a loaded tokenizer's vocabulary and chat template."""
+    told = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
+    """16 hex digits over a loaded model and its tokenizer: names, shapes, dtypes and about 4096 evenly spaced
+    numbers of every tensor."""
+    digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
+        digest.update(numbers.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def check_loaded(option: str, model: Any) -> None:
     """Raises UserError for anything but a language model of transformers without adapter or quantization."""
     why = ("is no causal language model of transformers" if not hasattr(model, "name_or_path")
@@ -127,3 +147,26 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def quantization_config(kind: Quantization, device: torch.device) -> Any:
+    """What `from_pretrained` takes; None for "none". Embeddings and head keep their precision.
+
+    int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
+    UserError where the library is missing, or cannot do it on this device.
+    """
+    if kind == "none":
+        return None
+    if kind == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        if device.type != "cuda":
+            raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
+        require("bitsandbytes", "quantization")
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    require("torchao", "quantization")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
