@@ -7,7 +7,6 @@ teaches the student on its own words (stage 2), then measure what was learnt and
 
 import copy
 import dataclasses
-import inspect
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,111 +17,40 @@ from typing import Any
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
 from raft_fast.preflight import check_train
+from raft_fast.recipes import find
 from raft_fast.refinement.answers import answer_rows, check_stage1
-from raft_fast.run.config import nearest, taken
+from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import only_process, save_costs
 from raft_fast.run.going_on import has_steps, open_run, pin_inputs
-from raft_fast.run.options import (
-    MEMORY,
-    AdapterOptions,
-    DataOptions,
-    EngineOptions,
-    EvaluateOptions,
-    ModelOptions,
-    Options,
-    RefineOptions,
-    ScreenOptions,
-    TrainOptions,
-    WatchOptions,
-    check_needs,
-    check_rollouts,
-    check_several,
-)
+from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
 from raft_fast.run.progress import Reporter, Silent
 
-GROUPS: list[Any] = [one.type for one in dataclasses.fields(Options)]
-# arguments of transformers that have one value here: RAFTConfig takes that one, and has it to read
-FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
-         "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
-         "metric_for_best_model": "eval_domain_nll", "greater_is_better": False,
-         "resume_from_checkpoint": None}
-# and what to use for others, of TRL too
-INSTEAD = {"bf16": "weights train in float32, or in the precision of the model that you pass",
-           "fp16": "weights train in float32, or in the precision of the model that you pass",
-           "warmup_ratio": "use warmup_steps", "max_seq_length": "use max_length",
-           "per_device_eval_batch_size": "use eval_batch_size", "max_new_tokens": "use max_completion_length",
-           "temperature": "use rollout_temperature and distillation_temperature",
-           "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
-           "vllm_mode": "use rollout_engine='vllm' or 'vllm_server'", "optim": "AdamW is the only optimizer",
-           "eval_strategy": "use eval_steps (0: none)", "logging_steps": "every step is logged",
-           "resume_from_checkpoint": "pass it to train()"}
 
-
-@dataclasses.dataclass
-class _Options(EvaluateOptions, WatchOptions, AdapterOptions, TrainOptions, RefineOptions, ScreenOptions,
-               EngineOptions, ModelOptions, DataOptions):
-    """Every option of a run, with its default."""
-
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Options:
-        """The options by group. Raises UserError for values that are refused."""
-        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
-                         for group in GROUPS))
-
-
-class RAFTConfig(_Options):
-    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords. Lists
+class RAFTConfig(Arguments):
+    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords; lists
     may stand for names with commas between them.
 
-    output_dir: default runs/RECIPE. recipe: a name or a recipe object (`raft_fast.recipes`); what it says of
-    options holds unless they are given. Raises UserError for an unknown keyword, with the nearest name, and
-    for a value that is refused.
+    output_dir: default runs/RECIPE. recipe: a name, or a class or object as in `raft_fast.recipes`; what it
+    says of options holds unless they are given. Raises UserError for an unknown keyword, with the nearest
+    name, and for a value that is refused.
     """
 
-    name: str | None = None  # of the command line's configuration
+    __signature__ = SIGNATURE
 
-    def __init__(self, output_dir: str | os.PathLike[str] | None = None, **given: Any) -> None:
-        fields = {one.name: one for one in dataclasses.fields(_Options)}
-        self.given = given = {"output_dir": output_dir, **given}
-        options = {}
-        for name, value in given.items():
-            value = os.fspath(value) if isinstance(value, os.PathLike) else value
-            if name in fields:
-                options[name] = taken(fields[name], value)
-            elif name == "eval_strategy" and value == ("steps" if given.get("eval_steps") else "no"):
-                continue
-            elif name not in FIXED or value != FIXED[name]:
-                told = INSTEAD.get(name, f"unknown option{nearest(name, fields)}")
-                raise UserError(f"RAFTConfig({name}={value!r}): {told}")
-        super().__init__(**options)
-        check_needs(options, self.options().groups)
+    def __init__(self, output_dir: str | os.PathLike[str] | None = None, recipe: Any = "raft",
+                 **options: Any) -> None:
+        self.method = find(recipe)
+        kind, self.name = type(self.method), self.method.name
+        named = recipe if isinstance(recipe, str) else f"{kind.__module__}:{kind.__qualname__}"
+        super().__init__({"output_dir": output_dir, "recipe": named, **options}, self.method.defaults)
 
     @classmethod
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        config.name, config.given = name, options.flat()
-        vars(config).update(config.given)
+        vars(config).update(options.flat(), name=name, given=None, method=find("raft"))
         return config
-
-    def __getattr__(self, name: str) -> Any:
-        """What has one value here, for callbacks of transformers."""
-        if name in FIXED:
-            return FIXED[name]
-        if name == "eval_strategy":
-            return "steps" if self.eval_steps else "no"
-        raise AttributeError(f"{type(self).__name__} has no {name}")
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-        return Path(self.output_dir or f"runs/{self.name or 'raft'}")
-
-
-RAFTConfig.__signature__ = inspect.signature(_Options)  # type: ignore[attr-defined]
 
 
 class RAFTTrainer:
@@ -150,19 +78,19 @@ class RAFTTrainer:
         from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
 
         args = copy.copy(args or RAFTConfig())
-        self.args = args if recipe is None else RAFTConfig(**{**args.given, "recipe": recipe})
+        self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
         if isinstance(rollout_engine, str):
-            self.args.rollout_engine = rollout_engine  # type: ignore[assignment]  # options() checks it
+            self.args.rollout_engine = read("rollout_engine", rollout_engine)
         self._rows: dict[str, InMemory | None] = {"data": None, "heldout_data": None}
         for option, name, rows in (("data", "train_dataset", train_dataset),
                                    ("heldout_data", "eval_dataset", eval_dataset)):
             if rows is not None:
                 self._rows[option] = InMemory(name, rows)
                 setattr(self.args, option, MEMORY)
-        if self.args.data is None and self.args.name is None:
+        if self.args.data is None and self.args.given is not None:
             raise UserError("train_dataset is missing: pass a datasets.Dataset, or RAFTConfig(data=FILE)")
         self._peft_config = peft_config
         if peft_config is not None:
@@ -355,7 +283,7 @@ class RAFTTrainer:
         """A loaded model, whose name the option becomes; None if it is a name or absent."""
         if model is None or isinstance(model, str | os.PathLike):
             if model is not None:
-                setattr(self.args, option, os.fspath(model))
+                setattr(self.args, option, read(option, model))
             return None
         from raft_fast.models.load import check_loaded
 

@@ -9,14 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.run.options.data import (
-    MEMORY,
-    MINILM,
-    SMOLLM2,
-    DataOptions,
-    ModelOptions,
-    ScreenOptions,
-)
+from raft_fast.run.options.data import MEMORY, MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
 from raft_fast.run.options.evaluation import (
     BaseOptions,
     EvaluateOptions,
@@ -41,9 +34,9 @@ ALL_GROUPS: list[type[Group]] = [
 
 __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
            "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
-           "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions",
-           "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check", "check_given",
-           "check_needs", "check_rollouts", "check_several", "flat", "named", "pinned_by"]
+           "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
+           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
+           "check_given", "check_needs", "check_rollouts", "check_several", "flat", "named", "pinned_by"]
 
 
 def flat(groups: Iterable[Any]) -> dict[str, Any]:
