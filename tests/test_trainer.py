@@ -20,12 +20,12 @@ from transformers import (
     TrainerCallback,
 )
 
-from raft_fast import Callback, RAFTConfig, RAFTTrainer, train
+from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
 from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
-from raft_fast.run.errors import Stopped, UserError
+from raft_fast.run.errors import Stopped
 
 GOLD = {**OPTIONS, "encoder": "encoder", "data_source": "gold"}
 
@@ -44,7 +44,7 @@ def _here(home, monkeypatch):
 
 @pytest.fixture
 def rows():
-    return [{"question": f"What is {i}?", "answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
+    return [{"Question": f"What is {i}?", "Answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
 
 
 def config(output_dir, **options):

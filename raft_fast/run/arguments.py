@@ -80,7 +80,8 @@ class Arguments(_Fields):
                 raise UserError(f"RAFTConfig({name}={value!r}): {told}")
         options = {name: value for name, value in given.items() if name in FIELDS}
         super().__init__(**{name: read(name, value) for name, value in {**defaults, **options}.items()})
-        check_needs(options, self.options().groups)
+        check_needs([name for name, value in options.items() if value != FIELDS[name].default],
+                    self.options().groups)
 
     def __getattr__(self, name: str) -> Any:
         if name in FIXED:
