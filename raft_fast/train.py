@@ -15,6 +15,7 @@ from typing import Any
 from raft_fast.data.dataset import Row, spread
 from raft_fast.data.training_rows import read_rejected, screen_rows, take_rendered, take_rows
 from raft_fast.preflight import check_train
+from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows, check_stage1
 from raft_fast.run.config import parse
 from raft_fast.run.errors import GO_ON, UserError, entry
@@ -51,7 +52,8 @@ GROUPS = [DataOptions, ModelOptions, EngineOptions, ScreenOptions, RefineOptions
 def main() -> None:
     argv = sys.argv[1:]
     own_data = any(word.split("=")[0] == "--data" for word in argv)
-    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart")
+    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart",
+                         lambda recipe: find(recipe).defaults)
     options = Options(*groups)
     check_given(argv, options)
     run(name, options)
@@ -66,6 +68,7 @@ def run(name: str, options: Options, callbacks: Sequence[Any] = ()) -> Path:
     from raft_fast.models.load import pick_device
     from raft_fast.run.processes import Processes
 
+    terms_of(options.train.recipe, options.train)  # an unknown recipe fails here
     on_gpu = pick_device(options.model.device).type == "cuda"
     processes = Processes.start(use_gpu=on_gpu)
     check_several(processes.size, options.model, options.train, options.adapter, options.watch)
@@ -213,16 +216,16 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
     from raft_fast.run.processes import Processes
 
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
+    terms = terms_of(training.recipe, training)
     student = make_student(original.model, options.model, options.adapter, options.data.seed)
     model = student.model
     if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
-                          training.distillation_temperature, training.teacher_sees_answer,
-                          student_vocab=head_of(model).weight.shape[0],
+                          training.distillation_temperature, student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
         processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
     with reporter.phase("count tokens", len(rows), "rows") as advance:
-        lengths = processes.first(lambda: measure(rows, chat, training, advance))
+        lengths = processes.first(lambda: measure(rows, chat, terms, training, advance))
     takes = longest_sequence(model, training.parallelism, processes)
     rows, long = fitting(rows, lengths, training, takes,
                          positions(frozen.model) if frozen is not None else math.inf)
@@ -238,7 +241,7 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         cut = micro_batches(steps, lengths, training, shares_prompts(model))
         show_memory(estimate(model, frozen and frozen.model, cut, training, processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
-        ended = train(model, teacher, chat, rows, training, options.data.seed, run_dir,
+        ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
                       [StepsInProgress(advance), *callbacks, stopping], student.weights)
     if not ended:
         return None

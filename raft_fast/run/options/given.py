@@ -19,7 +19,8 @@ NEEDS = (
     Need("--distillation true", lambda run: run.train.distillation, (
         "teacher", "teacher_quantization", "teacher_sees_answer", "teacher_top_k", "distillation_temperature",
         "rollout_engine", "rollout_temperature", "steps_per_generation", "max_completion_length",
-        "num_loss_tokens_to_skip", "balance", "log_completions")),
+        "num_loss_tokens_to_skip", "num_generations", "divergence", "balance", "log_completions")),
+    Need("--divergence jsd", lambda run: run.train.divergence == "jsd", ("jsd_beta",)),
     Need("--rollout_engine vllm_server", lambda run: run.train.rollout_engine == "vllm_server",
          ("vllm_server_base_url",)),
     Need("--rollout_engine vllm", lambda run: run.train.rollout_engine == "vllm",

@@ -13,6 +13,9 @@ from raft_fast.run.options.secrets import refuse_in_urls
 class TrainOptions:
     """Stage 2: training (Eqs. 5-12)"""
 
+    recipe: str = "raft"
+    """The method: raft, sft, self_distilled_data, sdft or on_policy, or one of your own as module:Class (see
+    raft_fast/recipes). It sets defaults of other options; what you set yourself wins."""
     heldout: float = 0.1
     """Share of the rows held out for evaluation, taken from every category before anything else."""
     heldout_data: str | None = None
@@ -62,6 +65,8 @@ class TrainOptions:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     steps_per_generation: int = 1
     """Optimizer steps fed by one round of rollouts; 1 is strictly on-policy."""
+    num_generations: int = 1
+    """Trajectories the student samples for every row of a step."""
     max_completion_length: int = 256
     """Longest trajectory the student samples, in tokens."""
     max_length: int = 2048
@@ -83,6 +88,11 @@ class TrainOptions:
     """Both distributions are softened by this before they are compared (T of Eqs. 8-10)."""
     teacher_top_k: int = 512
     """How many of the teacher's most likely tokens are compared (K of Eq. 9)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """What is minimised between teacher q and student p: KL(q || p) as in Eq. 10, KL(p || q), or the
+    generalised Jensen-Shannon divergence of --jsd_beta."""
+    jsd_beta: float = 0.5
+    """Weight of the teacher's side in --divergence jsd: 0 is the forward KL, 1 the reverse, as in GKD."""
     balance: Literal["ema", "gradient", "fixed"] = "ema"
     """lambda: moving averages of the two losses (Eqs. 11-12), of their gradient norms at the hidden
     states, or fixed."""
@@ -110,9 +120,10 @@ class TrainOptions:
                      "max_grad_norm", "lambda_max"):
             check(getattr(self, name) > 0, f"--{name}", getattr(self, name), "above 0")
         for name in ("num_train_epochs", "per_device_train_batch_size", "steps_per_generation",
-                     "gradient_accumulation_steps", "max_completion_length", "max_length",
-                     "save_total_limit"):
+                     "gradient_accumulation_steps", "num_generations", "max_completion_length",
+                     "max_length", "save_total_limit"):
             check(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
+        check(0 <= self.jsd_beta <= 1, "--jsd_beta", self.jsd_beta, "in [0, 1]")
         check(0 <= self.ema_beta < 1, "--ema_beta", self.ema_beta, "in [0, 1)")
         for name in ("save_steps", "warmup_steps", "weight_decay", "max_tokens_per_micro_batch",
                      "num_loss_tokens_to_skip"):
