@@ -17,7 +17,7 @@ from typing import Any
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
 from raft_fast.preflight import check_train
-from raft_fast.recipes import find
+from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
@@ -49,7 +49,7 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find("raft"))
+        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
@@ -99,6 +99,7 @@ class RAFTTrainer:
 
             vars(self.args).update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
+        self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
         if self._model is not None and self.processing_class is None:
             from raft_fast.models.load import tokenizer_of
@@ -186,9 +187,9 @@ class RAFTTrainer:
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
         self._trained = train_student(
-            answered, options, original, teacher, run_dir, reporter,
-            [*self._callbacks, self._events, *watching], given=self._model, peft_config=self._peft_config,
-            rollout_engine=self._rollout_engine)
+            answered, self._terms, options, original, teacher, run_dir, reporter,
+            [*self._callbacks, self._events, *watching], given=self._model,
+            peft_config=self._peft_config, rollout_engine=self._rollout_engine)
         self._ended = self._trained is not None
         if not self._ended:
             reporter.say(f"stopped by a callback: {GO_ON}")

@@ -16,6 +16,7 @@ from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
 from raft_fast.models.architecture import positions
+from raft_fast.recipes import terms_of
 from raft_fast.run.files import write_json
 from raft_fast.run.options import Options
 
@@ -106,7 +107,8 @@ def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int
     """Optimizer steps of a cell; rows that are too long are set aside, as training does."""
     training, original = cell.options.train, shared.original
     takes = positions(original.model)
-    fit, _ = fitting(rows, measure(rows, original.chat, training), training, takes, takes)
+    lengths = measure(rows, original.chat, terms_of(training.recipe, training), training)
+    fit, _ = fitting(rows, lengths, training, takes, takes)
     return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
 
 

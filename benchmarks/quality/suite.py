@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.recipes import find
 from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, taken
 from raft_fast.run.errors import UserError
@@ -117,7 +118,7 @@ class Suite:
         argv = ["--config", config, *(word for key, value in settings.items()
                                       for word in (f"--{key}", _word(value)))]
         try:
-            _, groups = parse("train", "", GROUPS, argv)
+            _, groups = parse("train", "", GROUPS, argv, recipe_defaults=lambda name: find(name).defaults)
         except UserError as error:
             raise UserError(f"suite {self.name}, {where}: {error}") from error
         return Options(*groups)

@@ -13,6 +13,7 @@ from raft_fast.distillation import Callback, Teacher, TrainingState
 from raft_fast.distillation.loop import train
 from raft_fast.models.chat import Chat
 from raft_fast.models.load import frozen_dtype
+from raft_fast.recipes import terms_of
 
 
 class Enough(Exception):  # noqa: N818
@@ -45,11 +46,11 @@ def run(job: Job, sft: bool) -> list[dict[str, Any]]:
     student = load(job, torch.float32, packed=True)
     chat, watch = chat_of(job, student), Stopwatch(job.steps)
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        train(student, make_teacher(job, chat), chat, job.table(), job.options(sft), job.seed, Path(folder),
-              [watch])
+        train(student, make_teacher(job, chat), chat, job.table(), terms_of("raft", job.options(sft)),
+              job.options(sft), job.seed, Path(folder), [watch])
     return watch.steps
 
 
 def make_teacher(job: Job, chat: Chat) -> Teacher:
     model = load(job, frozen_dtype(torch.device(job.device)), packed=True)
-    return Teacher(model, chat, job.top_k, TEMPERATURE, sees_answer=True)
+    return Teacher(model, chat, job.top_k, TEMPERATURE)

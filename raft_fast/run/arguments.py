@@ -71,8 +71,7 @@ class Arguments(_Fields):
     given: dict[str, Any] | None  # what Python was given; None: the command line's
 
     def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.given = {name: value for name, value in given.items() if name != "recipe" or name in FIELDS}
-        given = self.given
+        self.given = dict(given)
         fixed = {**FIXED, "eval_strategy": "steps" if given.get("eval_steps") else "no"}
         for name, value in given.items():
             if name not in FIELDS and (name not in fixed or value != fixed[name]):

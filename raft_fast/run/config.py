@@ -6,7 +6,7 @@ YAML is the default, the command line wins, an unknown key fails. Shipped config
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -132,12 +132,13 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
 
 def parse(
     program: str, description: str, groups: list[type], argv: list[str] | None = None,
-    default: str = "raft",
+    default: str = "raft", recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
 ) -> tuple[str, list[Any]]:
     """Read the command line and the YAML file it names.
 
     Returns the configuration's name and one instance for each of `groups`. `default` names the
-    shipped configuration used where the command line has no --config.
+    shipped configuration used where the command line has no --config; `recipe_defaults` gives the defaults
+    that --recipe changes.
     """
     parser = _Parser(prog=f"raft_fast.{program}", description=description,
                      usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]",
@@ -152,7 +153,10 @@ def parse(
             _read_as(action, option)
     arguments = parser.parse_args(argv)
     name, path = _find_config(arguments.config)
-    parser.set_defaults(_values(path, options))
+    told = _values(path, options)
+    parser.set_defaults(told)
+    if recipe := getattr(parser.parse_args(argv), "recipe", None):
+        parser.set_defaults({**recipe_defaults(recipe), **told})
     arguments = parser.parse_args(argv)
     return name, [_build(group, arguments) for group in groups]
 
