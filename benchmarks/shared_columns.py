@@ -7,7 +7,6 @@ many tokens name the most popular columns; and what the weight gradient would co
 the most popular columns in a dense product (triton_hot.py) and the others gathered.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -37,42 +36,37 @@ def hot_columns(ids_NK: Tensor, hits_V: Tensor) -> list[dict[str, float]]:
         rows.append({
             "columns": hot, "share of the entries": round(float(ordered[:hot].sum() / ordered.sum()), 4),
             "gathered ms": round(gathered * 1e3, 2), "dense ms": round(dense * 1e3, 2),
-            "both ms": round((gathered + dense) * 1e3, 2),
-            f"cold columns of {TILE} tokens": round(
+            "both ms": round((gathered + dense) * 1e3, 2), f"cold columns of {TILE} tokens": round(
                 sum(int((union >= hot).sum()) for union in unions) / len(unions))})
     return rows
 
 
 def main() -> None:
     """Print the shares and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = measure.parser(__doc__, n=1024, k=512)
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", type=Path, help="rows to read instead of the quickstart's")
-    parser.add_argument("--n", type=int, default=1024)
-    parser.add_argument("--k", type=int, default=512)
     args = parser.parse_args()
     inputs = head_inputs.model_inputs(args.model, args.text, args.n, args.k, torch.float32, "cpu")
     real_NK, vocab = inputs.targets.ids, inputs.weight_VD.shape[0]
     random_NK = torch.stack([torch.randperm(vocab)[: args.k] for _ in range(args.n)])
-    groups = [8, 16, 32, 64, 128]
     hits_V = torch.bincount(real_NK.flatten(), minlength=vocab)
     most_V = hits_V.sort(descending=True).values
-    result = {
-        "command": measure.command(), "machine": measure.machine("cpu"), "source": inputs.source,
+    mass = float(inputs.targets.mass.mean())  # type: ignore[union-attr]
+    found = {
+        "source": inputs.source,
         "distinct of listed": {
-            name: {g: distinct_share(ids, g) for g in groups}
+            name: {group: distinct_share(ids, group) for group in (8, 16, 32, 64, 128)}
             for name, ids in (("real", real_NK), ("random", random_NK))},
         "columns named at all": int((hits_V > 0).sum()),
         "share of the entries in the most popular columns": {
-            c: round(float(most_V[:c].sum() / hits_V.sum()), 4) for c in (64, 512, 4096)},
+            count: round(float(most_V[:count].sum() / hits_V.sum()), 4) for count in (64, 512, 4096)},
         "columns that at least 45 of 8192 tokens name": int((hits_V * 8192 >= 45 * args.n).sum()),
         f"dWeight on an H200, D={D}, counted": hot_columns(real_NK, hits_V),
-        "mean mass on K at T": {inputs.targets.temperature:
-                                round(float(inputs.targets.mass.mean()), 4)},  # type: ignore[union-attr]
+        "mean mass on K at T": {inputs.targets.temperature: round(mass, 4)},
     }
-    print(json.dumps(result, indent=1))
-    path = measure.results_root() / "shared-columns.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+    measure.record("shared-columns", "cpu", found, folder=measure.results_root())
 
 
 if __name__ == "__main__":
