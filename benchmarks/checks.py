@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.faults import FAULTS
 from benchmarks.measure import command, results_root
 from raft_fast.engines import Reply
-from raft_fast.fetch import quickstart_rows
 from raft_fast.refinement.checks import CHECKS, Case, check
+from raft_fast.run.fetch import quickstart_rows
 
 HERE = Path(__file__).parent
 LONG = [  # texts of these alone are what takes checks the longest

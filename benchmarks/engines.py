@@ -12,9 +12,10 @@ import time
 
 from benchmarks.measure import command, machine, results_folder
 from benchmarks.slow_server import SlowServer
-from raft_fast.engines import Message, Sampling
+from raft_fast.data.texts import Message
+from raft_fast.engines import Sampling
 from raft_fast.engines.openai import OpenAIEngine
-from raft_fast.options import EngineOptions
+from raft_fast.run.options import EngineOptions
 
 CASES = ((64, 0.2), (64, 1.0), (256, 1.0))  # requests in flight, seconds of delay
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from raft_fast.facts import quantities
+from raft_fast.refinement.facts import quantities
 
 SWAPS = {
     "bounds": """at least/at most, at most/at least, up to/more than, more than/less than, over/under,

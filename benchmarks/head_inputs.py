@@ -11,8 +11,9 @@ import torch
 from raft_kernels import TopKTargets, topk_targets
 from torch import Tensor
 
-from raft_fast.dataset import read_table
-from raft_fast.fetch import fetch_model, quickstart_rows
+from raft_fast.data.dataset import read_table
+from raft_fast.models.fetch import fetch_model
+from raft_fast.run.fetch import quickstart_rows
 
 
 @dataclass

@@ -23,13 +23,13 @@ import torch
 from benchmarks.measure import HONEST_MALLOC, command, machine, results_folder
 from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
 from benchmarks.step.ours import Enough, Stopwatch
-from raft_fast.attention import shares_prompts
 from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
-from raft_fast.options import AdapterOptions
-from raft_fast.options.model import SMOLLM2
+from raft_fast.models.attention import shares_prompts
+from raft_fast.run.options import AdapterOptions
+from raft_fast.run.options.model import SMOLLM2
 
 CPU = torch.device("cpu")
 SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")

@@ -21,13 +21,12 @@ import torch
 from sentence_transformers.util import semantic_search
 
 from benchmarks import measure
-from raft_fast.dataset import read_table
-from raft_fast.embedding import unit
-from raft_fast.fetch import quickstart_rows
-from raft_fast.models import load_encoder
-from raft_fast.options import ModelOptions
-from raft_fast.refinement.faiss_index import FaissIndex
-from raft_fast.refinement.neighbours import TorchIndex
+from raft_fast.data.dataset import read_table
+from raft_fast.data.neighbours import FaissIndex, TorchIndex
+from raft_fast.models.embedding import unit
+from raft_fast.models.load import load_encoder
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import ModelOptions
 
 DIMENSION, K = 384, 10
 WEIGHTS, NOISE = (1.0, 0.7, 0.5), 0.02

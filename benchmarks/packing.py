@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 
-from raft_fast import attention
-from raft_fast.chat import View
-from raft_fast.dataset import read_table
-from raft_fast.fetch import fetch_model, quickstart_rows
-from raft_fast.models import load_chat, load_model
-from raft_fast.options import ModelOptions
-from raft_fast.packing import completion_hidden, pack
+from raft_fast.data.dataset import read_table
+from raft_fast.models import attention
+from raft_fast.models.chat import View
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.load import load_chat, load_model
+from raft_fast.models.packing import completion_hidden, pack
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import ModelOptions
 
 SHARED = "packed, prompts shared"
 WAYS = {"padded buckets": ("sdpa", set()), "packed, block mask": ("sdpa", {"sdpa"}),

@@ -24,11 +24,12 @@ import numpy as np
 
 from benchmarks.measure import command, machine, results_folder
 from benchmarks.slow_server import ANSWER, SlowServer
-from raft_fast.dataset import open_rows
-from raft_fast.engines import Message, Price, Reply, Sampling
-from raft_fast.options import EngineOptions, RefineOptions
-from raft_fast.progress import Reporter
+from raft_fast.data.dataset import open_rows
+from raft_fast.data.texts import Message
+from raft_fast.engines import Price, Reply, Sampling
 from raft_fast.refinement import Roles, refine
+from raft_fast.run.options import EngineOptions, RefineOptions
+from raft_fast.run.progress import Reporter
 
 ROWS = (10_000, 100_000)
 LOAD_ROWS = (1_500,)

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from raft_fast.choice import spread
-from raft_fast.dataset import read_table
+from raft_fast.data.choice import spread
+from raft_fast.data.dataset import read_table
 from raft_fast.engines.generation import generate_ids, sample_ids
-from raft_fast.fetch import fetch_model, quickstart_rows
-from raft_fast.models import load_chat, load_model
-from raft_fast.options import ModelOptions
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.load import load_chat, load_model
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import ModelOptions
 
 
 def ways(model: Any) -> dict[str, Callable[..., list[list[int]]]]:

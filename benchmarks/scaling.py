@@ -50,7 +50,7 @@ def _sweep(axis: str, args: argparse.Namespace) -> dict[str, Any]:
         for name, frozen in (("loss", False), ("loss, frozen head", True)):
             leaves = head_gate.leaves(inputs, frozen)
             cases[name] = (lambda i=inputs, both=leaves: head_gate.gradients(
-                topk_kl_loss(*both, i.targets), *both),)
+                topk_kl_loss(both[0], both[1], i.targets), *both),)
         for operation, parts in measure.in_turns(cases, args.repeats, args.device).items():
             times.setdefault(operation, {})[str(value)] = parts[-1]["ms_p20"]
     return {"axis": axis.upper(), "operations": {

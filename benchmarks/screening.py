@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import command, machine, results_folder
-from raft_fast.dataset import Row, read_table, split
-from raft_fast.embedding import unit
-from raft_fast.fetch import quickstart_rows
-from raft_fast.models import load_encoder
-from raft_fast.options import ModelOptions, ScreenOptions, TrainOptions
-from raft_fast.progress import Reporter
-from raft_fast.refinement.vectors import SentenceEncoder
-from raft_fast.screening import Reference, fetched_suites, rows_as_references, screen
+from raft_fast.data.dataset import Row, read_table, split
+from raft_fast.data.screening import Reference, rows_as_references, screen
+from raft_fast.data.vectors import SentenceEncoder
+from raft_fast.evaluation.suites import fetched_suites
+from raft_fast.models.embedding import unit
+from raft_fast.models.load import load_encoder
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import ModelOptions, ScreenOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 LOOSE = ScreenOptions(duplicate_similarity=0.95, overlap_share=0.05)
 REFERENCES, WORDS, DIMENSION = 1000, 52, 384

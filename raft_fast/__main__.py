@@ -1,6 +1,6 @@
 """`python -m raft_fast` is no command itself: it names those that are."""
 
-from raft_fast.errors import UserError, entry
+from raft_fast.run.errors import UserError, entry
 
 
 @entry

@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raft_fast.at_start import check_engines
-from raft_fast.config import parse
-from raft_fast.dataset import Row, read_table, spread
+from raft_fast.data.dataset import Row, read_table, spread
 from raft_fast.engines import Engine
-from raft_fast.errors import UserError, entry
-from raft_fast.files import read_jsonl, read_yaml, write_jsonl
-from raft_fast.options import (
+from raft_fast.engines.load import check_engines
+from raft_fast.run.config import parse
+from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import read_jsonl, read_yaml, write_jsonl
+from raft_fast.run.folder import make_folder, save_costs
+from raft_fast.run.options import (
     BaseOptions,
     DataOptions,
     EngineOptions,
@@ -19,8 +20,7 @@ from raft_fast.options import (
     LMEvalOptions,
     ModelOptions,
 )
-from raft_fast.progress import Reporter
-from raft_fast.run import make_folder, save_costs
+from raft_fast.run.progress import Reporter
 
 DESCRIPTION = """Measure a trained model against the model it came from: answers to held-out rows
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
@@ -47,13 +47,15 @@ def run(
     options: EvaluateOptions, juries: JuryOptions, suites: LMEvalOptions,
 ) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
-    from raft_fast.evaluation import evaluate, print_table
+    from raft_fast.data.training_rows import renderable
+    from raft_fast.engines.load import load_engine
+    from raft_fast.evaluation import evaluate
     from raft_fast.evaluation.jury import FOLDER, open_jury
     from raft_fast.evaluation.lm_eval import find_tasks
-    from raft_fast.fetch import fetch_model, own_folder
-    from raft_fast.models import load_encoder, load_engine
+    from raft_fast.models.fetch import fetch_model, own_folder
+    from raft_fast.models.load import load_encoder
     from raft_fast.refinement.roles import check_once
-    from raft_fast.training_rows import renderable
+    from raft_fast.report.table import print_table
 
     # a mistake there shows before rows are read
     own_folder(model.model)
@@ -148,8 +150,8 @@ def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_d
 
 def write_documents(output_dir: Path, reporter: Reporter) -> None:
     """Bring the report, and the model card of a run, up to what was just measured."""
-    from raft_fast.evaluation.model_card import write_model_card
-    from raft_fast.evaluation.report import write_report
+    from raft_fast.report.model_card import write_model_card
+    from raft_fast.report.run_report import write_report
 
     if (output_dir / "model").is_dir():
         write_model_card(output_dir)

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raft_fast import config, dataset
-from raft_fast.at_start import check_engines
-from raft_fast.engines import Engine, Message, Reply, Sampling
-from raft_fast.errors import UserError, entry
+from raft_fast.data import dataset
+from raft_fast.data.texts import Message
+from raft_fast.engines import Engine, Reply, Sampling
+from raft_fast.engines.load import check_engines
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.paraphrases import paraphrase
-from raft_fast.files import write_json, write_jsonl
-from raft_fast.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
-from raft_fast.progress import Reporter
-from raft_fast.run import make_folder
+from raft_fast.run import config
+from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import write_json, write_jsonl
+from raft_fast.run.folder import make_folder
+from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
+from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Reword the questions of --data (the rows a model was trained on) for evaluation. "
                "--output_dir defaults to paraphrases/<name of the data>.")
@@ -35,7 +37,8 @@ def main() -> None:
     data, model, engines, options = groups
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
-    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+    from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
+    from raft_fast.models.load import load_encoder
 
     check_engines([("--paraphraser", options.paraphraser)])
     table = dataset.read_table(data.data, data.max_bad_rows)
@@ -58,8 +61,8 @@ def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: Simi
 
     Raises UserError where the engine gives no reply that can be used.
     """
-    from raft_fast.refinement.journal import Journal
-    from raft_fast.refinement.prompting import load_own
+    from raft_fast.engines.journal import Journal
+    from raft_fast.engines.prompting import load_own
     from raft_fast.refinement.roles import Part
 
     prompt = load_own("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")

@@ -15,12 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast import config, dataset
-from raft_fast.at_start import check_engines
+from raft_fast.data import dataset
+from raft_fast.data.screening import screen
 from raft_fast.engines import Price
-from raft_fast.errors import UserError, entry
-from raft_fast.files import read_yaml, write_jsonl
-from raft_fast.options import (
+from raft_fast.engines.load import check_engines
+from raft_fast.engines.prompting import load_prompts
+from raft_fast.evaluation.suites import cached_suites
+from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
+from raft_fast.refinement.dry_run import Caller, estimate, samples, told
+from raft_fast.refinement.filter import skipped
+from raft_fast.refinement.finished import keep_finished
+from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
+from raft_fast.refinement.roles import name_judges, named_engines
+from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
+from raft_fast.refinement.summary import REASONS, outcome
+from raft_fast.run import config
+from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import read_yaml, write_jsonl
+from raft_fast.run.folder import defaults, only_process
+from raft_fast.run.options import (
     CardOptions,
     DataOptions,
     EngineOptions,
@@ -31,19 +44,8 @@ from raft_fast.options import (
     ScreenOptions,
     ShowOptions,
 )
-from raft_fast.progress import Reporter
-from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
-from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.filter import skipped
-from raft_fast.refinement.finished import keep_finished
-from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
-from raft_fast.refinement.prompting import load_prompts
-from raft_fast.refinement.roles import name_judges, named_engines
-from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
-from raft_fast.refinement.summary import REASONS, outcome
-from raft_fast.run import defaults, only_process
-from raft_fast.screening import cached_suites, screen
-from raft_fast.terminal import visible
+from raft_fast.run.progress import Reporter
+from raft_fast.run.terminal import visible
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
                "--output_dir defaults to refined/<name of the data>; started again on the same "
@@ -86,7 +88,7 @@ def main() -> None:
 def join_shards(options: "Options", reporter: Reporter) -> None:
     """The shards' files become those of one run, calibrated with the encoder that they were made with."""
     folder = output_dir(options.data)
-    from raft_fast.models import load_encoder  # heavy: not for --help or a typo
+    from raft_fast.models.load import load_encoder  # heavy: not for --help or a typo
 
     with joining(folder):
         merge(folder, reporter)
@@ -162,7 +164,7 @@ def shard_of(rows: dataset.RowFile, how: RefineRunOptions) -> dataset.RowFile:
 
 def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) -> None:
     """--dry_run: a request of every kind, and how many there would be."""
-    from raft_fast.models import load_tokens  # heavy: not for --help or a typo
+    from raft_fast.engines.load import load_tokens  # heavy: not for --help or a typo
 
     stage = options.refine
     prompts = load_prompts(stage.prompts)
@@ -229,7 +231,8 @@ def load(
     model: ModelOptions, engines: EngineOptions, stage: RefineOptions, reporter: Reporter
 ) -> tuple[Roles, Any]:
     """The engines and the encoder that the options name."""
-    from raft_fast.models import load_encoder, load_engine  # heavy: not for --help or a typo
+    from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
+    from raft_fast.models.load import load_encoder
 
     with reporter.phase("load models"):
         roles = build_roles(

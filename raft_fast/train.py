@@ -12,14 +12,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.answers import answer_rows, check_stage1
-from raft_fast.at_start import check_train
-from raft_fast.config import parse
-from raft_fast.dataset import Row, spread
-from raft_fast.errors import GO_ON, UserError, entry
-from raft_fast.files import read_json, write_jsonl
-from raft_fast.going_on import has_steps, open_run, pin_inputs
-from raft_fast.options import (
+from raft_fast.data.dataset import Row, spread
+from raft_fast.data.training_rows import read_rejected, screen_rows, take_rendered, take_rows
+from raft_fast.preflight import check_train
+from raft_fast.refinement.answers import answer_rows, check_stage1
+from raft_fast.run.config import parse
+from raft_fast.run.errors import GO_ON, UserError, entry
+from raft_fast.run.files import read_json, write_jsonl
+from raft_fast.run.folder import only_process, save_costs
+from raft_fast.run.going_on import has_steps, open_run, pin_inputs
+from raft_fast.run.options import (
     AdapterOptions,
     DataOptions,
     EngineOptions,
@@ -34,9 +36,7 @@ from raft_fast.options import (
     check_rollouts,
     check_several,
 )
-from raft_fast.progress import Reporter, Silent
-from raft_fast.run import only_process, save_costs
-from raft_fast.training_rows import read_rejected, screen_rows, take_rendered, take_rows
+from raft_fast.run.progress import Reporter, Silent
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and
@@ -63,8 +63,8 @@ def run(name: str, options: Options, callbacks: Sequence[Any] = ()) -> Path:
 
     Raises UserError where another command is at work in that folder.
     """
-    from raft_fast.models import pick_device
-    from raft_fast.processes import Processes
+    from raft_fast.models.load import pick_device
+    from raft_fast.run.processes import Processes
 
     on_gpu = pick_device(options.model.device).type == "cuda"
     processes = Processes.start(use_gpu=on_gpu)
@@ -85,9 +85,10 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
     """Every stage whose outcome is not in the folder yet."""
     from raft_fast.distillation import rows_per_step
     from raft_fast.distillation.sharding import check_shards
-    from raft_fast.models import load_encoder, load_engine
-    from raft_fast.student import check_adapter, check_checkpointing
-    from raft_fast.watching import watchers
+    from raft_fast.distillation.student import check_adapter, check_checkpointing
+    from raft_fast.engines.load import load_engine
+    from raft_fast.evaluation.watchers import watchers
+    from raft_fast.models.load import load_encoder
 
     start = processes.first(lambda: open_run(run_dir, options.groups))
     if start.resumed and (run_dir / "evaluation.json").is_file():
@@ -134,11 +135,11 @@ def from_rows_to_report(run_dir: Path, options: Options, processes: Any, reporte
 
 def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
     """Model card and report from what the run has written; prints the table; uploads where asked to."""
-    from raft_fast.evaluation import print_table
-    from raft_fast.evaluation.model_card import write_model_card
-    from raft_fast.evaluation.report import write_report
-    from raft_fast.watching.collapse import collapse_of
-    from raft_fast.watching.hub import push, repository
+    from raft_fast.evaluation.collapse import collapse_of
+    from raft_fast.report.model_card import write_model_card
+    from raft_fast.report.run_report import write_report
+    from raft_fast.report.table import print_table
+    from raft_fast.run.hub import push, repository
 
     evaluation = read_json(run_dir / "evaluation.json", "restore it, or delete it to evaluate again")
     write_model_card(run_dir)
@@ -159,7 +160,7 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> None:
 
 def suites(options: Options, reporter: Reporter) -> dict[str, Any]:
     """The suites that the trained model will be asked, to compare the training rows with."""
-    from raft_fast.screening import fetched_suites
+    from raft_fast.evaluation.suites import fetched_suites
 
     return fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
 
@@ -169,10 +170,10 @@ def load_teacher(options: Options, original: Any) -> Any:
 
     Raises UserError where its tokenizer is not the student's, or has fewer than --teacher_top_k tokens.
     """
-    from raft_fast.chat import check_same_tokenizer
     from raft_fast.distillation.teacher import shared_rows
-    from raft_fast.head import head_of
-    from raft_fast.models import load_local
+    from raft_fast.engines.load import load_local
+    from raft_fast.models.chat import check_same_tokenizer
+    from raft_fast.models.head import head_of
 
     if not options.train.distillation:
         return None
@@ -190,8 +191,6 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
                   reporter: Reporter, callbacks: Sequence[Any] = ()) -> Any:
     """Stage 2; returns the trained model as an engine and writes RUN/model. `callbacks` listen to it; None
     where one of them has stopped it before its end."""
-    from raft_fast.architecture import positions
-    from raft_fast.attention import shares_prompts
     from raft_fast.distillation import (
         SoftStop,
         Teacher,
@@ -203,12 +202,15 @@ def train_student(rows: list[Row], options: Options, original: Any, frozen: Any,
         rows_per_step,
         train,
     )
+    from raft_fast.distillation.live import StepsInProgress
     from raft_fast.distillation.sharding import longest_sequence
+    from raft_fast.distillation.show_memory import show_memory
+    from raft_fast.distillation.student import make_student
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.head import head_of
-    from raft_fast.processes import Processes
-    from raft_fast.student import make_student
-    from raft_fast.watching import StepsInProgress, show_memory
+    from raft_fast.models.architecture import positions
+    from raft_fast.models.attention import shares_prompts
+    from raft_fast.models.head import head_of
+    from raft_fast.run.processes import Processes
 
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed)

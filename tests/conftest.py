@@ -3,15 +3,15 @@
 import os
 import signal
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see raft_fast.errors.entry
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see raft_fast.run.errors.entry
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it; tests send it
 
 import pytest
 from tiny import make_model, make_rows, make_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from raft_fast.chat import Chat
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
+from raft_fast.models.chat import Chat
 
 
 @pytest.fixture

@@ -23,20 +23,24 @@ from transformers import (
 )
 
 from raft_fast import train
-from raft_fast.architecture import beside_text, layers, positions, rope_switches
-from raft_fast.attention import pack_attention, packs
-from raft_fast.chat import View
-from raft_fast.config import parse
 from raft_fast.distillation import Adapter, estimate
 from raft_fast.distillation.memory import Lengths
 from raft_fast.distillation.optimizer import checkpoint_activations
 from raft_fast.distillation.sharding import check_shards
+from raft_fast.distillation.student import FullStudent, check_adapter
 from raft_fast.engines.hf import HFEngine
-from raft_fast.errors import UserError
+from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.drift import compare_tokens
-from raft_fast.head import check_head
-from raft_fast.models import load_chat, load_engine, load_model
-from raft_fast.options import (
+from raft_fast.models.architecture import beside_text, layers, positions, rope_switches
+from raft_fast.models.attention import packs
+from raft_fast.models.chat import View
+from raft_fast.models.head import check_head
+from raft_fast.models.load import load_chat, load_model
+from raft_fast.models.pack_check import pack_attention
+from raft_fast.models.packing import completion_hidden
+from raft_fast.run.config import parse
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import (
     AdapterOptions,
     DataOptions,
     EngineOptions,
@@ -48,9 +52,7 @@ from raft_fast.options import (
     TrainOptions,
     WatchOptions,
 )
-from raft_fast.packing import completion_hidden
-from raft_fast.progress import Silent
-from raft_fast.student import FullStudent, check_adapter
+from raft_fast.run.progress import Silent
 from raft_fast.train import train_student
 
 TEXT = {"vocab_size": 260, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -87,7 +89,7 @@ def folder(request, tmp_path):
 @pytest.mark.parametrize("folder", [name for name in CONFIGS if name != "mamba"], indirect=True)
 def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, monkeypatch):
     shown = []
-    monkeypatch.setattr("raft_fast.watching.show_memory", shown.append)
+    monkeypatch.setattr("raft_fast.distillation.show_memory.show_memory", shown.append)
     model = ModelOptions(model=str(folder), device="cpu")
     options = Options(DataOptions(), model, EngineOptions(), ScreenOptions(), RefineOptions(), TRAIN,
                       AdapterOptions(use_peft=lora, lora_r=4), WatchOptions(), EvaluateOptions())

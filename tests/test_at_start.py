@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raft_fast import at_start, paraphrase, refine, train
-from raft_fast.at_start import check_engines, check_packages
-from raft_fast.config import parse
-from raft_fast.errors import UserError
-from raft_fast.options import Options, check_given
-from raft_fast.options.given import NEEDS
+from raft_fast import paraphrase, refine, train
+from raft_fast import preflight as at_start
+from raft_fast.engines.load import check_engines
+from raft_fast.preflight import check_packages
+from raft_fast.run.config import parse
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import Options, check_given
+from raft_fast.run.options.given import NEEDS
 
 
 @pytest.fixture
@@ -120,8 +122,8 @@ def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_stage_1_names_its_engines_only_where_it_is_due():
-    from raft_fast.answers import check_stage1
-    from raft_fast.training_rows import Data
+    from raft_fast.data.training_rows import Data
+    from raft_fast.refinement.answers import check_stage1
 
     raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
     with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):

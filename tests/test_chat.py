@@ -4,11 +4,11 @@ import pytest
 from tiny import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
 from transformers import GenerationConfig
 
-from raft_fast.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
-from raft_fast.errors import UserError
-from raft_fast.packing import completion_hidden, pad
+from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
+from raft_fast.models.packing import completion_hidden, pad
+from raft_fast.run.errors import UserError
 
 USER = [{"role": "user", "content": "How high?"}]
 

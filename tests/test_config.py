@@ -12,11 +12,13 @@ import pytest
 import torch
 import yaml
 
-from raft_fast import __main__, models
-from raft_fast.config import parse, shipped, to_yaml
-from raft_fast.errors import UserError
-from raft_fast.files import read_yaml
-from raft_fast.options import (
+from raft_fast import __main__
+from raft_fast.models import load as models
+from raft_fast.run.config import parse, shipped, to_yaml
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_yaml
+from raft_fast.run.folder import meant
+from raft_fast.run.options import (
     ALL_GROUPS,
     AdapterOptions,
     DataOptions,
@@ -29,8 +31,7 @@ from raft_fast.options import (
     check_several,
     flat,
 )
-from raft_fast.processes import Processes
-from raft_fast.run import meant
+from raft_fast.run.processes import Processes
 from raft_fast.train import GROUPS, Options, run
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raft_fast.dataset import (
+from raft_fast.data.dataset import (
     REFINED_COLUMNS,
     Rejected,
     Row,
@@ -19,13 +19,13 @@ from raft_fast.dataset import (
     write_jsonl,
     write_rows,
 )
-from raft_fast.diskmap import DiskMap
+from raft_fast.data.training_rows import take_rows
 from raft_fast.distillation.metrics import whole_lines
-from raft_fast.errors import UserError
-from raft_fast.files import read_jsonl
-from raft_fast.options import DataOptions, TrainOptions
-from raft_fast.progress import Reporter
-from raft_fast.training_rows import take_rows
+from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_jsonl
+from raft_fast.run.options import DataOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
 

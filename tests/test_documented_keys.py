@@ -6,12 +6,12 @@ from documented import documented
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench
 from watching.watched_run import make_scorer, run
 
+from raft_fast.distillation.completions import LogCompletions
 from raft_fast.evaluation import evaluate
-from raft_fast.options import EvaluateOptions
-from raft_fast.progress import Reporter
-from raft_fast.run import save_costs
-from raft_fast.watching.completions import LogCompletions
-from raft_fast.watching.evaluation import EvaluateEvery
+from raft_fast.evaluation.during_training import EvaluateEvery
+from raft_fast.run.folder import save_costs
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 ON_DEMAND = {"evaluation.json": {"paraphrases", "jury", "lm_eval"}}
 

@@ -6,10 +6,10 @@ import os
 import pytest
 from faults import calls
 
-from raft_fast.config import to_yaml
-from raft_fast.dataset import write_json, write_jsonl
-from raft_fast.durable import check_seal, seal, write_folder
-from raft_fast.options import DataOptions
+from raft_fast.data.dataset import write_json, write_jsonl
+from raft_fast.run.config import to_yaml
+from raft_fast.run.durable import check_seal, seal, write_folder
+from raft_fast.run.options import DataOptions
 
 
 @pytest.mark.parametrize(("name", "write"), [

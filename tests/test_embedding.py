@@ -9,10 +9,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from raft_fast.embedding import Encoder, unit
-from raft_fast.errors import UserError
-from raft_fast.fingerprint import SENTENCE_ENCODER, fingerprint
-from raft_fast.refinement.vectors import embed_to_file
+from raft_fast.data.vectors import embed_to_file
+from raft_fast.models.embedding import Encoder, unit
+from raft_fast.models.fingerprint import SENTENCE_ENCODER, fingerprint
+from raft_fast.run.errors import UserError
 
 WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",
          "road", "and", "river"]

@@ -15,10 +15,10 @@ from home import RUN, make_home
 from tiny import make_model, make_tokenizer
 
 from raft_fast import train
-from raft_fast.config import parse
 from raft_fast.distillation import Callback
-from raft_fast.options import Options
-from raft_fast.run import LOCK, only_process
+from raft_fast.run.config import parse
+from raft_fast.run.folder import LOCK, only_process
+from raft_fast.run.options import Options
 
 
 @pytest.fixture(scope="module")

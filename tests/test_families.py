@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.rollouts.handover import weights_for_engine
-from raft_fast.errors import UserError
-from raft_fast.models import load_engine
-from raft_fast.options import AdapterOptions, ModelOptions, TrainOptions
-from raft_fast.student import check_adapter, make_student
+from raft_fast.distillation.student import check_adapter, make_student
+from raft_fast.engines.load import load_engine
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 
 SMALL = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,

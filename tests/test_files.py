@@ -7,22 +7,22 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import make_rows
 
-from raft_fast.dataset import read_table, write_rows
+from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
 from raft_fast.distillation.metrics import cut_back
-from raft_fast.durable import seal
-from raft_fast.errors import UserError
-from raft_fast.evaluation.run_files import read_run
-from raft_fast.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
-from raft_fast.going_on import open_run, pin_inputs
-from raft_fast.options import DataOptions
-from raft_fast.progress import Reporter
+from raft_fast.engines.journal import Journal
+from raft_fast.evaluation.best import _score
+from raft_fast.evaluation.collapse import collapse_of
 from raft_fast.refinement.finished import keep_finished
-from raft_fast.refinement.journal import Journal
+from raft_fast.report.run_files import read_run
 from raft_fast.report.stage1.page import write_report
-from raft_fast.run import save_costs
-from raft_fast.watching.best import _score
-from raft_fast.watching.collapse import collapse_of
+from raft_fast.run.durable import seal
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
+from raft_fast.run.folder import save_costs
+from raft_fast.run.going_on import open_run, pin_inputs
+from raft_fast.run.options import DataOptions
+from raft_fast.run.progress import Reporter
 
 GARBAGE = [b"", b"\n", b"\x80\x81\xff\n", b"7\n", b"null\n", b'"text"\n', b"[" * 5000 + b"\n",
            bytes(64) + b"\n", b'{"a": \n', b"[1, 2]\n", b'{"a": ' * 5000 + b"1\n", b"NaN\n",

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from raft_fast.errors import UserError
-from raft_fast.files import read_yaml
-from raft_fast.going_on import DRIVEN, TRAINED, has_steps, open_run, paid, pin_inputs
-from raft_fast.options import (
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_yaml
+from raft_fast.run.going_on import DRIVEN, TRAINED, has_steps, open_run, paid, pin_inputs
+from raft_fast.run.options import (
     DataOptions,
 )
 from raft_fast.train import GROUPS

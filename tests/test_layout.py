@@ -37,25 +37,64 @@ def test_help_is_light():
            "assert not {'torch', 'transformers'} & set(sys.modules)")
 
 
-def imported(folder):
-    for file in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                yield file, node.module
-            elif isinstance(node, ast.Import):
-                yield from ((file, alias.name) for alias in node.names)
+# who may import whom: each room those before it; refinement and distillation meet in files alone
+FLOORS = ["run", "data", "models", "engines", "refinement", "distillation", "evaluation", "report"]
+STRANGERS = [("refinement", "distillation"), ("evaluation", "raft_kernels"), ("refinement", "raft_kernels"),
+             ("engines", "raft_kernels")]
+MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+           for file in (ROOT / "raft_fast").rglob("*.py")}
 
 
-@pytest.mark.parametrize(("folder", "forbidden"), [
-    ("kernels/raft_kernels", ["raft_fast", "transformers"]),
-    ("raft_fast/refinement", ["raft_fast.distillation", "raft_kernels"]),
-    ("raft_fast/distillation", ["raft_fast.refinement", "raft_fast.evaluation"]),
-    ("raft_fast/engines", ["raft_fast.refinement", "raft_fast.distillation", "raft_kernels"]),
-])
-def test_rooms_do_not_know_each_other(folder, forbidden):
-    wrong = [(str(file), module) for file, module in imported(folder)
-             if any(module == name or module.startswith(name + ".") for name in forbidden)]
+def imported(file):
+    """Every module that a file imports, at its top or within a function."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room(module):
+    return module.split(".")[1] if module.startswith("raft_fast.") else module.split(".")[0]
+
+
+def test_no_arrow_runs_back_up():
+    floors = {name: floor for floor, name in enumerate(FLOORS)}
+    wrong = [(module, other) for module, file in MODULES.items() for other in imported(file)
+             if room(module) != room(other) and (
+                 (room(module) in floors and other.startswith("raft_fast.")
+                  and floors.get(room(other), len(floors)) > floors[room(module)])
+                 or (room(module), room(other)) in STRANGERS or (room(other), room(module)) in STRANGERS[:1])]
     assert not wrong
+
+
+def test_no_files_import_each_other():
+    follow = {module: {other for other in imported(file) if other in MODULES and other != module}
+              for module, file in MODULES.items()}
+    done = set()
+
+    def visit(module, path):
+        assert module not in path, [*path[path.index(module):], module]
+        if module not in done:
+            for other in sorted(follow[module]):
+                visit(other, [*path, module])
+            done.add(module)
+
+    for module in follow:
+        visit(module, [])
+
+
+def test_the_kernels_know_nothing_of_raft_fast():
+    names = [name for file in (ROOT / "kernels/raft_kernels").rglob("*.py") for name in imported(file)]
+    assert not [name for name in names if name.startswith(("raft_fast", "transformers"))]
+
+
+def test_the_top_floor_is_small():
+    top = {path.name for path in (ROOT / "raft_fast").iterdir()
+           if not path.name.startswith("__") and (path.suffix == ".py" or (path / "__init__.py").exists())}
+    assert len(top) <= 14, top
 
 
 def test_only_chat_knows_templates():

@@ -18,11 +18,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from raft_fast import attention
-from raft_fast.attention import PACKED, pack_attention, packs
-from raft_fast.chat import View
 from raft_fast.distillation.sharding import longest_sequence
-from raft_fast.packing import completion_hidden, consecutive, pack
+from raft_fast.models import attention
+from raft_fast.models.attention import PACKED, packs
+from raft_fast.models.chat import View
+from raft_fast.models.pack_check import pack_attention
+from raft_fast.models.packing import completion_hidden, consecutive, pack
 
 SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -251,6 +252,7 @@ def test_flash_attention_is_checked_like_any_other(model, monkeypatch, reason):
     attention.AttentionInterface.register("rival", rival)
     attention.AttentionMaskInterface.register("rival", lambda *states, **options: None)
     monkeypatch.setattr(attention, "PACKING", {PACKED, "rival"})
+    monkeypatch.setattr("raft_fast.models.pack_check.PACKING", {PACKED, "rival"})
     model.set_attn_implementation("rival")
     if reason == "layers without a mask":
         model.config.layer_types = ["linear_attention", "full_attention"]

@@ -3,8 +3,8 @@
 import time
 from contextlib import contextmanager
 
-from raft_fast import progress
-from raft_fast.progress import Reporter
+from raft_fast.run import progress
+from raft_fast.run.progress import Reporter
 
 
 def test_a_phase_inside_another_has_its_own_time(monkeypatch, capsys):

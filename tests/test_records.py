@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raft_fast import records
-from raft_fast.dataset import open_rows, read_table
-from raft_fast.errors import UserError
-from raft_fast.separated import Lines
+from raft_fast.data import records
+from raft_fast.data.dataset import open_rows, read_table
+from raft_fast.data.separated import Lines
+from raft_fast.run.errors import UserError
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
 HEADER = "question,answer\n"

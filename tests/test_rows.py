@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raft_fast import evaluate, paraphrase, refine
-from raft_fast.dataset import open_rows, read_table, write_jsonl, write_rows
-from raft_fast.options import DataOptions, EvaluateOptions, TrainOptions
-from raft_fast.progress import Reporter
-from raft_fast.training_rows import take_rows
+from raft_fast.data.dataset import open_rows, read_table, write_jsonl, write_rows
+from raft_fast.data.training_rows import take_rows
+from raft_fast.run.options import DataOptions, EvaluateOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
 

@@ -8,10 +8,10 @@ import tempfile
 
 import pytest
 
-from raft_fast.diskmap import DiskMap
-from raft_fast.errors import UserError, entry
-from raft_fast.progress import Reporter
-from raft_fast.run import make_folder, save_costs
+from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.errors import UserError, entry
+from raft_fast.run.folder import make_folder, save_costs
+from raft_fast.run.progress import Reporter
 
 
 def test_an_output_dir_that_is_a_file(tmp_path):
@@ -75,7 +75,7 @@ def test_a_bug_keeps_its_traceback():
 
 LEAVING = """
 import os, signal, threading
-from raft_fast.errors import WORKER, entry
+from raft_fast.run.errors import WORKER, entry
 
 @entry
 def main():

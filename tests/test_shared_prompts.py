@@ -7,12 +7,13 @@ import torch
 from tiny import make_model
 from transformers import MistralConfig, MistralForCausalLM
 
-from raft_fast import attention
-from raft_fast.attention import PACKED, pack_attention, packs, shares_prompts
-from raft_fast.chat import View
 from raft_fast.distillation.examples import Counts, Example
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.packing import completion_hidden, pack
+from raft_fast.models import attention
+from raft_fast.models.attention import PACKED, packs, shares_prompts
+from raft_fast.models.chat import View
+from raft_fast.models.pack_check import pack_attention
+from raft_fast.models.packing import completion_hidden, pack
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
 VIEWS = {

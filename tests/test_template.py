@@ -9,16 +9,16 @@ from tiny import CHATML, NO_SYSTEM, make_model, make_rows, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
-from raft_fast.chat import Chat
-from raft_fast.dataset import write_rows
+from raft_fast.data.dataset import write_rows
+from raft_fast.data.training_rows import renderable
+from raft_fast.distillation.student import make_student
 from raft_fast.engines import Sampling
 from raft_fast.engines.hf import HFEngine
-from raft_fast.errors import UserError
-from raft_fast.models import load_engine
-from raft_fast.options import AdapterOptions, ModelOptions
-from raft_fast.progress import Silent
-from raft_fast.student import make_student
-from raft_fast.training_rows import renderable
+from raft_fast.engines.load import load_engine
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions, ModelOptions
+from raft_fast.run.progress import Silent
 
 ASKED = [{"role": "user", "content": "Why?"}]
 ANSWER = "Because 3 <b>of</b> 4."

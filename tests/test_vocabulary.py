@@ -10,7 +10,6 @@ from tiny import make_model, make_rows, make_tokenizer
 from tokenizers import AddedToken, models
 from transformers import AutoTokenizer, ContinuousBatchingConfig
 
-from raft_fast.chat import Chat, View
 from raft_fast.distillation import Callback, Draw, Teacher, train
 from raft_fast.distillation.rollouts import gap
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
@@ -20,11 +19,13 @@ from raft_fast.engines import Sampling
 from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.hf import HFEngine
-from raft_fast.errors import UserError
-from raft_fast.head import head_of
-from raft_fast.models import load_chat, load_engine
-from raft_fast.options import ModelOptions, TrainOptions
-from raft_fast.packing import completion_hidden
+from raft_fast.engines.load import load_engine
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.head import head_of
+from raft_fast.models.load import load_chat
+from raft_fast.models.packing import completion_hidden
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import ModelOptions, TrainOptions
 
 ROWS, HOLE = 300, 100
 SMALL = ContinuousBatchingConfig(num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False)

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from raft_fast.embedding import Encoder
-from raft_fast.errors import UserError
-from raft_fast.models import load_local
-from raft_fast.options import AdapterOptions, EngineOptions, ModelOptions
-from raft_fast.student import make_student
+from raft_fast.distillation.student import make_student
+from raft_fast.engines.load import load_local
+from raft_fast.models.embedding import Encoder
+from raft_fast.models.whole import check_written
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions
 from raft_fast.train import main
-from raft_fast.whole import check_written
 
 NORM, UP, Q = "model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj"
 W2 = "model.layers.1.block_sparse_moe.experts.2.w2.weight"

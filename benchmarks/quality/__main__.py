@@ -20,13 +20,13 @@ from benchmarks.quality.points import BASE_ANSWERS, read_cell
 from benchmarks.quality.results import results
 from benchmarks.quality.runs import Shared, agreement_of, judge_answers, known_finished, prepare, run_cell
 from benchmarks.quality.suite import Suite, load_suite
+from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
-from raft_fast.errors import entry
+from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.jury import Jury, open_jury
-from raft_fast.models import load_engine
-from raft_fast.progress import Reporter
-from raft_fast.records import own_file
 from raft_fast.report.text import counted, duration
+from raft_fast.run.errors import entry
+from raft_fast.run.progress import Reporter
 
 SUITES = Path(__file__).parents[1] / "suites"
 

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.quality.points import DISTANCE, MEASURES
 from benchmarks.quality.results import PLANES, near_1
-from raft_fast.evaluation.names import ENOUGH, beyond_noise
 from raft_fast.report.figure import C1, MUTED, PLAIN, figure
+from raft_fast.report.names import ENOUGH, beyond_noise
 from raft_fast.report.page import render, write_text
 from raft_fast.report.text import counted, markdown, percent, short, value
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raft_fast.errors import UserError
 from raft_fast.evaluation import behaviour, domain, general
 from raft_fast.evaluation.drift import TokenDrift
 from raft_fast.evaluation.exam import Answers
 from raft_fast.evaluation.statistics import Pair
+from raft_fast.run.errors import UserError
 
 Values = dict[str, list[Pair | None]]
 Record = dict[str, Any]

@@ -22,12 +22,20 @@ from benchmarks.quality.points import (
 )
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase, train
-from raft_fast.answers import answer_rows
-from raft_fast.architecture import positions
-from raft_fast.dataset import Row, fingerprint_rows, read_table, spread, write_json, write_jsonl, write_rows
+from raft_fast.data.dataset import (
+    Row,
+    fingerprint_rows,
+    read_table,
+    spread,
+    write_json,
+    write_jsonl,
+    write_rows,
+)
+from raft_fast.data.training_rows import Data, screen_rows, take_rows
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.load import load_local
 from raft_fast.evaluation.accuracy import parts_of
 from raft_fast.evaluation.domain import DomainScores
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
@@ -36,11 +44,12 @@ from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.jury import Jury, krippendorff_alpha
 from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
-from raft_fast.fetch import quickstart_rows
-from raft_fast.models import load_encoder, load_local
-from raft_fast.options import Options, ParaphraseOptions
-from raft_fast.progress import Reporter
-from raft_fast.training_rows import Data, screen_rows, take_rows
+from raft_fast.models.architecture import positions
+from raft_fast.models.load import load_encoder
+from raft_fast.refinement.answers import answer_rows
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import Options, ParaphraseOptions
+from raft_fast.run.progress import Reporter
 
 OWN = ("save_steps", "save_total_limit")  # options that a cell sets itself when it runs
 Record = dict[str, Any]

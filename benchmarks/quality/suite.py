@@ -21,10 +21,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.config import parse, taken
-from raft_fast.errors import UserError
-from raft_fast.files import read_yaml
-from raft_fast.options import JuryOptions
+from raft_fast.run.config import parse, taken
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_yaml
+from raft_fast.run.options import JuryOptions
 from raft_fast.train import GROUPS, Options
 
 MAKE = "make"  # instead of a file of paraphrases

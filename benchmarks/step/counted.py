@@ -13,10 +13,10 @@ from rich.table import Table
 from transformers import AutoTokenizer, GenerationConfig
 
 from benchmarks.step.inputs import Job
-from raft_fast.chat import Chat, View
-from raft_fast.fetch import fetch_model
-from raft_fast.options import SMOLLM2
-from raft_fast.packing import lay_out
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.packing import lay_out
+from raft_fast.run.options import SMOLLM2
 
 STEPS = 10
 

@@ -11,15 +11,15 @@ import torch
 
 from benchmarks.step.inputs import TEMPERATURE, Job, chat_of, load
 from benchmarks.step.ours import make_teacher
-from raft_fast.chat import Chat, View
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.optimizer import adamw
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.models import frozen_dtype
-from raft_fast.options import TrainOptions
-from raft_fast.packing import mixed_precision
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.load import frozen_dtype
+from raft_fast.models.packing import mixed_precision
+from raft_fast.run.options import TrainOptions
 
 ROWS, STEPS = 2, 2  # float64 is slow; λ's averages and AdamW's have a past in the second step
 # Weights that move, and a decay that can be seen beside that.

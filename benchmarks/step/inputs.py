@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from raft_fast.attention import pack_attention
-from raft_fast.chat import Chat
-from raft_fast.dataset import Row, read_table
+from raft_fast.data.dataset import Row, read_table
 from raft_fast.distillation import plan
-from raft_fast.fetch import fetch_model, quickstart_rows
-from raft_fast.models import load_chat
-from raft_fast.options import TrainOptions
+from raft_fast.models.chat import Chat
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.load import load_chat
+from raft_fast.models.pack_check import pack_attention
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import TrainOptions
 
 TEMPERATURE = 1.5
 STILL = 1e-30  # a learning rate so small that no weight moves: all sample the same trajectories in every step

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.step.inputs import TEMPERATURE, Job, chat_of, load
-from raft_fast.chat import Chat
 from raft_fast.distillation import Callback, Teacher, TrainingState
 from raft_fast.distillation.loop import train
-from raft_fast.models import frozen_dtype
+from raft_fast.models.chat import Chat
+from raft_fast.models.load import frozen_dtype
 
 
 class Enough(Exception):  # noqa: N818

@@ -16,11 +16,11 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
-from raft_fast.chat import REFERENCE_PROMPT
 from raft_fast.distillation.rollouts import Draw
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
 from raft_fast.engines import Sampling, stable_seed
-from raft_fast.models import frozen_dtype
+from raft_fast.models.chat import REFERENCE_PROMPT
+from raft_fast.models.load import frozen_dtype
 
 
 def run(job: Job, name: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from raft_fast.options import TrainOptions
+from raft_fast.run.options import TrainOptions
 
 EPSILON = 1e-8
 

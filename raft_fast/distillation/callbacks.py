@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.weights import AsModel
-from raft_fast.processes import Processes
+from raft_fast.run.processes import Processes
 
 
 @dataclass

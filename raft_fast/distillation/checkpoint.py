@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.sharding import WholeOptimizer
 from raft_fast.distillation.weights import Weights
-from raft_fast.durable import check_seal, discard, seal, sweep, write_folder
-from raft_fast.errors import UserError
-from raft_fast.files import read_json
-from raft_fast.processes import Processes
-from raft_fast.progress import console
+from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_json
+from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 NAME = re.compile(r"step-\d{6,}")

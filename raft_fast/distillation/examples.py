@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raft_fast.chat import View
-from raft_fast.packing import consecutive
+from raft_fast.models.chat import View
+from raft_fast.models.packing import consecutive
 
 
 @dataclass(frozen=True)

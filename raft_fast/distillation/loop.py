@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.chat import Chat
-from raft_fast.dataset import Row, fingerprint_rows
+from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.callbacks import Callback, OverProcesses, TrainingState
 from raft_fast.distillation.clock import Clock
@@ -21,8 +20,9 @@ from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import AsModel, Weights
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],

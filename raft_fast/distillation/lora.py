@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 
-from raft_fast.architecture import beside_text
 from raft_fast.distillation.weights import check_names, read_safetensors
-from raft_fast.errors import UserError, require
-from raft_fast.options import AdapterOptions
+from raft_fast.models.architecture import beside_text
+from raft_fast.run.errors import UserError, require
+from raft_fast.run.options import AdapterOptions
 
 ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
 ALL_LINEAR = "all-linear"

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from raft_kernels import TopKTargets, topk_kl_loss
 
-from raft_fast.head import Head
-from raft_fast.packing import to_device
+from raft_fast.models.head import Head
+from raft_fast.models.packing import to_device
 
 
 def ce_chunk(device: torch.device) -> int:

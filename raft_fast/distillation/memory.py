@@ -8,14 +8,14 @@ import psutil
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from raft_fast.architecture import layers, text_config
-from raft_fast.chat import View
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.rollouts.batched import RolloutBatch
-from raft_fast.options import TrainOptions
-from raft_fast.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
+from raft_fast.models.architecture import layers, text_config
+from raft_fast.models.chat import View
+from raft_fast.models.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
+from raft_fast.run.options import TrainOptions
 
 PROBES = (64, 128)  # tokens of the two passes whose saved tensors are counted
 # Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the

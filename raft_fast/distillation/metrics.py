@@ -12,7 +12,7 @@ import torch
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.examples import Example
-from raft_fast.files import read_jsonl, write_jsonl
+from raft_fast.run.files import read_jsonl, write_jsonl
 
 METRICS = "metrics.jsonl"
 

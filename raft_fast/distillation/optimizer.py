@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
 
 
 def adamw(student: Any, options: TrainOptions) -> torch.optim.AdamW:

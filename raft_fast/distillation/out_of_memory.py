@@ -9,8 +9,8 @@ import torch
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.step import Stepper
-from raft_fast.errors import UserError, first_line
-from raft_fast.progress import console
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.progress import console
 
 
 def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]:

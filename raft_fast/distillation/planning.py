@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raft_fast.chat import Chat
-from raft_fast.dataset import Rejected, Row
+from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import newest_state
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 
 def rows_per_step(options: TrainOptions, run_dir: Path) -> int:

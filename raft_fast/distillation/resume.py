@@ -16,10 +16,10 @@ from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
 from raft_fast.engines import stable_seed
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
-from raft_fast.progress import console
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
 
 
 @dataclass(frozen=True)

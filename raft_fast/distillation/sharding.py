@@ -10,12 +10,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raft_fast.architecture import layers, positions, rope_switches
-from raft_fast.attention import packs
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.weights import AsModel, FullWeights, Weights
-from raft_fast.errors import UserError
-from raft_fast.processes import Processes
+from raft_fast.models.architecture import layers, positions, rope_switches
+from raft_fast.models.attention import packs
+from raft_fast.run.errors import UserError
+from raft_fast.run.processes import Processes
 
 
 def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:

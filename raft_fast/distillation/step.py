@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from raft_kernels import TopKTargets
 
-from raft_fast.chat import Chat, View
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.examples import Counts, Example, Limits
 from raft_fast.distillation.sharding import accumulating, whole_tensor
 from raft_fast.distillation.student_pass import MEASURES
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat, View
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 
 @dataclass

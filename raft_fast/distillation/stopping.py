@@ -9,10 +9,10 @@ from typing import Any
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.checkpoint import MODEL, checkpoints
-from raft_fast.errors import Stopped, UserError
-from raft_fast.going_on import again
-from raft_fast.processes import Processes
-from raft_fast.progress import console
+from raft_fast.run.errors import Stopped, UserError
+from raft_fast.run.going_on import again
+from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
 
 BAD_STEPS = 2  # in a row before a run stops
 SAME_SIGNAL = 5.0  # seconds: a launcher passes on to its processes what the system sent them already

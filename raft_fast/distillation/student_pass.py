@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from raft_kernels import TopKTargets
 
-from raft_fast.chat import View
 from raft_fast.distillation import losses
 from raft_fast.distillation.examples import Counts, Example, completion_tokens
-from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, completion_ids
+from raft_fast.models.chat import View
+from raft_fast.models.head import head_of
+from raft_fast.models.packing import completion_hidden, completion_ids
 
 MEASURES = ("sft_loss", "kl_loss", "sft_size", "kl_size", "teacher_mass")
 

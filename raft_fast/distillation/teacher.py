@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from raft_kernels import TopKTargets, topk_targets
 
-from raft_fast.chat import Chat, View
-from raft_fast.dataset import Row
-from raft_fast.errors import UserError
-from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden
+from raft_fast.data.dataset import Row
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.head import head_of
+from raft_fast.models.packing import completion_hidden
+from raft_fast.run.errors import UserError
 
 Teaching = Callable[[], AbstractContextManager[None]]
 

@@ -9,8 +9,8 @@ from typing import Any
 from raft_fast.engines.base import FILTERED, TOO_LONG, Reply, valid
 from raft_fast.engines.failures import ELSEWHERE, is_timeout, is_too_long, said_by, status_of, words
 from raft_fast.engines.score import strip_thinking
-from raft_fast.errors import UserError
-from raft_fast.terminal import masked, visible, without_keys
+from raft_fast.run.errors import UserError
+from raft_fast.run.terminal import masked, visible, without_keys
 
 OFFERED = 10  # models of a server that an error names
 SHOWN = 300  # characters of a server's complaint that an error quotes

@@ -4,20 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
+
+from raft_fast.data.texts import Message
 
 TOO_LONG = "too long for the model's context"
 FILTERED = "the server's content filter held the reply back"
 UNRENDERED = "the model's chat template does not take it"
 OF_ONE_REQUEST = (TOO_LONG, FILTERED, UNRENDERED)
 """How errors begin that say nothing of what the engine would answer to another request."""
-
-
-class Message(TypedDict):
-    """One turn of a conversation; role is system, user or assistant."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -112,13 +107,6 @@ def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply
 def valid(text: str) -> str:
     """The text with U+FFFD for half characters (lone surrogates), which no file and no tokenizer takes."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def trim(text: str) -> str:
-    """The text without blank lines before and blanks after it; its first line stays indented, as code is."""
-    before = text[: len(text) - len(text.lstrip())]
-    indent = before.removeprefix(before.rstrip(" \t"))
-    return indent * (indent != " ") + text.strip()  # one space: many an answer begins with it
 
 
 def stable_seed(*parts: Any) -> int:

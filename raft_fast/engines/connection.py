@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from raft_fast.engines.failures import ELSEWHERE
-from raft_fast.errors import UserError, first_line
-from raft_fast.terminal import key_variables
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from raft_fast.attention import PACKED
-from raft_fast.chat import Chat
-from raft_fast.engines.base import Message, Reply, Sampling, hand_over
+from raft_fast.data.texts import Message
+from raft_fast.engines.base import Reply, Sampling, hand_over
 from raft_fast.engines.generation import lacking, own_settings
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
+from raft_fast.models.attention import PACKED
+from raft_fast.models.chat import Chat
 
 SEED_BITS = 31
 

@@ -21,7 +21,7 @@ from raft_fast.engines.failures import (
     is_worth_another,
 )
 from raft_fast.engines.waiting import Limit, backoff, pause
-from raft_fast.options import EngineOptions
+from raft_fast.run.options import EngineOptions
 
 CHARACTERS_A_TOKEN = 4  # for a request's size before the server has counted it
 TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from raft_fast.engines.base import Message, Reply, WindDown
+from raft_fast.data.texts import Message
+from raft_fast.engines.base import Reply, WindDown
 
 DRAIN_SECONDS = 10.0  # what requests in flight get when a user wants to leave: they are paid for
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
-from raft_fast.chat import Chat
-from raft_fast.packing import mixed_precision
+from raft_fast.models.chat import Chat
+from raft_fast.models.packing import mixed_precision
 
 
 def generate_ids(

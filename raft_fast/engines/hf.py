@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from raft_fast.chat import Chat, View
-from raft_fast.engines.base import UNRENDERED, Message, Price, Reply, Sampling, hand_over, stable_seed, trim
+from raft_fast.data.texts import Message, trim
+from raft_fast.engines.base import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.stopping import Call, Calls
-from raft_fast.engines.thinking import strip_thinking
-from raft_fast.errors import UserError
-from raft_fast.head import head_of
-from raft_fast.packing import buckets, completion_hidden, completion_ids
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.head import head_of
+from raft_fast.models.packing import buckets, completion_hidden, completion_ids
+from raft_fast.models.thinking import strip_thinking
+from raft_fast.run.errors import UserError
 
 BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
 READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
+from raft_fast.data.texts import Message
 from raft_fast.engines.answers import complaint, read_reply, refusal
-from raft_fast.engines.base import Message, Price, Reply, Sampling, stable_seed, valid
+from raft_fast.engines.base import Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.connection import KEY_VARIABLE
 from raft_fast.engines.endpoint import Endpoint, Pool
 from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good
 from raft_fast.engines.flow import Call, Calls, in_background
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
-from raft_fast.errors import UserError, require
-from raft_fast.options import EngineOptions
-from raft_fast.options.secrets import refuse_in_urls
+from raft_fast.run.errors import UserError, require
+from raft_fast.run.options import EngineOptions
+from raft_fast.run.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that stand in line: first come, first served, so that several threads' calls end

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from raft_fast.engines.base import Reply, Sampling
-from raft_fast.engines.thinking import strip_thinking
+from raft_fast.models.thinking import strip_thinking
 
 SCORING = Sampling(max_new_tokens=2048, temperature=0.0)  # room for a judge that thinks
 SECOND_SCORING = replace(SCORING, temperature=0.7, seed=1)  # for what could not be read the first time

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from raft_fast.data.texts import Message
 from raft_fast.engines.answers import ending, not_whole
-from raft_fast.engines.base import Message, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.base import Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
-from raft_fast.engines.thinking import strip_thinking
-from raft_fast.errors import UserError
+from raft_fast.models.thinking import strip_thinking
+from raft_fast.run.errors import UserError
 
 READ_AHEAD = 1024  # conversations that vLLM schedules together; replies come once all of them are done
 

@@ -7,8 +7,8 @@ from raft_fast.evaluation.compare import MODELS
 from raft_fast.evaluation.exam import Answers
 from raft_fast.evaluation.jury import Ballot, Jury, agreement, failures
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p, share
-from raft_fast.files import write_jsonl
-from raft_fast.progress import Reporter
+from raft_fast.run.files import write_jsonl
+from raft_fast.run.progress import Reporter
 
 METRIC = "jury"  # in evaluation.json among the metrics of a part
 FILE = "jury.jsonl"  # every ballot

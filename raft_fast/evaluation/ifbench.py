@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.errors import UserError, require
-from raft_fast.files import read_jsonl
+from raft_fast.run.errors import UserError, require
+from raft_fast.run.files import read_jsonl
 
 PACKAGE = "ifbench"
 PROMPTS = "data/IFBench_test.jsonl"

@@ -13,14 +13,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
-from raft_fast.options import JuryOptions
+from raft_fast.engines.journal import Journal
+from raft_fast.engines.prompting import Prompt, load_own
 from raft_fast.refinement.decisions import Verdict
-from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.judge import judge
-from raft_fast.refinement.prompting import Prompt, load_own
 from raft_fast.refinement.roles import Part, load_judges
+from raft_fast.run.options import JuryOptions
 
 CERTAIN = 0.5  # a score above it says yes
 FOLDER = "jury"  # beside evaluation.json: the journal with every judge's raw reply

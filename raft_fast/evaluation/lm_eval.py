@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.engines import Engine
-from raft_fast.errors import UserError, first_line, require
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
-from raft_fast.files import write_jsonl
-from raft_fast.options import LMEvalOptions
-from raft_fast.progress import Reporter
+from raft_fast.run.errors import UserError, first_line, require
+from raft_fast.run.files import write_jsonl
+from raft_fast.run.options import LMEvalOptions
+from raft_fast.run.progress import Reporter
 
 FILE = "lm_eval.jsonl"  # every answer
 KEPT = ("doc_id", "doc", "target", "resps", "filtered_resps", "filter")  # of a sample, beside its metrics

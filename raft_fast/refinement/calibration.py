@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from raft_fast.files import read_json, read_jsonl, write_json
+from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.refinement.outputs import DECISIONS, SUMMARY
 from raft_fast.refinement.retrieval import SAME
-from raft_fast.refinement.vectors import SentenceEncoder
+from raft_fast.run.files import read_json, read_jsonl, write_json
 
 PAIRS = 500  # rows drawn by a hash of their row_id: the same for any order, run or split into shards
 FALSE_ACCEPTS = 0.01

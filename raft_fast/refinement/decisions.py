@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
+from raft_fast.engines.journal import NOT_ASKED
+from raft_fast.engines.journal_lines import Recorded
 from raft_fast.refinement.checks import COMPARING, Case, Checks
-from raft_fast.refinement.journal import NOT_ASKED
-from raft_fast.refinement.journal_lines import Recorded
 
 MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message, Price, Reply
-from raft_fast.options import RefineOptions
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Price, Reply
+from raft_fast.engines.prompting import Prompts
 from raft_fast.refinement.decisions import Filtered
 from raft_fast.refinement.fuse import fuse_request, most_rounds
 from raft_fast.refinement.judge import judge_request
-from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.rewrite import rewrite_request
+from raft_fast.run.options import RefineOptions
 
 CHARACTERS_A_TOKEN = 4.0  # of English; other languages have fewer
 TOKENS_A_SCORE = 4  # {"score": 7}; a judge that thinks writes more

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
+from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.engines import Reply
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
+from raft_fast.engines.prompting import Prompt, whole_question
 from raft_fast.refinement.checks import CHECKS, Case, Checks, check
 from raft_fast.refinement.decisions import Filtered
-from raft_fast.refinement.prompting import Prompt, whole_question
 from raft_fast.refinement.retrieval import RETRIEVAL, GoldIndex
-from raft_fast.refinement.vectors import SentenceEncoder
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
 
 SIMILARITY_DIGITS = 6
 

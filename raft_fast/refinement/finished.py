@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raft_fast.errors import UserError
-from raft_fast.files import read_json, read_yaml
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, REFINED, SUMMARY
 from raft_fast.refinement.shards import FREE, decisive
-from raft_fast.run import differing, first_of
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_json, read_yaml
+from raft_fast.run.folder import differing, first_of
 
 ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken; the rows themselves are compared
 PROMPTS = "prompts"  # known by their words, not by their folder

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.engines import Message, Sampling
-from raft_fast.options import RefineOptions
+from raft_fast.data.texts import Message
+from raft_fast.engines import Sampling
+from raft_fast.engines.prompting import Prompt, Prompts, ask_once, whole_question
 from raft_fast.refinement.decisions import Filtered, Round, objections
 from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.judge import judge
-from raft_fast.refinement.prompting import Prompt, Prompts, ask_once, whole_question
 from raft_fast.refinement.roles import Part
+from raft_fast.run.options import RefineOptions
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import json
 import math
 from collections.abc import Sequence
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message
-from raft_fast.refinement.at_once import at_once
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines.at_once import at_once
+from raft_fast.engines.journal_lines import Recorded
+from raft_fast.engines.prompting import Prompt, ask_once, whole_question
 from raft_fast.refinement.decisions import Tokens, Verdict
-from raft_fast.refinement.journal_lines import Recorded
-from raft_fast.refinement.prompting import Prompt, ask_once, whole_question
 from raft_fast.refinement.roles import Part
 
 

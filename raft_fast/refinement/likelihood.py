@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from raft_fast.engines import Engine, Message, Reply, Sampling
+from raft_fast.data.texts import Message
+from raft_fast.engines import Engine, Reply, Sampling
+from raft_fast.engines.journal import Journal, Listener
 from raft_fast.refinement.decisions import Decision
-from raft_fast.refinement.journal import Journal, Listener
 
 VERSION = "nll-1"  # of what is asked; part of the journal's keys, as a prompt's version is
 DIGITS = 4

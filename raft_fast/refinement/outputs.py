@@ -5,10 +5,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raft_fast.dataset import RowWriter
-from raft_fast.files import write_json
+from raft_fast.data.dataset import RowWriter
 from raft_fast.refinement.decisions import refined_row
 from raft_fast.refinement.summary import Tally
+from raft_fast.run.files import write_json
 
 DECISIONS, REFINED, SUMMARY = "decisions.jsonl", "refined.parquet", "summary.json"
 CONFIG, PARTIAL_CONFIG = "config.yaml", "config.partial.yaml"

@@ -11,25 +11,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raft_fast import errors
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
+from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.engines import Sampling
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
-from raft_fast.refinement.activity import Activity
-from raft_fast.refinement.at_once import at_once
+from raft_fast.engines.activity import Activity
+from raft_fast.engines.at_once import at_once
+from raft_fast.engines.journal import Journal
+from raft_fast.engines.prompting import Prompts, load_prompts
 from raft_fast.refinement.decisions import Decision, decide
 from raft_fast.refinement.filter import Filter
 from raft_fast.refinement.fuse import Fusion
-from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.likelihood import Likelihoods, why_not
 from raft_fast.refinement.outputs import PARTIAL_REFINED, Outputs
-from raft_fast.refinement.prompting import Prompts, load_prompts
 from raft_fast.refinement.retrieval import GoldIndex
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part, Roles
 from raft_fast.refinement.summary import settings
-from raft_fast.refinement.vectors import SentenceEncoder
+from raft_fast.run import errors
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 RUNS = "runs.jsonl"
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold

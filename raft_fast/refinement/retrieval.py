@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from raft_fast.dataset import Row
-from raft_fast.diskmap import DiskMap
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
-from raft_fast.refinement.neighbours import Index, build_index
-from raft_fast.refinement.vectors import SentenceEncoder, embed_to_file
+from raft_fast.data.dataset import Row
+from raft_fast.data.neighbours import Index, build_index
+from raft_fast.data.vectors import SentenceEncoder, embed_to_file
+from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 RETRIEVAL = "retrieval"
 FILE = "golds.npy"

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message, Sampling
-from raft_fast.refinement.journal_lines import Recorded
-from raft_fast.refinement.prompting import Prompt, in_context, last_question
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Sampling
+from raft_fast.engines.journal_lines import Recorded
+from raft_fast.engines.prompting import Prompt, in_context, last_question
 from raft_fast.refinement.roles import Part
 
 

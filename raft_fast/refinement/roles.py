@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raft_fast.engines import OF_ONE_REQUEST, Engine, Message, Reply, Sampling, score
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
-from raft_fast.refinement.journal import Journal, Listener
-from raft_fast.refinement.journal_lines import Recorded
-from raft_fast.refinement.prompting import Prompt
+from raft_fast.data.texts import Message
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
+from raft_fast.engines.journal import Journal, Listener
+from raft_fast.engines.journal_lines import Recorded
+from raft_fast.engines.prompting import Prompt
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
 
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
 STREAK = 100  # failures in a row after which an engine that did work counts as gone

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raft_fast.errors import UserError
-from raft_fast.files import read_json, read_jsonl, read_yaml, write_yaml
-from raft_fast.progress import Reporter
 from raft_fast.refinement.outputs import CONFIG, DECISIONS, SUMMARY, Outputs
 from raft_fast.refinement.summary import Tally
-from raft_fast.run import ENGINES, meant, without_address
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_yaml
+from raft_fast.run.folder import ENGINES, meant, without_address
+from raft_fast.run.progress import Reporter
 
 FOLDER, REJECTED = "shards", "rejected.jsonl"
 SCREENED = "screen.json"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from raft_fast.engines import Engine, Reply
-from raft_fast.options import RefineOptions
+from raft_fast.engines.prompting import Prompts
 from raft_fast.refinement.checks import COMPARING, Case
 from raft_fast.refinement.likelihood import DIGITS, why_not
-from raft_fast.refinement.prompting import Prompts
 from raft_fast.refinement.roles import Roles
+from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names

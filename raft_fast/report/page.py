@@ -5,8 +5,8 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from raft_fast.durable import replacing
 from raft_fast.report.text import counted, duration, hundredths, value
+from raft_fast.run.durable import replacing
 
 
 def render(package: str, template: str, **content: Any) -> str:

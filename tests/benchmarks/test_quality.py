@@ -18,9 +18,9 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.quality import frontier, page, render, runs
 from benchmarks.quality.points import read_lines
 from benchmarks.quality.suite import load_suite
-from raft_fast.errors import UserError
-from raft_fast.progress import Reporter
 from raft_fast.report.text import markdown
+from raft_fast.run.errors import UserError
+from raft_fast.run.progress import Reporter
 
 HERE = Path(__file__).parents[2] / "benchmarks"
 STORED = HERE / "results/quality/cpu-zaragoza-sv"

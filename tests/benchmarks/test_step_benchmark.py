@@ -10,8 +10,8 @@ from benchmarks.step import ours, table
 from benchmarks.step.gate import gate
 from benchmarks.step.inputs import Job
 from benchmarks.step.ours import run
-from raft_fast import packing
 from raft_fast.distillation import losses
+from raft_fast.models import packing
 
 TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4, top_k=16)
 

@@ -13,8 +13,8 @@ from two_processes import run_with
 from raft_fast.distillation import Callback, SoftStop, checkpoint
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
 from raft_fast.distillation.step import Stepper
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
 
 ALONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_top_k=16,
                      max_completion_length=8, save_steps=2)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from raft_fast.distillation.checkpoint import checkpoints, restore, save_checkpoint
 from raft_fast.distillation.weights import read_safetensors
-from raft_fast.errors import UserError
+from raft_fast.run.errors import UserError
 
 
 class OneTensor:

@@ -15,7 +15,7 @@ from raft_fast.distillation.rollouts import gap
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
 from raft_fast.distillation.rollouts.gap import GapCheck, rounding
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError
+from raft_fast.run.errors import UserError
 
 
 def sampled(chat, model, temperature=1.0, rows=6):

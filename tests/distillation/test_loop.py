@@ -22,8 +22,8 @@ from raft_fast.distillation import (
 )
 from raft_fast.distillation.rollouts.gap import GapCheck
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=2, teacher_top_k=16,
                        max_completion_length=8, learning_rate=3e-3, save_steps=2,

@@ -11,16 +11,16 @@ from test_loop import OPTIONS, metrics_of, timeless
 from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raft_fast.chat import View
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.student import LoraStudent, check_adapter
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.errors import UserError
-from raft_fast.options import AdapterOptions, ModelOptions
-from raft_fast.student import LoraStudent, check_adapter
+from raft_fast.models.chat import View
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions, ModelOptions
 
 LORA = AdapterOptions(use_peft=True, lora_r=4, lora_alpha=8)
 Z = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]

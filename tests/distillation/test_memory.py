@@ -22,10 +22,10 @@ from raft_fast.distillation.memory import _activations, _saved
 from raft_fast.distillation.optimizer import checkpoint_activations
 from raft_fast.distillation.out_of_memory import run_halving
 from raft_fast.distillation.random_state import random_state
-from raft_fast.errors import UserError
-from raft_fast.options import AdapterOptions
-from raft_fast.packing import lay_out
-from raft_fast.watching import show_memory
+from raft_fast.distillation.show_memory import show_memory
+from raft_fast.models.packing import lay_out
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions
 
 
 def scarce(stepper, rows):

@@ -12,10 +12,10 @@ from two_processes import run, work
 
 from raft_fast.distillation import planning, rows_per_step
 from raft_fast.distillation.resume import Cut
-from raft_fast.errors import UserError
-from raft_fast.going_on import DRIVEN
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.run.errors import UserError
+from raft_fast.run.going_on import DRIVEN
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 ONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_top_k=16, learning_rate=1e-3,
                    max_completion_length=8, save_steps=2, steps_per_generation=2, save_total_limit=9)

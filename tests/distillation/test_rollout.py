@@ -11,7 +11,7 @@ from raft_fast.distillation.resume import go_on, of_each_process, seed_process
 from raft_fast.distillation.rollouts import batched
 from raft_fast.distillation.rollouts.batched import BatchedRollouts, RolloutBatch
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError
+from raft_fast.run.errors import UserError
 
 
 def scarce(monkeypatch, rows):

@@ -20,8 +20,8 @@ from raft_fast.distillation.rollouts.handover import weights_for_engine
 from raft_fast.distillation.rollouts.vllm import VLLMRollouts
 from raft_fast.distillation.rollouts.vllm_server import VLLMServerRollouts
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError
-from raft_fast.options import AdapterOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import AdapterOptions
 
 DRAWS = [Draw([1, 2, 3 + row], row) for row in range(6)]
 ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",

@@ -14,9 +14,9 @@ from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.errors import UserError
-from raft_fast.options import TrainOptions
-from raft_fast.packing import pack
+from raft_fast.models.packing import pack
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
                        max_grad_norm=1e9)

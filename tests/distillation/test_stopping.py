@@ -17,7 +17,7 @@ from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
 from raft_fast.distillation.step import Stepper
-from raft_fast.errors import Stopped, UserError, entry
+from raft_fast.run.errors import Stopped, UserError, entry
 
 STEPS = replace(OPTIONS, num_train_epochs=3, lr_scheduler_type="linear", warmup_steps=1, save_steps=2)
 
@@ -87,7 +87,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, "tests/distillation")
 from test_stopping import STEPS, run
-from raft_fast.chat import Chat
+from raft_fast.models.chat import Chat
 from raft_fast.distillation import checkpoint
 from tiny import make_model, make_tokenizer
 

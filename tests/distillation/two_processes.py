@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from tiny import make_model, make_rows, make_tokenizer
 
-from raft_fast.chat import Chat
 from raft_fast.distillation import Callback, Teacher, train
 from raft_fast.distillation.sharding import whole_tensor
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 
 def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = False) -> dict:

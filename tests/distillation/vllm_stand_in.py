@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_model, make_tokenizer
 
-from raft_fast.chat import Chat
 from raft_fast.engines.generation import sample_ids
+from raft_fast.models.chat import Chat
 
 
 class Served:

@@ -4,7 +4,7 @@ import pytest
 from faulty_server import serving
 
 from raft_fast.engines.openai import OpenAIEngine
-from raft_fast.options import EngineOptions
+from raft_fast.run.options import EngineOptions
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from test_odd_servers import body
 from test_openai import ask
 from test_openai_faults import then
 
-from raft_fast.engines import Message, Sampling
+from raft_fast.data.texts import Message
+from raft_fast.engines import Sampling
 from raft_fast.engines.connection import key_in, proxy_for
-from raft_fast.errors import UserError, first_line
-from raft_fast.options import TrainOptions
-from raft_fast.refinement.journal import Journal
-from raft_fast.terminal import masked
+from raft_fast.engines.journal import Journal
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.terminal import masked
 
 KEY = "sk-Test/Key+0123456789abcdef=="
 

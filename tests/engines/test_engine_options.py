@@ -5,10 +5,10 @@ import json
 import pytest
 from test_openai import ask
 
-from raft_fast.config import parse
 from raft_fast.engines.openai import parse_spec
-from raft_fast.errors import UserError
-from raft_fast.options import EngineOptions, RefineOptions
+from raft_fast.run.config import parse
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import EngineOptions, RefineOptions
 
 
 def options(*argv):

@@ -13,11 +13,11 @@ from tiny import make_model, make_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
-from raft_fast.chat import Chat
 from raft_fast.engines import Sampling, WindDown, generation, hf
 from raft_fast.engines.generation import RecordingSampler, Sampler, _until_eos, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.stopping import Call
+from raft_fast.models.chat import Chat
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
 MANY = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]

@@ -11,10 +11,11 @@ import time
 import pytest
 from faulty_server import Say
 
-from raft_fast.engines import Message, Price, Sampling, WindDown
+from raft_fast.data.texts import Message
+from raft_fast.engines import Price, Sampling, WindDown
 from raft_fast.engines.flow import Call
 from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
-from raft_fast.errors import UserError
+from raft_fast.run.errors import UserError
 
 SAMPLING = Sampling(seed=1)
 

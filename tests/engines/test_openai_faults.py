@@ -8,8 +8,9 @@ import pytest
 from faulty_server import Say, after, cut_off, half_json, hang_up, whitespace_forever
 from test_openai import ask, one_turn_each
 
-from raft_fast.engines import Message, Sampling, WindDown, flow, waiting
-from raft_fast.errors import UserError
+from raft_fast.data.texts import Message
+from raft_fast.engines import Sampling, WindDown, flow, waiting
+from raft_fast.run.errors import UserError
 
 
 def then(*answers):

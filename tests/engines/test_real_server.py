@@ -16,7 +16,7 @@ from tiny import make_model, make_tokenizer
 
 from raft_fast.engines import Sampling
 from raft_fast.engines.openai import OpenAIEngine
-from raft_fast.options import EngineOptions
+from raft_fast.run.options import EngineOptions
 
 pytest.importorskip("fastapi", reason="transformers serve needs fastapi: pip install fastapi uvicorn")
 pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn: pip install fastapi uvicorn")

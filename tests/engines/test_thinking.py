@@ -5,9 +5,9 @@ import time
 import pytest
 from tiny import make_model, make_tokenizer
 
-from raft_fast.chat import Chat
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.thinking import marks, strip_thinking
+from raft_fast.models.chat import Chat
+from raft_fast.models.thinking import marks, strip_thinking
 
 HARMONY = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>"
 CLOSED = [

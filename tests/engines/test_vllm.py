@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from raft_fast.engines import Sampling
+from raft_fast.engines.load import load_engine
 from raft_fast.engines.vllm import VLLMEngine
-from raft_fast.errors import UserError
-from raft_fast.models import load_engine
-from raft_fast.options import EngineOptions, ModelOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import EngineOptions, ModelOptions
 
 
 @dataclass

@@ -8,11 +8,12 @@ from pathlib import Path
 import yaml
 from stage1_stubs import decision
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message, Reply
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Reply
 from raft_fast.evaluation import evaluate
-from raft_fast.options import SMOLLM2, EvaluateOptions
-from raft_fast.progress import Reporter
+from raft_fast.run.options import SMOLLM2, EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 ROWS = 24
 

@@ -3,8 +3,8 @@ import sys
 import pytest
 
 from raft_fast import evaluate
-from raft_fast.errors import UserError
-from raft_fast.options import DataOptions, ModelOptions
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import DataOptions, ModelOptions
 
 
 def test_defaults_point_at_the_run(tmp_path):

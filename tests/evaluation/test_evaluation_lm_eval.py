@@ -9,11 +9,11 @@ import yaml
 from tiny import make_model
 
 from raft_fast.engines.hf import HFEngine
-from raft_fast.errors import UserError
 from raft_fast.evaluation import lm_eval
 from raft_fast.evaluation.lm_eval import find_tasks, run_tasks
-from raft_fast.options import LMEvalOptions
-from raft_fast.progress import Reporter
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import LMEvalOptions
+from raft_fast.run.progress import Reporter
 
 DOCUMENTS = [{"question": f"Which is {number}?", "choices": ["ehknqt"[number] * 2, "adgjmp"[number] * 2],
               "label": number % 2} for number in range(6)]

@@ -4,13 +4,13 @@ import sys
 import pytest
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine
 
-from raft_fast import models
 from raft_fast import paraphrase as entry
-from raft_fast.dataset import Row, read_table
+from raft_fast.data.dataset import Row, read_table
 from raft_fast.engines import Reply
-from raft_fast.errors import UserError
+from raft_fast.engines.prompting import load_prompt
 from raft_fast.evaluation.paraphrases import objections, of_trained, paraphrase
-from raft_fast.refinement.prompting import load_prompt
+from raft_fast.models import load as models
+from raft_fast.run.errors import UserError
 
 QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 
@@ -59,7 +59,7 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, monkeypatc
         asked.append(text)
         return "So " + text.rsplit("Question: ", 1)[1]
 
-    monkeypatch.setattr(models, "load_engine", lambda *_, **__: StubEngine(answer))
+    monkeypatch.setattr("raft_fast.engines.load.load_engine", lambda *_, **__: StubEngine(answer))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -117,7 +117,8 @@ def test_stage_1s_checks_review_a_paraphrase():
 def test_an_engine_that_never_answers_stops_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "rows.jsonl").write_text("\n".join(
         json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) for i in range(9)))
-    monkeypatch.setattr(models, "load_engine", lambda *_, **__: StubEngine(str, error="no route"))
+    monkeypatch.setattr("raft_fast.engines.load.load_engine",
+                        lambda *_, **__: StubEngine(str, error="no route"))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--output_dir", "out"])

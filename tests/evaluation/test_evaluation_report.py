@@ -12,15 +12,16 @@ from evaluation_stubs import (
     make_rows,
 )
 
-from raft_fast.errors import UserError
-from raft_fast.evaluation import evaluate, print_table
-from raft_fast.evaluation.model_card import write_model_card
-from raft_fast.evaluation.names import judgement
-from raft_fast.evaluation.report import write_report
+from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.statistics import paired_change, paired_p
-from raft_fast.options import EvaluateOptions
-from raft_fast.progress import Reporter
+from raft_fast.report.model_card import write_model_card
+from raft_fast.report.names import judgement
+from raft_fast.report.run_report import write_report
+from raft_fast.report.table import print_table
 from raft_fast.report.text import counted, duration, hundredths, percent, value
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 STAGE1_PLOTS = 7
 ATTACK = '<script>alert("x")</script> & $x_n$ '

@@ -4,11 +4,12 @@ import json
 
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 
-from raft_fast.evaluation import evaluate, print_table
-from raft_fast.evaluation.report import write_report
-from raft_fast.evaluation.score_tables import score_tables
-from raft_fast.options import EvaluateOptions
-from raft_fast.progress import Reporter
+from raft_fast.evaluation import evaluate
+from raft_fast.report.run_report import write_report
+from raft_fast.report.score_tables import score_tables
+from raft_fast.report.table import print_table
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
 
 
 def mean(value, low=None, high=None, n=12):

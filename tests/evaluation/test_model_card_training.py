@@ -6,9 +6,9 @@ import pytest
 import yaml
 from evaluation_stubs import fabricate_run, fake_ifbench
 
-from raft_fast.evaluation import print_table
-from raft_fast.evaluation.model_card import write_model_card
-from raft_fast.evaluation.report import write_report
+from raft_fast.report.model_card import write_model_card
+from raft_fast.report.run_report import write_report
+from raft_fast.report.table import print_table
 
 OPTIONS = {"sft": True, "judge_stop": 0.8, "balance": "ema", "ema_beta": 0.9, "fixed_lambda": 1.0,
            "num_train_epochs": 3, "max_steps": -1, "use_peft": False, "lora_r": 16}

@@ -1,6 +1,6 @@
 import pytest
 
-from raft_fast.facts import numbers, references, set_f1
+from raft_fast.refinement.facts import numbers, references, set_f1
 
 
 @pytest.mark.parametrize(("text", "expected"), [

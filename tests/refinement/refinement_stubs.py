@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message, Reply, Sampling
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Reply, Sampling
 from raft_fast.refinement.checks import CHECKS
 
 UNCHECKED = ",".join(CHECKS)

@@ -12,10 +12,10 @@ from pathlib import Path
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.errors import entry
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, pipeline, refine
+from raft_fast.run.errors import entry
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 FUSION_ROUNDS = 2
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
+from raft_fast.engines.activity import Activity
 from raft_fast.refinement import Roles, refine
-from raft_fast.refinement.activity import Activity
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 
 class Slow(StubEngine):

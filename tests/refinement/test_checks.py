@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checks import ENDS, LONG
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, check
 from raft_fast.refinement.checks.language import guess_language

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.embedding import unit
+from raft_fast.data.vectors import embed_to_file
 from raft_fast.engines import Reply
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
+from raft_fast.engines.prompting import Prompt
+from raft_fast.models.embedding import unit
 from raft_fast.refinement import Roles, add_calibration, index_golds, refine
 from raft_fast.refinement.calibration import EDGES, FEWEST, auc, calibrate, suggest
 from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.filter import Filter, cosines
-from raft_fast.refinement.prompting import Prompt
 from raft_fast.refinement.retrieval import RETRIEVAL
-from raft_fast.refinement.vectors import embed_to_file
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 PROMPT = Prompt("rewrite", "")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.engines import Message
+from raft_fast.data.texts import Message
 from raft_fast.engines.hf import HFEngine
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, refine
 from raft_fast.refinement.likelihood import OFF, SERVER
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({"gold far": 0.5})

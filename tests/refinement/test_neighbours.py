@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from raft_fast.embedding import unit
-from raft_fast.refinement import faiss_index, neighbours
-from raft_fast.refinement.neighbours import TorchIndex, build_index
+from raft_fast.data import neighbours
+from raft_fast.data.neighbours import TorchIndex, build_index
+from raft_fast.models.embedding import unit
 
 
 def clustered(count, seed=0, dimension=16):
@@ -28,7 +28,7 @@ def small_blocks(monkeypatch):
     """Several blocks even of few vectors."""
     monkeypatch.setattr(neighbours, "BASE_ROWS", 97)
     monkeypatch.setattr(neighbours, "QUERY_ROWS", 11)
-    monkeypatch.setattr(faiss_index, "ADD_ROWS", 89)
+    monkeypatch.setattr(neighbours, "ADD_ROWS", 89)
 
 
 @pytest.mark.parametrize("backend", ["torch", "faiss"])
@@ -79,14 +79,14 @@ def test_vectors_may_lie_in_a_read_only_file(tmp_path, backend):
 def test_beyond_the_threshold_almost_all_are_found():
     pytest.importorskip("faiss")
     base, queries = clustered(3000), clustered(200, seed=1)
-    index = faiss_index.FaissIndex(base, flat_rows=1000)
+    index = neighbours.FaissIndex(base, flat_rows=1000)
     assert not index.exact
-    assert faiss_index.FaissIndex(base[:1000], flat_rows=1000).exact
+    assert neighbours.FaissIndex(base[:1000], flat_rows=1000).exact
     exact = TorchIndex(base).search(queries, 10).ids
     found = index.search(queries, 10).ids
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
     assert 0.5 < recall < 1  # a share of the lists: not all; the real figure is a benchmark's
-    again = faiss_index.FaissIndex(base, flat_rows=1000).search(queries, 10)
+    again = neighbours.FaissIndex(base, flat_rows=1000).search(queries, 10)
     np.testing.assert_array_equal(found, again.ids)
 
 
@@ -99,27 +99,27 @@ def test_small_sets_are_torchs_and_large_ones_faiss_where_it_works(monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(neighbours, "TORCH_ROWS", 100)
     assert isinstance(build_index(clustered(100)), TorchIndex)
-    assert isinstance(build_index(clustered(101)), faiss_index.FaissIndex)
-    monkeypatch.setattr(faiss_index, "usable", lambda: False)
+    assert isinstance(build_index(clustered(101)), neighbours.FaissIndex)
+    monkeypatch.setattr(neighbours, "faiss_is_usable", lambda: False)
     assert isinstance(build_index(clustered(101)), TorchIndex)
 
 
 @pytest.fixture
 def fresh_probe():
-    faiss_index.usable.cache_clear()
+    neighbours.faiss_is_usable.cache_clear()
     yield
-    faiss_index.usable.cache_clear()
+    neighbours.faiss_is_usable.cache_clear()
 
 
 def test_a_faiss_that_takes_its_process_down_is_found_out_in_another(monkeypatch, fresh_probe):
     pytest.importorskip("faiss")
-    monkeypatch.setattr(faiss_index, "_is_cpu_build", lambda: False)
-    monkeypatch.setattr(faiss_index, "PROBE", "import os; os.abort()")
+    monkeypatch.setattr(neighbours, "_is_cpu_build", lambda: False)
+    monkeypatch.setattr(neighbours, "PROBE", "import os; os.abort()")
     with pytest.warns(UserWarning, match="faiss is installed but cannot be used .*exit code -6"):
-        assert not faiss_index.usable()
+        assert not neighbours.faiss_is_usable()
 
 
 def test_the_probe_passes_with_a_faiss_that_works():
     pytest.importorskip("faiss")
-    done = subprocess.run([sys.executable, "-c", faiss_index.PROBE], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", neighbours.PROBE], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

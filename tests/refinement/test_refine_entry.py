@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 
-from raft_fast import config, dataset, refine
-from raft_fast.answers import answer_rows
-from raft_fast.errors import UserError
-from raft_fast.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
-from raft_fast.progress import Reporter
+from raft_fast import refine
+from raft_fast.data import dataset
+from raft_fast.data.training_rows import Data
+from raft_fast.refinement.answers import answer_rows
 from raft_fast.refinement.summary import outcome
-from raft_fast.run import only_process
-from raft_fast.training_rows import Data
+from raft_fast.run import config
+from raft_fast.run.errors import UserError
+from raft_fast.run.folder import only_process
+from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ def command(monkeypatch, tmp_path):
                           and "Answer to grade" in text else f"said {seed}")
 
     monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))  # what else is here changes nothing
-    models = types.ModuleType("raft_fast.models")
-    models.load_engine = load_engine
+    models = types.ModuleType("raft_fast.models.load")
     models.load_encoder = lambda options: StubEncoder()
-    monkeypatch.setitem(sys.modules, "raft_fast.models", models)
+    monkeypatch.setitem(sys.modules, "raft_fast.models.load", models)
+    monkeypatch.setattr("raft_fast.engines.load.load_engine", load_engine)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -73,7 +75,7 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
         return f"said {seed}"
 
     engine = StubEngine("stub", answer)
-    monkeypatch.setitem(sys.modules, "raft_fast.models",
+    monkeypatch.setitem(sys.modules, "raft_fast.models.load",
                         SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
     write(tmp_path / "rows.jsonl", *questions(2))
     data = Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
@@ -246,7 +248,7 @@ def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, m
 
 def test_a_row_cannot_steer_the_terminal(command, tmp_path, capsys, monkeypatch):
     write(tmp_path / "rows.jsonl", {"question": "q\x1b[2J?", "answer": "a"})
-    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_tokens", lambda *given: None, raising=False)
+    monkeypatch.setattr("raft_fast.engines.load.load_tokens", lambda *given: None)
     command("--data", "rows.jsonl", "--dry_run", "true")
     said = capsys.readouterr().out
     assert "\x1b" not in said
@@ -255,8 +257,8 @@ def test_a_row_cannot_steer_the_terminal(command, tmp_path, capsys, monkeypatch)
 
 def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys, monkeypatch):
     write(tmp_path / "rows.jsonl", *questions(9))
-    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_tokens", lambda spec, options: (
-        None if "://" in spec else lambda messages: 100), raising=False)
+    monkeypatch.setattr("raft_fast.engines.load.load_tokens", lambda spec, options: (
+        None if "://" in spec else lambda messages: 100))
     loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--dry_run", "true", "--fusion_rounds",
                      "2", "--judge", "self,big@http://host/v1", "--rewrite_max_new_tokens", "50")
     assert loaded == []
@@ -294,7 +296,7 @@ OUTPUTS = ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl
 
 
 def test_the_last_shard_joins_all_calibration_and_screening_included(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["raft_fast.models"], "load_encoder",
+    monkeypatch.setattr(sys.modules["raft_fast.models.load"], "load_encoder",
                         lambda options: TellsQuestionsApart())
     twice = [{"id": "again", "question": "q3 or so?", "answer": "answer 3"}]
     rows = questions(12)

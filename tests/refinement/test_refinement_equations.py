@@ -3,16 +3,17 @@
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.dataset import Row
-from raft_fast.engines import Message, Reply, Sampling
-from raft_fast.errors import UserError
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Reply, Sampling
+from raft_fast.engines.journal import Journal
+from raft_fast.engines.prompting import Prompt, load_prompt, load_prompts
 from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
 from raft_fast.refinement.filter import Filter
-from raft_fast.refinement.journal import Journal
-from raft_fast.refinement.prompting import Prompt, load_prompt, load_prompts
 from raft_fast.refinement.rewrite import rewrite
 from raft_fast.refinement.roles import Part
 from raft_fast.refinement.summary import Tally
+from raft_fast.run.errors import UserError
 
 
 def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_path):

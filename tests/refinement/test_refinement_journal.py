@@ -8,10 +8,11 @@ import threading
 import pytest
 from refinement_stubs import StubEngine
 
-from raft_fast.engines import Message, Reply, Sampling
-from raft_fast.errors import UserError
-from raft_fast.refinement import line_file
-from raft_fast.refinement.journal import FILE, Journal, Stopped
+from raft_fast.data.texts import Message
+from raft_fast.engines import Reply, Sampling
+from raft_fast.engines.journal import FILE, Journal, Stopped
+from raft_fast.run import line_file
+from raft_fast.run.errors import UserError
 
 SAMPLING = Sampling(seed=3)
 

@@ -5,14 +5,14 @@ import json
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.dataset import read_table
+from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
 from raft_fast.refinement import Roles, build_roles, refine
 from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.roles import PATIENCE
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({"gold far": 0.5})

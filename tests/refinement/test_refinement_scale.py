@@ -9,14 +9,14 @@ import yaml
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Price, Reply
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
+from raft_fast.engines.at_once import at_once
+from raft_fast.engines.journal import Journal
 from raft_fast.refinement import Roles, pipeline, refine, shards
-from raft_fast.refinement.at_once import at_once
-from raft_fast.refinement.journal import Journal
 from raft_fast.refinement.pipeline import notices
 from raft_fast.refinement.roles import STREAK
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 FILES = ("decisions.jsonl", "refined.parquet", "summary.json")
 

@@ -11,18 +11,18 @@ from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
-from raft_fast import errors
-from raft_fast.chat import Chat
-from raft_fast.engines import OF_ONE_REQUEST, Reply
+from raft_fast.engines import OF_ONE_REQUEST, Reply, at_once
 from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.engines.stopping import Call
-from raft_fast.errors import UserError
-from raft_fast.options import RefineOptions
-from raft_fast.progress import Reporter
-from raft_fast.refinement import Roles, at_once, pipeline, refine
+from raft_fast.models.chat import Chat
+from raft_fast.refinement import Roles, pipeline, refine
 from raft_fast.refinement.decisions import Decision
-from raft_fast.refinement.journal import Journal, Stopped
 from raft_fast.refinement.roles import PATIENCE, Part
+from raft_fast.run import errors
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 
 def writer(answer=lambda text, seed: f"rewrite of {text[-20:]}"):

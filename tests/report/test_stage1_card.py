@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from raft_fast.dataset import REFINED_COLUMNS, Row, RowWriter
+from raft_fast.data.dataset import REFINED_COLUMNS, Row, RowWriter
 from raft_fast.report.stage1.card import write_card
 
 SUMMARY = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from stage1_stubs import many, write_folder
 
-from raft_fast.errors import UserError
 from raft_fast.report.stage1.explain import explain
+from raft_fast.run.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raft_fast.dataset import Row, open_rows
-from raft_fast.embedding import unit
-from raft_fast.errors import UserError
-from raft_fast.options import ScreenOptions
-from raft_fast.progress import Reporter
-from raft_fast.refinement.neighbours import TorchIndex
+from raft_fast.data.dataset import Row, open_rows
+from raft_fast.data.neighbours import TorchIndex
+from raft_fast.data.screening import Reference, rows_as_references, screen
+from raft_fast.data.screening.near import near
+from raft_fast.data.screening.words import GRAM_WORDS, grams, same_key, words
+from raft_fast.data.training_rows import Data, screen_rows
+from raft_fast.models.embedding import unit
 from raft_fast.report.stage1.page import write_report
-from raft_fast.screening import Reference, rows_as_references, screen
-from raft_fast.screening.near import near
-from raft_fast.screening.words import GRAM_WORDS, grams, same_key, words
-from raft_fast.training_rows import Data, screen_rows
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import ScreenOptions
+from raft_fast.run.progress import Reporter
 
 
 class AngleEncoder:

@@ -3,11 +3,11 @@
 import pytest
 from watched_run import lines, make_scorer, run
 
-from raft_fast.errors import UserError
-from raft_fast.options import WatchOptions
-from raft_fast.watching import hub
-from raft_fast.watching.evaluation import EvaluateEvery
-from raft_fast.watching.trackers import Trackers, find_trackers
+from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.evaluation.during_training import EvaluateEvery
+from raft_fast.run import hub
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import WatchOptions
 
 
 @pytest.fixture

@@ -12,20 +12,20 @@ from transformers import AutoModelForCausalLM
 from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.bound import LambdaAtBound
 from raft_fast.distillation.callbacks import OverProcesses
+from raft_fast.distillation.completions import LogCompletions
+from raft_fast.distillation.first_batch import FirstBatch
+from raft_fast.distillation.split import RolloutAdvice
 from raft_fast.engines.hf import HFEngine
-from raft_fast.errors import UserError
-from raft_fast.options import WatchOptions
-from raft_fast.progress import Reporter
+from raft_fast.evaluation.best import KeepBest
+from raft_fast.evaluation.collapse import StopOnCollapse, collapse_of
+from raft_fast.evaluation.during_training import EvaluateEvery, nll
+from raft_fast.evaluation.watchers import watchers
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import WatchOptions
+from raft_fast.run.progress import Reporter
 from raft_fast.train import finish
-from raft_fast.watching import watchers
-from raft_fast.watching.best import KeepBest
-from raft_fast.watching.bound import LambdaAtBound
-from raft_fast.watching.collapse import StopOnCollapse, collapse_of
-from raft_fast.watching.completions import LogCompletions
-from raft_fast.watching.evaluation import EvaluateEvery, nll
-from raft_fast.watching.first_batch import FirstBatch
-from raft_fast.watching.split import RolloutAdvice
 
 
 def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):
@@ -261,8 +261,8 @@ def test_another_process_hears_what_the_first_says(tmp_path):
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("raft_fast.watching.hub.push", lambda *_: pytest.fail("uploaded"))
-    monkeypatch.setattr("raft_fast.evaluation.print_table", lambda _: None)
+    monkeypatch.setattr("raft_fast.run.hub.push", lambda *_: pytest.fail("uploaded"))
+    monkeypatch.setattr("raft_fast.report.table.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")
     why = "collapse at step 3: eval_general_drift 1.5 is above --collapse_threshold 1"
@@ -338,7 +338,7 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     def no_wheel(name):
         raise UserError("cannot be fetched")
 
-    monkeypatch.setattr("raft_fast.fetch.fetch_wheel", no_wheel)
+    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", no_wheel)
     options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), config)
     assert [type(each) for each in found] == [

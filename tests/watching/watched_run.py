@@ -4,10 +4,10 @@ import json
 
 from tiny import make_model, make_rows
 
-from raft_fast.chat import View
 from raft_fast.distillation import Teacher, train
-from raft_fast.options import TrainOptions
-from raft_fast.watching.evaluation import Scorer
+from raft_fast.evaluation.during_training import Scorer
+from raft_fast.models.chat import View
+from raft_fast.run.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teacher_top_k=16,
                        max_completion_length=8, learning_rate=3e-2, save_steps=2)

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from raft_fast.chat import Chat
 from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import generate_ids, sample_ids
-from raft_fast.errors import UserError, first_line
-from raft_fast.progress import console
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.progress import console
 
 ROLLOUT_ROWS = 64  # with few rows the matrix units idle
 ROLLOUT_TOKENS = 65536  # what the cache of keys and values holds at most

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from raft_fast.chat import Chat
-from raft_fast.dataset import Row
+from raft_fast.data.dataset import Row
 from raft_fast.distillation.rollouts.base import Draw, RolloutEngine
 from raft_fast.distillation.rollouts.gap import GapCheck
 from raft_fast.distillation.sharding import sampler
 from raft_fast.engines import stable_seed
-from raft_fast.options import TrainOptions
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
 
 
 class RolloutBuffer:

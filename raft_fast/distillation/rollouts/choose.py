@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from raft_fast.architecture import positions
-from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import RolloutEngine
 from raft_fast.engines import Sampling
-from raft_fast.options import TrainOptions, check_rollouts
-from raft_fast.processes import Processes
+from raft_fast.models.architecture import positions
+from raft_fast.models.chat import Chat
+from raft_fast.run.options import TrainOptions, check_rollouts
+from raft_fast.run.processes import Processes
 
 
 def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngine:

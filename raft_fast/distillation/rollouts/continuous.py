@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.sharding import copied
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.engines.continuous import draw_continuously
-from raft_fast.errors import UserError
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError
 
 
 class ContinuousRollouts:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from raft_fast.chat import Chat, View
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.engines.generation import own_settings
-from raft_fast.errors import UserError
-from raft_fast.head import head_of
-from raft_fast.packing import completion_hidden, completion_ids, mixed_precision
-from raft_fast.processes import Processes
-from raft_fast.progress import console
+from raft_fast.models.chat import Chat, View
+from raft_fast.models.head import head_of
+from raft_fast.models.packing import completion_hidden, completion_ids, mixed_precision
+from raft_fast.run.errors import UserError
+from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
 
 CHECKED = 8  # trajectories of a refill, over all processes
 ROUNDINGS = 16  # of a logit and the states behind it; SmolLM2-135M in bf16 is 6 off, on average

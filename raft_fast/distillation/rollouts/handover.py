@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers.core_model_loading import revert_weight_conversion
 
-from raft_fast.chat import Chat
 from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.weights import WEIGHTS_FILE
+from raft_fast.models.chat import Chat
 
 LAYER = re.compile(r".*?\.\d+\.")
 

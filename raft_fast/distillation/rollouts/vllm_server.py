@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raft_fast.chat import Chat
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.rollouts.handover import suppressed, weights_for_engine
 from raft_fast.engines import Sampling
-from raft_fast.errors import UserError, first_line
-from raft_fast.processes import Processes
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.processes import Processes
 
 PATIENCE = 240.0  # seconds for a server to be up
 ATTEMPTS = 3  # of a draw

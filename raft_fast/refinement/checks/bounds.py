@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from raft_fast.facts.quantities import RANGE, Located, Quantity, locate
-from raft_fast.facts.remembered import remembered
-from raft_fast.facts.spelled import in_digits
-from raft_fast.facts.times import DATE, TIME_OF_DAY
 from raft_fast.refinement.checks.case import Case
 from raft_fast.refinement.checks.denial import denies_anything
 from raft_fast.refinement.checks.wording import any_of, language_of
+from raft_fast.refinement.facts.quantities import RANGE, Located, Quantity, locate
+from raft_fast.refinement.facts.remembered import remembered
+from raft_fast.refinement.facts.spelled import in_digits
+from raft_fast.refinement.facts.times import DATE, TIME_OF_DAY
 
 WORDS_BETWEEN = 5  # from "minimum" or "increases" to its number
 REACH = 90  # characters left and right of a quantity that are looked at

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from raft_fast.engines import Reply
-from raft_fast.facts.remembered import remembered
+from raft_fast.refinement.facts.remembered import remembered
 
 # scripts without spaces between words count by character
 PART = re.compile(r"\d+|[.!?;:()\n]")

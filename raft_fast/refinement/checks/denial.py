@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.case import words
 from raft_fast.refinement.checks.language import guess_language
 from raft_fast.refinement.checks.wording import untwisted
+from raft_fast.refinement.facts.remembered import remembered
 
 # the word that answers the question; "no" and "si" are other words where no punctuation follows
 OPENING = re.compile(r"(?<!\W)\W*(?:(yes|ja|jo|sí|oui|nej|nein|non)(?![\w-])|(no|si)(?=\s*(?:[,.;:!–—]|$)))",

@@ -7,10 +7,10 @@ states a single kind of duty throughout, and the two contradict each other.
 import re
 from functools import lru_cache
 
-from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.bounds import opposed
 from raft_fast.refinement.checks.case import Case
 from raft_fast.refinement.checks.wording import any_of, language_of, pattern, twists
+from raft_fast.refinement.facts.remembered import remembered
 
 KINDS = ("forbidden", "optional", "permitted", "required")  # the first two hold words of the others
 CONFLICTS = {frozenset(pair) for pair in (("permitted", "forbidden"), ("optional", "required"),

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from raft_fast.facts import Agreeing, Quantity, quantities
-from raft_fast.facts import references as references_of
-from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.case import Case
+from raft_fast.refinement.facts import Agreeing, Quantity, quantities
+from raft_fast.refinement.facts import references as references_of
+from raft_fast.refinement.facts.spelled import in_digits
 
 SHOWN = 3
 PLACE = re.compile(r"(\d+):(.+)")

@@ -9,8 +9,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from functools import lru_cache
 
-from raft_fast.facts.remembered import remembered
 from raft_fast.refinement.checks.case import LOOKED, Case, words
+from raft_fast.refinement.facts.remembered import remembered
 
 FOREIGN = 0.05  # share of letters in a script that neither question nor gold answer has
 FEWEST = 2.5  # frequent words that make a language sure; one that n languages have counts 1/n

@@ -1,6 +1,6 @@
 """Control marks of a chat format, and marks of thoughts, that came out as text."""
 
-from raft_fast.engines.thinking import marks as marks_of
+from raft_fast.models.thinking import marks as marks_of
 from raft_fast.refinement.checks.case import Case
 
 SHOWN = 3

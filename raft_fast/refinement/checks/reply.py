@@ -1,7 +1,7 @@
 """Whether there is an answer at all, and all of it."""
 
+from raft_fast.data.rows import blank
 from raft_fast.refinement.checks.case import Case
-from raft_fast.rows import blank
 
 FILTERED = "content_filter"  # what OpenAI-compatible servers say when they withhold the rest
 

@@ -5,9 +5,9 @@ import tomllib
 from functools import lru_cache
 from importlib import resources
 
-from raft_fast.facts.remembered import remembered
-from raft_fast.facts.spelled import in_digits
 from raft_fast.refinement.checks.language import guess_language
+from raft_fast.refinement.facts.remembered import remembered
+from raft_fast.refinement.facts.spelled import in_digits
 
 Phrases = dict[str, dict[str, list[str]]]
 

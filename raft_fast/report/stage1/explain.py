@@ -15,10 +15,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from raft_fast.errors import UserError
 from raft_fast.report.stage1.files import DECISIONS, PARTIAL_DECISIONS, parse
 from raft_fast.report.text import NONE, value
-from raft_fast.terminal import visible
+from raft_fast.run.errors import UserError
+from raft_fast.run.terminal import visible
 
 Record = dict[str, Any]
 WIDTH_OF_FILES = 100  # a pipe has no width of its own

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.errors import UserError
-from raft_fast.files import json_object, read_json, read_yaml
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import json_object, read_json, read_yaml
 
 Record = dict[str, Any]
 DECISIONS, SUMMARY, CONFIG = "decisions.jsonl", "summary.json", "config.yaml"

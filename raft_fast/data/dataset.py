@@ -1,0 +1,239 @@
+"""Rows in and out: every format becomes `Row`s, in memory or left on disk, and every bad row is named."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raft_fast.data.choice import split, spread, spread_places
+from raft_fast.data.records import BadRowError, records
+from raft_fast.data.rows import Rejected, Row, Unused, id_of, to_row, told
+from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import write_json, write_jsonl
+
+__all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
+           "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
+
+REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
+                   "similarity", "category")
+SHOWN_REASONS = 3
+ROW_GROUP = 1024  # rows of one parquet row group
+TOLD_ROWS = 1000  # rows between two words about progress
+DEFAULT_ID = re.compile(r"row-\d{6,}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file held: rows, set-aside rows, whether stage 1 has already been over it, and lines that tell
+    the user what else it holds."""
+
+    rows: list[Row]
+    rejected: list[Rejected]
+    refined: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def read_table(source: str, max_bad_rows: float | None) -> Table:
+    """As `open_rows`, with all rows in memory."""
+    rows: list[Row] = []
+    file = open_rows(source, max_bad_rows, keep=rows.append)
+    return Table(rows, file.rejected, file.refined, file.notes)
+
+
+@dataclass(frozen=True)
+class RowFile(Collection[Row]):
+    """Rows that stay in their file: checked once, then read again whenever they are gone through.
+
+    In memory are the rejected rows and, after `spread`, the places of the chosen ones.
+    """
+
+    source: str
+    count: int
+    rejected: list[Rejected]
+    refined: bool
+    notes: list[str] = field(default_factory=list)
+    chosen: "array[int] | range | None" = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.count if self.chosen is None else len(self.chosen)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == one for one in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.chosen is None:
+            return self._all()
+        return _at(self._all(), self.chosen)
+
+    def spread(self, count: int, seed: int) -> "RowFile":
+        """As the function `spread`, for rows on disk."""
+        if count == 0 or count >= len(self):
+            return self
+        chosen = spread_places([row.category or "" for row in self], count, seed)
+        return replace(self, chosen=array("q", sorted(chosen)))
+
+    def shard(self, number: int, of: int) -> "RowFile":
+        """Every `of`-th row, from the `number`-th (from 1) on: the shards of equal `of` are all rows."""
+        places = range(self.count) if self.chosen is None else self.chosen
+        return replace(self, chosen=places[number - 1 :: of])
+
+    def without(self, dropped: Collection[int]) -> "RowFile":
+        """All but those at these places, counted among the rows that are gone through."""
+        if not dropped:
+            return self
+        gone = set(dropped)
+        places = range(self.count) if self.chosen is None else self.chosen
+        return replace(self, chosen=array("q", (one for at, one in enumerate(places) if at not in gone)))
+
+    def _all(self) -> Iterator[Row]:
+        aside = {bad.line for bad in self.rejected}
+        for line, record in records(self.source):
+            if line in aside:
+                continue
+            try:
+                yield to_row(record, _default_id(line))
+            except (BadRowError, RecursionError) as bad:
+                raise UserError(f"{self.source}, line {line}: has changed since it was read: {bad}") from bad
+
+
+def open_rows(
+    source: str, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
+    keep: Callable[[Row], None] = lambda row: None,
+) -> RowFile:
+    """Look through a file or a `datasets` name; its rows stay where they are. `advance` hears how many were
+    looked at, `keep` every row.
+
+    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
+    bad rows above `max_bad_rows`.
+    """
+    rejected: list[Rejected] = []
+    notes: list[str] = []
+    unused: Unused = {}
+    seen, total, refined = DiskMap(), 0, True
+    for total, (line, record) in enumerate(records(source, notes.append), 1):
+        try:
+            row = to_row(record, _default_id(line), unused)
+            key = row.row_id.encode()
+            if (before := seen.get(key)) is not None:
+                raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
+        except (BadRowError, RecursionError) as bad:
+            rejected.append(Rejected(source, line, str(bad), id_of(record)))
+        else:
+            seen[key] = line
+            refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
+            keep(row)
+        if total % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
+    seen.close()
+    advance(total % TOLD_ROWS)
+    judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
+    return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
+
+
+def find_lines(source: str, row_ids: Collection[str]) -> dict[str, int]:
+    """The lines of rows that were read before."""
+    found: dict[str, int] = {}
+    for line, record in records(source) if row_ids else ():
+        with suppress(BadRowError, RecursionError):
+            if (row_id := to_row(record, _default_id(line)).row_id) in row_ids:
+                found.setdefault(row_id, line)
+    return found
+
+
+def _default_id(line: int) -> str:
+    return f"row-{line:06d}"
+
+
+def is_default_id(row_id: str) -> bool:
+    """Whether it reads like the row_id that a row without one gets: its line number."""
+    return bool(DEFAULT_ID.fullmatch(row_id))
+
+
+def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:
+    """The rows at ascending places."""
+    after = 0
+    for place in places:
+        yield next(islice(rows, place - after, None))
+        after = place + 1
+
+
+def fingerprint_rows(rows: Iterable[Row]) -> str:
+    """A sha256 over everything in the rows, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(dataclasses.asdict(row), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+class RowWriter:
+    """Rows with all refined columns into parquet, a row group at a time; renamed when whole.
+
+    Use as a context manager: `path` appears when the block ends without an error; otherwise what
+    came is left, readable, in `partial`.
+    """
+
+    def __init__(self, path: Path, partial: Path | None = None) -> None:
+        message = pa.struct([("role", pa.string()), ("content", pa.string())])
+        types = {"prompt": pa.list_(message), "similarity": pa.float64()}
+        self._schema = pa.schema([(name, types.get(name, pa.string())) for name in REFINED_COLUMNS])
+        self.path, self.partial = path, partial or path.with_suffix(".partial")
+        self._file = pq.ParquetWriter(self.partial, self._schema)
+        self._group: list[dict] = []
+
+    def write(self, row: Row) -> None:
+        self._group.append(dataclasses.asdict(row))
+        if len(self._group) == ROW_GROUP:
+            self._flush()
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._group:
+            self._flush()
+        self._file.close()
+        if error is None:
+            self.partial.replace(self.path)
+
+    def _flush(self) -> None:
+        # how rows fall into groups depends on their order alone, so equal rows are equal bytes
+        self._file.write_table(pa.Table.from_pylist(self._group, schema=self._schema))
+        self._group = []
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write rows with all refined columns as parquet, atomically."""
+    with RowWriter(path) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float | None) -> None:
+    """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows (None: not
+    one, of a file that --max_bad_rows is not about)."""
+    total = good + len(rejected)
+    reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
+    if total == 0:
+        raise UserError(f"{source}: holds no rows")
+    if not good:
+        raise UserError(f"no row of {source} can be used: {reasons}")
+    if rejected and limit is None:
+        raise UserError(f"{len(rejected)} of {total} rows of {source} are bad: {reasons}: fix them")
+    if limit is not None and len(rejected) > limit * total:
+        fits = next(share / 100 for share in range(1, 101) if len(rejected) <= share / 100 * total)
+        raise UserError(f"{len(rejected)} of {total} rows are bad, more than --max_bad_rows {limit} "
+                        f"allows: {reasons}: fix them, or allow more with --max_bad_rows {fits}")

@@ -1,0 +1,124 @@
+"""The model that is trained: a copy of the original, or the original itself with an adapter inside."""
+
+import copy
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
+from raft_fast.distillation.optimizer import checkpoint_activations
+from raft_fast.distillation.sharding import whole_model
+from raft_fast.models.architecture import beside_text
+from raft_fast.models.chat import Chat
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.load import frozen_dtype, load_model
+from raft_fast.models.whole import check_written
+from raft_fast.run.durable import write_folder
+from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
+from raft_fast.run.processes import Processes
+
+
+class Student(Protocol):
+    """What a run needs beside the model: which weights are trained, and what becomes of them."""
+
+    model: Any
+    weights: Weights
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        """Opens the context in which `teacher` (a model) is the frozen original; None where it always is."""
+        ...
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        """Write RUN/model and return the trained model, frozen, at the precision the base is measured
+        at; the original is what it was before. All processes take part."""
+        ...
+
+
+def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int) -> Student:
+    """`original` is the model before training; with --use_peft it becomes the student."""
+    if adapter.use_peft:
+        torch.manual_seed(seed)  # the adapter begins with random weights
+        return LoraStudent(Adapter(original, adapter, model.model), model)
+    own = load_model(fetch_model(model.model, model.revision), model, torch.float32)
+    own.generation_config = original.generation_config  # which names the template's end of turn
+    return FullStudent(own)
+
+
+def check_adapter(original: Any, adapter: AdapterOptions) -> None:
+    """Raises UserError where --use_peft asks for layers that `original` does not have: an adapter in a model
+    without weights tells before stage 1 is paid for."""
+    if adapter.use_peft:
+        empty = _empty(original)
+        empty.tie_weights()
+        with torch.device("meta"):
+            Adapter(empty, adapter)
+
+
+def check_checkpointing(original: Any, training: TrainOptions) -> None:
+    """Raises UserError where --gradient_checkpointing is asked of a model that has none, before stage 1."""
+    if training.gradient_checkpointing:
+        checkpoint_activations(_empty(original))
+
+
+def _empty(original: Any) -> Any:
+    """A model like `original` without weights."""
+    with torch.device("meta"):
+        return type(original)(copy.deepcopy(original.config))
+
+
+class FullStudent:
+    """A copy of the original, all of whose weights are trained that text passes through."""
+
+    def __init__(self, model: Any) -> None:
+        for name in beside_text(model):
+            model.get_submodule(name).requires_grad_(False)
+        self.model = model
+        self.weights: Weights = FullWeights(model)
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        return None
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        model = whole_model(self.model)
+
+        def write() -> None:
+            _save(run_dir / "model", model, None, chat)
+            check_written(run_dir / "model")
+
+        Processes().first(write)
+        model.zero_grad(set_to_none=True)
+        return model.eval().requires_grad_(False).to(frozen_dtype(model.device))
+
+
+class LoraStudent:
+    """The original with an adapter inside: one copy of the weights for student and teacher.
+
+    RUN/model holds the merged model, which is also what is measured; RUN/adapter the adapter alone.
+    """
+
+    def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
+        self.model, self.adapter, self.options = adapter.model, adapter, options
+        self.weights: Weights = adapter
+
+    def teaching(self, teacher: Any) -> Teaching | None:
+        return self.adapter.off if teacher is self.model else None
+
+    def finish(self, run_dir: Path, chat: Chat) -> Any:
+        def write() -> None:
+            write_folder(run_dir / "adapter", self.adapter.save)
+            _save(run_dir / "model", self.model, self.adapter.merged(), chat)
+
+        Processes().first(write)
+        self.adapter.remove()
+        return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
+                          ).requires_grad_(False)
+
+
+def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:
+    """A folder of transformers with the tokenizer; `state` instead of the model's own weights."""
+    def fill(partial: Path) -> None:
+        model.save_pretrained(partial, state_dict=state)
+        chat.tokenizer.save_pretrained(partial)
+
+    write_folder(folder, fill)

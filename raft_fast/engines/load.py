@@ -1,0 +1,100 @@
+"""Engines by the names users give them: self, a folder, a hub name, MODEL@URL, vllm:MODEL."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from raft_fast.data.texts import Message
+from raft_fast.engines.base import Engine
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
+
+if TYPE_CHECKING:
+    from raft_fast.engines.hf import HFEngine
+    from raft_fast.models.quantization import Quantization
+
+VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
+
+
+def load_engine(
+    spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
+    engines: EngineOptions | None = None, option: str = "model",
+) -> Engine:
+    """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
+    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL.
+    `option` named it, for errors."""
+    engines = engines or EngineOptions()
+    if "://" in spec:
+        from raft_fast.engines.openai import OpenAIEngine
+
+        return OpenAIEngine.connect(spec, engines)
+    if spec.startswith(VLLM):
+        from raft_fast.engines.vllm import VLLMEngine
+
+        kwargs = engines.of(spec, spec.removeprefix(VLLM)).chat_template_kwargs
+        return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
+    if spec == "self" and shared is not None:
+        return shared
+    return load_local(spec, options, engines, batch_size, option=option)
+
+
+def load_local(
+    spec: str, options: ModelOptions, engines: EngineOptions, batch_size: int = 32,
+    quantization: "Quantization" = "none", option: str = "model",
+) -> "HFEngine":
+    """--model where `spec` is self, else a folder or a hub name, as an engine of this process."""
+    from raft_fast.engines.continuous import ContinuousEngine
+    from raft_fast.engines.hf import HFEngine
+    from raft_fast.models.fetch import fetch_model
+    from raft_fast.models.fingerprint import fingerprint
+    from raft_fast.models.load import frozen_dtype, load_chat, load_model, pick_device
+    from raft_fast.run.fetch import cache_dir
+
+    name, revision, option = (
+        (options.model, options.revision, "--model") if spec == "self" else (spec, None, option))
+    folder = fetch_model(name, revision, option)
+    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
+    source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
+    own = engines.of(spec, name)
+    chat = load_chat(folder, model, own.chat_template_kwargs)
+    told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
+    identity = f"{name}{source}@{fingerprint(folder)}{told}" + (
+        "" if quantization == "none" else f" {quantization}")
+    if own.generation == "continuous":
+        return ContinuousEngine(model, chat, identity, batch_size)
+    return HFEngine(model, chat, identity, batch_size, own.generation_tokens)
+
+
+def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:
+    """How many tokens a conversation has for the model that `spec` names, without its weights; None
+    for a server, and where there is no tokenizer with a chat template to be had."""
+    from transformers import AutoTokenizer
+
+    from raft_fast.models.chat import Chat
+    from raft_fast.models.fetch import fetch_model
+
+    if "://" in spec:
+        return None
+    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
+    own = fetch_model(name, revision) if name == SMOLLM2 and revision is None else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
+        chat = Chat(tokenizer, None, name)
+    except Exception:  # what is wrong is said where it is needed
+        return None
+    return lambda messages: len(chat.student_prompt(messages))
+
+
+def not_a_server(teacher: str) -> str:
+    """The teacher's name. Raises UserError where it names a server."""
+    if "://" in teacher or teacher.startswith(VLLM):
+        raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
+    return teacher
+
+
+def check_engines(named: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError where one of the (option, engine) is to run in vLLM, which is not installed."""
+    for option, spec in named:
+        if spec.startswith(VLLM) and importlib.util.find_spec("vllm") is None:
+            raise UserError(f"{option} {spec}: vLLM is not installed: pip install vllm")

