@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from raft_fast.data.choice import spread
-from raft_fast.data.dataset import Row, read_table
+from raft_fast.data.dataset import Row, read_table, spread
 from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model

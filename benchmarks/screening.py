@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks import measure
 from raft_fast.data.dataset import Row, read_table, split
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.evaluation.suites import fetched_suites
 from raft_fast.models.embedding import unit
 from raft_fast.models.load import load_encoder

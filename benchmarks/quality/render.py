@@ -15,8 +15,8 @@ from benchmarks.quality import page
 from benchmarks.quality.points import BASE_ANSWERS, Measured, read_cell, read_json, read_point
 from benchmarks.quality.results import results
 from benchmarks.quality.suite import load_suite
-from raft_fast.data.dataset import write_json
 from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import write_json
 
 ABOUT = ("suite", "model", "data", "rows", "planned", "command", "machine", "jury")
 Result = dict[str, Any]

@@ -22,15 +22,7 @@ from benchmarks.quality.points import (
 )
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase, train
-from raft_fast.data.dataset import (
-    Row,
-    fingerprint_rows,
-    read_table,
-    spread,
-    write_json,
-    write_jsonl,
-    write_rows,
-)
+from raft_fast.data.dataset import Row, fingerprint_rows, read_table, spread, write_rows
 from raft_fast.data.training_rows import Data, screen_rows, take_rows
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.distillation import measure as count_tokens
@@ -48,6 +40,7 @@ from raft_fast.models.architecture import positions
 from raft_fast.models.load import load_encoder
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import Options, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 

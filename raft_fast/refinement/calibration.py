@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raft_fast.data.vectors import SentenceEncoder
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.refinement.outputs import DECISIONS, SUMMARY
 from raft_fast.refinement.retrieval import SAME
 from raft_fast.run.files import read_json, read_jsonl, write_json

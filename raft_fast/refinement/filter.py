@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.vectors import SentenceEncoder
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.engines import Reply
 from raft_fast.engines.prompting import Prompt, whole_question
 from raft_fast.refinement.checks import CHECKS, Case, Checks, check

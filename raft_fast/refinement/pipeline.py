@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.vectors import SentenceEncoder
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.engines import Sampling
 from raft_fast.engines.activity import Activity
 from raft_fast.engines.at_once import at_once

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.data.vectors import embed_to_file
+from raft_fast.data.neighbours import embed_to_file
 from raft_fast.engines import Reply
 from raft_fast.engines.prompting import Prompt
 from raft_fast.models.embedding import unit
