@@ -57,13 +57,13 @@ def mixtures(real: np.ndarray, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def exact(base: np.ndarray) -> Search:
+def exact(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """The K nearest in float64, query by query."""
-    def search(queries: np.ndarray) -> np.ndarray:
-        found = [np.argpartition(-(base @ query.astype(np.float64)), K - 1)[:K] for query in queries]
-        return np.stack(found)
+    return np.stack([np.argpartition(-(base @ query.astype(np.float64)), K - 1)[:K] for query in queries])
 
-    return search
+
+def ours(index: Any) -> Search:
+    return lambda queries: index.search(queries, K).ids
 
 
 def theirs(base: np.ndarray) -> Search:
@@ -74,18 +74,12 @@ def theirs(base: np.ndarray) -> Search:
     return search
 
 
-def ours(make: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Search]:
-    def build(base: np.ndarray) -> Search:
-        index = make(base)
-        return lambda queries: index.search(queries, K).ids
-
-    return build
-
-
 IVF = "faiss, IVF"
 WAYS: dict[str, Callable[[np.ndarray], Search]] = {
-    "torch": ours(TorchIndex), "faiss, flat": ours(lambda base: FaissIndex(base, flat_rows=len(base))),
-    IVF: ours(lambda base: FaissIndex(base, flat_rows=1)), "sentence-transformers semantic_search": theirs,
+    "torch": lambda base: ours(TorchIndex(base)),
+    "faiss, flat": lambda base: ours(FaissIndex(base, flat_rows=len(base))),
+    IVF: lambda base: ours(FaissIndex(base, flat_rows=1)),
+    "sentence-transformers semantic_search": theirs,
 }
 
 
@@ -98,7 +92,7 @@ def with_memory(run: Callable[[], Any]) -> tuple[Any, int]:
 
 def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, dict[str, Any]]:
     """Every way on the same vectors; searches take turns, so that a neighbour's load falls on all."""
-    truth = exact(base)(queries)
+    truth = exact(base, queries)
     built: dict[str, Search] = {}
     result: dict[str, dict[str, Any]] = {}
     for name, build in WAYS.items():

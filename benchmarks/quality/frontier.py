@@ -74,8 +74,8 @@ def mean_score(front: Frontier, span: Span) -> float | None:
     if high == low:
         return first
     path = [(low, first), *(point for point in front if low < point.loss < high), (high, last)]
-    area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in itertools.pairwise(path))
-    return area / (high - low)
+    return sum((right[0] - left[0]) * (left[1] + right[1]) / 2
+               for left, right in itertools.pairwise(path)) / (high - low)
 
 
 def common_losses(left: Frontier, right: Frontier) -> Span | None:

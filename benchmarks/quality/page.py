@@ -26,11 +26,8 @@ DRAWN = 3  # planes with a plot
 Result = dict[str, Any]
 
 
-class Cell(NamedTuple):
-    """A text, and whether it is a change beyond noise."""
-
-    text: str
-    sure: bool = False
+class Sure(str):
+    """A change beyond noise."""
 
 
 class Table(NamedTuple):
@@ -39,98 +36,80 @@ class Table(NamedTuple):
     title: str
     note: str
     head: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[str]]
 
 
 def write(found: Result, folder: Path) -> None:
     """RESULTS.md and index.html. Everything that comes from data is escaped."""
-    parts = [f"`{found['command']}`: {markdown(str(found['model']))}. " + " ".join(notes(found))]
-    for table in (shown := tables(found)):
-        rows = [table.head, ["---"] * len(table.head), *(
-            [f"**{markdown(cell.text)}**" if cell.sure else markdown(cell.text) for cell in row]
-            for row in table.rows)]
+    shown, said = tables(found), notes(found)
+    parts = [f"`{found['command']}`: {markdown(str(found['model']))}. {' '.join(said)}"]
+    for table in shown:
+        rows = [[f"**{markdown(cell)}**" if isinstance(cell, Sure) else markdown(cell) for cell in row]
+                for row in (table.head, ["---"] * len(table.head), *table.rows)]
         parts += [f"## {table.title}", table.note, "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     write_text("\n\n".join(parts) + "\n", folder / "RESULTS.md")
-    write_text(render("benchmarks.quality", "page.html.jinja", found=found, tables=shown, plots=plots(found),
-                      verdict=[cells_done(found) + "."], tiles=[], notes=notes(found),
+    write_text(render("benchmarks.quality", "page.html.jinja", found=found, plots=plots(found), notes=said,
+                      tables=shown, is_sure=lambda cell: isinstance(cell, Sure), tiles=[],
+                      verdict=[cells_done(found) + "."],
                       config={"command": found["command"], **found["machine"]}), folder / "index.html")
 
 
 def tables(found: Result) -> list[Table]:
-    """Best points, frontiers by plane, equal settings, and every measure at the best points."""
-    first = MEASURES[PLANES[0][0]].label
-    return [
-        Table("Each method at its best", f"Best by {first}, averaged over seeds; chosen on the rows it is "
-              "shown on, so frontiers are fairer. Beside a value its change from the base with the 95 % "
-              f"interval over rows, bold where that leaves zero out. {RATIO}: median and range in the second "
-              "half of training, share of all steps in [½, 2].", *best_table(found)),
-        *(Table(f"Frontiers: {MEASURES[plane['score']].label} against {MEASURES[plane['loss']].label}",
+    """Every measure at the best points, frontiers by plane, and equal settings."""
+    best, label = found["best"], MEASURES[PLANES[0][0]].label
+    rows = [["learning rate, step, seeds", "", *map(place, best.values())],
+            *([str(MEASURES[name]), short(mean), *(at_best(one, name) for one in best.values())]
+              for name, mean in found["base"]["means"].items() if mean is not None),
+            [RATIO, "", *(ratio(found, method, one["learning_rate"]) for method, one in best.items())]]
+    shown = [Table("Each method at its best", f"Best by {label}, averaged over seeds; chosen on the rows it "
+                   "is shown on, so frontiers are fairer. Beside a value its change from the base with the "
+                   "95 % interval over rows, bold where that leaves zero out.", ["measure", "base", *best], rows)]
+    for plane in found["planes"]:
+        if plane["comparisons"]:
+            shown.append(Table(
+                f"Frontiers: {MEASURES[plane['score']].label} against {MEASURES[plane['loss']].label}",
                 "Method minus rival. A positive gain is better whatever the measure's sign, a lower cost is "
                 "better; 95 % bootstrap intervals over rows and seeds, – where ranges do not overlap. "
-                + sizes(plane), *frontier_table(plane)) for plane in found["planes"] if plane["comparisons"]),
-        Table("At equal learning rate and steps", f"Method minus {found['baseline']} on the same rows, 95 % "
-              "intervals.", *pairs_table(found)),
-        Table("Every measure at the best points", "Changes from the base as above.", *all_table(found)),
-    ]
+                + sizes(plane), ["method", "rival", "seeds", "mean gain over the common range ↑",
+                                 "gain at half of it ↑", "cost at equal gain ↓, share of the rival's"],
+                [compared(plane, one) for one in plane["comparisons"] if one["losses"] or one["scores"]]))
+    names = [name for name in SHOWN if any(name in one["measures"] for one in found["pairs"])]
+    return [*shown, Table(
+        "At equal learning rate and steps",
+        f"Method minus {found['baseline']} on the same rows, 95 % intervals.",
+        ["method", "where", *(str(MEASURES[name]) for name in names)],
+        [[one["method"], place(one), *(changed(one["measures"].get(name)) for name in names)]
+         for one in found["pairs"]])]
 
 
-def best_table(found: Result) -> tuple[list[str], list[list[Cell]]]:
-    base = found["base"]["means"]
-    names = [name for name in SHOWN if base.get(name) is not None]
-    rows = [[Cell("base"), Cell(""), *(Cell(short(base[name])) for name in names), Cell(""), Cell("")]]
-    for method, one in found["best"].items():
-        rows.append([Cell(method), Cell(place(one)), *(at_best(one, name) for name in names),
-                     Cell(short(one["weights"])), Cell(ratio(found, method, one["learning_rate"]))])
-    return ["method", "where", *(str(MEASURES[name]) for name in names), "weights moved", RATIO], rows
-
-
-def frontier_table(plane: Result) -> tuple[list[str], list[list[Cell]]]:
+def compared(plane: Result, one: Result) -> list[str]:
+    """A row of a plane's table."""
     # the distance of the weights is one number a run: the rows that count are those of the domain score
     rows = min(count for name, count in plane["rows"].items() if name != DISTANCE)
-    cells = []
-    for one in plane["comparisons"]:
-        if not (one["losses"] or one["scores"]):
-            continue
-        gain, cost = (one[key][len(one[key]) // 2] if one[key] else None for key in ("score_at", "loss_at"))
-        saved = changed(cost, rows)
-        if cost and cost["mean"] is not None and cost["rival_loss"]:
-            share = f"{cost['mean'] / cost['rival_loss']:+.0%}".replace("-", "−")
-            saved = saved._replace(text=f"{saved.text}, {share}")
-        seeds = min(plane["methods"][one[who]]["seeds"] for who in ("method", "rival"))
-        cells.append([Cell(one["method"]), Cell(one["rival"]), Cell(str(seeds)),
-                      changed(one["mean_score"], rows), changed(gain, rows), saved])
-    return ["method", "rival", "seeds", "mean gain over the common range ↑", "gain at half of it ↑",
-            "cost at equal gain ↓, share of the rival's"], cells
+    seeds = min(plane["methods"][one[who]]["seeds"] for who in ("method", "rival"))
+    gain, cost = (one[key][len(one[key]) // 2] if one[key] else None for key in ("score_at", "loss_at"))
+    saved = changed(cost, rows)
+    if cost and cost["mean"] is not None and cost["rival_loss"]:
+        share = f"{cost['mean'] / cost['rival_loss']:+.0%}".replace("-", "−")
+        saved = type(saved)(f"{saved}, {share}")
+    return [one["method"], one["rival"], str(seeds), changed(one["mean_score"], rows), changed(gain, rows),
+            saved]
 
 
-def pairs_table(found: Result) -> tuple[list[str], list[list[Cell]]]:
-    names = [name for name in SHOWN if any(name in one["measures"] for one in found["pairs"])]
-    return (["method", "where", *(str(MEASURES[name]) for name in names)],
-            [[Cell(one["method"]), Cell(place(one)), *(changed(one["measures"].get(name)) for name in names)]
-             for one in found["pairs"]])
-
-
-def all_table(found: Result) -> tuple[list[str], list[list[Cell]]]:
-    base, best = found["base"]["means"], found["best"]
-    return (["measure", "base", *best],
-            [[Cell(str(MEASURES[name])), Cell(short(mean)), *(at_best(one, name) for one in best.values())]
-             for name, mean in base.items() if mean is not None])
-
-
-def at_best(one: Result, name: str) -> Cell:
+def at_best(one: Result, name: str) -> str:
     """"3.219 (−0.810 [−0.902, −0.715])"."""
-    cell = changed(one["changes"].get(name))
-    change = f" ({cell.text})" if cell.text != short(None) else ""
-    return Cell(short(one["means"].get(name)) + change, cell.sure)
+    change = changed(one["changes"].get(name))
+    mean = short(one["means"].get(name))
+    return type(change)(f"{mean} ({change})" if change != short(None) else mean)
 
 
-def changed(stat: Result | None, rows: int | None = None) -> Cell:
-    """"+0.012 [−0.030, +0.050]"; sure where zero is outside, on ten rows or more (`rows`, or stat["n"])."""
+def changed(stat: Result | None, rows: int | None = None) -> str:
+    """"+0.012 [−0.030, +0.050]"; Sure where zero is outside, on ten rows or more (`rows`, or stat["n"])."""
     if stat is None or stat["mean"] is None:
-        return Cell(short(None))
+        return short(None)
     interval = "" if stat["low"] is None else f" [{short(stat['low'], True)}, {short(stat['high'], True)}]"
     many = (stat["n"] if rows is None else rows) >= ENOUGH
-    return Cell(short(stat["mean"], True) + interval, many and beyond_noise(stat, stat["p"]))
+    return (Sure if many and beyond_noise(stat, stat["p"]) else str)(short(stat["mean"], True) + interval)
 
 
 def place(one: Result) -> str:
@@ -139,15 +118,15 @@ def place(one: Result) -> str:
 
 
 def ratio(found: Result, method: str, rate: float) -> str:
-    """CE / (λ KL) of a method's runs at a learning rate. Medians: where a KL falls to nothing a mean would be
-    that one step."""
+    """CE / (λ KL) of a method's runs at a learning rate: median and range in the second half of training, and
+    the share of all steps in [½, 2]. Where a KL falls to nothing a mean would be that one step."""
     runs = [[step["ce_kl_ratio"] for step in one["steps"] if step["ce_kl_ratio"] is not None]
             for one in found["curves"] if (one["method"], one["learning_rate"]) == (method, rate)]
     late = [number for run in runs for number in run[len(run) // 2 :]]
     if not late:
         return value(None)
-    return (f"{median(late):.2f} ({min(late):.2f} to {max(late):.2f}; "
-            f"{percent(near_1([number for run in runs for number in run]))})")
+    return (f"{median(late):.2f} ({min(late):.2f} to {max(late):.2f} in the second half; "
+            f"{percent(near_1([number for run in runs for number in run]))} of all in [½, 2])")
 
 
 def sizes(plane: Result) -> str:

@@ -64,7 +64,7 @@ MEASURES = {
     "general.refused": Measure("refused, general", None),
 }
 CURVES = ("step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass", "grad_norm",
-          "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")
+          "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")  # of metrics.jsonl
 BASE_ANSWERS = "base.generations.jsonl"
 
 

@@ -48,9 +48,12 @@ def again(folder: Path) -> Result:
     base = read_point(base_point(folder, before["base"]["means"]), folder / BASE_ANSWERS)
     cells = [read_cell(path) for path in finished_cells(folder)]
     outcomes = [one for one in cells if all(on_the_same_rows(base, point) for point in one.points)]
-    about = {"planned": []} | {key: before[key] for key in ABOUT if key in before}
-    return results(before["baseline"], base, outcomes, about | {
-        "command": whole_command(before["command"])})
+    part = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--methods", "--seeds"):  # they made the command a part of the grid
+        part.add_argument(name)
+    command = shlex.join(part.parse_known_args(shlex.split(before["command"]))[1])
+    return results(before["baseline"], base, outcomes, {"planned": []} | {
+        key: before[key] for key in ABOUT if key in before} | {"command": command})
 
 
 def finished_cells(folder: Path) -> list[Path]:
@@ -66,14 +69,6 @@ def on_the_same_rows(base: Measured, point: Measured) -> bool:
     """Whether a point was measured on as many rows, prompts and texts as the base."""
     return all(len(base.values[name]) == len(values) for name, values in point.values.items()
                if name in base.values)
-
-
-def whole_command(command: str) -> str:
-    """The command without --methods and --seeds, which made it a part of the grid."""
-    part = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--methods", "--seeds"):
-        part.add_argument(name)
-    return shlex.join(part.parse_known_args(shlex.split(command))[1])
 
 
 def base_point(folder: Path, means: dict[str, float | None]) -> Path:
