@@ -6,8 +6,6 @@ The student samples answers to real questions: as in stage 1, with log-probabili
 the latter with keys and values in a cache of fixed size. Different tokens end the run without speeds.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,21 +51,19 @@ def main() -> None:
     args = parser.parse_args()
     model, chat, known = quickstart_model(args.device)
     prompts = sorted((chat.student_prompt(row.prompt) for row in spread(known, args.rows, 0)), key=len)
-    seconds: dict[str, list[float]] = {name: [] for name in ways(model)}
-    expected = None
-    for _ in range(args.repeats):
-        for name, draw in ways(model).items():
-            start = time.perf_counter()
-            drawn = draw(model, chat, prompts, args.new_tokens, 1.0, range(len(prompts)))
-            seconds[name].append(time.perf_counter() - start)
-            expected = drawn if expected is None else expected
-            if drawn != expected:
-                raise SystemExit(f"{name} draws other tokens")
-    tokens = sum(map(len, expected or []))
+    given = (model, chat, prompts, args.new_tokens, 1.0, range(len(prompts)))
+    drawn = {name: draw(*given) for name, draw in ways(model).items()}
+    expected = drawn["generate"]
+    if unlike := [name for name, ids in drawn.items() if ids != expected]:
+        raise SystemExit(f"{unlike[0]} draws other tokens")
+    times = measure.in_turns({name: (partial(draw, *given),) for name, draw in ways(model).items()},
+                             args.repeats, args.device)
+    tokens = sum(map(len, expected))
     measure.show(f"{len(prompts)} prompts of {len(prompts[0])} to {len(prompts[-1])} tokens, {tokens} tokens "
-                 f"drawn, {torch.get_num_threads()} threads", ("way", "median tokens/s", "best"),
-                 ((name, f"{tokens / statistics.median(times):.1f}", f"{tokens / min(times):.1f}")
-                  for name, times in seconds.items()))
+                 f"drawn, {torch.get_num_threads()} threads",
+                 ("way", "tokens/s: median", "at 20 %", "at 80 % of the times"),
+                 ([name, *(f"{1000 * tokens / parts[-1][key]:.1f}" for key in ("ms_p50", "ms_p20", "ms_p80"))]
+                  for name, parts in times.items()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.quality.points import DISTANCE, MEASURES
-from benchmarks.quality.results import PLANES, near_1
+from benchmarks.quality.results import PLANES
 from raft_fast.report.figure import C1, MUTED, PLAIN, figure
 from raft_fast.report.names import ENOUGH, beyond_noise
 from raft_fast.report.page import render, write_text
@@ -63,7 +63,8 @@ def tables(found: Result) -> list[Table]:
             [RATIO, "", *(ratio(found, method, one["learning_rate"]) for method, one in best.items())]]
     shown = [Table("Each method at its best", f"Best by {label}, averaged over seeds; chosen on the rows it "
                    "is shown on, so frontiers are fairer. Beside a value its change from the base with the "
-                   "95 % interval over rows, bold where that leaves zero out.", ["measure", "base", *best], rows)]
+                   "95 % interval over rows, bold where that leaves zero out.",
+                   ["measure", "base", *best], rows)]
     for plane in found["planes"]:
         if plane["comparisons"]:
             shown.append(Table(
@@ -125,8 +126,9 @@ def ratio(found: Result, method: str, rate: float) -> str:
     late = [number for run in runs for number in run[len(run) // 2 :]]
     if not late:
         return value(None)
+    near = [0.5 <= number <= 2 for run in runs for number in run]
     return (f"{median(late):.2f} ({min(late):.2f} to {max(late):.2f} in the second half; "
-            f"{percent(near_1([number for run in runs for number in run]))} of all in [½, 2])")
+            f"{percent(sum(near) / len(near))} of all in [½, 2])")
 
 
 def sizes(plane: Result) -> str:

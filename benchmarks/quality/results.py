@@ -1,7 +1,7 @@
 """results.json: everything that the page, the tables and a later reader need, from the finished cells."""
 
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from benchmarks.quality.frontier import Plane
@@ -31,8 +31,8 @@ def results(baseline: str, base: Measured, outcomes: Sequence[Outcome], about: R
         "best": best(base, points),
         "pairs": pairs(baseline, outcomes),
         "curves": [{"method": outcome.points[-1].method, "seed": outcome.points[-1].seed,
-                    "learning_rate": outcome.points[-1].learning_rate, "steps": outcome.curves,
-                    "ce_kl_ratio": balance(outcome.curves)} for outcome in outcomes],
+                    "learning_rate": outcome.points[-1].learning_rate, "steps": outcome.curves}
+                   for outcome in outcomes],
         "cells": [outcome.about for outcome in outcomes],
     }
 
@@ -102,23 +102,6 @@ def pairs(baseline: str, outcomes: Sequence[Outcome]) -> list[Result]:
                               name: _test(*([one[name] for one in side] for side in both))
                               for name in MEASURES if all(name in one for side in both for one in side)}})
     return found
-
-
-def balance(steps: Sequence[Result]) -> Result | None:
-    """CE / (λ KL) over a run: how much of it lies between 1/2 and 2, and the two halves of training by
-    median and range. None without distillation."""
-    ratios = [step["ce_kl_ratio"] for step in steps if step["ce_kl_ratio"] is not None]
-    if not ratios:
-        return None
-    halves = ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]
-    return {"mean": fmean(ratios), "first": ratios[0], "last": ratios[-1], "near_1": near_1(ratios),
-            "halves": [{"median": median(half), "low": min(half), "high": max(half), "steps": len(half),
-                        "near_1": near_1(half)} if half else None for half in halves]}
-
-
-def near_1(ratios: Sequence[float]) -> float:
-    """The share of them in [1/2, 2]."""
-    return sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
