@@ -212,11 +212,3 @@ def test_a_row_that_one_side_lacks_counts_on_neither():
     less = replace(base, values=base.values | {"domain.jury": some.values["domain.jury"]})
     whole = replace(some, values=some.values | {"domain.jury": verdicts})
     assert Plane(less, [whole], "domain.jury", "own.kl").score[0] == pytest.approx(0)
-
-
-def test_points_survive_json():
-    one = measured("sft", 3.5, 0.2)
-    one.values["domain.nll"][3] = None
-    again = Measured.load(one.as_json())
-    assert again == one
-    assert one.as_json()["means"]["own.kl"] == pytest.approx(0.2)
