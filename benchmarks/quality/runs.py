@@ -21,11 +21,12 @@ from benchmarks.quality.points import (
     verdicts_path,
 )
 from benchmarks.quality.suite import MAKE, Cell, Suite
-from raft_fast import paraphrase, train
+from raft_fast import paraphrase
 from raft_fast.data.dataset import Row, fingerprint_rows, read_table, spread, write_rows
 from raft_fast.data.training_rows import Data, screen_rows, take_rows
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.distillation import measure as count_tokens
+from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
 from raft_fast.evaluation.accuracy import parts_of
@@ -35,6 +36,7 @@ from raft_fast.evaluation.exam import DOMAINS, Answers, Exam, set_exam, sit
 from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.jury import Jury, krippendorff_alpha
 from raft_fast.evaluation.paraphrases import of_trained
+from raft_fast.evaluation.suites import fetched_suites
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models.architecture import positions
 from raft_fast.models.load import load_encoder
@@ -120,7 +122,8 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     with reporter.phase("load models"):
         original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
         encoder = load_encoder(options.model)
-    data = screen_rows(data, options.screen, train.suites(options, reporter), encoder, folder, reporter)
+    suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
+    data = screen_rows(data, options.screen, suites, encoder, folder, reporter)
     heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
     exam = set_exam(heldout, options.evaluate, encoder, reporter)
     asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]
@@ -210,9 +213,9 @@ def _train(rows: list[Row], options: Options, shared: Shared, folder: Path, poin
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
         original = load_local("self", options.model, options.engines)
-    teacher = train.load_teacher(options, original)
+    teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train.train_student(rows, options, original, teacher, folder, shared.reporter, [points])
+    train_student(rows, options, original, teacher, folder, shared.reporter, [points])
 
 
 def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
