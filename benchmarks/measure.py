@@ -84,12 +84,12 @@ def extra_memory(run: Callable[[], Any], device: str) -> int:
 
 
 def apart(module: str, *words: str, **environment: str) -> Any:
-    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON, from a process of its own. Raises
-    SystemExit with the end of its errors where it fails."""
+    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON, from a process of its own, whose errors
+    and progress are shown. Raises SystemExit where it fails."""
     line = [sys.executable, "-m", f"benchmarks.{module}", *words]
-    done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(line, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(line[1:])} failed:\n{done.stderr[-4000:]}")
+        raise SystemExit(f"{' '.join(line[1:])} failed ({done.returncode})")
     return json.loads(done.stdout.splitlines()[-1])
 
 
