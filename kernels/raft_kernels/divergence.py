@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import bad
+from .checks import bad, is_number
 
 SLICE_BYTES = 16 << 20  # of logits at a time: at N = 8192 all of K = 512, a quarter of K = 2048
 
@@ -57,7 +57,7 @@ def check_divergence(name: object, beta: object) -> None:
     """Raise ValueError for a name that is not in the table, or a beta outside [0, 1]."""
     if not isinstance(name, str) or name not in DIVERGENCES:
         raise bad("divergence", repr(name), f"one of {sorted(DIVERGENCES)}")
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
+    if not is_number(beta) or not 0 <= beta <= 1:
         raise bad("beta", repr(beta), "a number from 0 to 1")
 
 
@@ -73,14 +73,8 @@ def _centred(p_NK: Tensor, terms_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _token_divergence(
-    logits_NK: Tensor,
-    logprobs_NK: Tensor,
-    token_weights_N: Tensor | None,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-    divergence: str,
-    beta: float,
+    logits_NK: Tensor, logprobs_NK: Tensor, token_weights_N: Tensor | None, temperature: float,
+    logit_scale: float, softcap: float | None, divergence: str, beta: float,
 ) -> tuple[Tensor, Tensor]:
     """`TokenDivergence` of some rows, and its gradient with respect to their logits."""
     final_NK = logits_NK * logit_scale
@@ -114,15 +108,8 @@ class TokenDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits_NK: Tensor,
-        logprobs_NK: Tensor,
-        token_weights_N: Tensor | None,
-        temperature: float,
-        logit_scale: float,
-        softcap: float | None,
-        divergence: str,
-        beta: float,
+        ctx: Any, logits_NK: Tensor, logprobs_NK: Tensor, token_weights_N: Tensor | None,
+        temperature: float, logit_scale: float, softcap: float | None, divergence: str, beta: float,
     ) -> Tensor:
         n, k = logits_NK.shape
         step = max(1, SLICE_BYTES // max(1, k * logits_NK.element_size()))

@@ -18,6 +18,7 @@ from .checks import (
     check_vocab_size,
     choose_backend,
     compute_dtype,
+    is_int,
     savable,
 )
 from .parallel import whole
@@ -131,7 +132,8 @@ class TopKTargets:
         most 65504), or with logprob_dtype=torch.float32 exact (float64 ones are rounded to it).
         Rows that are not finite keep what is finite in them, -inf and NaN.
         """
-        saved_targets.write(self, path, logprob_dtype)
+        saved_targets.write(path, self.ids, self.logprobs, self.temperature, self.over_vocabulary,
+                            self.vocab_size, logprob_dtype)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TopKTargets":
@@ -214,8 +216,7 @@ def _check_logprobs(logprobs: Tensor) -> None:
 
 def _checked_vocab_size(ids: Tensor, vocab_size: int | None) -> int:
     """Range and repeats, read from the ids themselves."""
-    if vocab_size is not None and (
-            isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < 0):
+    if vocab_size is not None and (not is_int(vocab_size) or vocab_size < 0):
         raise bad("vocab_size", repr(vocab_size), "an int of at least 0, or None")
     if not ids.numel():
         return vocab_size or 0

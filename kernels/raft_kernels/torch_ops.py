@@ -21,13 +21,8 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 def select(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    k: int,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, temperature: float,
+    logit_scale: float, softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     dtype = compute_dtype(hidden_ND, weight_VD)
@@ -78,13 +73,8 @@ def sampled_logits(
 
 
 def sampled_backward(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden = G @ W, dWeight = G^T @ hidden, with G the sparse [N, V] gradient of the logits."""
     rows = _active_rows(active_N)

@@ -36,13 +36,8 @@ def sampled_logits(
 
 
 def sampled_backward(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden and dWeight in their inputs' dtypes, from the gradient of the sampled logits."""
     (n, k), d = ids_NK.shape, hidden_ND.shape[1]
@@ -98,14 +93,7 @@ def _logits(
     weight_ptr,  # [V, D]
     ids_ptr,  # [N, K] int64
     out_ptr,  # [N, K] float32
-    k,
-    d,
-    stride_hn,
-    stride_hd,
-    stride_wv,
-    stride_wd,
-    BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    k, d, stride_hn, stride_hd, stride_wv, stride_wd, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     entry = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -132,12 +120,7 @@ def _grad_hidden(
     weight_ptr,  # [V, D]
     ids_ptr,  # [N, K] int64
     out_ptr,  # [N, D]
-    k,
-    d,
-    stride_wv,
-    stride_wd,
-    BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    k, d, stride_wv, stride_wd, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     i = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
@@ -164,13 +147,7 @@ def _grad_weight(
     place_ptr,  # [V + 1] int32: each id's row of the sums, below `hot` where it has one
     sums_ptr,  # [hot, D] float32: what was summed already
     out_ptr,  # [V, D]
-    k,
-    d,
-    hot,
-    stride_hn,
-    stride_hd,
-    HAS_HOT: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    k, d, hot, stride_hn, stride_hd, HAS_HOT: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     v = tl.program_id(0).to(tl.int64)

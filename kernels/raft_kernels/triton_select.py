@@ -21,13 +21,8 @@ BLOCK = 1024  # columns filtered at once
 
 
 def select(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    k: int,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, temperature: float,
+    logit_scale: float, softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
@@ -151,18 +146,8 @@ def _filter(
     sum_ptr,  # [r] float32
     count_ptr,  # [r] int32
     threshold_ptr,  # [r] int64
-    columns,
-    stride,
-    first_id,
-    id_step,
-    k,
-    inverse_temperature,
-    logit_scale,
-    softcap,
-    HAS_BIAS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ID_BITS: tl.constexpr,
+    columns, stride, first_id, id_step, k, inverse_temperature, logit_scale, softcap,
+    HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, ID_BITS: tl.constexpr,
     CAPACITY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -217,10 +202,7 @@ def _finish(
     ids_ptr,  # [r, K] int64
     top_ptr,  # [r, K] float32
     log_sum_ptr,  # [r] float32
-    k,
-    K_PADDED: tl.constexpr,
-    ID_BITS: tl.constexpr,
-    CAPACITY: tl.constexpr,
+    k, K_PADDED: tl.constexpr, ID_BITS: tl.constexpr, CAPACITY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     keys_ptr += row * CAPACITY

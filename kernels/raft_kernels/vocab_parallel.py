@@ -19,14 +19,11 @@ from .checks import (
     check_head,
     check_k,
     check_positive,
-    check_reduction,
-    check_token_weights,
     choose_backend,
     compute_dtype,
-    savable,
 )
-from .divergence import TokenDivergence, check_divergence
-from .kl import bias_at, check_targets, flat, reduce
+from .divergence import TokenDivergence
+from .kl import check_loss, flat, flat_head, reduce, sampled_logits
 from .targets import TopKTargets
 
 Group = Any  # torch.distributed.ProcessGroup, which some builds lack
@@ -114,29 +111,19 @@ def vocab_parallel_topk_kl_loss(
     """
     check_head(hidden, weight_rows, bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
-    check_token_weights(token_weights, hidden.shape[:-1], hidden)
-    check_reduction(reduction)
-    check_divergence(divergence, beta)
-    vocab = targets.vocab_size if isinstance(targets, TopKTargets) else None
-    check_targets(targets, hidden.shape[:-1], vocab or 0, hidden, "hidden")
+    vocab = getattr(targets, "vocab_size", None) or 0
+    check_loss(hidden, "hidden", vocab, targets, token_weights, reduction, divergence, beta)
     backend = _backend(backend, hidden, weight_rows, targets.k)
-    _check_rows(first_row, weight_rows, vocab or 0, group)
-    hidden, weight_rows = savable(hidden), savable(weight_rows)
-    bias = None if bias is None else savable(bias)
-    dtype = compute_dtype(hidden, weight_rows)
-    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
+    _check_rows(first_row, weight_rows, vocab, group)
+    hidden_ND, weight_rows, bias = flat_head(hidden, weight_rows, bias)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, compute_dtype(hidden, weight_rows))
     local_NK = ids_NK - first_row
     here_NK = (local_NK >= 0) & (local_NK < weight_rows.shape[0])
-    active_N = None if weights_N is None else weights_N != 0
-    hidden_ND = _SumGradient.apply(hidden.reshape(-1, hidden.shape[-1]), group)
-    local_NK = torch.where(here_NK, local_NK, -1)
-    logits_NK = ops.sampled_logits(hidden_ND, weight_rows, local_NK, active_N, backend)
-    if bias is not None:
-        logits_NK = logits_NK + bias_at(bias.to(dtype), local_NK, active_N, backend)
+    logits_NK = sampled_logits(_SumGradient.apply(hidden_ND, group), weight_rows, bias,
+                               torch.where(here_NK, local_NK, -1), weights_N, backend)
     rows_N = TokenDivergence.apply(
         _SumValue.apply(logits_NK, group), logprobs_NK, weights_N, targets.temperature,
-        logit_scale, softcap, divergence, beta,
-    )
+        logit_scale, softcap, divergence, beta)
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
