@@ -58,6 +58,7 @@ def test_leading_dimensions_are_free():
     assert torch.equal(got.ids.view(6, 6), flat.ids)
     one = topk_targets(hidden[1, 2], weight, 6)
     assert torch.equal(one.ids, got.ids[1, 2])
+    assert topk_targets(hidden[:0], weight, 6).ids.shape == (0, 3, 6)
 
 
 def test_non_finite_hidden_states_are_never_plausible():
