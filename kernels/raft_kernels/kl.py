@@ -84,7 +84,7 @@ def topk_kl_loss(
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
-# The names that these two had before `divergence` was an argument.
+# Short names; `divergence=` is the general way.
 topk_reverse_kl_loss = partial(topk_kl_loss, divergence="reverse_kl")
 topk_jsd_loss = partial(topk_kl_loss, divergence="jsd")
 
@@ -177,7 +177,7 @@ def check_loss(
 def flat_head(
     hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """hidden as [N, D], weight, and bias in the dtype of the products, all as autograd can save them."""
+    """hidden as [N, D], weight, and bias in the dtype of the products, in memory that autograd can save."""
     bias = None if bias is None else savable(bias).to(compute_dtype(hidden, weight))
     return savable(hidden).reshape(-1, hidden.shape[-1]), savable(weight), bias
 
@@ -218,4 +218,4 @@ def reduce(
     if weights_N is None:
         return total / max(rows_N.numel(), 1)
     count = weights_N.sum()
-    return total / torch.where(count == 0, 1.0, count)  # all weights 0: 0, without asking the GPU
+    return total / torch.where(count == 0, 1.0, count)  # all weights 0: 0, without waiting for the GPU

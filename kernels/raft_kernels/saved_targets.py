@@ -1,4 +1,4 @@
-"""A teacher's targets in a safetensors file: small, whole or absent, and checked when read."""
+"""A teacher's targets in a safetensors file: small, written atomically, checked when read."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def write(path: str | Path, ids: Tensor, logprobs: Tensor, temperature: float, o
 
 
 def read(path: str | Path, device: torch.device | str) -> dict[str, Any]:
-    """The arguments of TopKTargets, from a file that holds just what `write` writes."""
+    """The arguments of TopKTargets, from a file in the format of `write`."""
     from safetensors import SafetensorError, safe_open
 
     try:

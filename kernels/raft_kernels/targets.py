@@ -1,4 +1,4 @@
-"""What the student needs of the teacher: K ids and K log-probabilities a token (Eq. 8-9)."""
+"""The teacher's side of the loss: K ids and K log-probabilities a token (Eq. 8-9)."""
 
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
@@ -48,7 +48,7 @@ class TopKTargets:
     def __post_init__(self, checked: bool) -> None:
         if not checked:
             self._check()
-        # those of a teacher asked in inference mode are for a loss that is trained on
+        # autograd could not save tensors that a teacher made in inference mode
         object.__setattr__(self, "ids", savable(self.ids))
         object.__setattr__(self, "logprobs", savable(self.logprobs))
 
@@ -77,7 +77,7 @@ class TopKTargets:
 
     @property
     def mass(self) -> Tensor | None:
-        """[...] the teacher's probability (at T) on the K ids; None where it is not known."""
+        """[...] the teacher's probability (at T) on the K ids; None where it is unknown."""
         return self.logprobs.exp().sum(-1) if self.over_vocabulary else None
 
     def __getitem__(self, index: Any) -> "TopKTargets":
@@ -204,7 +204,7 @@ def topk_targets(
 
 
 def _check_logprobs(logprobs: Tensor) -> None:
-    """No NaN, no +inf, and in every row a token that is possible: else the row has no distribution."""
+    """No NaN, no +inf, no row of -inf alone: such a row is no distribution."""
     for wrong, was in (
         (logprobs.isnan() | logprobs.isposinf(), "NaN or inf"),
         (logprobs.isneginf().all(-1, keepdim=True).expand_as(logprobs), "-inf for all K ids"),

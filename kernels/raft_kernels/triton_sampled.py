@@ -20,7 +20,7 @@ def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
-    if active_N is not None:  # what a dropped row names is in nobody's union
+    if active_N is not None:  # ids of dropped rows enter no union
         ids_NK = torch.where(active_N.unsqueeze(-1), ids_NK, -1)
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
         return triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
@@ -51,11 +51,11 @@ def sampled_backward(
     elif need_hidden:
         dhidden_ND = torch.zeros_like(hidden_ND, memory_format=torch.contiguous_format)
         if grad_NK.numel():
-            # unlike dtypes take more registers than four warps have on sm_100
-            unlike = hidden_ND.dtype != weight_VD.dtype
+            # mixed dtypes need more registers than four warps have on sm_100
+            mixed = hidden_ND.dtype != weight_VD.dtype
             _grad_hidden[(n, triton.cdiv(d, BLOCK_D))](
                 grad_NK, weight_VD, ids_NK, dhidden_ND, k, d, *weight_VD.stride(),
-                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=8 if unlike else 4,
+                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=8 if mixed else 4,
             )
     if need_weight:
         dweight_VD = grad_weight(grad_NK, hidden_ND, weight_VD, ids_NK)
@@ -65,7 +65,7 @@ def sampled_backward(
 def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     """dWeight [V, D]: for each vocabulary row, the sum of gradient * hidden over its entries."""
     vocab, d = weight_VD.shape
-    if not vocab:  # a process that holds no row
+    if not vocab:  # a process without rows
         return torch.zeros_like(weight_VD)
     by_id, order = ids_NK.reshape(-1).to(torch.int32).sort(stable=True)
     starts_V1 = torch.searchsorted(
@@ -87,7 +87,7 @@ def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: T
     return dweight_VD
 
 
-@triton.jit(do_not_specialize=["k"])  # its divisibility gains nothing and doubles the compilations
+@triton.jit(do_not_specialize=["k"])  # specialising on it gains nothing and compiles twice
 def _logits(
     hidden_ptr,  # [N, D]
     weight_ptr,  # [V, D]

@@ -62,7 +62,7 @@ def select(
 
 
 def chunks(vocab: int, rows: int, hidden_ND: Tensor, weight_VD: Tensor) -> int:
-    """Into how many chunks the vocabulary goes: logits, or weights that are upcast, fit the buffer."""
+    """Chunks of the vocabulary, so that the logits of one (or its upcast weights) fit the buffer."""
     upcast = hidden_ND.dtype != weight_VD.dtype
     columns = max(rows, weight_VD.shape[1] if upcast else 0)
     return max(1, -(-vocab * columns * 4 // BUFFER_BYTES))
@@ -136,7 +136,7 @@ def _keep_k_largest(keys_ptr, count, k, ID_BITS: tl.constexpr, CAPACITY: tl.cons
     return kth
 
 
-# what changes from chunk to chunk, and what no load is aligned by, is compiled once
+# not specialised: they change from chunk to chunk, or no load is aligned by them
 @triton.jit(do_not_specialize=["first_id", "columns", "id_step", "k"])
 def _filter(
     logits_ptr,  # [r, columns] float32
@@ -168,7 +168,7 @@ def _filter(
             x = softcap * _tanh(x / softcap)
         x = tl.where(inside, x, float("-inf"))
         new_best = tl.maximum(best, tl.max(x, 0))
-        # -inf - -inf is NaN: while nothing finite was seen, measure from 0
+        # -inf - -inf is NaN: until something finite was seen, measure from 0
         base = tl.where(new_best == float("-inf"), 0.0, new_best)
         total *= tl.exp((best - base) * inverse_temperature)
         total += tl.sum(tl.exp((x - base) * inverse_temperature), 0)

@@ -55,7 +55,7 @@ def tokens_at_once(vocab: int, k: int, itemsize: int) -> int:
 
 
 def plan(ids_nK: Tensor, vocab: int) -> Plan:
-    """The unions of `n / TILE` tiles; negative ids are in none, nor is what fills the last tile."""
+    """The unions of `n / TILE` tiles, without negative ids and the padding of the last tile."""
     n, k = ids_nK.shape
     tiles = triton.cdiv(n, TILE)
     if n < tiles * TILE:

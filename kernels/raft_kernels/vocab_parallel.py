@@ -27,7 +27,7 @@ from .kl import check_loss, flat, flat_head, reduce, sampled_logits
 from .targets import TopKTargets
 
 Group = Any  # torch.distributed.ProcessGroup, which some builds lack
-_LAYOUTS: WeakKeyDictionary[Any, set[tuple[int, int, int]]] = WeakKeyDictionary()  # found right, by group
+_LAYOUTS: WeakKeyDictionary[Any, set[tuple[int, int, int]]] = WeakKeyDictionary()  # that passed the check
 
 
 def vocab_parallel_topk_targets(
@@ -65,7 +65,7 @@ def vocab_parallel_topk_targets(
             hidden_ND, weight_rows.detach(), None if bias is None else bias.detach(), mine,
             temperature, logit_scale, softcap, backend,
         )
-    else:  # a process without rows sends nothing but the padding
+    else:  # a process without rows sends padding only
         top_NK = hidden_ND.new_empty((len(hidden_ND), 0), dtype=compute_dtype(hidden, weight_rows))
         ids_NK, log_sum_N = top_NK.long(), top_NK.new_full((len(hidden_ND),), float("-inf"))
     # processes with fewer than K rows send as many candidates as the others
@@ -136,8 +136,8 @@ def _backend(backend: object, hidden: Tensor, weight_rows: Tensor, k: int) -> st
 def _check_rows(first_row: int, weight_rows: Tensor, vocab: int, group: Group) -> None:
     """Together the processes hold every row up to `vocab`, each once; all of them raise if not.
 
-    Reading the answer waits for a GPU, so there a layout is looked at once in each group: later
-    calls trust that where one process changes its rows, all do.
+    Reading the answer waits for a GPU, so there each layout is checked once a group: later
+    calls trust that when one process changes its rows, all do.
     """
     layout = (first_row, weight_rows.shape[0], vocab)
     seen = _LAYOUTS.setdefault(dist.group.WORLD if group is None else group, set())
