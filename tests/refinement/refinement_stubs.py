@@ -1,6 +1,5 @@
 """Deterministic stand-ins: engines that answer by a function, an encoder that counts words."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -44,8 +43,8 @@ class StubEngine:
     def _reply(self, answer: str | float | Reply) -> Reply:
         if isinstance(answer, Reply):
             return answer
-        text = answer if isinstance(answer, str) else json.dumps({"score": answer})
-        return Reply(text, "stop", prompt_tokens=10, completion_tokens=2)
+        text, score = (answer, None) if isinstance(answer, str) else ("", answer)
+        return Reply(text, "stop", prompt_tokens=10, completion_tokens=2, score=score)
 
 
 class StubEncoder:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.engines.activity import Activity
-from raft_fast.refinement import Roles, refine
+from raft_fast.engines.asking import Activity
+from raft_fast.refinement import Roles, raft, refine
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -46,7 +46,7 @@ def test_refining_shows_what_is_under_way_before_the_first_reply(tmp_path):
         return "Other words."
 
     options = RefineOptions(fusion_rounds=0, skip_checks=UNCHECKED)
-    refine([row("a")], options, Roles(Slow("slow", answer)), StubEncoder(), tmp_path, Noting())
+    refine([row("a")], raft(options), Roles(Slow("slow", answer)), StubEncoder(), tmp_path, Noting())
 
 
 def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path):
@@ -60,5 +60,5 @@ def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path):
     options = RefineOptions(fusion_rounds=0, skip_checks=UNCHECKED)
     roles = Roles(StubEngine("quick", lambda text, seed: "Other words."))
     for _ in range(2):
-        refine([row("a")], options, roles, StubEncoder(), tmp_path, Noting())
+        refine([row("a")], raft(options), roles, StubEncoder(), tmp_path, Noting())
     assert told == [(0, 0), (1, 0), (0, 0), (0, 1)]

@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
+from raft_fast.refinement.decisions import Filtered, decide
 
 from benchmarks.checks import ENDS, LONG
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, check
 from raft_fast.refinement.checks.language import guess_language
-from raft_fast.refinement.decisions import Filtered, decide
 from raft_fast.refinement.summary import Tally
 
 FILE = Path(__file__).parents[2] / "benchmarks/check_pairs.jsonl"

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raft_fast.refinement.filter import Filter, cosines
 from refinement_stubs import StubEncoder, StubEngine, row
 
 from raft_fast.data.vectors import embed_to_file
 from raft_fast.engines import Reply
-from raft_fast.engines.prompting import Prompt
+from raft_fast.engines.asking import Prompt
 from raft_fast.models.embedding import unit
-from raft_fast.refinement import Roles, add_calibration, index_golds, refine
-from raft_fast.refinement.calibration import EDGES, FEWEST, auc, calibrate, suggest
+from raft_fast.refinement import Roles, add_calibration, index_golds, raft, refine
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.filter import Filter, cosines
-from raft_fast.refinement.retrieval import RETRIEVAL
+from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, auc, calibrate, suggest
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -79,13 +78,13 @@ def test_gold_answers_are_embedded_once_and_again_where_they_change(tmp_path):
     for _ in range(2):
         index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
     assert len(encoder.asked) == len(GOLDS)
-    found = embed_to_file(["walls are high"], 1, encoder, tmp_path / "golds.npy")
+    found = embed_to_file(lambda: ["walls are high"], 1, encoder, tmp_path / "golds.npy")
     np.testing.assert_allclose(found, [[0, 1, 0]])
     encoder.identity = "other"
-    embed_to_file(["walls are high"], 1, encoder, tmp_path / "golds.npy")
+    embed_to_file(lambda: ["walls are high"], 1, encoder, tmp_path / "golds.npy")
     assert len(encoder.asked) == len(GOLDS) + 2
     with pytest.raises(ValueError, match="2 texts were promised and 1 given"):
-        embed_to_file(["walls are high"], 2, encoder, tmp_path / "other.npy")
+        embed_to_file(lambda: ["walls are high"], 2, encoder, tmp_path / "other.npy")
 
 
 def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
@@ -173,7 +172,7 @@ def test_calibration_is_the_same_in_any_order_and_leaves_copies_out():
 
 
 def test_calibration_reads_a_bounded_sample(monkeypatch):
-    monkeypatch.setattr("raft_fast.refinement.calibration.PAIRS", 10)
+    monkeypatch.setattr("raft_fast.refinement.golds.PAIRS", 10)
     encoder = turning(100)
     assert calibrate(iter(lines(100)), encoder, 0.8)["n"]["true"] == 10
     assert len(encoder.asked) == 20
@@ -196,7 +195,7 @@ def test_the_summary_has_the_calibration(tmp_path):
     rows = [row(f"r{n}", gold=f"gold {n}") for n in range(10)]
     engine = StubEngine("writer", lambda text, seed: "words of its own")
     options = RefineOptions(fusion_rounds=0, skip_checks="numbers", supervision_gap=False)
-    before = refine(rows, options, Roles(engine), StubEncoder(), tmp_path, Reporter())
+    before = refine(rows, raft(options), Roles(engine), StubEncoder(), tmp_path, Reporter())
     summary = add_calibration(tmp_path, StubEncoder({one.gold: 0.9 for one in rows}))
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     found = summary.pop("calibration")

@@ -8,8 +8,8 @@ from refinement_stubs import StubEncoder, StubEngine, row
 
 from raft_fast.data.texts import Message
 from raft_fast.engines.hf import HFEngine
-from raft_fast.refinement import Roles, refine
-from raft_fast.refinement.likelihood import OFF, SERVER
+from raft_fast.refinement import Roles, raft, refine
+from raft_fast.refinement.bench import OFF, SERVER
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -42,7 +42,7 @@ def roles(rewriter):
 
 
 def run(folder, rewriter, **options):
-    summary = refine(ROWS, RefineOptions(**options), roles(rewriter), ENCODER, folder, Reporter())
+    summary = refine(ROWS, raft(RefineOptions(**options)), roles(rewriter), ENCODER, folder, Reporter())
     lines = (folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["nll"] for line in lines], summary
 

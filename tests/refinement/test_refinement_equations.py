@@ -1,17 +1,16 @@
 """Eqs. 1-4 against numbers worked out by hand."""
 
 import pytest
+from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
+from raft_fast.refinement.filter import Filter
+from raft_fast.refinement.rewrite import rewrite
 from refinement_stubs import StubEncoder, StubEngine, row
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
+from raft_fast.engines.asking import Part, Prompt, load_prompt, load_prompts
 from raft_fast.engines.journal import Journal
-from raft_fast.engines.prompting import Prompt, load_prompt, load_prompts
-from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
-from raft_fast.refinement.filter import Filter
-from raft_fast.refinement.rewrite import rewrite
-from raft_fast.refinement.roles import Part
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 

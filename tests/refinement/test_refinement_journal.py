@@ -10,8 +10,8 @@ from refinement_stubs import StubEngine
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
-from raft_fast.engines.journal import FILE, Journal, Stopped
-from raft_fast.run import line_file
+from raft_fast.engines import journal as journals
+from raft_fast.engines.journal import FILE, Journal, LineFile, Stopped
 from raft_fast.run.errors import UserError
 
 SAMPLING = Sampling(seed=3)
@@ -219,7 +219,7 @@ def test_a_second_process_on_the_folder_is_refused(tmp_path):
 
 def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkeypatch):
     """The system tells of it once, to whoever syncs; the run must not go on as if all were on the disk."""
-    monkeypatch.setattr(line_file, "FSYNC_SECONDS", 0.001)
+    monkeypatch.setattr(journals, "FSYNC_SECONDS", 0.001)
     failed, sync = threading.Event(), os.fsync
 
     def fails_once(file):
@@ -228,7 +228,7 @@ def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
-    file = line_file.LineFile(tmp_path / "lines.jsonl")
+    file = LineFile(tmp_path / "lines.jsonl")
     file.begin(0)
     monkeypatch.setattr(os, "fsync", fails_once)
     file.append({"line": 1})
@@ -240,7 +240,7 @@ def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkey
 
 
 def test_a_file_that_somebody_cut_is_no_endless_wait(tmp_path):
-    file = line_file.LineFile(tmp_path / "lines.jsonl")
+    file = LineFile(tmp_path / "lines.jsonl")
     file.begin(0)
     start = file.append({"line": 1})
     os.truncate(file.path, 5)

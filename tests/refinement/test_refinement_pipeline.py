@@ -7,9 +7,9 @@ from refinement_stubs import StubEncoder, StubEngine, row
 
 from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
-from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.engines.asking import PATIENCE
+from raft_fast.refinement import Roles, build_roles, raft, refine
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.roles import PATIENCE
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -36,7 +36,7 @@ def by_fusion(table):
 
 
 def run(tmp_path, roles, rows=ROWS, encoder=ENCODER, **options):
-    refine(rows, RefineOptions(skip_checks="numbers", **options), roles, encoder, tmp_path, Reporter())
+    refine(rows, raft(RefineOptions(skip_checks="numbers", **options)), roles, encoder, tmp_path, Reporter())
     refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
     lines = (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -240,7 +240,7 @@ def test_another_seed_draws_again(tmp_path):
     engine = StubEngine("writer", lambda text, seed: f"rewritten {seed}")
     for seed in (0, 7):
         options = RefineOptions(fusion_rounds=0, skip_checks="numbers")
-        refine(ROWS, options, Roles(engine), StubEncoder(), tmp_path, Reporter(), seed=seed)
+        refine(ROWS, raft(options), Roles(engine), StubEncoder(), tmp_path, Reporter(), seed=seed)
         refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
         assert refined[0].completion == f"rewritten {seed}"
 

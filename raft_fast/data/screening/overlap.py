@@ -86,7 +86,7 @@ def _nearest(
     if not known:
         return array("q", [0]) * len(questions.vectors), array("d", [0.0]) * len(questions.vectors)
     texts = [references[number].question for number in known]
-    index = build_index(embed_to_file(texts, len(texts), encoder, path, advance), encoder.device)
+    index = build_index(embed_to_file(lambda: texts, len(texts), encoder, path, advance), encoder.device)
     for begin in range(0, len(questions.vectors), BLOCK):
         found = index.search(np.array(questions.vectors[begin : begin + BLOCK]), 1)
         nearest.extend(known[id_] for id_ in found.ids[:, 0].tolist())

@@ -2,13 +2,13 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from raft_fast.data.dataset import Row
+from raft_fast.data.dataset import Row, at
 from raft_fast.data.screening.words import same_key
 from raft_fast.data.vectors import SentenceEncoder, embed_to_file
 from raft_fast.run.diskmap import DiskMap
@@ -41,8 +41,7 @@ class Questions:
                 first.append(place)
             number.append(known)
         seen.close()
-        different = _Different(rows, first)
-        vectors = embed_to_file(different, len(first), encoder, path, advance)
+        vectors = embed_to_file(lambda: map(question, at(rows, first)), len(first), encoder, path, advance)
         advance(len(number) - len(first))
         return cls(number, vectors, longest)
 
@@ -50,18 +49,3 @@ class Questions:
 def question(row: Row) -> str:
     """What is asked: the conversation without the system's turn, which many rows share."""
     return "\n".join(turn["content"] for turn in row.prompt if turn["role"] != "system")
-
-
-class _Different:
-    """The first wording of every question; can be gone through again."""
-
-    def __init__(self, rows: Collection[Row], first: "array[int]") -> None:
-        self.rows, self.first = rows, first
-
-    def __iter__(self) -> Iterator[str]:
-        wanted = iter(self.first)
-        following = next(wanted, None)
-        for place, row in enumerate(self.rows):
-            if place == following:
-                yield question(row)
-                following = next(wanted, None)
