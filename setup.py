@@ -11,7 +11,6 @@ setup(
         "raft_kernels",
         "raft_fast",
         "raft_fast.data",
-        "raft_fast.data.screening",
         "raft_fast.distillation",
         "raft_fast.distillation.rollouts",
         "raft_fast.engines",

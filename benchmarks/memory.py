@@ -29,7 +29,7 @@ from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
 from raft_fast.models.attention import shares_prompts
 from raft_fast.run.options import AdapterOptions
-from raft_fast.run.options.model import SMOLLM2
+from raft_fast.run.options.data import SMOLLM2
 
 CPU = torch.device("cpu")
 SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")

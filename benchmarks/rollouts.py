@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from raft_fast.data.choice import spread
-from raft_fast.data.dataset import read_table
+from raft_fast.data.dataset import read_table, spread
 from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import load_chat, load_model

@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.measure import command, machine, results_folder
 from raft_fast.data.dataset import Row, read_table, split
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.data.vectors import SentenceEncoder
 from raft_fast.evaluation.suites import fetched_suites
 from raft_fast.models.embedding import unit
 from raft_fast.models.load import load_encoder

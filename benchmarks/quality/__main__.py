@@ -23,7 +23,6 @@ from benchmarks.quality.measures import Measured, measure
 from benchmarks.quality.results import results
 from benchmarks.quality.shared import Shared, prepare
 from benchmarks.quality.suite import Suite, load_suite
-from raft_fast.data.dataset import write_json
 from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
 from raft_fast.engines.load import load_engine
@@ -31,6 +30,7 @@ from raft_fast.evaluation.drift import measure_drift
 from raft_fast.evaluation.jury import Jury, open_jury
 from raft_fast.report.text import counted, duration
 from raft_fast.run.errors import entry
+from raft_fast.run.files import write_json
 from raft_fast.run.progress import Reporter
 
 SUITES = Path(__file__).parents[1] / "suites"

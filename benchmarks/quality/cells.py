@@ -11,11 +11,12 @@ from benchmarks.quality.disk import Outcome, point_path, read_cell, read_json
 from benchmarks.quality.shared import Shared, digest
 from benchmarks.quality.suite import Cell, Suite
 from raft_fast import train
-from raft_fast.data.dataset import Row, write_json
+from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState, fitting, measure, plan, rows_per_step
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
 from raft_fast.models.architecture import positions
+from raft_fast.run.files import write_json
 from raft_fast.run.options import Options
 
 

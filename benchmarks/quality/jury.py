@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.disk import read_json, read_lines, verdicts_path
-from raft_fast.data.dataset import write_json
 from raft_fast.evaluation.accuracy import parts_of
 from raft_fast.evaluation.exam import DOMAINS
 from raft_fast.evaluation.jury import Jury, krippendorff_alpha
+from raft_fast.run.files import write_json
 from raft_fast.run.progress import Reporter
 
 Record = dict[str, Any]

@@ -17,8 +17,8 @@ from benchmarks.quality.page import write_page
 from benchmarks.quality.results import results
 from benchmarks.quality.suite import Suite, load_suite
 from benchmarks.quality.table import write_table
-from raft_fast.data.dataset import write_json
 from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import write_json
 
 PARTS = ("--methods", "--seeds")
 ABOUT = ("suite", "model", "data", "rows", "planned", "command", "machine", "jury")

@@ -11,15 +11,7 @@ from benchmarks.quality.disk import BASE_ANSWERS
 from benchmarks.quality.measures import Measured, measure
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase
-from raft_fast.data.dataset import (
-    Row,
-    fingerprint_rows,
-    read_table,
-    spread,
-    write_json,
-    write_jsonl,
-    write_rows,
-)
+from raft_fast.data.dataset import Row, fingerprint_rows, read_table, spread, write_rows
 from raft_fast.data.training_rows import Data, screen_rows, take_rows
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
@@ -31,6 +23,7 @@ from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models.load import load_encoder
 from raft_fast.refinement.answers import answer_rows
+from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import Options, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 from raft_fast.train import suites

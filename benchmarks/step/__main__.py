@@ -26,7 +26,7 @@ from benchmarks.step import ours, table, trl_trainers
 from benchmarks.step.gate import gate
 from benchmarks.step.inputs import Job
 from raft_fast.distillation.metrics import peak_memory
-from raft_fast.run.options.model import SMOLLM2
+from raft_fast.run.options.data import SMOLLM2
 
 CONTENDERS = {
     table.OURS: partial(ours.run, sft=True),

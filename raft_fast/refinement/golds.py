@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.neighbours import Index, build_index
-from raft_fast.data.vectors import SentenceEncoder, embed_to_file
+from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter

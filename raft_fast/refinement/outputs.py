@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from raft_fast.data.dataset import RowWriter
-from raft_fast.data.vectors import SentenceEncoder
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.refinement.candidates import Record, refined_rows
 from raft_fast.refinement.golds import calibrate
 from raft_fast.refinement.summary import Tally

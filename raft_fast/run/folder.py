@@ -9,13 +9,14 @@ from typing import Any
 
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, write_json
-from raft_fast.run.options import ALL_GROUPS
+from raft_fast.run.options import ALL_GROUPS, named, pinned_by
 from raft_fast.run.progress import Reporter
 
 CONFIG, LOCK = "config.yaml", ".lock"
 SHOWN = 3
-ENGINES = ("rewriter", "fuser", "judge")  # options: known by their models' names, not by their addresses
-LISTED = {one.name for group in ALL_GROUPS for one in dataclasses.fields(group) if one.metadata.get("listed")}
+ENGINES = named(ALL_GROUPS, "engines")  # compared by model name, not by address
+LISTED = named(ALL_GROUPS, "listed")
+FREE = pinned_by(ALL_GROUPS, "nothing")
 
 
 def defaults(options: list[Any]) -> dict[str, Any]:
@@ -25,8 +26,13 @@ def defaults(options: list[Any]) -> dict[str, Any]:
 
 
 def meant(name: str, value: Any) -> Any:
-    """What of an option's value decides what comes out."""
-    if name not in LISTED.union(ENGINES):
+    """The part of an option's value that decides what comes out: names without spaces, models without
+    addresses, of --engine_overrides no limits or prices."""
+    if name == "engine_overrides":
+        kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
+                for engine, own in (value or {}).items()}
+        return {engine: own for engine, own in kept.items() if own}
+    if name not in LISTED | ENGINES:
         return value
     names = [one.strip() for one in str(value or "").split(",") if one.strip()]
     return [without_address(one) for one in names] if name in ENGINES else names

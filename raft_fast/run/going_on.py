@@ -4,7 +4,6 @@ What a run has cost comes in two parts. Until stage 1 has a reply everything may
 step everything that stage 1 does not depend on; then only how the run is driven.
 """
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,30 +14,10 @@ from raft_fast.run.config import to_yaml
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_yaml, write_json
 from raft_fast.run.folder import CONFIG, defaults, differing, first_of, make_folder, meant
-from raft_fast.run.options import (
-    AdapterOptions,
-    EngineOptions,
-    EvaluateOptions,
-    TrainOptions,
-    WatchOptions,
-    flat,
-)
+from raft_fast.run.options import flat, pinned_by
 
 INPUTS, REFINED, HELDOUT = "inputs.json", "refine/refined.parquet", "heldout.parquet"
 FIX_CONFIG = "restore it, or choose another --output_dir"
-# Who drives a run and how: that changes no answer (engines: their identity changes where it does) and nothing
-# that is learnt, but for rounding and for when λ hears of a step that is cut otherwise.
-DRIVEN = {"output_dir", "max_bad_rows", "device", "attn_implementation", "encoder_batch_size",
-          "refine_batch_size", "eval_batch_size", "gradient_checkpointing", "max_tokens_per_micro_batch",
-          "per_device_train_batch_size", "gradient_accumulation_steps", "parallelism", "save_steps",
-          "save_total_limit", "vllm_server_base_url", "vllm_gpu_memory_utilization", "log_completions",
-          "log_completions_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
-          *(one.name for one in dataclasses.fields(EngineOptions))}
-# how the trained model is measured: nothing of it is kept before it is done (rows are, for training's own)
-MEASURED = {one.name for one in dataclasses.fields(EvaluateOptions)} - {"eval_rows"}
-ROWS = {"heldout", "heldout_data", "data_source"}  # of training's options: what stage 1 depends on
-TRAINED = {one.name for group in (TrainOptions, AdapterOptions, WatchOptions, EvaluateOptions)
-           for one in dataclasses.fields(group)} - ROWS
 # what training leaves before its first step, of options that may change until then
 BEGUN = ("metrics.jsonl", "evaluations.jsonl", "general_answers.jsonl", "completions.jsonl", "first_batch.md",
          "collapse.json", "best")
@@ -63,10 +42,14 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     there = defaults(options) | (read_yaml(folder / CONFIG, FIX_CONFIG) if known else {})
     here = flat(options)
     others = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    matter = [key for key in others if meant(key, there.get(key)) != meant(key, here.get(key))
-              and key not in DRIVEN]
+    free = pinned_by(options, "nothing")
+    matter = [key for key in others if key not in free
+              and meant(key, there.get(key)) != meant(key, here.get(key))]
     finished, stepped = (folder / "evaluation.json").is_file(), has_steps(folder)
-    free = set() if finished else MEASURED if stepped else TRAINED
+    if not finished:
+        free |= pinned_by(options, "evaluation")
+    if not stepped:
+        free |= pinned_by(options, "training")
     if cost and (refused := [key for key in matter if key not in free]):
         told = differing(refused, there, here)
         raise UserError(f"--output_dir {folder} holds a run with another configuration ({first_of(told)}): "

@@ -10,7 +10,7 @@ import pytest
 from raft_fast.refinement.filter import Filter, cosines
 from refinement_stubs import StubEncoder, StubEngine, row
 
-from raft_fast.data.vectors import embed_to_file
+from raft_fast.data.neighbours import embed_to_file
 from raft_fast.engines import Reply
 from raft_fast.engines.asking import Prompt
 from raft_fast.models.embedding import unit

@@ -8,7 +8,7 @@ import pytest
 from faults import calls, fault
 from refinement_stubs import StubEncoder
 
-from raft_fast.data.vectors import embed_to_file
+from raft_fast.data.neighbours import embed_to_file
 
 TEXTS = ["one", "two", "three"]
 

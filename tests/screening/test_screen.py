@@ -10,9 +10,16 @@ import pytest
 
 from raft_fast.data.dataset import Row, open_rows
 from raft_fast.data.neighbours import TorchIndex
-from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.data.screening.near import near
-from raft_fast.data.screening.words import GRAM_WORDS, grams, same_key, words
+from raft_fast.data.screening import (
+    GRAM_WORDS,
+    Reference,
+    grams,
+    near,
+    rows_as_references,
+    same_key,
+    screen,
+    words,
+)
 from raft_fast.data.training_rows import Data, screen_rows
 from raft_fast.models.embedding import unit
 from raft_fast.report.stage1.page import write_report
