@@ -25,6 +25,7 @@ from raft_fast.run.errors import UserError
 FILE = "journal.jsonl"
 NOT_ASKED = "not asked: the run was stopped"
 FINISHED = {"finished": True}  # the last line of a run that came to its end
+SCORED = ("judge", "nll")  # kinds whose replies are scores
 KEY_BYTES = 16
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
 READ_BYTES = 8192
@@ -179,7 +180,7 @@ class Journal:
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Reply:
         told = {name: value for name, value in vars(reply).items()
-                if name != "key" and not (name == "score" and value is None)}
+                if name != "key" and (name != "score" or kind in SCORED)}
         line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": told}
         with self._lock:
             if self._closed:
@@ -239,7 +240,7 @@ def recorded(line: dict[str, Any]) -> Reply:
         if values.get(name) is not None:
             values[name] = valid(values[name])
     reply = Reply(**values, key=line["key"])
-    if line.get("kind") not in ("judge", "nll") or reply.error is not None or "score" in values:
+    if line.get("kind") not in SCORED or reply.error is not None or "score" in values:
         return reply
     old = json.loads(reply.text)
     if line["kind"] == "nll":

@@ -190,7 +190,7 @@ class Tally:
         return {
             "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
             "fused_below_half": len(chosen) - chosen.share(POOR),
-            "passed_filter": rewrites.passed,
+            "passed_filter": sum(one.rows for one in others.values()) if others else rewrites.passed,
             "too_long": self.too_long,
             "objections": dict(sorted(rewrites.objections.items())),
             "similarity": rewrites.scores[SIMILARITY].all.quantiles(),
@@ -246,10 +246,11 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
 
 
 def outcome(summary: dict[str, Any]) -> list[str]:
-    """What came of the rows, in sentences; why, if no rewrite can be used."""
+    """What came of the rows, in sentences; why, if no answer can be used."""
     rows, passed = summary["rows"]["used"], summary["passed_filter"]
     sources = ", ".join(f"{count:,} {source}" for source, count in summary["sources"].items() if count)
-    lines = [f"{passed:,} of {rows:,} rewrites passed the filter; training answers: {sources}"]
+    what = "rows have an answer that passed" if "origins" in summary else "rewrites passed the filter"
+    lines = [f"{passed:,} of {rows:,} {what}; training answers: {sources}"]
     if long := summary.get("too_long"):
         lines[0] += f"; {long:,} too long for the checks {', '.join(COMPARING)}"
     if passed:
