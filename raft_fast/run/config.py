@@ -48,10 +48,10 @@ class _Parser(jsonargparse.ArgumentParser):
             wrong = word.split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             if wrong.startswith("-"):
-                message = f"unknown option {wrong}{_nearest(wrong, known)}"
+                message = f"unknown option {wrong}{nearest(wrong, known)}"
             else:
                 is_file = "=" not in word and Path(word).suffix[1:].isalpha()
-                near = f" (did you mean --data {word}?)" if is_file else _nearest(f"--{wrong}", known)
+                near = f" (did you mean --data {word}?)" if is_file else nearest(f"--{wrong}", known)
                 message = f"{word}: an option must stand before it{near}"
         raise UserError(f"{message} (see python -m {self.prog} --help)")
 
@@ -125,7 +125,7 @@ READ: dict[Any, Any] = {
     bool: lambda told: SWITCH.get(str(told).lower())}
 
 
-def _nearest(wrong: str, known: Iterable[str]) -> str:
+def nearest(wrong: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
@@ -206,7 +206,7 @@ def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
     every = {field.name for group in ALL_GROUPS for field in dataclasses.fields(group)}
     for key in told or {}:
         if key not in every:
-            raise UserError(f"{path}: unknown key {key!r}{_nearest(str(key), every)}")
+            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), every)}")
     try:
         return {key: taken(options[key], one) for key, one in (told or {}).items() if key in options}
     except UserError as error:

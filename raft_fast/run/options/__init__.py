@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.run.options.data import MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
+from raft_fast.run.options.data import MEMORY, MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
 from raft_fast.run.options.evaluation import (
     BaseOptions,
     EvaluateOptions,
@@ -32,11 +32,11 @@ ALL_GROUPS: list[type[Group]] = [
     AdapterOptions, WatchOptions, EvaluateOptions, BaseOptions, ShowOptions, CardOptions, ParaphraseOptions,
     JuryOptions, LMEvalOptions]
 
-__all__ = ["ALL_GROUPS", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions", "DataOptions",
-           "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions", "LMEvalOptions",
-           "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions", "RefineRunOptions",
-           "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check", "check_given",
-           "check_needs", "check_rollouts", "check_several", "flat", "named", "pinned_by"]
+__all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
+           "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
+           "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
+           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
+           "check_given", "check_needs", "check_rollouts", "check_several", "flat", "named", "pinned_by"]
 
 
 def flat(groups: Iterable[Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from raft_fast.run.options.data import MEMORY
 from raft_fast.run.options.option import Group, Part, check, option
 from raft_fast.run.options.secrets import refuse_in_urls
 
@@ -104,7 +105,7 @@ class TrainOptions(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.heldout_data is None or Path(self.heldout_data).is_file(), "--heldout_data",
+        check(self.heldout_data in (None, MEMORY) or Path(self.heldout_data).is_file(), "--heldout_data",
               self.heldout_data, "a file, such as RUN/heldout.parquet")
         check(self.sft or self.distillation, "--sft false --distillation", "false",
               "true for one of the two: with both off there is nothing to train")
