@@ -37,8 +37,7 @@ def check_train(options: Options, run_dir: Path) -> None:
 def check_packages(options: Options) -> None:
     """Raises UserError where a package is missing that would be asked for after stage 1, hours later."""
     from raft_fast.distillation.trackers import find_trackers
-    from raft_fast.models.load import pick_device
-    from raft_fast.models.quantization import quantization_config
+    from raft_fast.models.load import pick_device, quantization_config
 
     train = options.train
     find_trackers(options.watch.report_to)

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from raft_fast.data.neighbours import embed_to_file
 from raft_fast.models.embedding import Encoder, unit
-from raft_fast.models.fingerprint import SENTENCE_ENCODER, fingerprint
+from raft_fast.models.fetch import SENTENCE_ENCODER, fingerprint
 from raft_fast.run.errors import UserError
 
 WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",

@@ -1,5 +1,7 @@
 """The loss of Eq. 9-10: T^2 KL(q || p) on the teacher's K ids, without full logits."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from .checks import (
     compute_dtype,
     savable,
 )
-from .divergence import FORWARD_KL, TokenDivergence
+from .divergence import TokenDivergence, check_divergence
 from .parallel import whole
 from .targets import TopKTargets
 
@@ -32,6 +34,8 @@ def topk_kl_loss(
     token_weights: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
 ) -> Tensor:
     """T^2 KL(teacher || student), both softened by T and renormalised on K ids (Eq. 9-10).
 
@@ -45,32 +49,15 @@ def topk_kl_loss(
     reduction: "mean" divides by the number of tokens (by the sum of token_weights where given),
         "sum" does not divide, "none" gives [...] values multiplied by token_weights.
     backend: None (Triton on a GPU, torch elsewhere), "torch", "triton" or "reference".
+    divergence: what is measured in the place of KL(teacher || student): "forward_kl" (that),
+        "reverse_kl" or "jsd", the generalised Jensen-Shannon divergence with `beta` in [0, 1]
+        (0 is the forward KL, 1 the reverse); divergence.py has their formulas.
 
     Returns float32 (float64 where an input is). Each token's value is clamped at 0 from below,
     its gradient kept. Gradients reach hidden, weight and bias, each only where it is needed.
 
     Raises ValueError naming the argument, what it was and what it must be.
     """
-    return head_loss(
-        FORWARD_KL, hidden, weight, targets, bias=bias, logit_scale=logit_scale, softcap=softcap,
-        token_weights=token_weights, reduction=reduction, backend=backend,
-    )
-
-
-def head_loss(
-    kind: str,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: TopKTargets,
-    *,
-    bias: Tensor | None = None,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    token_weights: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
-) -> Tensor:
-    """Any of the divergences on the K ids; the arguments are `topk_kl_loss`'s."""
     hidden, weight = whole(hidden), whole(weight)
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
@@ -80,6 +67,7 @@ def head_loss(
     check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
     check_reduction(reduction)
+    check_divergence(divergence, beta)
     backend = choose_backend(backend, hidden, weight, targets.k)
     dtype = compute_dtype(hidden, weight)
     hidden_ND = hidden.reshape(-1, hidden.shape[-1])
@@ -93,7 +81,8 @@ def head_loss(
         logits_NV = reference.logits(
             hidden_ND.to(dtype), weight.to(dtype), bias, logit_scale, softcap
         )
-        rows_N = reference.token_loss(logits_NV, ids_NK, logprobs_NK, targets.temperature, kind)
+        rows_N = reference.token_loss(
+            logits_NV, ids_NK, logprobs_NK, targets.temperature, divergence, beta)
         if weights_N is not None:
             rows_N = torch.where(weights_N == 0, 0.0, rows_N * weights_N)
     else:
@@ -102,8 +91,8 @@ def head_loss(
         if bias is not None:
             logits_NK = logits_NK + bias_at(bias, ids_NK, active_N, backend)
         rows_N = TokenDivergence.apply(
-            logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap, kind
-        )
+            logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap,
+            divergence, beta)
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
@@ -113,11 +102,13 @@ def topk_kl_loss_from_logits(
     *,
     token_weights: Tensor | None = None,
     reduction: str = "mean",
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
 ) -> Tensor:
     """`topk_kl_loss` for trainers that only hand out final logits [..., V].
 
     The gradient reaches the logits (a dense [..., V] tensor: prefer `topk_kl_loss` where the
-    hidden states can be had). Other arguments, result and errors as there.
+    hidden states are available). Other arguments, result and errors as there.
     """
     logits = whole(logits)
     check_float_tensor("logits", logits)
@@ -126,22 +117,30 @@ def topk_kl_loss_from_logits(
     check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
     check_token_weights(token_weights, logits.shape[:-1], logits)
     check_reduction(reduction)
+    check_divergence(divergence, beta)
     dtype = compute_dtype(logits)
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     logits_NK = logits.reshape(-1, logits.shape[-1]).gather(-1, ids_NK).to(dtype)
     rows_N = TokenDivergence.apply(
-        logits_NK, logprobs_NK, weights_N, targets.temperature, 1.0, None, FORWARD_KL
-    )
+        logits_NK, logprobs_NK, weights_N, targets.temperature, 1.0, None, divergence, beta)
     return reduce(rows_N, weights_N, reduction, logits.shape[:-1])
 
 
 class TopKKLLoss(nn.Module):
     """`topk_kl_loss` as a module: `TopKKLLoss(reduction="mean")(hidden, weight, targets, ...)`."""
 
-    def __init__(self, reduction: str = "mean", backend: str | None = None) -> None:
+    def __init__(
+        self,
+        reduction: str = "mean",
+        backend: str | None = None,
+        divergence: str = "forward_kl",
+        beta: float = 0.5,
+    ) -> None:
         super().__init__()
         check_reduction(reduction)
+        check_divergence(divergence, beta)
         self.reduction, self.backend = reduction, backend
+        self.divergence, self.beta = divergence, beta
 
     def forward(
         self,
@@ -157,10 +156,17 @@ class TopKKLLoss(nn.Module):
         return topk_kl_loss(
             hidden, weight, targets, bias=bias, logit_scale=logit_scale, softcap=softcap,
             token_weights=token_weights, reduction=self.reduction, backend=self.backend,
+            divergence=self.divergence, beta=self.beta,
         )
 
     def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}, backend={self.backend!r}"
+        return (f"reduction={self.reduction!r}, backend={self.backend!r}, "
+                f"divergence={self.divergence!r}, beta={self.beta}")
+
+
+# Short names of the divergences that older code asks for.
+topk_reverse_kl_loss = partial(topk_kl_loss, divergence="reverse_kl")
+topk_jsd_loss = partial(topk_kl_loss, divergence="jsd")
 
 
 def check_targets(

@@ -25,7 +25,7 @@ from .checks import (
     compute_dtype,
     savable,
 )
-from .divergence import FORWARD_KL, TokenDivergence
+from .divergence import TokenDivergence, check_divergence
 from .kl import bias_at, check_targets, flat, reduce
 from .targets import TopKTargets
 
@@ -103,6 +103,8 @@ def vocab_parallel_topk_kl_loss(
     reduction: str = "mean",
     group: Group = None,
     backend: str | None = None,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
 ) -> Tensor:
     """`topk_kl_loss` of a vocabulary whose rows are spread over a process group.
 
@@ -114,6 +116,7 @@ def vocab_parallel_topk_kl_loss(
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
     check_token_weights(token_weights, hidden.shape[:-1], hidden)
     check_reduction(reduction)
+    check_divergence(divergence, beta)
     vocab = targets.vocab_size if isinstance(targets, TopKTargets) else None
     check_targets(targets, hidden.shape[:-1], vocab or 0, hidden, "hidden")
     backend = _backend(backend, hidden, weight_rows, targets.k)
@@ -132,7 +135,7 @@ def vocab_parallel_topk_kl_loss(
         logits_NK = logits_NK + bias_at(bias.to(dtype), local_NK, active_N, backend)
     rows_N = TokenDivergence.apply(
         _SumValue.apply(logits_NK, group), logprobs_NK, weights_N, targets.temperature,
-        logit_scale, softcap, FORWARD_KL,
+        logit_scale, softcap, divergence, beta,
     )
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 

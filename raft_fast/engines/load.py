@@ -12,7 +12,7 @@ from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.quantization import Quantization
+    from raft_fast.models.load import Quantization
 
 VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
 
@@ -46,8 +46,7 @@ def load_local(
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process."""
     from raft_fast.engines.continuous import ContinuousEngine
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.fetch import fetch_model
-    from raft_fast.models.fingerprint import fingerprint
+    from raft_fast.models.fetch import fetch_model, fingerprint
     from raft_fast.models.load import frozen_dtype, load_chat, load_model, pick_device
     from raft_fast.run.fetch import cache_dir
 

@@ -1,8 +1,8 @@
-"""Loading: models, tokenizers, engines and the encoder, by the names users give them."""
+"""Loading models, tokenizers and the sentence encoder; fewer bits for a frozen teacher."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -10,10 +10,11 @@ from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.head import check_head
-from raft_fast.models.quantization import Quantization, quantization_config
 from raft_fast.models.whole import GENERATION, load_whole, why
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.options import ModelOptions
+
+Quantization = Literal["none", "int8", "nf4"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,3 +95,26 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def quantization_config(kind: Quantization, device: torch.device) -> Any:
+    """What `from_pretrained` takes; None for "none". Embeddings and head keep their precision.
+
+    int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
+    UserError where the library is missing, or cannot do it on this device.
+    """
+    if kind == "none":
+        return None
+    if kind == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        if device.type != "cuda":
+            raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
+        require("bitsandbytes", "quantization")
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    require("torchao", "quantization")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from raft_kernels import DIVERGENCES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -136,15 +137,15 @@ def test_few_ids_of_a_large_vocabulary(run, k):
 
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
-@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
-def test_the_divergence_takes_a_few_slices(kind, softcap):
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_divergence_takes_a_few_slices(divergence, softcap):
     """Above its logits and the gradient it saves, each one number a pair."""
     from raft_kernels.divergence import TokenDivergence
 
     with Alive() as alive:
         logits, logprobs = (torch.empty(8192, 2048, device="meta", requires_grad=r) for r in (True, False))
         weights = torch.empty(8192, device="meta")
-        value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, kind)
+        value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, divergence, 0.3)
         saved = value.grad_fn.saved_tensors
     assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
 
