@@ -19,8 +19,7 @@ from raft_fast.refinement.answers import answer_rows, check_stage1
 from raft_fast.run.config import parse
 from raft_fast.run.errors import GO_ON, UserError, entry
 from raft_fast.run.files import read_json, write_jsonl
-from raft_fast.run.folder import only_process, save_costs
-from raft_fast.run.going_on import has_steps, open_run, pin_inputs
+from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import (
     AdapterOptions,
     DataOptions,
