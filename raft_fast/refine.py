@@ -129,7 +129,8 @@ def run(
     config.to_yaml(options.groups, folder / PARTIAL_CONFIG)
     write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
-    screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
+    screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter,
+                      str(everyone.source))
     everyone = everyone.without(screened.dropped)
     write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     rows = shard_of(everyone, options.how)

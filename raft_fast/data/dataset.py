@@ -17,7 +17,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.data.records import BadRowError, records
+from raft_fast.data.records import BadRowError, InMemory, records
 from raft_fast.data.rows import Rejected, Row, Unused, id_of, to_row, told
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
@@ -41,7 +41,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(source: str, max_bad_rows: float | None) -> Table:
+def read_table(source: str | InMemory, max_bad_rows: float | None) -> Table:
     """As `open_rows`, with all rows in memory."""
     rows: list[Row] = []
     file = open_rows(source, max_bad_rows, keep=rows.append)
@@ -55,7 +55,7 @@ class RowFile(Collection[Row]):
     In memory are the rejected rows and, after `spread`, the places of the chosen ones.
     """
 
-    source: str
+    source: str | InMemory
     count: int
     rejected: list[Rejected]
     refined: bool
@@ -105,11 +105,11 @@ class RowFile(Collection[Row]):
 
 
 def open_rows(
-    source: str, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
+    source: str | InMemory, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
     keep: Callable[[Row], None] = lambda row: None,
 ) -> RowFile:
-    """Look through a file or a `datasets` name; its rows stay where they are. `advance` hears how many were
-    looked at, `keep` every row.
+    """Look through a file, a `datasets` name or rows in memory; its rows stay where they are. `advance`
+    hears how many were looked at, `keep` every row.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
     bad rows above `max_bad_rows`.
@@ -125,7 +125,7 @@ def open_rows(
             if (before := seen.get(key)) is not None:
                 raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
         except (BadRowError, RecursionError) as bad:
-            rejected.append(Rejected(source, line, str(bad), id_of(record)))
+            rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
         else:
             seen[key] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
@@ -138,7 +138,7 @@ def open_rows(
     return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
 
 
-def find_lines(source: str, row_ids: Collection[str]) -> dict[str, int]:
+def find_lines(source: str | InMemory, row_ids: Collection[str]) -> dict[str, int]:
     """The lines of rows that were read before."""
     found: dict[str, int] = {}
     for line, record in records(source) if row_ids else ():
@@ -258,7 +258,7 @@ def _shuffled_categories(categories: Sequence[str], seed: int) -> list[list[int]
     return [groups[name] for name in sorted(groups)]
 
 
-def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float | None) -> None:
+def judge_bad_rows(source: str | InMemory, good: int, rejected: list[Rejected], limit: float | None) -> None:
     """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows (None: not
     one, of a file that --max_bad_rows is not about)."""
     total = good + len(rejected)
