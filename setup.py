@@ -16,6 +16,7 @@ setup(
         "raft_fast.engines",
         "raft_fast.evaluation",
         "raft_fast.models",
+        "raft_fast.recipes",
         "raft_fast.refinement",
         "raft_fast.refinement.checks",
         "raft_fast.refinement.facts",
