@@ -13,7 +13,7 @@ from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.best import _score
 from raft_fast.evaluation.collapse import collapse_of
-from raft_fast.refinement.finished import keep_finished
+from raft_fast.refinement.outputs import keep_finished
 from raft_fast.report.run_files import read_run
 from raft_fast.report.stage1.page import write_report
 from raft_fast.run.durable import seal
