@@ -19,8 +19,7 @@ from raft_fast.report.stage1.page import write_report
 from raft_fast.run.durable import seal
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
-from raft_fast.run.folder import save_costs
-from raft_fast.run.going_on import open_run, pin_inputs
+from raft_fast.run.folder import open_run, pin_inputs, save_costs
 from raft_fast.run.options import DataOptions
 from raft_fast.run.progress import Reporter
 

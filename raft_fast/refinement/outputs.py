@@ -16,7 +16,8 @@ from raft_fast.refinement.golds import calibrate
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_yaml
-from raft_fast.run.folder import ENGINES, differing, first_of, meant, without_address
+from raft_fast.run.folder import ENGINES, differing, first_of, meant
+from raft_fast.run.options import ALL_GROUPS, pinned_by
 from raft_fast.run.progress import Reporter
 
 DECISIONS, REFINED, SUMMARY, CONFIG = "decisions.jsonl", "refined.parquet", "summary.json", "config.yaml"
@@ -25,15 +26,10 @@ PARTIAL_SUMMARY, PARTIAL_CONFIG = "summary.partial.json", "config.partial.yaml"
 SHARDS, REJECTED, SCREENED = "shards", "rejected.jsonl", "screen.json"
 AGAIN = "restore it, or delete it and refine this shard again (replies in journal.jsonl are used again)"
 ANEW = "restore it, or delete it to write the answers again (replies in journal.jsonl are used again)"
-# options that change how rows are refined and not what comes out; the rows themselves are compared,
-# not what their file is called
-FREE = {"data", "shard", "output_dir", "retry_failed", "overwrite", "merge", "dry_run", "device",
-        "refine_batch_size", "encoder_batch_size", "requests_in_flight", "requests_per_minute",
-        "tokens_per_minute", "request_timeout", "connect_timeout", "max_retries", "price",
-        "generation_tokens", "license", "language"}
-ROWS = ("data", "max_rows", "max_bad_rows", "seed")  # which rows are taken
-PROMPTS = "prompts"  # known by their words, not by their folder
-OPEN = {*FREE, "max_bad_rows", "overwrite", PROMPTS}
+PROMPTS = "prompts"  # compared by their words, not by their folder
+ROWS = ("data", "max_rows", "seed")  # which rows are taken
+# options that decide what is written; the rows themselves are compared, not what their file is called
+PINNED = pinned_by(ALL_GROUPS, "rows", "refinement") - {"data"}
 
 
 class Outputs:
@@ -102,11 +98,11 @@ def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[st
     summary = read_json(folder / SUMMARY, ANEW)
     # an option that is younger than the folder had its default then
     there = {**defaults, **read_yaml(folder / CONFIG, ANEW)}
-    names, told = sorted({*options} - OPEN), []
+    names, told = sorted({*options} & PINNED - {PROMPTS}), []
 
     def differ(names: Iterable[str]) -> list[str]:
-        return differing([name for name in names if decisive(name, there.get(name))
-                          != decisive(name, options.get(name))], there, options)
+        return differing([name for name in names if meant(name, there.get(name))
+                          != meant(name, options.get(name))], there, options)
 
     if summary.get("data") not in (None, data):
         told = differ(ROWS) or [f"the rows of {options['data']} have changed"]
@@ -218,19 +214,10 @@ def _must_fit(folders: Sequence[Path], configs: Sequence[Record], summaries: Seq
 def _differing(one: Record, other: Record) -> str | None:
     """The first option that counts and differs. A URL alone may serve any model: summary.json knows which."""
     def differs(name: str) -> bool:
-        here, there = decisive(name, one.get(name)), decisive(name, other.get(name))
+        here, there = meant(name, one.get(name)), meant(name, other.get(name))
         return here != there and not (name in ENGINES and any("://" in spec for spec in (*here, *there)))
 
-    return next((name for name in sorted({*one, *other} - FREE) if differs(name)), None)
-
-
-def decisive(name: str, value: Any) -> Any:
-    """What of an option's value decides what is written: of an engine its model, not its address."""
-    if name != "engine_overrides":
-        return meant(name, value)
-    kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
-            for engine, own in (value or {}).items()}
-    return {engine: own for engine, own in kept.items() if own}
+    return next((name for name in sorted({*one, *other} & PINNED) if differs(name)), None)
 
 
 def _config(folder: Path) -> Record:
