@@ -23,7 +23,7 @@ from benchmarks.slow_server import ANSWER, SlowServer
 from raft_fast.data.dataset import open_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling
-from raft_fast.refinement import Roles, refine
+from raft_fast.refinement import Roles, raft, refine
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -50,7 +50,7 @@ class Instant:
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         for index, messages in enumerate(conversations):
             good = "(iii)" in messages[-1]["content"]
-            yield index, Reply(json.dumps({"score": 0.9 if good else 0.5}), "stop", 100, 2)
+            yield index, Reply("", "stop", 100, 2, score=0.9 if good else 0.5)
 
 
 class Alike:
@@ -78,7 +78,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
         rows = open_rows(str(folder / "rows.jsonl"), 0.0)
-        summary = refine(rows, RefineOptions(), roles, Alike(), folder / "out", Reporter())
+        summary = refine(rows, raft(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         line = json.loads((folder / "out" / "runs.jsonl").read_text())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
