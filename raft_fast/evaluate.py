@@ -54,7 +54,7 @@ def run(
     from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
-    from raft_fast.refinement.roles import check_once
+    from raft_fast.refinement.bench import check_once
     from raft_fast.report.table import print_table
 
     # a mistake there shows before rows are read

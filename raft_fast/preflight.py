@@ -21,8 +21,7 @@ def check_train(options: Options, run_dir: Path, in_memory: Collection[str] = ()
     if run_dir.exists():
         return
     from raft_fast.models.fetch import own_folder
-    from raft_fast.refinement.filter import skipped
-    from raft_fast.refinement.roles import check_once
+    from raft_fast.refinement.bench import check_once, skipped
 
     skipped(options.refine.skip_checks)
     if options.refine.fusion_rounds and options.train.data_source == "fused":

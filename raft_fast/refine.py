@@ -18,16 +18,21 @@ from typing import Any
 from raft_fast.data import dataset
 from raft_fast.data.screening import screen
 from raft_fast.engines import Price
+from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
-from raft_fast.engines.prompting import load_prompts
 from raft_fast.evaluation.suites import cached_suites
-from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
-from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.filter import skipped
-from raft_fast.refinement.finished import keep_finished
-from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
-from raft_fast.refinement.roles import name_judges, named_engines
-from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
+from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, raft, refine
+from raft_fast.refinement.bench import named_engines, skipped
+from raft_fast.refinement.estimate import Estimate, estimate, told
+from raft_fast.refinement.outputs import (
+    CONFIG,
+    PARTIAL_CONFIG,
+    joining,
+    keep_finished,
+    merge,
+    shard_folder,
+    unfinished,
+)
 from raft_fast.refinement.summary import REASONS, outcome
 from raft_fast.run import config
 from raft_fast.run.errors import UserError, entry
@@ -135,7 +140,7 @@ def run(
     write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     rows = shard_of(everyone, options.how)
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
-    summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
+    summary = refine(rows, raft(options.refine), roles, encoder, folder, reporter, seed=options.data.seed,
                      total_rows=total, retry_failed=options.how.retry_failed, golds=golds, data=fingerprint)
     (folder / PARTIAL_CONFIG).replace(folder / CONFIG)  # says how the finished files were made, never others
     if options.how.shard is not None:  # shards are calibrated together
@@ -167,20 +172,16 @@ def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) ->
     """--dry_run: a request of every kind, and how many there would be."""
     from raft_fast.engines.load import load_tokens  # heavy: not for --help or a typo
 
-    stage = options.refine
-    prompts = load_prompts(stage.prompts)
-    named = [("--rewriter", stage.rewriter), ("--fuser", stage.fuser)]
-    if stage.fusion_rounds:
-        named += [("--judge", spec) for spec in name_judges(stage.judge, stage.quorum)]
-    callers = [Caller(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
-               for option, spec in named]
-    for task, messages in samples(next(iter(rows)), stage, prompts).items():
-        print(f"--- {task}")
-        for turn in messages:
+    stage, prompts = raft(options.refine), load_prompts(options.refine.prompts)
+    engines = [Estimate(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
+               for option, spec in named_engines(options.refine)]
+    for request in stage.requests(next(iter(rows)), stage.options, prompts):
+        print(f"--- {request.task}")
+        for turn in request.messages:
             print(visible(f"[{turn['role']}] {turn['content']}"))
     print("---")
     with reporter.phase("count", len(rows), "rows") as advance:
-        estimates = estimate(iter(rows), stage, prompts, callers[0], callers[1], callers[2:], advance)
+        estimates = estimate(rows, stage, prompts, engines, advance)
     print("\n".join(told(estimates, len(rows))))
 
 

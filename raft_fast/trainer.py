@@ -21,8 +21,7 @@ from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
-from raft_fast.run.folder import only_process, save_costs
-from raft_fast.run.going_on import has_steps, open_run, pin_inputs
+from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
 from raft_fast.run.progress import Reporter, Silent
 

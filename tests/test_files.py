@@ -13,14 +13,13 @@ from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.best import _score
 from raft_fast.evaluation.collapse import collapse_of
-from raft_fast.refinement.finished import keep_finished
+from raft_fast.refinement.outputs import keep_finished
 from raft_fast.report.run_files import read_run
 from raft_fast.report.stage1.page import write_report
 from raft_fast.run.durable import seal
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
-from raft_fast.run.folder import save_costs
-from raft_fast.run.going_on import open_run, pin_inputs
+from raft_fast.run.folder import open_run, pin_inputs, save_costs
 from raft_fast.run.options import DataOptions
 from raft_fast.run.progress import Reporter
 

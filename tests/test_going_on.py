@@ -8,7 +8,7 @@ import pytest
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
-from raft_fast.run.going_on import has_steps, open_run, paid, pin_inputs
+from raft_fast.run.folder import has_steps, open_run, paid, pin_inputs
 from raft_fast.run.options import DataOptions, pinned_by
 from raft_fast.run.options.option import Part
 
@@ -163,17 +163,6 @@ def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
         pin_inputs(tmp_path, {"the data": "c"})
     with pytest.raises(UserError, match="the model changed since"):
         pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
-
-
-def test_answers_to_go_on_with_are_named_only_where_there_are_some(folder):
-    stepped(folder)
-    with pytest.raises(UserError, match=r"or the same options$"):
-        open_run(folder, groups(heldout=0.5))
-    (folder / "refine").mkdir()
-    (folder / "refine/refined.parquet").touch()
-    with pytest.raises(UserError, match=r"the same options\. Answers .*: --data .*/refine/refined\.parquet "
-                                        r"--heldout_data .*/heldout\.parquet$"):
-        open_run(folder, groups(heldout=0.5))
 
 
 def test_a_typo_does_not_claim_the_folder(tmp_path):

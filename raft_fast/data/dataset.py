@@ -71,7 +71,7 @@ class RowFile(Collection[Row]):
     def __iter__(self) -> Iterator[Row]:
         if self.chosen is None:
             return self._all()
-        return _at(self._all(), self.chosen)
+        return at(self._all(), self.chosen)
 
     def spread(self, count: int, seed: int) -> "RowFile":
         """As the function `spread`, for rows on disk."""
@@ -157,11 +157,11 @@ def is_default_id(row_id: str) -> bool:
     return bool(DEFAULT_ID.fullmatch(row_id))
 
 
-def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:
+def at(rows: Iterable[Row], places: Iterable[int]) -> Iterator[Row]:
     """The rows at ascending places."""
-    after = 0
+    coming, after = iter(rows), 0
     for place in places:
-        yield next(islice(rows, place - after, None))
+        yield next(islice(coming, place - after, None))
         after = place + 1
 
 

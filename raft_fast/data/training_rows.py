@@ -23,7 +23,7 @@ from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import read_jsonl, write_jsonl
-from raft_fast.run.going_on import pin_inputs
+from raft_fast.run.folder import pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 

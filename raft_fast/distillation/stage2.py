@@ -26,7 +26,7 @@ from raft_fast.models.attention import shares_prompts
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.head import head_of
 from raft_fast.run.files import write_jsonl
-from raft_fast.run.going_on import has_steps, pin_inputs
+from raft_fast.run.folder import has_steps, pin_inputs
 from raft_fast.run.options import Options
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter

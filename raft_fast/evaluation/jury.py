@@ -15,11 +15,11 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
+from raft_fast.engines.asking import Part, Prompt, load_own
 from raft_fast.engines.journal import Journal
-from raft_fast.engines.prompting import Prompt, load_own
-from raft_fast.refinement.decisions import Verdict
-from raft_fast.refinement.judge import judge
-from raft_fast.refinement.roles import Part, load_judges
+from raft_fast.refinement.bench import load_judges
+from raft_fast.refinement.candidates import Verdict
+from raft_fast.refinement.parts import verdicts
 from raft_fast.run.options import JuryOptions
 
 CERTAIN = 0.5  # a score above it says yes
@@ -74,8 +74,8 @@ class Jury:
         if asked:
             rows = [Row(records[place]["row_id"], records[place]["prompt"], "", gold=records[place]["gold"])
                     for place in asked]
-            verdicts = judge(rows, [records[place]["answer"] for place in asked], self.judges, self.prompt)
-            for place, found in zip(asked, verdicts, strict=True):
+            said = verdicts(rows, [records[place]["answer"] for place in asked], self.judges, self.prompt)
+            for place, found in zip(asked, said, strict=True):
                 ballots[place] = Ballot(found, self.quorum)
             for one in self.judges:
                 one.must_have_worked()

@@ -7,7 +7,7 @@ from typing import Any
 from raft_fast.data.dataset import Row, is_default_id
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply
-from raft_fast.engines.prompting import Prompt
+from raft_fast.engines.asking import Prompt
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.refinement.checks import Case, check
 from raft_fast.run.errors import UserError

@@ -13,7 +13,7 @@ from raft_fast.engines import Reply
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
-from raft_fast.refinement.decisions import Tokens, Verdict
+from raft_fast.refinement.candidates import Verdict
 from raft_fast.report.text import percent
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import EvaluateOptions, JuryOptions, ModelOptions
@@ -30,7 +30,7 @@ def serve():
 
 
 def verdicts(*scores):
-    return [Verdict(f"j{place}", score, None if score is not None else "down", Tokens())
+    return [Verdict(f"j{place}", score, None if score is not None else "down")
             for place, score in enumerate(scores)]
 
 

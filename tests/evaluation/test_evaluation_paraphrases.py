@@ -7,7 +7,7 @@ from evaluation.evaluation_stubs import OverlapEncoder, StubEngine
 from raft_fast import paraphrase as entry
 from raft_fast.data.dataset import Row, read_table
 from raft_fast.engines import Reply
-from raft_fast.engines.prompting import load_prompt
+from raft_fast.engines.asking import load_prompt
 from raft_fast.evaluation.paraphrases import objections, of_trained, paraphrase
 from raft_fast.models import load as models
 from raft_fast.run.errors import UserError

@@ -11,14 +11,14 @@ from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
-from raft_fast.engines import OF_ONE_REQUEST, Reply, at_once
+from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
+from raft_fast.engines.asking import PATIENCE, Part
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.engines.stopping import Call
 from raft_fast.models.chat import Chat
-from raft_fast.refinement import Roles, pipeline, refine
-from raft_fast.refinement.decisions import Decision
-from raft_fast.refinement.roles import PATIENCE, Part
+from raft_fast.refinement import Roles, pipeline, raft, refine
+from raft_fast.refinement.candidates import Decision
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
@@ -40,7 +40,7 @@ def small_blocks(monkeypatch):
 
 def run(folder, given, roles, **options):
     options = RefineOptions(skip_checks=UNCHECKED, **options)
-    return refine(given, options, roles, StubEncoder(), folder, Reporter())
+    return refine(given, raft(options), roles, StubEncoder(), folder, Reporter())
 
 
 def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
@@ -55,7 +55,7 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         raise Stopped
 
     with pytest.raises(UserError, match="zero"):
-        list(at_once.at_once(work, range(3), 3, lambda why: None))
+        list(asking.at_once(work, range(3), 3, lambda why: None))
 
 
 def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, small_blocks):
@@ -79,10 +79,10 @@ def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, 
 def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
     heard = Part("--judge", writer(), Journal(tmp_path))
     for error in (f"{start} (17)" for start in OF_ONE_REQUEST * PATIENCE):
-        heard._listen(Reply("", error=error), True)
+        heard.listen(Reply("", error=error), True)
     with pytest.raises(UserError, match=f"none of {len(OF_ONE_REQUEST) * PATIENCE} replies"):
         heard.must_have_worked()
-    heard._listen(Reply("x"), True)
+    heard.listen(Reply("x"), True)
     heard.must_have_worked()
 
 
@@ -112,7 +112,7 @@ class Batches(StubEngine):
 
 
 def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch, capsys):
-    monkeypatch.setattr(at_once, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.05)
     engine = Batches()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -173,7 +173,7 @@ def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks
     as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, errors._terminated)
 
     def interrupted(decision):
-        if decision.filtered.row.row_id == "r11":
+        if decision.row.row_id == "r11":
             monkeypatch.setattr(Decision, "as_json", as_json)
             os.kill(os.getpid(), signum)
         return as_json(decision)

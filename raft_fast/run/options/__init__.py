@@ -17,7 +17,7 @@ from raft_fast.run.options.evaluation import (
     LMEvalOptions,
     ParaphraseOptions,
 )
-from raft_fast.run.options.option import Group, check, check_needs, named, pinned_by
+from raft_fast.run.options.option import Group, check, check_needs, docs, named, pinned_by
 from raft_fast.run.options.stage1 import (
     CardOptions,
     EngineOptions,
@@ -36,7 +36,8 @@ __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseO
            "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
            "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
            "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
-           "check_given", "check_needs", "check_rollouts", "check_several", "flat", "named", "pinned_by"]
+           "check_given", "check_needs", "check_rollouts", "check_several", "docs", "flat", "named",
+           "pinned_by"]
 
 
 def flat(groups: Iterable[Any]) -> dict[str, Any]:
