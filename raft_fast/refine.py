@@ -20,7 +20,7 @@ from raft_fast.data.screening import screen
 from raft_fast.engines import Price
 from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
-from raft_fast.evaluation.suites import cached_suites
+from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, raft, refine
 from raft_fast.refinement.bench import named_engines, skipped
 from raft_fast.refinement.estimate import Estimate, estimate, told

@@ -11,8 +11,7 @@ from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
-from raft_fast.evaluation.best import _score
-from raft_fast.evaluation.collapse import collapse_of
+from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
 from raft_fast.report.run_files import read_run
 from raft_fast.report.stage1.page import write_report

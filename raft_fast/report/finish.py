@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from raft_fast.evaluation.collapse import collapse_of
+from raft_fast.evaluation.during_training import collapse_of
 from raft_fast.report.model_card import write_model_card
 from raft_fast.report.run_report import write_report
 from raft_fast.report.table import print_table

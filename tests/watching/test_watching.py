@@ -18,10 +18,14 @@ from raft_fast.distillation.completions import LogCompletions
 from raft_fast.distillation.first_batch import FirstBatch
 from raft_fast.distillation.split import RolloutAdvice
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.best import KeepBest
-from raft_fast.evaluation.collapse import StopOnCollapse, collapse_of
-from raft_fast.evaluation.during_training import EvaluateEvery, nll
-from raft_fast.evaluation.watchers import watchers
+from raft_fast.evaluation.during_training import (
+    EvaluateEvery,
+    KeepBest,
+    StopOnCollapse,
+    collapse_of,
+    nll,
+    watchers,
+)
 from raft_fast.report.finish import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
