@@ -159,6 +159,7 @@ def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsy
     assert "Correct by the jury" in capsys.readouterr().out
     report = (tmp_path / "out/report.html").read_text()
     assert "Correct by the jury" in report
+    assert "Jury: first" in report
     assert "Let me see." in (tmp_path / "out/jury/journal.jsonl").read_text()
     found = json.loads((tmp_path / "out/evaluation.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "out/generations.jsonl").read_text().splitlines()]
