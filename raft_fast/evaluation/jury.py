@@ -15,7 +15,7 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
-from raft_fast.engines.asking import Part, Prompt, load_own
+from raft_fast.engines.asking import Part, Prompt, load_prompt
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.scores import MODELS, Record
 from raft_fast.evaluation.statistics import Pair, compare_pairs, share
@@ -100,7 +100,7 @@ def open_jury(options: JuryOptions, load: Callable[[str], Engine], folder: Path)
     if not options.eval_judge:
         yield None
         return
-    prompt = load_own("jury", options.eval_prompts, "--eval_prompts")
+    prompt = load_prompt("jury", options.eval_prompts, "--eval_prompts")
     engines = load_judges(options.eval_judge, options.eval_quorum, load, "--eval_judge")
     with Journal(folder) as journal:
         yield Jury([Part("--eval_judge", engine, journal) for engine in engines], prompt,
