@@ -1,30 +1,25 @@
 """Does the server engine keep a server busy? `python -m benchmarks.engines`
 
-A server that answers every request after a fixed delay is asked with so many requests in flight. The
-floor is requests * delay / in_flight; the share of the wall clock that the floor takes is the share
-spent waiting for the server, and 1 is perfect. The server is a process of its own on the same cores.
+A server answers every request after a fixed delay, with so many requests in flight. The floor is
+requests * delay / in_flight; its share of the wall clock is the share spent waiting for the server, and 1
+is perfect. The server is a process of its own on the same cores.
 """
 
-import argparse
 import json
-import os
 import time
 
-from benchmarks.measure import command, machine, results_folder
+from benchmarks import measure
 from benchmarks.slow_server import SlowServer
 from raft_fast.data.texts import Message
 from raft_fast.engines import Sampling
-from raft_fast.engines.openai import OpenAIEngine
-from raft_fast.run.options import EngineOptions
 
 CASES = ((64, 0.2), (64, 1.0), (256, 1.0))  # requests in flight, seconds of delay
 
 
-def measure(in_flight: int, delay: float, seconds: float) -> dict[str, float]:
-    """One case: enough requests for `seconds`, after a round that opens the connections."""
+def one_case(in_flight: int, delay: float, seconds: float) -> dict[str, float]:
+    """Enough requests for `seconds`, after a round that opens the connections."""
     with SlowServer(delay) as server:
-        engine = OpenAIEngine.connect(f"stub@{server.url}", EngineOptions(requests_in_flight=in_flight))
-        requests = round(seconds / delay) * in_flight
+        engine, requests = server.engine(in_flight), max(1, round(seconds / delay)) * in_flight
         for count in (in_flight, requests):
             conversations = ([Message(role="user", content=f"{number} " + "word " * 100)]
                              for number in range(count))
@@ -39,18 +34,14 @@ def measure(in_flight: int, delay: float, seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = measure.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of waiting, each case")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     found = []
     for in_flight, delay in CASES:
-        found.append(measure(in_flight, delay, arguments.seconds))
+        found.append(one_case(in_flight, delay, args.seconds))
         print(json.dumps(found[-1]), flush=True)
-    result = {"machine": machine("cpu"), "command": command(), "load_at_start": os.getloadavg()[0],
-              "cases": found}
-    path = results_folder("cpu") / "engines.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    measure.record("engines", "cpu", {"cases": found})
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@
 
 Ten neighbours of a sample of queries among N vectors: seconds to build and to search, memory above the
 vectors, and recall@10 against an exact search in float64. The vectors are mixtures of three real
-embeddings (`--real`; else of random ones) with a little noise: they crowd together as
-texts of one domain do, without being copies.
+embeddings (`--real`; else of random ones) with a little noise: they crowd together as texts of one domain
+do, without being copies.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ WEIGHTS, NOISE = (1.0, 0.7, 0.5), 0.02
 BLOCK = 50_000
 FEWEST_FOR_IVF = 10_000
 
-Built = Callable[[np.ndarray], np.ndarray]
+Search = Callable[[np.ndarray], np.ndarray]
 """Queries to the ids of their neighbours."""
 
 
@@ -58,35 +57,16 @@ def mixtures(real: np.ndarray, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def exact_ids(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The K nearest by plain selection in float64, a block of the base at a time."""
-    ids: np.ndarray = np.empty((len(queries), 0), np.int64)
-    scores: np.ndarray = np.empty((len(queries), 0))
-    for begin in range(0, len(base), BLOCK):
-        block = queries.astype(np.float64) @ base[begin : begin + BLOCK].T.astype(np.float64)
-        places = np.argpartition(-block, K - 1, axis=1)[:, :K]
-        scores = np.hstack([scores, np.take_along_axis(block, places, 1)])
-        ids = np.hstack([ids, places + begin])
-        best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
-        scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
-    return ids
+def exact(base: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The K nearest in float64, query by query."""
+    return np.stack([np.argpartition(-(base @ query.astype(np.float64)), K - 1)[:K] for query in queries])
 
 
-def by_torch(base: np.ndarray) -> Built:
-    return lambda queries: TorchIndex(base).search(queries, K).ids
-
-
-def by_faiss_flat(base: np.ndarray) -> Built:
-    index = FaissIndex(base, flat_rows=len(base))
+def ours(index: Any) -> Search:
     return lambda queries: index.search(queries, K).ids
 
 
-def by_faiss_ivf(base: np.ndarray) -> Built:
-    index = FaissIndex(base, flat_rows=1)
-    return lambda queries: index.search(queries, K).ids
-
-
-def by_sentence_transformers(base: np.ndarray) -> Built:
+def theirs(base: np.ndarray) -> Search:
     def search(queries: np.ndarray) -> np.ndarray:
         found = semantic_search(torch.from_numpy(queries), torch.from_numpy(base), top_k=K)
         return np.array([[hit["corpus_id"] for hit in hits] for hits in found])
@@ -94,14 +74,17 @@ def by_sentence_transformers(base: np.ndarray) -> Built:
     return search
 
 
-WAYS: dict[str, Callable[[np.ndarray], Built]] = {
-    "torch": by_torch, "faiss, flat": by_faiss_flat, "faiss, IVF": by_faiss_ivf,
-    "sentence-transformers semantic_search": by_sentence_transformers,
+IVF = "faiss, IVF"
+WAYS: dict[str, Callable[[np.ndarray], Search]] = {
+    "torch": lambda base: ours(TorchIndex(base)),
+    "faiss, flat": lambda base: ours(FaissIndex(base, flat_rows=len(base))),
+    IVF: lambda base: ours(FaissIndex(base, flat_rows=1)),
+    "sentence-transformers semantic_search": theirs,
 }
 
 
 def with_memory(run: Callable[[], Any]) -> tuple[Any, int]:
-    """What `run` gives, and the peak of bytes that it took."""
+    """The result of `run`, and the peak of bytes that it took."""
     kept: list[Any] = []
     extra = measure.extra_memory(lambda: kept.append(run()), "cpu")
     return kept[0], extra
@@ -109,11 +92,11 @@ def with_memory(run: Callable[[], Any]) -> tuple[Any, int]:
 
 def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, dict[str, Any]]:
     """Every way on the same vectors; searches take turns, so that a neighbour's load falls on all."""
-    truth = exact_ids(base, queries)
-    built: dict[str, Built] = {}
+    truth = exact(base, queries)
+    built: dict[str, Search] = {}
     result: dict[str, dict[str, Any]] = {}
     for name, build in WAYS.items():
-        if build is by_faiss_ivf and len(base) < FEWEST_FOR_IVF:
+        if name == IVF and len(base) < FEWEST_FOR_IVF:
             continue
         start = time.perf_counter()
         built[name], to_build = with_memory(partial(build, base))
@@ -130,10 +113,8 @@ def compare(base: np.ndarray, queries: np.ndarray, repeats: int) -> dict[str, di
 
 def main() -> None:
     """Print each size as it is done and write its JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = measure.parser(__doc__, queries=500, repeats=3)
     parser.add_argument("--sizes", default="1000,10000,100000,1000000")
-    parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--real", nargs="*", type=Path, metavar="FILE", help="mix the vectors from "
                         "embeddings of these rows' questions and answers; without FILE the quickstart's, in "
                         "both languages")
@@ -142,18 +123,15 @@ def main() -> None:
     for count in (int(size) for size in args.sizes.split(",")):
         base, queries = mixtures(real, count, seed=0), mixtures(real, args.queries, seed=1)
         ways = compare(base, queries, args.repeats)
-        exact = [way["recall_at_10"] for name, way in ways.items() if name != "faiss, IVF"]
-        if min(exact) < 0.999:  # rounding may swap neighbours that are equal to seven digits
+        if min(way["recall_at_10"] for name, way in ways.items() if name != IVF) < 0.999:
             raise SystemExit(f"an exact search misses neighbours, no times: {ways}")
-        flops = 2.0 * count * args.queries * base.shape[1]
-        record = {"command": measure.command(), "machine": measure.machine("cpu"), "vectors": count,
-                  "dimension": base.shape[1], "queries": args.queries, "k": K,
-                  "vectors_mib": round(base.nbytes / 2**20),
-                  "of": f"mixtures of {len(real)} {'random' if args.real is None else 'real'} embeddings",
-                  "gflop_of_exact_search": round(flops / 1e9, 2), "ways": ways}
-        path = measure.results_folder("cpu") / f"neighbours-n{count}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        print(json.dumps(record, indent=1))
+        found = {"vectors": count, "dimension": base.shape[1], "queries": args.queries, "k": K,
+                 "vectors_mib": round(base.nbytes / 2**20), "gflop_of_exact_search": round(
+                     2.0 * count * args.queries * base.shape[1] / 1e9, 2),
+                 "of": f"mixtures of {len(real)} {'random' if args.real is None else 'real'} embeddings",
+                 "ways": ways}
+        print(json.dumps(found, indent=1))
+        measure.record(f"neighbours-n{count}", "cpu", found)
 
 
 if __name__ == "__main__":

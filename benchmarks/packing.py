@@ -4,13 +4,12 @@
     python -m benchmarks.packing --ways "packed" "packed, prompts shared"
 
 SFT sequences and shorter "trajectories" (prefixes of the answers) of real rows: padded buckets, one packed
-row with transformers' S x S block mask, one packed row with attention per sequence, and the same with what
-prompts begin with alike in it once. The same states, or no speed. Tokens are what the views hold: what is
-shared counts as often as it is used. Beside the seconds, those of the process on its CPUs, which other work
-on the machine disturbs less.
+row with transformers' S x S block mask, one packed row with attention per sequence, and the same with shared
+beginnings of prompts in it once. Different states end the run without speeds. Tokens are what the views
+hold: what is shared counts as often as it is used. Beside the seconds on the clock stand the process's
+seconds on its CPUs, which other work on the machine disturbs less.
 """
 
-import argparse
 import random
 import statistics
 import time
@@ -20,14 +19,11 @@ from typing import Any
 
 import torch
 
-from raft_fast.data.dataset import read_table
+from benchmarks import measure
+from benchmarks.rollouts import quickstart_model
 from raft_fast.models import attention
 from raft_fast.models.chat import View
-from raft_fast.models.fetch import fetch_model
-from raft_fast.models.load import load_chat, load_model
 from raft_fast.models.packing import completion_hidden, pack
-from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.options import ModelOptions
 
 SHARED = "packed, prompts shared"
 WAYS = {"padded buckets": ("sdpa", set()), "packed, block mask": ("sdpa", {"sdpa"}),
@@ -48,43 +44,38 @@ def way(model: Any, name: str) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = measure.parser(__doc__, rows=4, repeats=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    asked = parser.parse_args()
-    options = ModelOptions(device="cpu")
-    folder = fetch_model(options.model, None)
-    model = load_model(folder, options, torch.float32).train()
-    chat, dice = load_chat(folder, model), random.Random(0)
-    rows = dice.sample(read_table(str(quickstart_rows()), 0.1).rows, asked.rows)
-    answers = [chat.sft_view(row.prompt, row.completion) for row in rows]
+    args = parser.parse_args()
+    model, chat, known = quickstart_model("cpu")
+    model.train()
+    dice = random.Random(0)
+    answers = [chat.sft_view(row.prompt, row.completion) for row in dice.sample(known, args.rows)]
     views = answers + [View(view.prompt, view.completion[: dice.randint(20, 96)]) for view in answers]
     tokens = sum(len(view.ids) for view in views)
     with way(model, SHARED):
         again = tokens - pack(views, model).inputs["input_ids"].shape[1]
-    print(f"{len(views)} sequences, {tokens} tokens, {again} of them ({again / tokens:.0%}) what another "
-          f"prompt begins with; {torch.get_num_threads()} threads")
-    seconds: dict[str, list[float]] = {name: [] for name in asked.ways}
-    busy: dict[str, list[float]] = {name: [] for name in asked.ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in args.ways}
     expected = None
-    for _ in range(asked.repeats):
-        for name in asked.ways:
+    for _ in range(args.repeats):
+        for name, times in seconds.items():
             with way(model, name):
                 model.zero_grad(set_to_none=True)
                 start, begun = time.perf_counter(), time.process_time()
                 hidden = completion_hidden(model, views, chat.pad_id)
                 hidden.square().sum().backward()
-                seconds[name].append(time.perf_counter() - start)
-                busy[name].append(time.process_time() - begun)
+                times.append((time.perf_counter() - start, time.process_time() - begun))
             expected = hidden.detach() if expected is None else expected
             if not (hidden.detach() - expected).norm() <= 1e-4 * expected.norm():
                 raise SystemExit(f"{name} gives other states")
+    rows = []
     for name, times in seconds.items():
-        median, best = statistics.median(times), min(times)
-        print(f"{name:22} median {median:6.2f} s, {tokens / median:6.1f} tokens/s; "
-              f"best {best:6.2f} s, {tokens / best:6.1f} tokens/s; "
-              f"on CPUs median {statistics.median(busy[name]):6.2f} s, best {min(busy[name]):6.2f} s")
+        clock, busy = ((statistics.median(spent), min(spent)) for spent in zip(*times, strict=True))
+        rows.append([name, *(f"{one:.2f}" for one in (*clock, *busy)),
+                     *(f"{tokens / one:.1f}" for one in clock)])
+    measure.show(f"{len(views)} sequences, {tokens} tokens, {again} ({again / tokens:.0%}) in shared "
+                 f"beginnings, {torch.get_num_threads()} threads",
+                 ("way", "median s", "best s", "median CPU s", "best CPU s", "tokens/s", "at best"), rows)
 
 
 if __name__ == "__main__":

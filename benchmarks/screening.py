@@ -3,11 +3,10 @@
     python -m benchmarks.screening               # the quickstart's rows with the real encoder, and IFBench
     python -m benchmarks.screening --rows 5000   # made rows, with an encoder that takes no time
 
-Everything above a similarity of 0.95 and a share of 5 % is told, so that what lies just below the defaults
-(0.97, 50 %) shows too. Made rows have 52 random words and are compared with 1,000 of their kind.
+Everything above a similarity of 0.95 and a share of 5 % is reported, so that what lies just below the
+defaults (0.97, 50 %) shows too. Made rows have 52 random words and are compared with 1,000 of their kind.
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -17,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import command, machine, results_folder
+from benchmarks import measure
 from raft_fast.data.dataset import Row, read_table, split
+from raft_fast.data.neighbours import SentenceEncoder
 from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.data.vectors import SentenceEncoder
-from raft_fast.evaluation.suites import fetched_suites
+from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.models.embedding import unit
 from raft_fast.models.load import load_encoder
 from raft_fast.run.fetch import quickstart_rows
@@ -36,12 +35,10 @@ class Unlike:
     """An encoder for which no two texts say the same."""
 
     identity, device = "unlike", "cpu"
-
-    def __init__(self) -> None:
-        self._dice = np.random.default_rng(0)
+    dice = np.random.default_rng(0)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return unit(self._dice.normal(size=(len(texts), DIMENSION)))
+        return unit(self.dice.normal(size=(len(texts), DIMENSION)))
 
 
 def made(count: int, seed: int) -> list[Row]:
@@ -68,23 +65,18 @@ def screened(rows: Sequence[Row], references: Mapping[str, Sequence[Reference]],
 
 def main() -> None:
     """Print what was found and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--rows", type=int, help="so many made rows instead of the quickstart's")
-    asked = parser.parse_args()
-    if asked.rows:
-        name = f"screening-n{asked.rows}"
-        found = {"made": screened(made(asked.rows, 0), rows_as_references(made(REFERENCES, 1)), Unlike())}
+    args = parser.parse_args()
+    if args.rows:
+        found = {"made": screened(made(args.rows, 0), rows_as_references(made(REFERENCES, 1)), Unlike())}
     else:
-        name, encoder = "screening", load_encoder(ModelOptions())
-        rows = read_table(str(quickstart_rows()), 0.0).rows
+        rows, encoder = read_table(str(quickstart_rows()), 0.0).rows, load_encoder(ModelOptions())
         train, heldout = split(rows, TrainOptions().heldout, 0)
-        found = {"all rows": screened(rows, {}, encoder),
-                 "training rows": screened(train, rows_as_references(heldout) | fetched_suites(Reporter()),
-                                           encoder)}
-    record = {"command": command(), "machine": machine("cpu"), **found}
-    print(json.dumps(record, indent=1))
-    path = results_folder("cpu") / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+        known = rows_as_references(heldout) | fetched_suites(Reporter())
+        found = {"all rows": screened(rows, {}, encoder), "training rows": screened(train, known, encoder)}
+    print(json.dumps(found, indent=1))
+    measure.record(f"screening-n{args.rows}" if args.rows else "screening", "cpu", found)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 nothing."""
 
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 
 from raft_fast.data.records import own_file
@@ -10,9 +11,9 @@ from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import Options
 
 
-def check_train(options: Options, run_dir: Path) -> None:
+def check_train(options: Options, run_dir: Path, in_memory: Collection[str] = ()) -> None:
     """Raises UserError for what training needs and what is not here. A new run is refused before it has a
-    folder; one that is there says itself what has changed."""
+    folder; one that is there says itself what has changed. `in_memory`: options that name loaded models."""
     from raft_fast.run.hub import check_upload
 
     check_packages(options)
@@ -20,25 +21,25 @@ def check_train(options: Options, run_dir: Path) -> None:
     if run_dir.exists():
         return
     from raft_fast.models.fetch import own_folder
+    from raft_fast.refinement.bench import check_once
     from raft_fast.refinement.checks import Checker
-    from raft_fast.refinement.roles import check_once
 
     Checker.of(options.refine)
     if options.refine.fusion_rounds and options.train.data_source == "fused":
         check_once("--judge", options.refine.judge)
     if options.data.data:
         own_file(options.data.data)
-    own_folder(options.model.model)
+    if "model" not in in_memory:
+        own_folder(options.model.model)
     own_folder(options.model.encoder, "--encoder")
-    if options.train.distillation and options.train.teacher != "self":
+    if options.train.distillation and options.train.teacher != "self" and "teacher" not in in_memory:
         own_folder(not_a_server(options.train.teacher), "--teacher")
 
 
 def check_packages(options: Options) -> None:
     """Raises UserError where a package is missing that would be asked for after stage 1, hours later."""
     from raft_fast.distillation.trackers import find_trackers
-    from raft_fast.models.load import pick_device
-    from raft_fast.models.quantization import quantization_config
+    from raft_fast.models.load import pick_device, quantization_config
 
     train = options.train
     find_trackers(options.watch.report_to)

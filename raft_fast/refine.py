@@ -18,16 +18,22 @@ from typing import Any
 from raft_fast.data import dataset
 from raft_fast.data.screening import screen
 from raft_fast.engines import Price
+from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
-from raft_fast.engines.prompting import load_prompts
-from raft_fast.evaluation.suites import cached_suites
-from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, refine
+from raft_fast.evaluation.ifbench import cached_suites
+from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, raft, refine
+from raft_fast.refinement.bench import named_engines
 from raft_fast.refinement.checks import Checker
-from raft_fast.refinement.dry_run import Caller, estimate, samples, told
-from raft_fast.refinement.finished import keep_finished
-from raft_fast.refinement.outputs import CONFIG, PARTIAL_CONFIG
-from raft_fast.refinement.roles import name_judges, named_engines
-from raft_fast.refinement.shards import joining, merge, shard_folder, unfinished
+from raft_fast.refinement.estimate import Estimate, estimate, told
+from raft_fast.refinement.outputs import (
+    CONFIG,
+    PARTIAL_CONFIG,
+    joining,
+    keep_finished,
+    merge,
+    shard_folder,
+    unfinished,
+)
 from raft_fast.refinement.summary import REASONS, outcome
 from raft_fast.run import config
 from raft_fast.run.errors import UserError, entry
@@ -129,12 +135,13 @@ def run(
     config.to_yaml(options.groups, folder / PARTIAL_CONFIG)
     write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     roles, encoder = load(options.model, options.engines, options.refine, reporter)
-    screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter, everyone.source)
+    screened = screen(everyone, cached_suites(), options.screen, encoder, folder, reporter,
+                      str(everyone.source))
     everyone = everyone.without(screened.dropped)
     write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     rows = shard_of(everyone, options.how)
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
-    summary = refine(rows, options.refine, roles, encoder, folder, reporter, seed=options.data.seed,
+    summary = refine(rows, raft(options.refine), roles, encoder, folder, reporter, seed=options.data.seed,
                      total_rows=total, retry_failed=options.how.retry_failed, golds=golds, data=fingerprint)
     (folder / PARTIAL_CONFIG).replace(folder / CONFIG)  # says how the finished files were made, never others
     if options.how.shard is not None:  # shards are calibrated together
@@ -166,20 +173,16 @@ def say_estimate(rows: dataset.RowFile, options: Options, reporter: Reporter) ->
     """--dry_run: a request of every kind, and how many there would be."""
     from raft_fast.engines.load import load_tokens  # heavy: not for --help or a typo
 
-    stage = options.refine
-    prompts = load_prompts(stage.prompts)
-    named = [("--rewriter", stage.rewriter), ("--fuser", stage.fuser)]
-    if stage.fusion_rounds:
-        named += [("--judge", spec) for spec in name_judges(stage.judge, stage.quorum)]
-    callers = [Caller(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
-               for option, spec in named]
-    for task, messages in samples(next(iter(rows)), stage, prompts).items():
-        print(f"--- {task}")
-        for turn in messages:
+    stage, prompts = raft(options.refine), load_prompts(options.refine.prompts)
+    engines = [Estimate(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
+               for option, spec in named_engines(options.refine)]
+    for request in stage.requests(next(iter(rows)), stage.options, prompts):
+        print(f"--- {request.task}")
+        for turn in request.messages:
             print(visible(f"[{turn['role']}] {turn['content']}"))
     print("---")
     with reporter.phase("count", len(rows), "rows") as advance:
-        estimates = estimate(iter(rows), stage, prompts, callers[0], callers[1], callers[2:], advance)
+        estimates = estimate(rows, stage, prompts, engines, advance)
     print("\n".join(told(estimates, len(rows))))
 
 
@@ -191,20 +194,20 @@ def price(spec: str, engines: EngineOptions) -> Price | None:
 
 def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
     """Say what came of it; write the data set's card and the report."""
-    from raft_fast.report.stage1.card import write_card
-    from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
+    from raft_fast.report.cards import write_card
+    from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
 
     for line in outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
         write_card(folder, card.license, card.language)
-        report = write_report(folder)
+        report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
 
 
 def explain_row(data: DataOptions, row_id: str) -> None:
     """Print what stage 1 decided about one row. Loads no model."""
-    from raft_fast.report.stage1.explain import explain
+    from raft_fast.report.explain import explain
 
     if not data.output_dir and not data.data:
         raise UserError(f"--explain {row_id}: --output_dir is missing; name the folder that was "

@@ -1,20 +1,22 @@
 """What is refused before anything is read, loaded or made."""
 
+import dataclasses
 import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from raft_fast import paraphrase, refine, train
+from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast import preflight as at_start
 from raft_fast.engines.load import check_engines
 from raft_fast.preflight import check_packages
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import Options, check_given
-from raft_fast.run.options.given import NEEDS
+from raft_fast.run.options import ALL_GROUPS, Options, check_given
+from raft_fast.run.options.option import needed
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
-        train.run("raft", options(*argv))
+        RAFTTrainer(args=RAFTConfig.from_options(options(*argv), "raft")).train()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,13 +76,13 @@ def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "said"), [
-    (["--lora_r", "64"], "--lora_r: has no part in this run without --use_peft true"),
-    (["--fixed_lambda=2"], "--fixed_lambda: has no part in this run without --balance fixed"),
-    (["--balance", "fixed", "--ema_beta", "0.5"], "without --balance ema or gradient"),
-    (["--distillation", "false", "--teacher", "x"], "--teacher: has no part in this run without"),
-    (["--log_completions_steps", "5"], "without --log_completions true"),
-    (["--collapse_threshold", "0.5"], "without --eval_steps"),
-    (["--vllm_server_base_url", "http://x:1"], "without --rollout_engine vllm_server"),
+    (["--lora_r", "64"], "--lora_r requires --use_peft"),
+    (["--fixed_lambda=2"], "--fixed_lambda requires --balance fixed"),
+    (["--balance", "fixed", "--ema_beta", "0.5"], "--ema_beta requires --balance ema or gradient"),
+    (["--distillation", "false", "--teacher", "x"], "--teacher requires --distillation"),
+    (["--log_completions_steps", "5"], "--log_completions_steps requires --log_completions"),
+    (["--collapse_threshold", "0.5"], "--collapse_threshold requires --eval_steps"),
+    (["--vllm_server_base_url", "http://x:1"], "requires --rollout_engine vllm_server"),
 ])
 def test_what_would_be_ignored_is_refused_and_nothing_is_made(tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(tmp_path)
@@ -99,9 +101,12 @@ def test_what_is_switched_on_or_stands_in_a_file_is_no_mistake(tmp_path):
     check_given(argv, options(*argv))
 
 
-def test_every_option_that_needs_another_is_one():
-    flat = options().flat()
-    assert all(name in flat for need in NEEDS for name in need.options)
+def test_what_an_option_needs_is_an_option_that_can_be_so():
+    every = {one.name: one for group in ALL_GROUPS for one in dataclasses.fields(group)}
+    for one in every.values():
+        if "needs" in one.metadata:
+            name, accepted = needed(one.metadata["needs"])
+            assert set(accepted) <= set(get_args(every[name].type)), one.name
 
 
 def test_judges_that_are_not_asked_may_be_anyone():

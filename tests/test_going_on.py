@@ -1,16 +1,16 @@
 """Going on with a run: which options may be others than before, by what it has cost."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
+from raft_fast.run.arguments import GROUPS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
-from raft_fast.run.going_on import DRIVEN, TRAINED, has_steps, open_run, paid, pin_inputs
-from raft_fast.run.options import (
-    DataOptions,
-)
-from raft_fast.train import GROUPS
+from raft_fast.run.folder import has_steps, open_run, paid, pin_inputs
+from raft_fast.run.options import DataOptions, pinned_by
+from raft_fast.run.options.option import Part
 
 STEP = '{"step": 1}\n'
 
@@ -40,10 +40,14 @@ def stepped(folder):
     (folder / "metrics.jsonl").write_text(STEP)
 
 
-def test_names_of_options_are_those_of_options():
-    every = {field.name for group in GROUPS for field in dataclasses.fields(group)}
-    assert every >= DRIVEN | TRAINED
-    assert not DRIVEN & {"learning_rate", "teacher_top_k", "seed", "model", "data", "heldout", "use_peft"}
+def test_an_option_pins_one_part_of_a_run():
+    pins = {part: pinned_by(GROUPS, part) for part in get_args(Part)}
+    assert sum(map(len, pins.values())) == len({field.name for group in GROUPS
+                                                for field in dataclasses.fields(group)})
+    assert pins["rows"] >= {"data", "seed", "max_rows", "heldout", "data_source", "duplicates"}
+    assert pins["refinement"] >= {"model", "encoder", "tau", "judge", "prompts", "extra_body"}
+    assert pins["training"] >= {"learning_rate", "teacher_top_k", "use_peft", "eval_steps", "eval_rows"}
+    assert pins["nothing"] >= {"device", "output_dir", "per_device_train_batch_size", "max_retries", "price"}
 
 
 @pytest.mark.parametrize("log", [None, "", '{"step": 1, "torn'])
@@ -159,17 +163,6 @@ def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
         pin_inputs(tmp_path, {"the data": "c"})
     with pytest.raises(UserError, match="the model changed since"):
         pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
-
-
-def test_answers_to_go_on_with_are_named_only_where_there_are_some(folder):
-    stepped(folder)
-    with pytest.raises(UserError, match=r"or the same options$"):
-        open_run(folder, groups(heldout=0.5))
-    (folder / "refine").mkdir()
-    (folder / "refine/refined.parquet").touch()
-    with pytest.raises(UserError, match=r"the same options\. Answers .*: --data .*/refine/refined\.parquet "
-                                        r"--heldout_data .*/heldout\.parquet$"):
-        open_run(folder, groups(heldout=0.5))
 
 
 def test_a_typo_does_not_claim_the_folder(tmp_path):

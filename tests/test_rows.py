@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raft_fast import evaluate, paraphrase, refine
-from raft_fast.data.dataset import open_rows, read_table, write_jsonl, write_rows
+from raft_fast.data.dataset import open_rows, read_table, write_rows
 from raft_fast.data.training_rows import take_rows
+from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import DataOptions, EvaluateOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 

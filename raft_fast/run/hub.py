@@ -33,7 +33,7 @@ def check_upload(options: WatchOptions, run_dir: Path) -> None:
         raise UserError("--push_to_hub true: there is no token of the hub: set HF_TOKEN or run hf auth login")
 
 
-def push(folder: Path, name: str, private: bool = True) -> str:
+def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:
     """Upload the folder to the repository `name`, made where it is missing; returns its address.
 
     Raises UserError where the hub refuses or cannot be reached: everything is still in the folder.
@@ -43,8 +43,7 @@ def push(folder: Path, name: str, private: bool = True) -> str:
     api = huggingface_hub.HfApi()
     try:
         repo = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo.repo_id, folder_path=folder,
-                          commit_message="Trained with raft-fast")
+        api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=message)
     except Exception as error:  # the hub client raises a dozen kinds, those of its HTTP library among them
         raise UserError(f"--hub_model_id {name}: {unreached(error)}; the model is in {folder}: "
                         f"upload it with hf upload {name} {folder}") from error

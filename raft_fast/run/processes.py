@@ -4,7 +4,9 @@ What is done once (reading rows, stage 1, evaluation, files) the first process d
 the result. Alone in the world every method does nothing.
 """
 
+import atexit
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -33,6 +35,9 @@ class Processes:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             # gloo beside nccl: python objects and waiting for hours are no work for a GPU
             dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+            # gloo's threads outlive the group where a device mesh keeps it. One that still has a tensor of
+            # the last collective to release needs the interpreter's lock; during the shutdown it aborts.
+            atexit.register(time.sleep, 0.2)
         return cls()
 
     @property
