@@ -1,7 +1,7 @@
 """Nearest neighbours by inner product: faiss where it is installed and pays, torch otherwise.
 
 Both search exactly up to `FLAT_ROWS` vectors; beyond, faiss looks at a part of them (IVF) and finds
-almost all. The thresholds are measured: `python -m benchmarks.neighbours`, docs/PERFORMANCE.md.
+almost all. The thresholds are measured: `python -m benchmarks.neighbours`, dev/PERFORMANCE.md.
 """
 
 import functools

@@ -150,7 +150,7 @@ class Decision:
         return NOT_ASKED not in errors
 
     def as_json(self) -> dict[str, Any]:
-        """The row's line in decisions.jsonl (docs/HOWTO.md describes it)."""
+        """The row's line in decisions.jsonl (docs/FILES.md describes it)."""
         row, filtered = self.filtered.row, self.filtered
         return {
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,

@@ -30,7 +30,7 @@ class RefineOptions:
     best one is used however low."""
     skip_checks: str = listed("")
     """Checks of rewrites and fusions not to make, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/HOWTO.md)."""
+    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/methods/raft.md)."""
     fusion_rounds: int = 3
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = 0.8

@@ -73,7 +73,7 @@ class TrainOptions:
     continuous (transformers' continuous batching, for a GPU); vllm (in this process, sharing its GPU);
     vllm_server (a `vllm serve` on GPUs of its own). The last three are faster and repeat no draw."""
     vllm_server_base_url: str = "http://localhost:8000"
-    """Where the server of --rollout_engine vllm_server is; see HOWTO.md for how it is started."""
+    """Where the server of --rollout_engine vllm_server is; docs/RUNS.md shows how to start it."""
     vllm_gpu_memory_utilization: float = 0.3
     """Share of the GPU's memory that --rollout_engine vllm takes for weights and cache."""
     num_loss_tokens_to_skip: int = 0
