@@ -79,6 +79,8 @@ class RAFTTrainer:
 
         args = copy.copy(args or RAFTConfig())
         self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
+        self._in_memory: set[str] = set()  # options whose names stand for loaded models
+        self._model: Any = None
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
@@ -110,7 +112,7 @@ class RAFTTrainer:
         self._trained: Any = None
         self._encoder: Any = None
         self._heldout: list[Any] = []
-        self._ended = False
+        self._ended, self._weights = False, ""
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
         """Refine and train: every stage but the evaluation, up to RUN/model.
@@ -127,7 +129,7 @@ class RAFTTrainer:
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
         with ExitStack() as held, _left_as_it_was(self._model):
-            processes.first(lambda: check_train(options, run_dir, in_memory=self._in_memory()))
+            processes.first(lambda: check_train(options, run_dir, in_memory=self._in_memory))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
             start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -203,9 +205,7 @@ class RAFTTrainer:
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        if not self._ended:
-            raise UserError("evaluate() compares the trained model with the one before: call train() first "
-                            "(again, if a callback stopped it)")
+        self._must_be_trained()
         if not processes.first((run_dir / "evaluation.json").is_file):
             original, trained = self._original, self._trained
             original.batch_size = options.evaluate.eval_batch_size
@@ -228,14 +228,16 @@ class RAFTTrainer:
     def model(self) -> Any:
         """Before training ends the model that was passed or, by name, the one that training begins with,
         loaded when first asked for; afterwards the trained model."""
+        if self._ended and self._trained is None:  # an earlier process has trained it
+            from raft_fast.engines.load import load_engine
+
+            with _left_as_it_was(None):
+                self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
         if self._trained is not None:
             return self._trained.model
-        if self._ended:
-            from raft_fast.models.load import frozen_dtype, load_model, pick_device
-
-            dtype = frozen_dtype(pick_device(self.options.model.device))
-            return load_model(self.run_dir / "model", self.options.model, dtype, option="model")
-        self._original = self._original or self._load_original()
+        if self._original is None:
+            with _left_as_it_was(None):
+                self._original = self._load_original()
         return self._original.model if self._model is None else self._model
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
@@ -290,14 +292,11 @@ class RAFTTrainer:
         from raft_fast.models.load import check_loaded
 
         check_loaded(option, model)
-        if model is getattr(self, "_model", None):  # as teacher it is the model before training
+        if model is self._model:  # as teacher it is the model before training
             return None
         setattr(self.args, option, model.name_or_path or MEMORY)
+        self._in_memory.add(option)
         return model
-
-    def _in_memory(self) -> set[str]:
-        """Options whose names stand for objects that are here."""
-        return {name for name, one in (("model", self._model), ("teacher", self._teacher)) if one is not None}
 
     def _objects(self) -> dict[str, str]:
         """What the options do not tell of the objects that were passed, to be the same in a resumed run."""
@@ -311,26 +310,29 @@ class RAFTTrainer:
         return found
 
     def _load_original(self) -> Any:
-        """The model before training as an engine: the one that was passed (with an adapter), a copy, or by
-        name."""
-        from raft_fast.engines.load import engine_of, load_local
-        from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+        """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
+        trained a little and there is no checkpoint to go on from."""
+        from raft_fast.distillation.checkpoint import checkpoints
+        from raft_fast.engines.load import load_local, original_of
+        from raft_fast.models.load import fingerprint_loaded
 
-        if self._original is not None:
-            return self._original
-        options, size = self.options, self.options.refine.refine_batch_size
-        if self._model is None:
-            return load_local("self", options.model, options.engines, size, tokenizer=self.processing_class)
-        device, name = pick_device(options.model.device), options.model.model
-        original = made_ready(self._model, device, name)
-        if not options.adapter.use_peft:
-            original = copy.deepcopy(self._model).requires_grad_(False).to(frozen_dtype(device))
-        return engine_of(original, self.processing_class, name, options.model, options.engines, size)
+        options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
+        whole = self._model is not None and not options.adapter.use_peft
+        if self._original is None and self._model is None:
+            return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+        if self._original is None:
+            self._weights = fingerprint_loaded(self._model, tokenizer)
+            return original_of(self._model, tokenizer, whole, options.model.model, options.model,
+                               options.engines, size)
+        if whole and not checkpoints(self.run_dir / "checkpoints") and (
+                fingerprint_loaded(self._model, tokenizer) != self._weights):
+            raise UserError("model: training changed its weights and ended before the first checkpoint: load "
+                            "it again, and make a new RAFTTrainer")
+        return self._original
 
     def _must_be_trained(self) -> None:
         if not self._ended:
             raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
-
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.sharding import longest_sequence
 from raft_fast.distillation.show_memory import show_memory
 from raft_fast.distillation.stopping import SoftStop
-from raft_fast.distillation.student import make_student
+from raft_fast.distillation.student import Student, make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
 from raft_fast.distillation.terms import Term
 from raft_fast.engines.hf import HFEngine
@@ -55,15 +55,24 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
 
 def train_student(rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
                   frozen: HFEngine | None, run_dir: Path, reporter: Reporter,
-                  callbacks: Sequence[Callback] = (), *,
-                  given: Any = None, peft_config: Any = None,
+                  callbacks: Sequence[Callback] = (), *, given: Any = None, peft_config: Any = None,
                   rollout_engine: RolloutEngine | None = None) -> HFEngine | None:
     """Minimise `terms` on `rows` and write RUN/model; returns the trained model as an engine, None if a
     callback stopped training before its end. `original` is the model before training, `frozen` the teacher;
     `given` and `peft_config` as in `make_student`."""
-    training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed, given,
                            peft_config)
+    try:
+        return _train(student, rows, terms, options, original, frozen, run_dir, reporter, callbacks,
+                      rollout_engine)
+    finally:
+        student.release()
+
+
+def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
+           frozen: HFEngine | None, run_dir: Path, reporter: Reporter, callbacks: Sequence[Callback],
+           rollout_engine: RolloutEngine | None) -> HFEngine | None:
+    training, chat, teacher, processes = options.train, original.chat, None, Processes()
     model = student.model
     if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
