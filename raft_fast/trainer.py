@@ -157,8 +157,8 @@ class RAFTTrainer:
         from raft_fast.distillation.sharding import check_shards
         from raft_fast.distillation.stage2 import load_teacher, train_student
         from raft_fast.distillation.student import check_adapter, check_checkpointing
-        from raft_fast.evaluation.suites import fetched_suites
-        from raft_fast.evaluation.watchers import watchers
+        from raft_fast.evaluation.during_training import watchers
+        from raft_fast.evaluation.ifbench import fetched_suites
         from raft_fast.models.load import load_encoder
 
         options, run_dir = self.options, self.run_dir

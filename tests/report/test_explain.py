@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stage1_stubs import many, write_folder
 
-from raft_fast.report.stage1.explain import explain
+from raft_fast.report.explain import explain
 from raft_fast.run.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -25,12 +25,12 @@ def fused_row(hostile=""):
 
 def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
     row = fused_row() | {"gold": "the gold words", "rewrite": "the rewritten words",
-                         "completion": "the chosen words",
                          "tokens": {"rewrite": {"prompt": 1234, "completion": 56}}}
+    row["rounds"][1]["fused"] = "the fused words"
     out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
-    parts = [row["row_id"], "Why?", "the gold words", "similarity", "the rewritten words", "round 1",
-             "one", "two", "mean", "round 2", "no score", "chosen", "fused: ", "the chosen words",
-             "gold 2.500", "1,234 read, 56 written"]
+    parts = [row["row_id"], "Why?", "gold", "nll 2.500", "the gold words", "rewrite 1", "similarity",
+             "the rewritten words", "fused 1", "one", "two", "mean", "fused 2", "the fused words", "no score",
+             "chosen", "1,234 read, 56 written"]
     places = [out.find(part) for part in parts]
     assert min(places) >= 0
     assert places == sorted(places)
@@ -40,8 +40,8 @@ def test_a_refused_rewrite_says_which_check_and_why(tmp_path, capsys):
     row = next(one for one in many(96) if one["checks"]["similarity"] and not one["checks"]["copy"])
     out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
     assert "is below --tau 0.8" in out
-    assert "round 1" not in out
-    assert "training answer" not in out
+    assert "fused" not in out
+    assert "gold: similarity" in out
 
 
 def test_text_of_the_data_commands_no_terminal(tmp_path, capsys):
@@ -84,9 +84,9 @@ def test_a_stopped_run_beside_a_finished_one_is_read_first_and_named(tmp_path, c
     (folder / "decisions.jsonl").rename(folder / "decisions.partial.jsonl")
     (folder / "decisions.jsonl").write_text(finished)
     newer, older = told(capsys, folder, "faq-000"), told(capsys, folder, "faq-001")
-    assert "decisions.partial.jsonl: that run has not come to its end" in " ".join(newer.split())
+    assert "decisions.partial.jsonl: that run is not finished" in " ".join(newer.split())
     assert "new" in newer
-    assert "decisions.jsonl: a newer run has not come to its end" in " ".join(older.split())
+    assert "decisions.jsonl: a newer run is not finished" in " ".join(older.split())
     assert "old" in older
     with pytest.raises(UserError, match=r"no such row in .*partial\.jsonl and .*decisions\.jsonl; did you"):
         explain(folder, "faq-01")
