@@ -9,20 +9,19 @@ import copy
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
-from raft_fast.preflight import check_train
 from raft_fast.recipes import find
-from raft_fast.refinement.answers import answer_rows, check_stage1
+from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
-from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
+from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.progress import Reporter, Silent
 
 
@@ -125,7 +124,7 @@ class RAFTTrainer:
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
         with ExitStack() as held, _left_as_it_was(self._model):
-            processes.first(lambda: check_train(options, run_dir, in_memory=self._in_memory()))
+            processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory()))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
             start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -271,11 +270,7 @@ class RAFTTrainer:
         from raft_fast.models.load import pick_device
         from raft_fast.run.processes import Processes
 
-        options = self.options
-        on_gpu = pick_device(options.model.device).type == "cuda"
-        processes = Processes.start(use_gpu=on_gpu)
-        check_several(processes.size, options.model, options.train, options.adapter, options.watch)
-        check_rollouts(processes.size, on_gpu, options.train)
+        processes = Processes.start(use_gpu=pick_device(self.options.model.device).type == "cuda")
         return processes, Reporter() if processes.is_first else Silent()
 
     def _named(self, option: str, model: Any) -> Any:
@@ -328,6 +323,13 @@ class RAFTTrainer:
         if not self._ended:
             raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
 
+
+def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
+    """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
+    from raft_fast.distillation.preflight import check_stage2
+
+    check_stage2(options, run_dir, processes, in_memory)
+    check_names(options, run_dir)
 
 
 @contextmanager

@@ -4,16 +4,11 @@ import ast
 import dataclasses
 import inspect
 import itertools
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-import torch
 import yaml
 
 from raft_fast import __main__
-from raft_fast.models import load as models
-from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, shipped, to_yaml
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
@@ -28,12 +23,9 @@ from raft_fast.run.options import (
     ScreenOptions,
     TrainOptions,
     WatchOptions,
-    check_several,
     docs,
     flat,
 )
-from raft_fast.run.processes import Processes
-from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 
 def options(*argv, groups=(TrainOptions,)):
@@ -118,23 +110,6 @@ def test_written_yaml_reads_back(tmp_path):
 def test_bad_options_are_named(argv, message):
     with pytest.raises(UserError, match=message):
         options(*argv, groups=(TrainOptions, DataOptions))
-
-
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--device", "cuda:0"], "--device cuda:0: must be auto or cuda for 2 processes"),
-    (["--parallelism", "fsdp2", "--use_peft", "true"], "--parallelism fsdp2 --use_peft True: must be --"),
-    (["--parallelism", "fsdp2", "--eval_steps", "5"], "--parallelism fsdp2 --eval_steps 5: must be 0"),
-])
-def test_what_several_processes_cannot_do_is_refused_at_the_start(argv, message, monkeypatch, tmp_path):
-    groups = Options(*options(*argv, groups=GROUPS))
-    together = groups.model, groups.train, groups.adapter, groups.watch
-    check_several(1, *together)
-    monkeypatch.setattr(Processes, "start", lambda use_gpu: SimpleNamespace(size=2, is_first=True))
-    monkeypatch.setattr(models, "pick_device", lambda name: torch.device("cpu"))
-    with pytest.raises(UserError, match=message):
-        RAFTTrainer(args=RAFTConfig.from_options(
-            replace(groups, data=replace(groups.data, output_dir=str(tmp_path / "run"))), "raft")).train()
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", ["--eval_batch_size 0", "--eval_rows -3", "--general_prompts -2"])

@@ -36,7 +36,7 @@ __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseO
            "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
            "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
            "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
-           "check_given", "check_needs", "check_rollouts", "check_several", "docs", "flat", "named",
+           "check_given", "check_needs", "docs", "flat", "named",
            "pinned_by"]
 
 
@@ -77,26 +77,3 @@ def check_given(argv: Sequence[str], options: Groups) -> None:
     """Raises UserError for an option among the words `argv` that would be ignored (`check_needs`)."""
     check_needs([word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")],
                 options.groups)
-
-
-def check_several(processes: int, model: ModelOptions, train: TrainOptions, adapter: AdapterOptions,
-                  watch: WatchOptions) -> None:
-    """Raises UserError for options that are not supported with this number of processes."""
-    if processes == 1:
-        return
-    check(":" not in model.device, "--device", model.device,
-          f"auto or cuda for {processes} processes: each takes the GPU of its local rank")
-    if train.parallelism == "fsdp2":
-        check(not adapter.use_peft, "--parallelism fsdp2 --use_peft", True,
-              "--parallelism ddp: adapters are small, and FSDP2 trains whole models")
-        check(not watch.eval_steps, "--parallelism fsdp2 --eval_steps", watch.eval_steps,
-              "0, or --parallelism ddp: the first process evaluates alone and needs whole weights")
-
-
-def check_rollouts(processes: int, on_gpu: bool, train: TrainOptions) -> None:
-    """Raises UserError for a --rollout_engine that this device or number of processes does not support."""
-    name = train.rollout_engine
-    check(on_gpu or name == "transformers" or not train.distillation, "--rollout_engine", name,
-          "transformers on a CPU: the others need a GPU")
-    check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")
