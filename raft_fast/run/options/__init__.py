@@ -6,7 +6,7 @@ docs/OPTIONS.md follow from it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from raft_fast.run.options.data import MEMORY, MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
@@ -35,9 +35,8 @@ ALL_GROUPS: list[type[Group]] = [
 __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
            "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
            "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
-           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
-           "check_given", "check_needs", "docs", "flat", "named",
-           "pinned_by"]
+           "RefineRunOptions", "ScreenOptions", "ShowOptions", "Stage1Options", "TrainOptions",
+           "WatchOptions", "check", "check_given", "check_needs", "docs", "flat", "named", "pinned_by"]
 
 
 def flat(groups: Iterable[Any]) -> dict[str, Any]:
@@ -48,6 +47,11 @@ def flat(groups: Iterable[Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Groups:
     """The options of a command: each field is a group."""
+
+    @classmethod
+    def kinds(cls) -> list[Any]:
+        """The types of the groups, in order."""
+        return [one.type for one in fields(cls)]
 
     @property
     def groups(self) -> list[Any]:
@@ -71,6 +75,19 @@ class Options(Groups):
     adapter: AdapterOptions
     watch: WatchOptions
     evaluate: EvaluateOptions
+
+
+@dataclass(frozen=True)
+class Stage1Options(Groups):
+    """The options of stage 1 alone, as a command, that are written into its config.yaml."""
+
+    data: DataOptions
+    model: ModelOptions
+    engines: EngineOptions
+    screen: ScreenOptions
+    refine: RefineOptions
+    how: RefineRunOptions
+    card: CardOptions
 
 
 def check_given(argv: Sequence[str], options: Groups) -> None:
