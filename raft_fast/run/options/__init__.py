@@ -33,8 +33,8 @@ ALL_GROUPS: list[type[Group]] = [
     JuryOptions, LMEvalOptions]
 
 __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
-           "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
-           "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
+           "ComparisonOptions", "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups",
+           "JuryOptions", "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
            "RefineRunOptions", "ScreenOptions", "ShowOptions", "Stage1Options", "TrainOptions",
            "WatchOptions", "check", "check_given", "check_needs", "docs", "flat", "named", "pinned_by"]
 
@@ -88,6 +88,19 @@ class Stage1Options(Groups):
     refine: RefineOptions
     how: RefineRunOptions
     card: CardOptions
+
+
+@dataclass(frozen=True)
+class ComparisonOptions(Groups):
+    """The options of an evaluation outside of a run."""
+
+    data: DataOptions
+    model: ModelOptions
+    engines: EngineOptions
+    base: BaseOptions
+    evaluate: EvaluateOptions
+    jury: JuryOptions
+    lm_eval: LMEvalOptions
 
 
 def check_given(argv: Sequence[str], options: Groups) -> None:
