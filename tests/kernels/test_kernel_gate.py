@@ -11,7 +11,7 @@ from raft_kernels import triton_hot, triton_tiles
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from benchmarks import head, head_gate, head_inputs, head_rivals, measure, scaling, tune_tiles
+from benchmarks import head, head_gate, head_inputs, measure, scaling, tune_tiles
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -47,8 +47,8 @@ def _wrong(targets, how):
 
 
 def _wrong_select(monkeypatch, how="a repeated id"):
-    select = head_rivals.topk_targets
-    monkeypatch.setattr(head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
+    select = head_gate.topk_targets
+    monkeypatch.setattr(head_gate, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
 
 
 @pytest.mark.parametrize("how", ["last row of zeros", "first row of zeros", "a repeated id",
@@ -62,14 +62,14 @@ def test_ids_from_beyond_the_cut_are_red(monkeypatch):
     """Ranks 513 to 520 in the place of the last 8: their logits differ by less than bfloat16 shows."""
     inputs = head_inputs.random_inputs(64, 64, 8000, 512, torch.bfloat16, "cpu")
     assert _green(inputs)
-    select = head_rivals.topk_targets
+    select = head_gate.topk_targets
 
     def beyond(hidden, weight, k, t, **options):
         more = select(hidden, weight, k + 8, t, **options)
         kept = torch.cat([torch.arange(k - 8), torch.arange(k, k + 8)])
         return replace(more, ids=more.ids[:, kept], logprobs=more.logprobs[:, kept], checked=True)
 
-    monkeypatch.setattr(head_rivals, "topk_targets", beyond)
+    monkeypatch.setattr(head_gate, "topk_targets", beyond)
     assert not _green(inputs)
 
 
@@ -86,7 +86,7 @@ class _Damaged(torch.autograd.Function):
         return torch.cat([grads[0][: ctx.first], torch.zeros_like(grads[0][ctx.first :])]), None
 
 
-LOSS = head_rivals.topk_kl_loss
+LOSS = head_gate.topk_kl_loss
 WRONG_LOSSES = {
     "a gradient without its last row": lambda h, w, t: LOSS(_Damaged.apply(h, 69), w, t),
     "a gradient without its last tile": lambda h, w, t: LOSS(_Damaged.apply(h, 48), w, t),
@@ -99,7 +99,7 @@ WRONG_LOSSES = {
 
 @pytest.mark.parametrize("how", WRONG_LOSSES)
 def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
-    monkeypatch.setattr(head_rivals, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
+    monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
     assert not _green(inputs)
 
 

@@ -1,7 +1,10 @@
-"""The whole comparison on a tiny random model: methods to page, resumed and refused as promised."""
+"""The whole comparison on a tiny random model, resumed and refused as promised, and what was measured on a
+real one rendered again."""
 
 import json
+import shutil
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +12,19 @@ import numpy as np
 import pytest
 import yaml
 from evaluation.evaluation_stubs import OverlapEncoder, fake_ifbench
+from markupsafe import escape
 
 from benchmarks.quality import __main__ as quality
-from benchmarks.quality import cells, plane, shared
-from benchmarks.quality.page import screening
+from benchmarks.quality import frontier, page, render, runs
+from benchmarks.quality.points import read_lines
 from benchmarks.quality.suite import load_suite
+from raft_fast.report.text import markdown
 from raft_fast.run.errors import UserError
 from raft_fast.run.progress import Reporter
 
+HERE = Path(__file__).parents[2] / "benchmarks"
+STORED = HERE / "results/quality/cpu-zaragoza-sv"
+HOSTILE = "<script>alert(1)</script>|"
 SUITE = {
     "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
                 "max_completion_length": 8, "rewrite_max_new_tokens": 24, "fusion_rounds": 1, "tau": -1.0,
@@ -56,10 +64,22 @@ def home(tmp_path, model_folder, monkeypatch):
     options = {**SUITE["options"], "model": str(model_folder)}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "options": options}))
     monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shared, "load_encoder", lambda *_, **__: Encoder())
-    monkeypatch.setattr(plane, "RESAMPLES", 50)
+    monkeypatch.setattr(runs, "load_encoder", lambda *_, **__: Encoder())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(frontier, "RESAMPLES", 60)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The points and raw answers of a comparison that was run."""
+    with tarfile.open(STORED / "raw.tar.xz") as raw:
+        raw.extractall(tmp_path / "run", filter="data")
+    return tmp_path / "run"
 
 
 def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
@@ -95,10 +115,9 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
     assert {(pair["method"], pair["learning_rate"], pair["seeds"]) for pair in found["pairs"]} == {
         ("raft", 1e-2, 1)}
     assert found["best"]["raft"]["seeds"] == 1
-    page, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
-    assert "What is &lt;b&gt;" in page
-    assert not any(f"What is <b>{i}" in page for i in range(14))
-    assert "too few to tell methods apart" in page
+    text, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
+    assert "too few to tell methods apart" in text
+    assert "**" not in table.split("## Each")[1]  # nothing is beyond noise on a handful of rows
     assert "| raft |" in table
     left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
     assert not left & {"model", "checkpoints"}
@@ -106,7 +125,7 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
     def forbidden(*_):
         raise AssertionError("a finished cell is trained again")
 
-    monkeypatch.setattr(cells, "_train", forbidden)
+    monkeypatch.setattr(runs, "_train", forbidden)
     replies = (home / "out/refine/journal.jsonl").read_bytes()
     run(monkeypatch)
     assert (home / "out/refine/journal.jsonl").read_bytes() == replies
@@ -131,7 +150,7 @@ def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
     assert asked == found["rows"]["train"] < 14
     assert "domain.jury" not in found["base"]["means"]
 
-    monkeypatch.setattr(cells, "_train", pytest.fail)
+    monkeypatch.setattr(runs, "_train", pytest.fail)
     (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"jury": {"eval_judge": "self"}}))
     run(monkeypatch, "--seeds", "0", data=())
     judged = json.loads((home / "out/results.json").read_text())
@@ -159,7 +178,7 @@ def test_a_suite_that_asks_for_it_makes_its_paraphrases_once(home, monkeypatch):
     (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"paraphrases": "make"}))
     for _ in range(2):
         suite = load_suite(Path("suite.yaml"))
-        kept = shared.prepare(replace(suite, data="rows.jsonl"), home / "out", Reporter())
+        kept = runs.prepare(replace(suite, data="rows.jsonl"), home / "out", Reporter())
     assert made == [len(kept.data.train)]
     assert [row.row_id for row in kept.exam.rows["paraphrases"]] == [row.row_id for row in kept.data.train]
 
@@ -167,7 +186,7 @@ def test_a_suite_that_asks_for_it_makes_its_paraphrases_once(home, monkeypatch):
 def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
     run(monkeypatch, "--methods", "sft", "--seeds", "0")
     whole = json.loads((home / "out/results.json").read_text())["points"]
-    measured, examine = [], shared.Shared.examine
+    measured, examine = [], runs.Shared.examine
 
     def killed(self, engine, name, place, keep=None):
         if not measured and place["step"] == 3:
@@ -178,7 +197,7 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
     for cell in (home / "out/cells").iterdir():
         for path in cell.iterdir():
             path.unlink()
-    monkeypatch.setattr(shared.Shared, "examine", killed)
+    monkeypatch.setattr(runs.Shared, "examine", killed)
     with pytest.raises(SystemExit):
         run(monkeypatch, "--methods", "sft", "--seeds", "0")
     assert len(list((home / "out/cells").rglob("point-*2.json"))) == 1
@@ -186,39 +205,30 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
     assert json.loads((home / "out/results.json").read_text())["points"] == whole
 
 
-def test_rows_are_screened_and_nothing_changes_by_it(home, monkeypatch, capsys):
-    """One row repeats another and one a held-out row: said, shown, and trained on all the same."""
+def test_rows_are_screened_and_dropped_only_where_the_suite_says_so(home, monkeypatch):
+    """One row repeats another and one a held-out row."""
     encoder = Worded()
-    monkeypatch.setattr(shared, "load_encoder", lambda *_, **__: encoder)
+    monkeypatch.setattr(runs, "load_encoder", lambda *_, **__: encoder)
     rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
     suite = replace(load_suite(Path("suite.yaml")), data="rows.jsonl")
 
-    def prepared(rows, folder, **options):
+    def prepared(folder, **options):
         (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        changed = replace(suite, options=suite.options | options)
-        return shared.prepare(changed, home / folder, Reporter())
+        return runs.prepare(replace(suite, options=suite.options | options), home / folder, Reporter())
 
-    clean = prepared(rows, "clean")
-    train, held = clean.data.train, clean.data.heldout
-    by_id = {row["id"]: row for row in rows}
+    clean = prepared("clean").data
+    train, by_id = clean.train, {row["id"]: row for row in rows}
     by_id[train[1].row_id]["question"] = train[0].prompt[-1]["content"].upper()
-    by_id[train[2].row_id]["question"] = held[0].prompt[-1]["content"]
-    capsys.readouterr()
-    kept = prepared(rows, "out")
+    by_id[train[2].row_id]["question"] = clean.heldout[0].prompt[-1]["content"]
+    kept = prepared("out")
     assert [row.row_id for row in kept.data.train] == [row.row_id for row in train]
-    told = capsys.readouterr().err
-    assert "near-duplicate questions: 1 flagged in screen.json" in told
-    assert "overlapping rows: 1 flagged in screen.json" in told
     found = json.loads((home / "out/screen.json").read_text())
     assert {(one["kind"], one["row_id"]) for one in found["flagged"]} == {
         ("duplicate", train[1].row_id), ("overlap", train[2].row_id)}
     assert set(found["compared_with"]) == {"held-out rows", "IFBench"}
-    (note,) = screening(home / "out")
-    assert "near-duplicate questions: 1 flagged; overlap with held-out rows" in note
-    assert screening(home) == []
-    off = prepared(rows, "out", duplicates="off", overlap="off")
+    off = prepared("out", duplicates="off", overlap="off")
     assert off.identity() == kept.identity()  # finished cells stay finished
-    less = prepared(rows, "out", duplicates="drop")
+    less = prepared("out", duplicates="drop")
     assert len(less.data.train) == len(train) - 1
     assert less.identity() != kept.identity()
     refined = [len(one.rows(cell)) for one in (kept, less)
@@ -242,9 +252,9 @@ def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
         load_suite(home / "wrong.yaml")
 
 
-@pytest.mark.parametrize("name", ["cpu", "full", "ablations-cpu"])
+@pytest.mark.parametrize("name", ["cpu", "cpu-long", "full", "ablations-cpu"])
 def test_shipped_suites_are_whole(name):
-    suite = load_suite(Path(__file__).parents[2] / f"benchmarks/suites/{name}.yaml")
+    suite = load_suite(HERE / f"suites/{name}.yaml")
     found = suite.cells()
     assert len({cell.name for cell in found}) == len(found)
     assert {cell.method for cell in found} == set(suite.methods)
@@ -253,7 +263,7 @@ def test_shipped_suites_are_whole(name):
 
 
 def test_other_rows_leave_the_suites_paraphrases_behind():
-    suite = load_suite(Path(__file__).parents[2] / "benchmarks/suites/ablations-cpu.yaml")
+    suite = load_suite(HERE / "suites/ablations-cpu.yaml")
     assert suite.paraphrases.endswith("zaragoza-en-paraphrases.jsonl")
     suite = replace(suite, options=suite.options | {"paraphrases": suite.paraphrases})
     other = suite.on("mine.jsonl")
@@ -262,7 +272,7 @@ def test_other_rows_leave_the_suites_paraphrases_behind():
 
 
 def test_methods_are_configurations():
-    suite = load_suite(Path(__file__).parents[2] / "benchmarks/suites/full.yaml")
+    suite = load_suite(HERE / "suites/full.yaml")
     by_name = {cell.method: cell.options for cell in suite.cells()}
     assert not by_name["sft"].train.distillation
     assert by_name["sft"].train.data_source == "gold"
@@ -276,7 +286,112 @@ def test_methods_are_configurations():
 
 
 def test_checkpoints_end_with_the_last_step():
-    assert cells.checkpoint_steps(10, 2) == [5, 10]
-    assert cells.checkpoint_steps(11, 4) == [3, 6, 9, 11]
-    assert cells.checkpoint_steps(2, 5) == [1, 2]
-    assert cells.checkpoint_steps(7, 1) == [7]
+    assert runs.checkpoint_steps(10, 2) == [5, 10]
+    assert runs.checkpoint_steps(11, 4) == [3, 6, 9, 11]
+    assert runs.checkpoint_steps(2, 5) == [1, 2]
+    assert runs.checkpoint_steps(7, 1) == [7]
+
+
+def test_what_was_measured_renders_again_to_the_same(stored, monkeypatch, capsys):
+    """The committed results: points, frontiers and means exactly; intervals by fewer resamples."""
+    monkeypatch.setattr(sys, "argv", ["render", str(stored)])
+    render.main()
+    assert "index.html" in capsys.readouterr().out
+    before, found = (json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+                     for folder in (STORED, stored))
+    for key in ("baseline", "base", "points", "best", "pairs", "curves", "cells", "rows"):
+        assert found[key] == before[key], key
+    for old, new in zip(before["planes"], found["planes"], strict=True):
+        assert new["methods"].keys() == old["methods"].keys()
+        for one, other in zip(new["comparisons"], old["comparisons"], strict=True):
+            assert (one["method"], one["rival"]) == (other["method"], other["rival"])
+            assert one["mean_score"]["mean"] == pytest.approx(other["mean_score"]["mean"])
+    text, table = (stored / "index.html").read_text(), (stored / "RESULTS.md").read_text()
+    for one in page.tables(found):
+        assert str(escape(one.title)) in text
+        assert f"## {one.title}" in table
+        for row in one.rows:
+            assert all(markdown(cell) in table for cell in row)
+
+
+def test_a_change_is_sure_where_its_interval_leaves_zero_out():
+    def sure(low, high, rows=10, p=1.0):
+        return isinstance(page.changed({"mean": 0.1, "low": low, "high": high, "n": rows, "p": p}), page.Sure)
+
+    assert sure(0.05, 0.2)
+    assert not any((sure(-0.1, 0.2), sure(0.0, 0.2), sure(0.05, 0.2, rows=9)))
+    assert (sure(None, None, p=0.001), sure(None, None)) == (True, False)  # rows that all change alike
+    stat = {"mean": -0.01, "low": -0.02, "high": 0.0, "p": 0.05}
+    assert page.changed(stat, rows=39) == "−0.01 [−0.02, 0.000]"
+    assert page.changed(None) == "–"
+
+
+def test_one_odd_step_does_not_make_the_ratio():
+    steps = [{"ce_kl_ratio": 21455.84 if step == 9 else 1.25 if step % 4 else None} for step in range(16)]
+    found = {"curves": [{"method": "raft", "learning_rate": 1e-5, "steps": steps},
+                        {"method": "sft", "learning_rate": 1e-5, "steps": [{"ce_kl_ratio": None}]}]}
+    assert page.ratio(found, "raft", 1e-5) == (
+        "1.25 (1.25 to 21455.84 in the second half; 92\u00a0% of all in [½, 2])")
+    assert page.ratio(found, "sft", 1e-5) == "–"
+
+
+def change(folder, method, edit):
+    """Let `edit` change the saved points of a method."""
+    for path in (folder / "cells").glob(f"{method}-lr*/point-*[0-9].json"):
+        point = json.loads(path.read_text())
+        edit(point)
+        path.write_text(json.dumps(point))
+
+
+def test_a_method_without_a_measure_leaves_the_others_compared(stored):
+    """A LoRA adapter that is not merged has no distance of its own."""
+    change(stored, "raft_lambda1_no_answer", lambda point: point["extra"].update(weights=None))
+    (moved,) = [one for one in render.again(stored)["planes"] if one["loss"] == "weights.distance"]
+    assert moved["left_out"] == ["raft_lambda1_no_answer"]
+    assert "raft" in moved["methods"]
+    assert page.sizes(moved).endswith("Not measured: raft_lambda1_no_answer.")
+
+
+def test_every_finished_cell_is_there_whichever_command_made_it(stored, monkeypatch):
+    """results.json knows of the last command's cells; a later run of a cell stands for the earlier one, and
+    cells on other rows are left out. Whatever comes from data is escaped."""
+    before = json.loads((stored / "results.json").read_text())
+    last = [cell for cell in before["cells"] if cell["method"] == "sft"]
+    (stored / "results.json").write_text(json.dumps(before | {
+        "cells": last, "model": HOSTILE, "data": HOSTILE, "machine": {"cpu": HOSTILE},
+        "command": "python -m benchmarks.quality --methods sft --data 'my rows' --seeds=0"}))
+    (old,) = (stored / "cells").glob("raft-lr*")
+    new = shutil.copytree(old, old.with_name("raft-again"))
+    about = json.loads((old / "cell.json").read_text())
+    (new / "cell.json").write_text(json.dumps(about | {"folder": new.name}))
+    change(stored, "raft_lambda1_no_answer", lambda point: point["values"]["own.kl"].pop())
+    (stored / "mine.yaml").write_text("learning_rates: [5.0e-5, 2.0e-5]\nmethods: {sft: {}}")
+    monkeypatch.setattr(sys, "argv", ["render", str(stored), "--suite", str(stored / "mine.yaml")])
+    render.main()
+    found = json.loads((stored / "results.json").read_text())
+    assert [cell["method"] for cell in found["cells"]].count("raft") == 1
+    assert new.name in {cell["folder"] for cell in found["cells"]}
+    assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
+    assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
+    text, table = (stored / "index.html").read_text(), (stored / "RESULTS.md").read_text()
+    for written in (text, table):
+        assert "1 of 2 cells and 1 that the suite no longer has" in written
+        assert "<script" not in written
+    assert text.count("&lt;script") >= 3
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["render", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        render.main()
+    assert stopped.value.code == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_answers_that_are_gone_leave_the_points(stored):
+    for path in stored.rglob("*generations.jsonl"):
+        path.unlink()
+    found = render.again(stored)
+    assert "domain.words" not in found["base"]["means"]
+    assert found["best"]["sft"]["means"]["domain.nll"] < found["base"]["means"]["domain.nll"]
+    assert read_lines(stored / "nothing.jsonl") == []
