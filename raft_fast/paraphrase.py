@@ -56,10 +56,10 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEn
 
     Raises UserError if none of the engine's replies can be used.
     """
-    from raft_fast.engines.asking import Part, load_own
+    from raft_fast.engines.asking import Part, load_prompt
     from raft_fast.engines.journal import Journal
 
-    prompt = load_own("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
+    prompt = load_prompt("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
     sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, seed)
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
         part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))

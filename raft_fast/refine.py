@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.evaluation.suites import cached_suites
+from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import add_calibration, outputs, raft
 from raft_fast.refinement.alone import open_raw, refine_rows, set_aside, shard_of
 from raft_fast.refinement.bench import check_refinement
@@ -39,7 +39,7 @@ def main() -> None:
     options, reporter = Stage1Options(*kept), Reporter()
     data, how, folder = options.data, options.how, output_dir(options.data)
     if show.explain is not None:
-        from raft_fast.report.stage1.explain import explain
+        from raft_fast.report.explain import explain
 
         if not data.output_dir and not data.data:
             raise UserError(f"--explain {show.explain}: requires --output_dir, the folder refined into")
@@ -80,14 +80,14 @@ def join_shards(options: Stage1Options, folder: Path, reporter: Reporter) -> Non
 
 def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
     """Print the outcome; write the dataset card and the report."""
-    from raft_fast.report.stage1.card import write_card
-    from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
+    from raft_fast.report.cards import write_card
+    from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
 
     for line in outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
         write_card(folder, card.license, card.language)
-        report = write_report(folder)
+        report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
 
 

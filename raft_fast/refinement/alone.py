@@ -61,7 +61,7 @@ def refine_rows(everyone: RowFile, total: int, options: Stage1Options, suites: M
     """Load the engines and refine the rows of this shard into the folder; returns the summary.
 
     `everyone` are the rows of all shards, which are screened and told apart as a whole; `total` is how many
-    there were before a slice was taken. `suites` are those of `raft_fast.evaluation.suites`.
+    there were before a slice was taken. `suites` are those of `raft_fast.evaluation.ifbench`.
     """
     from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
     from raft_fast.models.load import load_encoder
