@@ -258,7 +258,7 @@ class RAFTTrainer:
     @property
     def hub_model_id(self) -> str:
         """The repository of `push_to_hub`."""
-        from raft_fast.run.hub import repository
+        from raft_fast.run.fetch import repository
 
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 

@@ -10,7 +10,7 @@ from raft_fast.engines.load import not_a_server
 from raft_fast.models.fetch import own_folder
 from raft_fast.models.load import pick_device, quantization_config
 from raft_fast.run.errors import require
-from raft_fast.run.hub import check_upload
+from raft_fast.run.fetch import check_upload
 from raft_fast.run.options import MEMORY, Options, check
 
 
