@@ -9,20 +9,19 @@ import copy
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
-from raft_fast.preflight import check_train
 from raft_fast.recipes import find, terms_of
-from raft_fast.refinement.answers import answer_rows, check_stage1
+from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
-from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
+from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.progress import Reporter, Silent
 
 
@@ -125,11 +124,12 @@ class RAFTTrainer:
         from transformers.trainer_utils import TrainOutput
 
         from raft_fast.distillation.checkpoint import check_resume
+        from raft_fast.models.load import left_as_it_was
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        with ExitStack() as held, _left_as_it_was(self._model):
-            processes.first(lambda: check_train(options, run_dir, in_memory=self._in_memory))
+        with ExitStack() as held, left_as_it_was(self._model):
+            processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
             start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -165,7 +165,7 @@ class RAFTTrainer:
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
         data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
                                                  self._rows["data"], self._rows["heldout_data"]))
-        processes.first(lambda: check_stage1(data, options))
+        processes.first(lambda: check_stage1(data, options, self.args.method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
@@ -183,7 +183,7 @@ class RAFTTrainer:
             data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
             self._encoder, run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir,
-                                                       reporter))
+                                                       reporter, self.args.method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
@@ -228,15 +228,16 @@ class RAFTTrainer:
     def model(self) -> Any:
         """Before training ends the model that was passed or, by name, the one that training begins with,
         loaded when first asked for; afterwards the trained model."""
-        if self._ended and self._trained is None:  # an earlier process has trained it
-            from raft_fast.engines.load import load_engine
+        from raft_fast.engines.load import load_engine
+        from raft_fast.models.load import left_as_it_was
 
-            with _left_as_it_was(None):
+        if self._ended and self._trained is None:  # an earlier process has trained it
+            with left_as_it_was(None):
                 self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
         if self._trained is not None:
             return self._trained.model
         if self._original is None:
-            with _left_as_it_was(None):
+            with left_as_it_was(None):
                 self._original = self._load_original()
         return self._original.model if self._model is None else self._model
 
@@ -261,7 +262,7 @@ class RAFTTrainer:
     @property
     def hub_model_id(self) -> str:
         """The repository of `push_to_hub`."""
-        from raft_fast.run.hub import repository
+        from raft_fast.run.fetch import repository
 
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 
@@ -276,11 +277,7 @@ class RAFTTrainer:
         from raft_fast.models.load import pick_device
         from raft_fast.run.processes import Processes
 
-        options = self.options
-        on_gpu = pick_device(options.model.device).type == "cuda"
-        processes = Processes.start(use_gpu=on_gpu)
-        check_several(processes.size, options.model, options.train, options.adapter, options.watch)
-        check_rollouts(processes.size, on_gpu, options.train)
+        processes = Processes.start(use_gpu=pick_device(self.options.model.device).type == "cuda")
         return processes, Reporter() if processes.is_first else Silent()
 
     def _named(self, option: str, model: Any) -> Any:
@@ -335,17 +332,9 @@ class RAFTTrainer:
             raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
 
 
-@contextmanager
-def _left_as_it_was(model: Any) -> Iterator[None]:
-    """Afterwards transformers' progress bars and the weights of `model` that need gradients are as before."""
-    from transformers.utils import logging
+def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
+    """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
+    from raft_fast.distillation.preflight import check_stage2
 
-    shown = logging.is_progress_bar_enabled()
-    needed = [(weight, weight.requires_grad) for weight in model.parameters()] if model is not None else []
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-        for weight, gradient in needed:
-            weight.requires_grad_(gradient)
+    check_names(options, run_dir)
+    check_stage2(options, run_dir, processes, in_memory)

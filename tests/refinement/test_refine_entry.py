@@ -165,7 +165,7 @@ def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
         command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
     other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
     with monkeypatch.context() as patch:
-        patch.setattr(refine, "refine", lambda *args, **kwargs: 1 / 0)
+        patch.setattr("raft_fast.refinement.alone.refine", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             command(*other, "--shard", "2/2")
     assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()

@@ -265,7 +265,7 @@ def test_another_process_hears_what_the_first_says(tmp_path):
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("raft_fast.run.hub.push", lambda *_: pytest.fail("uploaded"))
+    monkeypatch.setattr("raft_fast.run.fetch.push", lambda *_: pytest.fail("uploaded"))
     monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")

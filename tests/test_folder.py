@@ -1,4 +1,4 @@
-"""Going on with a run: which options may be others than before, by what it has cost."""
+"""A run's folder: one process, resumed with the same inputs and options, but for what it has not paid."""
 
 import dataclasses
 from typing import get_args
@@ -7,10 +7,11 @@ import pytest
 
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_yaml
-from raft_fast.run.folder import has_steps, open_run, paid, pin_inputs
-from raft_fast.run.options import DataOptions, pinned_by
+from raft_fast.run.files import read_json, read_yaml
+from raft_fast.run.folder import has_steps, make_folder, only_process, open_run, paid, pin_inputs, save_costs
+from raft_fast.run.options import pinned_by
 from raft_fast.run.options.option import Part
+from raft_fast.run.progress import Reporter
 
 STEP = '{"step": 1}\n'
 
@@ -52,12 +53,14 @@ def test_an_option_pins_one_part_of_a_run():
 
 @pytest.mark.parametrize("log", [None, "", '{"step": 1, "torn'])
 def test_a_run_without_a_step_has_cost_nothing(folder, log):
-    """Out of memory in the first step: what was asked for may change."""
+    """Out of memory in the first step, or a typo: all may change, and other files in the folder stay."""
+    (folder / "mine").write_text("1")
     if log is not None:
         (folder / "metrics.jsonl").write_text(log)
     assert not paid(folder)
     assert not open_run(folder, groups(learning_rate=0.1, seed=3, model="other")).resumed
     assert read_yaml(folder / "config.yaml")["model"] == "other"
+    assert (folder / "mine").is_file()
 
 
 def saved(folder):
@@ -129,13 +132,6 @@ def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
             open_run(folder, groups(**{name: value}))
 
 
-def test_a_folder_that_is_no_run_loses_nothing(tmp_path):
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best/mine").write_text("1")
-    open_run(tmp_path, groups())
-    assert (tmp_path / "best/mine").is_file()
-
-
 def test_a_finished_run_stays_what_it_was(folder):
     stepped(folder)
     (folder / "evaluation.json").write_text("{}")
@@ -165,6 +161,25 @@ def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
         pin_inputs(tmp_path, {"the data": "b", "the model": "n"})
 
 
-def test_a_typo_does_not_claim_the_folder(tmp_path):
-    open_run(tmp_path, [DataOptions(data="nope.jsonl")])
-    assert not open_run(tmp_path, [DataOptions(data="rows.jsonl")]).resumed
+def test_an_output_dir_that_is_a_file(tmp_path):
+    (tmp_path / "x").write_text("")
+    for name in ("x", "x/run"):
+        with pytest.raises(UserError, match="is a file"):
+            make_folder(tmp_path / name)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with only_process(tmp_path / "run"), pytest.raises(UserError, match="another process is at work in it"), \
+            only_process(tmp_path / "run"):
+        pass
+
+
+def test_costs_add_up_over_restarts(tmp_path):
+    for _ in range(2):
+        reporter = Reporter()
+        with reporter.phase("train"):
+            pass
+        save_costs(tmp_path, reporter)
+    (cost,) = read_json(tmp_path / "phases.json", kind=list)
+    assert cost["name"] == "train"
+    assert cost["peak_bytes"] > 10**6
