@@ -69,6 +69,7 @@ def model_card(run: RunFiles) -> str:
     named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
     front = {"base_model": named, "license": LICENSES.get(base or ""), "library_name": "transformers",
              "pipeline_tag": "text-generation", "tags": tags(config)}
+    recipe = tags(config)[0]
     scores = [row[1:] for row in results.rows(run.evaluation)]
     source = config.get("data")
     data: stage1.Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
@@ -76,7 +77,8 @@ def model_card(run: RunFiles) -> str:
     if run.evaluation:
         data.append(("held-out rows, evaluated and never trained on", str(run.evaluation["domain"]["rows"])))
     return _card({key: found for key, found in front.items() if found}, run.name, [
-        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast (RAFT: {PAPER}). "
+        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
+        f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}. "
         f"{markdown(results.verdict(run.evaluation, run.collapse))}\n",
         "## Measured\n",
         *([markdown_table(results.COLUMNS, scores), f"↓: lower is better. Intervals: "
