@@ -142,7 +142,7 @@ def data_card(name: str, summary: Record, config: Record, license: str, language
     made = [(what, str(found)) for what, found in _made(summary, config).items() if found not in (None, "")]
     return _card(front, name, [
         f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
-        "learn them rewrites each answer, checks keep what still says the same, a fuser merges it with the "
+        "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
         "gold answer, and judges choose.\n",
         "## How to load it\n", LOAD_ROWS,
         "## Columns\n", markdown_table(("column", "what it holds"), [
