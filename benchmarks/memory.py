@@ -8,8 +8,6 @@ figures are beyond the loaded models, all of whose pages are in memory when the 
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -20,23 +18,23 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.measure import HONEST_MALLOC, command, machine, results_folder
-from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
-from benchmarks.step.ours import Enough, Stopwatch
+from benchmarks import measure
+from benchmarks.step.ours import STILL, TEMPERATURE, Enough, Job, Stopwatch, chat_of, load
 from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
 from raft_fast.models.attention import shares_prompts
+from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions
-from raft_fast.run.options.model import SMOLLM2
+from raft_fast.run.options.data import SMOLLM2
 
 CPU = torch.device("cpu")
 SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")
 STEPS = 2  # the second one has the optimizer's state beside its activations
 
 
-def measure(job: Job, setting: str) -> dict[str, Any]:
+def one_setting(job: Job, setting: str) -> dict[str, Any]:
     """Bytes foretold and measured, in this process."""
     student = load(job, torch.float32, packed=True)
     chat, teaching, weights = chat_of(job, student), None, None
@@ -46,17 +44,18 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
     else:
         dtype = torch.bfloat16 if setting == "bf16 teacher" else torch.float32
         teacher_model = load(job, dtype, packed=True)
-    teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, True, teaching=teaching)
+    teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, teaching=teaching)
     options = replace(job.options(sft=True), gradient_checkpointing=setting == "checkpointing",
                       learning_rate=STILL)
-    lengths = count_tokens(job.table(), chat, options)
+    terms = terms_of("raft", options)
+    lengths = count_tokens(job.table(), chat, terms, options)
     longest = micro_batches(job.plan()[:STEPS], lengths, options, shares_prompts(student))
     found = estimate(student, teacher_model, longest, options)
     for parameter in [*student.parameters(), *teacher_model.parameters()]:
         parameter.sum()  # weights of a file are there once they were read
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        train(student, teacher, chat, job.table(), options, job.seed, Path(folder), [Stopwatch(STEPS)],
+        train(student, teacher, chat, job.table(), terms, options, job.seed, Path(folder), [Stopwatch(STEPS)],
               weights)
     return {"foretold": found.needed, "measured": peak_memory(CPU) - before,
             "loaded": found.loaded, "peak": peak_memory(CPU),
@@ -64,31 +63,21 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A line and an entry in the JSON a setting; entries of other settings stay."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    """A line and a case of the JSON for each setting; cases of other settings stay."""
+    parser = measure.parser(__doc__, rows=4, max_completion_length=24, top_k=512)
     parser.add_argument("--model", default=SMOLLM2)
-    parser.add_argument("--rows", type=int, default=4, help="of a step")
-    parser.add_argument("--max_completion_length", type=int, default=24)
-    parser.add_argument("--top_k", type=int, default=512)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--only", choices=SETTINGS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         job = Job(args.model, "cpu", args.rows, STEPS, args.max_completion_length, args.top_k)
-        print(json.dumps(measure(job, args.only)))
+        print(json.dumps(one_setting(job, args.only)))
         return
-    path = results_folder("cpu") / f"memory-{args.model.rsplit('/')[-1].lower()}.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
     for setting in args.settings:
-        line = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", setting]
-        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True,
-                              env=os.environ | HONEST_MALLOC)
-        one = json.loads(done.stdout.splitlines()[-1])
+        one = measure.apart("memory", *sys.argv[1:], "--only", setting, **measure.HONEST_MALLOC)
         print(f"{setting:14} foretold {one['foretold'] / 2**30:.2f} GiB, measured "
               f"{one['measured'] / 2**30:.2f}, {one['foretold'] / one['measured'] - 1:+.0%}", flush=True)
-        found[setting] = {"command": command(), "machine": machine("cpu"), **one}
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
+        measure.record(f"memory-{args.model.rsplit('/')[-1].lower()}", "cpu", one, case=setting)
 
 
 if __name__ == "__main__":

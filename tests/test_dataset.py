@@ -15,15 +15,13 @@ from raft_fast.data.dataset import (
     read_table,
     split,
     spread,
-    write_json,
-    write_jsonl,
     write_rows,
 )
 from raft_fast.data.training_rows import take_rows
 from raft_fast.distillation.metrics import whole_lines
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_jsonl
+from raft_fast.run.files import read_jsonl, write_json, write_jsonl
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 

@@ -6,9 +6,9 @@ import os
 import pytest
 from faults import calls
 
-from raft_fast.data.dataset import write_json, write_jsonl
 from raft_fast.run.config import to_yaml
 from raft_fast.run.durable import check_seal, seal, write_folder
+from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import DataOptions
 
 

@@ -10,8 +10,8 @@ from raft_fast.distillation import Teacher
 from raft_fast.distillation.memory import stored_bytes
 from raft_fast.engines.load import load_local
 from raft_fast.models.chat import View
+from raft_fast.models.load import quantization_config
 from raft_fast.models.packing import completion_hidden
-from raft_fast.models.quantization import quantization_config
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import EngineOptions, ModelOptions, TrainOptions
 
@@ -36,7 +36,7 @@ def test_a_missing_library_is_named_with_its_line(monkeypatch, kind, device, lib
 
 
 def test_four_bits_on_a_gpu_are_asked_of_bitsandbytes(monkeypatch):
-    monkeypatch.setattr("raft_fast.models.quantization.require", lambda *_: None)
+    monkeypatch.setattr("raft_fast.models.load.require", lambda *_: None)
     config = quantization_config("nf4", torch.device("cuda"))
     assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
@@ -61,7 +61,7 @@ def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):
     of_layer = [model.model.layers[0].mlp.up_proj.weight, found.model.layers[0].mlp.up_proj.weight]
     plain, small = map(stored_bytes, of_layer)
     assert plain / 4 <= small <= plain / 3  # and the scales
-    teacher = Teacher(found, chat, 16, 1.5, True)
+    teacher = Teacher(found, chat, 16, 1.5)
     views = [View(teacher.prompt(row), [70, 71, 72, 2]) for row in make_rows(3)]
     with torch.no_grad():
         wanted, got = (completion_hidden(one, views, chat.pad_id) for one in (model, found))

@@ -1,10 +1,17 @@
 """Exact top-K temperature distillation without full logits (arXiv 2606.00147, Eq. 8-10)."""
 
-from .kl import TopKKLLoss, topk_kl_loss, topk_kl_loss_from_logits
-from .other_losses import topk_jsd_loss, topk_reverse_kl_loss
+from .divergence import DIVERGENCES
+from .kl import (
+    TopKKLLoss,
+    topk_jsd_loss,
+    topk_kl_loss,
+    topk_kl_loss_from_logits,
+    topk_reverse_kl_loss,
+)
 from .targets import TopKTargets, topk_targets
 
 __all__ = [
+    "DIVERGENCES",
     "TopKKLLoss",
     "TopKTargets",
     "topk_jsd_loss",

@@ -8,14 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from .divergence import FORWARD_KL, JSD
+from .divergence import DIVERGENCES
 
 
 def logits(
-    hidden: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None = None,
-    logit_scale: float = 1.0,
+    hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
     """[..., V] logits: (hidden @ weight.T + bias) * scale, then softcap * tanh(. / softcap).
@@ -40,20 +37,14 @@ def select(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def token_loss(
-    logits: Tensor, ids: Tensor, logprobs: Tensor, temperature: float, kind: str = FORWARD_KL
+    logits: Tensor, ids: Tensor, logprobs: Tensor, temperature: float,
+    divergence: str = "forward_kl", beta: float = 0.5,
 ) -> Tensor:
-    """[...] T^2 * divergence(q, p) on the K ids (Eq. 9-10), clamped at 0 with its gradient kept."""
+    """[...] T^2 * divergence(q, p) on the K ids (Eq. 9-10), clamped at 0 with its gradient kept.
+
+    Its gradient is autograd's of the value: the table's gradient is judged by it.
+    """
     log_q = torch.log_softmax(logprobs.to(logits.dtype), -1)
     log_p = torch.log_softmax(logits.gather(-1, ids) / temperature, -1)
-    if kind == JSD:
-        log_m = torch.logaddexp(log_q, log_p) - math.log(2.0)
-        value = (_kl(log_q, log_m) + _kl(log_p, log_m)) / 2
-    else:
-        value = _kl(log_q, log_p) if kind == FORWARD_KL else _kl(log_p, log_q)
+    value, _ = DIVERGENCES[divergence](log_q, log_p, beta)
     return temperature**2 * (value + (-value).clamp_min(0).detach())
-
-
-def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b) with 0 log 0 = 0."""
-    gone = torch.isneginf(log_a)
-    return (log_a.exp() * torch.where(gone, 0.0, log_a - log_b)).sum(-1)

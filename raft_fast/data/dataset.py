@@ -3,9 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import os
+import pickle
+import random
 import re
+import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,15 +20,10 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.data.choice import split, spread, spread_places
-from raft_fast.data.records import BadRowError, records
+from raft_fast.data.records import BadRowError, InMemory, records
 from raft_fast.data.rows import Rejected, Row, Unused, id_of, to_row, told
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import write_json, write_jsonl
-
-__all__ = ["Rejected", "Row", "RowFile", "RowWriter", "Table", "fingerprint_rows", "is_default_id",
-           "open_rows", "read_table", "split", "spread", "write_json", "write_jsonl", "write_rows"]
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
@@ -44,25 +44,45 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(source: str, max_bad_rows: float | None) -> Table:
+def read_table(source: str | InMemory, max_bad_rows: float | None) -> Table:
     """As `open_rows`, with all rows in memory."""
     rows: list[Row] = []
-    file = open_rows(source, max_bad_rows, keep=rows.append)
-    return Table(rows, file.rejected, file.refined, file.notes)
+    _, rejected, refined, notes = _read(source, max_bad_rows, rows.append)
+    return Table(rows, rejected, refined, notes)
+
+
+class _Kept:
+    """Rows in an unnamed temporary file, by their place: their source is parsed and checked only once."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        self._starts = array("q", [0])
+
+    def add(self, row: Row) -> None:
+        self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(tuple(vars(row).values()))))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def __getitem__(self, place: int) -> Row:
+        start, end = self._starts[place : place + 2]
+        return Row(*pickle.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True)
 class RowFile(Collection[Row]):
-    """Rows that stay in their file: checked once, then read again whenever they are gone through.
+    """Rows on disk, as often as they are gone through. In memory are where each of them begins, the rejected
+    rows and, after `spread`, the places of the chosen ones."""
 
-    In memory are the rejected rows and, after `spread`, the places of the chosen ones.
-    """
-
-    source: str
+    source: str | InMemory
     count: int
     rejected: list[Rejected]
     refined: bool
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    kept: _Kept = field(repr=False, compare=False)
     chosen: "array[int] | range | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -72,9 +92,7 @@ class RowFile(Collection[Row]):
         return any(row == one for one in self)
 
     def __iter__(self) -> Iterator[Row]:
-        if self.chosen is None:
-            return self._all()
-        return _at(self._all(), self.chosen)
+        return (self.kept[place] for place in (range(self.count) if self.chosen is None else self.chosen))
 
     def spread(self, count: int, seed: int) -> "RowFile":
         """As the function `spread`, for rows on disk."""
@@ -96,27 +114,23 @@ class RowFile(Collection[Row]):
         places = range(self.count) if self.chosen is None else self.chosen
         return replace(self, chosen=array("q", (one for at, one in enumerate(places) if at not in gone)))
 
-    def _all(self) -> Iterator[Row]:
-        aside = {bad.line for bad in self.rejected}
-        for line, record in records(self.source):
-            if line in aside:
-                continue
-            try:
-                yield to_row(record, _default_id(line))
-            except (BadRowError, RecursionError) as bad:
-                raise UserError(f"{self.source}, line {line}: has changed since it was read: {bad}") from bad
 
-
-def open_rows(
-    source: str, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
-    keep: Callable[[Row], None] = lambda row: None,
-) -> RowFile:
-    """Look through a file or a `datasets` name; its rows stay where they are. `advance` hears how many were
-    looked at, `keep` every row.
+def open_rows(source: str | InMemory, max_bad_rows: float | None,
+              advance: Callable[[int], None] = lambda steps: None) -> RowFile:
+    """The rows of a file, a `datasets` name or an object in memory. `advance` hears how many were looked at.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
     bad rows above `max_bad_rows`.
     """
+    kept = _Kept()
+    found = _read(source, max_bad_rows, kept.add, advance)
+    kept.flush()
+    return RowFile(source, *found, kept)
+
+
+def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Row], None],
+          advance: Callable[[int], None] = lambda steps: None) -> tuple[int, list[Rejected], bool, list[str]]:
+    """(good rows, rejected rows, whether stage 1 has been over them, lines to tell the user)."""
     rejected: list[Rejected] = []
     notes: list[str] = []
     unused: Unused = {}
@@ -128,7 +142,7 @@ def open_rows(
             if (before := seen.get(key)) is not None:
                 raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
         except (BadRowError, RecursionError) as bad:
-            rejected.append(Rejected(source, line, str(bad), id_of(record)))
+            rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
         else:
             seen[key] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
@@ -138,10 +152,10 @@ def open_rows(
     seen.close()
     advance(total % TOLD_ROWS)
     judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
-    return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
+    return total - len(rejected), rejected, refined, [*notes, *told(unused)]
 
 
-def find_lines(source: str, row_ids: Collection[str]) -> dict[str, int]:
+def find_lines(source: str | InMemory, row_ids: Collection[str]) -> dict[str, int]:
     """The lines of rows that were read before."""
     found: dict[str, int] = {}
     for line, record in records(source) if row_ids else ():
@@ -160,11 +174,11 @@ def is_default_id(row_id: str) -> bool:
     return bool(DEFAULT_ID.fullmatch(row_id))
 
 
-def _at(rows: Iterator[Row], places: Iterable[int]) -> Iterator[Row]:
+def at(rows: Iterable[Row], places: Iterable[int]) -> Iterator[Row]:
     """The rows at ascending places."""
-    after = 0
+    coming, after = iter(rows), 0
     for place in places:
-        yield next(islice(rows, place - after, None))
+        yield next(islice(coming, place - after, None))
         after = place + 1
 
 
@@ -222,7 +236,46 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             writer.write(row)
 
 
-def judge_bad_rows(source: str, good: int, rejected: list[Rejected], limit: float | None) -> None:
+def spread(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows drawn evenly over the categories (0: all), in the file's order."""
+    if count == 0 or count >= len(rows):
+        return list(rows)
+    chosen = spread_places([row.category or "" for row in rows], count, seed)
+    return [row for place, row in enumerate(rows) if place in chosen]
+
+
+def spread_places(categories: Sequence[str], count: int, seed: int) -> set[int]:
+    """The places of `count` rows drawn evenly over their categories."""
+    queues = [list(reversed(group)) for group in _shuffled_categories(categories, seed)]
+    chosen: set[int] = set()
+    while len(chosen) < count:
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.add(queue.pop())
+    return chosen
+
+
+def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows), by category: each category with two rows has both."""
+    out: set[int] = set()
+    for group in _shuffled_categories([row.category or "" for row in rows], seed):
+        count = min(max(round(heldout * len(group)), 1), len(group) - 1)
+        out.update(group[:count])
+    return ([row for place, row in enumerate(rows) if place not in out],
+            [row for place, row in enumerate(rows) if place in out])
+
+
+def _shuffled_categories(categories: Sequence[str], seed: int) -> list[list[int]]:
+    """The places of every category's rows, shuffled; categories by name."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(categories):
+        groups[name].append(place)
+    for name, group in groups.items():
+        random.Random(f"{seed} {name}").shuffle(group)
+    return [groups[name] for name in sorted(groups)]
+
+
+def judge_bad_rows(source: str | InMemory, good: int, rejected: list[Rejected], limit: float | None) -> None:
     """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows (None: not
     one, of a file that --max_bad_rows is not about)."""
     total = good + len(rejected)

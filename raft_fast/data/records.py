@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from raft_fast.data.separated import LONGEST, separated
 from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.options import MEMORY
 from raft_fast.run.terminal import visible
 
 HUB_SECONDS = 5
@@ -61,12 +63,49 @@ def names(columns: Iterable[Any]) -> str:
     return ", ".join(told[:20]) + (f" and {len(told) - 20} more" if len(told) > 20 else "")
 
 
-def records(source: str, note: Callable[[str], None] = lambda line: None) -> Iterator[tuple[int, Any]]:
+@dataclass(frozen=True)
+class InMemory:
+    """Rows that a caller has in memory: a `datasets.Dataset` or a list of dictionaries. `name`, of the
+    argument, stands for a file's name in messages. Raises UserError for anything else."""
+
+    name: str
+    rows: Any
+
+    def __post_init__(self) -> None:
+        is_data_set = hasattr(self.rows, "select_columns") and hasattr(self.rows, "__len__")
+        if isinstance(self.rows, list | tuple) or (is_data_set and not isinstance(self.rows, dict)):
+            return
+        how = (f"one of its splits, as in {self.name}=dataset[{next(iter(self.rows), 'train')!r}]"
+               if isinstance(self.rows, dict) else "loaded without streaming=True"
+               if hasattr(self.rows, "select_columns") else "RAFTConfig(data=FILE) takes a file's name"
+               if isinstance(self.rows, str | Path) else "Dataset.from_pandas makes one of a table")
+        raise UserError(f"{self.name}: must be a datasets.Dataset or a list of dictionaries, is "
+                        f"{type(self.rows).__name__} ({how})")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def records(self) -> Iterator[tuple[int, Any]]:
+        """As the function `records`."""
+        if isinstance(self.rows, list | tuple):
+            yield from enumerate(map(_named, self.rows), 1)
+        else:
+            yield from _of_data_set(self.rows, self.name)
+
+
+def records(source: str | InMemory,
+            note: Callable[[str], None] = lambda line: None) -> Iterator[tuple[int, Any]]:
     """(line or row number from 1, record); a record that cannot be read is its BadRowError.
 
     `note` hears what the user should know about the source. Raises UserError for a source that is missing,
     broken or in no known format.
     """
+    if isinstance(source, InMemory):
+        yield from source.records()
+        return
+    if source == MEMORY:
+        raise UserError(f"--data {source}: this run's rows were in memory: pass them to RAFTTrainer again, "
+                        "or name a file")
     try:
         if (path := own_file(source)) is None:
             yield from _data_set(source, note)
@@ -143,6 +182,11 @@ def _value(text: str) -> Any:
         return BadRowError("is nested too deeply")
     except ValueError:
         return BadRowError("holds a whole number of too many digits")
+    return _named(value)
+
+
+def _named(value: Any) -> Any:
+    """An object with its columns named as rows know them; anything else as it is."""
     if not isinstance(value, dict):
         return value
     columns = _known([*value, *getattr(value, "twice", ())])
@@ -244,8 +288,12 @@ def _data_set(source: str, note: Callable[[str], None]) -> Iterator[tuple[int, A
         if split != "train":
             note(f"{source} has no split train; its only one is taken: {split}")
         found = found[split]
-    yield from _rows(found.column_names, source,
-                     lambda used: found.select_columns(used).with_format("arrow").iter(BATCH_ROWS))
+    yield from _of_data_set(found, source)
+
+
+def _of_data_set(found: Any, source: str) -> Iterator[tuple[int, Any]]:
+    return _rows(found.column_names, source,
+                 lambda used: found.select_columns(used).with_format("arrow").iter(BATCH_ROWS))
 
 
 def _plain_name(column: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import (
+    InMemory,
     Rejected,
     Row,
     Table,
@@ -22,32 +23,36 @@ from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import read_jsonl, write_jsonl
-from raft_fast.run.going_on import pin_inputs
+from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on, rows held out, and whether stage 1 has been over the training rows."""
+    """Rows to train on, rows held out, whether stage 1 has been over the training rows, how many there were,
+    and where both came from (`heldout_source` None: held out of `source`)."""
 
     train: list[Row]
     heldout: list[Row]
     refined: bool
     total: int
+    source: str | InMemory = ""
+    heldout_source: str | InMemory | None = None
 
 
-def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, reporter: Reporter) -> Data:
-    """Read the rows, set bad ones aside, hold rows out, take the slice asked for.
+def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, reporter: Reporter,
+              rows: InMemory | None = None, held: InMemory | None = None) -> Data:
+    """Read the rows, set bad ones aside, hold rows out, take the slice asked for. `rows` and `held` stand for
+    --data and --heldout_data.
 
     Raises UserError where none is left to train on, or to hold out.
     """
     with reporter.phase("read rows"):
-        source = options.data or str(quickstart_rows())
+        source, apart = rows or options.data or str(quickstart_rows()), held or training.heldout_data
         table = read_table(source, options.max_bad_rows)
-        train, heldout, aside = hold_out(table, source, training, options)
-        pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if training.heldout_data
-                                                          else table.rows)})
+        train, heldout, aside = hold_out(table, source, apart, training, options)
+        pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if apart else table.rows)})
         chosen = spread(train, options.max_rows, options.seed)
         write_rows(heldout, run_dir / "heldout.parquet")
         write_jsonl(aside, run_dir / "rejected.jsonl")
@@ -56,29 +61,42 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
     reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}"
                  + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
                  + f", {len(heldout)} held out"
-                 + (f" from {training.heldout_data}" if training.heldout_data else "")
-                 + f", {len(aside)} set aside")
-    return Data(chosen, heldout, table.refined, len(train))
+                 + (f" from {apart}" if apart else "") + f", {len(aside)} set aside")
+    return Data(chosen, heldout, table.refined, len(train), source, apart)
 
 
-def hold_out(table: Table, source: str, training: TrainOptions,
+def read_rows(source: str, options: DataOptions, most: int, folder: Path, reporter: Reporter) -> list[Row]:
+    """At most that many rows (0: all), spread over the categories; bad ones are set aside in the folder's
+    rejected.jsonl."""
+    table = read_table(source, options.max_bad_rows)
+    make_folder(folder)
+    if table.rejected:
+        write_jsonl(table.rejected, folder / "rejected.jsonl")
+    rows = spread(table.rows, most, options.seed)
+    for note in table.notes:
+        reporter.say(note)
+    reporter.say(f"{len(rows)} of {len(table.rows)} rows from {source}, {len(table.rejected)} set aside")
+    return rows
+
+
+def hold_out(table: Table, source: str | InMemory, apart: str | InMemory | None, training: TrainOptions,
              options: DataOptions) -> tuple[list[Row], list[Row], list[Rejected]]:
-    """(rows to train on, rows held out, rows set aside): a share of every category, or --heldout_data."""
-    if training.heldout_data is None:
+    """(rows to train on, rows held out, rows set aside): a share of every category, or the rows `apart`."""
+    if apart is None:
         train, heldout = split(table.rows, training.heldout, options.seed)
         if not train or not heldout:
             raise UserError(f"--data {source}: {len(table.rows)} rows are too few to hold some out; at "
                             "least one category needs two")
         return train, heldout, table.rejected
     try:
-        held = read_table(training.heldout_data, options.max_bad_rows)
+        held = read_table(apart, options.max_bad_rows)
     except UserError as error:  # it speaks of --data
-        raise UserError(f"--heldout_data {training.heldout_data}: cannot be used ({error})") from error
+        raise UserError(f"--heldout_data {apart}: cannot be used ({error})") from error
     known = {_content(row) for row in held.rows}
     train = [row for row in table.rows if _content(row) not in known]
     if not train:
-        raise UserError(f"--heldout_data {training.heldout_data}: holds every row of --data {source}")
-    among = [Rejected(source, None, f"row_id {row.row_id}: is held out, in {training.heldout_data}")
+        raise UserError(f"--heldout_data {apart}: holds every row of --data {source}")
+    among = [Rejected(str(source), None, f"row_id {row.row_id}: is held out, in {apart}")
              for row in table.rows if _content(row) in known]
     return train, held.rows, [*table.rejected, *held.rejected, *among]
 
@@ -86,9 +104,9 @@ def hold_out(table: Table, source: str, training: TrainOptions,
 def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, reporter: Reporter) -> Data:
     """The rows that the model's chat template can render; others are set aside. Raises UserError if they are
     more than --max_bad_rows allows."""
-    source, limit = options.data.data or str(quickstart_rows()), options.data.max_bad_rows
-    train, refused = renderable(data.train, chat, source, limit, reporter)
-    heldout, also = renderable(data.heldout, chat, options.train.heldout_data or source, limit, reporter)
+    limit = options.data.max_bad_rows
+    train, refused = renderable(data.train, chat, data.source, limit, reporter)
+    heldout, also = renderable(data.heldout, chat, data.heldout_source or data.source, limit, reporter)
     if refused or also:
         write_jsonl([*read_rejected(run_dir), *refused, *also], run_dir / "rejected.jsonl")
         write_rows(heldout, run_dir / "heldout.parquet")
@@ -96,7 +114,7 @@ def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, report
     return replace(data, train=train, heldout=heldout)
 
 
-def renderable(rows: Sequence[Row], chat: Any, source: str, max_bad_rows: float,
+def renderable(rows: Sequence[Row], chat: Any, source: str | InMemory, max_bad_rows: float,
                reporter: Reporter) -> tuple[list[Row], list[Rejected]]:
     """(rows of `source` that the chat template can render, the others with the reason). Raises UserError if
     more are refused than `max_bad_rows`, a share, allows."""
@@ -111,7 +129,7 @@ def renderable(rows: Sequence[Row], chat: Any, source: str, max_bad_rows: float,
                 refused[row.row_id] = str(error)
             advance()
     lines = find_lines(source, refused)
-    aside = [Rejected(source, lines.get(row_id), why, row_id) for row_id, why in refused.items()]
+    aside = [Rejected(str(source), lines.get(row_id), why, row_id) for row_id, why in refused.items()]
     if aside:
         judge_bad_rows(source, len(taken), aside, max_bad_rows)
     return taken, aside

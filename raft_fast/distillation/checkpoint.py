@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from raft_fast.distillation.weights import Weights
 from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json
+from raft_fast.run.folder import paid
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
@@ -85,6 +87,22 @@ def newest_whole(folder: Path) -> Path | None:
         raise UserError(f"checkpoint {'; '.join(damaged)} and there is no other: put a good copy back, or "
                         f"remove the folder {folder} to train from the start; stage 1's answers are kept")
     return None
+
+
+def check_resume(asked: str | Path | bool | None, run_dir: Path) -> None:
+    """Raises UserError if the folder is not what `resume_from_checkpoint` says."""
+    there = checkpoints(run_dir / "checkpoints")
+    if asked is False and paid(run_dir):
+        raise UserError(f"resume_from_checkpoint=False: {run_dir} already contains a run; use a new "
+                        "output_dir, or leave it out to go on")
+    if asked is True and not there:
+        raise UserError(f"resume_from_checkpoint=True: {run_dir} has no checkpoint; leave it out to begin")
+    if isinstance(asked, str | os.PathLike):
+        known = [run_dir, run_dir / "checkpoints", *there[-1:]]
+        if not there or Path(asked).resolve() not in [one.resolve() for one in known]:
+            raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, "
+                            f"from its newest checkpoint ({there[-1] if there else 'there is none'}); to go "
+                            "on from an earlier one remove those after it")
 
 
 def _read(checkpoint: Path, weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor],

@@ -1,5 +1,6 @@
 """LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
 
+import copy
 import inspect
 import re
 import warnings
@@ -19,29 +20,37 @@ from raft_fast.run.options import AdapterOptions
 ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
 ALL_LINEAR = "all-linear"
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")  # peft refuses their out_proj
+# fields of peft's LoraConfig that say where products of matrices are added, how large, and how they begin
+TAKEN = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "r",
+         "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules",
+         "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora",
+         "fan_in_fan_out", "runtime_config")
+INITIAL = [("init_lora_weights", how) for how in (True, False, "gaussian", "orthogonal")]
 EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 
 
 class Adapter:
     """An adapter inside `model`, whose layers are wrapped in place; the model's own weights are frozen.
 
-    As `Weights` it is what checkpoints hold: a few megabytes that peft loads too. Raises UserError
-    where peft is missing or no layer has the names asked for.
+    As `Weights` it is what checkpoints hold: a few megabytes that peft loads too. `config`, one of peft,
+    instead of the one that `options` describe (`options_of`). Raises UserError where peft is missing or no
+    layer has the names asked for.
     """
 
-    def __init__(self, model: Any, options: AdapterOptions, base_name: str | None = None) -> None:
+    def __init__(self, model: Any, options: AdapterOptions, base_name: str | None = None,
+                 config: Any = None) -> None:
         require("peft", "lora")
         from peft import LoraConfig, get_peft_model
 
         names = options.lora_target_modules
         # as in peft, a text that no layer can be called is an expression for whole names
-        layers = [] if names == ALL_LINEAR or EXPRESSION.search(names) else [
+        layers = [] if config or names == ALL_LINEAR or EXPRESSION.search(names) else [
             name.strip() for name in names.split(",") if name.strip()]
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-        config = LoraConfig(
+        config = copy.deepcopy(config) or LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
-            lora_dropout=options.lora_dropout, exclude_modules=_left_alone(model, names == ALL_LINEAR),
-            target_modules=layers or names)
+            lora_dropout=options.lora_dropout, target_modules=layers or names)
+        config.exclude_modules = config.exclude_modules or _left_alone(model, names == ALL_LINEAR)
         try:
             with warnings.catch_warnings():  # peft asks by the name that transformers gave up
                 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
@@ -106,6 +115,26 @@ class Adapter:
 
         return {name: value.contiguous() for name, value in
                 get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
+
+
+def options_of(config: Any) -> AdapterOptions:
+    """A LoraConfig of peft as our options, which say less. Raises UserError for an adapter that trains or
+    changes weights of the model itself: with the adapter off it would not be what it was, nor could it be
+    merged as a sum of products."""
+    require("peft", "lora")
+    from peft import LoraConfig
+
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"peft_config: must be a LoraConfig, is {type(config).__name__}")
+    plain = LoraConfig()
+    for name, value in vars(config).items():
+        if name not in TAKEN and value != getattr(plain, name) and (name, value) not in INITIAL:
+            raise UserError(f"peft_config: {name}={value!r} is not supported (an adapter is products of "
+                            "matrices beside frozen weights); leave it out")
+    asked = config.target_modules or "peft's own choice"
+    return AdapterOptions(use_peft=True, lora_r=config.r, lora_alpha=config.lora_alpha,
+                          lora_dropout=config.lora_dropout,
+                          lora_target_modules=asked if isinstance(asked, str) else ",".join(sorted(asked)))
 
 
 def _left_alone(model: Any, all_linear: bool) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.checkpoint import MODEL, checkpoints
 from raft_fast.run.errors import Stopped, UserError
-from raft_fast.run.going_on import again
+from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 

@@ -8,11 +8,11 @@ import torch
 
 from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
 from raft_fast.distillation.optimizer import checkpoint_activations
-from raft_fast.distillation.sharding import whole_model
+from raft_fast.distillation.sharding import copied, whole_model
 from raft_fast.models.architecture import beside_text
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
-from raft_fast.models.load import frozen_dtype, load_model
+from raft_fast.models.load import frozen_dtype, load_model, made_ready
 from raft_fast.models.whole import check_written
 from raft_fast.run.durable import write_folder
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
@@ -34,25 +34,31 @@ class Student(Protocol):
         at; the original is what it was before. All processes take part."""
         ...
 
+    def release(self) -> None:
+        """Leave the original as it was, also where training did not come to its end."""
+        ...
 
-def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int) -> Student:
-    """`original` is the model before training; with --use_peft it becomes the student."""
+
+def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int,
+                 given: Any = None, peft_config: Any = None) -> Student:
+    """`original` is the model before training; with --use_peft it becomes the student, else `given`, a loaded
+    model, or where there is none a copy in float32."""
     if adapter.use_peft:
         torch.manual_seed(seed)  # the adapter begins with random weights
-        return LoraStudent(Adapter(original, adapter, model.model), model)
-    own = load_model(fetch_model(model.model, model.revision), model, torch.float32)
+        return LoraStudent(Adapter(original, adapter, model.model, peft_config), model)
+    own = given or load_model(fetch_model(model.model, model.revision), model, torch.float32)
     own.generation_config = original.generation_config  # which names the template's end of turn
-    return FullStudent(own)
+    return FullStudent(own, theirs=given is not None)
 
 
-def check_adapter(original: Any, adapter: AdapterOptions) -> None:
+def check_adapter(original: Any, adapter: AdapterOptions, peft_config: Any = None) -> None:
     """Raises UserError where --use_peft asks for layers that `original` does not have: an adapter in a model
     without weights tells before stage 1 is paid for."""
     if adapter.use_peft:
         empty = _empty(original)
         empty.tie_weights()
         with torch.device("meta"):
-            Adapter(empty, adapter)
+            Adapter(empty, adapter, config=peft_config)
 
 
 def check_checkpointing(original: Any, training: TrainOptions) -> None:
@@ -68,9 +74,11 @@ def _empty(original: Any) -> Any:
 
 
 class FullStudent:
-    """A copy of the original, all of whose weights are trained that text passes through."""
+    """A model all of whose weights are trained that text passes through: a copy of the original, or with
+    `theirs` the caller's own, which keeps its precision."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, theirs: bool = False) -> None:
+        self.theirs = theirs
         for name in beside_text(model):
             model.get_submodule(name).requires_grad_(False)
         self.model = model
@@ -88,7 +96,15 @@ class FullStudent:
 
         Processes().first(write)
         model.zero_grad(set_to_none=True)
-        return model.eval().requires_grad_(False).to(frozen_dtype(model.device))
+        dtype = frozen_dtype(model.device)  # at which the base is measured
+        if self.theirs and model is self.model:
+            if model.dtype == dtype:
+                return model.eval()
+            return made_ready(copied(model, dtype), None, "RUN/model")
+        return model.eval().requires_grad_(False).to(dtype)
+
+    def release(self) -> None:
+        pass
 
 
 class LoraStudent:
@@ -98,7 +114,7 @@ class LoraStudent:
     """
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
-        self.model, self.adapter, self.options = adapter.model, adapter, options
+        self.model, self.adapter, self.options, self.inside = adapter.model, adapter, options, True
         self.weights: Weights = adapter
 
     def teaching(self, teacher: Any) -> Teaching | None:
@@ -110,9 +126,14 @@ class LoraStudent:
             _save(run_dir / "model", self.model, self.adapter.merged(), chat)
 
         Processes().first(write)
-        self.adapter.remove()
+        self.release()
         return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
                           ).requires_grad_(False)
+
+    def release(self) -> None:
+        if self.inside:
+            self.adapter.remove()
+        self.inside = False
 
 
 def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:

@@ -1,9 +1,11 @@
 """Engines by the names users give them: self, a folder, a hub name, MODEL@URL, vllm:MODEL."""
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from raft_fast.data.texts import Message
 from raft_fast.engines.base import Engine
@@ -12,7 +14,7 @@ from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.quantization import Quantization
+    from raft_fast.models.load import Quantization
 
 VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
 
@@ -41,14 +43,18 @@ def load_engine(
 
 def load_local(
     spec: str, options: ModelOptions, engines: EngineOptions, batch_size: int = 32,
-    quantization: "Quantization" = "none", option: str = "model",
+    quantization: "Quantization" = "none", option: str = "model", tokenizer: Any = None,
 ) -> "HFEngine":
-    """--model where `spec` is self, else a folder or a hub name, as an engine of this process."""
-    from raft_fast.engines.continuous import ContinuousEngine
-    from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.fetch import fetch_model
-    from raft_fast.models.fingerprint import fingerprint
-    from raft_fast.models.load import frozen_dtype, load_chat, load_model, pick_device
+    """--model where `spec` is self, else a folder or a hub name, as an engine of this process; `tokenizer`
+    instead of the folder's own."""
+    from raft_fast.models.fetch import fetch_model, fingerprint
+    from raft_fast.models.load import (
+        fingerprint_tokenizer,
+        frozen_dtype,
+        load_chat,
+        load_model,
+        pick_device,
+    )
     from raft_fast.run.fetch import cache_dir
 
     name, revision, option = (
@@ -57,13 +63,46 @@ def load_local(
     model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     own = engines.of(spec, name)
-    chat = load_chat(folder, model, own.chat_template_kwargs)
+    chat = load_chat(folder, model, own.chat_template_kwargs, tokenizer)
+    told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
+    bits = "" if quantization == "none" else f" {quantization}"
+    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size, own)
+
+
+def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
+              batch_size: int = 32) -> "HFEngine":
+    """A loaded model of transformers as an engine of this process. It moves to --device and into evaluation
+    mode; its attention packs where that changes nothing. Raises UserError where it cannot be used."""
+    from raft_fast.models.load import fingerprint_loaded, load_chat, made_ready, pick_device
+
+    own = engines.of("self", name)
+    made_ready(model, pick_device(options.device), name)
+    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
+    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
+    return _engine(model, chat, identity, "", batch_size, own)
+
+
+def original_of(model: Any, tokenizer: Any, trained: bool, name: str, options: ModelOptions,
+                engines: EngineOptions, batch_size: int) -> "HFEngine":
+    """A caller's model as it is before training, as an engine: a frozen copy if it is itself `trained`."""
+    from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+
+    device = pick_device(options.device)
+    made_ready(model, device, name)
+    if trained:
+        model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
+    return engine_of(model, tokenizer, name, options, engines, batch_size)
+
+
+def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
+            own: EngineOptions) -> "HFEngine":
+    from raft_fast.engines.continuous import ContinuousEngine
+    from raft_fast.engines.hf import HFEngine
+
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    identity = f"{name}{source}@{fingerprint(folder)}{told}" + (
-        "" if quantization == "none" else f" {quantization}")
     if own.generation == "continuous":
-        return ContinuousEngine(model, chat, identity, batch_size)
-    return HFEngine(model, chat, identity, batch_size, own.generation_tokens)
+        return ContinuousEngine(model, chat, f"{identity}{told}{bits}", batch_size)
+    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
 
 
 def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:

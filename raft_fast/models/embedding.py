@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raft_fast.models.fingerprint import SENTENCE_ENCODER, fingerprint
+from raft_fast.models.fetch import SENTENCE_ENCODER, fingerprint
 from raft_fast.models.whole import check_encoder, load_reports, why
 from raft_fast.run.errors import UserError
 

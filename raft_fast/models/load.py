@@ -1,8 +1,11 @@
-"""Loading: models, tokenizers, engines and the encoder, by the names users give them."""
+"""Loading models, tokenizers and the sentence encoder; fewer bits for a frozen teacher."""
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -10,10 +13,11 @@ from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.head import check_head
-from raft_fast.models.quantization import Quantization, quantization_config
 from raft_fast.models.whole import GENERATION, load_whole, why
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.options import ModelOptions
+
+Quantization = Literal["none", "int8", "nf4"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -31,31 +35,34 @@ def pick_device(name: str) -> torch.device:
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
                quantization: Quantization = "none", option: str = "--model") -> Any:
     """A causal language model in `dtype` on the chosen device, whole (`load_whole`); `option` named it."""
-    from raft_fast.models.pack_check import pack_attention
-
     _quiet()
     device, told = pick_device(options.device), f"{option} {folder}"
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
     attention = None if options.attn_implementation == "auto" else options.attn_implementation
-    model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed).eval()
-    if not quantizer:
+    model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed)
+    return made_ready(model, None if quantizer else device, str(folder))
+
+
+def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
+    """A loaded model where it is used (None: where it is), in evaluation mode, packing sequences if it can.
+    Raises UserError where it has no head over a decoder."""
+    from raft_fast.models.pack_check import pack_attention
+
+    model.eval()
+    if device is not None:
         model.to(device)
-    check_head(model, str(folder))
+    check_head(model, name)
     pack_attention(model)
     return model
 
 
-def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None) -> Chat:
-    """The tokenizer's chat template, with every eos id of the model's generation config, which is given the
-    template's own end of turn. `template_kwargs` go to the template (enable_thinking, ...)."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # as in `load_whole`
-        reason = why(error, folder, [], "tokenizer_config.json or tokenizer.json")
-        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
+def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None,
+              tokenizer: Any = None) -> Chat:
+    """The chat template of `tokenizer` (default: the folder's), with every eos id of the model's generation
+    config, which is given the template's own end of turn. `template_kwargs` go to the template
+    (enable_thinking, ...)."""
+    tokenizer = tokenizer or load_tokenizer(folder)
     rows = min(layer.weight.shape[0] for layer in (
         model.get_input_embeddings(), model.get_output_embeddings()))
     check_rows(tokenizer, rows, str(folder))
@@ -63,6 +70,70 @@ def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None =
     chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
     chat.name_end(model.generation_config)
     return chat
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer. Raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as in `load_whole`
+        reason = why(error, folder, [], "tokenizer_config.json or tokenizer.json")
+        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
+
+
+def fingerprint_tokenizer(tokenizer: Any) -> str:
+    """16 hex digits over a loaded tokenizer's vocabulary and chat template."""
+    told = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
+    """16 hex digits over a loaded model and its tokenizer: names, shapes, dtypes and about 4096 evenly spaced
+    numbers of every tensor."""
+    digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
+        digest.update(numbers.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def left_as_it_was(model: Any) -> Iterator[None]:
+    """Afterwards transformers' progress bars and the weights of `model` that need gradients are as before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    needed = [(weight, weight.requires_grad) for weight in model.parameters()] if model is not None else []
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        for weight, gradient in needed:
+            weight.requires_grad_(gradient)
+
+
+def check_loaded(option: str, model: Any) -> None:
+    """Raises UserError for anything but a language model of transformers without adapter or quantization."""
+    why = ("is no causal language model of transformers" if not hasattr(model, "name_or_path")
+           else "has an adapter already; pass the model alone (peft's get_base_model or merge_and_unload)"
+           if hasattr(model, "peft_config")
+           else "is quantized, and can be neither trained nor merged; load it without quantization_config"
+           if option == "model" and getattr(model, "is_quantized", False) else None)
+    if why:
+        raise UserError(f"{option}: {type(model).__name__} {why}")
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer of a loaded model, by its name. Raises UserError if none has that name."""
+    if not model.name_or_path:
+        raise UserError("processing_class is missing: the model has no name by which its tokenizer could be "
+                        "loaded; pass the tokenizer")
+    return load_tokenizer(fetch_model(model.name_or_path, option="processing_class is missing, and model"))
 
 
 def _check_ends(generation_config: Any, rows: int, folder: Path) -> None:
@@ -94,3 +165,26 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def quantization_config(kind: Quantization, device: torch.device) -> Any:
+    """What `from_pretrained` takes; None for "none". Embeddings and head keep their precision.
+
+    int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
+    UserError where the library is missing, or cannot do it on this device.
+    """
+    if kind == "none":
+        return None
+    if kind == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        if device.type != "cuda":
+            raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
+        require("bitsandbytes", "quantization")
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    require("torchao", "quantization")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())

@@ -13,8 +13,7 @@ from two_processes import run, work
 from raft_fast.distillation import planning, rows_per_step
 from raft_fast.distillation.resume import Cut
 from raft_fast.run.errors import UserError
-from raft_fast.run.going_on import DRIVEN
-from raft_fast.run.options import TrainOptions
+from raft_fast.run.options import TrainOptions, pinned_by
 from raft_fast.run.processes import Processes
 
 ONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_top_k=16, learning_rate=1e-3,
@@ -101,7 +100,7 @@ def test_one_process_goes_on_where_two_stopped(results, how, tmp_path):
     shutil.copytree(stopped, tmp_path / "same")
     two = halved(ONE, how)
     changed = {name for name, value in vars(ONE).items() if value != getattr(two, name)}
-    assert changed <= DRIVEN
+    assert changed <= pinned_by([TrainOptions], "nothing")
     assert_same(run(stopped, ONE, tied=True), one["exact"])
     late = run(tmp_path / "same", two, tied=True)["metrics"]
     assert [line["lambda_exact"] for line in late] == [True, True, False, False]

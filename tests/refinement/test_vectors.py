@@ -8,7 +8,7 @@ import pytest
 from faults import calls, fault
 from refinement_stubs import StubEncoder
 
-from raft_fast.data.vectors import embed_to_file
+from raft_fast.data.neighbours import embed_to_file
 
 TEXTS = ["one", "two", "three"]
 
@@ -26,7 +26,7 @@ class Counting(StubEncoder):
 
 
 def embed(folder, encoder=None):
-    return embed_to_file(TEXTS, len(TEXTS), encoder or Counting(), folder / "golds.npy")
+    return embed_to_file(lambda: TEXTS, len(TEXTS), encoder or Counting(), folder / "golds.npy")
 
 
 GARBAGE = {"empty": b"", "cut": None, "binary": b"\x80\x81\xff", "list": b"[1]", "number": b"7",

@@ -1,0 +1,340 @@
+"""RAFT in Python: `RAFTTrainer` reads top to bottom like the paper's figure (arXiv 2606.00147).
+
+Hold rows out, refine the answers (stage 1), train on them while the frozen original model, shown the answer,
+teaches the student on its own words (stage 2), then measure what was learnt and what was kept.
+`python -m raft_fast.train` is its first user.
+"""
+
+import copy
+import dataclasses
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from raft_fast.data.dataset import InMemory, spread
+from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
+from raft_fast.recipes import find, terms_of
+from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
+from raft_fast.run.arguments import SIGNATURE, Arguments, read
+from raft_fast.run.errors import GO_ON, UserError
+from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
+from raft_fast.run.options import MEMORY, Options
+from raft_fast.run.progress import Reporter, Silent
+
+
+class RAFTConfig(Arguments):
+    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords; lists
+    may stand for names with commas between them.
+
+    output_dir: default runs/RECIPE. recipe: a name, or a class or object as in `raft_fast.recipes`; what it
+    says of options holds unless they are given. Raises UserError for an unknown keyword, with the nearest
+    name, and for a value that is refused.
+    """
+
+    __signature__ = SIGNATURE
+
+    def __init__(self, output_dir: str | os.PathLike[str] | None = None, recipe: Any = "raft",
+                 **options: Any) -> None:
+        self.method = find(recipe)
+        kind, self.name = type(self.method), self.method.name
+        named = recipe if isinstance(recipe, str) else f"{kind.__module__}:{kind.__qualname__}"
+        super().__init__({"output_dir": output_dir, "recipe": named, **options}, self.method.defaults)
+
+    @classmethod
+    def from_options(cls, options: Options, name: str) -> "RAFTConfig":
+        """The options of the command line, with the name of its configuration."""
+        config = cls.__new__(cls)
+        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
+        return config
+
+
+class RAFTTrainer:
+    """Refines, trains and evaluates; the same folder, numbers and resumption as the command line's.
+
+    model: a name, a folder, or a loaded causal language model of transformers. A loaded model is trained in
+    place, in its own precision; a frozen copy of it rewrites, teaches and is the base of the evaluation, so
+    two copies of the weights are in memory, as with a name. With an adapter one copy is enough: the adapter
+    is inserted into the model and removed after training, and `trainer.model` is then the merged model.
+    args: a RAFTConfig.
+    train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
+    question/answer, prompt/completion, messages, or those of a refined file. Without eval_dataset rows are
+    held out. config.yaml says <memory>; to resume, pass the same rows and weights again.
+    peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
+    processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
+    callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
+    teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
+    training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
+    Raises UserError, here and in every method, for anything that the command would refuse.
+    """
+
+    def __init__(self, model: Any = None, args: RAFTConfig | None = None, train_dataset: Any = None,
+                 eval_dataset: Any = None, peft_config: Any = None, processing_class: Any = None,
+                 callbacks: Sequence[Any] | None = None, teacher: Any = None, rollout_engine: Any = None,
+                 recipe: Any = None, *, teacher_model: Any = None) -> None:
+        from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
+
+        args = copy.copy(args or RAFTConfig())
+        self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
+        self._in_memory: set[str] = set()  # options whose names stand for loaded models
+        self._model: Any = None
+        self._model = self._named("model", model)
+        self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
+        self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
+        if isinstance(rollout_engine, str):
+            self.args.rollout_engine = read("rollout_engine", rollout_engine)
+        self._rows: dict[str, InMemory | None] = {"data": None, "heldout_data": None}
+        for option, name, rows in (("data", "train_dataset", train_dataset),
+                                   ("heldout_data", "eval_dataset", eval_dataset)):
+            if rows is not None:
+                self._rows[option] = InMemory(name, rows)
+                setattr(self.args, option, MEMORY)
+        if self.args.data is None and self.args.given is not None:
+            raise UserError("train_dataset is missing: pass a datasets.Dataset, or RAFTConfig(data=FILE)")
+        self._peft_config = peft_config
+        if peft_config is not None:
+            from raft_fast.distillation.lora import options_of
+
+            vars(self.args).update(vars(options_of(peft_config)))
+        self.options, self.run_dir = self.args.options(), self.args.folder
+        self._terms = terms_of(self.args.method, self.options.train)
+        self.processing_class = getattr(processing_class, "tokenizer", processing_class)
+        if self._model is not None and self.processing_class is None:
+            from raft_fast.models.load import tokenizer_of
+
+            self.processing_class = tokenizer_of(self._model)
+        self._callbacks, theirs = sorted_callbacks(callbacks or ())
+        self._events = TrainerEvents(theirs, self.args, self.processing_class)
+        self._original: Any = None  # engines of the model before training and after
+        self._trained: Any = None
+        self._encoder: Any = None
+        self._heldout: list[Any] = []
+        self._ended, self._weights = False, ""
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
+        """Refine and train: every stage but the evaluation, up to RUN/model.
+
+        A run that output_dir contains is resumed, from its newest complete checkpoint.
+        resume_from_checkpoint: True requires a checkpoint, False a folder without a run; a path must be that
+        of the run or of its newest checkpoint. Returns transformers' TrainOutput. Raises UserError if another
+        process works in the folder, or it contains a run with different options.
+        """
+        from transformers.trainer_utils import TrainOutput
+
+        from raft_fast.distillation.checkpoint import check_resume
+        from raft_fast.models.load import left_as_it_was
+
+        processes, reporter = self._begin()
+        options, run_dir = self.options, self.run_dir
+        with ExitStack() as held, left_as_it_was(self._model):
+            processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory))
+            processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
+            processes.first(lambda: held.enter_context(only_process(run_dir)))
+            start = processes.first(lambda: open_run(run_dir, options.groups))
+            if start.resumed and (run_dir / "evaluation.json").is_file():
+                reporter.say(f"{run_dir} is finished: nothing is left to do")
+                self._events.recall(run_dir)
+                self._ended = True
+            else:
+                reporter.say(f"{'Going on with the run in' if start.resumed else 'New run in'} {run_dir}")
+                if start.changed:
+                    reporter.say(f"with other options than before: {'; '.join(start.changed)}")
+                try:
+                    self._train(processes, reporter)
+                finally:
+                    if processes.is_first:
+                        save_costs(run_dir, reporter)
+        losses = processes.first(lambda: [line["loss"] for line in self.state.log_history
+                                          if line.get("loss") is not None])
+        mean = sum(losses) / max(1, len(losses))
+        return TrainOutput(processes.first(lambda: self.state.global_step), mean, {"train_loss": mean})
+
+    def _train(self, processes: Any, reporter: Reporter) -> None:
+        """From rows to RUN/model."""
+        from raft_fast.distillation import rows_per_step
+        from raft_fast.distillation.sharding import check_shards
+        from raft_fast.distillation.stage2 import load_teacher, train_student
+        from raft_fast.distillation.student import check_adapter, check_checkpointing
+        from raft_fast.evaluation.during_training import watchers
+        from raft_fast.evaluation.ifbench import fetched_suites
+        from raft_fast.models.load import load_encoder
+
+        options, run_dir = self.options, self.run_dir
+        rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
+        data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
+                                                 self._rows["data"], self._rows["heldout_data"]))
+        processes.first(lambda: check_stage1(data, options, self.args.method.answers))
+        with reporter.phase("load models"):
+            # frozen: it rewrites, it teaches, and the trained model is compared with it
+            original = self._original = processes.first_then_others(self._load_original)
+            check_shards(original.model, options.train.parallelism, processes)
+            check_adapter(original.model, options.adapter, self._peft_config)
+            check_checkpointing(original.model, options.train)
+            if processes.is_first:  # only stage 1 and the evaluation ask it
+                self._encoder = load_encoder(options.model)
+            teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))
+        processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
+        processes.first(lambda: pin_inputs(run_dir, self._objects(), has_steps))
+        reporter.say(f"model: {original.identity}")
+        data = processes.first(lambda: take_rendered(data, original.chat, options, run_dir, reporter))
+        data = processes.first(lambda: screen_rows(
+            data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
+            self._encoder, run_dir, reporter))
+        answered = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir,
+                                                       reporter, self.args.method.answers))
+        self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
+        watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
+                            ) if processes.is_first else []
+        self._trained = train_student(
+            answered, self._terms, options, original, teacher, run_dir, reporter,
+            [*self._callbacks, self._events, *watching], given=self._model,
+            peft_config=self._peft_config, rollout_engine=self._rollout_engine)
+        self._ended = self._trained is not None
+        if not self._ended:
+            reporter.say(f"stopped by a callback: {GO_ON}")
+
+    def evaluate(self) -> dict[str, float]:
+        """Compare the trained model with the one before training, on held-out rows and in general, and write
+        evaluation.json, the model card and report.html; uploads with --push_to_hub. Returns the means of the
+        trained model as eval_PART_METRIC, those of the model before with _base behind. Raises UserError
+        before training has ended."""
+        from raft_fast.evaluation import evaluate
+        from raft_fast.report.finish import finish
+
+        processes, reporter = self._begin()
+        options, run_dir = self.options, self.run_dir
+        self._must_be_trained()
+        if not processes.first((run_dir / "evaluation.json").is_file):
+            original, trained = self._original, self._trained
+            original.batch_size = options.evaluate.eval_batch_size
+            try:
+                processes.first(lambda: evaluate(original, trained, self._heldout, options.evaluate,
+                                                 self._encoder, reporter, run_dir))
+            finally:
+                if processes.is_first:
+                    save_costs(run_dir, reporter)
+        numbers: dict[str, float] = processes.first(lambda: finish(run_dir, options, reporter))
+        self.state.log_history.append({**numbers, "step": self.state.global_step})
+        return numbers
+
+    @property
+    def state(self) -> Any:
+        """transformers' TrainerState; its log_history has every step and evaluation."""
+        return self._events.state
+
+    @property
+    def model(self) -> Any:
+        """Before training ends the model that was passed or, by name, the one that training begins with,
+        loaded when first asked for; afterwards the trained model."""
+        from raft_fast.engines.load import load_engine
+        from raft_fast.models.load import left_as_it_was
+
+        if self._ended and self._trained is None:  # an earlier process has trained it
+            with left_as_it_was(None):
+                self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
+        if self._trained is not None:
+            return self._trained.model
+        if self._original is None:
+            with left_as_it_was(None):
+                self._original = self._load_original()
+        return self._original.model if self._model is None else self._model
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Copy RUN/model, which training has saved, with tokenizer and card: transformers loads the folder.
+        An adapter is merged in it; the adapter alone is RUN/adapter."""
+        self._must_be_trained()
+        if output_dir is not None:
+            shutil.copytree(self.run_dir / "model", output_dir, dirs_exist_ok=True)
+
+    def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
+                    **ignored: Any) -> str:
+        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
+        written from the run, so the further arguments of transformers' method are ignored. Raises UserError
+        if training collapsed, or if the upload fails."""
+        from raft_fast.report.finish import upload
+
+        self._must_be_trained()
+        kept = self.options.watch.hub_private_repo if private is None else private
+        return upload(self.run_dir, self.hub_model_id, kept, commit_message)
+
+    @property
+    def hub_model_id(self) -> str:
+        """The repository of `push_to_hub`."""
+        from raft_fast.run.fetch import repository
+
+        return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
+
+    def end(self) -> None:
+        """Leave the process group of a run of several processes; call it last."""
+        from raft_fast.run.processes import Processes
+
+        Processes().end()
+
+    def _begin(self) -> tuple[Any, Reporter]:
+        """The processes of this run, joined, and a reporter of what the call does."""
+        from raft_fast.models.load import pick_device
+        from raft_fast.run.processes import Processes
+
+        processes = Processes.start(use_gpu=pick_device(self.options.model.device).type == "cuda")
+        return processes, Reporter() if processes.is_first else Silent()
+
+    def _named(self, option: str, model: Any) -> Any:
+        """A loaded model, whose name the option becomes; None if it is a name or absent."""
+        if model is None or isinstance(model, str | os.PathLike):
+            if model is not None:
+                setattr(self.args, option, read(option, model))
+            return None
+        from raft_fast.models.load import check_loaded
+
+        check_loaded(option, model)
+        if model is self._model:  # as teacher it is the model before training
+            return None
+        setattr(self.args, option, model.name_or_path or MEMORY)
+        self._in_memory.add(option)
+        return model
+
+    def _objects(self) -> dict[str, str]:
+        """What the options do not tell of the objects that were passed, to be the same in a resumed run."""
+        found = {}
+        if self._rollout_engine is not None:
+            found["the rollout engine"] = type(self._rollout_engine).__qualname__
+        if self._peft_config is not None:
+            told = self._peft_config.to_dict()
+            found["the adapter"] = str({name: sorted(one) if isinstance(one, set) else one
+                                        for name, one in sorted(told.items())})
+        return found
+
+    def _load_original(self) -> Any:
+        """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
+        trained a little and there is no checkpoint to go on from."""
+        from raft_fast.distillation.checkpoint import checkpoints
+        from raft_fast.engines.load import load_local, original_of
+        from raft_fast.models.load import fingerprint_loaded
+
+        options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
+        whole = self._model is not None and not options.adapter.use_peft
+        if self._original is None and self._model is None:
+            return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+        if self._original is None:
+            self._weights = fingerprint_loaded(self._model, tokenizer)
+            return original_of(self._model, tokenizer, whole, options.model.model, options.model,
+                               options.engines, size)
+        if whole and not checkpoints(self.run_dir / "checkpoints") and (
+                fingerprint_loaded(self._model, tokenizer) != self._weights):
+            raise UserError("model: training changed its weights and ended before the first checkpoint: load "
+                            "it again, and make a new RAFTTrainer")
+        return self._original
+
+    def _must_be_trained(self) -> None:
+        if not self._ended:
+            raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
+
+
+def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
+    """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
+    from raft_fast.distillation.preflight import check_stage2
+
+    check_names(options, run_dir)
+    check_stage2(options, run_dir, processes, in_memory)
