@@ -38,7 +38,7 @@ def check_train(options: Options, run_dir: Path, in_memory: Collection[str] = ()
 
 def check_packages(options: Options) -> None:
     """Raises UserError where a package is missing that would be asked for after stage 1, hours later."""
-    from raft_fast.distillation.trackers import find_trackers
+    from raft_fast.distillation.watching import find_trackers
     from raft_fast.models.load import pick_device, quantization_config
 
     train = options.train

@@ -9,12 +9,11 @@ from typing import Any
 from transformers import set_seed
 
 from raft_fast.distillation.callbacks import TrainingState
-from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.checkpoint import random_state, restore, save_checkpoint, set_random_state
 from raft_fast.distillation.planning import batch
-from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
-from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.weights import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.engines import stable_seed
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions

@@ -6,11 +6,14 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback
-from raft_fast.distillation.bound import LambdaAtBound
-from raft_fast.distillation.completions import LogCompletions
-from raft_fast.distillation.first_batch import FirstBatch
-from raft_fast.distillation.split import RolloutAdvice
-from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.distillation.watching import (
+    FirstBatch,
+    LambdaAtBound,
+    LogCompletions,
+    RolloutAdvice,
+    Trackers,
+    find_trackers,
+)
 from raft_fast.evaluation.best import KeepBest
 from raft_fast.evaluation.collapse import StopOnCollapse
 from raft_fast.evaluation.during_training import EvaluateEvery, Scorer, recall, remember

@@ -20,5 +20,5 @@ class Recipe:
     defaults: ClassVar[dict[str, Any]] = {}
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
-        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.terms`)."""
+        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""
         raise NotImplementedError
