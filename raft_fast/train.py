@@ -3,10 +3,11 @@
 import sys
 
 from raft_fast.recipes import find
+from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
 from raft_fast.run.errors import entry
 from raft_fast.run.options import Options, check_given
-from raft_fast.trainer import GROUPS, RAFTConfig, RAFTTrainer
+from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and

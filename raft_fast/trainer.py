@@ -7,7 +7,6 @@ teaches the student on its own words (stage 2), then measure what was learnt and
 
 import copy
 import dataclasses
-import inspect
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,128 +19,57 @@ from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
 from raft_fast.preflight import check_train
 from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows, check_stage1
-from raft_fast.run.config import nearest, taken
+from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import only_process, save_costs
 from raft_fast.run.going_on import has_steps, open_run, pin_inputs
-from raft_fast.run.options import (
-    MEMORY,
-    AdapterOptions,
-    DataOptions,
-    EngineOptions,
-    EvaluateOptions,
-    ModelOptions,
-    Options,
-    RefineOptions,
-    ScreenOptions,
-    TrainOptions,
-    WatchOptions,
-    check_needs,
-    check_rollouts,
-    check_several,
-)
+from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
 from raft_fast.run.progress import Reporter, Silent
 
-GROUPS: list[Any] = [one.type for one in dataclasses.fields(Options)]
-# arguments of transformers that have one value here: RAFTConfig takes that one, and has it to read
-FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
-         "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
-         "metric_for_best_model": "eval_domain_nll", "greater_is_better": False,
-         "resume_from_checkpoint": None}
-# and what to use for others, of TRL too
-INSTEAD = {"bf16": "weights train in float32, or in the precision of the model that you pass",
-           "fp16": "weights train in float32, or in the precision of the model that you pass",
-           "warmup_ratio": "use warmup_steps", "max_seq_length": "use max_length",
-           "per_device_eval_batch_size": "use eval_batch_size", "max_new_tokens": "use max_completion_length",
-           "temperature": "use rollout_temperature and distillation_temperature",
-           "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
-           "vllm_mode": "use rollout_engine='vllm' or 'vllm_server'", "optim": "AdamW is the only optimizer",
-           "eval_strategy": "use eval_steps (0: none)", "logging_steps": "every step is logged",
-           "resume_from_checkpoint": "pass it to train()"}
 
-
-@dataclasses.dataclass
-class _Options(EvaluateOptions, WatchOptions, AdapterOptions, TrainOptions, RefineOptions, ScreenOptions,
-               EngineOptions, ModelOptions, DataOptions):
-    """Every option of a run, with its default."""
-
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Options:
-        """The options by group. Raises UserError for values that are refused."""
-        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
-                         for group in GROUPS))
-
-
-class RAFTConfig(_Options):
-    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords. Lists
+class RAFTConfig(Arguments):
+    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords; lists
     may stand for names with commas between them.
 
-    output_dir: default runs/RECIPE. recipe: a name or a recipe object (`raft_fast.recipes`); what it says of
-    options holds unless they are given. Raises UserError for an unknown keyword, with the nearest name, and
-    for a value that is refused.
+    output_dir: default runs/RECIPE. recipe: a name, or a class or object as in `raft_fast.recipes`; what it
+    says of options holds unless they are given. Raises UserError for an unknown keyword, with the nearest
+    name, and for a value that is refused.
     """
 
-    name: str | None = None  # of the command line's configuration
+    __signature__ = SIGNATURE
 
-    def __init__(self, output_dir: str | os.PathLike[str] | None = None, **given: Any) -> None:
-        fields = {one.name: one for one in dataclasses.fields(_Options)}
-        self.given = given = {"output_dir": output_dir, **given}
-        options = {}
-        for name, value in given.items():
-            value = os.fspath(value) if isinstance(value, os.PathLike) else value
-            if name in fields:
-                options[name] = taken(fields[name], value)
-            elif name == "eval_strategy" and value == ("steps" if given.get("eval_steps") else "no"):
-                continue
-            elif name not in FIXED or value != FIXED[name]:
-                told = INSTEAD.get(name, f"unknown option{nearest(name, fields)}")
-                raise UserError(f"RAFTConfig({name}={value!r}): {told}")
-        super().__init__(**{**find(options.get("recipe", "raft")).defaults, **options})
-        check_needs(options, self.options().groups)
+    def __init__(self, output_dir: str | os.PathLike[str] | None = None, recipe: Any = "raft",
+                 **options: Any) -> None:
+        self.method = find(recipe)
+        kind, self.name = type(self.method), self.method.name
+        named = recipe if isinstance(recipe, str) else f"{kind.__module__}:{kind.__qualname__}"
+        super().__init__({"output_dir": output_dir, "recipe": named, **options}, self.method.defaults)
 
     @classmethod
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        config.name, config.given = name, options.flat()
-        vars(config).update(config.given)
+        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
-
-    def __getattr__(self, name: str) -> Any:
-        """What has one value here, for callbacks of transformers."""
-        if name in FIXED:
-            return FIXED[name]
-        if name == "eval_strategy":
-            return "steps" if self.eval_steps else "no"
-        raise AttributeError(f"{type(self).__name__} has no {name}")
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-        return Path(self.output_dir or f"runs/{self.name or 'raft'}")
-
-
-RAFTConfig.__signature__ = inspect.signature(_Options)  # type: ignore[attr-defined]
 
 
 class RAFTTrainer:
     """Refines, trains and evaluates; the same folder, numbers and resumption as the command line's.
 
-    model: a name, a folder, or a loaded causal language model of transformers, with `processing_class` its
-    tokenizer (default: loaded by the model's name_or_path). A loaded model is trained in place, in its own
-    precision; a frozen copy of it rewrites, teaches and is compared with, so two copies of the weights are in
-    memory, as by name. With an adapter there is one copy: it goes into the model, and is taken out again
-    after training; `trainer.model` is then the merged model.
-    args: a RAFTConfig. train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries with the
-    columns question/answer, prompt/completion or messages, or those of a refined file; without eval_dataset
-    rows are held out. config.yaml calls them <memory>; resuming needs the same rows and weights again.
-    peft_config: a LoraConfig of peft, instead of use_peft and the lora_ options.
-    callbacks: `raft_fast.Callback`s and transformers' `TrainerCallback`s (`TrainerEvents`).
-    teacher: a name or a loaded model, which is frozen; teacher_model is TRL's name for it. Default: the model
-    before training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
-    Raises UserError for what is refused, here and in every method.
+    model: a name, a folder, or a loaded causal language model of transformers. A loaded model is trained in
+    place, in its own precision; a frozen copy of it rewrites, teaches and is the base of the evaluation, so
+    two copies of the weights are in memory, as with a name. With an adapter one copy is enough: the adapter
+    is inserted into the model and removed after training, and `trainer.model` is then the merged model.
+    args: a RAFTConfig.
+    train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
+    question/answer, prompt/completion, messages, or those of a refined file. Without eval_dataset rows are
+    held out. config.yaml says <memory>; to resume, pass the same rows and weights again.
+    peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
+    processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
+    callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
+    teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
+    training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
+    Raises UserError, here and in every method, for anything that the command would refuse.
     """
 
     def __init__(self, model: Any = None, args: RAFTConfig | None = None, train_dataset: Any = None,
@@ -151,19 +79,19 @@ class RAFTTrainer:
         from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
 
         args = copy.copy(args or RAFTConfig())
-        self.args = args if recipe is None else RAFTConfig(**{**args.given, "recipe": recipe})
+        self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
         if isinstance(rollout_engine, str):
-            self.args.rollout_engine = rollout_engine  # type: ignore[assignment]  # options() checks it
+            self.args.rollout_engine = read("rollout_engine", rollout_engine)
         self._rows: dict[str, InMemory | None] = {"data": None, "heldout_data": None}
         for option, name, rows in (("data", "train_dataset", train_dataset),
                                    ("heldout_data", "eval_dataset", eval_dataset)):
             if rows is not None:
                 self._rows[option] = InMemory(name, rows)
                 setattr(self.args, option, MEMORY)
-        if self.args.data is None and self.args.name is None:
+        if self.args.data is None and self.args.given is not None:
             raise UserError("train_dataset is missing: pass a datasets.Dataset, or RAFTConfig(data=FILE)")
         self._peft_config = peft_config
         if peft_config is not None:
@@ -171,6 +99,7 @@ class RAFTTrainer:
 
             vars(self.args).update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
+        self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
         if self._model is not None and self.processing_class is None:
             from raft_fast.models.load import tokenizer_of
@@ -185,12 +114,12 @@ class RAFTTrainer:
         self._ended = False
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
-        """Every stage but the evaluation whose outcome is not in the folder yet: RUN/model and its metrics.
+        """Refine and train: every stage but the evaluation, up to RUN/model.
 
-        A run in output_dir is gone on with, from its newest whole checkpoint. resume_from_checkpoint: True
-        requires a checkpoint, False a folder without a run; a path must be that of the run or of its newest
-        checkpoint. Returns transformers' TrainOutput. Raises UserError if another process is at work in the
-        folder or it holds a run with other options.
+        A run that output_dir contains is resumed, from its newest complete checkpoint.
+        resume_from_checkpoint: True requires a checkpoint, False a folder without a run; a path must be that
+        of the run or of its newest checkpoint. Returns transformers' TrainOutput. Raises UserError if another
+        process works in the folder, or it contains a run with different options.
         """
         from transformers.trainer_utils import TrainOutput
 
@@ -216,9 +145,10 @@ class RAFTTrainer:
                 finally:
                     if processes.is_first:
                         save_costs(run_dir, reporter)
-        losses = [line["loss"] for line in self.state.log_history if line.get("loss") is not None]
-        mean = sum(losses) / len(losses) if losses else 0.0
-        return TrainOutput(self.state.global_step, mean, {"train_loss": mean})
+        losses = processes.first(lambda: [line["loss"] for line in self.state.log_history
+                                          if line.get("loss") is not None])
+        mean = sum(losses) / max(1, len(losses))
+        return TrainOutput(processes.first(lambda: self.state.global_step), mean, {"train_loss": mean})
 
     def _train(self, processes: Any, reporter: Reporter) -> None:
         """From rows to RUN/model."""
@@ -257,8 +187,8 @@ class RAFTTrainer:
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
         self._trained = train_student(
-            answered, terms_of(options.train.recipe, options.train), options, original, teacher, run_dir,
-            reporter, [*self._callbacks, self._events, *watching], given=self._model,
+            answered, self._terms, options, original, teacher, run_dir, reporter,
+            [*self._callbacks, self._events, *watching], given=self._model,
             peft_config=self._peft_config, rollout_engine=self._rollout_engine)
         self._ended = self._trained is not None
         if not self._ended:
@@ -318,9 +248,9 @@ class RAFTTrainer:
 
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
                     **ignored: Any) -> str:
-        """Upload RUN/model to hub_model_id (default: the folder's name); returns the address. The model card
-        holds the run's own numbers, so what transformers would put into it is ignored. Raises UserError if
-        training collapsed, or the hub refuses."""
+        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
+        written from the run, so the further arguments of transformers' method are ignored. Raises UserError
+        if training collapsed, or if the upload fails."""
         from raft_fast.report.finish import upload
 
         self._must_be_trained()
@@ -335,7 +265,7 @@ class RAFTTrainer:
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 
     def end(self) -> None:
-        """Leave the other processes of the run, all work done."""
+        """Leave the process group of a run of several processes; call it last."""
         from raft_fast.run.processes import Processes
 
         Processes().end()
@@ -348,7 +278,6 @@ class RAFTTrainer:
         options = self.options
         on_gpu = pick_device(options.model.device).type == "cuda"
         processes = Processes.start(use_gpu=on_gpu)
-        terms_of(options.train.recipe, options.train)  # an unknown recipe fails here
         check_several(processes.size, options.model, options.train, options.adapter, options.watch)
         check_rollouts(processes.size, on_gpu, options.train)
         return processes, Reporter() if processes.is_first else Silent()
@@ -357,7 +286,7 @@ class RAFTTrainer:
         """A loaded model, whose name the option becomes; None if it is a name or absent."""
         if model is None or isinstance(model, str | os.PathLike):
             if model is not None:
-                setattr(self.args, option, os.fspath(model))
+                setattr(self.args, option, read(option, model))
             return None
         from raft_fast.models.load import check_loaded
 

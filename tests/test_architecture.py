@@ -22,11 +22,11 @@ from transformers import (
     OpenAIGPTConfig,
 )
 
-from raft_fast import train
 from raft_fast.distillation import Adapter, estimate
 from raft_fast.distillation.memory import Estimate
 from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.sharding import check_shards
+from raft_fast.distillation.stage2 import train_student
 from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
@@ -38,6 +38,7 @@ from raft_fast.models.head import check_head
 from raft_fast.models.load import load_chat, load_model
 from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden
+from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import (
@@ -53,7 +54,7 @@ from raft_fast.run.options import (
     WatchOptions,
 )
 from raft_fast.run.progress import Silent
-from raft_fast.train import train_student
+from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 TEXT = {"vocab_size": 260, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GEMMA3 = {**TEXT, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
@@ -148,9 +149,10 @@ def test_gradient_checkpointing_is_refused_before_stage_1_where_there_is_none(tm
                             for i in range(20)))
     argv = ["--model", str(folder), "--data", str(rows), "--output_dir", str(tmp_path / "run"),
             "--device", "cpu", "--gradient_checkpointing", "true", "--teacher_top_k", "16"]
-    monkeypatch.setattr("raft_fast.train.answer_rows", lambda *_: pytest.fail("stage 1 has begun"))
+    monkeypatch.setattr("raft_fast.trainer.answer_rows", lambda *_: pytest.fail("stage 1 has begun"))
+    trainer = RAFTTrainer(args=RAFTConfig.from_options(Options(*parse("train", "", GROUPS, argv)[1]), "raft"))
     with pytest.raises(UserError, match="--gradient_checkpointing: OpenAIGPTLMHeadModel does not support it"):
-        train.run("raft", Options(*parse("train", "", train.GROUPS, argv, "raft")[1]))
+        trainer.train()
 
 
 def test_what_no_text_passes_through_is_not_trained():

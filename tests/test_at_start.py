@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from raft_fast import paraphrase, refine, train
+from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast import preflight as at_start
 from raft_fast.engines.load import check_engines
 from raft_fast.preflight import check_packages
@@ -57,7 +57,7 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said):
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
-        train.run("raft", options(*argv))
+        RAFTTrainer(args=RAFTConfig.from_options(options(*argv), "raft")).train()
     assert list(tmp_path.iterdir()) == []
 
 

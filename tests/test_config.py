@@ -14,6 +14,7 @@ import yaml
 
 from raft_fast import __main__
 from raft_fast.models import load as models
+from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, shipped, to_yaml
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
@@ -32,7 +33,7 @@ from raft_fast.run.options import (
     flat,
 )
 from raft_fast.run.processes import Processes
-from raft_fast.train import GROUPS, Options, run
+from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 
 def options(*argv, groups=(TrainOptions,)):
@@ -130,7 +131,8 @@ def test_what_several_processes_cannot_do_is_refused_at_the_start(argv, message,
     monkeypatch.setattr(Processes, "start", lambda use_gpu: SimpleNamespace(size=2, is_first=True))
     monkeypatch.setattr(models, "pick_device", lambda name: torch.device("cpu"))
     with pytest.raises(UserError, match=message):
-        run("raft", replace(groups, data=replace(groups.data, output_dir=str(tmp_path / "run"))))
+        RAFTTrainer(args=RAFTConfig.from_options(
+            replace(groups, data=replace(groups.data, output_dir=str(tmp_path / "run"))), "raft")).train()
     assert not (tmp_path / "run").exists()
 
 

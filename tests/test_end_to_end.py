@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from documented import documented
-from home import RUN, make_home
+from home import OPTIONS, RUN, make_home
 from tiny import make_model, make_tokenizer
 
-from raft_fast import train
+from raft_fast import RAFTConfig, RAFTTrainer
 from raft_fast.distillation import Callback
-from raft_fast.run.config import parse
+from raft_fast.run.errors import UserError
 from raft_fast.run.folder import LOCK, only_process
-from raft_fast.run.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +140,19 @@ def test_a_run_that_a_callback_stops_goes_on(home, monkeypatch, capsys):
         def on_step(self, state):
             state.stop = True
 
-    name, groups = parse("train", train.DESCRIPTION, train.GROUPS, [
-        "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "stopped",
-        "--data_source", "gold", *RUN, "--max_steps", "2"], "raft")
-    train.run(name, Options(*groups), callbacks=[Budget()])
+    config = RAFTConfig("stopped", data="rows.jsonl", model="model", encoder="encoder", data_source="gold",
+                        **OPTIONS, max_steps=2)
+    stopped = RAFTTrainer(args=config, callbacks=[Budget()])
+    stopped.train()
     assert len((home / "stopped/metrics.jsonl").read_text().splitlines()) == 1
     assert not (home / "stopped/evaluation.json").exists()
     assert not (home / "stopped/model").exists()
     assert "run the same command again to go on" in capsys.readouterr().err
-    train.run(name, Options(*groups))
+    with pytest.raises(UserError, match="call train"):
+        stopped.evaluate()
+    trainer = RAFTTrainer(args=config)
+    trainer.train()
+    trainer.evaluate()
     assert len((home / "stopped/metrics.jsonl").read_text().splitlines()) == 2
     assert (home / "stopped/report.html").is_file()
 
@@ -165,10 +168,11 @@ def test_own_callbacks_listen_to_a_run(home, monkeypatch):
             heard.append(scores["eval_domain_nll"])
             state.finished = "enough" if state.step else None
 
-    name, groups = parse("train", train.DESCRIPTION, train.GROUPS, [
-        "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "heard",
-        "--data_source", "gold", "--eval_steps", "1", "--eval_general_prompts", "0", *RUN], "raft")
-    train.run(name, Options(*groups), callbacks=[Patience()])
+    trainer = RAFTTrainer(callbacks=[Patience()], args=RAFTConfig(
+        "heard", data="rows.jsonl", model="model", encoder="encoder", data_source="gold", eval_steps=1,
+        eval_general_prompts=0, **OPTIONS))
+    trainer.train()
+    trainer.evaluate()
     assert len(heard) == 2  # before the first step and after it
     assert len((home / "heard/metrics.jsonl").read_text().splitlines()) == 1
     assert (home / "heard/report.html").is_file()

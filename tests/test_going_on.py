@@ -5,12 +5,12 @@ from typing import get_args
 
 import pytest
 
+from raft_fast.run.arguments import GROUPS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
 from raft_fast.run.going_on import has_steps, open_run, paid, pin_inputs
 from raft_fast.run.options import DataOptions, pinned_by
 from raft_fast.run.options.option import Part
-from raft_fast.train import GROUPS
 
 STEP = '{"step": 1}\n'
 

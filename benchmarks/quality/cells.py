@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.quality.disk import Outcome, point_path, read_cell, read_json
 from benchmarks.quality.shared import Shared, digest
 from benchmarks.quality.suite import Cell, Suite
-from raft_fast import train
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState, fitting, measure, plan, rows_per_step
+from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
 from raft_fast.models.architecture import positions
@@ -91,9 +91,9 @@ def _train(cell: Cell, rows: Any, options: Options, shared: Shared, folder: Path
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
         original = load_local("self", options.model, options.engines)
-    teacher = train.load_teacher(options, original)
+    teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train.train_student(rows, options, original, teacher, folder, shared.reporter, [points])
+    train_student(rows, options, original, teacher, folder, shared.reporter, [points])
 
 
 def cell_folder(cell: Cell, suite: Suite, shared: Shared) -> Path:

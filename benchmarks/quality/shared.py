@@ -20,13 +20,13 @@ from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.exam import Answers, Exam, set_exam, sit
 from raft_fast.evaluation.general import GeneralScores
 from raft_fast.evaluation.paraphrases import of_trained
+from raft_fast.evaluation.suites import fetched_suites
 from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models.load import load_encoder
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import Options, ParaphraseOptions
 from raft_fast.run.progress import Reporter
-from raft_fast.train import suites
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     with reporter.phase("load models"):
         original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
         encoder = load_encoder(options.model)
-    data = screen_rows(data, options.screen, suites(options, reporter), encoder, folder, reporter)
+    suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
+    data = screen_rows(data, options.screen, suites, encoder, folder, reporter)
     heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
     exam = set_exam(heldout, options.evaluate, encoder, reporter)
     asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.recipes import find
+from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, taken
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
 from raft_fast.run.options import JuryOptions
-from raft_fast.train import GROUPS, Options
 
 MAKE = "make"  # instead of a file of paraphrases
 OWN_KEYS = ("config", "learning_rates", "seeds")

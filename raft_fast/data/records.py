@@ -73,7 +73,7 @@ class InMemory:
 
     def __post_init__(self) -> None:
         is_data_set = hasattr(self.rows, "select_columns") and hasattr(self.rows, "__len__")
-        if is_data_set or isinstance(self.rows, list | tuple):
+        if isinstance(self.rows, list | tuple) or (is_data_set and not isinstance(self.rows, dict)):
             return
         how = (f"one of its splits, as in {self.name}=dataset[{next(iter(self.rows), 'train')!r}]"
                if isinstance(self.rows, dict) else "loaded without streaming=True"

@@ -19,10 +19,10 @@ from raft_fast.evaluation.best import KeepBest
 from raft_fast.evaluation.collapse import StopOnCollapse, collapse_of
 from raft_fast.evaluation.during_training import EvaluateEvery, nll
 from raft_fast.evaluation.watchers import watchers
+from raft_fast.report.finish import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
-from raft_fast.train import finish
 
 
 def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):

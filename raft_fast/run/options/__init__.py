@@ -9,14 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.run.options.data import (
-    MEMORY,
-    MINILM,
-    SMOLLM2,
-    DataOptions,
-    ModelOptions,
-    ScreenOptions,
-)
+from raft_fast.run.options.data import MEMORY, MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
 from raft_fast.run.options.evaluation import (
     BaseOptions,
     EvaluateOptions,

@@ -7,8 +7,8 @@ from raft_fast.run.options.option import Group, Part, option
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MEMORY = "<memory>"  # --data and --heldout_data of a run whose rows were passed to RAFTTrainer
 Action = Literal["flag", "drop", "off"]
-MEMORY = "<memory>"  # --data and --heldout_data of a run whose rows a caller of RAFTTrainer had in memory
 
 
 @dataclass

@@ -1,0 +1,380 @@
+"""RAFTTrainer as users of transformers and TRL know trainers; the command is the same run."""
+
+import json
+import signal
+import sys
+from typing import ClassVar
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from datasets import Dataset, DatasetDict, load_dataset
+from golden import NOT_REPEATED
+from home import OPTIONS, RUN, make_home
+from peft import LoraConfig, get_peft_model
+from raft_fast.distillation.rollouts.batched import BatchedRollouts
+from tiny import make_model, make_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
+
+from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
+from raft_fast.distillation import CrossEntropy, Distillation
+from raft_fast.distillation.trainer_events import TrainerEvents
+from raft_fast.engines import Sampling
+from raft_fast.models.chat import Chat
+from raft_fast.recipes import Recipe
+from raft_fast.run.errors import Stopped
+
+GOLD = {**OPTIONS, "encoder": "encoder", "data_source": "gold"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(autouse=True)
+def _here(home, monkeypatch):
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(home / "cache"))
+
+
+@pytest.fixture
+def rows():
+    return [{"Question": f"What is {i}?", "Answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
+
+
+def config(output_dir, **options):
+    return RAFTConfig(output_dir, **{**GOLD, **options})
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def same(model, weights):
+    return all((weight == weights[name]).all() for name, weight in model.state_dict().items())
+
+
+def learnt(folder):
+    """What is the same for the same seed."""
+    steps = [{key: value for key, value in step.items() if not NOT_REPEATED.fullmatch(key)}
+             for step in lines(folder / "metrics.jsonl")]
+    scores = json.loads((folder / "evaluation.json").read_text())
+    return steps, scores["domain"], scores["behaviour"], (folder / "model/model.safetensors").read_bytes()
+
+
+def test_the_command_and_the_trainer_are_one_run(home, monkeypatch, capsys):
+    """Six lines of Python with rows in memory, and the command with their file: the same to the last bit."""
+    trainer = RAFTTrainer(
+        model="model",
+        args=RAFTConfig(output_dir="runs/mine", recipe="raft", encoder="encoder", **OPTIONS),
+        train_dataset=load_dataset("json", data_files="rows.jsonl", split="train"),
+    )
+    trainer.train()
+    scores = trainer.evaluate()
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "rows.jsonl", "--model", "model", "--encoder",
+                                      "encoder", "--output_dir", "runs/command", *RUN])
+    train.main()
+    mine, command = home / "runs/mine", home / "runs/command"
+    assert learnt(mine) == learnt(command)
+    for name in ("refine/refined.parquet", "heldout.parquet"):
+        assert pq.read_table(mine / name) == pq.read_table(command / name)
+    files = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (mine, command)]
+    assert files[0] == files[1]
+    options = yaml.safe_load((mine / "config.yaml").read_text())
+    assert options | {"data": "rows.jsonl", "output_dir": "runs/command"} == yaml.safe_load(
+        (command / "config.yaml").read_text())
+    assert options["data"] == "<memory>"
+    assert json.loads((mine / "inputs.json").read_text()) == json.loads((command / "inputs.json").read_text())
+    (rejected,) = lines(mine / "rejected.jsonl")
+    assert (rejected["file"], rejected["line"]) == ("train_dataset", 13)
+    nll = json.loads((mine / "evaluation.json").read_text())["domain"]["metrics"]["nll"]
+    assert (scores["eval_domain_nll"], scores["eval_domain_nll_base"]) == (
+        nll["trained"]["mean"], nll["base"]["mean"])
+    monkeypatch.setattr(sys, "argv", ["train", "--config", "runs/mine/config.yaml", "--output_dir", "again"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "rows were in memory" in capsys.readouterr().err
+
+
+def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, rows):
+    """Interrupted by a callback after a step, the same lines go on; a changed model is refused."""
+    class Budget(Callback):
+        def on_step(self, state):
+            state.stop = True
+
+    def trainer(callbacks=(), seed=0, **options):
+        args = config("runs/loaded", **{"learning_rate": 1e-3, "max_steps": 3, "save_steps": 1, **options})
+        return RAFTTrainer(make_model(seed), args, Dataset.from_list(rows), processing_class=make_tokenizer(),
+                           callbacks=callbacks)
+
+    stopped = trainer([Budget()])
+    needing = [weight.requires_grad for weight in stopped.model.parameters()]
+    assert stopped.train().global_step == 1
+    with pytest.raises(UserError, match="call train"):
+        stopped.evaluate()
+    with pytest.raises(UserError, match="call train"):
+        stopped.save_model("saved")
+    with pytest.raises(UserError, match=r"learning_rate is 0\.001 there and 0\.5 here"):
+        trainer(learning_rate=0.5).train()
+    with pytest.raises(UserError, match="the model changed since the run"):
+        trainer(seed=1).train()
+    with pytest.raises(UserError, match="resume_from_checkpoint=False: runs/loaded already contains a run"):
+        trainer().train(resume_from_checkpoint=False)
+    with pytest.raises(UserError, match=r"resume_from_checkpoint='elsewhere': .*step-000001"):
+        trainer().train(resume_from_checkpoint="elsewhere")
+
+    going_on = trainer()
+    before = {name: weight.clone() for name, weight in going_on.model.state_dict().items()}
+    given = going_on.model
+    done = going_on.train(resume_from_checkpoint="runs/loaded/checkpoints/step-000001")
+    assert done.global_step == 3
+    assert [line["step"] for line in going_on.state.log_history] == [1, 2, 3]
+    assert done.training_loss == pytest.approx(sum(line["loss"] for line in going_on.state.log_history) / 3)
+    assert going_on.model is given
+    assert not same(given, before)
+    assert [weight.requires_grad for weight in given.parameters()] == needing
+    going_on.save_model("saved")
+    saved = AutoModelForCausalLM.from_pretrained("saved")
+    assert same(saved, given.state_dict())
+    assert AutoTokenizer.from_pretrained("saved").chat_template
+    scores = going_on.evaluate()
+    assert scores["eval_domain_nll"] < scores["eval_domain_nll_base"]
+
+    by_name = RAFTTrainer("model", config("runs/named", learning_rate=1e-3, max_steps=3), rows)
+    by_name.train()
+    by_name.evaluate()
+    assert learnt(home / "runs/named") == learnt(home / "runs/loaded")
+    finished = trainer()
+    assert finished.train(True).global_step == 3
+    assert finished.evaluate() == scores
+    assert same(finished.model, given.state_dict())
+
+
+def test_an_adapter_is_pefts_own(home, rows):
+    """Also what our options do not name; the model itself is as it was, with one copy of the weights."""
+    peft_config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=True,
+                             rank_pattern={"v_proj": 2}, init_lora_weights="gaussian",
+                             layers_to_transform=[1])
+    model = make_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trainer = RAFTTrainer(model, config("runs/peft", learning_rate=1e-2), rows, peft_config=peft_config,
+                          processing_class=make_tokenizer())
+    trainer.train()
+    assert model.state_dict().keys() == before.keys()
+    assert same(model, before)
+    merged = trainer.model.state_dict()
+    changed = {name for name in before if (merged[name] != before[name]).any()}
+    assert changed == {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qv"}
+    kept = json.loads((home / "runs/peft/adapter/adapter_config.json").read_text())
+    assert (kept["r"], kept["rank_pattern"], kept["use_rslora"], kept["layers_to_transform"]) == (
+        4, {"v_proj": 2}, True, [1])
+    options = yaml.safe_load((home / "runs/peft/config.yaml").read_text())
+    assert (options["use_peft"], options["lora_r"], options["lora_target_modules"]) == (
+        True, 4, "q_proj,v_proj")
+    peft_config.rank_pattern = {}
+    other = RAFTTrainer(make_model(), config("runs/peft", learning_rate=1e-2), rows, peft_config=peft_config,
+                        processing_class=make_tokenizer())
+    with pytest.raises(UserError, match="the adapter changed since the run"):
+        other.train()
+
+
+def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home, rows):
+    heard = []
+
+    class Ear(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            heard.append(("log", state.global_step, logs["loss"] > 0, logs["learning_rate"]))
+
+        def __getattribute__(self, name):
+            if name.startswith("on_") and name != "on_log":
+                return lambda args, state, control, **kwargs: heard.append((name[3:], state.global_step))
+            return super().__getattribute__(name)
+
+    class Once(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            assert kwargs["model"].training
+            assert (args.logging_steps, state.max_steps) == (1, 8)
+            control.should_training_stop = True
+
+    watched = {"eval_steps": 1, "eval_general_prompts": 0}
+    trainer = RAFTTrainer("model", config("runs/heard", num_train_epochs=4, **watched), rows,
+                          callbacks=[Ear(), Once])
+    trainer.train()
+    assert heard == [("train_begin", 0), ("evaluate", 0), ("step_end", 1), ("log", 1, True, 5e-6),
+                     ("evaluate", 1), ("save", 1), ("train_end", 1)]
+    assert (home / "runs/heard/model").is_dir()  # it has ended, as by transformers' Trainer
+    assert trainer.state.best_metric == min(line["eval_domain_nll"] for line in trainer.state.log_history
+                                            if "eval_domain_nll" in line)
+    early = RAFTTrainer("model", config("runs/early", num_train_epochs=9, learning_rate=1e-12, **watched),
+                        rows, callbacks=[EarlyStoppingCallback(1)])
+    assert early.train().global_step < 18
+
+
+def test_trls_example_runs_with_the_class_names_changed(home):
+    """As in TRL's documentation of its distillation trainers, but for smaller models and fewer rows."""
+    tokenizer = AutoTokenizer.from_pretrained("model")
+    model = AutoModelForCausalLM.from_pretrained("model")
+    teacher_model = make_model(1)
+    train_dataset = Dataset.from_dict({"messages": [[
+        {"role": "user", "content": "Hi, how are you?"},
+        {"role": "assistant", "content": "I'm great thanks"}]] * 4})
+    eval_dataset = Dataset.from_dict({"messages": [[
+        {"role": "user", "content": "What colour is the sky?"},
+        {"role": "assistant", "content": "The sky is blue"}]] * 4})
+    training_args = RAFTConfig(output_dir="gkd-model", report_to=["none"], logging_steps=1, **GOLD)
+    trainer = RAFTTrainer(model=model, teacher_model=teacher_model, args=training_args,
+                          processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=eval_dataset)
+    trainer.train()
+    trainer.save_model(training_args.output_dir)
+    assert (home / "gkd-model/model.safetensors").is_file()
+    assert pq.read_table("gkd-model/heldout.parquet").num_rows == 4
+    assert len(lines(home / "gkd-model/metrics.jsonl")) == 1
+    assert not any(weight.requires_grad for weight in teacher_model.parameters())
+    pinned = json.loads((home / "gkd-model/inputs.json").read_text())
+    assert pinned["the teacher"].startswith("<memory> in memory@")
+    assert pinned["the model"].startswith("model in memory@")
+
+
+class Twice(Recipe):
+    """A method of one's own: cross-entropy, and distillation with an eye on two trajectories."""
+
+    name = "twice"
+    defaults: ClassVar = {"num_generations": 2, "learning_rate": 0.25, "data_source": "fused"}
+
+    def terms(self, options):
+        return [CrossEntropy(), Distillation.of(options, balanced=True)]
+
+
+def test_own_rollouts_and_recipe_with_refined_rows(home):
+    """A RolloutEngine of one's own samples what a recipe of one's own asks for, on rows refined before."""
+    drawn = []
+
+    class Mine(BatchedRollouts):
+        def sample(self, draws, logprobs=False):
+            drawn.extend(draws)
+            return super().sample(draws, logprobs)
+
+    model, tokenizer = make_model(), make_tokenizer()
+    refined = Dataset.from_list([{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"What is {i}?"}],
+                                  "completion": f"{i}!", "gold": f"It is {i}.", "rewrite": f"{i}.",
+                                  "fused": f"{i}!", "source": "fused", "similarity": 0.9} for i in range(6)])
+    options = {name: value for name, value in GOLD.items() if name != "data_source"}
+    args = RAFTConfig(recipe=Twice, **options)
+    trainer = RAFTTrainer(model, args, refined, processing_class=tokenizer,
+                          rollout_engine=Mine(Chat(tokenizer, model.generation_config), Sampling(8, 1.0)))
+    trainer.train()
+    run = home / "runs/twice"
+    assert len(drawn) == 2 * 4
+    assert not (run / "refine").exists()
+    assert json.loads((run / "inputs.json").read_text())["the rollout engine"].endswith("Mine")
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    assert (options["recipe"], options["learning_rate"]) == ("test_trainer:Twice", 0.25)
+    assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=Twice(), processing_class=tokenizer
+                       ).args.learning_rate == 1
+
+
+def test_a_model_is_pushed_with_its_card(home, rows, monkeypatch):
+    pushed = []
+    monkeypatch.setattr("raft_fast.report.finish.push", lambda *words: pushed.append(words) or "address")
+    trainer = RAFTTrainer("model", config("runs/pushed"), rows)
+    with pytest.raises(UserError, match="call train"):
+        trainer.push_to_hub()
+    trainer.train()
+    trainer.evaluate()
+    assert trainer.push_to_hub(dataset_name="rows", private=False) == "address"
+    ((folder, name, private, _),) = pushed
+    assert (str(folder), name, private) == ("runs/pushed/model", trainer.hub_model_id, False)
+    assert (home / "runs/pushed/model/README.md").is_file()
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"learning_rte": 1}, r"unknown option \(did you mean learning_rate\?\)"),
+    ({"learning_rate": "fast"}, "--learning_rate fast: must be a number"),
+    ({"learning_rate": -1}, "--learning_rate -1.0: must be above 0"),
+    ({"bf16": True}, "weights train in float32"), ({"eval_strategy": "steps"}, "use eval_steps"),
+    ({"warmup_ratio": 0.1}, "use warmup_steps"), ({"lora_r": 8}, "--lora_r requires --use_peft"),
+    ({"recipe": "rafft"}, "recipe"),
+])
+def test_bad_arguments_are_named(options, said):
+    with pytest.raises(UserError, match=said):
+        RAFTConfig("out", **options)
+
+
+def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
+    args = RAFTConfig(tmp_path, eval_steps=2, eval_strategy="steps", logging_steps=1, report_to=["none"],
+                      lora_target_modules=["q_proj", "v_proj"], use_peft=True, num_train_epochs=2.0)
+    assert (args.output_dir, args.report_to, args.lora_target_modules, args.num_train_epochs) == (
+        str(tmp_path), "none", "q_proj,v_proj", 2)
+    assert (args.eval_strategy, args.metric_for_best_model) == ("steps", "eval_domain_nll")
+    assert RAFTConfig(recipe="sft").data_source == "gold"
+    assert RAFTConfig(recipe="sft", data_source="fused").data_source == "fused"
+
+
+ROW = [{"question": "What?", "answer": "This."}]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ({}, "train_dataset is missing"),
+    ({"train_dataset": DatasetDict(train=Dataset.from_list(ROW))}, r"is DatasetDict .*dataset\['train'\]"),
+    ({"train_dataset": Dataset.from_list(ROW).to_iterable_dataset()}, "without streaming=True"),
+    ({"train_dataset": "rows.jsonl"}, r"RAFTConfig\(data=FILE\)"),
+    ({"train_dataset": ROW, "model": 3}, "model: int is no causal language model"),
+    ({"train_dataset": ROW, "model": make_model()}, "processing_class is missing"),
+    ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))},
+     "model: PeftModel has an adapter already"),
+    ({"train_dataset": ROW, "peft_config": LoraConfig(use_dora=True)}, "peft_config: use_dora=True"),
+    ({"train_dataset": ROW, "peft_config": LoraConfig(modules_to_save=["lm_head"])}, "modules_to_save"),
+    ({"train_dataset": ROW, "peft_config": LoraConfig(init_lora_weights="pissa")}, "init_lora_weights="),
+    ({"train_dataset": ROW, "callbacks": [print]}, "callbacks: builtin_function_or_method is neither"),
+    ({"train_dataset": ROW, "rollout_engine": "sglang"}, "--rollout_engine sglang: must be one of"),
+])
+def test_bad_objects_are_named_at_once(words, said, home):
+    with pytest.raises(UserError, match=said):
+        RAFTTrainer(args=None if not words else config("runs/never"), **words)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ({"train_dataset": ROW}, "train_dataset: 1 rows are too few to hold some out"),
+    ({"train_dataset": [{"text": "x"}] * 3}, "no row of train_dataset can be used"),
+    ({"train_dataset": Dataset.from_list([{"text": "x"}] * 3)}, "no row of train_dataset can be used"),
+    ({"train_dataset": ROW, "eval_dataset": ROW}, "eval_dataset: holds every row of --data train_dataset"),
+    ({"train_dataset": ROW * 8, "model": "./nowhere"}, "--model ./nowhere: no such folder"),
+])
+def test_bad_rows_and_names_are_errors_of_train(words, said, tmp_path):
+    trainer = RAFTTrainer(**{"model": "model", **words}, args=config(tmp_path / "run"))
+    with pytest.raises(UserError, match=said):
+        trainer.train()
+
+
+def test_nothing_global_is_left(rows, monkeypatch):
+    """Handlers of signals, progress bars, threads, the environment; a signal is an exception."""
+    from transformers.utils import logging
+
+    class Interrupt(Callback):
+        def on_step(self, state):
+            signal.raise_signal(signal.SIGINT)
+
+    def state():
+        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        return handlers, logging.is_progress_bar_enabled(), torch.get_num_threads()
+
+    logging.enable_progress_bar()
+    before = state()
+    trainer = RAFTTrainer("model", config("runs/signal", num_train_epochs=3), rows, callbacks=[Interrupt()])
+    with pytest.raises(Stopped, match="the checkpoint of step 1"):
+        trainer.train()
+    assert state() == before
+
+
+def test_events_remember_nothing_of_a_run_that_is_not_there(tmp_path):
+    events = TrainerEvents([], RAFTConfig())
+    events.recall(tmp_path)
+    assert (events.state.log_history, events.state.global_step) == ([], 0)
