@@ -93,7 +93,8 @@ def _train(cell: Cell, rows: Any, options: Options, shared: Shared, folder: Path
         original = load_local("self", options.model, options.engines)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train_student(rows, options, original, teacher, folder, shared.reporter, [points])
+    train_student(rows, terms_of(options.train.recipe, options.train), options, original, teacher, folder,
+                  shared.reporter, [points])
 
 
 def cell_folder(cell: Cell, suite: Suite, shared: Shared) -> Path:
