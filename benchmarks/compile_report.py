@@ -8,7 +8,6 @@ instruction in the PTX and in the machine code; products of offsets in 32 bits, 
 Exit code 1 on a spill, a missing instruction or such a product.
 """
 
-import argparse
 import collections
 import json
 import multiprocessing
@@ -23,6 +22,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # before the import: kernels must be c
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default is about to change
 
 import triton
+from rich.progress import track
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -38,12 +38,20 @@ COLUMNS = ("kernel", "target", "pointers", "constants", "warps", "registers", "s
 
 def main() -> None:
     """Compile everything, print a table, exit 1 where something is wrong with a kernel."""
-    args = _arguments()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--quick", action="store_true",
+                        help="a choice of the variants: about a minute and a half on two cores")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--target", choices=TARGETS, help="only this one")
+    parser.add_argument("--kernel", choices=launches.KERNELS, help="only this one")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    args = parser.parse_args()
     work = [(variant, target) for variant in launches.choices(args.quick) for target in TARGETS
             if args.target in (None, target) and args.kernel in (None, variant.kernel)]
     with multiprocessing.Pool(args.jobs) as pool:
-        rows = list(_counted(pool.imap(_compile, work), len(work)))
-    _print(rows)
+        rows = list(track(pool.imap(_compile, work), "compiling", total=len(work)))
+    measure.show(f"{measure.command()} (Triton {triton.__version__})", COLUMNS,
+                 ([row[column] or 0 for column in COLUMNS] for row in rows), width=200)
     wrong = [complaint for row in rows for complaint in complaints(row)]
     if args.json:
         report = {"command": measure.command(), "machine": measure.machine("cpu"),
@@ -88,17 +96,6 @@ def narrow_offsets(ttir: str) -> list[str]:
     constants = set(re.findall(r"(%\S+) = arith\.constant", ttir))
     products = re.findall(r"arith\.muli (%\w+), (%\w+)[^:]* : (?:tensor<[\dx]+x)?i32", ttir)
     return [f"{a} * {b}" for a, b in products if not constants & {a, b}]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--quick", action="store_true",
-                        help="a choice of the variants: about a minute and a half on two cores")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--target", choices=TARGETS, help="only this one")
-    parser.add_argument("--kernel", choices=launches.KERNELS, help="only this one")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    return parser.parse_args()
 
 
 def _compile(work: tuple[Variant, str]) -> dict[str, Any]:
@@ -153,24 +150,6 @@ def _tools() -> dict[str, str]:
     tools = triton.knobs.nvidia
     return {name: getattr(tools, name).version for name in
             ("ptxas", "ptxas_blackwell", "cuobjdump") if hasattr(tools, name)}
-
-
-def _counted(rows: Any, total: int) -> Any:
-    from rich.progress import track
-
-    return track(rows, "compiling", total=total)
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{measure.command()} (Triton {triton.__version__})")
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(row[column] or 0) for column in COLUMNS))
-    Console(width=200).print(table)
 
 
 if __name__ == "__main__":

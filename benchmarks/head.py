@@ -8,26 +8,22 @@ Without --model the vectors are random. A red correctness gate prints no speed.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from benchmarks import head_gate, head_inputs, head_rivals, measure
+from benchmarks import head_gate, head_inputs, measure
 from benchmarks.head_inputs import HeadInputs
+from benchmarks.measure import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COLUMNS = ("operation", "name", "ms_p20", "ms_p50", "ms_p80", "x_gemm", "tflops", "gathered_gbps",
+           "extra_mib")
 
 
 def main() -> None:
-    """Gate, time, measure memory in a fresh process, print, and write JSON and a plot."""
+    """Gate, time, measure memory in a fresh process, print and write JSON."""
     args = _arguments()
     inputs = _inputs(args)
     if args.memory_only:
@@ -36,33 +32,26 @@ def main() -> None:
     _refuse_what_would_not_end(inputs, args)
     gate = head_gate.require_green(inputs)
     rows = _times(inputs, args)
-    extra = _memory(inputs, args) if args.device == "cuda" else _memory_in_a_fresh_process()
+    extra = _memory(inputs, args) if args.device == "cuda" else measure.apart(
+        "head", *sys.argv[1:], "--memory_only", **measure.HONEST_MALLOC)
     _put_beside_the_floor(rows, extra, inputs)
     size = {"source": inputs.source, "N": inputs.student_ND.shape[0], "V": inputs.weight_VD.shape[0],
             "D": inputs.weight_VD.shape[1], "K": inputs.targets.k, "dtype": args.dtype}
-    result = {"command": measure.command(), "machine": measure.machine(args.device), "inputs": size,
-              "gate": gate, "rows": rows}
-    _print(result)
+    measure.show(" ".join(f"{key}={value}" for key, value in size.items()), COLUMNS,
+                 ([row.get(column, "") for column in COLUMNS]
+                  for row in sorted(rows, key=lambda row: str(row["operation"]))))
     shape = f"n{size['N']}-v{size['V']}-d{size['D']}-{args.dtype}-{'real' if args.model else 'random'}"
-    path = measure.results_folder(args.device) / f"head-{shape}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    _plot(result, path.with_suffix(".svg"))
-    print(f"written to {os.path.relpath(path)} and {path.stem}.svg")
+    measure.record(f"head-{shape}", args.device, {"inputs": size, "gate": gate, "rows": rows})
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--n", type=int, default=1024, help="tokens")
-    parser.add_argument("--d", type=int, default=576, help="hidden size of random vectors")
-    parser.add_argument("--v", type=int, default=49152, help="vocabulary of random vectors")
-    parser.add_argument("--k", type=int, default=512)
+    parser = measure.parser(__doc__, n=1024, d=576, v=49152, k=512, repeats=5)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help="take states, weight and ids from this model ...")
     parser.add_argument("--text", type=Path, help="... on these rows instead of the quickstart's")
     parser.add_argument("--enlarge", action="store_true",
                         help="real ids spread over --v, random vectors of --d")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--patience", type=float, default=900,
                         help="seconds that a run on the CPU may take, by its estimate")
     parser.add_argument("--memory_only", action="store_true", help=argparse.SUPPRESS)
@@ -103,9 +92,9 @@ def _refuse_what_would_not_end(inputs: HeadInputs, args: argparse.Namespace) -> 
 def _times(inputs: HeadInputs, args: argparse.Namespace) -> list[dict[str, Any]]:
     cases: dict[str, measure.Stages] = {
         "one GEMM/torch.mm": (lambda: inputs.student_ND @ inputs.weight_VD.T,)}
-    for name, run in head_rivals.selections(inputs).items():
+    for name, run in head_gate.selections(inputs).items():
         cases[f"select/{name}"] = (run,)
-    for name, loss in head_rivals.losses(inputs, args.device).items():
+    for name, loss in head_gate.losses(inputs, args.device).items():
         for operation, frozen in (("loss", False), ("frozen loss", True)):
             hidden, weight = head_gate.leaves(inputs, frozen)
             cases[f"{operation}/{name}"] = (
@@ -126,10 +115,11 @@ def _memory(inputs: HeadInputs, args: argparse.Namespace) -> dict[str, int]:
     outputs = {"select": inputs.targets.ids.numel() * 12,
                "loss both": inputs.student_ND.nbytes + inputs.weight_VD.nbytes}
     runs: dict[str, Callable[[], Any]] = {
-        f"select/{name}": run for name, run in head_rivals.selections(inputs).items()}
-    for name, loss in head_rivals.losses(inputs, args.device).items():
+        f"select/{name}": run for name, run in head_gate.selections(inputs).items()}
+    for name, loss in head_gate.losses(inputs, args.device).items():
         hidden, weight = head_gate.leaves(inputs)
-        runs[f"loss both/{name}"] = partial(_forward_and_backward, loss, hidden, weight)
+        runs[f"loss both/{name}"] = lambda f=loss, h=hidden, w=weight: (  # type: ignore[misc]
+            head_gate.gradients(f(h, w), h, w))
     extra = {}
     for name, run in runs.items():
         run()
@@ -138,20 +128,7 @@ def _memory(inputs: HeadInputs, args: argparse.Namespace) -> dict[str, int]:
     return extra
 
 
-def _forward_and_backward(loss: head_rivals.Loss, hidden: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    return head_gate.gradients(loss(hidden, weight), hidden, weight)
-
-
-def _memory_in_a_fresh_process() -> dict[str, int]:
-    line = [sys.executable, "-m", "benchmarks.head", *sys.argv[1:], "--memory_only"]
-    environment = os.environ | measure.HONEST_MALLOC
-    out = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(out.splitlines()[-1]))
-
-
-def _put_beside_the_floor(
-    rows: list[dict[str, Any]], extra: dict[str, int], inputs: HeadInputs
-) -> None:
+def _put_beside_the_floor(rows: list[dict[str, Any]], extra: dict[str, int], inputs: HeadInputs) -> None:
     n, d = inputs.student_ND.shape
     vocab, k, size = inputs.weight_VD.shape[0], inputs.targets.k, inputs.weight_VD.element_size()
     gemm = rows[0]["ms_p50"]
@@ -162,44 +139,11 @@ def _put_beside_the_floor(
         row["x_gemm"] = round(row["ms_p50"] / gemm, 3)
         if operation in ("one GEMM", "select"):
             row["tflops"] = round(2 * n * vocab * d / seconds / 1e12, 4)
-        elif row["name"] == head_rivals.OURS:  # gathered rows, the traffic a cache may save
+        elif row["name"] == head_gate.OURS:  # gathered rows, the traffic a cache may save
             row["gathered_gbps"] = round(passes[operation] * n * k * d * size / seconds / 1e9, 2)
         held = extra.get(f"{operation}/{row['name']}")
         if held is not None:
             row["extra_mib"] = round(held / 2**20, 1)
-
-
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=" ".join(f"{k}={v}" for k, v in result["inputs"].items()))
-    columns = ["operation", "name", "ms_p20", "ms_p50", "ms_p80", "x_gemm", "tflops",
-               "gathered_gbps", "extra_mib"]
-    for column in columns:
-        table.add_column(column)
-    for row in sorted(result["rows"], key=lambda r: r["operation"]):
-        table.add_row(*(str(row.get(column, "")) for column in columns))
-    Console(width=150).print(table)
-
-
-def _plot(result: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "head"  # the same figures give the same file
-    from matplotlib import pyplot as plt
-
-    rows = [r for r in result["rows"] if r["operation"] in ("select", "loss both", "one GEMM")]
-    rows.sort(key=lambda r: (r["operation"], r["ms_p50"]), reverse=True)
-    figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1))
-    colours = ["tab:blue" if r["name"] == head_rivals.OURS else "tab:grey" for r in rows]
-    labels = [f"{r['operation']}: {r['name']}" for r in rows]
-    axes.barh(labels, [r["ms_p50"] for r in rows], color=colours)
-    axes.set_xlabel("milliseconds, median")
-    shape = result["inputs"]
-    axes.set_title(f"N={shape['N']} V={shape['V']} D={shape['D']} K={shape['K']} {shape['dtype']}")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 if __name__ == "__main__":

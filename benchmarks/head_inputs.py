@@ -28,9 +28,7 @@ class HeadInputs:
     backend: str | None = None  # of raft_kernels; None lets it choose
 
 
-def random_inputs(
-    n: int, d: int, vocab: int, k: int, dtype: torch.dtype, device: str
-) -> HeadInputs:
+def random_inputs(n: int, d: int, vocab: int, k: int, dtype: torch.dtype, device: str) -> HeadInputs:
     """Normal vectors; the teacher is the student plus a third of noise."""
     torch.manual_seed(0)
     student = torch.randn(n, d, device=device)
@@ -39,21 +37,18 @@ def random_inputs(
     return _with_targets(student, teacher, weight, k, dtype, "random normal vectors")
 
 
-def model_inputs(
-    model: str, text: Path | None, n: int, k: int, dtype: torch.dtype, device: str
-) -> HeadInputs:
+def model_inputs(model: str, text: Path | None, n: int, k: int, dtype: torch.dtype, device: str
+                 ) -> HeadInputs:
     """A model's states on q/a rows (None: the quickstart's): the student reads q, the teacher q and the
     answer (Eq. 7)."""
     text = text or quickstart_rows()
     student, teacher, weight = _states(model, text, n)
-    source = f"{Path(model).name} on {text.name}, {n} answer tokens in reading order"
-    return _with_targets(
-        student.to(device), teacher.to(device), weight.to(device), k, dtype, source)
+    return _with_targets(student.to(device), teacher.to(device), weight.to(device), k, dtype,
+                         f"{Path(model).name} on {text.name}, {n} answer tokens in reading order")
 
 
-def enlarged_inputs(
-    model: str, text: Path | None, n: int, d: int, vocab: int, k: int, dtype: torch.dtype, device: str
-) -> HeadInputs:
+def enlarged_inputs(model: str, text: Path | None, n: int, d: int, vocab: int, k: int, dtype: torch.dtype,
+                    device: str) -> HeadInputs:
     """The ids of a real run, spread over a larger vocabulary in front of random vectors.
 
     The real vocabulary's ids go, in order, to a random increasing subset of the larger one:
@@ -71,9 +66,8 @@ def enlarged_inputs(
     return random
 
 
-def _with_targets(
-    student: Tensor, teacher: Tensor, weight: Tensor, k: int, dtype: torch.dtype, source: str
-) -> HeadInputs:
+def _with_targets(student: Tensor, teacher: Tensor, weight: Tensor, k: int, dtype: torch.dtype, source: str
+                  ) -> HeadInputs:
     student, teacher, weight = (t.to(dtype).contiguous() for t in (student, teacher, weight))
     return HeadInputs(student, teacher, weight, topk_targets(teacher, weight, k), source)
 

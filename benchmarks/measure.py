@@ -1,12 +1,15 @@
-"""How the kernel benchmarks measure: time percentiles, extra memory, and which machine it was."""
+"""What the benchmarks share: time percentiles, extra memory, processes of their own, tables, and JSON results
+with the command and the machine they came from."""
 
+import argparse
+import json
 import os
 import platform
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,19 @@ import torch
 
 # Freed blocks go back to the system at once, so that resident memory shows every allocation.
 HONEST_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
-
-
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Stages = tuple[Callable[..., Any], ...]
 
 
-def in_turns(cases: dict[str, Stages], repeats: int, device: str) -> dict[str, list[dict]]:
+def parser(doc: str | None, **integers: int) -> argparse.ArgumentParser:
+    """A command line described by its module's docstring, with one option for each of `integers`."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in integers.items():
+        made.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    return made
+
+
+def in_turns(cases: dict[str, Stages], repeats: int, device: str) -> dict[str, list[dict[str, float]]]:
     """Milliseconds at 20, 50 and 80 % of each case's stages and, last, of their sum.
 
     A case is a chain: each stage gets what the one before returned. The cases take turns within
@@ -71,6 +81,40 @@ def extra_memory(run: Callable[[], Any], device: str) -> int:
     watcher.join()
     del out
     return peak[0] - before
+
+
+def apart(module: str, *words: str, **environment: str) -> Any:
+    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON, from a process of its own, whose errors
+    and progress are shown. Raises SystemExit where it fails."""
+    line = [sys.executable, "-m", f"benchmarks.{module}", *words]
+    done = subprocess.run(line, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line[1:])} failed ({done.returncode})")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def record(name: str, device: str, found: dict[str, Any], case: str | None = None,
+           folder: Path | None = None) -> Path:
+    """Write `found` with its command and machine to NAME.json in `folder` (default: the machine's own), as a
+    `case` beside the file's others where one is given. Prints and returns the path."""
+    path = (folder or results_folder(device)) / f"{name}.json"
+    about = {"command": command(), "machine": machine(device), "load": os.getloadavg()[0], **found}
+    if case is not None:
+        about = (json.loads(path.read_text()) if path.is_file() else {}) | {case: about}
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {os.path.relpath(path)}", flush=True)
+    return path
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int = 150) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(width=width).print(table)
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -8,8 +8,6 @@ figures are beyond the loaded models, all of whose pages are in memory when the 
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -20,9 +18,8 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.measure import HONEST_MALLOC, command, machine, results_folder
-from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
-from benchmarks.step.ours import Enough, Stopwatch
+from benchmarks import measure
+from benchmarks.step.ours import STILL, TEMPERATURE, Enough, Job, Stopwatch, chat_of, load
 from raft_fast.distillation import Adapter, Teacher, estimate
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
@@ -36,7 +33,7 @@ SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")
 STEPS = 2  # the second one has the optimizer's state beside its activations
 
 
-def measure(job: Job, setting: str) -> dict[str, Any]:
+def one_setting(job: Job, setting: str) -> dict[str, Any]:
     """Bytes foretold and measured, in this process."""
     student = load(job, torch.float32, packed=True)
     chat, teaching, weights = chat_of(job, student), None, None
@@ -64,31 +61,21 @@ def measure(job: Job, setting: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A line and an entry in the JSON a setting; entries of other settings stay."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    """A line and a case of the JSON for each setting; cases of other settings stay."""
+    parser = measure.parser(__doc__, rows=4, max_completion_length=24, top_k=512)
     parser.add_argument("--model", default=SMOLLM2)
-    parser.add_argument("--rows", type=int, default=4, help="of a step")
-    parser.add_argument("--max_completion_length", type=int, default=24)
-    parser.add_argument("--top_k", type=int, default=512)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--only", choices=SETTINGS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         job = Job(args.model, "cpu", args.rows, STEPS, args.max_completion_length, args.top_k)
-        print(json.dumps(measure(job, args.only)))
+        print(json.dumps(one_setting(job, args.only)))
         return
-    path = results_folder("cpu") / f"memory-{args.model.rsplit('/')[-1].lower()}.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
     for setting in args.settings:
-        line = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--only", setting]
-        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True,
-                              env=os.environ | HONEST_MALLOC)
-        one = json.loads(done.stdout.splitlines()[-1])
+        one = measure.apart("memory", *sys.argv[1:], "--only", setting, **measure.HONEST_MALLOC)
         print(f"{setting:14} foretold {one['foretold'] / 2**30:.2f} GiB, measured "
               f"{one['measured'] / 2**30:.2f}, {one['foretold'] / one['measured'] - 1:+.0%}", flush=True)
-        found[setting] = {"command": command(), "machine": machine("cpu"), **one}
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
+        measure.record(f"memory-{args.model.rsplit('/')[-1].lower()}", "cpu", one, case=setting)
 
 
 if __name__ == "__main__":

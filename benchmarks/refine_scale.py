@@ -7,13 +7,9 @@
 Every measurement runs in a process of its own. The encoder is a stand-in: its time is the model's.
 """
 
-import argparse
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import command, machine, results_folder
+from benchmarks import measure
 from benchmarks.slow_server import ANSWER, SlowServer
 from raft_fast.data.dataset import open_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling
-from raft_fast.refinement import Roles, refine
-from raft_fast.run.options import EngineOptions, RefineOptions
+from raft_fast.refinement import Roles, raft, refine
+from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
 ROWS = (10_000, 100_000)
@@ -45,9 +41,8 @@ class Instant:
     def __init__(self, identity: str) -> None:
         self.identity = identity
 
-    def generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, Reply]]:
+    def generate(self, conversations: Iterable[list[Message]], sampling: Sampling
+                 ) -> Iterator[tuple[int, Reply]]:
         for index, messages in enumerate(conversations):
             gold = re.findall(ANSWER, messages[-1]["content"])[0]
             yield index, Reply(f"Put in other words: {gold} ({'i' * sampling.seed})", "stop", 100, 50)
@@ -55,7 +50,7 @@ class Instant:
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         for index, messages in enumerate(conversations):
             good = "(iii)" in messages[-1]["content"]
-            yield index, Reply(json.dumps({"score": 0.9 if good else 0.5}), "stop", 100, 2)
+            yield index, Reply("", "stop", 100, 2, score=0.9 if good else 0.5)
 
 
 class Alike:
@@ -83,7 +78,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
         rows = open_rows(str(folder / "rows.jsonl"), 0.0)
-        summary = refine(rows, RefineOptions(), roles, Alike(), folder / "out", Reporter())
+        summary = refine(rows, raft(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         line = json.loads((folder / "out" / "runs.jsonl").read_text())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
@@ -100,11 +95,9 @@ def memory(count: int) -> dict[str, Any]:
 
 
 def load(count: int, delay: float) -> dict[str, Any]:
-    """One server plays all parts; how much of the wall time it could not have been spared."""
-    from raft_fast.engines.openai import OpenAIEngine
-
+    """One server is rewriter, fuser and judge; the least share of the wall time that waits for it."""
     with SlowServer(delay) as server:
-        engine = OpenAIEngine.connect(f"stub@{server.url}", EngineOptions(requests_in_flight=IN_FLIGHT))
+        engine = server.engine(IN_FLIGHT)
         before = time.process_time()
         found = refine_once(count, Roles(engine, engine, [engine]))
         cpu, seen = time.process_time() - before, server.seen()
@@ -115,39 +108,25 @@ def load(count: int, delay: float) -> dict[str, Any]:
         "cpu_ms_per_request": round(1000 * cpu / found["requests"], 3), "server_saw": seen}
 
 
-def apart(*words: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.refine_scale", *words, "--once"], check=True,
-                          stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("question", nargs="?", choices=("memory", "load"))
     parser.add_argument("--rows", type=int, nargs="+", help="of each measurement")
     parser.add_argument("--delay", type=float, nargs="+", default=[1.0, 2.0], help="seconds, for load")
     parser.add_argument("--once", action="store_true", help="measure in this process and print it")
-    asked = parser.parse_args()
-    if asked.once:
-        count, delay = asked.rows[0], asked.delay[0]
-        return print(json.dumps(memory(count) if asked.question == "memory" else load(count, delay)))
-    cases: list[tuple[str, ...]] = [("memory", "--rows", str(count)) for count in asked.rows or ROWS]
-    loads: list[tuple[str, ...]] = [("load", "--rows", str(count), "--delay", str(delay))
-             for count in asked.rows or LOAD_ROWS for delay in asked.delay]
-    for case in {"memory": cases, "load": loads}.get(asked.question, cases + loads):
-        about = {"command": command(), "machine": machine("cpu"), "load_at_start": os.getloadavg()[0]}
-        keep(" ".join(case), apart(*case) | about)
-    return None
-
-
-def keep(name: str, found: dict[str, Any]) -> None:
-    """Print a case and put it beside those measured before."""
-    print(name, json.dumps(found), flush=True)
-    file = results_folder("cpu") / "refine_scale.json"
-    before = json.loads(file.read_text()) if file.is_file() else {}
-    lines = [f"{json.dumps(case)}: {json.dumps(value)}" for case, value in (before | {name: found}).items()]
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    args = parser.parse_args()
+    if args.once:
+        count, delay = args.rows[0], args.delay[0]
+        print(json.dumps(memory(count) if args.question == "memory" else load(count, delay)))
+        return
+    cases = {"memory": [["--rows", str(count)] for count in args.rows or ROWS],
+             "load": [["--rows", str(count), "--delay", str(delay)]
+                      for count in args.rows or LOAD_ROWS for delay in args.delay]}
+    for question in [args.question] if args.question else cases:
+        for words in cases[question]:
+            found = measure.apart("refine_scale", question, *words, "--once")
+            print(json.dumps(found), flush=True)
+            measure.record("refine_scale", "cpu", found, case=" ".join([question, *words]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A server that speaks enough of OpenAI's protocol and answers every request after a fixed delay.
 
-It runs in a process of its own, so that the interpreter it takes is not the measured one, and keeps
-count of how many requests it had in flight. `python -m benchmarks.slow_server SECONDS` starts one by hand.
+It runs in a process of its own, so that its interpreter is not the measured one, and counts its requests in
+flight. `python -m benchmarks.slow_server SECONDS` starts one by hand.
 """
 
 import asyncio
@@ -31,8 +31,15 @@ class SlowServer:
         self.url = self._process.stdout.readline().strip()
         return self
 
+    def engine(self, in_flight: int) -> Any:
+        """A client with so many requests in flight."""
+        from raft_fast.engines.openai import OpenAIEngine
+        from raft_fast.run.options import EngineOptions
+
+        return OpenAIEngine.connect(f"stub@{self.url}", EngineOptions(requests_in_flight=in_flight))
+
     def seen(self) -> dict[str, Any]:
-        """What it had to do, from the first request's arrival to the last answer."""
+        """Its load, from the first request's arrival to the last answer."""
         with urlopen(self.url.removesuffix("/v1") + "/seen") as answer:
             return json.load(answer)
 
@@ -44,36 +51,27 @@ class SlowServer:
 
 
 class InFlight:
-    """The requests that are waiting for their answers, and how many there were in every second."""
+    """The requests that wait for their answers: how many now, and requests times seconds so far."""
 
     def __init__(self) -> None:
         self.now = self.requests = 0
-        self.first = self.last = self._since = 0.0
-        self._seconds: list[float] = []  # requests times seconds, of every second since the first
+        self.first = self.last = self.waited = 0.0
 
     def change(self, by: int) -> None:
         at = time.perf_counter()
         self.first = self.first or at
-        since, until = (self._since or at) - self.first, at - self.first
-        while since < until:
-            second = int(since)
-            end = min(until, second + 1.0)
-            self._seconds += [0.0] * (second + 1 - len(self._seconds))
-            self._seconds[second] += self.now * (end - since)
-            since = end
-        self._since = self.last = at
-        self.now += by
-        self.requests += by > 0
+        self.waited += self.now * (at - (self.last or at))
+        self.last, self.now, self.requests = at, self.now + by, self.requests + (by > 0)
 
     def told(self) -> dict[str, Any]:
-        return {"requests": self.requests, "seconds": round(self.last - self.first, 3),
-                "mean_in_flight": round(sum(self._seconds) / max(self.last - self.first, 1e-9), 2),
-                "in_flight_each_second": [round(one, 1) for one in self._seconds],
+        seconds = self.last - self.first
+        return {"requests": self.requests, "seconds": round(seconds, 3),
+                "mean_in_flight": round(self.waited / max(seconds, 1e-9), 2),
                 "server_cpu_seconds": round(time.process_time(), 2)}
 
 
 def reply(said: str, seed: int) -> str:
-    """A score for what is to be graded, half of them good enough to stop at; else the answer, another
+    """A score for an answer to grade, half of them good enough to stop at; otherwise the answer, another
     one for every seed."""
     if "Answer to grade" in said:
         return "9" if hashlib.sha256(said.encode()).digest()[0] % 2 else "5"

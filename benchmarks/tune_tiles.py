@@ -12,9 +12,8 @@ constants as they are do not run. A choice may need more shared memory than ther
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +23,8 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from benchmarks import head_gate, head_inputs, measure
-from benchmarks.head import DTYPES
 from benchmarks.head_inputs import HeadInputs
+from benchmarks.measure import DTYPES
 
 Choice = dict[str, Any]  # module.CONSTANT: value
 TILES = {"triton_tiles.TILE": (64, 128), "triton_tiles.BLOCK_U": (64, 128),
@@ -46,10 +45,8 @@ def choices() -> Iterator[tuple[Choice, tuple[str, ...]]]:
 
 def _places(choice: Choice) -> list[tuple[Any, str, Any]]:
     """Module, constant and value of each."""
-    modules = {"triton_tiles": triton_tiles, "triton_hot": triton_hot,
-               "triton_sampled": triton_sampled}
-    return [(modules[name.split(".")[0]], name.split(".")[1], value)
-            for name, value in choice.items()]
+    modules = {"triton_tiles": triton_tiles, "triton_hot": triton_hot, "triton_sampled": triton_sampled}
+    return [(modules[name.split(".")[0]], name.split(".")[1], value) for name, value in choice.items()]
 
 
 def is_shipped(choice: Choice) -> bool:
@@ -60,15 +57,11 @@ def is_shipped(choice: Choice) -> bool:
 @contextmanager
 def chosen(choice: Choice) -> Iterator[None]:
     """The constants of the kernels' modules, for a while."""
-    places = _places(choice)
-    before = [(module, name, getattr(module, name)) for module, name, _ in places]
-    try:
-        for module, name, value in places:
+    with ExitStack() as undo:
+        for module, name, value in _places(choice):
+            undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
         yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 def overlapping_ids(n: int, vocab: int, k: int, device: str) -> Tensor:
@@ -90,10 +83,12 @@ def overlapping_ids(n: int, vocab: int, k: int, device: str) -> Tensor:
 
 def main() -> None:
     """Judge and time every choice that compiles; write JSON after each, so that a stop loses nothing."""
-    args = _arguments()
-    inputs = _inputs(args, args.n)
-    path = measure.results_folder(args.device) / f"tune-tiles-{args.dtype}.json"
-    rows: list[dict[str, Any]] = []
+    parser = measure.parser(__doc__, n=8192, d=4096, v=128256, k=512, repeats=10)
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--limit", type=int, help="only the first so many choices")
+    args = parser.parse_args()
+    inputs, rows = _inputs(args, args.n), []
     for choice, operations in itertools.islice(choices(), args.limit):
         shown = {name: value for name, value in choice.items() if not callable(value)}
         shipped = is_shipped(choice)
@@ -101,26 +96,10 @@ def main() -> None:
             rows.append({"gather": "triton_tiles.suits" in choice, **shown, "shipped": shipped,
                          **_judged_and_timed(inputs, operations, args)})
         print(rows[-1], flush=True)
-        path.write_text(json.dumps({
-            "command": measure.command(), "machine": measure.machine(args.device), "rows": rows,
-        }, indent=1) + "\n")
-    raise SystemExit(0 if all(_passes(row) for row in rows) else 1)
-
-
-def _passes(row: dict[str, Any]) -> bool:
-    """A choice may not fit the GPU; the constants as they are must."""
-    return row["green"] is True or (row["green"] is None and not row["shipped"])
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    for name, value in (("n", 8192), ("d", 4096), ("v", 128256), ("k", 512)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--limit", type=int, help="only the first so many choices")
-    return parser.parse_args()
+        measure.record(f"tune-tiles-{args.dtype}", args.device, {"rows": rows})
+    # a choice may not fit the GPU; the constants as they are must
+    wrong = [row for row in rows if not row["green"] and (row["green"] is False or row["shipped"])]
+    raise SystemExit(1 if wrong else 0)
 
 
 def _inputs(args: argparse.Namespace, n: int) -> HeadInputs:
@@ -132,9 +111,8 @@ def _inputs(args: argparse.Namespace, n: int) -> HeadInputs:
     return replace(inputs, targets=targets, backend="triton")
 
 
-def _judged_and_timed(
-    inputs: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace
-) -> dict[str, Any]:
+def _judged_and_timed(inputs: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace
+                      ) -> dict[str, Any]:
     try:
         gate = head_gate.gate(inputs)
         return gate if not gate["green"] else gate | _times(inputs, operations, args)
@@ -142,9 +120,7 @@ def _judged_and_timed(
         return {"green": None, "error": f"{type(error).__name__}: {error}"[:200]}
 
 
-def _times(
-    inputs: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace
-) -> dict[str, Any]:
+def _times(inputs: HeadInputs, operations: tuple[str, ...], args: argparse.Namespace) -> dict[str, Any]:
     hidden, weight, ids = inputs.student_ND, inputs.weight_VD, inputs.targets.ids
     grad = torch.randn(ids.shape, device=ids.device)
     backward = triton_sampled.sampled_backward

@@ -100,9 +100,9 @@ def test_a_moved_encoder_is_the_same_and_a_changed_one_is_not(folder, tmp_path):
     assert Encoder(moved).identity == before.identity
     assert Encoder(moved, prompt="STS").identity != before.identity
     vectors = tmp_path / "vectors.npy"
-    embed_to_file(["a fence"], 1, before, vectors)
+    embed_to_file(lambda: ["a fence"], 1, before, vectors)
     embedded_at = vectors.stat().st_mtime_ns
-    embed_to_file(["a fence"], 1, Encoder(moved), vectors)
+    embed_to_file(lambda: ["a fence"], 1, Encoder(moved), vectors)
     assert vectors.stat().st_mtime_ns == embedded_at
     pooling = moved / "1_Pooling/config.json"
     pooling.write_text(pooling.read_text().replace("mean", "max"))

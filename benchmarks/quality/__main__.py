@@ -3,8 +3,8 @@
     python -m benchmarks.quality --suite benchmarks/suites/cpu.yaml
     python -m benchmarks.quality --suite benchmarks/suites/cpu.yaml --data zaragoza-sv
 
-Stopped or killed, the same command goes on: a finished cell is not repeated. After every cell
-results.json, RESULTS.md and index.html in --output_dir are brought up to date.
+Stopped or killed, the same command resumes; a finished cell is not repeated. After every cell results.json,
+RESULTS.md and index.html in --output_dir are brought up to date.
 """
 
 import argparse
@@ -16,21 +16,16 @@ from statistics import fmean
 
 from benchmarks.measure import machine
 from benchmarks.quality import render
-from benchmarks.quality.cells import cell_folder, known_finished, run_cell
-from benchmarks.quality.disk import BASE_ANSWERS, read_cell, read_point
-from benchmarks.quality.jury import agreement_of, judge_answers
-from benchmarks.quality.measures import Measured, measure
+from benchmarks.quality.points import BASE_ANSWERS, read_cell
 from benchmarks.quality.results import results
-from benchmarks.quality.shared import Shared, prepare
+from benchmarks.quality.runs import Shared, agreement_of, judge_answers, known_finished, prepare, run_cell
 from benchmarks.quality.suite import Suite, load_suite
 from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
 from raft_fast.engines.load import load_engine
-from raft_fast.evaluation.drift import measure_drift
 from raft_fast.evaluation.jury import Jury, open_jury
 from raft_fast.report.text import counted, duration
 from raft_fast.run.errors import entry
-from raft_fast.run.files import write_json
 from raft_fast.run.progress import Reporter
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -50,17 +45,16 @@ def main() -> None:
             own_file(suite.data)
         cells = suite.cells()
         print(*(cell.name for cell in cells), sep="\n")
-        print(told(len(cells), known_finished(cells, folder), folder))
+        print(progress(len(cells), known_finished(cells, folder), folder))
         return
-    reporter = Reporter()
-    shared = prepare(suite, folder, reporter)
+    shared = prepare(suite, folder, Reporter())
 
     def judge(spec: str) -> Engine:
         return load_engine(spec, shared.options.model, shared.original,
                            shared.options.evaluate.eval_batch_size, shared.options.engines)
 
     with open_jury(suite.juries(), judge, folder / "jury") as jury:
-        run(suite, shared, jury, render.planned(whole), reporter)
+        run(suite, shared, jury, [cell.name for cell in whole.cells()])
 
 
 def arguments() -> argparse.Namespace:
@@ -77,62 +71,45 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def told(cells: int, finished: int, folder: Path) -> str:
+def progress(cells: int, finished: int, folder: Path) -> str:
     return f"{counted(cells, 'cell')}, {finished} of them finished, in {folder}"
 
 
-def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str], reporter: Reporter) -> None:
-    """Every cell that is not finished yet; what is known so far is written after each. `planned` names the
-    cells of the whole suite."""
-    cells, seconds = suite.cells(), []
-    todo = [cell for cell in cells if not (cell_folder(cell, suite, shared) / "cell.json").is_file()]
-    reporter.say(told(len(cells), len(cells) - len(todo), shared.folder))
+def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
+    """Every cell that is not finished yet; results are written after each. `planned` names the cells of the
+    whole suite."""
+    cells, seconds, say = suite.cells(), [], shared.reporter.say
+    todo = [cell for cell in cells if not (shared.cell_folder(cell, suite) / "cell.json").is_file()]
+    say(progress(len(cells), len(cells) - len(todo), shared.folder))
     if not todo:
         write(suite, shared, jury, planned)
     for number, cell in enumerate(todo, 1):
-        reporter.say(f"cell {number} of {len(todo)}: {cell.name}")
+        say(f"cell {number} of {len(todo)}: {cell.name}")
         start = time.perf_counter()
         run_cell(cell, suite, shared)
         seconds.append(time.perf_counter() - start)
         write(suite, shared, jury, planned)
         left = fmean(seconds) * (len(todo) - number)
-        reporter.say(f"{cell.name} took {duration(seconds[-1])}"
-                     + (f"; about {duration(left)} left" if left else ""))
-    reporter.say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
+        say(f"{cell.name} took {duration(seconds[-1])}" + (f"; about {duration(left)} left" if left else ""))
+    say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
 
 
 def write(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
-    """results.json, RESULTS.md and index.html of the cells that are finished, judged where there is a
-    jury."""
+    """results.json, RESULTS.md and index.html of the finished cells, judged first where there is a jury."""
     folders = [folder for cell in suite.cells()
-               if ((folder := cell_folder(cell, suite, shared)) / "cell.json").is_file()]
-    if not folders:
-        return
+               if ((folder := shared.cell_folder(cell, suite)) / "cell.json").is_file()]
     judged = {}
     if jury is not None:
         answers = [shared.folder / BASE_ANSWERS, *(
             path for folder in folders for path in sorted(folder.glob("*.generations.jsonl")))]
         judge_answers(answers, jury, shared.reporter)
         judged = {"jury": agreement_of(answers, jury)}
-    outcomes = [read_cell(folder) for folder in folders]
-    render.write(results(suite.baseline, base_measured(shared), outcomes, {
-        "suite": suite.name,
-        "model": shared.original.identity, "data": shared.options.data.data and Path(
-            shared.options.data.data).name,
+    data = shared.options.data.data
+    render.write(results(suite.baseline, shared.base_point(), [read_cell(folder) for folder in folders], {
+        "suite": suite.name, "model": shared.original.identity, "data": data and Path(data).name,
         "rows": {"train": len(shared.data.train), "heldout": len(shared.exam.rows["domain"])},
-        "planned": planned,
-        "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
+        "planned": planned, "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine(shared.original.model.device.type), **judged}), shared.folder)
-
-
-def base_measured(shared: Shared) -> Measured:
-    """The base as a point: it has not moved from itself."""
-    path = shared.folder / f"base-point-{shared.identity()}.json"
-    if not path.is_file():
-        drift = measure_drift(shared.original, shared.original, shared.probes, shared.reporter)
-        base = Measured("base", 0.0, 0, 0, measure(shared.base, drift), {"weights": None})
-        write_json(base.as_json(), path)
-    return read_point(path, shared.folder / BASE_ANSWERS)
 
 
 if __name__ == "__main__":

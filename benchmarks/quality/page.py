@@ -1,151 +1,219 @@
-"""index.html: what a user would show a colleague, from results.json and the raw answers."""
+"""RESULTS.md and index.html: the same tables of results.json, every change with its 95 % interval, and on the
+page a plot of each plane."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
-from benchmarks.quality import drawings
-from benchmarks.quality.deciding import NO, UNDECIDED, YES, Finding, cells_done, change
-from benchmarks.quality.disk import BASE_ANSWERS, read_lines
-from benchmarks.quality.findings import findings, overlapping, verdict
-from benchmarks.quality.groups import groups, place
-from benchmarks.quality.kept import kept
-from benchmarks.quality.measures import DISTANCE, MEASURES, PLANES, RATIO
-from raft_fast.report.page import render, write_text
-from raft_fast.report.stage1.screened import screened
-from raft_fast.report.text import counted, percent, short, value
+from benchmarks.quality.points import DISTANCE, MEASURES
+from benchmarks.quality.results import PLANES
+from raft_fast.report.figure import C1, MUTED, PLAIN, figure
+from raft_fast.report.files import write_text
+from raft_fast.report.page import plots, table, text, write_page
+from raft_fast.report.results import ENOUGH, beyond_noise
+from raft_fast.report.text import counted, markdown, percent, short, value
 
-TEMPLATE = "page.html.jinja"
-DRAWN = 2  # planes, and that of the weights; the tables have all
-SAMPLES = {"domain": 4, "paraphrases": 2, "general": 2}
-PARTS = {"domain": "held-out question", "paraphrases": "trained question in other words",
-         "general": "general prompt"}
+SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
+         "text.nll", "general.strict_instruction")
+RATIO = "CE / (λ KL)"  # of the two terms as they enter the loss
+# told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
+COLOURS = ("#3b7dd8", "#d9722e", "#2f9e77", "#c255a5", "#b8960c", "#7a6fd0", "#c7483f", "#4aa3b8",
+           "#8f6a4a", "#7d8794")
+DRAWN = 3  # planes with a plot
 Result = dict[str, Any]
 
 
-def write_page(found: Result, folder: Path) -> Path:
-    """The page; everything that comes from data is escaped."""
-    said, best = findings(found), found["best"]
-    page = render(
-        "benchmarks.quality", TEMPLATE, found=found, verdict=verdict(found), tiles=tiles(said),
-        notes=notes(found) + screening(folder), config={"command": found["command"], **found["machine"]},
-        planes=planes(found), findings=said, rule=MEASURES[PLANES[0][0]].label,
-        where=[(method, drawings.colour(number), place(one))
-               for number, (method, one) in enumerate(best.items())],
-        bars=[plot for plot in (drawings.kept(best, kept(found, folder)), drawings.drifted(best),
-                                drawings.moved(best)) if plot],
-        groups=groups(found), curves=curves(found), comparisons=comparisons(found),
-        without=overlapping(found)[1], samples=samples(found, folder), parts=PARTS)
-    return write_text(page, folder / "index.html")
+class Sure(str):
+    """A change beyond noise."""
 
 
-def planes(found: Result) -> list[Markup]:
-    """The first planes there are, and the weights' distance against the domain."""
-    drawn = [one for one in found["planes"] if one["loss"] != DISTANCE][:DRAWN]
-    drawn += [one for one in found["planes"] if one["loss"] == DISTANCE]
-    return [drawings.plane(one, found["best"], found["base"]["means"]) for one in drawn]
+class Table(NamedTuple):
+    """A table with its title and what a reader must know about it."""
+
+    title: str
+    note: str
+    head: list[str]
+    rows: list[list[str]]
 
 
-def tiles(said: Sequence[Finding]) -> list[Result]:
-    """Each question by how many say what, in the order of the findings; a vote is no proof."""
-    found = []
-    for one in said:
-        said_so = Counter(line.answer for line in one.lines)
-        if one.lines and one.counted:
-            found.append({"label": one.name, "value": f"{said_so[YES]}\u00a0{YES}, {said_so[NO]}\u00a0{NO}",
-                          "note": f"{said_so[UNDECIDED]} {UNDECIDED}; {one.counted}"})
-    return found
+def write(found: Result, folder: Path) -> None:
+    """RESULTS.md and index.html. Everything that comes from data is escaped."""
+    shown, said = tables(found), notes(found)
+    parts = [f"`{found['command']}`: {markdown(str(found['model']))}. {' '.join(said)}"]
+    for one in shown:
+        rows = [[f"**{markdown(cell)}**" if isinstance(cell, Sure) else markdown(cell) for cell in row]
+                for row in (one.head, ["---"] * len(one.head), *one.rows)]
+        parts += [f"## {one.title}", one.note, "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    write_text("\n\n".join(parts) + "\n", folder / "RESULTS.md")
+    sections = [("What was learnt, against what it cost", [text(
+        "Changes from the base, which is the diamond. A large point is a method's best, with 95 % intervals; "
+        "small points are its other learning rates and checkpoints, the line is its frontier."),
+        plots(planes(found))])]
+    for one in shown:
+        rows = [[Markup("<b>{}</b>").format(cell) if isinstance(cell, Sure) else cell for cell in row]
+                for row in one.rows]
+        sections.append((one.title, [text(one.note), table(one.head, rows) if rows else
+                                     text("Nothing to compare yet.", missing=True)]))
+    about = ("raft-fast", found["suite"], found["model"], found["data"])
+    write_page(folder / "index.html", " · ".join(str(part) for part in about if part),
+               "Does it forget less?", {"command": found["command"], **found["machine"]}, sections,
+               f"{cells_done(found)}.", said)
+
+
+def tables(found: Result) -> list[Table]:
+    """Every measure at the best points, frontiers by plane, and equal settings."""
+    best, label = found["best"], MEASURES[PLANES[0][0]].label
+    rows = [["learning rate, step, seeds", "", *map(place, best.values())],
+            *([str(MEASURES[name]), short(mean), *(at_best(one, name) for one in best.values())]
+              for name, mean in found["base"]["means"].items() if mean is not None),
+            [RATIO, "", *(ratio(found, method, one["learning_rate"]) for method, one in best.items())]]
+    shown = [Table("Each method at its best", f"Best by {label}, averaged over seeds; chosen on the rows it "
+                   "is shown on, so frontiers are fairer. Beside a value its change from the base with the "
+                   "95 % interval over rows, bold where that leaves zero out.",
+                   ["measure", "base", *best], rows)]
+    for plane in found["planes"]:
+        if plane["comparisons"]:
+            shown.append(Table(
+                f"Frontiers: {MEASURES[plane['score']].label} against {MEASURES[plane['loss']].label}",
+                "Method minus rival. A positive gain is better whatever the measure's sign, a lower cost is "
+                "better; 95 % bootstrap intervals over rows and seeds, – where ranges do not overlap. "
+                + sizes(plane), ["method", "rival", "seeds", "mean gain over the common range ↑",
+                                 "gain at half of it ↑", "cost at equal gain ↓, share of the rival's"],
+                [compared(plane, one) for one in plane["comparisons"] if one["losses"] or one["scores"]]))
+    names = [name for name in SHOWN if any(name in one["measures"] for one in found["pairs"])]
+    return [*shown, Table(
+        "At equal learning rate and steps",
+        f"Method minus {found['baseline']} on the same rows, 95 % intervals.",
+        ["method", "where", *(str(MEASURES[name]) for name in names)],
+        [[one["method"], place(one), *(changed(one["measures"].get(name)) for name in names)]
+         for one in found["pairs"]])]
+
+
+def compared(plane: Result, one: Result) -> list[str]:
+    """A row of a plane's table."""
+    # the distance of the weights is one number a run: the rows that count are those of the domain score
+    rows = min(count for name, count in plane["rows"].items() if name != DISTANCE)
+    seeds = min(plane["methods"][one[who]]["seeds"] for who in ("method", "rival"))
+    gain, cost = (one[key][len(one[key]) // 2] if one[key] else None for key in ("score_at", "loss_at"))
+    saved = changed(cost, rows)
+    if cost and cost["mean"] is not None and cost["rival_loss"]:
+        share = f"{cost['mean'] / cost['rival_loss']:+.0%}".replace("-", "−")
+        saved = type(saved)(f"{saved}, {share}")
+    return [one["method"], one["rival"], str(seeds), changed(one["mean_score"], rows), changed(gain, rows),
+            saved]
+
+
+def at_best(one: Result, name: str) -> str:
+    """"3.219 (−0.810 [−0.902, −0.715])"."""
+    change = changed(one["changes"].get(name))
+    mean = short(one["means"].get(name))
+    return type(change)(f"{mean} ({change})" if change != short(None) else mean)
+
+
+def changed(stat: Result | None, rows: int | None = None) -> str:
+    """"+0.012 [−0.030, +0.050]"; Sure where zero is outside, on ten rows or more (`rows`, or stat["n"])."""
+    if stat is None or stat["mean"] is None:
+        return short(None)
+    interval = "" if stat["low"] is None else f" [{short(stat['low'], True)}, {short(stat['high'], True)}]"
+    many = (stat["n"] if rows is None else rows) >= ENOUGH
+    return (Sure if many and beyond_noise(stat, stat["p"]) else str)(short(stat["mean"], True) + interval)
+
+
+def place(one: Result) -> str:
+    """"2e-05 · step 12 · 3 seeds"."""
+    return f"{one['learning_rate']:g} · step {one['step']} · {counted(one['seeds'], 'seed')}"
+
+
+def ratio(found: Result, method: str, rate: float) -> str:
+    """CE / (λ KL) of a method's runs at a learning rate: median and range in the second half of training, and
+    the share of all steps in [½, 2]. Where a KL falls to nothing a mean would be that one step."""
+    runs = [[step["ce_kl_ratio"] for step in one["steps"] if step["ce_kl_ratio"] is not None]
+            for one in found["curves"] if (one["method"], one["learning_rate"]) == (method, rate)]
+    late = [number for run in runs for number in run[len(run) // 2 :]]
+    if not late:
+        return value(None)
+    near = [0.5 <= number <= 2 for run in runs for number in run]
+    return (f"{median(late):.2f} ({min(late):.2f} to {max(late):.2f} in the second half; "
+            f"{percent(sum(near) / len(near))} of all in [½, 2])")
+
+
+def sizes(plane: Result) -> str:
+    """How many rows and prompts the intervals come from, and what is not in the table."""
+    apart = sum(not (one["losses"] or one["scores"]) for one in plane["comparisons"])
+    return (", ".join(f"{counted(count, 'row')} of {MEASURES[name].label}"
+                      for name, count in plane["rows"].items()) + "."
+            + (f" {counted(apart, 'comparison')} left out: the ranges do not overlap." if apart else "")
+            + (f" Not measured: {', '.join(plane['left_out'])}." if plane["left_out"] else ""))
+
+
+def cells_done(found: Result) -> str:
+    """"19 of 60 cells"; a grid that was stopped has compared less than its suite says."""
+    done, planned = {cell["name"] for cell in found["cells"]}, set(found["planned"])
+    others = len(done - planned)
+    return f"{len(done & planned)} of {counted(len(planned), 'cell')}" + (
+        f" and {others} that the suite no longer has" if others else "")
 
 
 def notes(found: Result) -> list[str]:
     """What a reader must know before trusting the numbers."""
-    seeds = max((plane["seeds"] for plane in found["planes"]), default=0)
-    notes = [f"{counted(found['rows']['train'], 'training row')}, {found['rows']['heldout']} held out, "
-             f"{counted(seeds, 'seed')}; {cells_done(found)}.",
-             "A method's best point is chosen on the rows it is shown on; frontiers are fairer.",
-             "The gold answer's likelihood favours methods trained on gold wording; token F1 and reworded "
-             "questions are less partial.",
-             "Intervals are not corrected for how many comparisons there are: of twenty, one is beyond noise "
-             "by chance."]
+    heldout = found["rows"]["heldout"]
+    notes = [f"{counted(found['rows']['train'], 'training row')}, {heldout} held out; {cells_done(found)}.",
+             "Intervals are not corrected for how many comparisons there are. With one seed they reflect the "
+             "rows only, with a few seeds too little of the luck of a run.",
+             "The likelihood of the gold answers favours methods trained on their wording; token F1 and "
+             "reworded questions are less partial."]
+    if heldout < ENOUGH:
+        notes.insert(0, f"{counted(heldout, 'held-out row')}: too few to tell methods apart.")
     if jury := found.get("jury"):
         notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
-                     f"the {jury['answers']} answers with two votes or more; Krippendorff's alpha "
+                     f"{counted(jury['answers'], 'answer')} with two votes or more; Krippendorff's alpha "
                      f"{value(jury['krippendorff_alpha'])}.")
-    fewest = min((one["seeds"] for plane in found["planes"] for one in plane["methods"].values()), default=0)
-    if fewest == 1:
-        notes.append("Where there is one seed the intervals know of the rows only, not of the luck of a run.")
-    if 1 < seeds < 10:
-        notes.append(f"{seeds} seeds are few: intervals know too little of the luck of a run.")
-    if fewest < seeds:
-        notes.append("Not all learning rates have been run with all seeds; beside a comparison stands the "
-                     "smallest number of seeds that a learning rate in it has.")
     return notes
 
 
-def screening(folder: Path) -> list[str]:
-    """What is the matter with the rows themselves; nothing where they were not screened."""
-    found = screened(folder)
-    if not found:
-        return []
-    lines = "; ".join(f"{what}: {count} {action}" for what, count, action in found["lines"])
-    return [f"Screening of {counted(found['rows'], 'training row')} (screen.json): {lines}."]
+def planes(found: Result) -> list[Markup]:
+    """The first planes: each method's points, its frontier, and its best point with 95 % intervals."""
+    return [figure(f"plane-{plane['score']}-{plane['loss']}".replace(".", "-"), "Up and left is better",
+                   draw(plane, found["best"]), f"change: {MEASURES[plane['loss']].label}", height=4.4)
+            for plane in found["planes"][:DRAWN]]
 
 
-def curves(found: Result) -> list[Markup]:
-    """Each method's first run at its best learning rate, in the order and colours of the other plots."""
-    runs = [next(curve for curve in found["curves"] if curve["method"] == method
-                 and curve["learning_rate"] == one["learning_rate"])
-            for method, one in found["best"].items()]
-    return [plot for plot in (
-        drawings.by_step(runs, "lambda", "λ, the weight of the KL loss", "lambda", logarithmic=True),
-        drawings.by_step(runs, "ce_kl_ratio", f"{RATIO}: near 1 is balance", "ratio", logarithmic=True,
-                         even=True),
-        drawings.by_step(runs, "sft_loss", "Cross-entropy on the training answers", "sft"),
-        drawings.by_step(runs, "kl_loss", "KL to the teacher", "kl", logarithmic=True)) if plot]
+def draw(plane: Result, best: dict[str, Result]) -> Callable[[Any], None]:
+    def on(axes: Any) -> None:
+        for number, (method, one) in enumerate(best.items()):
+            if method not in plane["methods"]:
+                continue
+            known, colour = plane["methods"][method], COLOURS[number % len(COLOURS)]
+            axes.plot(*columns(known["frontier"]), linewidth=1.1, label=PLAIN.sub(" ", method), color=colour,
+                      linestyle="-" if number < len(COLOURS) else "--")
+            axes.scatter(*columns(known["points"]), s=9, color=colour, alpha=0.5, linewidths=0)
+            (x, across), (y, up) = (at(one["changes"].get(plane[axis]), sign * MEASURES[plane[axis]].sign)
+                                    for axis, sign in (("loss", -1), ("score", 1)))
+            if across and up:
+                axes.hlines(y, *across, color=colour, linewidth=0.8)
+                axes.vlines(x, *up, color=colour, linewidth=0.8)
+                axes.scatter([x], [y], s=28, color=colour, zorder=4)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.scatter([0], [0], s=40, color=C1, marker="D", zorder=5)
+        axes.set_ylabel(f"gain: {MEASURES[plane['score']].label}", fontsize=8)
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7.5, labelcolor=MUTED)
+
+    return on
 
 
-def comparisons(found: Result) -> list[Result]:
-    """Rows of the frontier table; a comparison without a figure has none."""
-    return [{"method": one["method"], "rival": one["rival"], "score": MEASURES[plane["score"]].label,
-             "loss": MEASURES[plane["loss"]].label, "mean": _stat(one["mean_score"]),
-             "at": [_stat(stat) for stat in one["score_at"]],
-             "cost": [_stat(stat) for stat in one["loss_at"]]}
-            for plane in overlapping(found)[0] for one in plane["comparisons"]]
+def at(stat: Result | None, sign: int) -> tuple[float, tuple[float, float] | None]:
+    """A change in the direction of its axis, and its interval."""
+    if stat is None or stat["low"] is None:
+        return 0.0, None
+    return sign * stat["mean"], (sign * stat["low"], sign * stat["high"])
 
 
-def samples(found: Result, folder: Path) -> dict[str, list[Result]]:
-    """The same questions to base and every method at its best point, spread evenly, not picked."""
-    answers = {"base": _generations(folder / BASE_ANSWERS)}
-    for method, one in found["best"].items():
-        cell = next(cell for cell in found["cells"] if cell["method"] == method
-                    and cell["options"]["learning_rate"] == one["learning_rate"])
-        answers[method] = _generations(
-            folder / "cells" / cell["folder"] / f"point-{one['step']:06d}.generations.jsonl")
-    chosen = {}
-    for suite, count in SAMPLES.items():
-        asked = [key for key in answers["base"] if key[0] == suite]
-        count = min(count, len(asked))
-        keys = [asked[(2 * number + 1) * len(asked) // (2 * count)] for number in range(count)]
-        chosen[suite] = [{"question": _question(answers["base"][key]),
-                          "gold": answers["base"][key].get("gold"), "answers": [
-                              (method, of[key]) for method, of in answers.items() if key in of]}
-                         for key in keys]
-    return chosen
-
-
-def _generations(path: Path) -> dict[tuple[str, str], Result]:
-    return {(one["suite"], str(one.get("row_id", one.get("key")))): one for one in read_lines(path)}
-
-
-def _question(record: Result) -> str:
-    prompt = record["prompt"]
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
-def _stat(stat: Result) -> Result:
-    """A change as text, its interval apart."""
-    mean, _, interval = change(stat).partition(" ")
-    return {"mean": mean if stat["mean"] is not None else short(None), "interval": interval}
+def columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    return [point[0] for point in points], [point[1] for point in points]

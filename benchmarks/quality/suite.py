@@ -5,7 +5,7 @@
     learning_rates: [1.0e-5]
     seeds: [0]
     checkpoints: 2                # evaluations a cell, evenly spread over its steps
-    baseline: sft                 # whom the others are compared with
+    baseline: sft                 # the method that the others are compared with
     paraphrases: FILE             # trained questions in other words (raft_fast.paraphrase), a path from
                                   # here or from the suite's folder; make: the model makes them once
     jury: {eval_judge: MODEL@URL} # accuracy by judges, as in raft_fast.evaluate; finished cells too
@@ -68,10 +68,8 @@ class Suite:
             if method not in self.methods:
                 raise UserError(f"--methods {method}: not in suite {self.name}; it has "
                                 f"{', '.join(self.methods)}")
-        chosen = {name: own for name, own in self.methods.items() if not methods or name in methods}
-        if seeds:
-            chosen = {name: {key: value for key, value in own.items() if key != "seeds"}
-                      for name, own in chosen.items()}
+        chosen = {name: {key: value for key, value in own.items() if not (seeds and key == "seeds")}
+                  for name, own in self.methods.items() if not methods or name in methods}
         return replace(self, methods=chosen, seeds=list(seeds or self.seeds))
 
     def on(self, data: str) -> "Suite":
@@ -85,12 +83,13 @@ class Suite:
         a grid that is stopped early compares all methods."""
         found = []
         for method, own in self.methods.items():
-            options = self._options(method)
+            settings = {key: value for key, value in own.items() if key not in OWN_KEYS}
+            options = self._parse(own.get("config", method), self.options | settings, f"method {method}")
             for rate_place, rate in enumerate(own.get("learning_rates", self.learning_rates)):
                 for seed_place, seed in enumerate(own.get("seeds", self.seeds)):
-                    settings = replace(options, data=replace(options.data, seed=seed),
-                                       train=replace(options.train, learning_rate=rate))
-                    found.append((seed_place, rate_place, Cell(method, rate, seed, settings)))
+                    found.append((seed_place, rate_place, Cell(method, rate, seed, replace(
+                        options, data=replace(options.data, seed=seed),
+                        train=replace(options.train, learning_rate=rate)))))
         return [cell for _, _, cell in sorted(found, key=lambda one: one[:2])]
 
     def shared_options(self) -> Options:
@@ -99,29 +98,24 @@ class Suite:
 
     def juries(self) -> JuryOptions:
         """Who judges. Raises UserError that names the key."""
+        known = JuryOptions.__dataclass_fields__
         for key in self.jury:
-            if key not in JuryOptions.__dataclass_fields__:
-                raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are "
-                                f"{', '.join(JuryOptions.__dataclass_fields__)}")
+            if key not in known:
+                raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are {', '.join(known)}")
         try:
-            return JuryOptions(**{key: taken(JuryOptions.__dataclass_fields__[key], value)
-                                  for key, value in self.jury.items()})
+            return JuryOptions(**{key: taken(known[key], value) for key, value in self.jury.items()})
         except UserError as error:
             raise UserError(f"suite {self.name}, jury: {error}") from error
 
-    def _options(self, method: str) -> Options:
-        own = self.methods[method]
-        settings = {**self.options, **{key: value for key, value in own.items() if key not in OWN_KEYS}}
-        return self._parse(own.get("config", method), settings, f"method {method}")
-
     def _parse(self, config: str, settings: Settings, where: str) -> Options:
-        argv = ["--config", config, *(word for key, value in settings.items()
-                                      for word in (f"--{key}", _word(value)))]
+        argv = ["--config", config]
+        for key, value in settings.items():
+            argv += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         try:
-            _, groups = parse("train", "", GROUPS, argv, recipe_defaults=lambda name: find(name).defaults)
+            return Options(*parse("train", "", GROUPS, argv,
+                                  recipe_defaults=lambda name: find(name).defaults)[1])
         except UserError as error:
             raise UserError(f"suite {self.name}, {where}: {error}") from error
-        return Options(*groups)
 
 
 def load_suite(path: Path) -> Suite:
@@ -141,22 +135,13 @@ def load_suite(path: Path) -> Suite:
         raise UserError(f"--suite {path}: checkpoints {suite.checkpoints}: must be at least 1")
     if suite.baseline not in methods:
         raise UserError(f"--suite {path}: baseline {suite.baseline!r} is not among the methods")
-    suite = replace(suite, paraphrases=_find(suite.paraphrases, path))
+    if suite.paraphrases not in (None, MAKE):
+        places = [place / str(suite.paraphrases) for place in (Path(), path.parent)]
+        there = [place for place in places if place.is_file()]
+        if not there:
+            raise UserError(f"--suite {path}: paraphrases {suite.paraphrases}: no such file; make lets the "
+                            "model make them")
+        suite = replace(suite, paraphrases=str(there[0]))
     suite.juries()
     suite.cells()  # a wrong option is found now, not hours later
     return suite
-
-
-def _word(value: Any) -> str:
-    """As it is typed on a command line."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _find(name: str | None, suite: Path) -> str | None:
-    """A file from here or from the suite's folder. Raises UserError where it is in neither."""
-    if name in (None, MAKE):
-        return name
-    for path in (Path(str(name)), suite.parent / str(name)):
-        if path.is_file():
-            return str(path)
-    raise UserError(f"--suite {suite}: paraphrases {name}: no such file; make lets the model make them")

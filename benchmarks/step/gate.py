@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step.inputs import TEMPERATURE, Job, chat_of, load
-from benchmarks.step.ours import make_teacher
+from benchmarks.step.ours import TEMPERATURE, Job, chat_of, load, make_teacher
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Example, Reading
 from raft_fast.distillation.step import Stepper

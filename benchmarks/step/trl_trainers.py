@@ -10,12 +10,14 @@
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.step.inputs import STILL, TEMPERATURE, Job, chat_of, load
+from benchmarks.step.ours import STILL, TEMPERATURE, Job, chat_of, load
 from raft_fast.distillation.rollouts import Draw
 from raft_fast.distillation.rollouts.local import BatchedRollouts
 from raft_fast.engines import Sampling, stable_seed
@@ -77,8 +79,12 @@ class Stopwatch(TrainerCallback):
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def part(self, name: str) -> "Part":
-        return Part(self, name)
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times a block."""
+        start = self.now()
+        yield
+        self.parts[name] = self.parts.get(name, 0.0) + self.now() - start
 
     def loss_begins(self, inputs: dict[str, Any]) -> None:
         """Here training begins; `inputs` hold the masks of what is read."""
@@ -100,24 +106,29 @@ class Stopwatch(TrainerCallback):
         self.last, self.parts = now, {}
 
 
-class Part:
-    """Times a block into the stopwatch."""
+def _timed(trainer: Any, watch: Stopwatch, forward: str) -> Any:
+    """The trainer with the stopwatch where its loss begins and around the teacher's pass: its method
+    `forward` without gradients."""
+    class Timed(trainer):
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            watch.loss_begins(inputs)
+            return super().compute_loss(model, inputs, *rest, **more)
 
-    def __init__(self, watch: Stopwatch, name: str) -> None:
-        self.watch, self.name = watch, name
+    def timed(self: Any, *of: Any, **more: Any) -> Any:
+        if torch.is_grad_enabled():
+            return getattr(trainer, forward)(self, *of, **more)
+        with watch.part("teacher"):
+            return getattr(trainer, forward)(self, *of, **more)
 
-    def __enter__(self) -> None:
-        self.start = self.watch.now()
-
-    def __exit__(self, *_: Any) -> None:
-        self.watch.parts[self.name] = self.watch.parts.get(self.name, 0.0) + self.watch.now() - self.start
+    setattr(Timed, forward, timed)
+    return Timed
 
 
 def _sdft(job: Job, watch: Stopwatch, sample: Any, folder: str, student: Any, teacher: Any, table: Any,
           tokenizer: Any) -> Any:
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    class Timed(SDFTTrainer):
+    class Ours(_timed(SDFTTrainer, watch, "_forward_logits")):  # type: ignore[misc]
         def _setup_teacher_model(self) -> None:
             """As for `teacher_model_kind="base"`, without a folder to load it from."""
             self.teacher_model = self.accelerator.prepare_model(teacher, evaluation_mode=True)
@@ -125,43 +136,23 @@ def _sdft(job: Job, watch: Stopwatch, sample: Any, folder: str, student: Any, te
         def _generate_transformers(self, prompt_ids: Any) -> Any:
             return prompt_ids, sample(self.model, prompt_ids)
 
-        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            watch.loss_begins(inputs)
-            return super().compute_loss(model, inputs, *rest, **more)
-
-        def _forward_logits(self, *of: Any, **more: Any) -> Any:
-            if torch.is_grad_enabled():
-                return super()._forward_logits(*of, **more)
-            with watch.part("teacher"):
-                return super()._forward_logits(*of, **more)
-
     template = REFERENCE_PROMPT.format(answer="{privileged_context}", question="{prompt}")
     # alpha 0 is KL(teacher || student), the direction of Eq. 10
     settings = SDFTConfig(**_settings(job, folder), num_generations=1, max_prompt_length=None,
                           teacher_prompt_template=template, distillation_mode="topk_logits",
                           distillation_topk=job.top_k, distillation_alpha=0.0, distillation_is_clip=None)
-    return Timed(model=student, args=settings, train_dataset=table, processing_class=tokenizer,
-                 callbacks=[watch])
+    return Ours(model=student, args=settings, train_dataset=table, processing_class=tokenizer,
+                callbacks=[watch])
 
 
 def _distillation(job: Job, watch: Stopwatch, sample: Any, folder: str, student: Any, teacher: Any,
                   table: Any, tokenizer: Any) -> Any:
     from trl import DistillationConfig, DistillationTrainer
 
-    class Timed(DistillationTrainer):
+    class Ours(_timed(DistillationTrainer, watch, "_get_last_hidden_state")):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             return sample(self.model, prompt_ids)
 
-        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            watch.loss_begins(inputs)
-            return super().compute_loss(model, inputs, *rest, **more)
-
-        def _get_last_hidden_state(self, *of: Any, **more: Any) -> Any:
-            if torch.is_grad_enabled():
-                return super()._get_last_hidden_state(*of, **more)
-            with watch.part("teacher"):
-                return super()._get_last_hidden_state(*of, **more)
-
     settings = DistillationConfig(**_settings(job, folder), beta=0.0)
-    return Timed(model=student, teacher_model=teacher, args=settings, train_dataset=table,
-                 processing_class=tokenizer, callbacks=[watch])
+    return Ours(model=student, teacher_model=teacher, args=settings, train_dataset=table,
+                processing_class=tokenizer, callbacks=[watch])

@@ -1,4 +1,4 @@
-"""What the public functions accept, told from shapes, dtypes and devices alone.
+"""What the public functions accept, judged by shapes, dtypes and devices alone.
 
 Nothing here reads a tensor's values, so nothing waits for a GPU. Every message names the
 argument, what it was, and what it must be.
@@ -7,6 +7,7 @@ argument, what it was, and what it must be.
 import importlib.util
 import math
 import os
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ TRITON_MAX_K = 2048
 
 
 def bad(argument: str, was: object, must_be: str) -> ValueError:
-    """The one form of every complaint."""
+    """The error of every check."""
     return ValueError(f"{argument} was {was}; it must be {must_be}")
 
 
@@ -28,7 +29,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def savable(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that autograd may save: one made in inference mode it may not."""
+    """The same memory as a tensor that autograd can save, which one made in inference mode is not."""
     if torch.compiler.is_compiling() or not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -37,21 +38,26 @@ def savable(tensor: Tensor) -> Tensor:
         )
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """A finite int or float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_positive(argument: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value) or value <= 0:
         raise bad(argument, repr(value), "a finite number > 0")
-    if not (math.isfinite(value) and value > 0):
-        raise bad(argument, value, "a finite number > 0")
     return float(value)
 
 
 def check_epilogue(logit_scale: object, softcap: object) -> tuple[float, float | None]:
     """logit_scale: any finite number but 0; softcap: None or a finite number > 0."""
-    number = isinstance(logit_scale, int | float) and not isinstance(logit_scale, bool)
-    if not number or not math.isfinite(logit_scale) or logit_scale == 0:  # type: ignore[arg-type]
+    if not is_number(logit_scale) or logit_scale == 0:
         raise bad("logit_scale", repr(logit_scale), "a finite number other than 0")
-    cap = None if softcap is None else check_positive("softcap", softcap)
-    return float(logit_scale), cap  # type: ignore[arg-type]
+    return float(logit_scale), None if softcap is None else check_positive("softcap", softcap)
 
 
 def check_float_tensor(argument: str, tensor: object) -> None:
@@ -87,7 +93,7 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def check_k(k: object, vocab: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, int):
+    if not is_int(k):
         raise bad("k", repr(k), "an int")
     if not 2 <= k <= vocab:
         raise bad("k", k, f"between 2 (at K = 1 the renormalised KL is identically 0) and the "
@@ -98,7 +104,7 @@ def check_k(k: object, vocab: int) -> int:
 def check_vocab_size(vocab_size: object, rows: int) -> int:
     if vocab_size is None:
         return rows
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
+    if not is_int(vocab_size):
         raise bad("vocab_size", repr(vocab_size), "an int or None")
     if not 1 <= vocab_size <= rows:
         raise bad("vocab_size", vocab_size, f"between 1 and the {rows} rows of weight")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import bad
+from .checks import bad, is_number
 
 SLICE_BYTES = 16 << 20  # of logits at a time: at N = 8192 all of K = 512, a quarter of K = 2048
 
@@ -35,7 +35,8 @@ def reverse_kl(log_q_NK: Tensor, log_p_NK: Tensor, beta: float) -> tuple[Tensor,
 def jsd(log_q_NK: Tensor, log_p_NK: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """beta KL(q || m) + (1 - beta) KL(p || m) with m = beta q + (1 - beta) p (arXiv 2306.13649).
 
-    Bounded by log 2 at beta 0.5. At 0 and 1, where this is 0, forward and reverse KL, as in TRL's GKD.
+    At most log 2 at beta 0.5. At beta 0 and 1, where it would be 0, it is the forward and the
+    reverse KL, as in TRL's GKD.
     """
     if beta in (0, 1):
         return (reverse_kl if beta else forward_kl)(log_q_NK, log_p_NK, beta)
@@ -54,15 +55,15 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]]
 
 
 def check_divergence(name: object, beta: object) -> None:
-    """Raise ValueError for a name that is not in the table, or a beta outside [0, 1]."""
+    """Raise ValueError for an unknown name or a beta outside [0, 1]."""
     if not isinstance(name, str) or name not in DIVERGENCES:
         raise bad("divergence", repr(name), f"one of {sorted(DIVERGENCES)}")
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
+    if not is_number(beta) or not 0 <= beta <= 1:
         raise bad("beta", repr(beta), "a number from 0 to 1")
 
 
 def _times(weight_NK: Tensor, log_ratio_NK: Tensor) -> Tensor:
-    """weight * log_ratio with 0 * inf = 0, the limit of x log x; autograd, too, finds no NaN in it."""
+    """weight * log_ratio with 0 * inf = 0, the limit of x log x; no NaN under autograd either."""
     return weight_NK * torch.where(weight_NK == 0, 0.0, log_ratio_NK)
 
 
@@ -73,14 +74,8 @@ def _centred(p_NK: Tensor, terms_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _token_divergence(
-    logits_NK: Tensor,
-    logprobs_NK: Tensor,
-    token_weights_N: Tensor | None,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-    divergence: str,
-    beta: float,
+    logits_NK: Tensor, logprobs_NK: Tensor, token_weights_N: Tensor | None, temperature: float,
+    logit_scale: float, softcap: float | None, divergence: str, beta: float,
 ) -> tuple[Tensor, Tensor]:
     """`TokenDivergence` of some rows, and its gradient with respect to their logits."""
     final_NK = logits_NK * logit_scale
@@ -114,15 +109,8 @@ class TokenDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits_NK: Tensor,
-        logprobs_NK: Tensor,
-        token_weights_N: Tensor | None,
-        temperature: float,
-        logit_scale: float,
-        softcap: float | None,
-        divergence: str,
-        beta: float,
+        ctx: Any, logits_NK: Tensor, logprobs_NK: Tensor, token_weights_N: Tensor | None,
+        temperature: float, logit_scale: float, softcap: float | None, divergence: str, beta: float,
     ) -> Tensor:
         n, k = logits_NK.shape
         step = max(1, SLICE_BYTES // max(1, k * logits_NK.element_size()))
@@ -146,6 +134,6 @@ class TokenDivergence(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradient_NK, *dropped = ctx.saved_tensors
         grad_NK = gradient_NK * grad_outputs[0].unsqueeze(-1)
-        if dropped:  # again: what comes from above may be NaN
+        if dropped:  # again: the upstream gradient may be NaN
             grad_NK = torch.where(dropped[0].unsqueeze(-1), 0.0, grad_NK)
         return grad_NK, None, None, None, None, None, None, None

@@ -49,9 +49,9 @@ def topk_kl_loss(
     reduction: "mean" divides by the number of tokens (by the sum of token_weights where given),
         "sum" does not divide, "none" gives [...] values multiplied by token_weights.
     backend: None (Triton on a GPU, torch elsewhere), "torch", "triton" or "reference".
-    divergence: what is measured in the place of KL(teacher || student): "forward_kl" (that),
-        "reverse_kl" or "jsd", the generalised Jensen-Shannon divergence with `beta` in [0, 1]
-        (0 is the forward KL, 1 the reverse); divergence.py has their formulas.
+    divergence: "forward_kl" is Eq. 10's; "reverse_kl" swaps teacher and student; "jsd" is the
+        generalised Jensen-Shannon divergence with `beta` in [0, 1] (0 is the forward KL, 1 the
+        reverse). divergence.py has their formulas; `beta` means nothing to the others.
 
     Returns float32 (float64 where an input is). Each token's value is clamped at 0 from below,
     its gradient kept. Gradients reach hidden, weight and bias, each only where it is needed.
@@ -61,39 +61,32 @@ def topk_kl_loss(
     hidden, weight = whole(hidden), whole(weight)
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
-    hidden, weight = savable(hidden), savable(weight)
-    bias = None if bias is None else savable(bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
-    check_targets(targets, hidden.shape[:-1], weight.shape[0], hidden, "hidden")
-    check_token_weights(token_weights, hidden.shape[:-1], hidden)
-    check_reduction(reduction)
-    check_divergence(divergence, beta)
+    check_loss(hidden, "hidden", weight.shape[0], targets, token_weights, reduction, divergence, beta)
     backend = choose_backend(backend, hidden, weight, targets.k)
-    dtype = compute_dtype(hidden, weight)
-    hidden_ND = hidden.reshape(-1, hidden.shape[-1])
+    hidden_ND, weight, bias = flat_head(hidden, weight, bias)
+    dtype, temperature = compute_dtype(hidden, weight), targets.temperature
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
-    bias = None if bias is None else bias.to(dtype)
     if backend == "reference":
         if weights_N is not None:  # dense gradients would multiply a dropped row's NaN by 0
             dropped_N1 = (weights_N == 0).unsqueeze(-1)
             hidden_ND = torch.where(dropped_N1, 0.0, hidden_ND)
             logprobs_NK = torch.where(dropped_N1, 0.0, logprobs_NK)
         logits_NV = reference.logits(
-            hidden_ND.to(dtype), weight.to(dtype), bias, logit_scale, softcap
-        )
-        rows_N = reference.token_loss(
-            logits_NV, ids_NK, logprobs_NK, targets.temperature, divergence, beta)
+            hidden_ND.to(dtype), weight.to(dtype), bias, logit_scale, softcap)
+        rows_N = reference.token_loss(logits_NV, ids_NK, logprobs_NK, temperature, divergence, beta)
         if weights_N is not None:
             rows_N = torch.where(weights_N == 0, 0.0, rows_N * weights_N)
     else:
-        active_N = None if weights_N is None else weights_N != 0
-        logits_NK = ops.sampled_logits(hidden_ND, weight, ids_NK, active_N, backend)
-        if bias is not None:
-            logits_NK = logits_NK + bias_at(bias, ids_NK, active_N, backend)
+        logits_NK = sampled_logits(hidden_ND, weight, bias, ids_NK, weights_N, backend)
         rows_N = TokenDivergence.apply(
-            logits_NK, logprobs_NK, weights_N, targets.temperature, logit_scale, softcap,
-            divergence, beta)
+            logits_NK, logprobs_NK, weights_N, temperature, logit_scale, softcap, divergence, beta)
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
+
+
+# Short names; `divergence=` is the general way.
+topk_reverse_kl_loss = partial(topk_kl_loss, divergence="reverse_kl")
+topk_jsd_loss = partial(topk_kl_loss, divergence="jsd")
 
 
 def topk_kl_loss_from_logits(
@@ -114,10 +107,7 @@ def topk_kl_loss_from_logits(
     check_float_tensor("logits", logits)
     if logits.dim() < 1:
         raise bad("logits", "a scalar", "of shape [..., V]")
-    check_targets(targets, logits.shape[:-1], logits.shape[-1], logits, "logits")
-    check_token_weights(token_weights, logits.shape[:-1], logits)
-    check_reduction(reduction)
-    check_divergence(divergence, beta)
+    check_loss(logits, "logits", logits.shape[-1], targets, token_weights, reduction, divergence, beta)
     dtype = compute_dtype(logits)
     ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
     logits_NK = logits.reshape(-1, logits.shape[-1]).gather(-1, ids_NK).to(dtype)
@@ -164,14 +154,12 @@ class TopKKLLoss(nn.Module):
                 f"divergence={self.divergence!r}, beta={self.beta}")
 
 
-# Short names of the divergences that older code asks for.
-topk_reverse_kl_loss = partial(topk_kl_loss, divergence="reverse_kl")
-topk_jsd_loss = partial(topk_kl_loss, divergence="jsd")
-
-
-def check_targets(
-    targets: object, leading: torch.Size, vocab: int, student: Tensor, name: str
+def check_loss(
+    tokens: Tensor, name: str, vocab: int, targets: object, token_weights: object,
+    reduction: object, divergence: object, beta: object,
 ) -> None:
+    """What every loss checks; `tokens` [..., D or V] is the student's argument called `name`."""
+    leading = tokens.shape[:-1]
     if not isinstance(targets, TopKTargets):
         raise bad("targets", f"a {type(targets).__name__}", "a TopKTargets")
     if targets.ids.shape[:-1] != leading:
@@ -180,21 +168,43 @@ def check_targets(
     if targets.vocab_size is not None and targets.vocab_size > vocab:
         raise bad("targets", f"over a vocabulary of {targets.vocab_size} ids",
                   f"over at most the student's {vocab} (vocab_size= of topk_targets cuts padding)")
-    check_device("targets", targets.ids, student)
+    check_device("targets", targets.ids, tokens)
+    check_token_weights(token_weights, leading, tokens)
+    check_reduction(reduction)
+    check_divergence(divergence, beta)
+
+
+def flat_head(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """hidden as [N, D], weight, and bias in the dtype of the products, in memory that autograd can save."""
+    bias = None if bias is None else savable(bias).to(compute_dtype(hidden, weight))
+    return savable(hidden).reshape(-1, hidden.shape[-1]), savable(weight), bias
 
 
 def flat(
     targets: TopKTargets, token_weights: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """ids [N, K], log-probs [N, K] and token weights [N] in `dtype`, or None."""
     weights_N = None if token_weights is None else savable(token_weights).detach().reshape(-1).to(dtype)
     k = targets.k
     return targets.ids.reshape(-1, k), targets.logprobs.detach().reshape(-1, k), weights_N
 
 
-def bias_at(bias_V: Tensor, ids_NK: Tensor, active_N: Tensor | None, backend: str) -> Tensor:
-    """bias[ids] as a product with 1: its gradient is the weight's segment sum, without atomics."""
+def sampled_logits(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, ids_NK: Tensor,
+    weights_N: Tensor | None, backend: str,
+) -> Tensor:
+    """hidden[n] . weight[id] + bias[id] as [N, K]; 0 for tokens of weight 0 and for negative ids.
+
+    bias[ids] is a product with 1: its gradient is the weight's segment sum, without atomics.
+    """
+    active_N = None if weights_N is None else weights_N != 0
+    logits_NK = ops.sampled_logits(hidden_ND, weight_VD, ids_NK, active_N, backend)
+    if bias_V is None:
+        return logits_NK
     ones_N1 = bias_V.new_ones(ids_NK.shape[0], 1)
-    return ops.sampled_logits(ones_N1, bias_V.unsqueeze(-1), ids_NK, active_N, backend)
+    return logits_NK + ops.sampled_logits(ones_N1, bias_V.unsqueeze(-1), ids_NK, active_N, backend)
 
 
 def reduce(
@@ -208,4 +218,4 @@ def reduce(
     if weights_N is None:
         return total / max(rows_N.numel(), 1)
     count = weights_N.sum()
-    return total / torch.where(count == 0, 1.0, count)  # all weights 0: 0, without asking the GPU
+    return total / torch.where(count == 0, 1.0, count)  # all weights 0: 0, without waiting for the GPU

@@ -4,7 +4,8 @@ Opaque custom ops with fakes, so that a compiled trainer has no graph break and 
 launch what they like. Arguments are validated before they come here.
 """
 
-from types import ModuleType
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,15 +14,11 @@ from torch import Tensor
 from .checks import compute_dtype
 
 
-def _backend(name: str) -> ModuleType:
-    """The module with the three operations; Triton is imported only when it is first used."""
-    if name == "torch":
-        from . import torch_ops
-
-        return torch_ops
-    from . import triton_ops
-
-    return triton_ops
+def _operation(name: str, backend: str) -> Callable[..., Any]:
+    """One of the three operations of a backend; Triton is imported only when it is first used."""
+    triton = "triton_select" if name == "select" else "triton_sampled"
+    module = import_module(f".{'torch_ops' if backend == 'torch' else triton}", __package__)
+    return getattr(module, name)  # type: ignore[no-any-return]
 
 
 def _as_given(tensor: Tensor) -> Any:
@@ -31,21 +28,15 @@ def _as_given(tensor: Tensor) -> Any:
 
 @torch.library.custom_op("raft_kernels::select", mutates_args=())
 def select(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    k: int,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-    backend: str,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, temperature: float,
+    logit_scale: float, softcap: float | None, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids [N, K] int64 and logits [N, K] of the K largest, best first, ties to the lower id.
 
     Third, [N]: log of the sum over the vocabulary of exp((logit - best) / T).
     """
     with _as_given(hidden_ND):
-        return _backend(backend).select(  # type: ignore[no-any-return]
+        return _operation("select", backend)(  # type: ignore[no-any-return]
             hidden_ND, weight_VD, bias_V, k, temperature, logit_scale, softcap
         )
 
@@ -69,7 +60,7 @@ def sampled_logits(
     so do entries of a negative id (a row of the vocabulary that another process holds).
     """
     with _as_given(hidden_ND):
-        return _backend(backend).sampled_logits(  # type: ignore[no-any-return]
+        return _operation("sampled_logits", backend)(  # type: ignore[no-any-return]
             hidden_ND, weight_VD, ids_NK, active_N
         )
 
@@ -81,18 +72,12 @@ def _(hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, *_: Any) -> Tensor:
 
 @torch.library.custom_op("raft_kernels::sampled_backward", mutates_args=())
 def sampled_backward(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
-    backend: str,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:
     """dHidden [N, D] and dWeight [V, D] in their inputs' dtypes; empty where not needed."""
     with _as_given(hidden_ND):
-        dhidden, dweight = _backend(backend).sampled_backward(
+        dhidden, dweight = _operation("sampled_backward", backend)(
             grad_NK, hidden_ND, weight_VD, ids_NK, active_N, need_hidden, need_weight
         )
     return (
@@ -103,14 +88,8 @@ def sampled_backward(
 
 @sampled_backward.register_fake
 def _(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
-    backend: str,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:
     return (
         hidden_ND.new_empty(hidden_ND.shape if need_hidden else (0,)),

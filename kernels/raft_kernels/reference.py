@@ -12,10 +12,7 @@ from .divergence import DIVERGENCES
 
 
 def logits(
-    hidden: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None = None,
-    logit_scale: float = 1.0,
+    hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
     """[..., V] logits: (hidden @ weight.T + bias) * scale, then softcap * tanh(. / softcap).
@@ -40,12 +37,8 @@ def select(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def token_loss(
-    logits: Tensor,
-    ids: Tensor,
-    logprobs: Tensor,
-    temperature: float,
-    divergence: str = "forward_kl",
-    beta: float = 0.5,
+    logits: Tensor, ids: Tensor, logprobs: Tensor, temperature: float,
+    divergence: str = "forward_kl", beta: float = 0.5,
 ) -> Tensor:
     """[...] T^2 * divergence(q, p) on the K ids (Eq. 9-10), clamped at 0 with its gradient kept.
 

@@ -1,40 +1,39 @@
-"""A teacher's targets in a safetensors file: small, whole or absent, and checked when read."""
+"""A teacher's targets in a safetensors file: small, written atomically, checked when read."""
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import bad
 
-if TYPE_CHECKING:
-    from .targets import TopKTargets
-
 FORMAT = "raft_kernels.topk_targets/1"
 INTEGERS = ((2**8, torch.uint8), (2**16, torch.uint16), (2**31, torch.int32), (2**63, torch.int64))
 HALF_MAX = torch.finfo(torch.float16).max
 
 
-def write(targets: "TopKTargets", path: str | Path, logprob_dtype: torch.dtype) -> None:
+def write(path: str | Path, ids: Tensor, logprobs: Tensor, temperature: float, over_vocabulary: bool,
+          vocab_size: int | None, logprob_dtype: torch.dtype) -> None:
+    """A file of those fields of TopKTargets, whole or not at all."""
     from safetensors.torch import save_file
 
     if logprob_dtype not in (torch.float16, torch.float32):
         raise bad("logprob_dtype", logprob_dtype, "torch.float16 or torch.float32")
-    vocab = targets.vocab_size
+    vocab = vocab_size
     if vocab is None:  # built without a look at the ids
-        vocab = int(targets.ids.max()) + 1 if targets.ids.numel() else 0
+        vocab = int(ids.max()) + 1 if ids.numel() else 0
     integer = next(dtype for size, dtype in INTEGERS if vocab <= size)
-    tensors = {"ids": targets.ids.to("cpu", integer).contiguous()}
-    logprobs = targets.logprobs.float().cpu()
+    tensors = {"ids": ids.to("cpu", integer).contiguous()}
+    logprobs = logprobs.float().cpu()
     if logprob_dtype == torch.float16:
         tensors |= _relative(logprobs)
     else:
         tensors["logprobs"] = logprobs.contiguous()
-    about = {"format": FORMAT, "temperature": targets.temperature,
-             "over_vocabulary": targets.over_vocabulary, "vocab_size": vocab}
+    about = {"format": FORMAT, "temperature": temperature,
+             "over_vocabulary": over_vocabulary, "vocab_size": vocab}
     unfinished = Path(f"{path}.{os.getpid()}.unfinished")
     try:
         save_file(tensors, unfinished, metadata={"topk_targets": json.dumps(about)})
@@ -46,7 +45,7 @@ def write(targets: "TopKTargets", path: str | Path, logprob_dtype: torch.dtype) 
 
 
 def read(path: str | Path, device: torch.device | str) -> dict[str, Any]:
-    """The arguments of TopKTargets, from a file that holds just what `write` writes."""
+    """The arguments of TopKTargets, from a file in the format of `write`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -84,16 +83,14 @@ def _relative(logprobs: Tensor) -> dict[str, Tensor]:
 
 
 def _check(tensors: dict[str, Tensor], path: str | Path) -> None:
-    if set(tensors) not in ({"ids", "logprobs"}, {"ids", "logprobs", "best"}):
+    """Raise ValueError for other tensors, or tensors of another dtype or shape, than `write` gives."""
+    relative = "best" in tensors
+    if set(tensors) - {"best"} != {"ids", "logprobs"}:
         raise unreadable(path, f"it holds {sorted(tensors)}")
-    ids, logprobs, best = (tensors.get(name) for name in ("ids", "logprobs", "best"))
-    assert ids is not None
-    assert logprobs is not None
-    if ids.dtype not in [dtype for _, dtype in INTEGERS]:
-        raise unreadable(path, f"its ids are {ids.dtype}")
-    if logprobs.dtype != (torch.float32 if best is None else torch.float16):
-        raise unreadable(path, f"its logprobs are {logprobs.dtype}")
-    if best is None:
-        return
-    if best.dtype != torch.float32 or best.shape != (*logprobs.shape[:-1], 1):
-        raise unreadable(path, f"its best are {best.dtype} of shape {list(best.shape)}")
+    dtypes = {"ids": [dtype for _, dtype in INTEGERS], "best": [torch.float32],
+              "logprobs": [torch.float16 if relative else torch.float32]}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in dtypes[name]:
+            raise unreadable(path, f"its {name} are {tensor.dtype}")
+    if relative and tensors["best"].shape != (*tensors["logprobs"].shape[:-1], 1):
+        raise unreadable(path, f"its best are torch.float32 of shape {list(tensors['best'].shape)}")

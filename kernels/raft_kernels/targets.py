@@ -1,4 +1,4 @@
-"""What the student needs of the teacher: K ids and K log-probabilities a token (Eq. 8-9)."""
+"""The teacher's side of the loss: K ids and K log-probabilities a token (Eq. 8-9)."""
 
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from .checks import (
     check_vocab_size,
     choose_backend,
     compute_dtype,
+    is_int,
     savable,
 )
 from .parallel import whole
@@ -47,7 +48,7 @@ class TopKTargets:
     def __post_init__(self, checked: bool) -> None:
         if not checked:
             self._check()
-        # those of a teacher asked in inference mode are for a loss that is trained on
+        # autograd could not save tensors that a teacher made in inference mode
         object.__setattr__(self, "ids", savable(self.ids))
         object.__setattr__(self, "logprobs", savable(self.logprobs))
 
@@ -76,7 +77,7 @@ class TopKTargets:
 
     @property
     def mass(self) -> Tensor | None:
-        """[...] the teacher's probability (at T) on the K ids; None where it is not known."""
+        """[...] the teacher's probability (at T) on the K ids; None where it is unknown."""
         return self.logprobs.exp().sum(-1) if self.over_vocabulary else None
 
     def __getitem__(self, index: Any) -> "TopKTargets":
@@ -131,7 +132,8 @@ class TopKTargets:
         most 65504), or with logprob_dtype=torch.float32 exact (float64 ones are rounded to it).
         Rows that are not finite keep what is finite in them, -inf and NaN.
         """
-        saved_targets.write(self, path, logprob_dtype)
+        saved_targets.write(path, self.ids, self.logprobs, self.temperature, self.over_vocabulary,
+                            self.vocab_size, logprob_dtype)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TopKTargets":
@@ -202,7 +204,7 @@ def topk_targets(
 
 
 def _check_logprobs(logprobs: Tensor) -> None:
-    """No NaN, no +inf, and in every row a token that is possible: else the row has no distribution."""
+    """No NaN, no +inf, no row of -inf alone: such a row is no distribution."""
     for wrong, was in (
         (logprobs.isnan() | logprobs.isposinf(), "NaN or inf"),
         (logprobs.isneginf().all(-1, keepdim=True).expand_as(logprobs), "-inf for all K ids"),
@@ -214,8 +216,7 @@ def _check_logprobs(logprobs: Tensor) -> None:
 
 def _checked_vocab_size(ids: Tensor, vocab_size: int | None) -> int:
     """Range and repeats, read from the ids themselves."""
-    if vocab_size is not None and (
-            isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < 0):
+    if vocab_size is not None and (not is_int(vocab_size) or vocab_size < 0):
         raise bad("vocab_size", repr(vocab_size), "an int of at least 0, or None")
     if not ids.numel():
         return vocab_size or 0

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .checks import compute_dtype
 
-# Token slices of logits stay this small: large enough for an efficient product, small beside
-# a model. Weight slices bound the float32 copy of a bf16/fp16 (or strided) weight.
+# One slice of logits: large enough for an efficient product, small beside a model. Weight slices
+# bound the float32 copy of a bf16/fp16 (or strided) weight.
 LOGIT_SLICE_BYTES = 32 << 20
 WEIGHT_SLICE_BYTES = 16 << 20
 
@@ -21,13 +21,8 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 def select(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    k: int,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, temperature: float,
+    logit_scale: float, softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     dtype = compute_dtype(hidden_ND, weight_VD)
@@ -78,13 +73,8 @@ def sampled_logits(
 
 
 def sampled_backward(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden = G @ W, dWeight = G^T @ hidden, with G the sparse [N, V] gradient of the logits."""
     rows = _active_rows(active_N)
@@ -137,7 +127,7 @@ def _grad_weight(
 
 
 def _topk_lower_id_first(logits_rV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk with its ties settled: of equal logits the lower id is kept, and comes first."""
+    """torch.topk with a rule for ties: of equal logits the lower id is kept and comes first."""
     vocab = logits_rV.shape[1]
     top_rK, ids_rK = logits_rV.topk(min(k + 1, vocab), dim=-1)
     if k < vocab:  # one more than asked for shows the rows where a tie straddles the cut

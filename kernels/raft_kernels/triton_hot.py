@@ -17,7 +17,7 @@ PLACE_BYTES = 32 << 20  # of their int64 places there
 
 
 def columns(vocab: int, k: int) -> int:
-    """How many columns go into the product: 8 a place in the top K, which is where hits thin out."""
+    """How many columns go into the product: 8 for each place in the top K; beyond that hits are rare."""
     return min(vocab, 8 * k, HOT)
 
 
@@ -52,7 +52,7 @@ def sums(grad_NK: Tensor, hidden_ND: Tensor, ids_NK: Tensor, place_V1: Tensor) -
 
 
 def tokens_at_once(hot: int, k: int) -> int:
-    """Tokens in one product: what both bounds allow, in 64s, whose rows the tensor cores like."""
+    """Tokens in one product: as many as both bounds allow, a multiple of 64 for the tensor cores."""
     tokens = min(DENSE_BYTES // (4 * max(hot, 1)), PLACE_BYTES // (8 * k))
     return max(64, tokens // 64 * 64)
 

@@ -20,7 +20,7 @@ def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
-    if active_N is not None:  # what a dropped row names is in nobody's union
+    if active_N is not None:  # ids of dropped rows enter no union
         ids_NK = torch.where(active_N.unsqueeze(-1), ids_NK, -1)
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):
         return triton_tiles.logits(hidden_ND, weight_VD, ids_NK)
@@ -36,13 +36,8 @@ def sampled_logits(
 
 
 def sampled_backward(
-    grad_NK: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    ids_NK: Tensor,
-    active_N: Tensor | None,
-    need_hidden: bool,
-    need_weight: bool,
+    grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None,
+    need_hidden: bool, need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dHidden and dWeight in their inputs' dtypes, from the gradient of the sampled logits."""
     (n, k), d = ids_NK.shape, hidden_ND.shape[1]
@@ -56,11 +51,11 @@ def sampled_backward(
     elif need_hidden:
         dhidden_ND = torch.zeros_like(hidden_ND, memory_format=torch.contiguous_format)
         if grad_NK.numel():
-            # unlike dtypes take more registers than four warps have on sm_100
-            unlike = hidden_ND.dtype != weight_VD.dtype
+            # mixed dtypes need more registers than four warps have on sm_100
+            mixed = hidden_ND.dtype != weight_VD.dtype
             _grad_hidden[(n, triton.cdiv(d, BLOCK_D))](
                 grad_NK, weight_VD, ids_NK, dhidden_ND, k, d, *weight_VD.stride(),
-                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=8 if unlike else 4,
+                BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D, num_warps=8 if mixed else 4,
             )
     if need_weight:
         dweight_VD = grad_weight(grad_NK, hidden_ND, weight_VD, ids_NK)
@@ -70,7 +65,7 @@ def sampled_backward(
 def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor) -> Tensor:
     """dWeight [V, D]: for each vocabulary row, the sum of gradient * hidden over its entries."""
     vocab, d = weight_VD.shape
-    if not vocab:  # a process that holds no row
+    if not vocab:  # a process without rows
         return torch.zeros_like(weight_VD)
     by_id, order = ids_NK.reshape(-1).to(torch.int32).sort(stable=True)
     starts_V1 = torch.searchsorted(
@@ -92,20 +87,13 @@ def grad_weight(grad_NK: Tensor, hidden_ND: Tensor, weight_VD: Tensor, ids_NK: T
     return dweight_VD
 
 
-@triton.jit(do_not_specialize=["k"])  # its divisibility gains nothing and doubles the compilations
+@triton.jit(do_not_specialize=["k"])  # specialising on it gains nothing and compiles twice
 def _logits(
     hidden_ptr,  # [N, D]
     weight_ptr,  # [V, D]
     ids_ptr,  # [N, K] int64
     out_ptr,  # [N, K] float32
-    k,
-    d,
-    stride_hn,
-    stride_hd,
-    stride_wv,
-    stride_wd,
-    BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    k, d, stride_hn, stride_hd, stride_wv, stride_wd, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     entry = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -132,12 +120,7 @@ def _grad_hidden(
     weight_ptr,  # [V, D]
     ids_ptr,  # [N, K] int64
     out_ptr,  # [N, D]
-    k,
-    d,
-    stride_wv,
-    stride_wd,
-    BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    k, d, stride_wv, stride_wd, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     i = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
@@ -164,13 +147,7 @@ def _grad_weight(
     place_ptr,  # [V + 1] int32: each id's row of the sums, below `hot` where it has one
     sums_ptr,  # [hot, D] float32: what was summed already
     out_ptr,  # [V, D]
-    k,
-    d,
-    hot,
-    stride_hn,
-    stride_hd,
-    HAS_HOT: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    k, d, hot, stride_hn, stride_hd, HAS_HOT: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     v = tl.program_id(0).to(tl.int64)

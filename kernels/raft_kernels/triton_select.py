@@ -21,13 +21,8 @@ BLOCK = 1024  # columns filtered at once
 
 
 def select(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    k: int,
-    temperature: float,
-    logit_scale: float,
-    softcap: float | None,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, k: int, temperature: float,
+    logit_scale: float, softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K largest logits a token, best first: ids [N, K], logits [N, K], log-sum-exp [N]."""
     n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
@@ -67,7 +62,7 @@ def select(
 
 
 def chunks(vocab: int, rows: int, hidden_ND: Tensor, weight_VD: Tensor) -> int:
-    """Into how many chunks the vocabulary goes: logits, or weights that are upcast, fit the buffer."""
+    """Chunks of the vocabulary, so that the logits of one (or its upcast weights) fit the buffer."""
     upcast = hidden_ND.dtype != weight_VD.dtype
     columns = max(rows, weight_VD.shape[1] if upcast else 0)
     return max(1, -(-vocab * columns * 4 // BUFFER_BYTES))
@@ -141,7 +136,7 @@ def _keep_k_largest(keys_ptr, count, k, ID_BITS: tl.constexpr, CAPACITY: tl.cons
     return kth
 
 
-# what changes from chunk to chunk, and what no load is aligned by, is compiled once
+# not specialised: they change from chunk to chunk, or no load is aligned by them
 @triton.jit(do_not_specialize=["first_id", "columns", "id_step", "k"])
 def _filter(
     logits_ptr,  # [r, columns] float32
@@ -151,18 +146,8 @@ def _filter(
     sum_ptr,  # [r] float32
     count_ptr,  # [r] int32
     threshold_ptr,  # [r] int64
-    columns,
-    stride,
-    first_id,
-    id_step,
-    k,
-    inverse_temperature,
-    logit_scale,
-    softcap,
-    HAS_BIAS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ID_BITS: tl.constexpr,
+    columns, stride, first_id, id_step, k, inverse_temperature, logit_scale, softcap,
+    HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, ID_BITS: tl.constexpr,
     CAPACITY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -183,7 +168,7 @@ def _filter(
             x = softcap * _tanh(x / softcap)
         x = tl.where(inside, x, float("-inf"))
         new_best = tl.maximum(best, tl.max(x, 0))
-        # -inf - -inf is NaN: while nothing finite was seen, measure from 0
+        # -inf - -inf is NaN: until something finite was seen, measure from 0
         base = tl.where(new_best == float("-inf"), 0.0, new_best)
         total *= tl.exp((best - base) * inverse_temperature)
         total += tl.sum(tl.exp((x - base) * inverse_temperature), 0)
@@ -217,10 +202,7 @@ def _finish(
     ids_ptr,  # [r, K] int64
     top_ptr,  # [r, K] float32
     log_sum_ptr,  # [r] float32
-    k,
-    K_PADDED: tl.constexpr,
-    ID_BITS: tl.constexpr,
-    CAPACITY: tl.constexpr,
+    k, K_PADDED: tl.constexpr, ID_BITS: tl.constexpr, CAPACITY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     keys_ptr += row * CAPACITY

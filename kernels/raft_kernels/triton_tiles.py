@@ -55,7 +55,7 @@ def tokens_at_once(vocab: int, k: int, itemsize: int) -> int:
 
 
 def plan(ids_nK: Tensor, vocab: int) -> Plan:
-    """The unions of `n / TILE` tiles; negative ids are in none, nor is what fills the last tile."""
+    """The unions of `n / TILE` tiles, without negative ids and the padding of the last tile."""
     n, k = ids_nK.shape
     tiles = triton.cdiv(n, TILE)
     if n < tiles * TILE:
@@ -128,13 +128,7 @@ def _tile_logits(
     union_ptr,  # [t, U] int64
     counts_ptr,  # [t] int32
     out_ptr,  # [t, TILE, U] float32
-    n,
-    width,
-    d,
-    stride_hn,
-    stride_wv,
-    TILE: tl.constexpr,
-    BLOCK_U: tl.constexpr,
+    n, width, d, stride_hn, stride_wv, TILE: tl.constexpr, BLOCK_U: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     tile = tl.program_id(0).to(tl.int64)
@@ -170,13 +164,7 @@ def _tile_grad_hidden(
     counts_ptr,  # [t] int32
     scale_ptr,  # [n] float32
     out_ptr,  # [n, D]
-    n,
-    width,
-    d,
-    stride_wv,
-    TILE: tl.constexpr,
-    BLOCK_U: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    n, width, d, stride_wv, TILE: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     tile = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)

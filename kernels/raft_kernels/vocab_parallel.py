@@ -19,18 +19,15 @@ from .checks import (
     check_head,
     check_k,
     check_positive,
-    check_reduction,
-    check_token_weights,
     choose_backend,
     compute_dtype,
-    savable,
 )
-from .divergence import TokenDivergence, check_divergence
-from .kl import bias_at, check_targets, flat, reduce
+from .divergence import TokenDivergence
+from .kl import check_loss, flat, flat_head, reduce, sampled_logits
 from .targets import TopKTargets
 
 Group = Any  # torch.distributed.ProcessGroup, which some builds lack
-_LAYOUTS: WeakKeyDictionary[Any, set[tuple[int, int, int]]] = WeakKeyDictionary()  # found right, by group
+_LAYOUTS: WeakKeyDictionary[Any, set[tuple[int, int, int]]] = WeakKeyDictionary()  # that passed the check
 
 
 def vocab_parallel_topk_targets(
@@ -68,7 +65,7 @@ def vocab_parallel_topk_targets(
             hidden_ND, weight_rows.detach(), None if bias is None else bias.detach(), mine,
             temperature, logit_scale, softcap, backend,
         )
-    else:  # a process without rows sends nothing but the padding
+    else:  # a process without rows sends padding only
         top_NK = hidden_ND.new_empty((len(hidden_ND), 0), dtype=compute_dtype(hidden, weight_rows))
         ids_NK, log_sum_N = top_NK.long(), top_NK.new_full((len(hidden_ND),), float("-inf"))
     # processes with fewer than K rows send as many candidates as the others
@@ -114,29 +111,19 @@ def vocab_parallel_topk_kl_loss(
     """
     check_head(hidden, weight_rows, bias)
     logit_scale, softcap = check_epilogue(logit_scale, softcap)
-    check_token_weights(token_weights, hidden.shape[:-1], hidden)
-    check_reduction(reduction)
-    check_divergence(divergence, beta)
-    vocab = targets.vocab_size if isinstance(targets, TopKTargets) else None
-    check_targets(targets, hidden.shape[:-1], vocab or 0, hidden, "hidden")
+    vocab = getattr(targets, "vocab_size", None) or 0
+    check_loss(hidden, "hidden", vocab, targets, token_weights, reduction, divergence, beta)
     backend = _backend(backend, hidden, weight_rows, targets.k)
-    _check_rows(first_row, weight_rows, vocab or 0, group)
-    hidden, weight_rows = savable(hidden), savable(weight_rows)
-    bias = None if bias is None else savable(bias)
-    dtype = compute_dtype(hidden, weight_rows)
-    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, dtype)
+    _check_rows(first_row, weight_rows, vocab, group)
+    hidden_ND, weight_rows, bias = flat_head(hidden, weight_rows, bias)
+    ids_NK, logprobs_NK, weights_N = flat(targets, token_weights, compute_dtype(hidden, weight_rows))
     local_NK = ids_NK - first_row
     here_NK = (local_NK >= 0) & (local_NK < weight_rows.shape[0])
-    active_N = None if weights_N is None else weights_N != 0
-    hidden_ND = _SumGradient.apply(hidden.reshape(-1, hidden.shape[-1]), group)
-    local_NK = torch.where(here_NK, local_NK, -1)
-    logits_NK = ops.sampled_logits(hidden_ND, weight_rows, local_NK, active_N, backend)
-    if bias is not None:
-        logits_NK = logits_NK + bias_at(bias.to(dtype), local_NK, active_N, backend)
+    logits_NK = sampled_logits(_SumGradient.apply(hidden_ND, group), weight_rows, bias,
+                               torch.where(here_NK, local_NK, -1), weights_N, backend)
     rows_N = TokenDivergence.apply(
         _SumValue.apply(logits_NK, group), logprobs_NK, weights_N, targets.temperature,
-        logit_scale, softcap, divergence, beta,
-    )
+        logit_scale, softcap, divergence, beta)
     return reduce(rows_N, weights_N, reduction, hidden.shape[:-1])
 
 
@@ -149,8 +136,8 @@ def _backend(backend: object, hidden: Tensor, weight_rows: Tensor, k: int) -> st
 def _check_rows(first_row: int, weight_rows: Tensor, vocab: int, group: Group) -> None:
     """Together the processes hold every row up to `vocab`, each once; all of them raise if not.
 
-    Reading the answer waits for a GPU, so there a layout is looked at once in each group: later
-    calls trust that where one process changes its rows, all do.
+    Reading the answer waits for a GPU, so there each layout is checked once a group: later
+    calls trust that when one process changes its rows, all do.
     """
     layout = (first_row, weight_rows.shape[0], vocab)
     seen = _LAYOUTS.setdefault(dist.group.WORLD if group is None else group, set())

@@ -57,22 +57,22 @@ class SentenceEncoder(Protocol):
 
 
 def embed_to_file(
-    texts: Iterable[str], count: int, encoder: SentenceEncoder, path: Path,
+    texts: Callable[[], Iterable[str]], count: int, encoder: SentenceEncoder, path: Path,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> np.ndarray:
     """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
 
-    `texts` is gone through twice. A file made by the same encoder from the same texts is used as it is; one
-    that cannot be read is made again.
+    `texts` gives them anew each time. A file made by the same encoder from the same texts is used as it is;
+    one that cannot be read is made again.
     """
-    note, key = path.with_suffix(".json"), _key(texts, encoder)
+    note, key = path.with_suffix(".json"), _key(texts(), encoder)
     if (kept := _kept(path, note, key, count)) is not None:
         advance(count)
         return kept
     note.unlink(missing_ok=True)
     done = 0
     with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
-        for block in _blocks(texts):
+        for block in _blocks(texts()):
             found = encoder.embed(block)
             if not done:
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,

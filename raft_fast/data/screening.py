@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raft_fast.data.dataset import Rejected, Row
+from raft_fast.data.dataset import Rejected, Row, at
 from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
 from raft_fast.data.texts import letters
 from raft_fast.run.diskmap import DiskMap
@@ -139,24 +139,9 @@ class Questions:
                 first.append(place)
             number.append(known)
         seen.close()
-        vectors = embed_to_file(_At(rows, first), len(first), encoder, path, advance)
+        vectors = embed_to_file(lambda: map(question, at(rows, first)), len(first), encoder, path, advance)
         advance(len(number) - len(first))
         return cls(number, vectors, longest)
-
-
-class _At:
-    """The questions of the rows at ascending places; can be iterated again."""
-
-    def __init__(self, rows: Collection[Row], places: "array[int]") -> None:
-        self.rows, self.places = rows, places
-
-    def __iter__(self) -> Iterator[str]:
-        wanted = iter(self.places)
-        following = next(wanted, None)
-        for place, row in enumerate(self.rows):
-            if place == following:
-                yield question(row)
-                following = next(wanted, None)
 
 
 def question(row: Row) -> str:
@@ -235,7 +220,7 @@ def _nearest(
         return array("q", [0]) * len(questions.vectors), array("d", [0.0]) * len(questions.vectors)
     nearest, scores = array("q"), array("d")
     texts = [references[number].question for number in known]
-    index = build_index(embed_to_file(texts, len(texts), encoder, path, advance), encoder.device)
+    index = build_index(embed_to_file(lambda: texts, len(texts), encoder, path, advance), encoder.device)
     for begin in range(0, len(questions.vectors), BLOCK):
         found = index.search(np.array(questions.vectors[begin : begin + BLOCK]), 1)
         nearest.extend(known[id_] for id_ in found.ids[:, 0].tolist())

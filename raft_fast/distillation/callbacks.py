@@ -18,7 +18,7 @@ from raft_fast.distillation.checkpoint import MODEL, checkpoints
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.weights import AsModel
 from raft_fast.run.errors import Stopped, UserError
-from raft_fast.run.going_on import again
+from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 

@@ -38,7 +38,7 @@ class Resumable:
     rows: str  # fingerprint of what the steps are made of: one row more is another order for all of them
 
     def restore(self) -> None:
-        """Go back to the newest whole checkpoint, if any. Raises UserError if its steps had different rows."""
+        """Go back to the newest whole checkpoint, if any. Raises UserError if its steps had other rows."""
         kept = restore(self._folder, self.state.weights, WholeOptimizer(self.stepper.optimizer))
         if kept is None:
             return

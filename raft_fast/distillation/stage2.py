@@ -14,7 +14,7 @@ from raft_fast.distillation.memory import estimate
 from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.sharding import longest_sequence
-from raft_fast.distillation.student import make_student
+from raft_fast.distillation.student import Student, make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
 from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.engines.hf import HFEngine
@@ -23,7 +23,7 @@ from raft_fast.models.architecture import positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.head import head_of
 from raft_fast.run.files import write_jsonl
-from raft_fast.run.going_on import has_steps, pin_inputs
+from raft_fast.run.folder import has_steps, pin_inputs
 from raft_fast.run.options import Options
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter
@@ -52,15 +52,24 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
 
 def train_student(rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
                   frozen: HFEngine | None, run_dir: Path, reporter: Reporter,
-                  callbacks: Sequence[Callback] = (), *,
-                  given: Any = None, peft_config: Any = None,
+                  callbacks: Sequence[Callback] = (), *, given: Any = None, peft_config: Any = None,
                   rollout_engine: RolloutEngine | None = None) -> HFEngine | None:
     """Minimise `terms` on `rows` and write RUN/model; returns the trained model as an engine, None if a
     callback stopped training before its end. `original` is the model before training, `frozen` the teacher;
     `given` and `peft_config` as in `make_student`."""
-    training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed, given,
                            peft_config)
+    try:
+        return _train(student, rows, terms, options, original, frozen, run_dir, reporter, callbacks,
+                      rollout_engine)
+    finally:
+        student.release()
+
+
+def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
+           frozen: HFEngine | None, run_dir: Path, reporter: Reporter, callbacks: Sequence[Callback],
+           rollout_engine: RolloutEngine | None) -> HFEngine | None:
+    training, chat, teacher, processes = options.train, original.chat, None, Processes()
     model = student.model
     if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,

@@ -26,10 +26,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply. finish_reason is "stop" or "length"; error is set where the engine gave none.
+    """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
 
     Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it
     (of a batch its share, of a server the time until it answered, waiting between attempts left out).
+    `score` is what was asked for in place of a text: a score in [0, 1], or a likelihood in nats. `key` names
+    the reply's line in the journal, once it has one.
     """
 
     text: str
@@ -38,6 +40,8 @@ class Reply:
     completion_tokens: int = 0
     error: str | None = None
     seconds: float = 0.0
+    score: float | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,8 @@ class Engine(Protocol):
         ...
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
-        """As `generate`, for conversations that ask for a score: `Reply.text` holds a JSON object
-        {"score": s} with s in [0, 1], and the text that it was read from under "reply" where there is one;
-        or `Reply.error` says why there is none."""
+        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], and the text that
+        it was read from in `Reply.text`, if any; or `Reply.error` says why there is none."""
         ...
 
 

@@ -1,7 +1,6 @@
 """Generation in-process with transformers: batched by length, repeatable draw by draw."""
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,7 +103,7 @@ class HFEngine:
                         scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                     seconds = (time.perf_counter() - start) / len(scores)
                 yield from hand_over(
-                    (index, Reply(json.dumps({"score": score}), "stop", len(prompt), 0, seconds=seconds))
+                    (index, Reply("", "stop", len(prompt), 0, seconds=seconds, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:

@@ -65,16 +65,14 @@ Found = list[Any]
 
 
 def as_score(reply: Reply) -> Reply:
-    """The reply with the text {"score": s, "reply": what it was read from}, or with the error that says
-    why there is none."""
+    """The reply with the score that its text gives, or with the error that says why there is none."""
     if reply.error is not None:
         return reply
     try:
-        score = parse_score(reply.text)
+        return replace(reply, score=parse_score(reply.text))
     except ValueError as error:
         cut = " (cut off)" if reply.finish_reason == "length" else ""
         return replace(reply, text="", error=f"{error}{cut}")
-    return replace(reply, text=json.dumps({"score": score, "reply": reply.text}))
 
 
 def second_attempt(first: Reply, second: Reply) -> Reply:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from raft_fast.distillation import Term
-    from raft_fast.run.options import TrainOptions
+    from raft_fast.refinement import Stage1
+    from raft_fast.run.options import Options, TrainOptions
 
 
 class Recipe:
@@ -18,6 +19,13 @@ class Recipe:
 
     name: str = ""
     defaults: ClassVar[dict[str, Any]] = {}
+
+    def answers(self, options: "Options") -> "Stage1 | None":
+        """Stage 1: who proposes, criticises and chooses the training answers (`raft_fast.refinement`). None:
+        the gold answers are trained on."""
+        from raft_fast.refinement.equations import answers
+
+        return answers(options)
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
         """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""

@@ -1,8 +1,9 @@
-"""Stage 1: rewrite, filter, fuse and judge a domain's answers (Eqs. 1-4)."""
+"""Stage 1: propose, criticise and choose a domain's training answers (Eqs. 1-4)."""
 
-from raft_fast.refinement.calibration import add_calibration
+from raft_fast.refinement.bench import Roles, Stage1, build_roles
+from raft_fast.refinement.equations import raft
+from raft_fast.refinement.golds import index_golds
+from raft_fast.refinement.outputs import add_calibration
 from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.retrieval import index_golds
-from raft_fast.refinement.roles import Roles, build_roles
 
-__all__ = ["Roles", "add_calibration", "build_roles", "index_golds", "refine"]
+__all__ = ["Roles", "Stage1", "add_calibration", "build_roles", "index_golds", "raft", "refine"]

@@ -4,146 +4,98 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.neighbours import SentenceEncoder
-from raft_fast.engines import Sampling
-from raft_fast.engines.activity import Activity
-from raft_fast.engines.at_once import at_once
+from raft_fast.engines.asking import Activity, at_once
 from raft_fast.engines.journal import Journal
-from raft_fast.engines.prompting import Prompts, load_prompts
-from raft_fast.refinement.decisions import Decision, decide
-from raft_fast.refinement.filter import Filter
-from raft_fast.refinement.fuse import Fusion
-from raft_fast.refinement.likelihood import Likelihoods, why_not
+from raft_fast.refinement.bench import Roles, Stage1, Workbench
+from raft_fast.refinement.golds import GoldIndex
 from raft_fast.refinement.outputs import PARTIAL_REFINED, Outputs
-from raft_fast.refinement.retrieval import GoldIndex
-from raft_fast.refinement.rewrite import rewrite
-from raft_fast.refinement.roles import Part, Roles
 from raft_fast.refinement.summary import settings
 from raft_fast.run import errors
-from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
 RUNS = "runs.jsonl"
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
-LEAST_ROWS = 128  # of a block where there are few rows: enough for a batch of like lengths
+LEAST_ROWS = 128  # of a block if there are few rows: enough for a batch of like lengths
 BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or nears its end
 
 
 def refine(
-    rows: Collection[Row], options: RefineOptions, roles: Roles, encoder: SentenceEncoder,
+    rows: Collection[Row], stage: Stage1, roles: Roles, encoder: SentenceEncoder,
     output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
     retry_failed: bool = False, golds: GoldIndex | None = None, data: str | None = None,
 ) -> dict[str, Any]:
-    """Eqs. 1-4 over all rows, in order, a few blocks of them in memory; returns the summary.
+    """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, where the journal
     lives too: called again, only what is missing is asked for. Stopped, it leaves the rows that are
     decided under partial names. `total_rows` is how many rows there were before a slice was taken.
-    `golds` is what `index_golds` made of the rows, those of other shards included; without it there is
-    no check `retrieval`. `data` is a hash of all rows, for the summary. Raises UserError for an engine
-    that cannot be reached or gives nothing usable, and where another process works in `output_dir`.
+    `golds` is what `index_golds` made of the rows, those of other shards included; without it the check
+    `retrieval` is not made. `data` is a hash of all rows, for the summary. Raises UserError for an engine
+    that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
-    prompts = load_prompts(options.prompts)
-    about = settings(options, roles, prompts, seed) | {"data": data}
     total = len(rows) if total_rows is None else total_rows
-    with (
-        Journal(output_dir, retry_failed) as journal,
-        _timed(journal),
-        Outputs(output_dir, about, total) as outputs,
-        reporter.phase("refine", len(rows), "rows") as advance,
-    ):
-        for line in notices(journal, roles):
-            reporter.say(line)
-        activity = Activity(engine for engine in (roles.rewriter, roles.fuser, *roles.judges) if engine)
-        advance(0, note=activity.note)
-        checks = Filter.of(options, encoder, golds)
-        stage = Stage.of(options, roles, checks, prompts, journal, activity, seed)
-        begun: deque[list[Row]] = deque()
-
-        def stop(why: BaseException) -> None:
-            journal.stop(why)
-            if isinstance(why, Exception):
-                reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C does not)")
-
-        try:
-            blocks = _noted(_blocks(rows), begun)
-            for decisions in at_once(stage.decide, blocks, BLOCKS_AT_ONCE, stop):
-                with errors.uninterrupted():  # a block that is half written could not be told from a new one
-                    for decision in decisions:
-                        outputs.add(decision.as_json())
-                    count = len(begun.popleft())
-                    found = 0 if activity.fresh else count  # all that came before was in the journal
-                    advance(count - found, note=activity.note, found=found)
-        except (KeyboardInterrupt, errors.Stopped):
-            reporter.say("stopping: writing the rows that are decided (again to leave at once)")
-            journal.replay()
-            for decision in stage.decide([row for block in begun for row in block]):
-                if decision.whole:
-                    outputs.add(decision.as_json())
-            reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
-                         f"{output_dir / PARTIAL_REFINED}")
-            raise
-        stage.must_have_worked()
+    activity = Activity(engine for engine in (roles.rewriter, roles.fuser, *roles.judges) if engine)
+    with Journal(output_dir, retry_failed) as journal:
+        bench = Workbench.of(stage.options, roles, encoder, golds, journal, activity, seed)
+        about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
+        with (
+            _timed(journal),
+            Outputs(output_dir, about, total) as outputs,
+            reporter.phase("refine", len(rows), "rows") as advance,
+        ):
+            for line in notices(journal, roles):
+                reporter.say(line)
+            advance(0, note=activity.note)
+            _decide_all(rows, stage, bench, journal, activity, outputs, reporter, advance)
+            bench.must_have_worked()
     return outputs.summary(finished=True)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Everyone who has a part in deciding a row."""
+def _decide_all(
+    rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal, activity: Activity,
+    outputs: Outputs, reporter: Reporter, advance: Callable[..., None],
+) -> None:
+    """Blocks at once, written in order; on Ctrl-C also what is decided of those that were begun."""
+    begun: deque[list[Row]] = deque()
 
-    options: RefineOptions
-    rewriter: Part
-    fuse: Fusion | None
-    filter: Filter
-    prompts: Prompts
-    sampling: Sampling
-    likelihoods: Likelihoods | None
+    def blocks() -> Iterator[list[Row]]:
+        """All rows; few rows are cut small enough that several blocks are under way."""
+        coming = iter(rows)
+        size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
+        while block := list(islice(coming, size)):
+            begun.append(block)
+            yield block
 
-    @classmethod
-    def of(
-        cls, options: RefineOptions, roles: Roles, checks: Filter, prompts: Prompts,
-        journal: Journal, activity: Activity, seed: int,
-    ) -> "Stage":
-        """The stage that the options ask for. All parts answer through one journal."""
-        sampling = Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed)
-        rewriter = Part("--rewriter", roles.rewriter, journal, activity.listener("rewrite"))
-        fuse = None
-        if options.fusion_rounds and roles.fuser is not None:
-            fuser = Part("--fuser", roles.fuser, journal, activity.listener("fuse"))
-            judges = [Part("--judge", engine, journal, activity.listener("judge"))
-                      for engine in roles.judges]
-            fuse = Fusion(fuser, judges, checks, prompts, options, sampling)
-        likelihoods = None
-        if why_not(roles.rewriter, options.supervision_gap) is None:
-            likelihoods = Likelihoods(roles.rewriter, journal, activity.listener("nll"))
-        return cls(options, rewriter, fuse, checks, prompts, sampling, likelihoods)
+    def stop(why: BaseException) -> None:
+        journal.stop(why)
+        if isinstance(why, Exception):
+            reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C does not)")
 
-    def decide(self, rows: Sequence[Row]) -> list[Decision]:
-        """Eqs. 1-4 for a block of rows."""
-        rewrites = rewrite(rows, self.rewriter, self.sampling, self.prompts.rewrite)
-        filtered = self.filter.rewrites(rows, rewrites, self.prompts.rewrite)
-        passed = [one for one in filtered if one.passed] if self.fuse is not None else []
-        rounds = iter(self.fuse(passed) if self.fuse is not None else [])
-        asked = {id(one) for one in passed}
-        decisions = [decide(one, next(rounds) if id(one) in asked else [], self.options.fused_least)
-                     for one in filtered]
-        return decisions if self.likelihoods is None else self.likelihoods(decisions)
-
-    def must_have_worked(self) -> None:
-        """Raises UserError for an engine all of whose replies failed."""
-        parts = [self.rewriter]
-        if self.fuse is not None:
-            parts += [self.fuse.fuser, *self.fuse.judges]
-        for part in parts:
-            part.must_have_worked()
+    try:
+        for decisions in at_once(lambda block: stage.decide(block, bench), blocks(), BLOCKS_AT_ONCE, stop):
+            with errors.uninterrupted():  # a block that is half written could not be told from a new one
+                for decision in decisions:
+                    outputs.add(decision.as_json())
+                count = len(begun.popleft())
+                found = 0 if activity.fresh else count  # all that came before was in the journal
+                advance(count - found, note=activity.note, found=found)
+    except (KeyboardInterrupt, errors.Stopped):
+        reporter.say("stopping: writing the rows that are decided (again to leave at once)")
+        journal.replay()
+        for decision in stage.decide([row for block in begun for row in block], bench):
+            if decision.whole:
+                outputs.add(decision.as_json())
+        reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
+                     f"{outputs.folder / PARTIAL_REFINED}")
+        raise
 
 
 def notices(journal: Journal, roles: Roles) -> Iterator[str]:
@@ -152,8 +104,8 @@ def notices(journal: Journal, roles: Roles) -> Iterator[str]:
         yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
                "again")
     chosen = any(engine is not roles.rewriter for engine in (roles.fuser, *roles.judges))
-    kin = [] if roles.fuser is None else [
-        judge.identity for judge in roles.judges if family(judge.identity) == family(roles.fuser.identity)]
+    kin = [judge.identity for judge in roles.judges
+           if roles.fuser is not None and family(judge.identity) == family(roles.fuser.identity)]
     if kin and chosen:  # that one model plays all parts by default is said in the report
         yield (f"--judge {', '.join(kin)} is of the fuser's family: models prefer their own words; "
                "choose judges of other families")
@@ -165,20 +117,6 @@ def family(identity: str) -> str:
     name = identity.split("@")[0].split(" ")[0].rsplit("/")[-1].lower()
     letters = re.split(r"[^a-z]", name)[0]
     return letters if letters and re.search(r"\d", name) else name
-
-
-def _blocks(rows: Collection[Row]) -> Iterator[list[Row]]:
-    """All rows in blocks; few rows are cut small enough that several blocks are under way."""
-    coming = iter(rows)
-    size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
-    while block := list(islice(coming, size)):
-        yield block
-
-
-def _noted(blocks: Iterator[list[Row]], begun: deque[list[Row]]) -> Iterator[list[Row]]:
-    for block in blocks:
-        begun.append(block)
-        yield block
 
 
 @contextmanager

@@ -1,104 +1,219 @@
-"""summary.json: what the lines of decisions.jsonl come to, counted as they are written."""
+"""summary.json: what the lines of decisions.jsonl come to, counted as they are written or read back."""
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from raft_fast.engines import Engine, Reply
-from raft_fast.engines.prompting import Prompts
+from raft_fast.engines import Engine
+from raft_fast.engines.asking import Prompts
+from raft_fast.refinement.bench import Roles, no_likelihoods
+from raft_fast.refinement.candidates import (
+    FUSED,
+    GOLD,
+    JUDGE,
+    NLL,
+    REWRITE,
+    SIMILARITY,
+    Candidate,
+    Record,
+    disagreement,
+    read_line,
+)
 from raft_fast.refinement.checks import COMPARING, Case
-from raft_fast.refinement.likelihood import DIGITS, why_not
-from raft_fast.refinement.roles import Roles
+from raft_fast.refinement.parts import NLL_DIGITS
 from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names
 POOR = 0.5  # a fusion that judges find more bad than good
-PARTS = ("rewrite", "fuse", "judge")
+
+
+class Values:
+    """Numbers, eight bytes each, with their mean, quantiles and histogram; None where there are none."""
+
+    def __init__(self) -> None:
+        self.numbers = array("d")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def add(self, value: float | None) -> None:
+        """A missing value is left out."""
+        if value is not None:
+            self.numbers.append(value)
+
+    @property
+    def mean(self) -> float | None:
+        return round(float(np.mean(self.numbers)), 9) if self.numbers else None
+
+    def quantile(self, share: float) -> float | None:
+        return float(np.quantile(self.numbers, share)) if self.numbers else None
+
+    def quantiles(self) -> dict[str, float] | None:
+        """p00 (the least) to p100 (the most)."""
+        return {f"p{round(100 * at):02d}": float(value) for at, value in zip(
+            QUANTILES, np.quantile(self.numbers, QUANTILES), strict=True)} if self.numbers else None
+
+    def histogram(self, edges: Sequence[float]) -> list[int]:
+        """How many lie between each two of the ascending edges; what lies outside counts at the end."""
+        return np.histogram(np.clip(self.numbers, edges[0], edges[-1]), edges)[0].tolist()
+
+    def share(self, least: float) -> int:
+        """How many are at least this."""
+        return int((np.asarray(self.numbers) >= least).sum())
+
+
+@dataclass
+class Scores:
+    """One score of many candidates: of those without objections, the refused, each row's best, the chosen."""
+
+    passed: Values = field(default_factory=Values)
+    refused: Values = field(default_factory=Values)
+    best: Values = field(default_factory=Values)
+    chosen: Values = field(default_factory=Values)
+
+    @property
+    def all(self) -> Values:
+        both = Values()
+        both.numbers = self.passed.numbers + self.refused.numbers
+        return both
+
+
+@dataclass
+class Group:
+    """Candidates of one origin, or of one of its draws. `rows` have at least one without objections."""
+
+    drawn: int = 0
+    passed: int = 0
+    chosen: int = 0
+    rows: int = 0
+    objections: Counter[str] = field(default_factory=Counter)
+    scores: defaultdict[str, Scores] = field(default_factory=lambda: defaultdict(Scores))
+
+    def add(self, candidates: Sequence[Candidate], picks: Sequence[Candidate]) -> None:
+        """One row's candidates."""
+        for one in candidates:
+            chosen = any(one is pick for pick in picks)
+            self.drawn += 1
+            self.passed += one.passed
+            self.chosen += chosen
+            self.objections.update(name for name, reason in one.objections.items() if reason is not None)
+            for name, value in one.scores.items():
+                found = self.scores[name]
+                (found.passed if one.passed else found.refused).add(value)
+                if chosen:
+                    found.chosen.add(value)
+        passed = [one for one in candidates if one.passed]
+        self.rows += bool(passed)
+        for name in {name for one in passed for name in one.scores}:
+            values = [value for one in passed if (value := one.scores.get(name)) is not None]
+            self.scores[name].best.add(max(values, default=None))
+
+
+@dataclass
+class Judged:
+    """One judge: its scores, failures, tokens, and how far each score is from the other judges' mean."""
+
+    scores: Values = field(default_factory=Values)
+    apart: Values = field(default_factory=Values)
+    failed: int = 0
+    error: str | None = None
+    tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
 
 
 class Tally:
-    """Counts over decision lines. It depends on the lines alone, so shards add up to the whole."""
+    """Counts over the lines of decisions.jsonl, by origin, draw, score and check. It depends on the lines
+    alone, so shards add up to the whole.
+
+    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round.
+    """
 
     def __init__(self) -> None:
-        self.rows = self.passed = self.too_long = 0
+        self.rows = self.too_long = 0
         self.sources: Counter[str] = Counter()
-        self.objections: Counter[str] = Counter()
-        self.rounds: Counter[int] = Counter()
-        self.tokens = {part: {"prompt": 0, "completion": 0} for part in PARTS}
-        self.judges: dict[str, array[float]] = {}
-        self.judge_tokens: dict[str, dict[str, int]] = {}
-        self.failed_scores: Counter[str] = Counter()
-        self.poor_fusions = 0
-        self.similarities = array("d")
-        self.ranges, self.differences = array("d"), array("d")
-        self.gold_nll, self.training_nll = array("d"), array("d")
+        self.origins: defaultdict[str, Group] = defaultdict(Group)
+        self.draws: defaultdict[tuple[str, int], Group] = defaultdict(Group)
+        self.rounds: Counter[int] = Counter()  # rows by their number of fusions
+        self.tokens: dict[str, Counter[str]] = {}
+        self.judges: defaultdict[str, Judged] = defaultdict(Judged)
+        self.ranges, self.differences = Values(), Values()
+        self.gold_nll, self.training_nll = Values(), Values()
 
-    def add(self, line: dict[str, Any]) -> None:
+    def add(self, line: Record) -> None:
+        """One row's line; what an older file's line lacks is not counted."""
+        candidates, picks = read_line(line)
         self.rows += 1
-        self.passed += line["passed"]
-        self.too_long += Case("", line["gold"], Reply(line["rewrite"] or "")).too_long
-        self.sources[line["source"]] += 1
-        self.objections.update(name for name, reason in line["checks"].items() if reason is not None)
-        self.rounds[len(line["rounds"])] += 1
-        if line["similarity"] is not None:
-            self.similarities.append(line["similarity"])
-        for part, spent in line["tokens"].items():
-            for kind, count in spent.items():
-                self.tokens[part][kind] += count
-        scores = [one["score"] for one in line["rounds"] if one["score"] is not None]
-        self.poor_fusions += line["source"] == "fused" and max(scores, default=0.0) < POOR
-        for one in line["rounds"]:
-            self._add_round(one)
-        nll = line["nll"] or {}
-        if nll.get("gold") is not None and nll.get(line["source"]) is not None:
-            self.gold_nll.append(nll["gold"])
-            self.training_nll.append(nll[line["source"]])
+        self.sources.update(pick.origin for pick in picks)
+        for origin in dict.fromkeys(one.origin for one in candidates):
+            self.origins[origin].add([one for one in candidates if one.origin == origin], picks)
+        for one in candidates:
+            self.draws[one.origin, one.number].add([one], picks)
+            self._add_verdicts(one)
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates
+                             if one.origin == REWRITE)
+        self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
+        for task, spent in (line.get("tokens") or {}).items():
+            self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
+        gold, *training = (one.scores.get(NLL) for one in (candidates[0], *picks[:1]))
+        if training and gold is not None and training[0] is not None:
+            self.gold_nll.add(gold)
+            self.training_nll.add(training[0])
 
-    def _add_round(self, one: dict[str, Any]) -> None:
-        for verdict in one["scores"]:
-            given = self.judges.setdefault(verdict["judge"], array("d"))
-            spent = self.judge_tokens.setdefault(verdict["judge"], {"prompt": 0, "completion": 0})
-            for kind, count in verdict["tokens"].items():
-                spent[kind] += count
-            if verdict["score"] is None:
-                self.failed_scores[verdict["judge"]] += 1
-            else:
-                given.append(verdict["score"])
-        if one["disagreement"] is not None:
-            self.ranges.append(one["disagreement"]["range"])
-            self.differences.append(one["disagreement"]["mean_difference"])
+    def _add_verdicts(self, one: Candidate) -> None:
+        given = one.given
+        for said in one.verdicts:
+            judge = self.judges[said.judge]
+            judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
+            if said.score is None:
+                judge.failed += 1
+                judge.error = judge.error or said.error
+                continue
+            judge.scores.add(said.score)
+            if len(given) > 1:
+                judge.apart.add(said.score - (sum(given) - said.score) / (len(given) - 1))
+        if apart := disagreement(given):
+            self.ranges.add(apart["range"])
+            self.differences.add(apart["mean_difference"])
 
     def as_json(self) -> dict[str, Any]:
+        """The part of summary.json that the rows decide."""
+        rewrites, fusions = self.origins[REWRITE], self.origins[FUSED]
+        chosen = fusions.scores[JUDGE].chosen
+        failed = {name: one.failed for name, one in sorted(self.judges.items()) if one.failed}
+        others = {name: one for name, one in self.origins.items() if name not in (GOLD, REWRITE, FUSED)}
         return {
-            "sources": {source: self.sources[source] for source in ("gold", "rewrite", "fused")},
-            "fused_below_half": self.poor_fusions,
-            "passed_filter": self.passed,
+            "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
+            "fused_below_half": len(chosen) - chosen.share(POOR),
+            "passed_filter": sum(one.rows for one in others.values()) if others else rewrites.passed,
             "too_long": self.too_long,
-            "objections": dict(sorted(self.objections.items())),
-            "similarity": _quantiles(self.similarities),
+            "objections": dict(sorted(rewrites.objections.items())),
+            "similarity": rewrites.scores[SIMILARITY].all.quantiles(),
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
-            "judges": {name: {"scores": len(given), "failed": self.failed_scores[name],
-                              "mean": _mean(given), "tokens": self.judge_tokens[name]}
-                       for name, given in sorted(self.judges.items())},
-            "failed_scores": dict(sorted(self.failed_scores.items())),
-            "disagreement": {"fusions": len(self.ranges), "mean_range": _mean(self.ranges),
-                             "mean_difference": _mean(self.differences)},
-            "tokens": self.tokens,
+            "judges": {name: {"scores": len(one.scores), "failed": one.failed, "mean": one.scores.mean,
+                              "tokens": dict(one.tokens)} for name, one in sorted(self.judges.items())},
+            "failed_scores": failed,
+            "disagreement": {"fusions": len(self.ranges), "mean_range": self.ranges.mean,
+                             "mean_difference": self.differences.mean},
+            "tokens": {task: dict(spent) for task, spent in self.tokens.items()},
             "supervision_gap": self._supervision_gap(),
+            **({"origins": {name: {
+                "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
+                "objections": dict(sorted(one.objections.items())),
+                "scores": {score: found.all.quantiles() for score, found in sorted(one.scores.items())},
+            } for name, one in sorted(others.items())}} if others else {}),
         }
 
     def _supervision_gap(self) -> dict[str, Any] | None:
         """NLL(gold) - NLL(training answer) in nats a token, every row counting the same."""
-        gold, training = _mean(self.gold_nll), _mean(self.training_nll)
+        gold, training = self.gold_nll.mean, self.training_nll.mean
         if gold is None or training is None:
             return None
-        return {"rows": len(self.gold_nll), "gold": round(gold, DIGITS),
-                "training": round(training, DIGITS), "gap": round(gold - training, DIGITS)}
+        return {"rows": len(self.gold_nll), "gold": round(gold, NLL_DIGITS),
+                "training": round(training, NLL_DIGITS), "gap": round(gold - training, NLL_DIGITS)}
 
 
 def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) -> dict[str, Any]:
@@ -122,17 +237,18 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
             "judges": {engine.identity: _price(engine) for engine in roles.judges},
         },
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
-        "no_likelihoods": why_not(roles.rewriter, options.supervision_gap),
+        "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }
 
 
 def outcome(summary: dict[str, Any]) -> list[str]:
-    """What came of the rows, in sentences; where no rewrite could be used, why."""
+    """What came of the rows, in sentences; why, if no answer can be used."""
     rows, passed = summary["rows"]["used"], summary["passed_filter"]
     sources = ", ".join(f"{count:,} {source}" for source, count in summary["sources"].items() if count)
-    lines = [f"{passed:,} of {rows:,} rewrites passed the filter; training answers: {sources}"]
+    what = "rows have an answer that passed" if "origins" in summary else "rewrites passed the filter"
+    lines = [f"{passed:,} of {rows:,} {what}; training answers: {sources}"]
     if long := summary.get("too_long"):
         lines[0] += f"; {long:,} too long for the checks {', '.join(COMPARING)}"
     if passed:
@@ -148,18 +264,6 @@ def outcome(summary: dict[str, Any]) -> list[str]:
 
 
 def _price(engine: Engine | None) -> dict[str, float] | None:
-    """What a million tokens of prompts and completions cost, where somebody told."""
+    """What a million tokens of prompts and completions cost; None without a known price."""
     price = getattr(engine, "price", None)
     return None if price is None else asdict(price)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(float(np.mean(values)), 9) if values else None
-
-
-def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    found = np.quantile(values, QUANTILES)
-    return {f"p{round(100 * at):02d}": float(value)
-            for at, value in zip(QUANTILES, found, strict=True)}

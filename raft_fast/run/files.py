@@ -1,5 +1,5 @@
-"""Files that a run writes and reads back: JSON, JSON lines and YAML. They appear whole or not at all, and
-one that cannot be read back is a `UserError` that names it."""
+"""JSON, JSON lines and YAML: written whole or not at all; a file that cannot be read back is a `UserError`
+that names it."""
 
 import json
 import re
@@ -36,15 +36,15 @@ def write_yaml(value: dict[str, Any], path: Path) -> None:
 
 def read_json(path: Path, fix: str = "restore it", kind: type[Any] = dict, keys: Iterable[str] = ()) -> Any:
     """The `kind` of JSON value in a file; it, or each item of a list, has these keys. Raises UserError, which
-    ends with what to do (`fix`), where it cannot be read or holds anything else."""
+    ends with what to do (`fix`), if it cannot be read or holds anything else."""
     with _readable(path, fix):
         return _parsed(json.loads, path.read_text(encoding="utf-8"), kind, keys)
 
 
 def read_jsonl(path: Path, fix: str = "restore it", keys: Iterable[str] = (), *,
                torn: bool = False) -> Iterator[Any]:
-    """The objects in a file of JSON lines, one after the other; with `torn` without a last line that a kill
-    has cut short. Raises UserError as `read_json`, with the line's number."""
+    """The objects in a file of JSON lines; with `torn` without a last line that a kill has cut short. Raises
+    UserError as `read_json`, with the line's number."""
     # as bytes: a newline alone ends a line, and texts may hold other separators (U+2028, U+0085)
     with _readable(path, fix), path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -73,7 +73,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", type(None): "null", 
 
 
 def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], keys: Iterable[str]) -> Any:
-    """What `text` says. Raises ValueError where that is nothing, or anything but a `kind` with these keys."""
+    """The value of a text. Raises ValueError for anything but a `kind` with these keys."""
     if not text.strip():
         raise ValueError("it is empty")
     try:
@@ -81,7 +81,7 @@ def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], ke
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(no_yaml(error, text)) from error
+        raise ValueError(not_yaml(error, text)) from error
     if not isinstance(found, kind):
         raise ValueError(f"it holds {_NAMES.get(type(found), 'a number')}, not {_NAMES[kind]}")
     for key in keys:
@@ -129,15 +129,8 @@ Loader.yaml_implicit_resolvers = {
 for _name, (_pattern, _letters) in _PLAIN.items():
     for _own in (Loader, Dumper):
         _own.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), list(_letters))
-Loader.add_constructor(_TAG + "int", lambda loader, node: whole(node.value))
-
-
-def whole(text: str) -> int:
-    """A whole number as people write it: 12, 007, 1_000, 0x10. Raises ValueError for anything else."""
-    try:
-        return int(text)
-    except ValueError:
-        return int(text, 0)
+Loader.add_constructor(_TAG + "int", lambda loader, node: int(node.value, 0 if node.value[1:2] in ("x", "o")
+                                                               else 10))
 
 
 def load_yaml(text: str | bytes) -> Any:
@@ -145,8 +138,10 @@ def load_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader)
 
 
-def no_yaml(error: Exception, text: str | bytes) -> str:
-    """Where a text is no YAML, and why, in one line."""
+def not_yaml(error: Exception, text: str | bytes) -> str:
+    """Why a text is not YAML, and where, in one line."""
+    if isinstance(error, RecursionError):
+        return "not valid YAML: it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         line, column, why = mark.line, mark.column, error.problem or error.context
     elif isinstance(error, yaml.reader.ReaderError):
@@ -158,25 +153,3 @@ def no_yaml(error: Exception, text: str | bytes) -> str:
     else:
         return f"not valid YAML: {first_line(error)}"
     return f"not valid YAML: line {line + 1}, column {column + 1}: {why}"
-
-
-def yaml_as_written(text: str | bytes) -> Any:
-    """As `load_yaml`, but the value of a key, or an item of a list there, is the text as it was written, or
-    None for null: 007 and 1e5 may be names. A mapping there is read as usual."""
-    loader = Loader(text)
-
-    def written(node: Any) -> Any:
-        if isinstance(node, yaml.ScalarNode):
-            return None if node.tag == _TAG + "null" else node.value
-        if isinstance(node, yaml.SequenceNode):
-            return [written(one) for one in node.value]
-        return loader.construct_object(node, deep=True)
-
-    try:
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            return written(root) if root else None
-        loader.flatten_mapping(root)
-        return {key.value: written(value) for key, value in root.value}
-    finally:
-        loader.dispose()

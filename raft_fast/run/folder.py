@@ -1,25 +1,140 @@
-"""A run's folder: made, kept to one process, what was spent in it, and how differences are told."""
+"""A run's folder: kept to one process, opened, and resumed with the same inputs and options.
+
+A resumed run may change what it has not paid for: everything before stage 1 has a reply, the options of
+training before the first step, those of the evaluation before it is written, and at any time options that pin
+nothing (`raft_fast.run.options`).
+"""
 
 import dataclasses
 import fcntl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raft_fast.run.config import to_yaml
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json, write_json
-from raft_fast.run.options import ALL_GROUPS, named, pinned_by
+from raft_fast.run.files import read_json, read_yaml, write_json
+from raft_fast.run.options import ALL_GROUPS, flat, named, pinned_by
 from raft_fast.run.progress import Reporter
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG, LOCK, INPUTS = "config.yaml", ".lock", "inputs.json"
+REFINED, HELDOUT = "refine/refined.parquet", "heldout.parquet"
+# what training leaves before its first step, made with options that may change until then
+BEGUN = ("metrics.jsonl", "evaluations.jsonl", "general_answers.jsonl", "completions.jsonl", "first_batch.md",
+         "collapse.json", "best")
 SHOWN = 3
-ENGINES = named(ALL_GROUPS, "engines")  # compared by model name, not by address
-LISTED = named(ALL_GROUPS, "listed")
+ENGINES, LISTED = named(ALL_GROUPS, "engines"), named(ALL_GROUPS, "listed")
 FREE = pinned_by(ALL_GROUPS, "nothing")
 
 
-def defaults(options: list[Any]) -> dict[str, Any]:
+def make_folder(folder: Path) -> None:
+    """The output folder; UserError if a file is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror}); name another") from error
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Make the folder and lock out other processes; UserError if one is at work there."""
+    make_folder(folder)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--output_dir {folder}: another process is at work in it; wait for it to end "
+                            "or choose another --output_dir") from None
+        yield
+
+
+@dataclass(frozen=True)
+class Start:
+    """Whether a command resumes a run, and which options it changes."""
+
+    resumed: bool
+    changed: list[str] = field(default_factory=list)
+
+
+def open_run(folder: Path, options: list[Any]) -> Start:
+    """Make the folder, or resume the run in it.
+
+    Raises UserError if the folder contains a run with different options.
+    """
+    make_folder(folder)
+    known, cost = (folder / CONFIG).is_file(), paid(folder)
+    # a run that is older than an option had its default
+    there = defaults(options) | (
+        read_yaml(folder / CONFIG, "restore it, or choose another --output_dir") if known else {})
+    here = flat(options)
+    changed = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    finished, stepped = (folder / "evaluation.json").is_file(), has_steps(folder)
+    matter = [key for key in changed
+              if key not in FREE and meant(key, there.get(key)) != meant(key, here.get(key))]
+    free = (set() if finished else pinned_by(options, "evaluation")) | (
+        set() if stepped else pinned_by(options, "training"))
+    if cost and (refused := [key for key in matter if key not in free]):
+        raise UserError(f"--output_dir {folder} already contains a run with different options "
+                        f"({first_of(differing(refused, there, here))}); use a new --output_dir or the "
+                        "original options")
+    if known and matter and not stepped:
+        for path in (folder / name for name in BEGUN):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not finished:  # a finished run was what it was
+        to_yaml(options, folder / CONFIG)
+    said = [key for key in changed if key != "output_dir"] if cost else []
+    return Start(cost, differing(said, there, here))
+
+
+def find_run(model: Path) -> Path:
+    """The run of a model's folder, RUN/model or RUN/checkpoints/step-N/model; else its parent."""
+    return next((folder for folder in model.parents[:3] if (folder / HELDOUT).is_file()), model.parent)
+
+
+def has_steps(folder: Path) -> bool:
+    """Whether training has done a step."""
+    log = folder / "metrics.jsonl"
+    if any((folder / "checkpoints").glob("step-*")):
+        return True
+    if not log.is_file():
+        return False
+    with log.open("rb") as file:
+        return file.readline().endswith(b"\n")
+
+
+def paid(folder: Path) -> bool:
+    """Whether a run has cost anything: replies of stage 1, or steps."""
+    replies = (folder / "refine/journal.jsonl", folder / REFINED)
+    return has_steps(folder) or any(path.is_file() and path.stat().st_size for path in replies)
+
+
+def again(folder: Path) -> str:
+    """Options that train on the refined answers of a run with the same rows held out; empty before stage 1
+    has ended."""
+    if not (folder / REFINED).is_file():
+        return ""
+    return f"--data {folder / REFINED} --heldout_data {folder / HELDOUT}"
+
+
+def pin_inputs(folder: Path, inputs: Mapping[str, str], paid: Callable[[Path], bool] = paid) -> None:
+    """Remember what the run reads (name -> fingerprint); UserError if any of it has changed since the run has
+    `paid` for it."""
+    path = folder / INPUTS
+    before = read_json(path, "restore it, or delete it to go on with the data and models that this command "
+                       "names") if path.is_file() else {}
+    changed = [name for name in inputs if before.get(name) not in (None, inputs[name])]
+    if changed and paid(folder):
+        raise UserError(f"--output_dir {folder}: {' and '.join(changed)} changed since the run in it began; "
+                        "use a new --output_dir or the original inputs")
+    write_json({**before, **inputs}, path)
+
+
+def defaults(options: Iterable[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
     return {one.name: one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
             for group in options for one in dataclasses.fields(group)}
@@ -44,7 +159,7 @@ def without_address(engine: str) -> str:
 
 
 def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What each of these options is in the folder, and what is asked for."""
+    """Each of these options in the folder and on the command line."""
     return [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names]
 
 
@@ -52,29 +167,6 @@ def first_of(told: Sequence[str]) -> str:
     """The first few, and how many more there are."""
     more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
     return "; ".join(told[:SHOWN]) + more
-
-
-def make_folder(folder: Path) -> None:
-    """The output folder; UserError where a file is in the way."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
-    except OSError as error:
-        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror}); name another") from error
-
-
-@contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes out of it; UserError where one is at work there."""
-    make_folder(folder)
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--output_dir {folder}: another process is at work in it; wait for it to end "
-                            "or choose another --output_dir") from None
-        yield
 
 
 def save_costs(folder: Path, reporter: Reporter) -> None:

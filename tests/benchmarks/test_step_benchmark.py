@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.step import __main__ as table
 from benchmarks.step import gate as gate_module
-from benchmarks.step import ours, table
+from benchmarks.step import ours
 from benchmarks.step.gate import gate
-from benchmarks.step.inputs import Job
-from benchmarks.step.ours import run
+from benchmarks.step.ours import Job, run
 from raft_fast.distillation import losses
 from raft_fast.models import packing
 
@@ -128,18 +128,14 @@ def test_a_median_of_two_steps_is_not_shown():
         table.summarise({table.ALONE: [few]})
 
 
-def test_figures_leave_warm_up_and_checks_out_and_say_which_goals_are_met(capsys):
+def test_figures_leave_warm_up_and_checks_out(capsys):
     found = table.summarise({table.OURS: [one(train_seconds=0.3, student_tokens=60, seconds=1.5)],
                              table.ALONE: [one(train_seconds=0.3)], table.SDFT: [one(peak=200)]})
     assert found["steps_counted"] == [2, 3, 4]
     assert found["contenders"][table.OURS]["parts"]["step"]["seconds"] == [1.5, 1.5, 1.5]
     assert found["contenders"][table.SDFT]["outside_share"][1] == pytest.approx(0.05)
-    ratio = found["ratios"][f"{table.OURS} / {table.SDFT}"]
-    assert ratio == {"rollout": 1.0, "teacher": 1.0, "train": 6.0, "teacher and train": 3.5, "step": 2.67,
-                     "peak memory": 0.5}
-    met = {goal["what"].split(": ")[-1]: goal["met"] for goal in found["goals"]}
-    # the answers that only RAFT reads are no speed: goals are held at equal work
-    assert met == {"teacher": False, "train": True, "step": False, "peak memory": True,
-                   "share of a step outside rollout, teacher and train": False}
+    assert found["ratios"][f"{table.OURS} / {table.SDFT}"] == {
+        "rollout": 1.0, "teacher": 1.0, "train": 6.0, "teacher and train": 3.5, "step": 2.67,
+        "peak memory": 0.5}
     table.show(found)
-    assert "NOT met" in capsys.readouterr().out
+    assert "goal for raft-fast, KL alone" in capsys.readouterr().out

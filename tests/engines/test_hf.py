@@ -1,6 +1,5 @@
 """The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -255,7 +254,7 @@ def test_the_score_is_the_expected_digit(engine, chat):
         ids = torch.tensor([chat.student_prompt(ASKED[index])])
         shares = engine.model(ids).logits[0, -1, digits].softmax(-1)
         expected = ((shares * torch.arange(10)).sum() / 9).item()
-        assert json.loads(reply.text)["score"] == pytest.approx(expected, rel=1e-5)
+        assert reply.score == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_likelihood_is_that_of_dense_logits(engine, chat):

@@ -1,6 +1,5 @@
 """The vLLM engine against a stand-in with the signatures that were read in vLLM's source."""
 
-import json
 import sys
 import types
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def test_scores_are_read_from_the_text_with_a_second_chance(vllm):
     engine = VLLMEngine.load("m")
     engine.llm.say = lambda text, wanted: "9" if text == "good" or wanted.temperature > 0 else "what?"
     replies = dict(engine.score(turns("good", "odd", "good")))
-    assert [json.loads(replies[place].text)["score"] for place in range(3)] == [1, 1, 1]
+    assert [replies[place].score for place in range(3)] == [1, 1, 1]
     assert [replies[place].completion_tokens for place in range(3)] == [2, 4, 2]
     engine.llm.say = lambda text, wanted: "11"
     assert "the score 11" in dict(engine.score(turns("a")))[0].error

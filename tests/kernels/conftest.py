@@ -44,6 +44,17 @@ class Case:
         upstream = torch.ones_like(loss) if upstream is None else upstream.to(loss.dtype)
         return [loss.detach(), *torch.autograd.grad(loss, leaves, upstream)]
 
+    def check(self, backend: str = "torch", **options: Any) -> list[Tensor]:
+        """`run`, each result as close to the oracle's as the dense reference in float32 is."""
+        got = self.run(backend, **options)
+        oracle = self.double().run("reference", **options)
+        usual = self.to(torch.float32).run("reference", **options)
+        if self.weight_VD.dtype == torch.float64:  # float32's error, at float64's rounding
+            usual = [right + (base - right) * 2.0**-29 for base, right in zip(usual, oracle, strict=True)]
+        for one, right, base in zip(got, oracle, usual, strict=True):
+            _assert_close(one, right, base, self.targets.temperature)
+        return got
+
 
 def _make_case(
     n: int = 24, vocab: int = 97, d: int = 16, k: int = 9, dtype: torch.dtype = torch.float32,

@@ -1,4 +1,4 @@
-"""One of P gloo processes; run by test_kernel_parallel.py as `parallel_worker.py RANK P FILE BACKEND`."""
+"""One of P gloo processes; run by test_kernel_processes.py as `parallel_worker.py RANK P FILE BACKEND`."""
 
 import os
 import sys
@@ -47,25 +47,24 @@ def leaves(*tensors):
     return [t.clone().requires_grad_() for t in tensors]
 
 
-def same_as_one_process(first, last, k, **options):
+def same_as_one_process(first, last, k, divergence="forward_kl", **options):
     """Targets, loss and every gradient, where this process holds the rows from first to last."""
+    measured = {"divergence": divergence, "beta": 0.3, "token_weights": token_weights}
     right = topk_targets(hidden, weight, k, backend="torch", **options)
     got = vocab_parallel_topk_targets(
         hidden, weight[first:last], first, 43, k, backend=backend, **options)
     assert torch.equal(got.ids, right.ids)
     torch.testing.assert_close(got.logprobs, right.logprobs)
     h, w, b = leaves(hidden + 0.3, weight, bias)
-    loss = topk_kl_loss(
-        h, w, right, bias=b, token_weights=token_weights, backend="torch", **options)
+    loss = topk_kl_loss(h, w, right, bias=b, backend="torch", **measured, **options)
     loss.backward()
     ph, pw, pb = leaves(hidden + 0.3, weight[first:last], bias[first:last])
     spread = vocab_parallel_topk_kl_loss(
-        ph, pw, first, got, bias=pb, token_weights=token_weights, backend=backend, **options)
+        ph, pw, first, got, bias=pb, backend=backend, **measured, **options)
     spread.backward()
-    torch.testing.assert_close(spread, loss)
-    torch.testing.assert_close(ph.grad, h.grad)
-    torch.testing.assert_close(pw.grad, w.grad[first:last])
-    torch.testing.assert_close(pb.grad, b.grad[first:last])
+    for one, whole in ((spread, loss), (ph.grad, h.grad), (pw.grad, w.grad[first:last]),
+                       (pb.grad, b.grad[first:last])):
+        torch.testing.assert_close(one, whole)
 
 
 if backend == "triton":
@@ -75,7 +74,7 @@ if backend == "triton":
     RANGES = {name: RANGES[name] for name in ("first has all", "one row, and the rest")}
 for held in RANGES.values():
     same_as_one_process(*held[rank], k)
-same_as_one_process(first, last, 2, softcap=5.0, logit_scale=0.5)
+same_as_one_process(first, last, 2, "jsd", softcap=5.0, logit_scale=0.5)
 with torch.inference_mode():  # what is frozen may come from there
     frozen = [t.clone() for t in (weight[first:last], bias[first:last], token_weights)]
     taught = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, k, backend=backend)
@@ -116,6 +115,7 @@ for refused, message in (
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right.ids), "targets"),
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="reference"), "backend"),
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="fast"), "backend"),
+    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, divergence="kl"), "divergence"),
     (lambda: vocab_parallel_topk_targets(hidden, mine, first, 43, k, backend="fast"), "backend"),
 ):
     with pytest.raises(ValueError, match=f"^{message} was"):
@@ -142,31 +142,26 @@ torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
 torch.testing.assert_close(sharded_bias.grad.full_tensor(), b.grad)
 
 
-def network():
-    torch.manual_seed(1)
-    body, lm_head = torch.nn.Linear(5, 5).double(), torch.nn.Linear(5, 43, bias=False).double()
-    lm_head.weight.data = weight.clone()
-    return torch.nn.ModuleDict({"body": body, "lm_head": lm_head})
-
-
 class Body(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.parts = network()
+        torch.manual_seed(1)
+        self.layer, self.lm_head = torch.nn.Linear(5, 5).double(), torch.nn.Linear(5, 43, bias=False).double()
+        self.lm_head.weight.data = weight.clone()
 
     def forward(self, x):
-        return self.parts["body"](x)
+        return self.layer(x)
 
 
 one = Body()
-sum(topk_kl_loss(one(h), one.parts["lm_head"].weight, t)
+sum(topk_kl_loss(one(h), one.lm_head.weight, t)
     for h, t in zip(own, seen, strict=True)).div(world).backward()
 for head_by_itself in (False, True):
     spread = Body()
     if head_by_itself:
-        fully_shard(spread.parts["lm_head"], mesh=mesh)
+        fully_shard(spread.lm_head, mesh=mesh)
     fully_shard(spread, mesh=mesh)
-    topk_kl_loss(spread(own[rank]), spread.parts["lm_head"].weight, seen[rank]).backward()
+    topk_kl_loss(spread(own[rank]), spread.lm_head.weight, seen[rank]).backward()
     for got, right in zip(spread.parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(got.grad.full_tensor(), right.grad)
 leave()

@@ -5,7 +5,7 @@ All kernels and targets are `python -m benchmarks.compile_report`, which takes s
 """
 
 import importlib
-import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,19 +13,25 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytest.importorskip("triton", reason="Triton is not installed")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks import launches
+from benchmarks.compile_report import complaints, merged, narrow_offsets
+
+ROOT = Path(__file__).parents[2]
 GOOD = {"kernel": "_x", "pointers": "", "constants": "", "target": "sm_90", "stack": 0, "spills": 0,
         "tensor_core": "8 HGMMA", "narrow_offsets": []}
 
 
 def test_tensor_core_kernels_compile_for_hopper():
-    root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.compile_report", "--target", "sm_90", "--quick",
          "--kernel", "_tile_grad_hidden", "--jobs", "1"],
-        cwd=root, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": f"{root / 'kernels'}:{root}"},
+        cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}:{ROOT}"},
     )
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
     assert "HGMMA" in run.stdout
@@ -37,16 +43,12 @@ def test_tensor_core_kernels_compile_for_hopper():
     ({"narrow_offsets": ["%a * %b"]}, "offset in 32 bits: %a"),
 ])
 def test_complaints(change, complaint):
-    from benchmarks.compile_report import complaints
-
     assert complaints(GOOD) == complaints(GOOD | {"stack": 8}) == []  # 8 bytes that nothing touches
     (found,) = complaints(GOOD | change)
     assert complaint in found
 
 
 def test_one_kernel_compiled_again_takes_its_rows_place():
-    from benchmarks.compile_report import merged
-
     old = {"command": "all", "machine": {}, "triton": "3", "tools": {}, "wrong": ["_x spills"],
            "rows": [GOOD | {"spills": 2}, GOOD | {"kernel": "_y"}]}
     report = merged(old, old | {"command": "one", "wrong": [], "rows": [GOOD]})
@@ -57,11 +59,7 @@ def test_one_kernel_compiled_again_takes_its_rows_place():
 
 
 def test_the_committed_report_is_green():
-    import json
-
-    from benchmarks.compile_report import complaints
-
-    report = json.loads((Path(__file__).parents[2] / "benchmarks/results/compile-report.json").read_text())
+    report = json.loads((ROOT / "benchmarks/results/compile-report.json").read_text())
     assert report["wrong"] == [c for row in report["rows"] for c in complaints(row)] == []
 
 
@@ -82,11 +80,6 @@ def kernel(pointer, stride, n, WIDE: tl.constexpr):
 def test_a_product_of_offsets_in_32_bits_is_seen(tmp_path, wide, monkeypatch):
     """The offset of row 2^16 of 2^16 numbers: 0 in 32 bits."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from benchmarks.compile_report import narrow_offsets
 
     (tmp_path / "narrow_kernel.py").write_text(NARROW)
     monkeypatch.syspath_prepend(tmp_path)
@@ -100,8 +93,6 @@ def test_a_product_of_offsets_in_32_bits_is_seen(tmp_path, wide, monkeypatch):
 
 def test_every_kernel_and_every_dtype_is_among_the_choices():
     """Each of the launchers' kernels, and for those of the head each dtype and wide strides."""
-    from benchmarks import launches
-
     seen = {name: [v for v in launches.choices() if v.kernel == name] for name in launches.KERNELS}
     inner = {"_tanh", "_pack", "_unpack", "_keep_k_largest"}  # called by kernels alone
     assert {name for name, variants in seen.items() if not variants} == inner

@@ -7,6 +7,7 @@ import math
 from functools import partial
 
 import pytest
+import raft_kernels.divergence
 import torch
 from raft_kernels import (
     DIVERGENCES,
@@ -16,12 +17,14 @@ from raft_kernels import (
     topk_kl_loss,
     topk_kl_loss_from_logits,
     topk_reverse_kl_loss,
+    topk_targets,
 )
 from torch.autograd import gradcheck
 
 
 def kl(p, q):
-    return (p * (p / q).log()).sum(-1)
+    """Sum of p log(p / q), with 0 log 0 = 0."""
+    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
 
 
 def jsd(q, p, beta):
@@ -37,6 +40,7 @@ FORMULAS = {  # of teacher q and student p
     ("jsd", 0.5): partial(jsd, beta=0.5),
     ("jsd", 1.0): lambda q, p: kl(p, q),
 }
+BACKENDS = pytest.mark.parametrize("backend", ["torch", "reference"])
 EACH = pytest.mark.parametrize(("divergence", "beta"), FORMULAS)
 
 
@@ -45,12 +49,15 @@ def test_no_divergence_is_left_out():
 
 
 @EACH
-@pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_values_and_gradients_are_those_of_the_formula(make_case, divergence, beta, backend):
-    case = make_case(dtype=torch.float64)
+@BACKENDS
+@pytest.mark.parametrize("temperature", [0.5, 1.5, 4.0])
+def test_values_and_gradients_are_those_of_the_formula(make_case, divergence, beta, backend, temperature):
+    """T^2 of the value included."""
+    case = make_case(dtype=torch.float64, temperature=temperature)
     logits = (case.hidden_ND @ case.weight_VD.T).requires_grad_()
-    q, p = case.targets.logprobs.double().softmax(-1), (logits.gather(-1, case.targets.ids) / 1.5).softmax(-1)
-    right = 1.5**2 * FORMULAS[divergence, beta](q, p)
+    q = case.targets.logprobs.double().softmax(-1)
+    p = (logits.gather(-1, case.targets.ids) / temperature).softmax(-1)
+    right = temperature**2 * FORMULAS[divergence, beta](q, p)
     (gradient,) = torch.autograd.grad(right.sum(), logits)
     options = {"reduction": "none", "divergence": divergence, "beta": beta}
     rows, dhidden, dweight = case.run(backend, **options)
@@ -61,54 +68,74 @@ def test_values_and_gradients_are_those_of_the_formula(make_case, divergence, be
     torch.testing.assert_close(from_logits.detach(), rows)
     torch.testing.assert_close(torch.autograd.grad(from_logits.sum(), logits)[0], gradient)
     if divergence == "jsd" and beta == 0.5:
-        assert rows.max() <= 1.5**2 * math.log(2)
+        assert rows.max() <= temperature**2 * math.log(2)
 
 
 @EACH
-def test_finite_differences(make_case, divergence, beta):
+@BACKENDS
+def test_finite_differences(make_case, divergence, beta, backend):
     case = make_case(n=3, vocab=11, d=4, k=5, bias=True, dtype=torch.float64, seed=3)
     leaves = [t.clone().requires_grad_() for t in (case.hidden_ND, case.weight_VD, case.bias_V)]
     weights = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
     assert gradcheck(lambda h, w, b: topk_kl_loss(
         h, w, case.targets, bias=b, softcap=4.0, logit_scale=0.8, token_weights=weights,
-        divergence=divergence, beta=beta), leaves)
+        backend=backend, divergence=divergence, beta=beta), leaves)
 
 
 @EACH
-@pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_rows_dropped_equal_poisoned_or_missing(make_case, divergence, beta, backend):
-    """Weight 0 drops a NaN row, equal distributions are never below 0, and no rows give 0."""
+@BACKENDS
+def test_rows_of_weight_zero_never_leak(make_case, divergence, beta, backend):
+    """NaN of a dropped row reaches nothing, of another its loss; without any row all is 0."""
     options = {"divergence": divergence, "beta": beta}
-    case, weights = make_case(n=6), torch.tensor([1.0, 0, 1, 0, 1, 2])
+    case, weights = make_case(n=6, bias=True), torch.tensor([1.0, 0, 1, 0, 1, 2])
     clean = case.run(backend, token_weights=weights, **options)
     case.hidden_ND[weights == 0] = float("nan")
     case.targets.logprobs[1] = float("nan")
-    for got, right in zip(case.run(backend, token_weights=weights, **options), clean, strict=True):
-        assert torch.equal(got, right)
-    assert all(t.abs().sum() == 0 for t in case.run(backend, token_weights=torch.zeros(6), **options))
+    assert all(map(torch.equal, case.run(backend, token_weights=weights, **options), clean))
     assert case.run(backend, reduction="none", **options)[0].isnan().tolist() == (weights == 0).tolist()
-    assert all(t.abs().sum() == 0 for t in make_case(n=0).run(backend, **options))
-    same = make_case(n=200, temperature=1.0)
-    logits = same.hidden_ND @ same.weight_VD.T
-    logprobs, ids = logits.log_softmax(-1).topk(9)
-    same = type(same)(same.hidden_ND, same.weight_VD, None, TopKTargets(ids, logprobs, 1.0), {})
-    rows, dhidden, _ = same.run(backend, reduction="none", **options)
-    assert 0 <= rows.min() <= rows.max() < 1e-5
-    assert 0 < dhidden.abs().max() < 1e-5  # the value is clamped, its gradient is not
+    nothing = [case.run(backend, token_weights=torch.zeros(6), **options)]
+    nothing += [make_case(n=0, bias=True).run(backend, reduction=reduction, **options)
+                for reduction in ("mean", "sum", "none")]
+    assert all(result.abs().sum() == 0 for results in nothing for result in results)
+
+
+@EACH
+@BACKENDS
+def test_equal_distributions_give_zero_never_less(divergence, beta, backend):
+    hidden, weight = torch.randn(200, 32), torch.randn(300, 32)
+    targets = topk_targets(hidden, weight, 50)
+    hidden.requires_grad_()
+    rows = topk_kl_loss(hidden, weight, targets, reduction="none", backend=backend,
+                        divergence=divergence, beta=beta)
+    assert 0 <= rows.min() <= rows.max() < 1e-4
+    (gradient,) = torch.autograd.grad(rows.sum(), hidden)
+    assert gradient[rows == 0].abs().sum() > 0  # the value is clamped, its gradient is not
 
 
 @EACH
 def test_ids_of_probability_zero(divergence, beta):
-    """-inf on the teacher's side: a finite value, but where the student's mass there costs infinitely."""
+    """-inf log-probs (a server gave fewer than K) give what the formula's limit gives, no NaN."""
     logprobs = torch.tensor([[-0.2, -1.7, -torch.inf]], dtype=torch.float64)
     logits = torch.tensor([[1.0, 0.5, -0.5]], dtype=torch.float64, requires_grad=True)
     targets = TopKTargets(torch.tensor([[0, 1, 2]]), logprobs, 1.0)
-    loss = topk_kl_loss_from_logits(logits, targets, divergence=divergence, beta=beta)
-    if FORMULAS[divergence, beta](torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])).isposinf():
-        assert loss.isposinf()
-        return
-    assert loss.isfinite()
-    assert gradcheck(lambda z: topk_kl_loss_from_logits(z, targets, divergence=divergence, beta=beta), logits)
+    options = {"divergence": divergence, "beta": beta}
+    loss = topk_kl_loss_from_logits(logits, targets, **options)
+    right = FORMULAS[divergence, beta](logprobs.softmax(-1), logits.softmax(-1)).mean()
+    torch.testing.assert_close(loss, right)
+    if loss.isfinite():
+        assert gradcheck(lambda z: topk_kl_loss_from_logits(z, targets, **options), logits)
+
+
+@EACH
+@pytest.mark.parametrize("weighted", [False, True])
+def test_slices_give_the_same(make_case, weighted, divergence, beta, monkeypatch):
+    case = make_case(n=7, softcap=4.0)
+    options = {"divergence": divergence, "beta": beta,
+               "token_weights": torch.tensor([1.0, 0, 2, 1, 0.5, 0, 3]) if weighted else None}
+    whole = case.run(**options)
+    monkeypatch.setattr(raft_kernels.divergence, "SLICE_BYTES", 3 * 9 * 4)
+    for one, right in zip(case.run(**options), whole, strict=True):
+        torch.testing.assert_close(one, right)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])
@@ -127,8 +154,8 @@ def test_every_way_to_ask_is_the_same(make_case):
     head = (case.hidden_ND, case.weight_VD, case.targets)
     assert torch.equal(topk_reverse_kl_loss(*head), topk_kl_loss(*head, divergence="reverse_kl"))
     assert torch.equal(topk_jsd_loss(*head), topk_kl_loss(*head, divergence="jsd"))
-    assert torch.equal(TopKKLLoss(divergence="jsd", beta=0.2)(*head),
-                       topk_kl_loss(*head, divergence="jsd", beta=0.2))
+    assert torch.equal(TopKKLLoss("sum", divergence="jsd", beta=0.2)(*head),
+                       topk_kl_loss(*head, reduction="sum", divergence="jsd", beta=0.2))
 
 
 @pytest.mark.parametrize(("options", "message"), [

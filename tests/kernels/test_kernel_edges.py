@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,60 +62,27 @@ def test_nothing_of_size_n_by_v_is_ever_allocated(dtype):
     assert watch.largest <= 8 * max(n * k, vocab * d)
 
 
-def test_no_tokens_give_zero_with_zero_gradients(make_case):
-    for backend in ("torch", "reference"):
-        case = make_case(n=0, bias=True)
-        for reduction in ("mean", "sum", "none"):
-            loss, *gradients = case.run(backend, reduction=reduction)
-            assert loss.sum().item() == 0.0
-            assert all(g.abs().sum() == 0 for g in gradients)
-    assert topk_targets(torch.empty(0, 4), torch.randn(9, 4), 3).ids.shape == (0, 3)
-
-
-def test_every_token_dropped(make_case):
-    case = make_case(n=5, bias=True)
-    case.hidden_ND.fill_(float("nan"))
-    for result in case.run("torch", token_weights=torch.zeros(5)):
-        assert result.abs().sum().item() == 0.0
-
-
-def test_k_equal_to_the_vocabulary(make_case, assert_close):
-    case = make_case(vocab=12, k=12)
-    oracle, usual = case.double().run("reference"), case.run("reference")
-    for got, right, base in zip(case.run("torch"), oracle, usual, strict=True):
-        assert_close(got, right, base)
-
-
-@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
-def test_non_finite_hidden_states_give_a_non_finite_loss(make_case, poison):
-    case = make_case(n=4)
-    case.hidden_ND[2, 1] = poison
-    rows = case.run("torch", reduction="none")[0]
-    assert not rows[2].isfinite()
-    assert rows[[0, 1, 3]].isfinite().all()
-    assert not case.run("torch")[0].isfinite()
-
-
 @pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
-def test_a_cap_does_not_hide_what_is_not_finite(make_case, backend, poison):
-    """tanh(inf) = 1 is a plausible logit; an overflow must stay visible behind it."""
-    case = make_case(n=4, softcap=5.0)
+def test_hidden_states_that_are_not_finite_are_never_plausible(make_case, backend, softcap, poison):
+    """tanh(inf) = 1 is a plausible logit; an overflow must stay visible behind a cap too."""
+    case = make_case(n=4, softcap=softcap)
     case.hidden_ND[2, 1] = poison
     rows = case.run(backend, reduction="none")[0]
-    assert not rows[2].isfinite()
-    assert rows[[0, 1, 3]].isfinite().all()
+    assert rows.isfinite().tolist() == [True, True, False, True]
     loss, dhidden, _ = case.run(backend)
     assert not loss.isfinite()
     assert not dhidden[2].isfinite().any()
-    targets = topk_targets(case.hidden_ND, case.weight_VD, 5, softcap=5.0, backend=backend)
-    assert targets.logprobs[2].isnan().all()
-    assert targets.logprobs[[0, 1, 3]].isfinite().all()
-    masked = torch.zeros(97)
-    masked[7] = float("-inf")  # with a cap it is no probability of 0
-    targets = topk_targets(
-        torch.ones(1, 16), case.weight_VD, 5, bias=masked, softcap=5.0, backend=backend)
-    assert targets.logprobs.isnan().all()
+    head = (case.hidden_ND, case.weight_VD, 5)
+    targets = topk_targets(*head, softcap=softcap, backend=backend)
+    assert targets.logprobs.isfinite().all(-1).tolist() == [True, True, False, True]
+    assert 0 <= targets.ids.min() <= targets.ids.max() < 97
+    if softcap:
+        assert targets.logprobs[2].isnan().all()
+        masked = torch.where(torch.arange(97) == 7, float("-inf"), 0.0)  # with a cap no probability of 0
+        targets = topk_targets(*head, bias=masked, softcap=softcap, backend=backend)
+        assert targets.logprobs.isnan().all()
 
 
 @pytest.mark.parametrize("k", range(2, 21))
@@ -129,34 +97,6 @@ def test_select_ranks_nan_above_everything(k):
     for b in (None, bias):
         got = topk_targets(hidden, weight, k, bias=b, backend="torch").ids
         assert torch.equal(got, topk_targets(hidden, weight, k, bias=b, backend="reference").ids)
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
-def test_logits_of_any_size(make_case, assert_close, scale):
-    """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""
-    case = make_case()
-    case.hidden_ND.mul_(scale)
-    oracle, usual = case.double().run("reference"), case.run("reference")
-    for got, right, base in zip(case.run("torch"), oracle, usual, strict=True):
-        assert got.isfinite().all()
-        assert_close(got, right, base)
-
-
-def test_teacher_ids_of_probability_zero_cost_nothing(make_case):
-    """-inf log-probs (a server gave fewer than K) add neither value nor NaN."""
-    case = make_case(n=3, k=6, dtype=torch.float64)
-    full = case.targets
-    short = TopKTargets(full.ids[:, :4], full.logprobs[:, :4], 1.5)
-    logprobs = full.logprobs.clone()
-    logprobs[:, 4:] = float("-inf")
-    padded = TopKTargets(full.ids, logprobs, 1.5)
-    loss = topk_kl_loss(case.hidden_ND, case.weight_VD, padded, reduction="none")
-    assert loss.isfinite().all()
-    # the student's mass on the two extra ids is a cost of its own: -log of what is left
-    logits = (case.hidden_ND @ case.weight_VD.T / 1.5).gather(-1, full.ids)
-    left = logits.log_softmax(-1)[:, :4].logsumexp(-1)
-    inside = topk_kl_loss(case.hidden_ND, case.weight_VD, short, reduction="none")
-    torch.testing.assert_close(loss, inside - 1.5**2 * left)
 
 
 def in_inference_mode(make, *args, **options):
@@ -182,9 +122,8 @@ def test_what_inference_mode_made_is_as_good_as_any(make_case, trained, divergen
                              token_weights=make(token_weights.clone), divergence=divergence)
         return found.detach(), *torch.autograd.grad(found, own[trained])
 
-    for got, right in zip(run(in_inference_mode), run(lambda make, *args, **options: make(*args, **options)),
-                          strict=True):
-        assert torch.equal(got, right)
+    right = run(lambda make, *args, **options: make(*args, **options))
+    assert all(map(torch.equal, run(in_inference_mode), right))
 
 
 @pytest.mark.parametrize("made", ["selected", "built", "from a server", "indexed", "moved"])
@@ -207,35 +146,6 @@ def test_targets_are_never_inference_tensors_and_never_copies(made):
     assert logits.grad.isfinite().all()
 
 
-def test_a_backward_pass_twice_gives_the_same(make_case):
-    case = make_case()
-    hidden = case.hidden_ND.clone().requires_grad_()
-    loss = topk_kl_loss(hidden, case.weight_VD, case.targets)
-    (first,) = torch.autograd.grad(loss, hidden, retain_graph=True)
-    (second,) = torch.autograd.grad(loss, hidden)
-    assert torch.equal(first, second)
-
-
-def test_gradient_checkpointing_gives_the_same(make_case):
-    from torch.utils.checkpoint import checkpoint
-
-    case = make_case()
-    hidden = case.hidden_ND.clone().requires_grad_()
-    loss = checkpoint(topk_kl_loss, hidden, case.weight_VD, case.targets, use_reentrant=False)
-    (grad,) = torch.autograd.grad(loss, hidden)
-    assert torch.equal(grad, case.run("torch")[1])
-
-
-def test_mixed_dtypes(make_case, assert_close):
-    case = make_case(dtype=torch.bfloat16)
-    mixed = type(case)(case.hidden_ND.float(), case.weight_VD, None, case.targets, {})
-    oracle, usual = case.double().run("reference"), mixed.run("reference")
-    got = mixed.run("torch")
-    assert [t.dtype for t in got] == [torch.float32, torch.float32, torch.bfloat16]
-    for one, right, base in zip(got, oracle, usual, strict=True):
-        assert_close(one, right, base)
-
-
 def test_weight_rows_nobody_names_do_not_matter(make_case):
     """NaN in rows outside every top-K must not reach value or gradient."""
     case = make_case(n=3, k=4)
@@ -243,8 +153,7 @@ def test_weight_rows_nobody_names_do_not_matter(make_case):
     unused = torch.ones(97, dtype=torch.bool)
     unused[case.targets.ids.unique()] = False
     case.weight_VD[unused] = float("nan")
-    for got, want in zip(case.run("torch"), right, strict=True):
-        assert torch.equal(got, want)
+    assert all(map(torch.equal, case.run("torch"), right))
 
 
 def test_import_stays_light():
@@ -255,7 +164,7 @@ def test_import_stays_light():
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_shape_stride_and_dtype(data, make_case, assert_close):
+def test_any_shape_stride_and_dtype(data, make_case):
     """The torch backend equals the oracle whatever the layout; strides never change values."""
     vocab = data.draw(st.integers(2, 70), "vocab")
     case = make_case(
@@ -265,23 +174,16 @@ def test_any_shape_stride_and_dtype(data, make_case, assert_close):
         temperature=data.draw(st.sampled_from([0.3, 1.0, 1.5, 5.0]), "temperature"),
         seed=data.draw(st.integers(0, 1000), "seed"),
     )
-    weights = torch.tensor(
-        data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=case.hidden_ND.shape[0],
-                           max_size=case.hidden_ND.shape[0]), "weights"), dtype=torch.float32)
+    n = case.hidden_ND.shape[0]
+    weights = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=n, max_size=n),
+                                     "weights"), dtype=torch.float32)
     reduction = data.draw(st.sampled_from(["mean", "sum", "none"]), "reduction")
-    oracle = case.double().run("reference", token_weights=weights, reduction=reduction)
-    usual = case.to(torch.float32).run("reference", token_weights=weights, reduction=reduction)
-    if case.hidden_ND.dtype == torch.float64:  # float32's error, at float64's rounding
-        usual = [right + (base - right) * 2.0**-29
-                 for base, right in zip(usual, oracle, strict=True)]
     layout = data.draw(st.sampled_from(["plain", "transposed", "sliced"]), "layout")
-    strided = type(case)(_lay_out(case.hidden_ND, layout), _lay_out(case.weight_VD, layout),
-                         case.bias_V, case.targets, {})
+    strided = replace(case, hidden_ND=_lay_out(case.hidden_ND, layout),
+                      weight_VD=_lay_out(case.weight_VD, layout))
     # upstream gradients of stride 0 are what .sum() sends
-    upstream = torch.ones(()).expand(oracle[0].shape)
-    got = strided.run("torch", upstream, token_weights=weights, reduction=reduction)
-    for one, right, base in zip(got, oracle, usual, strict=True):
-        assert_close(one, right, base, case.targets.temperature)
+    upstream = torch.ones(()).expand(n if reduction == "none" else ())
+    strided.check(upstream=upstream, token_weights=weights, reduction=reduction)
 
 
 def _lay_out(tensor, layout):

@@ -93,28 +93,17 @@ SERVER = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), SELECT)
-def test_topk_targets(change, message):
-    with pytest.raises(ValueError, match=message):
-        topk_targets(**({"hidden": HIDDEN, "weight": WEIGHT, "k": 5} | change))
+HEAD = {"hidden": HIDDEN, "weight": WEIGHT}
+CALLS = [(topk_targets, HEAD | {"k": 5}, SELECT), (topk_kl_loss, HEAD | {"targets": TARGETS}, LOSS),
+         (TopKTargets, {"ids": IDS, "logprobs": LOGPROBS, "temperature": 1.5}, BUILD),
+         (TopKTargets.from_logprobs, {"ids": IDS, "logprobs": LOGPROBS}, SERVER)]
 
 
-@pytest.mark.parametrize(("change", "message"), LOSS)
-def test_topk_kl_loss(change, message):
-    with pytest.raises(ValueError, match=message):
-        topk_kl_loss(**({"hidden": HIDDEN, "weight": WEIGHT, "targets": TARGETS} | change))
-
-
-@pytest.mark.parametrize(("change", "message"), BUILD)
-def test_top_k_targets(change, message):
-    with pytest.raises(ValueError, match=message):
-        TopKTargets(**({"ids": IDS, "logprobs": LOGPROBS, "temperature": 1.5} | change))
-
-
-@pytest.mark.parametrize(("change", "message"), SERVER)
-def test_from_logprobs(change, message):
-    with pytest.raises(ValueError, match=message):
-        TopKTargets.from_logprobs(**({"ids": IDS, "logprobs": LOGPROBS} | change))
+@pytest.mark.parametrize(("call", "right", "change", "message"), [
+    (call, right, *row) for call, right, rows in CALLS for row in rows])
+def test_a_wrong_argument_is_named(call, right, change, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call(**(right | change))
 
 
 def test_others(tmp_path):

@@ -74,19 +74,6 @@ def models():
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.state_dict().items())
 
 
-def test_plain_loop_with_lora():
-    """Only the LoRA layers learn; the KL falls at the first steps."""
-    from plain_loop import train_step
-
-    student, teacher = _with_lora(_model(0)), _model(1)
-    teacher.lm_head.weight.data *= 20
-    learnt = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=1e-2)
-    losses = [train_step(student, teacher, _batch(_rows()), optimizer, kl_weight=10.0, k=K)[1]
-              for _ in range(5)]
-    assert losses[-1] < losses[0]
-
-
 def test_plain_loop(models):
     from plain_loop import train_step
 
@@ -96,26 +83,42 @@ def test_plain_loop(models):
         train_step(student, teacher, _batch(_rows()), optimizer, kl_weight=10.0, k=K)
 
 
+def test_plain_loop_with_lora():
+    """Only the LoRA layers learn; the KL falls at the first steps."""
+    from plain_loop import train_step
+
+    student, teacher = _with_lora(_model(0)), _model(1)
+    teacher.lm_head.weight.data *= 20
+    optimizer = torch.optim.AdamW((p for p in student.parameters() if p.requires_grad), lr=1e-2)
+    losses = [train_step(student, teacher, _batch(_rows()), optimizer, kl_weight=10.0, k=K)[1]
+              for _ in range(5)]
+    assert losses[-1] < losses[0]
+
+
 def _arguments(kind, folder, **more):
-    return kind(output_dir=str(folder), max_steps=10, learning_rate=1e-2, use_cpu=True,
-                per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
-                save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant", **more)
+    return kind(**{
+        "output_dir": str(folder), "max_steps": 10, "learning_rate": 1e-2, "use_cpu": True,
+        "per_device_train_batch_size": 8, "remove_unused_columns": False, "report_to": [],
+        "save_strategy": "no", "disable_tqdm": True, "lr_scheduler_type": "constant"} | more)
 
 
-def test_transformers_trainer(models, tmp_path):
+@pytest.fixture
+def hf_trainer(tmp_path):
+    """(student, teacher, rows, options of TrainingArguments) -> the example's trainer."""
     from transformers import TrainingArguments
     from transformers_trainer import DistillingTrainer
 
-    student, teacher = models
-    DistillingTrainer(student, _arguments(TrainingArguments, tmp_path), data_collator=_batch,
-                      train_dataset=_rows(), teacher=teacher, k=K).train()
+    return lambda student, teacher, rows=None, **options: DistillingTrainer(
+        student, _arguments(TrainingArguments, tmp_path, **options), data_collator=_batch,
+        train_dataset=rows or _rows(), teacher=teacher, k=K)
 
 
-def test_transformers_trainer_accumulates_as_one_batch(tmp_path):
+def test_transformers_trainer(models, hf_trainer):
+    hf_trainer(*models).train()
+
+
+def test_transformers_trainer_accumulates_as_one_batch(hf_trainer):
     """One step of 8 x 1 and of 2 x 4 rows whose answers differ in length: the same gradient."""
-    from transformers import TrainingArguments
-    from transformers_trainer import DistillingTrainer
-
     rows = _rows()[:8]
     for i, row in enumerate(rows):
         cut = i % 4  # the first `cut` answer tokens are not learnt
@@ -125,13 +128,8 @@ def test_transformers_trainer_accumulates_as_one_batch(tmp_path):
     after = []
     for size, steps in ((8, 1), (2, 4)):
         student = _model(0)
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=1, learning_rate=0.1, use_cpu=True, optim="sgd",
-            per_device_train_batch_size=size, gradient_accumulation_steps=steps,
-            max_grad_norm=0.0, remove_unused_columns=False, report_to=[], save_strategy="no",
-            disable_tqdm=True, lr_scheduler_type="constant")
-        DistillingTrainer(student, arguments, data_collator=_batch, train_dataset=rows,
-                          teacher=_model(1), k=K).train()
+        hf_trainer(student, _model(1), rows, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0,
+                   per_device_train_batch_size=size, gradient_accumulation_steps=steps).train()
         after.append(student.state_dict())
     before = _model(0).state_dict()
     for name, one in after[0].items():
@@ -149,13 +147,10 @@ def _loss_of(trainer, student, processes):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_transformers_trainer_over_processes(tmp_path, lora):
+def test_transformers_trainer_over_processes(hf_trainer, lora):
     """Tokens are counted over all processes and gradients averaged: the loss of one batch is its mean."""
-    from transformers import TrainingArguments
-    from transformers_trainer import DistillingTrainer
-
     student = _with_lora(_model(0)) if lora else _model(0)
-    trainer = DistillingTrainer(student, _arguments(TrainingArguments, tmp_path), teacher=_model(1), k=K)
+    trainer = hf_trainer(student, _model(1))
     alone = _loss_of(trainer, student, 1)
     torch.testing.assert_close(_loss_of(trainer, student, 2), alone)
     trainer.args.average_tokens_across_devices = False

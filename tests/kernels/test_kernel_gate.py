@@ -11,7 +11,7 @@ from raft_kernels import triton_hot, triton_tiles
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from benchmarks import head, head_gate, head_inputs, head_rivals, measure, scaling, tune_tiles
+from benchmarks import head, head_gate, head_inputs, measure, scaling, tune_tiles
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -46,11 +46,15 @@ def _wrong(targets, how):
     return replace(targets, ids=ids, logprobs=logprobs, checked=True)
 
 
+def _wrong_select(monkeypatch, how="a repeated id"):
+    select = head_gate.topk_targets
+    monkeypatch.setattr(head_gate, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
+
+
 @pytest.mark.parametrize("how", ["last row of zeros", "first row of zeros", "a repeated id",
                                  "an id off by one", "all NaN", "one row NaN", "rows of their neighbours"])
 def test_a_wrong_select_is_red(inputs, how, monkeypatch):
-    select = head_rivals.topk_targets
-    monkeypatch.setattr(head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
+    _wrong_select(monkeypatch, how)
     assert not _green(inputs)
 
 
@@ -58,23 +62,14 @@ def test_ids_from_beyond_the_cut_are_red(monkeypatch):
     """Ranks 513 to 520 in the place of the last 8: their logits differ by less than bfloat16 shows."""
     inputs = head_inputs.random_inputs(64, 64, 8000, 512, torch.bfloat16, "cpu")
     assert _green(inputs)
-    select = head_rivals.topk_targets
+    select = head_gate.topk_targets
 
     def beyond(hidden, weight, k, t, **options):
         more = select(hidden, weight, k + 8, t, **options)
         kept = torch.cat([torch.arange(k - 8), torch.arange(k, k + 8)])
         return replace(more, ids=more.ids[:, kept], logprobs=more.logprobs[:, kept], checked=True)
 
-    monkeypatch.setattr(head_rivals, "topk_targets", beyond)
-    assert not _green(inputs)
-
-
-def test_a_frozen_loss_that_is_wrong_is_red(inputs, monkeypatch):
-    """It is timed, so it is judged: its gradient without the last rows."""
-    loss = head_rivals.topk_kl_loss
-    monkeypatch.setattr(
-        head_rivals, "topk_kl_loss",
-        lambda h, w, t, **o: loss(h if w.requires_grad else _Damaged.apply(h, 60), w, t))
+    monkeypatch.setattr(head_gate, "topk_targets", beyond)
     assert not _green(inputs)
 
 
@@ -91,32 +86,21 @@ class _Damaged(torch.autograd.Function):
         return torch.cat([grads[0][: ctx.first], torch.zeros_like(grads[0][ctx.first :])]), None
 
 
-@pytest.mark.parametrize("first", [69, 48])
-def test_a_gradient_without_its_tail_is_red(inputs, first, monkeypatch):
-    loss = head_rivals.topk_kl_loss
-    monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t, **o: loss(_Damaged.apply(h, first), w, t))
+LOSS = head_gate.topk_kl_loss
+WRONG_LOSSES = {
+    "a gradient without its last row": lambda h, w, t: LOSS(_Damaged.apply(h, 69), w, t),
+    "a gradient without its last tile": lambda h, w, t: LOSS(_Damaged.apply(h, 48), w, t),
+    # it is timed, so it is judged
+    "only the frozen one": lambda h, w, t: LOSS(h if w.requires_grad else _Damaged.apply(h, 60), w, t),
+    "a loss without its tail": lambda h, w, t: LOSS(h[:60], w, t[:60], reduction="sum") / 70,
+    "a scaled weight gradient": lambda h, w, t: LOSS(h, w * 0.5 + w.detach() * 0.5, t),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_LOSSES)
+def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
+    monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
     assert not _green(inputs)
-
-
-def test_a_loss_without_its_tail_is_red(inputs, monkeypatch):
-    loss = head_rivals.topk_kl_loss
-    monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t, **o: loss(h[:60], w, t[:60], reduction="sum") / 70)
-    assert not _green(inputs)
-
-
-def test_a_scaled_weight_gradient_is_red(inputs, monkeypatch):
-    loss = head_rivals.topk_kl_loss
-    monkeypatch.setattr(head_rivals, "topk_kl_loss",
-                        lambda h, w, t, **o: loss(h, w * 0.5 + w.detach() * 0.5, t))
-    assert not _green(inputs)
-
-
-def _wrong_select(monkeypatch):
-    select = head_rivals.topk_targets
-    monkeypatch.setattr(
-        head_rivals, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), "a repeated id"))
 
 
 @pytest.mark.parametrize("program", [head, scaling])

@@ -1,17 +1,20 @@
 """Bytes alive at once in the Triton backend, counted from shapes: no data, no GPU, no kernel run."""
 
-import importlib.util
 import itertools
 import weakref
 
 import pytest
 import torch
 from raft_kernels import DIVERGENCES
+from raft_kernels.divergence import TokenDivergence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytest.importorskip("triton", reason="Triton is not installed")
+from raft_kernels import triton_sampled, triton_select, triton_tiles
+
+from benchmarks import launches
+
 MIB = 1 << 20
 
 
@@ -65,8 +68,6 @@ class Alive(TorchDispatchMode):
 
 
 def _peak(run, n, k, vocab, d, dtype):
-    from benchmarks import launches
-
     hidden, weight = (torch.empty(*s, dtype=dtype, device="meta") for s in ((n, d), (vocab, d)))
     ids = torch.empty(n, k, dtype=torch.int64, device="meta")
     grad, active = torch.empty(n, k, device="meta"), torch.empty(n, dtype=torch.bool, device="meta")
@@ -78,34 +79,24 @@ def _peak(run, n, k, vocab, d, dtype):
 
 
 def _select(hidden, weight, ids, *_):
-    from raft_kernels import triton_select
-
     return triton_select.select(hidden, weight, None, ids.shape[1], 1.5, 1.0, None)
 
 
 def _logits(hidden, weight, ids, *_):
-    from raft_kernels import triton_sampled
-
     return triton_sampled.sampled_logits(hidden, weight, ids, None)
 
 
 def _backward(hidden, weight, ids, grad, _):
-    from raft_kernels import triton_sampled
-
     return triton_sampled.sampled_backward(grad, hidden, weight, ids, None, True, True)
 
 
 def _weighted(hidden, weight, ids, grad, active):
     """The backward pass where some tokens are dropped."""
-    from raft_kernels import triton_sampled
-
     return triton_sampled.sampled_backward(grad, hidden, weight, ids, active, True, True)
 
 
 def _frozen(hidden, weight, ids, grad, active):
     """The same without a gradient of the head."""
-    from raft_kernels import triton_sampled
-
     return triton_sampled.sampled_backward(grad, hidden, weight, ids, active, True, False)
 
 
@@ -123,8 +114,6 @@ def test_extra_memory_stays_below_its_bound(run, dtype, k, vocab, d):
 
 def test_tiles_held_at_once_follow_k(monkeypatch):
     """Sixteen tiles at K = 2048 would be over the bound."""
-    from raft_kernels import triton_tiles
-
     monkeypatch.setattr(triton_tiles, "tokens_at_once", lambda *_: 16 * triton_tiles.TILE)
     assert _peak(_logits, 8192, 2048, 262144, 4096, torch.bfloat16) > 512 * MIB
 
@@ -140,8 +129,6 @@ def test_few_ids_of_a_large_vocabulary(run, k):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_divergence_takes_a_few_slices(divergence, softcap):
     """Above its logits and the gradient it saves, each one number a pair."""
-    from raft_kernels.divergence import TokenDivergence
-
     with Alive() as alive:
         logits, logprobs = (torch.empty(8192, 2048, device="meta", requires_grad=r) for r in (True, False))
         weights = torch.empty(8192, device="meta")
@@ -157,8 +144,6 @@ def test_only_pairs_grow_with_tokens(run):
 
 
 def test_mixed_dtypes_are_upcast_in_bounded_chunks():
-    from raft_kernels import triton_select
-
     def select(hidden, weight, *_):
         return triton_select.select(hidden.float(), weight, None, 512, 1.5, 1.0, None)
 

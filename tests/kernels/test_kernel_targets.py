@@ -58,18 +58,7 @@ def test_leading_dimensions_are_free():
     assert torch.equal(got.ids.view(6, 6), flat.ids)
     one = topk_targets(hidden[1, 2], weight, 6)
     assert torch.equal(one.ids, got.ids[1, 2])
-
-
-def test_non_finite_hidden_states_are_never_plausible():
-    weight = torch.randn(50, 8)
-    for poison in (float("nan"), float("inf"), float("-inf")):
-        hidden = torch.randn(2, 8)
-        hidden[0, 3] = poison
-        targets = topk_targets(hidden, weight, 5)
-        assert not targets.logprobs[0].isfinite().all()
-        assert targets.logprobs[1].isfinite().all()
-        assert (targets.ids >= 0).all()
-        assert (targets.ids < 50).all()
+    assert topk_targets(hidden[:0], weight, 6).ids.shape == (0, 3, 6)
 
 
 def test_a_masked_vocabulary_is_never_chosen():

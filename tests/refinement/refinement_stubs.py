@@ -1,6 +1,5 @@
-"""Deterministic stand-ins: engines that answer by a function, an encoder that counts words."""
+"""Deterministic stand-ins: engines that answer by a function, encoders by a table, a bare workbench."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,10 +7,18 @@ import numpy as np
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
+from raft_fast.engines.asking import load_prompts
+from raft_fast.refinement import raft, refine
+from raft_fast.refinement.bench import Workbench, skipped
+from raft_fast.refinement.candidates import REWRITE, Candidate
 from raft_fast.refinement.checks import CHECKS
+from raft_fast.refinement.parts import criticise
+from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 UNCHECKED = ",".join(CHECKS)
 """--skip_checks for tests of something else: what stubs say need not make sense."""
+OUTPUTS = ("decisions.jsonl", "refined.parquet", "summary.json")
 
 
 class StubEngine:
@@ -44,8 +51,8 @@ class StubEngine:
     def _reply(self, answer: str | float | Reply) -> Reply:
         if isinstance(answer, Reply):
             return answer
-        text = answer if isinstance(answer, str) else json.dumps({"score": answer})
-        return Reply(text, "stop", prompt_tokens=10, completion_tokens=2)
+        text, score = (answer, None) if isinstance(answer, str) else ("", answer)
+        return Reply(text, "stop", prompt_tokens=10, completion_tokens=2, score=score)
 
 
 class StubEncoder:
@@ -70,3 +77,22 @@ def row(row_id: str, question: str = "What?", gold: str = "gold answer") -> Row:
     return Row(row_id, [Message(role="user", content=question)], gold, gold)
 
 
+def rows_of(count: int) -> list[Row]:
+    return [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(count)]
+
+
+def run(folder, rows, roles, encoder=None, reporter=None, *, skip_checks=UNCHECKED, given=None, **options):
+    """RAFT's stage 1 with these options; `given` goes to `refine`. Returns the summary."""
+    stage = raft(RefineOptions(skip_checks=skip_checks, **options))
+    return refine(rows, stage, roles, encoder or StubEncoder(), folder, reporter or Reporter(),
+                  **(given or {}))
+
+
+def rewritten(rows, replies, encoder, golds=None, skip_checks="", tau=0.0, option="--tau"):
+    """Candidates with these replies, criticised as rewrites."""
+    prompts = load_prompts()
+    bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(),
+                      skipped(skip_checks), None)
+    found = [Candidate(one, REWRITE, 1, reply) for one, reply in zip(rows, replies, strict=True)]
+    criticise(found, bench, prompts.rewrite, tau, option, retrieval=True)
+    return found

@@ -9,9 +9,10 @@ import pytest
 from benchmarks.checks import ENDS, LONG
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
+from raft_fast.refinement.candidates import Candidate
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, check
 from raft_fast.refinement.checks.language import guess_language
-from raft_fast.refinement.decisions import Filtered, decide
+from raft_fast.refinement.equations import choose
 from raft_fast.refinement.summary import Tally
 
 FILE = Path(__file__).parents[2] / "benchmarks/check_pairs.jsonl"
@@ -55,8 +56,7 @@ def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
     assert set(CHECKS) - set(found) == {*COMPARING}
     assert (found["loops"], found["length"]) == (None, None)
     assert not Case("", "It is 5 m. " * 100, Reply("x" * 10_000)).too_long
-    filtered = Filtered(Row("r", [], "", gold=long), Reply("It is 6 EUR."), 0.9, {})
-    line = decide(filtered, []).as_json()
+    line = choose(Candidate(Row("r", [], "", gold=long), "rewrite", 1, Reply("It is 6 EUR.")), []).as_json()
     assert line["why"].endswith("; too long for the checks numbers, references, negation, bounds, duty")
     tally = Tally()
     tally.add(line)

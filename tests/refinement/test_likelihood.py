@@ -1,17 +1,15 @@
-"""The supervision-compatibility gap: what is recorded, kept, and said where it cannot be had."""
+"""The supervision-compatibility gap: what is recorded, kept, and said if there is none."""
 
 import json
 
 import pytest
 import torch
-from refinement_stubs import StubEncoder, StubEngine, row
+from refinement_stubs import StubEncoder, StubEngine, row, run
 
 from raft_fast.data.texts import Message
 from raft_fast.engines.hf import HFEngine
-from raft_fast.refinement import Roles, refine
-from raft_fast.refinement.likelihood import OFF, SERVER
-from raft_fast.run.options import RefineOptions
-from raft_fast.run.progress import Reporter
+from raft_fast.refinement import Roles
+from raft_fast.refinement.bench import OFF, SERVER
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({"gold far": 0.5})
@@ -36,20 +34,17 @@ def local(**options):
     return LocalEngine("writer", lambda text, seed: "rewritten", **options)
 
 
-def roles(rewriter):
-    return Roles(rewriter, StubEngine("fuser", lambda text, seed: "fusion"),
-                 [StubEngine("judge", lambda text, seed: 0.9)])
-
-
-def run(folder, rewriter, **options):
-    summary = refine(ROWS, RefineOptions(**options), roles(rewriter), ENCODER, folder, Reporter())
+def read(folder, rewriter, **options):
+    roles = Roles(rewriter, StubEngine("fuser", lambda text, seed: "fusion"),
+                  [StubEngine("judge", lambda text, seed: 0.9)])
+    summary = run(folder, ROWS, roles, ENCODER, skip_checks="", **options)
     lines = (folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["nll"] for line in lines], summary
 
 
 def test_every_answer_of_a_row_is_read_after_its_question(tmp_path):
     rewriter = local()
-    found, summary = run(tmp_path, rewriter)
+    found, summary = read(tmp_path, rewriter)
     assert found == [{"gold": 3.0, "rewrite": 0.3333, "fused": 1.25},
                      {"gold": 3.0, "rewrite": 0.3333, "fused": None}]
     assert sorted(rewriter.read) == [("far?", "gold far"), ("far?", "rewritten"), ("near?", "fusion"),
@@ -60,14 +55,14 @@ def test_every_answer_of_a_row_is_read_after_its_question(tmp_path):
 
 
 def test_a_second_run_reads_nothing_again_and_says_the_same(tmp_path):
-    first = run(tmp_path, local())
+    first = read(tmp_path, local())
     again = local()
-    assert run(tmp_path, again) == first
+    assert read(tmp_path, again) == first
     assert again.read == []
 
 
 def test_a_likelihood_that_is_no_number_is_null_and_counts_nowhere(tmp_path):
-    found, summary = run(tmp_path, local(nats={"fusion": (float("nan"), 4)}))
+    found, summary = read(tmp_path, local(nats={"fusion": (float("nan"), 4)}))
     assert found[0] == {"gold": 3.0, "rewrite": 0.3333, "fused": None}
     assert summary["supervision_gap"]["rows"] == 1
 
@@ -76,8 +71,8 @@ def test_a_likelihood_that_is_no_number_is_null_and_counts_nowhere(tmp_path):
     (StubEngine("server", lambda text, seed: "rewritten"), {}, SERVER),
     (local(), {"supervision_gap": False}, OFF),
 ])
-def test_where_there_are_none_the_reason_is_said(tmp_path, rewriter, options, reason):
-    found, summary = run(tmp_path, rewriter, **options)
+def test_without_likelihoods_the_reason_is_said(tmp_path, rewriter, options, reason):
+    found, summary = read(tmp_path, rewriter, **options)
     assert found == [None, None]
     assert summary["supervision_gap"] is None
     assert summary["no_likelihoods"] == reason

@@ -1,19 +1,22 @@
 """Eqs. 1-4 against numbers worked out by hand."""
 
+import numpy as np
 import pytest
-from refinement_stubs import StubEncoder, StubEngine, row
+from refinement_stubs import StubEncoder, StubEngine, rewritten, row
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Reply, Sampling
+from raft_fast.engines import Reply
+from raft_fast.engines.asking import Activity, Prompt, load_prompt, load_prompts
 from raft_fast.engines.journal import Journal
-from raft_fast.engines.prompting import Prompt, load_prompt, load_prompts
-from raft_fast.refinement.decisions import Filtered, Round, Tokens, Verdict, decide, refined_row
-from raft_fast.refinement.filter import Filter
-from raft_fast.refinement.rewrite import rewrite
-from raft_fast.refinement.roles import Part
+from raft_fast.refinement import Roles
+from raft_fast.refinement.bench import Workbench
+from raft_fast.refinement.candidates import JUDGE, Candidate, best, disagreement, refined_rows
+from raft_fast.refinement.equations import choose
+from raft_fast.refinement.parts import cosines, judge, rewrite
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
+from raft_fast.run.options import RefineOptions
 
 
 def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_path):
@@ -22,28 +25,33 @@ def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_
              Message(role="user", content="How tall {x}?")]
     engine = StubEngine("stub", lambda text, seed: f"  rewritten {seed}\n")
     with Journal(tmp_path) as journal:
-        reply, = rewrite([Row("1", turns, "3 m", "3 m")], Part("--rewriter", engine, journal),
-                         Sampling(seed=5), load_prompt("rewrite"))
+        bench = Workbench.of(RefineOptions(), Roles(engine), StubEncoder(), None, journal, Activity([]), 5)
+        one, = rewrite([Row("1", turns, "3 m", "3 m")], bench)
     asked, = engine.asked
     assert asked[:3] == turns[:3]
     assert asked[3]["role"] == "user"
     assert "How tall {x}?" in asked[3]["content"]
     assert "3 m" in asked[3]["content"]
-    assert reply.text == "rewritten 5"
+    assert one.text == "rewritten 5"
 
 
-def one_filtered(reply, similarity, tau=0.8, gold="gold answer"):
+def one_rewritten(reply, similarity, tau=0.8):
     encoder = StubEncoder({reply.text: similarity} if reply.text.strip() else {})
-    return Filter(encoder, tau).rewrites([row("1", gold=gold)], [reply], Prompt("rewrite", ""))[0]
+    return rewritten([row("1")], [reply], encoder, tau=tau)[0]
+
+
+def answer_of(rewrite):
+    decision = choose(rewrite, [])
+    return decision.picks[0].text
 
 
 @pytest.mark.parametrize(("similarity", "passes"), [
     (0.7999, False), (0.8, True), (0.95, True), (-0.2, False)])
 def test_eq3_keeps_the_rewrite_from_tau_on(similarity, passes):
-    found = one_filtered(Reply("rewrite"), similarity)
+    found = one_rewritten(Reply("rewrite"), similarity)
     assert found.passed is passes
-    assert found.answer == ("rewrite" if passes else "gold answer")
-    assert found.similarity == similarity
+    assert answer_of(found) == ("rewrite" if passes else "gold answer")
+    assert found.scores["similarity"] == similarity
 
 
 @pytest.mark.parametrize(("reply", "check"), [
@@ -54,76 +62,124 @@ def test_eq3_keeps_the_rewrite_from_tau_on(similarity, passes):
     (Reply("", error="timeout"), "reply"),
 ])
 def test_what_cannot_be_used_falls_back_to_gold_whatever_tau_says(reply, check):
-    found = one_filtered(reply, 1.0, tau=-1.0)
-    assert found.answer == "gold answer"
-    assert found.checks[check] is not None
+    found = one_rewritten(reply, 1.0, tau=-1.0)
+    assert answer_of(found) == "gold answer"
+    assert found.objections[check] is not None
 
 
 def test_a_similarity_that_is_no_number_is_an_objection_not_a_nan():
-    found = one_filtered(Reply("rewrite"), float("nan"))
-    assert found.similarity is None
+    found = one_rewritten(Reply("rewrite"), float("nan"))
+    assert found.scores["similarity"] is None
     assert not found.passed
 
 
-def verdicts(*scores):
-    return [Verdict(f"judge {n}", score, None if score is not None else "no score", Tokens())
-            for n, score in enumerate(scores)]
+def test_eq2_cosines():
+    left = np.float32([[1, 0], [0.6, 0.8], [0, 0], [1, 0]])
+    right = np.float32([[0, 1], [0.8, 0.6], [1, 0], [1, 0]])
+    assert cosines(left, right) == [0.0, 0.96, None, 1.0]
 
 
-def a_round(number, *scores, checks=None, quorum=1):
-    return Round(number, Reply(f"fusion {number}"), 0.9, checks or {}, quorum, verdicts(*scores))
+def test_a_fusion_is_checked_as_a_rewrite_is():
+    one, = rewritten([row("1")], [Reply("fused 7")], StubEncoder({"fused 7": 0.5}), tau=0.6,
+                     option="--fused_tau")
+    assert one.scores["similarity"] == 0.5
+    assert one.objections["numbers"] == "numbers: adds 7"
+    assert one.objections["similarity"] == "similarity 0.500 is below --fused_tau 0.6"
 
 
-PASSED = Filtered(row("1"), Reply("rewrite"), 0.9, {})
+@pytest.fixture
+def judged(tmp_path):
+    """Round `number`, judged by judges that give these scores (None: they fail); or with objections."""
+    def make(number, *scores, objections=None, quorum=1):
+        one = Candidate(row("1"), "fused", number, Reply(f"fusion {number}"), {}, objections or {})
+        judges = [StubEngine(f"judge {n}", lambda text, seed, score=score: Reply("", error="no score")
+                             if score is None else score) for n, score in enumerate(scores)]
+        roles = Roles(StubEngine("writer", str), StubEngine("fuser", str), judges)
+        with Journal(tmp_path / f"{number} {scores}") as journal:
+            judge([one], Workbench.of(RefineOptions(quorum=quorum), roles, StubEncoder(), None, journal,
+                                      Activity([]), 0))
+        return one
+    return make
 
 
-def test_eq4_the_score_of_a_round_is_the_mean_of_the_judges_that_gave_one():
-    assert a_round(1, 0.2, 0.6, 1.0).score == pytest.approx(0.6)
-    assert a_round(1, 0.2, None, 1.0).score == pytest.approx(0.6)  # with 0 for None: 0.4
-    assert a_round(1, None, None).score is None
+PASSED = Candidate(row("1"), "rewrite", 1, Reply("rewrite"), {"similarity": 0.9}, {})
 
 
-def test_a_round_has_no_score_below_the_quorum():
-    assert a_round(1, 0.9, None, 0.7, quorum=2).score == pytest.approx(0.8)
-    assert a_round(1, 0.9, None, None, quorum=2).score is None
-    decision = decide(PASSED, [a_round(1, 0.9, None, None, quorum=2), a_round(2, 0.1, 0.1, None, quorum=2)])
-    assert decision.answer == "fusion 2"  # a single judge's 0.9 does not count
-    alone = decide(PASSED, [a_round(1, 0.9, None, None, quorum=2)])
-    assert (alone.source, alone.answer) == ("rewrite", "rewrite")
-    assert "1 of 3 judges gave a score and the quorum is 2" in alone.why
+def chosen(*fusions, least=0.0):
+    decision = choose(PASSED, fusions, least)
+    pick, = decision.picks
+    return pick.origin, pick.text, decision.why
+
+
+def test_eq4_the_score_of_a_round_is_the_mean_of_the_judges_that_gave_one(judged):
+    assert judged(1, 0.2, 0.6, 1.0).scores[JUDGE] == pytest.approx(0.6)
+    assert judged(2, 0.2, None, 1.0).scores[JUDGE] == pytest.approx(0.6)  # with 0 for None: 0.4
+    assert judged(3, None, None).scores[JUDGE] is None
+
+
+def test_a_round_has_no_score_below_the_quorum(judged):
+    assert judged(1, 0.9, None, 0.7, quorum=2).scores[JUDGE] == pytest.approx(0.8)
+    alone = judged(1, 0.9, None, None, quorum=2)
+    assert alone.scores[JUDGE] is None
+    assert chosen(alone, judged(2, 0.1, 0.1, None, quorum=2))[1] == "fusion 2"  # one 0.9 does not count
+    origin, text, why = chosen(alone)
+    assert (origin, text) == ("rewrite", "rewrite")
+    assert "1 of 3 judges gave a score and the quorum is 2" in why
 
 
 def test_how_far_judges_disagree_is_told_by_range_and_mean_difference():
-    one = a_round(1, 0.2, 0.6, None, 1.0)  # differences 0.4, 0.8, 0.4
-    assert one.disagreement == {"range": pytest.approx(0.8), "mean_difference": pytest.approx(1.6 / 3)}
-    assert a_round(1, 0.5, None).disagreement is None
+    assert disagreement([0.2, 0.6, 1.0]) == {  # differences 0.4, 0.8, 0.4
+        "range": pytest.approx(0.8), "mean_difference": pytest.approx(1.6 / 3)}
+    assert disagreement([0.5]) is None
 
 
-def test_eq4_the_best_round_wins_and_the_earlier_of_equals():
-    decision = decide(PASSED, [a_round(1, 0.3, 0.5), a_round(2, 0.7, 0.6), a_round(3, 0.9, 0.3)])
-    assert (decision.source, decision.answer) == ("fused", "fusion 2")
-    assert "0.650 from 2 of 2 judges" in decision.why
-    equal = [a_round(1, 0.7, 0.6), a_round(2, 0.9, 0.4)]  # 0.65 both, one a rounding below
-    assert decide(PASSED, equal).answer == "fusion 1"
+def test_eq4_the_best_round_wins_and_the_earlier_of_equals(judged):
+    origin, text, why = chosen(judged(1, 0.3, 0.5), judged(2, 0.7, 0.6), judged(3, 0.9, 0.3))
+    assert (origin, text) == ("fused", "fusion 2")
+    assert "0.650 from 2 of 2 judges" in why
+    equal = [judged(4, 0.7, 0.6), judged(5, 0.9, 0.4)]  # 0.65 both, one a rounding below
+    assert chosen(*equal)[1] == "fusion 4"
 
 
-def test_eq4_a_score_of_zero_is_a_score():
-    assert decide(PASSED, [a_round(1, 0.0)]).answer == "fusion 1"
+def test_eq4_a_score_of_zero_is_a_score(judged):
+    assert chosen(judged(1, 0.0))[1] == "fusion 1"
 
 
-def test_eq4_where_no_score_can_be_had_the_row_keeps_the_filtered_answer():
-    decision = decide(PASSED, [a_round(1, None), a_round(2, checks={"empty": "empty reply"})])
-    assert (decision.source, decision.answer) == ("rewrite", "rewrite")
-    assert "round 1: judge 0: no score" in decision.why
-    assert "round 2: empty reply" in decision.why
+def test_eq4_without_any_score_the_row_keeps_the_filtered_answer(judged):
+    origin, text, why = chosen(judged(1, None), judged(2, objections={"empty": "empty reply"}))
+    assert (origin, text) == ("rewrite", "rewrite")
+    assert "round 1: judge 0: no score" in why
+    assert "round 2: empty reply" in why
 
 
 def test_a_row_that_failed_the_filter_keeps_gold():
-    failed = Filtered(row("1"), Reply("rewrite"), 0.5, {"similarity": "similarity 0.500 is below"})
-    decision = decide(failed, [])
-    assert (decision.source, decision.answer) == ("gold", "gold answer")
-    assert "0.500" in decision.why
-    assert refined_row(decision.as_json()).rewrite is None
+    failed = Candidate(row("1"), "rewrite", 1, Reply("rewrite"), {"similarity": 0.5},
+                       {"similarity": "similarity 0.500 is below"})
+    decision = choose(failed, [])
+    line = decision.as_json()
+    assert (line["source"], line["completion"]) == ("gold", "gold answer")
+    assert "0.500" in line["why"]
+    assert refined_rows(line)[0].rewrite is None
+
+
+def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes(judged):
+    poor = [judged(1, 0.1, 0.3), judged(2, 0.0, 0.0)]
+    assert chosen(*poor, least=0.2)[1] == "fusion 1"
+    kept = chosen(*poor, least=0.25)
+    assert kept == ("rewrite", "rewrite", "no fusion's mean score reaches 0.25; the best is 0.200")
+    tally = Tally()
+    for decision in (choose(PASSED, poor, 0.25), choose(PASSED, poor), choose(PASSED, [judged(3, 0.5)])):
+        tally.add(decision.as_json())
+    assert tally.as_json()["fused_below_half"] == 1
+
+
+def test_a_missing_score_and_an_objection_are_never_the_best():
+    def one(number, score, reason=None):
+        return Candidate(row("1"), "sample", number, Reply("x"), {"reward": score}, {"check": reason})
+
+    found = [one(1, 0.2), one(2, 0.9, "loops"), one(3, None), one(4, 0.2)]
+    assert best(found, "reward") is found[0]
+    assert best(found[1:3], "reward") is None
 
 
 def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
@@ -133,6 +189,7 @@ def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
     assert Prompt("a", "{x}!").fill(x="{y} 100 %") == "{y} 100 %!"
     with pytest.raises(ValueError, match=r"prompts/a.txt"):
         Prompt("a", "{x}!").fill(y="1")
+    assert "from 0 to 9" in load_prompt("judge").text.splitlines()[-1]
 
 
 def test_own_prompts_take_the_place_of_the_shipped_ones_and_have_another_version(tmp_path):
@@ -154,19 +211,3 @@ def test_a_prompt_that_cannot_be_filled_is_named_with_its_placeholder(tmp_path, 
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=says):
         load_prompts(str(tmp_path))
-
-
-def test_the_judge_prompt_ends_by_asking_for_one_digit():
-    assert "from 0 to 9" in load_prompt("judge").text.splitlines()[-1]
-
-
-def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes():
-    poor = [a_round(1, 0.1, 0.3), a_round(2, 0.0, 0.0)]
-    assert decide(PASSED, poor, 0.2).answer == "fusion 1"
-    kept = decide(PASSED, poor, 0.25)
-    assert (kept.source, kept.answer) == ("rewrite", PASSED.answer)
-    assert kept.why == "no fusion's mean score reaches 0.25; the best is 0.200"
-    tally = Tally()
-    for decision in (kept, decide(PASSED, poor), decide(PASSED, [a_round(1, 0.5)])):
-        tally.add(decision.as_json())
-    assert tally.as_json()["fused_below_half"] == 1

@@ -1,15 +1,21 @@
 """Stage 1 from rows to files, with engines that answer by a rule."""
 
 import json
+import re
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
-from refinement_stubs import StubEncoder, StubEngine, row
+from refinement_stubs import StubEncoder, StubEngine, row, rows_of, run
 
 from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
-from raft_fast.refinement import Roles, build_roles, refine
+from raft_fast.engines.asking import PATIENCE, Activity
+from raft_fast.refinement import Roles, Stage1, build_roles, refine
+from raft_fast.refinement.candidates import Candidate, Decision, best, read_line
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.roles import PATIENCE
+from raft_fast.refinement.outputs import add_calibration
+from raft_fast.refinement.summary import Tally, outcome
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -35,25 +41,24 @@ def by_fusion(table):
     return lambda text, seed: next(score for n, score in table.items() if f"fusion {n}\n" in text)
 
 
-def run(tmp_path, roles, rows=ROWS, encoder=ENCODER, **options):
-    refine(rows, RefineOptions(skip_checks="numbers", **options), roles, encoder, tmp_path, Reporter())
-    refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
-    lines = (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    return refined, [json.loads(line) for line in lines], summary
+def refined(folder, roles, rows=ROWS, encoder=ENCODER, **options):
+    run(folder, rows, roles, encoder, skip_checks="numbers", **options)
+    table = read_table(str(folder / "refined.parquet"), 0.0).rows
+    lines = (folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    summary = json.loads((folder / "summary.json").read_text())
+    return table, [json.loads(line) for line in lines], summary
 
 
 def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
     roles = Roles(writer(), fuser(), [judge("a"), judge("b", lambda text, seed: 0.7)])
-    refined, decisions, summary = run(tmp_path, roles, fusion_rounds=2)
-    near, far = refined
+    table, decisions, summary = refined(tmp_path, roles, fusion_rounds=2)
+    near, far = table
     assert (near.source, near.completion, near.fused) == ("fused", "fusion 1", "fusion 1")
     assert (near.rewrite, near.gold, near.similarity) == ("rewritten", "gold near", 1.0)
     assert (far.source, far.completion, far.rewrite, far.similarity) == (
         "gold", "gold far", None, 0.5)
     assert len(roles.fuser.asked) == 2  # two rounds for the row that passed, none for the other
-    table = read_table(str(tmp_path / "refined.parquet"), 0.0)
-    assert table.refined
+    assert read_table(str(tmp_path / "refined.parquet"), 0.0).refined
     assert summary["finished"]
     assert summary["sources"] == {"gold": 1, "rewrite": 0, "fused": 1}
     assert summary["rows"] == {"used": 2, "total": 2}
@@ -72,7 +77,7 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
 
 def test_a_decision_line_tells_the_whole_story(tmp_path):
     broken = judge("b", by_fusion({1: Reply("", error="garbage"), 2: 0.9}))
-    _, decisions, summary = run(tmp_path, Roles(writer(), fuser(), [judge("a"), broken]),
+    _, decisions, summary = refined(tmp_path, Roles(writer(), fuser(), [judge("a"), broken]),
                                 fusion_rounds=3, judge_stop=0.7, quorum=1)
     near, far = decisions
     journal = {line["key"]: line for line in map(
@@ -130,20 +135,20 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
 ])
 def test_rounds_stop_early_and_the_best_one_wins(tmp_path, scores, rounds, chosen):
     roles = Roles(writer(), fuser(), [judge(answer=by_fusion(scores))])
-    refined, decisions, _ = run(tmp_path, roles, fusion_rounds=3)
+    table, decisions, _ = refined(tmp_path, roles, fusion_rounds=3)
     assert len(decisions[0]["rounds"]) == rounds
-    assert refined[0].completion == chosen
+    assert table[0].completion == chosen
 
 
 def test_greedy_fusions_would_repeat_so_there_is_one_round(tmp_path):
-    _, decisions, _ = run(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=3,
+    _, decisions, _ = refined(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=3,
                           rewrite_temperature=0.0)
     assert len(decisions[0]["rounds"]) == 1
 
 
 def test_without_fusion_rounds_the_filtered_rewrite_is_the_answer(tmp_path):
-    refined, decisions, summary = run(tmp_path, Roles(writer()), fusion_rounds=0)
-    assert [one.source for one in refined] == ["rewrite", "gold"]
+    table, decisions, summary = refined(tmp_path, Roles(writer()), fusion_rounds=0)
+    assert [one.source for one in table] == ["rewrite", "gold"]
     assert decisions[0]["why"] == "it passed the filter, and no fusion was asked for"
     assert summary["engines"]["fuser"] is None
 
@@ -151,11 +156,11 @@ def test_without_fusion_rounds_the_filtered_rewrite_is_the_answer(tmp_path):
 def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path):
     encoder = StubEncoder({"fusion 1": 0.6, "gold far": 0.5})
     roles = Roles(writer(), fuser(), [judge()])
-    refined, decisions, _ = run(tmp_path, roles, encoder=encoder, fusion_rounds=2, fused_tau=0.7)
+    table, decisions, _ = refined(tmp_path, roles, encoder=encoder, fusion_rounds=2, fused_tau=0.7)
     assert decisions[0]["rounds"][0]["scores"] == []
     assert decisions[0]["rounds"][0]["checks"]["similarity"] == (
         "similarity 0.600 is below --fused_tau 0.7")
-    assert refined[0].completion == "fusion 2"
+    assert table[0].completion == "fusion 2"
 
 
 @pytest.mark.parametrize(("option", "roles"), [
@@ -168,29 +173,29 @@ def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path)
 def test_an_engine_that_always_fails_stops_the_run_and_is_quoted(tmp_path, option, roles):
     rounds = 0 if roles.fuser is None else 2
     with pytest.raises(UserError, match=f"{option} bad: none of .* boom 17"):
-        run(tmp_path, roles, fusion_rounds=rounds)
+        refined(tmp_path, roles, fusion_rounds=rounds)
 
 
 def test_a_judge_that_always_fails_is_not_paid_for_every_round(tmp_path):
-    rows = [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(PATIENCE)]
+    rows = rows_of(PATIENCE)
     bad = judge("bad", lambda text, seed: Reply("", error="boom"))
     with pytest.raises(UserError, match=f"--judge bad: none of {PATIENCE} replies"):
-        run(tmp_path, Roles(writer(), fuser(), [bad]), rows, fusion_rounds=3)
+        refined(tmp_path, Roles(writer(), fuser(), [bad]), rows, fusion_rounds=3)
     assert len(bad.asked) == PATIENCE
 
 
 def test_a_judge_that_works_once_may_fail_later(tmp_path):
     sometimes = judge(answer=lambda text, seed: 0.1 if "fusion 1\n" in text
                       else Reply("", error="later"))
-    refined, decisions, _ = run(tmp_path, Roles(writer(), fuser(), [sometimes]), fusion_rounds=3)
-    assert refined[0].completion == "fusion 1"
+    table, decisions, _ = refined(tmp_path, Roles(writer(), fuser(), [sometimes]), fusion_rounds=3)
+    assert table[0].completion == "fusion 1"
     assert [one["score"] for one in decisions[0]["rounds"]] == [0.1, None, None]
 
 
 def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
-    first = run(tmp_path, Roles(writer(), fuser(), [judge()]))
+    first = refined(tmp_path, Roles(writer(), fuser(), [judge()]))
     again = Roles(writer(), fuser(), [judge()])
-    second = run(tmp_path, again)
+    second = refined(tmp_path, again)
     assert again.rewriter.asked + again.fuser.asked + again.judges[0].asked == []
     assert second == first
     one, two = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
@@ -198,28 +203,28 @@ def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
 
 
 def test_another_way_to_score_asks_the_judge_alone_again(tmp_path, monkeypatch):
-    run(tmp_path, Roles(writer(), fuser(), [judge()]))
+    refined(tmp_path, Roles(writer(), fuser(), [judge()]))
     monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")
     again = Roles(writer(), fuser(), [judge()])
-    run(tmp_path, again)
+    refined(tmp_path, again)
     assert again.rewriter.asked + again.fuser.asked == []
     assert again.judges[0].asked
 
 
 @pytest.mark.parametrize(("part", "after"), [("writer", 1), ("fuser", 1)])
 def test_a_run_killed_in_the_middle_goes_on_where_it_was(tmp_path, part, after):
-    rows = [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(4)]
+    rows = rows_of(4)
     dying = {"dies_after": after}
     roles = Roles(writer(**(dying if part == "writer" else {})),
                   fuser(**(dying if part == "fuser" else {})), [judge()])
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, roles, rows)
+        refined(tmp_path, roles, rows)
     assert not (tmp_path / "refined.parquet").exists()
     again = Roles(writer(), fuser(), [judge()])
-    refined, _, _ = run(tmp_path, again, rows, fusion_rounds=1)
-    whole, _, _ = run(tmp_path / "other", Roles(writer(), fuser(), [judge()]), rows,
+    table, _, _ = refined(tmp_path, again, rows, fusion_rounds=1)
+    whole, _, _ = refined(tmp_path / "other", Roles(writer(), fuser(), [judge()]), rows,
                       fusion_rounds=1)
-    assert refined == whole
+    assert table == whole
     if part == "writer":
         assert len(again.rewriter.asked) == len(rows) - after
     else:
@@ -228,21 +233,20 @@ def test_a_run_killed_in_the_middle_goes_on_where_it_was(tmp_path, part, after):
 
 
 def test_a_changed_tau_asks_the_rewriter_for_nothing(tmp_path):
-    run(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=1)
+    refined(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=1)
     again = Roles(writer(), fuser(), [judge()])
-    refined, _, _ = run(tmp_path, again, fusion_rounds=1, tau=0.4)
+    table, _, _ = refined(tmp_path, again, fusion_rounds=1, tau=0.4)
     assert again.rewriter.asked == []
     assert len(again.fuser.asked) == 1  # the row that now passes
-    assert [one.source for one in refined] == ["fused", "fused"]
+    assert [one.source for one in table] == ["fused", "fused"]
 
 
 def test_another_seed_draws_again(tmp_path):
     engine = StubEngine("writer", lambda text, seed: f"rewritten {seed}")
     for seed in (0, 7):
-        options = RefineOptions(fusion_rounds=0, skip_checks="numbers")
-        refine(ROWS, options, Roles(engine), StubEncoder(), tmp_path, Reporter(), seed=seed)
-        refined = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
-        assert refined[0].completion == f"rewritten {seed}"
+        run(tmp_path, ROWS, Roles(engine), fusion_rounds=0, given={"seed": seed})
+        table = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
+        assert table[0].completion == f"rewritten {seed}"
 
 
 def test_roles_load_each_name_once_and_put_the_option_before_an_error():
@@ -272,3 +276,104 @@ def test_one_model_at_two_addresses_has_one_vote():
     """The journal would give both the same reply."""
     with pytest.raises(UserError, match="two of them are one model"):
         build_roles(RefineOptions(judge="m@http://a,m@http://b"), lambda spec: judge(spec.split("@")[0]))
+
+
+def sample_and_rank(rows, bench):
+    """Reward-ranked: two draws a row, the higher reward is trained on; a row without one is dropped."""
+    decisions = []
+    for one in rows:
+        drawn = [Candidate(one, "sample", number, reply, {"reward": len(reply.text) / 10},
+                           {"loops": "loops" if reply.text == "bad" else None})
+                 for number in (1, 2)
+                 for reply in bench.rewriter.ask("sample", [one.prompt], replace(bench.sampling, seed=number),
+                                                 bench.prompts.rewrite)]
+        pick = best(drawn, "reward")
+        decisions.append(Decision(one, drawn, [pick] if pick else [], "the higher reward"))
+    return decisions
+
+
+def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
+    """Any origin, scores and objections: written, counted, summed up and read back."""
+    engine = StubEngine("student", lambda text, seed: "bad" if text == "far?" else "x" * seed)
+    stage = Stage1(RefineOptions(fusion_rounds=0), sample_and_rank, lambda *_: [])
+    summary = refine(ROWS, stage, Roles(engine), ENCODER, tmp_path, Reporter())
+    table = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
+    assert [(one.row_id, one.completion, one.rewrite) for one in table] == [("near", "xx", None)]
+    near, far = map(json.loads, (tmp_path / "decisions.jsonl").read_text().splitlines())
+    assert (near["picks"], near["source"], near["completion"]) == ([["sample", 2]], "sample", "xx")
+    assert [one["scores"] for one in near["candidates"]] == [{"reward": 0.1}, {"reward": 0.2}]
+    assert (far["picks"], far["source"], far["completion"]) == ([], None, None)
+    assert [one["checks"] for one in far["candidates"]] == 2 * [{"loops": "loops"}]
+    assert near["tokens"]["sample"] == {"prompt": 20, "completion": 4}
+    assert summary["sources"] == {"gold": 0, "rewrite": 0, "fused": 0, "sample": 1}
+    assert summary["origins"]["sample"]["objections"] == {"loops": 2}
+    assert (summary["origins"]["sample"]["drawn"], summary["origins"]["sample"]["passed"]) == (4, 2)
+    assert outcome(summary)[0].startswith("1 of 2 rows have an answer that passed")
+    assert add_calibration(tmp_path, ENCODER)["calibration"] is None
+    candidates, picks = read_line(near)
+    assert (candidates[1].text, candidates[1].scores, picks) == ("xx", {"reward": 0.2}, [candidates[1]])
+    tally = Tally()
+    for line in (near, far):
+        tally.add(line)
+    assert tally.origins["sample"].scores["reward"].chosen.mean == 0.2
+    assert tally.draws["sample", 2].chosen == 1
+
+
+def test_several_picks_of_a_row_are_rows_of_their_own(tmp_path):
+    def both(rows, bench):
+        return [Decision(one, two, two, "all") for one in rows
+                for two in [[Candidate(one, "sample", n, Reply(f"answer {n}")) for n in (1, 2)]]]
+
+    refine(ROWS[:1], Stage1(RefineOptions(), both, lambda *_: []), Roles(writer()), ENCODER, tmp_path,
+           Reporter())
+    table = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
+    assert [(one.row_id, one.completion) for one in table] == [("near", "answer 1"), ("near#2", "answer 2")]
+
+
+class Slow(StubEngine):
+    """Tells what it is at."""
+
+    def under_way(self):
+        return "3 in flight"
+
+
+class Noting(Reporter):
+    """Remembers what the progress bar is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    @contextmanager
+    def phase(self, name, total=None, unit=""):
+        yield lambda steps=1, note="", found=0: self.told.append((steps, found, note))
+
+
+def test_the_note_counts_replies_and_tells_what_is_under_way():
+    """An engine that plays two parts is asked once; one that has nothing to tell is not."""
+    slow = Slow("slow", str)
+    activity = Activity([slow, StubEngine("quick", str), slow])
+    assert activity.note() == "3 in flight"
+    rewritten, scored = activity.listener("rewrite"), activity.listener("judge")
+    rewritten(Reply("a"), True)
+    rewritten(Reply("b"), False)
+    scored(Reply("", error="oh"), True)
+    told = re.sub(r"[\d.]+ replies/s", "n replies/s", activity.note())
+    assert told == "2 rewrites, 1 scores, 1 of them from the journal, 1 failed, n replies/s, 3 in flight"
+
+
+def test_what_is_under_way_is_shown_before_the_first_reply(tmp_path):
+    reporter = Noting()
+
+    def answer(text, seed):
+        assert reporter.told[0][2]() == "3 in flight"
+        return "Other words."
+
+    run(tmp_path, ROWS[:1], Roles(Slow("slow", answer)), reporter=reporter, fusion_rounds=0)
+
+
+def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path):
+    reporter = Noting()
+    for _ in range(2):
+        run(tmp_path, ROWS[:1], Roles(writer()), reporter=reporter, fusion_rounds=0)
+    assert [told[:2] for told in reporter.told] == [(0, 0), (1, 0), (0, 0), (0, 1)]

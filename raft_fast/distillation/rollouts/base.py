@@ -4,12 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raft_fast.engines import Sampling
-from raft_fast.models.architecture import positions
-from raft_fast.models.chat import Chat
-from raft_fast.run.options import TrainOptions, check_rollouts
-from raft_fast.run.processes import Processes
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -55,22 +49,3 @@ class RolloutEngine(Protocol):
     def load(self, state: dict[str, Any]) -> None:
         """Go on as the engine did that gave `state`."""
         ...
-
-
-def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngine:
-    """The engine that --rollout_engine names; one that is not chosen is not imported. Raises UserError if
-    it cannot run here."""
-    name = options.rollout_engine
-    check_rollouts(Processes().size, student.device.type == "cuda", options)
-    sampling = Sampling(options.max_completion_length, options.rollout_temperature)
-    if name in ("transformers", "continuous"):
-        from raft_fast.distillation.rollouts import local
-
-        return (local.BatchedRollouts if name == "transformers" else local.ContinuousRollouts)(chat, sampling)
-    from raft_fast.distillation.rollouts.vllm import VLLMRollouts, VLLMServerRollouts
-
-    if name == "vllm":
-        longest = min(options.max_length + options.max_completion_length, positions(student))
-        return VLLMRollouts.start(student.name_or_path, chat, sampling, options.vllm_gpu_memory_utilization,
-                                  int(longest))
-    return VLLMServerRollouts.connect(options.vllm_server_base_url, chat, sampling, student.device)

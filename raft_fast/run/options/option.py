@@ -1,6 +1,9 @@
 """What an option is: a dataclass field with its docstring, its range, what it pins and what it needs."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -64,6 +67,15 @@ def _range(known: Mapping[str, Any]) -> str:
     words = [f"{word} {known[key]}" for key, word in (
         ("least", "at least"), ("above", "above"), ("most", "at most"), ("below", "below")) if key in known]
     return " and ".join(words) + known.get("why", "")
+
+
+def docs(group: type[Group]) -> dict[str, str]:
+    """The docstring of every option of a group, in one line: the string below it."""
+    (source,) = ast.parse(inspect.getsource(group)).body
+    assert isinstance(source, ast.ClassDef)
+    return {ast.unparse(line.target): " ".join(ast.literal_eval(text.value).split())
+            for line, text in itertools.pairwise(source.body)
+            if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr)}
 
 
 def pinned_by(groups: Iterable[type[Group] | Group], *parts: Part) -> set[str]:

@@ -15,7 +15,7 @@ class TrainOptions(Group):
 
     pins: ClassVar[Part] = "training"
 
-    recipe: str = "raft"
+    recipe: str = option("raft", pins="refinement")
     """The method: raft, sft, self_distilled_data, sdft or on_policy, or your own as module:Class (see
     raft_fast/recipes). It sets defaults of other options; what you set yourself wins."""
     heldout: float = option(0.1, pins="rows", above=0, below=1, why=(

@@ -1,0 +1,294 @@
+"""The runs of a comparison: what all methods share is made once, then one cell after the other is trained,
+measured at its checkpoints and, with a jury, judged. What is on disk is never made again."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.points import (
+    BASE_ANSWERS,
+    Measured,
+    measure,
+    point_path,
+    read_json,
+    read_lines,
+    read_point,
+    verdicts_path,
+)
+from benchmarks.quality.suite import MAKE, Cell, Suite
+from raft_fast import paraphrase
+from raft_fast.data.dataset import Row, fingerprint_rows, read_table, spread, write_rows
+from raft_fast.data.training_rows import Data, screen_rows, take_rows
+from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
+from raft_fast.distillation import measure as count_tokens
+from raft_fast.distillation.stage2 import load_teacher, train_student
+from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.load import load_local
+from raft_fast.evaluation.both_models import Answers, Exam, set_exam, sit
+from raft_fast.evaluation.domain import domain_scores
+from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift, weight_distance
+from raft_fast.evaluation.ifbench import fetched_suites, general_scores
+from raft_fast.evaluation.jury import Jury, agreement, pairs_of
+from raft_fast.evaluation.paraphrases import of_trained
+from raft_fast.models.architecture import positions
+from raft_fast.models.load import load_encoder
+from raft_fast.recipes import terms_of
+from raft_fast.refinement.answers import answer_rows
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.files import write_json, write_jsonl
+from raft_fast.run.options import Options, ParaphraseOptions
+from raft_fast.run.progress import Reporter
+
+OWN = ("save_steps", "save_total_limit")  # options that a cell sets itself when it runs
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all cells share: rows, refined answers, the base with its own answers and scores."""
+
+    folder: Path
+    options: Options
+    data: Data
+    original: HFEngine
+    encoder: Any
+    exam: Exam
+    base: Answers
+    probes: Probes
+    reporter: Reporter
+
+    def identity(self) -> str:
+        """Tells apart whatever changes a cell's outcome, its options aside."""
+        return digest([fingerprint_rows(self.data.train), *map(fingerprint_rows, self.exam.rows.values()),
+                       self.original.identity, self.probes.as_json(),
+                       [prompt.key for prompt in self.exam.general.prompts] if self.exam.general else None])
+
+    def rows(self, cell: Cell) -> list[Row]:
+        """The cell's training rows with the answers it trains on. Stage 1 runs once for each of its
+        settings; all share one journal, so that no reply is asked for twice."""
+        options = replace(cell.options, data=self.options.data)  # all seeds train on the same rows
+
+        def answered() -> list[Row]:
+            return answer_rows(self.data, options, self.original, self.encoder, self.folder, self.reporter)
+
+        if options.train.data_source == "gold":
+            return answered()
+        screen = self.options.screen
+        dropped = [vars(screen)] if "drop" in (screen.duplicates, screen.overlap) else []
+        key = digest([vars(options.refine), options.train.data_source, *dropped])
+        path = self.folder / f"refined-{key}.parquet"
+        if not path.is_file():
+            write_rows(answered(), path)
+        return read_table(str(path), 0.0).rows
+
+    def examine(self, engine: HFEngine, name: str, place: dict[str, Any], keep: Path) -> Measured:
+        """Ask a model everything and compare it with the base; raw answers go to `keep`."""
+        answers = sit(self.exam, engine, name, self.reporter)
+        write_jsonl(answers.records(name), keep)
+        values = measure(answers, measure_drift(self.original, engine, self.probes, self.reporter))
+        moved = weight_distance(self.original.model, engine.model)
+        return Measured(**place, values=values, extra={"weights": moved})
+
+    def base_point(self) -> Measured:
+        """The base as a point: it has not moved from itself."""
+        path = self.folder / f"base-point-{self.identity()}.json"
+        if not path.is_file():
+            drift = measure_drift(self.original, self.original, self.probes, self.reporter)
+            base = Measured("base", 0.0, 0, 0, measure(self.base, drift), {"weights": None})
+            write_json(base.as_json(), path)
+        return read_point(path, self.folder / BASE_ANSWERS)
+
+    def cell_folder(self, cell: Cell, suite: Suite) -> Path:
+        """Named after everything that the outcome depends on: a changed suite never meets old points."""
+        options = {name: asdict(group) for name, group in vars(cell.options).items()}
+        key = digest([options, suite.checkpoints, self.identity()])
+        return self.folder / "cells" / f"{cell.name}-{key}"
+
+
+def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
+    """Read and screen the rows, load the models, let the base answer; all but the loading is kept in
+    `folder`. Rows are flagged in screen.json, and dropped only where the suite's options say so."""
+    options = suite.shared_options()
+    options = replace(options, data=replace(options.data, data=find_rows(suite.data)))
+    folder.mkdir(parents=True, exist_ok=True)
+    data = take_rows(options.data, options.train, folder, reporter)
+    with reporter.phase("load models"):
+        original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
+        encoder = load_encoder(options.model)
+    suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
+    data = screen_rows(data, options.screen, suites, encoder, folder, reporter)
+    heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
+    exam = set_exam(heldout, options.evaluate, encoder, reporter)
+    asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]
+    if suite.paraphrases:
+        reworded = find_paraphrases(suite.paraphrases, data, options, original, encoder, folder, reporter)
+        exam = replace(exam, rows=exam.rows | {"paraphrases": reworded})
+        asked.append(fingerprint_rows(reworded))
+    key = digest(asked)
+    base = _loaded(_kept(folder / f"base-{key}.json", lambda: _saved(sit(exam, original, "base", reporter))))
+    write_jsonl(base.records("base"), folder / BASE_ANSWERS)
+    probes = _kept(folder / f"probes-{key}.json", lambda: draw_probes(
+        exam.drift_prompts, original, options.evaluate.drift_max_new_tokens, reporter).as_json())
+    return Shared(folder, options, data, original, encoder, exam, base, Probes.load(probes), reporter)
+
+
+def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine, encoder: Any,
+                     folder: Path, reporter: Reporter) -> list[Row]:
+    """Reworded questions of rows that are trained on, as many as held-out rows are asked; the model makes
+    them once in `folder`/paraphrases where the suite says so."""
+    if name == MAKE:
+        made = folder / "paraphrases"
+        if not (made / paraphrase.FILE).is_file():
+            paraphrase.make(data.train, str(options.data.data), original, encoder, ParaphraseOptions(),
+                            options.data.seed, made, reporter)
+        name = str(made / paraphrase.FILE)
+    found = of_trained(read_table(name, 0.0).rows, data.train, name)
+    reporter.say(f"{len(found)} of {len(data.train)} trained questions in other words, from {name}")
+    return spread(found, options.evaluate.eval_rows, options.data.seed)
+
+
+def find_rows(data: str | None) -> str:
+    """A file of rows: the user's own, or one language of the quickstart's rows."""
+    if data == "zaragoza-sv":
+        return str(quickstart_rows("sv"))
+    return str(quickstart_rows()) if data in (None, "zaragoza-en") else str(data)
+
+
+class Points(Callback):
+    """Measures the student when a checkpoint has just been saved, and where a killed run resumes."""
+
+    def __init__(self, cell: Cell, shared: Shared, folder: Path, steps: set[int]) -> None:
+        self.cell, self.shared, self.folder, self.steps = cell, shared, folder, steps
+
+    def on_begin(self, state: TrainingState) -> None:
+        self._measure(state)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        self._measure(state)
+
+    def _measure(self, state: TrainingState) -> None:
+        path, cell = point_path(self.folder, state.step), self.cell
+        if state.step not in self.steps or path.is_file():
+            return
+        student, training = state.student, state.student.training
+        student.eval()
+        engine = HFEngine(student, self.shared.original.chat, f"{cell.name} step {state.step}",
+                          self.shared.options.evaluate.eval_batch_size)
+        place = {"method": cell.method, "learning_rate": cell.learning_rate, "seed": cell.seed,
+                 "step": state.step}
+        found = self.shared.examine(engine, cell.name, place, path.with_suffix(".generations.jsonl"))
+        write_json(found.as_json(), path)
+        student.train(training)
+
+
+def run_cell(cell: Cell, suite: Suite, shared: Shared) -> None:
+    """Train and measure, resuming where an earlier process stopped. Checkpoints and model are deleted at
+    the end: points, raw answers and curves stay."""
+    folder = shared.cell_folder(cell, suite)
+    if not (folder / "cell.json").is_file():
+        start = time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = shared.rows(cell)
+        steps = checkpoint_steps(step_count(rows, cell, shared, folder), suite.checkpoints)
+        # two are kept: the one being measured must not be the only one
+        options = replace(cell.options, train=replace(
+            cell.options.train, save_steps=steps[0], save_total_limit=2))
+        _train(rows, options, shared, folder, Points(cell, shared, folder, set(steps)))
+        write_json({"name": cell.name, "method": cell.method, "folder": folder.name, "steps": steps,
+                    "rows": len(rows), "options": options.flat(),
+                    "seconds_of_the_last_process": round(time.perf_counter() - start, 1)},
+                   folder / "cell.json")
+    for left in ("checkpoints", "model"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+
+
+def _train(rows: list[Row], options: Options, shared: Shared, folder: Path, points: Points) -> None:
+    original = shared.original
+    if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
+        original = load_local("self", options.model, options.engines)
+    teacher = load_teacher(options, original)
+    (folder / "rejected.jsonl").touch()
+    train_student(rows, terms_of(options.train.recipe, options.train), options, original, teacher, folder,
+                  shared.reporter, [points])
+
+
+def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
+    """Optimizer steps of a cell; rows that are too long are set aside, as in training."""
+    training, original = cell.options.train, shared.original
+    takes = positions(original.model)
+    lengths = count_tokens(rows, original.chat, terms_of(training.recipe, training), training)
+    fit, _ = fitting(rows, lengths, training, takes, takes)
+    return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
+
+
+def checkpoint_steps(total: int, count: int) -> list[int]:
+    """At most `count` steps, evenly spaced, the last one among them."""
+    every = -(-total // min(count, total))
+    return [*range(every, total, every), total]
+
+
+def known_finished(cells: Sequence[Cell], folder: Path) -> int:
+    """How many cells are finished in `folder`, as far as name and options tell without a model."""
+    def lasting(options: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key not in OWN}
+
+    there = [read_json(path) for path in (folder / "cells").glob("*/cell.json")]
+    found = [(one["name"], lasting(one["options"])) for one in there]
+    return sum((cell.name, lasting(cell.options.flat())) in found for cell in cells)
+
+
+def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> None:
+    """Judge the domain answers in each generations.jsonl that this jury has not judged yet."""
+    for path in answers:
+        about = jury.about() | {"answers": hashlib.sha256(path.read_bytes()).hexdigest()}
+        target = verdicts_path(path)
+        if target.is_file() and read_json(target)["about"] == about:
+            continue
+        records = read_lines(path)
+        values, votes = {}, []
+        for part in ("domain", "paraphrases"):
+            asked = [record for record in records if record["suite"] == part]
+            if not asked:
+                continue
+            with reporter.phase(f"jury: {path.parent.name}, {part}", len(asked), "answers") as advance:
+                ballots = jury.hold(asked)
+                advance(len(asked))
+            values[f"{part}.jury"] = pairs_of(ballots)
+            votes += [ballot.votes for ballot in ballots if ballot is not None]
+        write_json({"about": about, "values": values, "votes": votes}, target)
+
+
+def agreement_of(answers: Iterable[Path], jury: Jury) -> Record:
+    """Who judged, and how far they agree over all points."""
+    votes = [one for path in answers if verdicts_path(path).is_file()
+             for one in read_json(verdicts_path(path))["votes"]]
+    return jury.about() | agreement(votes)
+
+
+def digest(value: Any) -> str:
+    """Ten hex digits of anything JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What the file holds; made and written first where it is missing."""
+    if not path.is_file():
+        write_json(make(), path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _saved(answers: Answers) -> Record:
+    return {"model": answers.model,
+            "domains": {name: scores.records for name, scores in answers.domains.items()},
+            "general": answers.general.records if answers.general else None}
+
+
+def _loaded(saved: Record) -> Answers:
+    return Answers(saved["model"],
+                   {name: domain_scores(records) for name, records in saved["domains"].items()},
+                   general_scores(saved["general"]) if saved["general"] else None)

@@ -1,0 +1,288 @@
+"""How engines are asked: the words (one file a task in `prompts/`), the parts that engines play, several
+requests at once, and a line that tells what is under way."""
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from string import Formatter
+from typing import Any, TypeVar
+
+from raft_fast.data.texts import Message
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
+from raft_fast.engines.journal import Journal, Listener, Stopped
+from raft_fast.run.errors import WORKER, UserError
+
+FIELDS = {
+    "rewrite": {"question", "answer"},
+    "fuse": {"question", "gold", "rewrite"},
+    "judge": {"question", "gold", "answer"},
+    "jury": {"question", "gold", "answer"},
+    "paraphrase": {"question"},
+}
+UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
+PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
+STREAK = 100  # failures in a row after which an engine that did work counts as gone
+PATIENCE_SECONDS = 15.0  # how long Ctrl-C waits for threads to write down what they get
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with {fields}. Its version is a hash of the words: other words, other journal keys."""
+
+    name: str
+    text: str
+
+    @property
+    def version(self) -> str:
+        return f"{self.name}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def fields(self) -> set[str]:
+        """The names in braces. Raises ValueError for a lone brace."""
+        return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
+
+    def fill(self, **fields: str) -> str:
+        """The text with every field in place. Raises ValueError if fields and text disagree."""
+        if self.fields != set(fields):
+            raise ValueError(f"prompts/{self.name}.txt has the fields {sorted(self.fields)}, "
+                             f"given were {sorted(fields)}")
+        return self.text.format(**fields)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One prompt for each task of stage 1."""
+
+    rewrite: Prompt
+    fuse: Prompt
+    judge: Prompt
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: prompt.version for name, prompt in vars(self).items()}
+
+
+def load_prompts(folder: str | None = None) -> Prompts:
+    """Stage 1's prompts: those in `folder`, the shipped ones for what it lacks. Raises as `load_prompt`."""
+    return Prompts(**{field.name: load_prompt(field.name, folder) for field in fields(Prompts)})
+
+
+def load_prompt(name: str, folder: str | None = None, option: str = "--prompts") -> Prompt:
+    """The prompt of one task: `<name>.txt` in the folder that `option` names, else the shipped one.
+
+    Raises UserError for a folder without any prompt, a file that belongs to no task, and a text whose
+    {fields} are not the task's.
+    """
+    own = None if folder is None else Path(folder) / f"{name}.txt"
+    if folder is not None:
+        names = {file.stem for file in Path(folder).glob("*.txt")}
+        known = ", ".join(f"{one}.txt" for one in FIELDS)
+        if not names:
+            raise UserError(f"{option} {folder}: holds no prompt; name a folder with {known}")
+        if unknown := sorted(names - set(FIELDS)):
+            raise UserError(f"{option} {folder}: {unknown[0]}.txt is no prompt; there are {known}")
+    if own is None or not own.is_file():
+        shipped = resources.files("raft_fast.engines") / "prompts" / f"{name}.txt"
+        return Prompt(name, shipped.read_text(encoding="utf-8").strip())
+    try:
+        prompt = Prompt(name, own.read_text(encoding="utf-8").strip())
+        found = prompt.fields
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{own}: {error}; a brace that is only a brace is written twice") from error
+    for wanted in sorted(FIELDS[name] - found):
+        raise UserError(f"{own}: lacks the placeholder {{{wanted}}}")
+    for extra in sorted(found - FIELDS[name]):
+        raise UserError(f"{own}: has the placeholder {{{extra}}}, which nothing fills; there are "
+                        + ", ".join(f"{{{field}}}" for field in sorted(FIELDS[name])))
+    return prompt
+
+
+def ask_once(text: str) -> list[Message]:
+    """A conversation of one user turn: some chat templates know no system role."""
+    return [Message(role="user", content=text)]
+
+
+def in_context(prompt: Sequence[Message], text: str) -> list[Message]:
+    """The row's own conversation with the words of its last turn replaced by `text`."""
+    return [*prompt[:-1], Message(role="user", content=text)]
+
+
+def whole_question(prompt: Sequence[Message]) -> str:
+    """The row's prompt as one text, for a model that stands outside the conversation."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+class Part:
+    """An engine in its part: it answers through the journal; the run stops if it never works, or no longer.
+
+    One failed reply costs one row its answer or one round a score. An engine that fails at every call is a
+    mistake in the set-up, and going on would quietly hand back the gold answers. An error that only its own
+    request is to blame for (`OF_ONE_REQUEST`) stops no run before its end: such refusals come at once, and
+    so before the first answer of an engine that works.
+    """
+
+    def __init__(
+        self, option: str, engine: Engine, journal: Journal, heard: Listener = lambda *_: None
+    ) -> None:
+        self.option, self.engine, self.journal, self.heard = option, engine, journal, heard
+        self._worked, self._failures, self._streak, self._last = False, 0, 0, ""
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.engine.identity
+
+    def ask(self, kind: str, conversations: Sequence[list[Message]], sampling: Sampling | None,
+            prompt: Prompt) -> list[Reply]:
+        """As `Journal.ask`, with the space around a reply's text removed.
+
+        Raises UserError, as soon as it shows, if none of this part's calls works or none does any longer.
+        """
+        version = prompt.version if sampling is not None else prompt.version + score.VERSION
+        try:
+            replies = self.journal.ask(kind, self.engine, conversations, sampling, version, self.listen)
+        except UserError as error:
+            raise named(self.option, error) from error
+        return [replace(reply, text=reply.text.strip()) for reply in replies]
+
+    def must_have_worked(self) -> None:
+        """Raises UserError, quoting the last reply, if every call so far failed."""
+        if self._failures and not self._worked:
+            raise self._useless(f"none of {self._failures} replies can be used")
+
+    def listen(self, reply: Reply, fresh: bool) -> None:
+        """Hear of a reply. Raises UserError as `ask`."""
+        with self._lock:
+            self.heard(reply, fresh)
+            if reply.error is None:
+                self._worked, self._streak = True, 0
+            elif fresh:  # what failed in an earlier run says nothing of how the engine is now
+                self._failures, self._last = self._failures + 1, reply.error
+                self._streak += not reply.error.startswith(OF_ONE_REQUEST)
+                if self._streak >= PATIENCE:
+                    self.must_have_worked()
+                if self._streak >= STREAK:
+                    raise self._useless(f"the last {STREAK} replies cannot be used")
+
+    def _useless(self, what: str) -> UserError:
+        return UserError(f"{self.option} {self.name}: {what}, the last one: {self._last}. Fix it or "
+                         f"choose another {self.option}; what was answered so far is kept")
+
+
+def named(option: str, error: UserError) -> UserError:
+    """The error with the option in front, unless it names one itself."""
+    return error if str(error).startswith("--") else UserError(f"{option} {error}")
+
+
+class Activity:
+    """The note behind the progress bar: replies by task, those that came from the journal apart, the rate of
+    the others; and what engines say of requests under way."""
+
+    def __init__(self, engines: Iterable[Engine]) -> None:
+        self._lock = threading.Lock()
+        self._engines = list({id(engine): engine for engine in engines}.values())
+        self._counts: dict[str, int] = {}
+        self._cached = self._failed = 0
+        self._start = time.monotonic()
+
+    def listener(self, kind: str) -> Listener:
+        """Counts replies of this task."""
+        self._counts.setdefault(kind, 0)
+
+        def heard(reply: Reply, fresh: bool) -> None:
+            with self._lock:
+                self._counts[kind] += 1
+                self._cached += not fresh
+                self._failed += reply.error is not None
+
+        return heard
+
+    @property
+    def fresh(self) -> int:
+        """Replies that this start of the command has asked for."""
+        return sum(self._counts.values()) - self._cached
+
+    def note(self) -> str:
+        """In a line: what came, and what is under way."""
+        with self._lock:
+            parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in self._counts.items() if count]
+            if self._cached:
+                parts.append(f"{self._cached} of them from the journal")
+            if self._failed:
+                parts.append(f"{self._failed} failed")
+        if fresh := self.fresh:
+            parts.append(f"{fresh / max(time.monotonic() - self._start, 1e-9):.1f} replies/s")
+        busy = [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
+        return ", ".join(filter(None, [*parts, *busy]))
+
+
+def at_once(
+    work: Callable[[Item], Result], items: Iterable[Item], limit: int,
+    stop: Callable[[BaseException], None],
+) -> Iterator[Result]:
+    """Yield work(item) for each item, in the items' order, with `limit` of them under way.
+
+    At most twice as many are begun and not yet yielded, so memory is bounded. If one fails, or the
+    caller leaves, `stop` is called with the reason and must make the others end: with Stopped,
+    if they are not done. After a failure all of them are waited for, and the error that is raised
+    is the one that Stopped came from; after Ctrl-C they have PATIENCE_SECONDS.
+    """
+    # Threads of our own, because a pool's threads hold up the end of the process after Ctrl-C.
+    running: dict[int, threading.Thread] = {}
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    ready: dict[int, Result] = {}
+    coming = enumerate(items)
+    following = 0
+
+    def run(number: int, item: Item) -> None:
+        try:
+            done.put((number, work(item), None))
+        except BaseException as error:  # whatever it is, it belongs to whoever waits for the result
+            done.put((number, None, error))
+
+    def start_some() -> None:
+        while len(running) < limit and len(running) + len(ready) < 2 * limit:
+            for number, item in coming:
+                running[number] = threading.Thread(target=run, args=(number, item), daemon=True, name=WORKER)
+                running[number].start()
+                break
+            else:
+                return
+
+    def wind_down(error: BaseException) -> BaseException:
+        stop(error)
+        until = time.monotonic() + PATIENCE_SECONDS
+        for thread in running.values():
+            leaves = not isinstance(error, Exception)
+            thread.join(max(0.0, until - time.monotonic()) if leaves else None)
+        while isinstance(error, Stopped) and not done.empty():
+            error = done.get()[2] or error  # whoever made it stop failed later or was heard later
+        return error
+
+    try:
+        start_some()
+        while running:
+            number, result, error = done.get()
+            del running[number]
+            if error is not None:
+                raise error
+            ready[number] = result
+            while following in ready:
+                start_some()
+                yield ready.pop(following)
+                following += 1
+            start_some()
+    except BaseException as error:
+        if (cause := wind_down(error)) is error:
+            raise
+        raise cause from None

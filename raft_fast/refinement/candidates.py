@@ -1,0 +1,260 @@
+"""Stage 1's one record: candidates for a row's answer, what was said of them, which were chosen and why."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from raft_fast.data.dataset import Row
+from raft_fast.engines import Reply
+from raft_fast.engines.journal import NOT_ASKED
+from raft_fast.refinement.checks import COMPARING, Case
+
+GOLD, REWRITE, FUSED = "gold", "rewrite", "fused"
+SIMILARITY, JUDGE, NLL = "similarity", "judge", "nll"  # names of scores
+TASKS = {FUSED: "fuse"}  # what an origin's tokens are called in decisions.jsonl, where not after the origin
+MEAN_DIGITS = 9  # equal means compare equal, whatever order the scores were added in
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge on one answer: a score in [0, 1], or the reason why it gave none."""
+
+    judge: str
+    score: float | None
+    error: str | None
+    reply: Reply = field(default_factory=lambda: Reply(""))
+
+    @property
+    def key(self) -> str | None:
+        return self.reply.key
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A possible answer to a row. Proposers make candidates; critics add scores and objections in place.
+
+    `number` counts the draws of one origin from 1; the gold answer is number 0. `scores` by name, None where
+    a score is missing (which is not 0). `objections` by check, None where it has nothing against the answer.
+    `unscored` says why the judges' scores make no mean.
+    """
+
+    row: Row = field(repr=False)
+    origin: str
+    number: int
+    reply: Reply
+    scores: dict[str, float | None] = field(default_factory=dict)
+    objections: dict[str, str | None] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    unscored: str | None = None
+
+    @classmethod
+    def gold(cls, row: Row) -> "Candidate":
+        """The answer that the data came with (y)."""
+        return cls(row, GOLD, 0, Reply(row.gold))
+
+    @property
+    def text(self) -> str:
+        return self.reply.text
+
+    @property
+    def reasons(self) -> list[str]:
+        """What critics have against it; empty if it may be used."""
+        return [reason for reason in self.objections.values() if reason is not None]
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+    @property
+    def given(self) -> list[float]:
+        """The judges' scores."""
+        return [one.score for one in self.verdicts if one.score is not None]
+
+    @property
+    def no_score(self) -> str | None:
+        """Why the judges' scores make no mean; None where they do."""
+        if self.scores.get(JUDGE) is not None:
+            return None
+        return "; ".join(self.reasons) or self.unscored or ""
+
+
+def best(candidates: Iterable[Candidate], by: str) -> Candidate | None:
+    """The highest score among those without objections, the first of equals. A missing score is never
+    chosen."""
+    scored = [one for one in candidates if one.passed and one.scores.get(by) is not None]
+    return max(scored, key=lambda one: one.scores[by] or 0.0, default=None)
+
+
+def first_passing(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The first without objections."""
+    return next((one for one in candidates if one.passed), None)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean, rounded so that it does not depend on the order of the values."""
+    return round(sum(values) / len(values), MEAN_DIGITS)
+
+
+def disagreement(scores: Sequence[float]) -> dict[str, float] | None:
+    """How far scores lie apart: their range, and the mean difference of any two; None below two scores."""
+    if len(scores) < 2:
+        return None
+    return {"range": round(max(scores) - min(scores), MEAN_DIGITS),
+            "mean_difference": mean([abs(a - b) for a, b in combinations(scores, 2)])}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The candidates of a row and those that are trained on: no pick drops the row, several repeat it."""
+
+    row: Row
+    candidates: list[Candidate]
+    picks: list[Candidate]
+    why: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether every reply that it rests on was asked for."""
+        replies = [one.reply for one in self.candidates]
+        replies += [said.reply for one in self.candidates for said in one.verdicts]
+        return all(reply.error != NOT_ASKED for reply in replies)
+
+    def as_json(self) -> Record:
+        """The row's line in decisions.jsonl. Gold, one rewrite and its fusions have keys of their own; any
+        other set of candidates is a list."""
+        row, pick = self.row, self.picks[0] if self.picks else None
+        rewrites = _of(self.candidates, REWRITE)
+        plain = len(rewrites) == 1 and {one.origin for one in self.candidates} <= {GOLD, REWRITE, FUSED}
+        return {
+            "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
+            **(self._rounds(rewrites[0]) if plain else {
+                "candidates": [_as_json(one) for one in self.candidates],
+                "picks": [[one.origin, one.number] for one in self.picks]}),
+            "source": pick and pick.origin, "completion": pick and pick.text,
+            "why": self.why + _left_out(rewrites), "nll": self._nll(), "tokens": self._tokens(),
+        }
+
+    def _rounds(self, rewrite: Candidate) -> Record:
+        return {"rewrite": rewrite.text or None, "key": rewrite.reply.key,
+                "similarity": rewrite.scores.get(SIMILARITY), "checks": rewrite.objections,
+                "passed": rewrite.passed,
+                "rounds": [{
+                    "round": one.number, "fused": one.text or None, "key": one.reply.key,
+                    "similarity": one.scores.get(SIMILARITY), "checks": one.objections,
+                    "scores": _said(one), "score": one.scores.get(JUDGE), "no_score": one.no_score,
+                    "disagreement": disagreement(one.given)} for one in _of(self.candidates, FUSED)]}
+
+    def _nll(self) -> dict[str, float | None] | None:
+        read = {one.origin: one.scores[NLL] for one in self.candidates if NLL in one.scores}
+        return {**dict.fromkeys((GOLD, REWRITE, FUSED)), **read} if read else None
+
+    def _tokens(self) -> Record:
+        found = {"rewrite": Tokens(), "fuse": Tokens(), "judge": Tokens()}
+        for one in self.candidates:
+            if one.origin != GOLD:
+                found.setdefault(TASKS.get(one.origin, one.origin), Tokens()).add(one.reply)
+            for said in one.verdicts:
+                found["judge"].add(said.reply)
+        return {task: tokens.as_json() for task, tokens in found.items()}
+
+
+@dataclass
+class Tokens:
+    """Tokens of requests and replies."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def add(self, reply: Reply) -> None:
+        self.prompt += reply.prompt_tokens
+        self.completion += reply.completion_tokens
+
+    def as_json(self) -> dict[str, int]:
+        return dict(vars(self))
+
+
+def refined_rows(line: Record) -> list[Row]:
+    """The rows that a line of decisions.jsonl makes, one a pick: ROW_ID, ROW_ID#2, ...
+
+    `rewrite` is the rewrite that passed (ȳ), `fused` the pick that is a fusion (ŷ): null is what was not good
+    enough to train on.
+    """
+    everyone, picks = read_line(line)
+    rewrite = first_passing(_of(everyone, REWRITE))
+    first = next(iter(_of(everyone, REWRITE)), None)
+    return [Row(
+        row_id=line["row_id"] + (f"#{place}" if place > 1 else ""), prompt=line["prompt"],
+        completion=pick.text if place > 1 else line["completion"], gold=line["gold"],
+        category=line["category"],
+        rewrite=(rewrite and rewrite.text) or None, fused=pick.text if pick.origin == FUSED else None,
+        source=pick.origin, similarity=(first or pick).scores.get(SIMILARITY),
+    ) for place, pick in enumerate(picks, 1)]
+
+
+def read_line(line: Record) -> tuple[list[Candidate], list[Candidate]]:
+    """(the candidates, the picks) of a line of decisions.jsonl, whichever recipe wrote it; what an older file
+    lacks is left out. Raises KeyError for a line without row_id or source."""
+    gold = line.get("gold") or ""
+    row = Row(line["row_id"], line.get("prompt") or [], gold, gold, line.get("category"))
+    if "candidates" in line:
+        found = [_read(row, one["origin"], one["number"], one) for one in line["candidates"]]
+        chosen = [(origin, number) for origin, number in line["picks"]]
+        return found, [one for place in chosen for one in found if (one.origin, one.number) == place]
+    nll, source = line.get("nll") or {}, line["source"]
+    rewrite = _read(row, REWRITE, 1, {**line, "text": line.get("rewrite"),
+                                      "tokens": (line.get("tokens") or {}).get("rewrite")})
+    if "checks" not in line and source == GOLD:
+        rewrite.objections["unknown"] = "not passed"
+    found = [Candidate.gold(row), rewrite]
+    found += [_read(row, FUSED, one["round"], {
+        **one, "text": one.get("fused"), "verdicts": one.get("scores"), "judge": one.get("score")})
+        for one in line.get("rounds") or []]
+    pick = {GOLD: found[0], REWRITE: rewrite}.get(source) or best(found[2:], JUDGE)
+    pick = pick or Candidate(row, source, 0, Reply(line.get("completion") or ""))
+    for one in {id(one): one for one in (found[0], rewrite, pick)}.values():
+        if one.origin in nll:
+            one.scores[NLL] = nll[one.origin]
+    return found, [pick]
+
+
+def _read(row: Row, origin: str, number: int, one: Record) -> Candidate:
+    scores = one["scores"] if isinstance(one.get("scores"), dict) else {
+        name: one[name] for name in (SIMILARITY, JUDGE) if name in one}
+    verdicts = [Verdict(said["judge"], said["score"], said.get("error"), _reply(said))
+                for said in one.get("verdicts") or []]
+    return Candidate(row, origin, number, _reply(one), dict(scores), dict(one.get("checks") or {}), verdicts,
+                     one.get("no_score"))
+
+
+def _reply(one: Record) -> Reply:
+    spent = one.get("tokens") or {}
+    return Reply(one.get("text") or "", one.get("finish_reason") or "stop", spent.get("prompt", 0),
+                 spent.get("completion", 0), one.get("error"), key=one.get("key"))
+
+
+def _as_json(one: Candidate) -> Record:
+    spent = Tokens()
+    spent.add(one.reply)
+    return {"origin": one.origin, "number": one.number, "text": one.text or None,
+            "finish_reason": one.reply.finish_reason, "error": one.reply.error, "key": one.reply.key,
+            "tokens": spent.as_json(), "scores": one.scores, "checks": one.objections, "passed": one.passed,
+            "verdicts": _said(one)}
+
+
+def _said(one: Candidate) -> list[Record]:
+    return [{"judge": said.judge, "score": said.score, "error": said.error, "key": said.key,
+             "tokens": {"prompt": said.reply.prompt_tokens, "completion": said.reply.completion_tokens}}
+            for said in one.verdicts]
+
+
+def _of(candidates: Iterable[Candidate], origin: str) -> list[Candidate]:
+    return [one for one in candidates if one.origin == origin]
+
+
+def _left_out(rewrites: Sequence[Candidate]) -> str:
+    """The checks that a text was too long for, as the end of a sentence."""
+    long = any(Case("", one.row.gold, one.reply).too_long for one in rewrites)
+    return f"; too long for the checks {', '.join(COMPARING)}" if long else ""

@@ -1,0 +1,147 @@
+"""The parts of a recipe's stage 1: proposers write candidates, critics add scores and objections to them.
+
+A proposer returns candidates; a critic changes those that it is given and never chooses. Everything that an
+engine is asked goes through the journal.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from raft_fast.data.dataset import Row
+from raft_fast.data.texts import Message
+from raft_fast.engines import Reply
+from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
+from raft_fast.refinement.bench import Workbench
+from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
+from raft_fast.refinement.checks import Case, check
+from raft_fast.refinement.golds import RETRIEVAL
+
+SIMILARITY_DIGITS, NLL_DIGITS = 6, 4
+
+
+def rewrite(rows: Sequence[Row], bench: Workbench) -> list[Candidate]:
+    """Eq. 1: ỹ ~ p_θ(· | x, y). The instruct model answers each question with the gold answer in sight."""
+    prompt = bench.prompts.rewrite
+    replies = bench.rewriter.ask("rewrite", [rewrite_request(row, prompt) for row in rows], bench.sampling,
+                                 prompt)
+    return [Candidate(row, REWRITE, 1, reply) for row, reply in zip(rows, replies, strict=True)]
+
+
+def fuse(rewrites: Sequence[Candidate], number: int, bench: Workbench) -> list[Candidate]:
+    """Fusion `number` of y and ȳ for each rewrite, drawn with the seed `seed + number`."""
+    assert bench.fuser is not None
+    prompt, sampling = bench.prompts.fuse, bench.sampling
+    replies = bench.fuser.ask("fuse", [fuse_request(one.row, one.text, prompt) for one in rewrites],
+                              replace(sampling, seed=sampling.seed + number), prompt)
+    return [Candidate(one.row, FUSED, number, reply) for one, reply in zip(rewrites, replies, strict=True)]
+
+
+def rewrite_request(row: Row, prompt: Prompt) -> list[Message]:
+    """What the rewriter is asked, as the last turn of the row's own conversation."""
+    return in_context(row.prompt, prompt.fill(question=row.prompt[-1]["content"], answer=row.gold))
+
+
+def fuse_request(row: Row, text: str, prompt: Prompt) -> list[Message]:
+    """What the fuser is asked."""
+    return ask_once(prompt.fill(question=whole_question(row.prompt), gold=row.gold, rewrite=text))
+
+
+def judge_request(row: Row, answer: str, prompt: Prompt) -> list[Message]:
+    """What a judge is asked about an answer."""
+    return ask_once(prompt.fill(question=whole_question(row.prompt), gold=row.gold, answer=answer))
+
+
+def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt, tau: float | None,
+              option: str = "--tau", retrieval: bool = False) -> None:
+    """Eqs. 2-3: the checks, and s = cos(φ(y), φ(ỹ)) ≥ `tau`, which `option` sets (None: any s will do).
+
+    With `retrieval` a text must also be nearer to its own gold answer than to any other row's. `prompt` is
+    what the candidates were written with.
+    """
+    golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
+    if bench.golds is not None:  # embedded already
+        gold_vectors, vectors = bench.golds.of_texts(golds, bench.encoder), bench.encoder.embed(texts)
+    else:
+        gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
+    for one, similarity in zip(candidates, cosines(gold_vectors, vectors), strict=True):
+        case = Case(whole_question(one.row.prompt), one.row.gold, one.reply, prompt.text)
+        one.scores[SIMILARITY] = similarity
+        one.objections.update(check(case, bench.skip))
+        if tau is not None:
+            one.objections[SIMILARITY] = below(similarity, tau, option)
+    if retrieval and bench.golds is not None:
+        found = bench.golds.objections(gold_vectors, vectors)
+        for one, objection in zip(candidates, found, strict=True):
+            one.objections[RETRIEVAL] = objection if one.scores[SIMILARITY] is not None else None
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> list[float | None]:
+    """Eq. 2 for unit vectors, float32 [n, D] each; None if either is zero: φ made nothing of the text."""
+    values = (left.astype(np.float64) * right).sum(-1)
+    known = np.isfinite(values) & left.any(-1) & right.any(-1)
+    return [round(float(value), SIMILARITY_DIGITS) if there else None
+            for value, there in zip(values, known, strict=True)]
+
+
+def below(similarity: float | None, threshold: float, option: str) -> str | None:
+    """Eq. 3's objection; None from the threshold on."""
+    if similarity is None:
+        return "no similarity to the gold answer"
+    if similarity < threshold:
+        return f"similarity {similarity:.3f} is below {option} {threshold:g}"
+    return None
+
+
+def judge(candidates: Sequence[Candidate], bench: Workbench) -> None:
+    """Eq. 4: every judge scores every candidate without objections; their mean counts from the quorum on."""
+    asked = [one for one in candidates if one.passed]
+    if not asked:
+        return
+    found = verdicts([one.row for one in asked], [one.text for one in asked], bench.judges,
+                     bench.prompts.judge)
+    for one, said in zip(asked, found, strict=True):
+        one.verdicts, given = said, [each.score for each in said if each.score is not None]
+        one.scores[JUDGE] = mean(given) if len(given) >= bench.quorum else None
+        errors = [f"{each.judge}: {each.error}" for each in said if each.error is not None]
+        if given:
+            errors.insert(0, f"{len(given)} of {len(said)} judges gave a score and the quorum is "
+                             f"{bench.quorum}")
+        one.unscored = "; ".join(errors)
+
+
+def verdicts(rows: Sequence[Row], answers: Sequence[str], judges: Sequence[Part],
+             prompt: Prompt) -> list[list[Verdict]]:
+    """For each answer the verdicts of all judges, in the judges' order; they work at the same time."""
+    requests = [judge_request(row, answer, prompt) for row, answer in zip(rows, answers, strict=True)]
+
+    def ask(one: Part) -> list[Verdict]:
+        return [_verdict(one.name, reply) for reply in one.ask("judge", requests, None, prompt)]
+
+    by_judge = list(at_once(ask, judges, len(judges), judges[0].journal.stop))
+    return [list(found) for found in zip(*by_judge, strict=True)]
+
+
+def _verdict(name: str, reply: Reply) -> Verdict:
+    """A failure is an error, never a 0."""
+    error, score = reply.error, reply.score
+    if error is None and not (score is not None and math.isfinite(score) and 0 <= score <= 1):
+        error = f"score {score} is not in [0, 1]"
+    return Verdict(name, score if error is None else None, error, reply)
+
+
+def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
+    """The mean nats a token of each text under the rewriter, given the prompt; None if not finite.
+
+    RAFT's premise is that a model bends least to answers it might have given itself: this measures, before
+    training, how near they are. Does nothing without a rewriter that shows likelihoods.
+    """
+    if bench.read is None:
+        return
+    asked = [one for one in candidates if one.text]
+    replies = bench.read([[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked])
+    for one, reply in zip(asked, replies, strict=True):
+        one.scores[NLL] = (None if reply.score is None
+                           else round(reply.score / reply.completion_tokens, NLL_DIGITS))

