@@ -28,5 +28,5 @@ class Recipe:
         return answers(options)
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
-        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.terms`)."""
+        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ For a question x with a gold answer y,
               λ = m̂_SFT / m̂_KL                     moving averages of both losses          Eqs. 11-12
 """
 
-from raft_fast.distillation.terms import CrossEntropy, Distillation, Term
+from raft_fast.distillation.losses import CrossEntropy, Distillation, Term
 from raft_fast.recipes.base import Recipe
 from raft_fast.run.options import TrainOptions
 

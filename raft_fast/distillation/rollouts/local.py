@@ -1,14 +1,15 @@
-"""transformers' generate, in batches of prompts of similar length: `--rollout_engine transformers`."""
+"""Rollouts of the student in this process: `--rollout_engine transformers` and `continuous`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from raft_fast.distillation.out_of_memory import ADVICE
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.engines import Sampling
+from raft_fast.distillation.sharding import copied
+from raft_fast.engines import Sampling, stable_seed
+from raft_fast.engines.continuous import draw_continuously
 from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
@@ -16,6 +17,9 @@ from raft_fast.run.progress import console
 
 ROLLOUT_ROWS = 64  # with few rows the matrix units idle
 ROLLOUT_TOKENS = 65536  # what the cache of keys and values holds at most
+ADVICE = "--gradient_checkpointing true and, where rows share a pass, --max_tokens_per_micro_batch 4096 " \
+         "need less, and a run goes on with them; --use_peft true needs least, a shorter --max_length or " \
+         "--max_completion_length less: a run that has done a step needs another --output_dir for these"
 
 
 @dataclass
@@ -88,3 +92,42 @@ class BatchedRollouts:
         if not logprobs:  # a tenth faster
             return [Trajectory(ids) for ids in generate_ids(*asked)]
         return [Trajectory(ids, told) for ids, told in sample_ids(*asked)]
+
+
+class ContinuousRollouts:
+    """transformers' continuous batching, for a GPU: a finished trajectory's place is taken by the next prompt
+    at once. Samples from the student, or where it trains in float32 on a GPU from a bf16 copy of it.
+
+    Noise comes from one stream for all that is in flight, seeded by the draws: the same refill may still draw
+    otherwise, because the order differs. `settings` is a transformers ContinuousBatchingConfig; by default
+    the free memory decides.
+    """
+
+    def __init__(self, chat: Chat, sampling: Sampling, settings: Any = None) -> None:
+        self.chat, self.sampling, self.settings = chat, sampling, settings
+        self.student: Any = None
+
+    def sync(self, student: Any) -> None:
+        autocast = student.device.type == "cuda" and student.dtype == torch.float32
+        self.student = copied(student, torch.bfloat16) if autocast else student
+
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        student, self.student = self.student, None
+        if not draws:
+            return []
+        seed = stable_seed([draw.seed for draw in draws])
+        found = draw_continuously(student, self.chat, [draw.prompt for draw in draws],
+                                  replace(self.sampling, seed=seed), self.settings, logprobs)
+        for one in found:
+            if one is None or one.error is not None:
+                why = "its scheduler stopped" if one is None else one.error
+                raise UserError(f"--rollout_engine continuous: a trajectory did not come back ({why}); use "
+                                "--rollout_engine transformers")
+        return [Trajectory(list(one.generated_tokens), list(one.logprobs) if logprobs else None)
+                for one in found]
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        pass
