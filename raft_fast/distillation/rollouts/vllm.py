@@ -14,7 +14,7 @@ from typing import Any
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.rollouts.handover import suppressed, write_for_engine
 from raft_fast.engines import Sampling
-from raft_fast.engines.answers import ending
+from raft_fast.engines.replies import ending
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
 
