@@ -11,11 +11,10 @@ from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
-from raft_fast.evaluation.best import _score
-from raft_fast.evaluation.collapse import collapse_of
+from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
-from raft_fast.report.run_files import read_run
-from raft_fast.report.stage1.page import write_report
+from raft_fast.report.files import read_run
+from raft_fast.report.page import write_refine_report
 from raft_fast.run.durable import seal
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
@@ -41,18 +40,15 @@ def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbag
             list(read_jsonl(path, "mend it", ["step"]))
 
 
-def test_the_reason_says_what_is_there(tmp_path):
-    path = tmp_path / "x.json"
-    for text, kind, reason in (
-        ("[]", dict, "holds a list, not an object"), ("{}", list, "holds an object"), ("1", dict, "a number"),
-        ('[{"a": 1}, {}]', list, "has no 'a'"), ("[1]", list, "has no 'a'"), ("", dict, "is empty"),
-        ('{"b": 1}', dict, "has no 'a'"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=reason):
-            read_json(path, "", kind, ["a"])
-    with pytest.raises(UserError, match="No such file"):
-        read_json(tmp_path / "nothing.json")
+@pytest.mark.parametrize(("text", "kind", "reason"), [
+    ("[]", dict, "holds a list, not an object"), ("{}", list, "holds an object"), ("1", dict, "a number"),
+    ('[{"a": 1}, {}]', list, "has no 'a'"), ("[1]", list, "has no 'a'"), ("", dict, "is empty"),
+    ('{"b": 1}', dict, "has no 'a'"), (None, dict, "No such file")])
+def test_the_reason_says_what_is_there(tmp_path, text, kind, reason):
+    if text is not None:
+        (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        read_json(tmp_path / "x.json", "", kind, ["a"])
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -125,7 +121,7 @@ def test_reports_name_what_they_cannot_read(tmp_path, garbage):
     for name in ("summary.json", "config.yaml", "screen.json", "decisions.jsonl", "runs.jsonl",
                  "rejected.jsonl"):
         (tmp_path / name).write_bytes(garbage)
-    assert write_report(tmp_path).is_file()
+    assert write_refine_report(tmp_path).is_file()
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

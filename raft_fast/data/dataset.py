@@ -3,8 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import os
+import pickle
 import random
 import re
+import tempfile
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -44,22 +47,42 @@ class Table:
 def read_table(source: str | InMemory, max_bad_rows: float | None) -> Table:
     """As `open_rows`, with all rows in memory."""
     rows: list[Row] = []
-    file = open_rows(source, max_bad_rows, keep=rows.append)
-    return Table(rows, file.rejected, file.refined, file.notes)
+    _, rejected, refined, notes = _read(source, max_bad_rows, rows.append)
+    return Table(rows, rejected, refined, notes)
+
+
+class _Kept:
+    """Rows in an unnamed temporary file, by their place: their source is parsed and checked only once."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        self._starts = array("q", [0])
+
+    def add(self, row: Row) -> None:
+        self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(tuple(vars(row).values()))))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def __getitem__(self, place: int) -> Row:
+        start, end = self._starts[place : place + 2]
+        return Row(*pickle.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True)
 class RowFile(Collection[Row]):
-    """Rows that stay in their file: checked once, then read again whenever they are gone through.
-
-    In memory are the rejected rows and, after `spread`, the places of the chosen ones.
-    """
+    """Rows on disk, as often as they are gone through. In memory are where each of them begins, the rejected
+    rows and, after `spread`, the places of the chosen ones."""
 
     source: str | InMemory
     count: int
     rejected: list[Rejected]
     refined: bool
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    kept: _Kept = field(repr=False, compare=False)
     chosen: "array[int] | range | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -69,9 +92,7 @@ class RowFile(Collection[Row]):
         return any(row == one for one in self)
 
     def __iter__(self) -> Iterator[Row]:
-        if self.chosen is None:
-            return self._all()
-        return at(self._all(), self.chosen)
+        return (self.kept[place] for place in (range(self.count) if self.chosen is None else self.chosen))
 
     def spread(self, count: int, seed: int) -> "RowFile":
         """As the function `spread`, for rows on disk."""
@@ -93,27 +114,23 @@ class RowFile(Collection[Row]):
         places = range(self.count) if self.chosen is None else self.chosen
         return replace(self, chosen=array("q", (one for at, one in enumerate(places) if at not in gone)))
 
-    def _all(self) -> Iterator[Row]:
-        aside = {bad.line for bad in self.rejected}
-        for line, record in records(self.source):
-            if line in aside:
-                continue
-            try:
-                yield to_row(record, _default_id(line))
-            except (BadRowError, RecursionError) as bad:
-                raise UserError(f"{self.source}, line {line}: has changed since it was read: {bad}") from bad
 
-
-def open_rows(
-    source: str | InMemory, max_bad_rows: float | None, advance: Callable[[int], None] = lambda steps: None,
-    keep: Callable[[Row], None] = lambda row: None,
-) -> RowFile:
-    """Look through a file, a `datasets` name or rows in memory; its rows stay where they are. `advance`
-    hears how many were looked at, `keep` every row.
+def open_rows(source: str | InMemory, max_bad_rows: float | None,
+              advance: Callable[[int], None] = lambda steps: None) -> RowFile:
+    """The rows of a file, a `datasets` name or an object in memory. `advance` hears how many were looked at.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
     bad rows above `max_bad_rows`.
     """
+    kept = _Kept()
+    found = _read(source, max_bad_rows, kept.add, advance)
+    kept.flush()
+    return RowFile(source, *found, kept)
+
+
+def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Row], None],
+          advance: Callable[[int], None] = lambda steps: None) -> tuple[int, list[Rejected], bool, list[str]]:
+    """(good rows, rejected rows, whether stage 1 has been over them, lines to tell the user)."""
     rejected: list[Rejected] = []
     notes: list[str] = []
     unused: Unused = {}
@@ -135,7 +152,7 @@ def open_rows(
     seen.close()
     advance(total % TOLD_ROWS)
     judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
-    return RowFile(source, total - len(rejected), rejected, refined, [*notes, *told(unused)])
+    return total - len(rejected), rejected, refined, [*notes, *told(unused)]
 
 
 def find_lines(source: str | InMemory, row_ids: Collection[str]) -> dict[str, int]:

@@ -34,6 +34,10 @@ class Student(Protocol):
         at; the original is what it was before. All processes take part."""
         ...
 
+    def release(self) -> None:
+        """Leave the original as it was, also where training did not come to its end."""
+        ...
+
 
 def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int,
                  given: Any = None, peft_config: Any = None) -> Student:
@@ -99,6 +103,9 @@ class FullStudent:
             return made_ready(copied(model, dtype), None, "RUN/model")
         return model.eval().requires_grad_(False).to(dtype)
 
+    def release(self) -> None:
+        pass
+
 
 class LoraStudent:
     """The original with an adapter inside: one copy of the weights for student and teacher.
@@ -107,7 +114,7 @@ class LoraStudent:
     """
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
-        self.model, self.adapter, self.options = adapter.model, adapter, options
+        self.model, self.adapter, self.options, self.inside = adapter.model, adapter, options, True
         self.weights: Weights = adapter
 
     def teaching(self, teacher: Any) -> Teaching | None:
@@ -119,9 +126,14 @@ class LoraStudent:
             _save(run_dir / "model", self.model, self.adapter.merged(), chat)
 
         Processes().first(write)
-        self.adapter.remove()
+        self.release()
         return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
                           ).requires_grad_(False)
+
+    def release(self) -> None:
+        if self.inside:
+            self.adapter.remove()
+        self.inside = False
 
 
 def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:

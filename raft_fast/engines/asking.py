@@ -71,16 +71,17 @@ class Prompts:
 
 
 def load_prompts(folder: str | None = None) -> Prompts:
-    """Stage 1's prompts in `folder`, and the shipped ones for those that it lacks. Raises as `load_own`."""
-    return Prompts(**{field.name: load_own(field.name, folder, "--prompts") for field in fields(Prompts)})
+    """Stage 1's prompts: those in `folder`, the shipped ones for what it lacks. Raises as `load_prompt`."""
+    return Prompts(**{field.name: load_prompt(field.name, folder) for field in fields(Prompts)})
 
 
-def load_own(name: str, folder: str | None, option: str) -> Prompt:
+def load_prompt(name: str, folder: str | None = None, option: str = "--prompts") -> Prompt:
     """The prompt of one task: `<name>.txt` in the folder that `option` names, else the shipped one.
 
     Raises UserError for a folder without any prompt, a file that belongs to no task, and a text whose
     {fields} are not the task's.
     """
+    own = None if folder is None else Path(folder) / f"{name}.txt"
     if folder is not None:
         names = {file.stem for file in Path(folder).glob("*.txt")}
         known = ", ".join(f"{one}.txt" for one in FIELDS)
@@ -88,12 +89,6 @@ def load_own(name: str, folder: str | None, option: str) -> Prompt:
             raise UserError(f"{option} {folder}: holds no prompt; name a folder with {known}")
         if unknown := sorted(names - set(FIELDS)):
             raise UserError(f"{option} {folder}: {unknown[0]}.txt is no prompt; there are {known}")
-    return load_prompt(name, folder)
-
-
-def load_prompt(name: str, folder: str | None = None) -> Prompt:
-    """As `load_own`, whatever else is in the folder."""
-    own = None if folder is None else Path(folder) / f"{name}.txt"
     if own is None or not own.is_file():
         shipped = resources.files("raft_fast.engines") / "prompts" / f"{name}.txt"
         return Prompt(name, shipped.read_text(encoding="utf-8").strip())

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from raft_fast.data.texts import Message
@@ -36,6 +35,7 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """The run ends: nothing more is asked for."""
 
 
+Answers = Iterator[tuple[int, Reply]]
 Listener = Callable[[Reply, bool], None]
 """Called with every distinct request's reply, and whether an engine gave it just now."""
 
@@ -73,8 +73,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close; a block that ended without an error is a finished run."""
         with self._lock:  # threads that were left behind may still come with a reply
             self._closed = True
@@ -156,8 +155,7 @@ class Journal:
             self.cached += len(known) + len(awaited)
         return mine, known, awaited
 
-    def _hear(self, answers: Iterator[tuple[int, Reply]], listen: Listener,
-              note: Callable[[int, Reply], None]) -> None:
+    def _hear(self, answers: Answers, listen: Listener, note: Callable[[int, Reply], None]) -> None:
         """Note every reply down before it is listened to, also those that come after the last word."""
         try:
             if self._stop.is_set():
@@ -205,8 +203,7 @@ class Journal:
         return recorded(self._file.read(start))
 
 
-def _in_flight(answers: Iterator[tuple[int, Reply]],
-               last_word: KeyboardInterrupt) -> Iterator[tuple[int, Reply]]:
+def _in_flight(answers: Answers, last_word: KeyboardInterrupt) -> Answers:
     """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
     if not isinstance(answers, Generator):
         return

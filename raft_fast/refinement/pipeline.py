@@ -104,8 +104,8 @@ def notices(journal: Journal, roles: Roles) -> Iterator[str]:
         yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
                "again")
     chosen = any(engine is not roles.rewriter for engine in (roles.fuser, *roles.judges))
-    kin = [] if roles.fuser is None else [
-        judge.identity for judge in roles.judges if family(judge.identity) == family(roles.fuser.identity)]
+    kin = [judge.identity for judge in roles.judges
+           if roles.fuser is not None and family(judge.identity) == family(roles.fuser.identity)]
     if kin and chosen:  # that one model plays all parts by default is said in the report
         yield (f"--judge {', '.join(kin)} is of the fuser's family: models prefer their own words; "
                "choose judges of other families")

@@ -88,7 +88,6 @@ class Group:
     """Candidates of one origin, or of one of its draws. `rows` have at least one without objections."""
 
     drawn: int = 0
-    written: int = 0
     passed: int = 0
     chosen: int = 0
     rows: int = 0
@@ -100,7 +99,6 @@ class Group:
         for one in candidates:
             chosen = any(one is pick for pick in picks)
             self.drawn += 1
-            self.written += bool(one.text)
             self.passed += one.passed
             self.chosen += chosen
             self.objections.update(name for name, reason in one.objections.items() if reason is not None)

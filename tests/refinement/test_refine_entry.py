@@ -90,10 +90,10 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
     assert len(locked) == 2
 
 
-def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
+def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_path, capsys):
     write(tmp_path / "rows.jsonl", *questions(9), {"question": "no answer?", "answer": ""})
     loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--max_rows", "4", "--model",
-                     "somebody/else", "--refine_batch_size", "5")
+                     "somebody/else", "--refine_batch_size", "5", "--skip_checks", UNCHECKED)
     assert loaded == [("self", "somebody/else", 5)]  # one model plays all parts
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
@@ -107,15 +107,10 @@ def test_it_writes_everything_and_sets_bad_rows_aside(command, tmp_path):
     _, (data, *_) = config.parse("refine", "", [DataOptions, ModelOptions, EngineOptions, RefineOptions],
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
-
-
-def test_counts_begin_with_what_was_read_and_end_with_what_came_of_it(command, tmp_path, capsys):
-    write(tmp_path / "rows.jsonl", *questions(9), {"question": "no answer?", "answer": ""})
-    command("--data", "rows.jsonl", "--output_dir", "out", "--max_rows", "4", "--skip_checks", UNCHECKED)
     said = " ".join(capsys.readouterr().err.split())
     assert "rows.jsonl: 4 of 10 rows, 1 set aside: rejected.jsonl (1 answer is empty)" in said
     assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
-    report = (tmp_path / "out" / "report.html").read_text()
+    report = (out / "report.html").read_text()
     assert "set aside, in rejected.jsonl: 1 (1 answer is empty)" in report
 
 
@@ -128,12 +123,6 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
     found = {"rows": {"used": 3}, "passed_filter": 0, "sources": {"gold": 3, "fused": 0}, "tau": 0.9,
              "objections": {"similarity": 3}, "calibration": {"suggested_tau": 0.62}}
     assert outcome(found)[1].endswith("--tau 0.62 fits this encoder (now 0.9)")
-
-
-def test_the_folder_has_the_datas_name_where_none_is_given(command, tmp_path):
-    write(tmp_path / "rows.jsonl", *questions(2))
-    command("--data", "rows.jsonl")
-    assert (tmp_path / "refined" / "rows" / "refined.parquet").is_file()
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
@@ -161,11 +150,11 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     assert not (tmp_path / "none").exists()
 
 
-def test_refined_rows_are_not_refined_again(command, tmp_path, capsys):
+def test_refined_rows_in_a_folder_with_the_datas_name_are_not_refined_again(command, tmp_path, capsys):
     write(tmp_path / "rows.jsonl", *questions(1))
-    command("--data", "rows.jsonl", "--output_dir", "out")
+    command("--data", "rows.jsonl")
     with pytest.raises(SystemExit):
-        command("--data", "out/refined.parquet", "--output_dir", "again")
+        command("--data", "refined/rows/refined.parquet", "--output_dir", "again")
     assert "is refined already" in capsys.readouterr().err
 
 
@@ -176,7 +165,7 @@ def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
         command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
     other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
     with monkeypatch.context() as patch:
-        patch.setattr(refine, "refine", lambda *args, **kwargs: 1 / 0)
+        patch.setattr("raft_fast.refinement.alone.refine", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             command(*other, "--shard", "2/2")
     assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()
@@ -246,17 +235,9 @@ def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, m
     assert len(seen) == 1
 
 
-def test_a_row_cannot_steer_the_terminal(command, tmp_path, capsys, monkeypatch):
-    write(tmp_path / "rows.jsonl", {"question": "q\x1b[2J?", "answer": "a"})
-    monkeypatch.setattr("raft_fast.engines.load.load_tokens", lambda *given: None)
-    command("--data", "rows.jsonl", "--dry_run", "true")
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "q\N{REPLACEMENT CHARACTER}[2J?" in said
-
-
 def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys, monkeypatch):
-    write(tmp_path / "rows.jsonl", *questions(9))
+    """A row cannot steer the terminal."""
+    write(tmp_path / "rows.jsonl", {"question": "q0\x1b[2J?", "answer": "answer 0"}, *questions(9)[1:])
     monkeypatch.setattr("raft_fast.engines.load.load_tokens", lambda spec, options: (
         None if "://" in spec else lambda messages: 100))
     loaded = command("--data", "rows.jsonl", "--output_dir", "out", "--dry_run", "true", "--fusion_rounds",
@@ -264,8 +245,10 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert loaded == []
     assert not (tmp_path / "out").exists()
     said = capsys.readouterr().out
-    for shown in ("--- rewrite", "Reword the answer", "--- fuse", "Combine the two", "--- judge", "q0?"):
+    for shown in ("--- rewrite", "Reword the answer", "--- fuse", "Combine the two", "--- judge",
+                  "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
+    assert "\x1b" not in said
     table = {tuple(line.split()[:1] + line.split()[-1:]): line.split()[1:5]
              for line in said.splitlines() if line.startswith("--") and len(line.split()) > 3}
     assert table["--rewriter", "self"] == ["9", "900", "450", "450"]  # an answer is 50 tokens at most

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import stage1_process
 from faults import calls, fault
+from refinement_stubs import OUTPUTS
 
 from raft_fast.refinement.pipeline import BLOCKS_AT_ONCE
 
 ROWS = 70
-FILES = ("decisions.jsonl", "refined.parquet", "summary.json")
 HERE = Path(__file__).parent
 
 
@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
 
 
 def assert_same(folder, whole):
-    for name in FILES:
+    for name in OUTPUTS:
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -87,7 +87,7 @@ def test_a_run_that_found_the_disk_full_ends_in_the_same_files(tmp_path, monkeyp
         with suppress(OSError), fault(folder, monkeypatch, at, full):
             stage1_process.run(folder, few, 0.0)
         stage1_process.run(folder, few, 0.0)
-        for name in FILES:
+        for name in OUTPUTS:
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (name, call)
 
 
@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_the_decided_rows_under_other_names_and_the_run_goes_on(tm
     said, code = stop(start(tmp_path), tmp_path, 150, signal.SIGINT)
     assert code == 130, said
     assert "interrupted: finished work is on disk; run the same command again" in said
-    assert not any((tmp_path / name).exists() for name in FILES)
+    assert not any((tmp_path / name).exists() for name in OUTPUTS)
     there = pq.read_table(tmp_path / "refined.partial.parquet").to_pylist()
     everything = pq.read_table(whole / "refined.parquet").to_pylist()
     assert 0 < len(there) < ROWS

@@ -6,18 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 import yaml
-from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
+from refinement_stubs import OUTPUTS, StubEngine, rows_of, run
 
 from raft_fast.engines import Price, Reply
 from raft_fast.engines.asking import STREAK, at_once
 from raft_fast.engines.journal import Journal
-from raft_fast.refinement import Roles, outputs, pipeline, raft, refine
+from raft_fast.refinement import Roles, outputs, pipeline
 from raft_fast.refinement.pipeline import notices
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
-
-FILES = ("decisions.jsonl", "refined.parquet", "summary.json")
 
 
 def roles(judge=lambda text, seed: len(text) % 7 / 6):
@@ -26,41 +23,36 @@ def roles(judge=lambda text, seed: len(text) % 7 / 6):
                  [StubEngine("judge", judge)])
 
 
-def rows(count):
-    return [row(f"r{n}", f"question {'x' * (n % 5)} {n}?", f"gold {n}") for n in range(count)]
-
-
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
 
 
-def run(folder, given, **options):
-    options = RefineOptions(skip_checks=UNCHECKED, **options)
-    return refine(given, raft(options), roles(), StubEncoder(), folder, Reporter(), total_rows=50)
+def refined(folder, rows, **options):
+    return run(folder, rows, roles(), given={"total_rows": 50}, **options)
 
 
 def test_the_size_of_blocks_changes_no_file(tmp_path, monkeypatch):
     for name, size in (("small", 8), ("large", 1024)):
         monkeypatch.setattr(pipeline, "BLOCK_ROWS", size)
-        run(tmp_path / name, rows(50))
-    for name in FILES:
+        refined(tmp_path / name, rows_of(50))
+    for name in OUTPUTS:
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
 
 
 def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_blocks, monkeypatch):
-    run(tmp_path / "whole", rows(50))
+    refined(tmp_path / "whole", rows_of(50))
     for number in (3, 1, 2):
         shard = f"{number}/3"
         folder = outputs.shard_folder(tmp_path, shard)
-        run(folder, rows(50)[number - 1 :: 3])
+        refined(folder, rows_of(50)[number - 1 :: 3])
         (folder / "config.yaml").write_text(f"data: rows.jsonl\nshard: {shard}\ntau: 0.8\n")
     assert outputs.unfinished(tmp_path) == []
     reporter, steps = Reporter(), []
     monkeypatch.setattr(reporter, "phase", lambda name, total, unit: nullcontext(steps.append))
     outputs.merge(tmp_path, reporter)
     assert sum(steps) == 50
-    for name in FILES:
+    for name in OUTPUTS:
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert "shard: null" in (tmp_path / "config.yaml").read_text()
 
@@ -69,19 +61,19 @@ def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tm
     with pytest.raises(UserError, match="has no shards; refine them with --shard 1/n"):
         outputs.merge(tmp_path, Reporter())
     first, second = (outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
-    run(first, rows(50)[::2])
+    refined(first, rows_of(50)[::2])
     (first / "config.yaml").write_text("model: a\n")
     second.mkdir()
     with pytest.raises(UserError, match="shard 2/2 is not finished"):
         outputs.merge(tmp_path, Reporter())
-    run(second, rows(50)[1::2], tau=0.7)
+    refined(second, rows_of(50)[1::2], tau=0.7)
     (second / "config.yaml").write_text("model: b\n")
     with pytest.raises(UserError, match=r"--model b, and .*1-of-2 with a;"):
         outputs.merge(tmp_path, Reporter())
     (second / "config.yaml").write_text("model: a\n")
     with pytest.raises(UserError, match=r"has tau 0.7, and .*1-of-2 has 0.8"):
         outputs.merge(tmp_path, Reporter())
-    run(second, rows(50)[1:30:2])
+    refined(second, rows_of(50)[1:30:2])
     with pytest.raises(UserError, match="not of the same rows"):
         outputs.merge(tmp_path, Reporter())
     assert not (tmp_path / "refined.parquet").exists()
@@ -93,8 +85,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     def make(at, data, price=None):
         given = roles()
         given.rewriter.price = price
-        refine(rows(20)[at::2], raft(RefineOptions(skip_checks=UNCHECKED)), given, StubEncoder(), folders[at],
-               Reporter(), total_rows=20, data=data)
+        run(folders[at], rows_of(20)[at::2], given, given={"total_rows": 20, "data": data})
         (folders[at] / "config.yaml").write_text(f"data: {'ab'[at]}/rows.jsonl\n")
 
     make(0, "hash 1")
@@ -120,7 +111,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
 def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engines, joins):
     folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
     for at, folder in enumerate(folders):
-        run(folder, rows(20)[at::2])
+        refined(folder, rows_of(20)[at::2])
         config = {name: values[at] for name, values in engines.items()}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert outputs.unfinished(tmp_path, folders[0]) == ([] if joins else ["2/2"])
@@ -132,7 +123,7 @@ def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engin
 def test_shards_of_other_models_behind_a_url_are_told_apart_by_name(tmp_path):
     folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
     for at, folder in enumerate(folders):
-        run(folder, rows(20)[at::2])
+        refined(folder, rows_of(20)[at::2])
         (folder / "config.yaml").write_text(f"fuser: http://{'ab'[at]}/v1\n")
     summary = (folders[1] / "summary.json").read_text()
     (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
@@ -149,9 +140,8 @@ def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, s
 
     judge = StubEngine("dying", dies)
     mixed = Roles(roles().rewriter, roles().fuser, [StubEngine("well", lambda text, seed: 0.9), judge])
-    options = RefineOptions(fusion_rounds=1, quorum=1, skip_checks=UNCHECKED)
     with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
-        refine(rows(1000), raft(options), mixed, StubEncoder(), tmp_path, Reporter())
+        run(tmp_path, rows_of(1000), mixed, fusion_rounds=1, quorum=1)
     assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
     assert not (tmp_path / "refined.parquet").exists()
 
@@ -200,8 +190,7 @@ def test_one_failure_stops_the_others_and_is_raised():
 def test_a_fuser_in_its_own_jury_is_told_of(tmp_path, capsys):
     fuser = StubEngine("Qwen/Qwen3-32B@http://a/v1", lambda text, seed: "fusion")
     other = StubEngine("Qwen/Qwen3-8B@http://b/v1", lambda text, seed: 0.9)
-    refine(rows(2), raft(RefineOptions()), Roles(roles().rewriter, fuser, [other]), StubEncoder(), tmp_path,
-           Reporter())
+    run(tmp_path, rows_of(2), Roles(roles().rewriter, fuser, [other]))
     said = " ".join(capsys.readouterr().err.split())
     assert "Qwen3-8B@http://b/v1 is of the fuser's family" in said
     assert json.loads((tmp_path / "summary.json").read_text())["fuser_is_judge"] is False

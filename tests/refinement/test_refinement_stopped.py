@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
+from refinement_stubs import StubEngine, rows_of, run
 from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
@@ -17,30 +17,19 @@ from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.engines.generation import Call
 from raft_fast.models.chat import Chat
-from raft_fast.refinement import Roles, pipeline, raft, refine
+from raft_fast.refinement import Roles, pipeline
 from raft_fast.refinement.candidates import Decision
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import RefineOptions
-from raft_fast.run.progress import Reporter
 
 
 def writer(answer=lambda text, seed: f"rewrite of {text[-20:]}"):
     return StubEngine("writer", answer)
 
 
-def rows(count):
-    return [row(f"r{n}", f"question {n}?", f"gold {n}") for n in range(count)]
-
-
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
-
-
-def run(folder, given, roles, **options):
-    options = RefineOptions(skip_checks=UNCHECKED, **options)
-    return refine(given, raft(options), roles, StubEncoder(), folder, Reporter())
 
 
 def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
@@ -73,7 +62,7 @@ def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, 
     jury = [StubEngine("bad", bad), StubEngine("slow", slow)]
     fuser = StubEngine("fuser", lambda text, seed: f"fusion of {text[-20:]}")
     with pytest.raises(UserError, match=r"--judge bad: none of [0-9]+ replies .* rather not say"):
-        run(tmp_path, rows(64), Roles(writer(), fuser, jury), quorum=1, fusion_rounds=1)
+        run(tmp_path, rows_of(64), Roles(writer(), fuser, jury), quorum=1, fusion_rounds=1)
 
 
 def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
@@ -87,7 +76,7 @@ def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tm
 
 
 def test_an_engine_that_answered_in_an_earlier_run_is_known_to_work(tmp_path):
-    some, failing = rows(2 * PATIENCE), writer(lambda text, seed: Reply("", error="busy"))
+    some, failing = rows_of(2 * PATIENCE), writer(lambda text, seed: Reply("", error="busy"))
     with pytest.raises(UserError):
         run(tmp_path, [*some[:1], *some], Roles(failing), fusion_rounds=0)
     run(tmp_path, some[:1], Roles(writer()), fusion_rounds=0)
@@ -116,7 +105,7 @@ def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_b
     engine = Batches()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, rows(64), Roles(engine), fusion_rounds=0)
+            run(tmp_path, rows_of(64), Roles(engine), fusion_rounds=0)
     finally:
         engine.go_on.set()
     lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
@@ -139,7 +128,7 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
     def engine():
         return HFEngine(make_model(), chat, "tiny", batch_size=4)
 
-    run(tmp_path / "whole", rows(32), Roles(engine()), **options)
+    run(tmp_path / "whole", rows_of(32), Roles(engine()), **options)
     own, tokens = Call.__call__, []
 
     def interrupted(call, *given, **rest):
@@ -153,12 +142,12 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
 
     monkeypatch.setattr(Call, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", rows(32), Roles(engine()), **options)
+        run(tmp_path / "cut", rows_of(32), Roles(engine()), **options)
     assert len(tokens) == 8
     assert not [thread for thread in threading.enumerate() if thread.name == errors.WORKER]
     kept = (tmp_path / "cut/journal.jsonl").read_text().splitlines()
     assert 0 < len(kept) < 16
-    run(tmp_path / "cut", rows(32), Roles(engine()), **options)
+    run(tmp_path / "cut", rows_of(32), Roles(engine()), **options)
     cut, whole = ((tmp_path / name / "journal.jsonl").read_text().splitlines() for name in ("cut", "whole"))
     assert cut[: len(kept)] == kept
     assert texts(cut) == texts(whole)
@@ -181,7 +170,7 @@ def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks
     monkeypatch.setattr(Decision, "as_json", interrupted)
     try:
         with pytest.raises((KeyboardInterrupt, errors.Stopped)):
-            run(tmp_path, rows(40), Roles(writer()), fusion_rounds=0)
+            run(tmp_path, rows_of(40), Roles(writer()), fusion_rounds=0)
     finally:
         signal.signal(signal.SIGTERM, before)
     lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
