@@ -21,7 +21,6 @@ setup(
         "raft_fast.refinement.checks",
         "raft_fast.refinement.facts",
         "raft_fast.report",
-        "raft_fast.report.stage1",
         "raft_fast.run",
         "raft_fast.run.options",
         "raft_fast_configs",
@@ -37,7 +36,6 @@ setup(
         "raft_fast.engines": ["prompts/*.txt"],
         "raft_fast.refinement.checks": ["phrases/*.toml"],
         "raft_fast.report": ["*.jinja", "*.css"],
-        "raft_fast.report.stage1": ["*.jinja"],
         "raft_fast_configs": ["*.yaml"],
     },
 )

@@ -25,6 +25,7 @@ from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
 from raft_fast.models.attention import shares_prompts
+from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions
 from raft_fast.run.options.data import SMOLLM2
 
@@ -43,17 +44,18 @@ def one_setting(job: Job, setting: str) -> dict[str, Any]:
     else:
         dtype = torch.bfloat16 if setting == "bf16 teacher" else torch.float32
         teacher_model = load(job, dtype, packed=True)
-    teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, True, teaching=teaching)
+    teacher = Teacher(teacher_model, chat, job.top_k, TEMPERATURE, teaching=teaching)
     options = replace(job.options(sft=True), gradient_checkpointing=setting == "checkpointing",
                       learning_rate=STILL)
-    lengths = count_tokens(job.table(), chat, options)
+    terms = terms_of("raft", options)
+    lengths = count_tokens(job.table(), chat, terms, options)
     longest = micro_batches(job.plan()[:STEPS], lengths, options, shares_prompts(student))
     found = estimate(student, teacher_model, longest, options)
     for parameter in [*student.parameters(), *teacher_model.parameters()]:
         parameter.sum()  # weights of a file are there once they were read
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        train(student, teacher, chat, job.table(), options, job.seed, Path(folder), [Stopwatch(STEPS)],
+        train(student, teacher, chat, job.table(), terms, options, job.seed, Path(folder), [Stopwatch(STEPS)],
               weights)
     return {"foretold": found.needed, "measured": peak_memory(CPU) - before,
             "loaded": found.loaded, "peak": peak_memory(CPU),

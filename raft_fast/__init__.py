@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raft_fast.distillation import Callback as Callback
     from raft_fast.distillation import RolloutEngine as RolloutEngine
+    from raft_fast.run.errors import UserError as UserError
     from raft_fast.trainer import RAFTConfig as RAFTConfig
     from raft_fast.trainer import RAFTTrainer as RAFTTrainer
 
 __version__ = "0.1.0"
 FROM = {"Callback": "raft_fast.distillation", "RolloutEngine": "raft_fast.distillation",
-        "RAFTConfig": "raft_fast.trainer", "RAFTTrainer": "raft_fast.trainer"}
+        "RAFTConfig": "raft_fast.trainer", "RAFTTrainer": "raft_fast.trainer",
+        "UserError": "raft_fast.run.errors"}
 __all__ = [*FROM, "evaluate", "refine"]
 
 

@@ -55,7 +55,7 @@ def run(
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
     from raft_fast.refinement.bench import check_once
-    from raft_fast.report.table import print_table
+    from raft_fast.report.results import print_table
 
     # a mistake there shows before rows are read
     own_folder(model.model)
@@ -150,12 +150,12 @@ def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_d
 
 def write_documents(output_dir: Path, reporter: Reporter) -> None:
     """Bring the report, and the model card of a run, up to what was just measured."""
-    from raft_fast.report.model_card import write_model_card
-    from raft_fast.report.run_report import write_report
+    from raft_fast.report.cards import write_model_card
+    from raft_fast.report.page import write_run_report
 
     if (output_dir / "model").is_dir():
         write_model_card(output_dir)
-    reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_report(output_dir)}")
+    reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_run_report(output_dir)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from raft_fast.data.screening import screen
 from raft_fast.engines import Price
 from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
-from raft_fast.evaluation.suites import cached_suites
+from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import Roles, add_calibration, build_roles, index_golds, raft, refine
 from raft_fast.refinement.bench import named_engines, skipped
 from raft_fast.refinement.estimate import Estimate, estimate, told
@@ -193,20 +193,20 @@ def price(spec: str, engines: EngineOptions) -> Price | None:
 
 def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
     """Say what came of it; write the data set's card and the report."""
-    from raft_fast.report.stage1.card import write_card
-    from raft_fast.report.stage1.page import write_report  # heavy: not for --help or a typo
+    from raft_fast.report.cards import write_card
+    from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
 
     for line in outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
         write_card(folder, card.license, card.language)
-        report = write_report(folder)
+        report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
 
 
 def explain_row(data: DataOptions, row_id: str) -> None:
     """Print what stage 1 decided about one row. Loads no model."""
-    from raft_fast.report.stage1.explain import explain
+    from raft_fast.report.explain import explain
 
     if not data.output_dir and not data.data:
         raise UserError(f"--explain {row_id}: --output_dir is missing; name the folder that was "

@@ -2,6 +2,7 @@
 
 import sys
 
+from raft_fast.recipes import find
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
 from raft_fast.run.errors import entry
@@ -19,7 +20,8 @@ as they are. Interrupted, the same command goes on where it stopped. Started by 
 def main() -> None:
     argv = sys.argv[1:]
     own_data = any(word.split("=")[0] == "--data" for word in argv)
-    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart")
+    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart",
+                         lambda recipe: find(recipe).defaults)
     options = Options(*groups)
     check_given(argv, options)
     trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))

@@ -17,7 +17,7 @@ from typing import Any
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
 from raft_fast.preflight import check_train
-from raft_fast.recipes import find
+from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
@@ -48,26 +48,27 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find("raft"))
+        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
 class RAFTTrainer:
     """Refines, trains and evaluates; the same folder, numbers and resumption as the command line's.
 
-    model: a name, a folder, or a loaded causal language model of transformers, with `processing_class` its
-    tokenizer (default: loaded by the model's name_or_path). A loaded model is trained in place, in its own
-    precision; a frozen copy of it rewrites, teaches and is compared with, so two copies of the weights are in
-    memory, as by name. With an adapter there is one copy: it goes into the model, and is taken out again
-    after training; `trainer.model` is then the merged model.
-    args: a RAFTConfig. train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries with the
-    columns question/answer, prompt/completion or messages, or those of a refined file; without eval_dataset
-    rows are held out. config.yaml calls them <memory>; resuming needs the same rows and weights again.
-    peft_config: a LoraConfig of peft, instead of use_peft and the lora_ options.
-    callbacks: `raft_fast.Callback`s and transformers' `TrainerCallback`s (`TrainerEvents`).
-    teacher: a name or a loaded model, which is frozen; teacher_model is TRL's name for it. Default: the model
-    before training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
-    Raises UserError for what is refused, here and in every method.
+    model: a name, a folder, or a loaded causal language model of transformers. A loaded model is trained in
+    place, in its own precision; a frozen copy of it rewrites, teaches and is the base of the evaluation, so
+    two copies of the weights are in memory, as with a name. With an adapter one copy is enough: the adapter
+    is inserted into the model and removed after training, and `trainer.model` is then the merged model.
+    args: a RAFTConfig.
+    train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
+    question/answer, prompt/completion, messages, or those of a refined file. Without eval_dataset rows are
+    held out. config.yaml says <memory>; to resume, pass the same rows and weights again.
+    peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
+    processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
+    callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
+    teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
+    training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
+    Raises UserError, here and in every method, for anything that the command would refuse.
     """
 
     def __init__(self, model: Any = None, args: RAFTConfig | None = None, train_dataset: Any = None,
@@ -97,6 +98,7 @@ class RAFTTrainer:
 
             vars(self.args).update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
+        self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
         if self._model is not None and self.processing_class is None:
             from raft_fast.models.load import tokenizer_of
@@ -111,12 +113,12 @@ class RAFTTrainer:
         self._ended = False
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
-        """Every stage but the evaluation whose outcome is not in the folder yet: RUN/model and its metrics.
+        """Refine and train: every stage but the evaluation, up to RUN/model.
 
-        A run in output_dir is gone on with, from its newest whole checkpoint. resume_from_checkpoint: True
-        requires a checkpoint, False a folder without a run; a path must be that of the run or of its newest
-        checkpoint. Returns transformers' TrainOutput. Raises UserError if another process is at work in the
-        folder or it holds a run with other options.
+        A run that output_dir contains is resumed, from its newest complete checkpoint.
+        resume_from_checkpoint: True requires a checkpoint, False a folder without a run; a path must be that
+        of the run or of its newest checkpoint. Returns transformers' TrainOutput. Raises UserError if another
+        process works in the folder, or it contains a run with different options.
         """
         from transformers.trainer_utils import TrainOutput
 
@@ -142,9 +144,10 @@ class RAFTTrainer:
                 finally:
                     if processes.is_first:
                         save_costs(run_dir, reporter)
-        losses = [line["loss"] for line in self.state.log_history if line.get("loss") is not None]
-        mean = sum(losses) / len(losses) if losses else 0.0
-        return TrainOutput(self.state.global_step, mean, {"train_loss": mean})
+        losses = processes.first(lambda: [line["loss"] for line in self.state.log_history
+                                          if line.get("loss") is not None])
+        mean = sum(losses) / max(1, len(losses))
+        return TrainOutput(processes.first(lambda: self.state.global_step), mean, {"train_loss": mean})
 
     def _train(self, processes: Any, reporter: Reporter) -> None:
         """From rows to RUN/model."""
@@ -152,8 +155,8 @@ class RAFTTrainer:
         from raft_fast.distillation.sharding import check_shards
         from raft_fast.distillation.stage2 import load_teacher, train_student
         from raft_fast.distillation.student import check_adapter, check_checkpointing
-        from raft_fast.evaluation.suites import fetched_suites
-        from raft_fast.evaluation.watchers import watchers
+        from raft_fast.evaluation.during_training import watchers
+        from raft_fast.evaluation.ifbench import fetched_suites
         from raft_fast.models.load import load_encoder
 
         options, run_dir = self.options, self.run_dir
@@ -183,9 +186,9 @@ class RAFTTrainer:
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
         self._trained = train_student(
-            answered, options, original, teacher, run_dir, reporter,
-            [*self._callbacks, self._events, *watching], given=self._model, peft_config=self._peft_config,
-            rollout_engine=self._rollout_engine)
+            answered, self._terms, options, original, teacher, run_dir, reporter,
+            [*self._callbacks, self._events, *watching], given=self._model,
+            peft_config=self._peft_config, rollout_engine=self._rollout_engine)
         self._ended = self._trained is not None
         if not self._ended:
             reporter.say(f"stopped by a callback: {GO_ON}")
@@ -244,9 +247,9 @@ class RAFTTrainer:
 
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
                     **ignored: Any) -> str:
-        """Upload RUN/model to hub_model_id (default: the folder's name); returns the address. The model card
-        holds the run's own numbers, so what transformers would put into it is ignored. Raises UserError if
-        training collapsed, or the hub refuses."""
+        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
+        written from the run, so the further arguments of transformers' method are ignored. Raises UserError
+        if training collapsed, or if the upload fails."""
         from raft_fast.report.finish import upload
 
         self._must_be_trained()
@@ -261,7 +264,7 @@ class RAFTTrainer:
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 
     def end(self) -> None:
-        """Leave the other processes of the run, all work done."""
+        """Leave the process group of a run of several processes; call it last."""
         from raft_fast.run.processes import Processes
 
         Processes().end()

@@ -38,6 +38,7 @@ from raft_fast.models.head import check_head
 from raft_fast.models.load import load_chat, load_model
 from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden
+from raft_fast.recipes import terms_of
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError
@@ -96,7 +97,8 @@ def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, m
                       AdapterOptions(use_peft=lora, lora_r=4), WatchOptions(), EvaluateOptions())
     original, run_dir = load_engine("self", model), tmp_path / "run"
     run_dir.mkdir()
-    trained = train_student(make_rows(6), options, original, original, run_dir, Silent())
+    trained = train_student(make_rows(6), terms_of("raft", TRAIN), options, original, original, run_dir,
+                            Silent())
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) == 2
     assert all(step["sft_loss"] > 0 and step["kl_loss"] >= 0 and not step["skipped"] for step in steps)

@@ -5,7 +5,7 @@ from tiny import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.examples import Example
+from raft_fast.distillation.examples import Reading
 from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
 from raft_fast.models.packing import completion_hidden, pad
 from raft_fast.run.errors import UserError
@@ -93,10 +93,9 @@ def test_every_eos_of_the_generation_config_counts():
     assert chat.eos_ids == {2, 3}
 
 
-def test_example_refuses_views_that_differ():
-    example = Example(None, View([1], [5, 2]), View([1, 1], [5, 3]))
+def test_a_reading_takes_no_views_that_differ():
     with pytest.raises(AssertionError, match="different completions"):
-        example.check()
+        Reading(View([1], [5, 2]), View([1, 1], [5, 3]))
 
 
 def test_hidden_states_do_not_depend_on_the_company(model, chat):

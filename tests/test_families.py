@@ -14,6 +14,7 @@ from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.rollouts.handover import weights_for_engine
 from raft_fast.distillation.student import check_adapter, make_student
 from raft_fast.engines.load import load_engine
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 
@@ -93,8 +94,9 @@ def test_the_saved_model_is_the_trained_one(name, adapter, tmp_path):
     original = load_engine("self", options)
     before, chat = logits(original.model), original.chat
     student = make_student(original.model, options, adapter, 0)
-    teacher = Teacher(original.model, chat, 16, 1.5, True, teaching=student.teaching(original.model))
-    train(student.model, teacher, chat, make_rows(6), TRAIN, 0, run_dir, weights=student.weights)
+    teacher = Teacher(original.model, chat, 16, 1.5, teaching=student.teaching(original.model))
+    train(student.model, teacher, chat, make_rows(6), terms_of("raft", TRAIN), TRAIN, 0, run_dir,
+          weights=student.weights)
     trained, for_engine = logits(student.model), {name for name, _ in weights_for_engine(student.model)}
     assert not is_close(trained, before)
 

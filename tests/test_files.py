@@ -11,11 +11,10 @@ from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
-from raft_fast.evaluation.best import _score
-from raft_fast.evaluation.collapse import collapse_of
+from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
-from raft_fast.report.run_files import read_run
-from raft_fast.report.stage1.page import write_report
+from raft_fast.report.files import read_run
+from raft_fast.report.page import write_refine_report
 from raft_fast.run.durable import seal
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
@@ -125,7 +124,7 @@ def test_reports_name_what_they_cannot_read(tmp_path, garbage):
     for name in ("summary.json", "config.yaml", "screen.json", "decisions.jsonl", "runs.jsonl",
                  "rejected.jsonl"):
         (tmp_path / name).write_bytes(garbage)
-    assert write_report(tmp_path).is_file()
+    assert write_refine_report(tmp_path).is_file()
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

@@ -61,7 +61,7 @@ def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):
     of_layer = [model.model.layers[0].mlp.up_proj.weight, found.model.layers[0].mlp.up_proj.weight]
     plain, small = map(stored_bytes, of_layer)
     assert plain / 4 <= small <= plain / 3  # and the scales
-    teacher = Teacher(found, chat, 16, 1.5, True)
+    teacher = Teacher(found, chat, 16, 1.5)
     views = [View(teacher.prompt(row), [70, 71, 72, 2]) for row in make_rows(3)]
     with torch.no_grad():
         wanted, got = (completion_hidden(one, views, chat.pad_id) for one in (model, found))

@@ -7,13 +7,15 @@ import torch
 from tiny import make_model
 from transformers import MistralConfig, MistralForCausalLM
 
-from raft_fast.distillation.examples import Counts, Example
+from raft_fast.distillation.examples import Counts, Example, Reading
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models import attention
 from raft_fast.models.attention import PACKED, packs, shares_prompts
 from raft_fast.models.chat import View
 from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden, pack
+from raft_fast.recipes import terms_of
+from raft_fast.run.options import TrainOptions
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
 VIEWS = {
@@ -157,7 +159,8 @@ def test_losses_sizes_and_gradients_of_a_step_are_the_same(model):
     from raft_kernels import TopKTargets
 
     answer, sampled = VIEWS["two views"]
-    example = Example(answer, sampled, None)
+    terms = terms_of("raft", TrainOptions())
+    example = Example({"sft": [Reading(answer)], "kl": [Reading(sampled)]})
     found = []
     for share in (False, True):
         one = in_float64(model)
@@ -166,8 +169,9 @@ def test_losses_sizes_and_gradients_of_a_step_are_the_same(model):
         ids = torch.stack([torch.randperm(260)[:8] for _ in sampled.completion])
         logits = torch.randn(len(ids), 8, dtype=torch.float64)
         targets = TopKTargets(ids, logits.log_softmax(-1) - 0.1, temperature=1.0)
-        terms, measures = StudentPass(one, 2, by_gradient=True)([example], targets, Counts.of([example]))
-        (terms * torch.tensor([0.3, 0.7])).sum().backward()
-        found.append([terms.detach(), measures, *(p.grad for p in one.parameters())])
+        losses, measures = StudentPass(one, terms, 2, by_gradient=True)(
+            [example], {"kl": targets}, Counts.of([example]))
+        (losses * torch.tensor([0.3, 0.7])).sum().backward()
+        found.append([losses.detach(), measures, *(p.grad for p in one.parameters())])
     for want, got in zip(*found, strict=True):
         assert (got - want).norm() <= 1e-6 * want.norm()

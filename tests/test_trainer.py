@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,12 +21,14 @@ from transformers import (
     TrainerCallback,
 )
 
-from raft_fast import Callback, RAFTConfig, RAFTTrainer, train
+from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
 from raft_fast.distillation.rollouts.batched import BatchedRollouts
+from raft_fast.distillation.terms import CrossEntropy, Distillation
 from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
-from raft_fast.run.errors import Stopped, UserError
+from raft_fast.recipes import Recipe
+from raft_fast.run.errors import Stopped
 
 GOLD = {**OPTIONS, "encoder": "encoder", "data_source": "gold"}
 
@@ -44,7 +47,7 @@ def _here(home, monkeypatch):
 
 @pytest.fixture
 def rows():
-    return [{"question": f"What is {i}?", "answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
+    return [{"Question": f"What is {i}?", "Answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
 
 
 def config(output_dir, **options):
@@ -240,8 +243,18 @@ def test_trls_example_runs_with_the_class_names_changed(home):
     assert pinned["the model"].startswith("model in memory@")
 
 
-def test_own_rollouts_and_refined_rows(home):
-    """A RolloutEngine of one's own samples; a refined data set is trained on as it is."""
+class Twice(Recipe):
+    """A method of one's own: cross-entropy, and distillation with an eye on two trajectories."""
+
+    name = "twice"
+    defaults: ClassVar = {"num_generations": 2, "learning_rate": 0.25, "data_source": "fused"}
+
+    def terms(self, options):
+        return [CrossEntropy(), Distillation.of(options, balanced=True)]
+
+
+def test_own_rollouts_and_recipe_with_refined_rows(home):
+    """A RolloutEngine of one's own samples what a recipe of one's own asks for, on rows refined before."""
     drawn = []
 
     class Mine(BatchedRollouts):
@@ -253,13 +266,19 @@ def test_own_rollouts_and_refined_rows(home):
     refined = Dataset.from_list([{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"What is {i}?"}],
                                   "completion": f"{i}!", "gold": f"It is {i}.", "rewrite": f"{i}.",
                                   "fused": f"{i}!", "source": "fused", "similarity": 0.9} for i in range(6)])
-    trainer = RAFTTrainer(model, config("runs/rollouts", data_source="fused"), refined,
-                          processing_class=tokenizer,
+    options = {name: value for name, value in GOLD.items() if name != "data_source"}
+    args = RAFTConfig(recipe=Twice, **options)
+    trainer = RAFTTrainer(model, args, refined, processing_class=tokenizer,
                           rollout_engine=Mine(Chat(tokenizer, model.generation_config), Sampling(8, 1.0)))
     trainer.train()
-    assert len(drawn) == 4
-    assert not (home / "runs/rollouts/refine").exists()
-    assert json.loads((home / "runs/rollouts/inputs.json").read_text())["the rollout engine"].endswith("Mine")
+    run = home / "runs/twice"
+    assert len(drawn) == 2 * 4
+    assert not (run / "refine").exists()
+    assert json.loads((run / "inputs.json").read_text())["the rollout engine"].endswith("Mine")
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    assert (options["recipe"], options["learning_rate"]) == ("test_trainer:Twice", 0.25)
+    assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=Twice(), processing_class=tokenizer
+                       ).args.learning_rate == 1
 
 
 def test_a_model_is_pushed_with_its_card(home, rows, monkeypatch):

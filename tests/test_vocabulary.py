@@ -24,6 +24,7 @@ from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
 from raft_fast.models.load import load_chat
 from raft_fast.models.packing import completion_hidden
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import ModelOptions, TrainOptions
 
@@ -96,7 +97,7 @@ def test_the_teacher_names_the_best_of_the_ids_that_there_are(chat, head, monkey
     model, views = padded(1), [View([5, 6, 7], [8, 9, 2]), View([4], [30, 31])]
     changed = replace(head_of(model), **head)
     monkeypatch.setattr("raft_fast.distillation.teacher.head_of", lambda _: changed)
-    found = Teacher(model, chat, 16, 1.5, True, student_vocab=280).targets(views)
+    found = Teacher(model, chat, 16, 1.5, student_vocab=280).targets(views)
     with torch.no_grad():
         logits = changed.logits(completion_hidden(model, views, 0)).double() / 1.5
     logits[:, [HOLE, *range(261, ROWS)]] = -torch.inf
@@ -107,11 +108,11 @@ def test_the_teacher_names_the_best_of_the_ids_that_there_are(chat, head, monkey
 
 def test_a_small_vocabulary_behind_padding_is_taught_whole(chat):
     """--teacher_top_k may be more than there are tokens, as long as it is no more than there are rows."""
-    teacher = Teacher(padded(), chat, 290, 1.5, True)
+    teacher = Teacher(padded(), chat, 290, 1.5)
     assert teacher.k == 260
     assert teacher.targets([View([5], [6])]).logprobs.isfinite().all()
     with pytest.raises(UserError, match="--teacher_top_k 301: the vocabulary has only 300 tokens"):
-        Teacher(padded(), chat, 301, 1.5, True)
+        Teacher(padded(), chat, 301, 1.5)
 
 
 def test_ids_that_the_teacher_lacks_are_never_sampled_nor_taught(tmp_path):
@@ -125,8 +126,8 @@ def test_ids_that_the_teacher_lacks_are_never_sampled_nor_taught(tmp_path):
         def on_step(self, state):
             drawn.extend(token for trajectory in state.trajectories for token in trajectory)
 
-    teacher = Teacher(make_model(1, vocab_size=270), chat, 16, 1.5, True, student_vocab=ROWS)
-    train(student, teacher, chat, make_rows(3), OPTIONS, 0, tmp_path, [Listener()])
+    teacher = Teacher(make_model(1, vocab_size=270), chat, 16, 1.5, student_vocab=ROWS)
+    train(student, teacher, chat, make_rows(3), terms_of("raft", OPTIONS), OPTIONS, 0, tmp_path, [Listener()])
     assert 0 < max(drawn) < 270
     assert teacher.targets([View([5, 6], [7, 8])]).ids.max() < 270
 

@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.quality.points import DISTANCE, MEASURES
 from benchmarks.quality.results import PLANES
 from raft_fast.report.figure import C1, MUTED, PLAIN, figure
-from raft_fast.report.names import ENOUGH, beyond_noise
-from raft_fast.report.page import render, write_text
+from raft_fast.report.files import write_text
+from raft_fast.report.page import plots, table, text, write_page
+from raft_fast.report.results import ENOUGH, beyond_noise
 from raft_fast.report.text import counted, markdown, percent, short, value
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
@@ -43,15 +44,24 @@ def write(found: Result, folder: Path) -> None:
     """RESULTS.md and index.html. Everything that comes from data is escaped."""
     shown, said = tables(found), notes(found)
     parts = [f"`{found['command']}`: {markdown(str(found['model']))}. {' '.join(said)}"]
-    for table in shown:
+    for one in shown:
         rows = [[f"**{markdown(cell)}**" if isinstance(cell, Sure) else markdown(cell) for cell in row]
-                for row in (table.head, ["---"] * len(table.head), *table.rows)]
-        parts += [f"## {table.title}", table.note, "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+                for row in (one.head, ["---"] * len(one.head), *one.rows)]
+        parts += [f"## {one.title}", one.note, "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     write_text("\n\n".join(parts) + "\n", folder / "RESULTS.md")
-    write_text(render("benchmarks.quality", "page.html.jinja", found=found, plots=plots(found), notes=said,
-                      tables=shown, is_sure=lambda cell: isinstance(cell, Sure), tiles=[],
-                      verdict=[cells_done(found) + "."],
-                      config={"command": found["command"], **found["machine"]}), folder / "index.html")
+    sections = [("What was learnt, against what it cost", [text(
+        "Changes from the base, which is the diamond. A large point is a method's best, with 95 % intervals; "
+        "small points are its other learning rates and checkpoints, the line is its frontier."),
+        plots(planes(found))])]
+    for one in shown:
+        rows = [[Markup("<b>{}</b>").format(cell) if isinstance(cell, Sure) else cell for cell in row]
+                for row in one.rows]
+        sections.append((one.title, [text(one.note), table(one.head, rows) if rows else
+                                     text("Nothing to compare yet.", missing=True)]))
+    about = ("raft-fast", found["suite"], found["model"], found["data"])
+    write_page(folder / "index.html", " · ".join(str(part) for part in about if part),
+               "Does it forget less?", {"command": found["command"], **found["machine"]}, sections,
+               f"{cells_done(found)}.", said)
 
 
 def tables(found: Result) -> list[Table]:
@@ -165,7 +175,7 @@ def notes(found: Result) -> list[str]:
     return notes
 
 
-def plots(found: Result) -> list[Markup]:
+def planes(found: Result) -> list[Markup]:
     """The first planes: each method's points, its frontier, and its best point with 95 % intervals."""
     return [figure(f"plane-{plane['score']}-{plane['loss']}".replace(".", "-"), "Up and left is better",
                    draw(plane, found["best"]), f"change: {MEASURES[plane['loss']].label}", height=4.4)

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raft_fast.evaluation import behaviour, domain, general
+from raft_fast.evaluation import scores
+from raft_fast.evaluation.both_models import Answers
 from raft_fast.evaluation.drift import TokenDrift
-from raft_fast.evaluation.exam import Answers
 from raft_fast.evaluation.statistics import Pair
 from raft_fast.run.errors import UserError
 
@@ -109,10 +109,11 @@ class Outcome:
 
 def measure(answers: Answers, drift: dict[str, list[TokenDrift]]) -> Values:
     """Every measure that a model's answers and its drift from the base give, to six decimals."""
-    found: Values = {f"{part}.{metric}": scores.parts(metric)
-                     for part, scores in answers.domains.items() for metric in domain.METRICS}
+    found: Values = {f"{part}.{metric}": one.parts(metric)
+                     for part, one in answers.domains.items() for metric in one.metrics}
     if answers.general:
-        found |= {f"general.{metric}": answers.general.parts(metric) for metric in general.METRICS}
+        found |= {f"general.{metric}": answers.general.parts(metric)
+                  for metric in answers.general.metrics}
     for part, texts in drift.items():
         found |= {f"{part}.{metric}": [one.part(metric) for one in texts]
                   for metric in ("kl", "nll", "agreement")}
@@ -145,8 +146,8 @@ def behaviour_of(path: Path) -> Values:
     parts: dict[str, list[Record]] = {}
     for record in read_lines(path):
         parts.setdefault(record["suite"], []).append(record)
-    return {f"{part}.{metric}": [behaviour.part_of(record, metric) for record in records]
-            for part, records in parts.items() for metric in behaviour.METRICS}
+    return {f"{part}.{metric}": [scores.behaviour_of(record, metric) for record in records]
+            for part, records in parts.items() for metric in scores.BEHAVIOUR}
 
 
 def verdicts_path(answers: Path) -> Path:

@@ -29,17 +29,15 @@ from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
-from raft_fast.evaluation.accuracy import parts_of
-from raft_fast.evaluation.domain import DomainScores
-from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
-from raft_fast.evaluation.exam import DOMAINS, Answers, Exam, set_exam, sit
-from raft_fast.evaluation.general import GeneralScores
-from raft_fast.evaluation.jury import Jury, krippendorff_alpha
+from raft_fast.evaluation.both_models import Answers, Exam, set_exam, sit
+from raft_fast.evaluation.domain import domain_scores
+from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift, weight_distance
+from raft_fast.evaluation.ifbench import fetched_suites, general_scores
+from raft_fast.evaluation.jury import Jury, agreement, pairs_of
 from raft_fast.evaluation.paraphrases import of_trained
-from raft_fast.evaluation.suites import fetched_suites
-from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models.architecture import positions
 from raft_fast.models.load import load_encoder
+from raft_fast.recipes import terms_of
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import write_json, write_jsonl
@@ -215,14 +213,16 @@ def _train(rows: list[Row], options: Options, shared: Shared, folder: Path, poin
         original = load_local("self", options.model, options.engines)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train_student(rows, options, original, teacher, folder, shared.reporter, [points])
+    train_student(rows, terms_of(options.train.recipe, options.train), options, original, teacher, folder,
+                  shared.reporter, [points])
 
 
 def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
     """Optimizer steps of a cell; rows that are too long are set aside, as in training."""
     training, original = cell.options.train, shared.original
     takes = positions(original.model)
-    fit, _ = fitting(rows, count_tokens(rows, original.chat, training), training, takes, takes)
+    lengths = count_tokens(rows, original.chat, terms_of(training.recipe, training), training)
+    fit, _ = fitting(rows, lengths, training, takes, takes)
     return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
 
 
@@ -251,14 +251,14 @@ def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> No
             continue
         records = read_lines(path)
         values, votes = {}, []
-        for part in DOMAINS:
+        for part in ("domain", "paraphrases"):
             asked = [record for record in records if record["suite"] == part]
             if not asked:
                 continue
             with reporter.phase(f"jury: {path.parent.name}, {part}", len(asked), "answers") as advance:
                 ballots = jury.hold(asked)
                 advance(len(asked))
-            values[f"{part}.jury"] = parts_of(ballots)
+            values[f"{part}.jury"] = pairs_of(ballots)
             votes += [ballot.votes for ballot in ballots if ballot is not None]
         write_json({"about": about, "values": values, "votes": votes}, target)
 
@@ -266,10 +266,8 @@ def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> No
 def agreement_of(answers: Iterable[Path], jury: Jury) -> Record:
     """Who judged, and how far they agree over all points."""
     votes = [one for path in answers if verdicts_path(path).is_file()
-             for one in read_json(verdicts_path(path))["votes"] if len(one) > 1]
-    return jury.about() | {
-        "answers": len(votes), "krippendorff_alpha": krippendorff_alpha(votes),
-        "unanimous": sum(len(set(one)) == 1 for one in votes) / len(votes) if votes else None}
+             for one in read_json(verdicts_path(path))["votes"]]
+    return jury.about() | agreement(votes)
 
 
 def digest(value: Any) -> str:
@@ -292,5 +290,5 @@ def _saved(answers: Answers) -> Record:
 
 def _loaded(saved: Record) -> Answers:
     return Answers(saved["model"],
-                   {name: DomainScores.of(records) for name, records in saved["domains"].items()},
-                   GeneralScores.of(saved["general"]) if saved["general"] else None)
+                   {name: domain_scores(records) for name, records in saved["domains"].items()},
+                   general_scores(saved["general"]) if saved["general"] else None)

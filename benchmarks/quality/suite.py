@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.recipes import find
 from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, taken
 from raft_fast.run.errors import UserError
@@ -111,7 +112,8 @@ class Suite:
         for key, value in settings.items():
             argv += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         try:
-            return Options(*parse("train", "", GROUPS, argv)[1])
+            return Options(*parse("train", "", GROUPS, argv,
+                                  recipe_defaults=lambda name: find(name).defaults)[1])
         except UserError as error:
             raise UserError(f"suite {self.name}, {where}: {error}") from error
 

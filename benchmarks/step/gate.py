@@ -11,13 +11,14 @@ import torch
 
 from benchmarks.step.ours import TEMPERATURE, Job, chat_of, load, make_teacher
 from raft_fast.distillation.balance import make_balance
-from raft_fast.distillation.examples import Example
+from raft_fast.distillation.examples import Example, Reading
 from raft_fast.distillation.optimizer import adamw
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.load import frozen_dtype
 from raft_fast.models.packing import mixed_precision
+from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions
 
 ROWS, STEPS = 2, 2  # float64 is slow; λ's averages and AdamW's have a past in the second step
@@ -64,9 +65,11 @@ def _ours(job: Job) -> Found:
     student, options = load(job, torch.float32, packed=True).train(), _options(job)
     before = _apart(student.parameters())
     chat = chat_of(job, student)
-    stepper = Stepper(StudentPass(student, chat.pad_id, by_gradient=False), make_teacher(job, chat), chat,
-                      make_balance(options), adamw(student, options), options)
-    told = [stepper.run([Example(*views) for views in step]) for step in _views(job, chat)]
+    terms = terms_of("raft", options)
+    stepper = Stepper(StudentPass(student, terms, chat.pad_id, by_gradient=False), terms,
+                      make_teacher(job, chat), chat, make_balance(options), adamw(student, options), options)
+    told = [stepper.run([Example({"sft": [Reading(answer)], "kl": [Reading(*sampled)]})
+                          for answer, *sampled in step]) for step in _views(job, chat)]
     return _found(student, before, [(one["sft_loss"], one["kl_loss"], one["lambda"]) for one in told])
 
 

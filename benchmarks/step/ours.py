@@ -18,6 +18,7 @@ from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import frozen_dtype, load_chat
 from raft_fast.models.pack_check import pack_attention
+from raft_fast.recipes import terms_of
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.options import TrainOptions
 
@@ -133,11 +134,11 @@ def run(job: Job, sft: bool) -> list[dict[str, Any]]:
     student = load(job, torch.float32, packed=True)
     chat, watch = chat_of(job, student), Stopwatch(job.steps)
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        train(student, make_teacher(job, chat), chat, job.table(), job.options(sft), job.seed, Path(folder),
-              [watch])
+        train(student, make_teacher(job, chat), chat, job.table(), terms_of("raft", job.options(sft)),
+              job.options(sft), job.seed, Path(folder), [watch])
     return watch.steps
 
 
 def make_teacher(job: Job, chat: Chat) -> Teacher:
     model = load(job, frozen_dtype(torch.device(job.device)), packed=True)
-    return Teacher(model, chat, job.top_k, TEMPERATURE, sees_answer=True)
+    return Teacher(model, chat, job.top_k, TEMPERATURE)

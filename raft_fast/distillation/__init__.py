@@ -8,8 +8,9 @@ from raft_fast.distillation.planning import fitting, measure, plan, rows_per_ste
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
 from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.teacher import Teacher, Teaching
+from raft_fast.distillation.terms import CrossEntropy, Distillation, Term
 from raft_fast.distillation.weights import FullWeights, Weights
 
-__all__ = ["Adapter", "Callback", "Draw", "Estimate", "FullWeights", "RolloutEngine", "SoftStop", "Teacher",
-           "Teaching", "TrainingState", "Trajectory", "Weights", "estimate", "fitting", "measure",
-           "micro_batches", "plan", "rows_per_step", "train"]
+__all__ = ["Adapter", "Callback", "CrossEntropy", "Distillation", "Draw", "Estimate", "FullWeights",
+           "RolloutEngine", "SoftStop", "Teacher", "Teaching", "Term", "TrainingState", "Trajectory",
+           "Weights", "estimate", "fitting", "measure", "micro_batches", "plan", "rows_per_step", "train"]

@@ -20,7 +20,8 @@ class TrainingState:
     """Where a run is, as callbacks see it.
 
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
-    (token ids) and examples (the views made of both): what the step was trained on. stop: set it, and
+    (token ids, as many for each row as are drawn, row by row) and examples (the views made of both, one a
+    row): what the step was trained on. stop: set it, and
     training stops after this step with a checkpoint. finished: set it to why, and no step comes after this
     one, in a resumed run neither. weights: what of the student is saved, and how. listeners: every callback
     of the run, for those who have something to tell the others.

@@ -24,7 +24,9 @@ class LogCompletions(Callback):
         if state.step != 1 and state.step % self.steps:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            for row, ids in list(zip(state.rows, state.trajectories, strict=True))[:SHOWN]:
+            each = len(state.trajectories) // len(state.rows)
+            for place, ids in enumerate(state.trajectories[:SHOWN]):
+                row = state.rows[place // each]
                 file.write(json.dumps({
                     "step": state.step, "row_id": row.row_id, "prompt": row.prompt,
                     "completion": self.chat.decode(ids), "answer": row.completion, "tokens": len(ids),

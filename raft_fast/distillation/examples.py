@@ -1,6 +1,6 @@
-"""The rows of a step: as token ids, counted over the whole step, cut into micro-batches."""
+"""The rows of a step: as token ids by term, counted over the whole step, cut into micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raft_fast.models.chat import View
@@ -8,52 +8,77 @@ from raft_fast.models.packing import consecutive
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row of a step: its SFT view and the trajectory as student and teacher see it.
+class Reading:
+    """Tokens that a term scores, as the student reads them and, for a taught term, as the teacher does.
 
-    A view is None where its term is off or the trajectory is empty.
+    Raises AssertionError unless both views hold the very same completion.
     """
 
-    sft: View | None
-    student: View | None
-    teacher: View | None
+    student: View
+    teacher: View | None = None
 
-    def check(self) -> None:
-        """Both sides must score the very same tokens."""
-        if self.student and self.teacher and self.student.completion != self.teacher.completion:
+    def __post_init__(self) -> None:
+        if self.teacher and self.student.completion != self.teacher.completion:
             raise AssertionError("student and teacher views hold different completions")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a step: what each term reads of it, by the term's name. Empty trajectories are left out."""
+
+    readings: Mapping[str, Sequence[Reading]]
+
+    def of(self, term: str) -> Sequence[Reading]:
+        return self.readings.get(term, ())
+
+    @property
+    def students(self) -> list[View]:
+        return [reading.student for readings in self.readings.values() for reading in readings]
+
+    @property
+    def teachers(self) -> list[View]:
+        return [reading.teacher for readings in self.readings.values() for reading in readings
+                if reading.teacher]
 
     @property
     def tokens(self) -> int:
         """What the student reads, prompts included."""
-        return sum(len(view.ids) for view in (self.sft, self.student) if view)
+        return sum(len(view.ids) for view in self.students)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many completions, and tokens of them, there are."""
+
+    sequences: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, views: Sequence[View]) -> "Count":
+        return cls(len(views), completion_tokens(views))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a whole step holds: its losses divide by these, so that micro-batches change nothing."""
+    """What a whole step holds: its losses divide by these, so that micro-batches change nothing.
 
-    sft_tokens: int
-    trajectories: int
-    trajectory_tokens: int
+    terms: what each term scores. taught: what the teacher scores. tokens: what the student reads.
+    """
+
+    terms: Mapping[str, Count]
+    taught: Count
     tokens: int
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "Counts":
-        trajectories = [example.student for example in examples if example.student]
-        return cls(completion_tokens([example.sft for example in examples if example.sft]),
-                   len(trajectories), completion_tokens(trajectories),
+        names = dict.fromkeys(name for example in examples for name in example.readings)
+        return cls({name: Count.of([reading.student for example in examples for reading in example.of(name)])
+                    for name in names},
+                   Count.of([view for example in examples for view in example.teachers]),
                    sum(example.tokens for example in examples))
 
-    @property
-    def nothing(self) -> bool:
-        """Whether there is no term at all: every completion is empty."""
-        return not self.sft_tokens and not self.trajectories
-
-    @property
-    def both(self) -> bool:
-        """Whether there are two terms to balance."""
-        return bool(self.sft_tokens and self.trajectories)
+    def __getitem__(self, term: str) -> Count:
+        return self.terms.get(term, Count())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.examples import Reading
 from raft_fast.models.chat import Chat, View
 
 FIRST_BATCH, SHOWN = "first_batch.md", 4
@@ -31,16 +32,23 @@ class FirstBatch(Callback):
         parts = [HEAD, *(f"- {said}" for said in self.chat.template.known()), ""]
         for row, example in list(zip(state.rows, state.examples, strict=True))[:SHOWN]:
             parts.append(f"## row_id {_inline(row.row_id)}\n")
-            for name, view in (("Answer to train on (SFT)", example.sft),
-                               ("Trajectory, as the student reads it", example.student),
-                               ("Trajectory, as the teacher reads it", example.teacher)):
-                parts.append(f"### {name}\n")
-                parts += self._shown(view)
+            for term, readings in example.readings.items():
+                parts += self._term(term, readings)
         (state.run_dir / FIRST_BATCH).write_text("\n".join(parts), encoding="utf-8")
 
-    def _shown(self, view: View | None) -> list[str]:
-        if view is None:
-            return ["None: the term is off, or the trajectory is empty.\n"]
+    def _term(self, term: str, readings: Sequence[Reading]) -> list[str]:
+        if not readings:
+            return [f"### Trajectory ({term})\n", "None: the trajectory is empty.\n"]
+        parts = []
+        for reading in readings:
+            if reading.teacher is None:
+                parts += [f"### Answer to train on ({term.upper()})\n", *self._shown(reading.student)]
+                continue
+            for who, view in (("student", reading.student), ("teacher", reading.teacher)):
+                parts += [f"### Trajectory, as the {who} reads it ({term.upper()})\n", *self._shown(view)]
+        return parts
+
+    def _shown(self, view: View) -> list[str]:
         start, end = len(view.prompt), len(view.ids)
         return [f"Token spans: masked [0, {start}), in the loss [{start}, {end}).\n",
                 f"Control tokens: {self._controls(view.ids)}.\n",

@@ -1,4 +1,4 @@
-"""Stage 2, the paper's algorithm: roll out, ask the teacher, balance two losses, step."""
+"""Stage 2, the paper's algorithm: roll out, ask the teacher, balance the losses, step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.stopping import StopOnBadSteps
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
+from raft_fast.distillation.terms import Term
 from raft_fast.distillation.weights import AsModel, Weights
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
@@ -26,11 +27,13 @@ from raft_fast.run.processes import Processes
 
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
-          options: TrainOptions, seed: int, run_dir: Path, callbacks: Sequence[Callback] = (),
-          weights: Weights | None = None, rollout_engine: RolloutEngine | None = None) -> bool:
+          terms: Sequence[Term], options: TrainOptions, seed: int, run_dir: Path,
+          callbacks: Sequence[Callback] = (), weights: Weights | None = None,
+          rollout_engine: RolloutEngine | None = None) -> bool:
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
-    `teacher` None leaves the KL term out (plain SFT). `weights` says what of the student is trained and
+    `terms` are what is minimised (a recipe gives them); a teacher is needed where one of them is taught.
+    `weights` says what of the student is trained and
     saved (default: all of it), `rollout_engine` who samples (default: what --rollout_engine names). Writes
     metrics.jsonl and checkpoints/. Every process of a run calls this with the same arguments; the first
     one writes and has the callbacks, but for those that are `everywhere`. Returns whether training has come
@@ -46,15 +49,15 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         chat = chat.below(teacher.head.weight.shape[0])  # it could not read other ids
     if options.gradient_checkpointing:
         checkpoint_activations(student)
-    student_pass = spread(StudentPass(student, chat.pad_id, by_gradient=options.balance == "gradient"),
+    student_pass = spread(StudentPass(student, terms, chat.pad_id, by_gradient=options.balance == "gradient"),
                           options.parallelism, processes)
     optimizer = adamw(student, options)
     scheduler = schedule(optimizer, options, len(steps))
-    stepper = Stepper(student_pass, teacher, chat, make_balance(options), optimizer, options)
-    rollouts = None
-    if teacher is not None:
+    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options), optimizer, options)
+    rollouts, draws = None, max(term.draws for term in terms)
+    if draws:
         engine = rollout_engine or make_engine(options, chat, student)
-        rollouts = RolloutBuffer(engine, chat, steps, options, seed)
+        rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
     saved = AsModel(weights_of(student, weights), student, chat.tokenizer)
     state = TrainingState(run_dir, student, saved, len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, options, size, seed,
@@ -67,9 +70,9 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     for step in range(state.step, state.step if state.finished else len(steps)):
         clock = Clock(student.device)
         with clock.part("rollout_seconds"):  # Eq. 6, for as many steps as one refill feeds
-            trajectories = rollouts.take(step, student) if rollouts else [[] for _ in steps[step]]
-        examples = [stepper.example(row, trajectory)
-                    for row, trajectory in zip(steps[step], trajectories, strict=True)]
+            trajectories = rollouts.take(step, student) if rollouts else []
+        examples = [stepper.example(row, trajectories[draws * place : draws * (place + 1)])
+                    for place, row in enumerate(steps[step])]
         metrics = run_halving(stepper, examples)  # Eqs. 7-12
         if not metrics["skipped"]:
             scheduler.step()

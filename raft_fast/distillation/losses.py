@@ -32,7 +32,8 @@ def sft_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, step_token
 
 
 def kl_loss(
-    hidden: torch.Tensor, targets: TopKTargets, head: Head, lengths: list[int], trajectories: int
+    hidden: torch.Tensor, targets: TopKTargets, head: Head, lengths: list[int], trajectories: int,
+    divergence: str = "forward_kl", beta: float = 0.5,
 ) -> torch.Tensor:
     """Eq. 10 over the step's B = `trajectories` non-empty ones: each token weighs 1 / (B L_i)."""
     spoken = [length for length in lengths if length]
@@ -40,7 +41,8 @@ def kl_loss(
     weights = to_device(weights.repeat_interleave(torch.tensor(spoken, dtype=torch.long)), hidden.device,
                         torch.float32)
     head = head.like(hidden)
-    return topk_kl_loss(hidden, head.weight, targets, token_weights=weights, reduction="sum", **head.kwargs())
+    return topk_kl_loss(hidden, head.weight, targets, token_weights=weights, reduction="sum",
+                        divergence=divergence, beta=beta, **head.kwargs())
 
 
 def squared_gradient_norm(loss: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -120,11 +120,12 @@ def _weights(model: Any) -> int:
 
 def _lengths(rows: Sequence[RowLengths], options: TrainOptions, share: bool) -> Lengths:
     """Those of a micro-batch."""
-    sampled = options.max_completion_length * len(rows) if options.distillation else 0
+    draws = options.num_generations if options.distillation else 0
+    sampled = options.max_completion_length * len(rows) * draws
     completions = sampled + (sum(row.answer for row in rows) if options.sft else 0)
-    times = 2 if options.sft and options.distillation and not share else 1
+    times = 1 if share else draws + options.sft
     prompts = times * sum(row.prompt for row in rows)
-    taught = sampled + sum(row.shown for row in rows) if options.distillation else 0
+    taught = sampled + draws * sum(row.shown for row in rows)
     return Lengths(prompts + completions, completions, sampled, max(row.prompt for row in rows), taught)
 
 
@@ -211,7 +212,7 @@ def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
     cache = 2 * _cached(text_config(model)) * model.dtype.itemsize
     logits = (3 * 4 + 8) * model.get_output_embeddings().weight.shape[0]
     asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
-             * options.steps_per_generation)
+             * options.steps_per_generation * options.num_generations)
     cast = 2 * sum(p.numel() for p in model.parameters()) if is_mixed(model) else 0
     return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits) + cast
 

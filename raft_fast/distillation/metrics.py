@@ -65,7 +65,7 @@ def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> 
     rollout: tokens `drawn`, for this and later steps; teacher and train: tokens read, prompts included.
     """
     tokens = {"rollout": drawn,
-              "teacher": sum(len(example.teacher.ids) for example in examples if example.teacher),
+              "teacher": sum(len(view.ids) for example in examples for view in example.teachers),
               "train": metrics["tokens"]}
     speed = {part: count / seconds if count and (seconds := metrics[f"{part}_seconds"]) else None
              for part, count in tokens.items()}

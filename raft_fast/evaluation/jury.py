@@ -1,12 +1,12 @@
-"""Accuracy by a jury: every judge says whether an answer gives the gold answer, the majority decides.
+"""Accuracy by a jury: every judge votes on whether an answer agrees with the gold answer; majority decides.
 
-As the paper measures domain accuracy. Judges are engines of stage 1 and are asked as there: through the
-journal (asked once, ever), all at the same time, blind to which model answered. A judge that gives no
-score has no vote; with fewer votes than the quorum an answer is not judged. A tie is no majority.
+As the paper measures domain accuracy. Judges are asked as in stage 1: through the journal (never twice), all
+at the same time, blind to the model. A judge without a score has no vote; below the quorum an answer is not
+judged. A tie is no majority.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import permutations
@@ -17,19 +17,23 @@ from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
 from raft_fast.engines.asking import Part, Prompt, load_prompt
 from raft_fast.engines.journal import Journal
+from raft_fast.evaluation.scores import MODELS, Record
+from raft_fast.evaluation.statistics import Pair, compare_pairs, share
 from raft_fast.refinement.bench import load_judges
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.refinement.parts import verdicts
+from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import JuryOptions
+from raft_fast.run.progress import Reporter
 
-CERTAIN = 0.5  # a score above it says yes
-FOLDER = "jury"  # beside evaluation.json: the journal with every judge's raw reply
-Record = dict[str, Any]
+CERTAIN = 0.5  # a score above it is a yes
+METRIC = "jury"  # in evaluation.json among the metrics of a part
+FOLDER, FILE = "jury", "jury.jsonl"  # beside evaluation.json: the journal of raw replies; every ballot
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """What the judges said of one answer. An answer that says nothing is wrong without being asked about."""
+    """The verdicts on one answer. An empty answer is wrong without asking."""
 
     verdicts: list[Verdict]
     quorum: int
@@ -42,13 +46,13 @@ class Ballot:
 
     @property
     def correct(self) -> bool | None:
-        """The majority of the votes; None where they are fewer than the quorum."""
+        """The majority of the votes; None below the quorum."""
         if self.empty:
             return False
         return sum(self.votes) > len(self.votes) / 2 if len(self.votes) >= self.quorum else None
 
     def as_json(self) -> Record:
-        """A line of jury.jsonl without what the answer was; `key` finds the raw reply in the journal."""
+        """Its part of a line in jury.jsonl; `key` finds the raw reply in the journal."""
         return {"correct": self.correct, "votes": [
             {"judge": one.judge, "score": one.score, "error": one.error, "key": one.key,
              "yes": None if one.score is None else one.score > CERTAIN} for one in self.verdicts]}
@@ -56,7 +60,7 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Jury:
-    """Judges with the words they are asked in."""
+    """Judges and their prompt."""
 
     judges: Sequence[Part]
     prompt: Prompt
@@ -65,7 +69,7 @@ class Jury:
     def hold(self, records: Sequence[Record]) -> list[Ballot | None]:
         """A ballot for every generation record (prompt, gold, answer); None for an answer that failed.
 
-        Raises UserError where a judge never works.
+        Raises UserError if a judge never works.
         """
         ballots = [None if record["error"] is not None else Ballot([], self.quorum, empty=True)
                    for record in records]
@@ -82,16 +86,16 @@ class Jury:
         return ballots
 
     def about(self) -> Record:
-        """Who judged, and how."""
+        """The judges and how they were asked."""
         return {"judges": [one.name for one in self.judges], "prompt": self.prompt.version,
                 "quorum": self.quorum}
 
 
 @contextmanager
 def open_jury(options: JuryOptions, load: Callable[[str], Engine], folder: Path) -> Iterator[Jury | None]:
-    """The jury that the options name, its journal in `folder`; None where they name none.
+    """The jury that the options name, its journal in `folder`; None if they name none.
 
-    Raises UserError for whatever `load` refuses, a judge named twice, and a prompt that cannot be used.
+    Raises UserError for whatever `load` refuses, a judge named twice, and an unusable prompt.
     """
     if not options.eval_judge:
         yield None
@@ -103,31 +107,54 @@ def open_jury(options: JuryOptions, load: Callable[[str], Engine], folder: Path)
                    options.eval_quorum or len(engines) // 2 + 1)
 
 
-def agreement(ballots: Sequence[Ballot | None]) -> Record:
-    """How far the judges agree on the answers that at least two of them voted on."""
-    votes = [one.votes for one in ballots if one is not None and len(one.votes) > 1]
+def add_accuracy(result: dict[str, Any], answers: Mapping[str, Mapping[str, Sequence[Record]]], jury: Jury,
+                 output_dir: Path, reporter: Reporter) -> dict[str, Any]:
+    """`result` (evaluation.json) with accuracy among the metrics of every part, and with `jury`: the judges,
+    their agreement and missing votes. `answers` holds records by model and part; ballots go to jury.jsonl."""
+    ballots: dict[tuple[str, str], list[Ballot | None]] = {}
+    for model in MODELS:
+        for part, records in answers[model].items():
+            with reporter.phase(f"jury {model}: {part}", len(records), "answers") as advance:
+                ballots[model, part] = jury.hold(records)
+                advance(len(records))
+    write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"],
+                  **(ballot.as_json() if ballot else {"correct": None, "votes": []})}
+                 for (model, part), held in ballots.items()
+                 for record, ballot in zip(answers[model][part], held, strict=True)), output_dir / FILE)
+    for part in answers["base"]:
+        base, trained = (pairs_of(ballots[model, part]) for model in MODELS)
+        metric = compare_pairs(base, trained, share) | {"higher_is_better": True}
+        result |= {part: result[part] | {"metrics": result[part]["metrics"] | {METRIC: metric}}}
+    every = [ballot for held in ballots.values() for ballot in held if ballot is not None]
+    missing = Counter(one.judge for ballot in every for one in ballot.verdicts if one.score is None)
+    return result | {METRIC: jury.about() | {
+        "agreement": agreement([ballot.votes for ballot in every]), "missing_votes": dict(missing),
+        "not_judged": {model: sum(ballot is None or ballot.correct is None for part in answers[model]
+                                  for ballot in ballots[model, part]) for model in MODELS}}}
+
+
+def pairs_of(ballots: Sequence[Ballot | None]) -> list[Pair | None]:
+    """(1 or 0, 1) for every answer that the jury decided on."""
+    return [None if one is None or one.correct is None else (float(one.correct), 1.0) for one in ballots]
+
+
+def agreement(votes: Sequence[Sequence[bool]]) -> Record:
+    """How far the judges agree on the answers with at least two votes."""
+    votes = [one for one in votes if len(one) > 1]
     unanimous = sum(len(set(one)) == 1 for one in votes)
     return {"answers": len(votes), "unanimous": unanimous / len(votes) if votes else None,
             "krippendorff_alpha": krippendorff_alpha(votes)}
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Any]]) -> float | None:
-    """Krippendorff's alpha for nominal values: 1 is full agreement, 0 that of chance; units are the
-    values that were given to one thing, however many. None where nothing can disagree: no unit has two
-    values, or all values are the same.
-    """
+    """Krippendorff's alpha for nominal values: 1 is full agreement, 0 that of chance. A unit holds the values
+    given to one thing, however many. None if nothing can disagree: no unit has two values, or all values
+    are the same."""
     units = [unit for unit in units if len(unit) > 1]
     counts = Counter(value for unit in units for value in unit)
-    total = counts.total()
     expected = sum(counts[left] * counts[right] for left, right in permutations(counts, 2))
     if not expected:
         return None
     observed = sum(sum(left != right for left, right in permutations(unit, 2)) / (len(unit) - 1)
                    for unit in units)
-    return 1 - observed * (total - 1) / expected
-
-
-def failures(ballots: Sequence[Ballot | None]) -> dict[str, int]:
-    """Votes that each judge owes."""
-    return dict(Counter(one.judge for ballot in ballots if ballot is not None
-                        for one in ballot.verdicts if one.score is None))
+    return 1 - observed * (counts.total() - 1) / expected

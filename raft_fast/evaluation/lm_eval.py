@@ -1,4 +1,4 @@
-"""Other people's suites: tasks of lm-eval (EleutherAI's lm-evaluation-harness) on both models."""
+"""Other suites: tasks of lm-eval (EleutherAI's lm-evaluation-harness) on both models."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tasks:
-    """Names of tasks (or groups of them) that lm-eval knows and whose data are at hand."""
+    """Names of tasks (or groups of them) that lm-eval knows and whose data could be loaded."""
 
     names: list[str]
     manager: Any
@@ -28,9 +28,9 @@ class Tasks:
 
 
 def find_tasks(options: LMEvalOptions) -> Tasks | None:
-    """The tasks that the options name, their data loaded once; None where they name none.
+    """The tasks that the options name, their data loaded once; None if they name none.
 
-    Raises UserError where lm-eval is missing, does not know a task, or cannot load its data.
+    Raises UserError if lm-eval is missing, does not know a task, or cannot load its data.
     """
     names = [name.strip() for name in options.lm_eval.split(",") if name.strip()]
     if not names:
@@ -51,17 +51,17 @@ def find_tasks(options: LMEvalOptions) -> Tasks | None:
             manager.load([name])
         except ImportError as error:
             raise UserError(f"--lm_eval {name}: needs another package ({error}): pip install "
-                            f"{error.name or 'it'}, or what lm-eval's documents say of this task") from error
+                            f"{error.name or 'it'}, or see lm-eval's documentation of this task") from error
         except Exception as error:  # every task reads its data in its own way
-            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {first_line(error)}; they "
-                            "come from the hub or its cache (HF_HOME), or from files that a task in "
+            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {first_line(error)}; it comes "
+                            "from the Hub or its cache (HF_HOME), or from files that a task in "
                             "--lm_eval_include names") from error
     return Tasks(names, manager, options.lm_eval_limit or None)
 
 
 def run_tasks(tasks: Tasks, engines: Mapping[str, Engine], output_dir: Path, reporter: Reporter) -> Result:
-    """Both models through the tasks: lm-eval's scores with their standard errors, and the change over the
-    documents with its interval. Every answer goes to `output_dir`/lm_eval.jsonl.
+    """lm-eval's scores of both models with their standard errors, and the change over the documents with its
+    interval. Every answer goes to `output_dir`/lm_eval.jsonl.
 
     Raises UserError for an engine that is not in this process.
     """
@@ -74,8 +74,9 @@ def run_tasks(tasks: Tasks, engines: Mapping[str, Engine], output_dir: Path, rep
     import lm_eval
 
     return {"version": getattr(lm_eval, "__version__", None), "limit": tasks.limit, "tasks": {
-        task: {metric: _compared(metric, base, trained, task) for metric in _metrics(base["results"][task])}
-        for task in base["results"]}}
+        task: {metric: _compared(metric, base, trained, task) for metric, value in scores.items()
+               if "," in metric and "_stderr," not in metric and isinstance(value, int | float)}
+        for task, scores in base["results"].items()}}
 
 
 def _run(tasks: Tasks, engine: Engine) -> Result:
@@ -86,40 +87,32 @@ def _run(tasks: Tasks, engine: Engine) -> Result:
 
     if not isinstance(engine, HFEngine):
         raise UserError(f"--lm_eval: {engine.identity} is not a model in this process; name a folder or a "
-                        "hub name")
+                        "Hub name")
     model = HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer, batch_size=engine.batch_size)
     return simple_evaluate(model=model, tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit,
                            apply_chat_template=True, log_samples=True)
 
 
-def _metrics(scores: Result) -> list[str]:
-    """"metric,filter" keys of one task's results that hold a score."""
-    return [key for key, value in scores.items()
-            if "," in key and "_stderr," not in key and isinstance(value, int | float)]
-
-
 def _compared(metric: str, base: Result, trained: Result, task: str) -> Result:
+    """One "metric,filter" of a task's results."""
     name, chosen = metric.split(",", 1)
-    left, right = (_parts(run, task, name, chosen) for run in (base, trained))
-    return {"base": _score(base["results"][task], metric),
-            "trained": _score(trained["results"][task], metric),
+
+    def score(run: Result) -> Result:
+        stderr = run["results"][task].get(f"{name}_stderr,{chosen}")
+        return {"mean": run["results"][task][metric],
+                "stderr": stderr if isinstance(stderr, int | float) else None}
+
+    def pairs(run: Result) -> list[Pair | None]:
+        samples = [one for one in run["samples"].get(task, []) if one.get("filter", chosen) == chosen]
+        return [_pair(one.get(name)) for one in sorted(samples, key=lambda one: one["doc_id"])]
+
+    return {"base": score(base), "trained": score(trained),
             "higher_is_better": base.get("higher_is_better", {}).get(task, {}).get(name),
-            "change": paired_change(left, right), "p": paired_p(left, right)}
+            "change": paired_change(pairs(base), pairs(trained)), "p": paired_p(pairs(base), pairs(trained))}
 
 
-def _score(scores: Result, metric: str) -> Result:
-    name, chosen = metric.split(",", 1)
-    stderr = scores.get(f"{name}_stderr,{chosen}")
-    return {"mean": scores[metric], "stderr": stderr if isinstance(stderr, int | float) else None}
-
-
-def _parts(run: Result, task: str, metric: str, chosen: str) -> list[Pair | None]:
-    """(value, weight) of every document; None where the metric is none of single documents."""
-    samples = [one for one in run["samples"].get(task, []) if one.get("filter", chosen) == chosen]
-    return [_part(one.get(metric)) for one in sorted(samples, key=lambda one: one["doc_id"])]
-
-
-def _part(value: Any) -> Pair | None:
+def _pair(value: Any) -> Pair | None:
+    """(value, weight) of one document; None if the metric is not one of single documents."""
     if isinstance(value, Sequence) and not isinstance(value, str) and value and all(
             isinstance(one, bool) for one in value):  # several instructions in one prompt
         return float(sum(value)), float(len(value))

@@ -1,4 +1,4 @@
-"""Trained questions in other words: was an answer learnt, or only the wording of its question?"""
+"""Trained questions reworded: was an answer learnt, or only the wording of its question?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,10 +17,10 @@ Record = dict[str, Any]
 
 def paraphrase(rows: Sequence[Row], ask: Callable[[list[list[Message]]], Sequence[Reply]],
                encoder: SimilarityEncoder, tau: float, prompt: Prompt) -> tuple[list[Record], list[Record]]:
-    """(kept, refused): each row's last question reworded once, the turns before it as they are.
+    """(kept, refused): each row's last question reworded once; the turns before it stay.
 
-    Kept records read as rows: prompt, completion (the gold answer), category, and where they come from
-    (`original`, `similarity`). Refused ones have the paraphrase and the reasons.
+    Kept records read as rows: prompt, completion (the gold answer), category, and their origin (`original`,
+    `similarity`). Refused ones hold the paraphrase and the reasons.
     """
     questions = [row.prompt[-1]["content"] for row in rows]
     replies = ask([[*row.prompt[:-1], Message(role="user", content=prompt.fill(question=question))]
@@ -40,31 +40,31 @@ def paraphrase(rows: Sequence[Row], ask: Callable[[list[list[Message]]], Sequenc
 
 def objections(question: str, reply: Reply, similarity: float, tau: float,
                instructions: str = "") -> list[str]:
-    """Why a paraphrase cannot be used; empty where it can. Stage 1's checks hold it against the question,
-    as they hold a rewrite against its gold answer: numbers, references, negation, language, copies, ..."""
+    """Why a paraphrase cannot be used; empty if it can. Stage 1's checks compare it with the question as they
+    compare a rewrite with its gold answer: numbers, references, negation, language, copies, ..."""
     case = Case(question, question, replace(reply, text=reply.text.strip()), instructions)
     found = check(case)
     reasons = [reason.replace("the gold answer", "the question") for reason in found.values() if reason]
     if found["reply"] or found["empty"]:
         return reasons
     if "?" in question and "?" not in case.answer:
-        reasons.append("a question became something else")
+        reasons.append("no longer a question")
     if not similarity >= tau:
         reasons.append(f"similarity {similarity:.3f} is below --paraphrase_tau {tau:g}")
     return reasons
 
 
 def of_trained(paraphrases: Sequence[Row], trained: Sequence[Row], name: str) -> list[Row]:
-    """Those that reword a row that is trained on: by its row_id, or where the file has other ids or none
-    by its gold answer. Raises UserError where there is none: such a file measures something else."""
+    """The paraphrases of rows that are trained on: by row_id, or by gold answer if the file has other ids or
+    none. Raises UserError if there are none: such a file measures something else."""
     golds = {row.row_id: row.gold for row in trained}
     found = [row for row in paraphrases if row.row_id in golds]
-    # a default id is a line number: of this file, or of the rows' own where all gold answers agree
+    # a default id is a line number: of this file, or of the rows' own file if all gold answers agree
     if any(is_default_id(row.row_id) and row.gold != golds[row.row_id] for row in found):
         found = []
     answers = set(golds.values())
     found = found or [row for row in paraphrases if row.gold in answers]
     if not found:
         raise UserError(f"{name}: none of its {len(paraphrases)} rows rewords one of the {len(trained)} rows "
-                        "that are trained on (neither a row_id nor a gold answer is the same)")
+                        "that are trained on (no row_id or gold answer in common)")
     return found

@@ -1,19 +1,20 @@
-"""Means of few numbers, said with how sure they are: every mean has a 95 % interval and its n."""
+"""Means over few rows with their uncertainty: 95 % intervals and permutation tests."""
 
 import math
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
 RESAMPLES = 2000
 Z_95 = 1.959964
 TAILS = (2.5, 97.5)
-Pair = tuple[float, float]
+Pair = tuple[float, float]  # (value, weight) of one row
+Pairs = Sequence[Pair | None]  # None: this row has no value
 
 
 class Mean(TypedDict):
-    """A mean, its 95 % interval (null where there is none) and the number of values in it."""
+    """A mean, its 95 % interval (null where there is none) and the number of values."""
 
     mean: float | None
     low: float | None
@@ -21,54 +22,48 @@ class Mean(TypedDict):
     n: int
 
 
-NOTHING: Mean = {"mean": None, "low": None, "high": None, "n": 0}
-
-
-def weighted_mean(parts: Sequence[Pair | None], seed: int = 0) -> Mean:
-    """sum(values) / sum(weights) over (value, weight) pairs, interval by bootstrap over the pairs.
-
-    None is a row without the number; it is left out. One row alone has no interval.
-    """
-    known = np.array([part for part in parts if part is not None], dtype=float).reshape(-1, 2)
+def weighted_mean(pairs: Pairs, seed: int = 0) -> Mean:
+    """sum(values) / sum(weights), interval by bootstrap over the rows; a single row has no interval."""
+    known = np.array([pair for pair in pairs if pair is not None], dtype=float).reshape(-1, 2)
     if not len(known) or known[:, 1].sum() == 0:
-        return dict(NOTHING)  # type: ignore[return-value]
+        return _nothing()
     low, high = _interval(_ratios(known, _draws(len(known), seed)))
-    return {"mean": float(known[:, 0].sum() / known[:, 1].sum()), "low": low, "high": high,
-            "n": len(known)}
+    return {"mean": float(known[:, 0].sum() / known[:, 1].sum()), "low": low, "high": high, "n": len(known)}
 
 
-def share(successes: Sequence[bool]) -> Mean:
-    """Share of successes with Wilson's interval, which is honest at 0 of n and n of n too."""
-    n = len(successes)
+def share(pairs: Pairs) -> Mean:
+    """Successes / trials over (successes, trials) of each row, with Wilson's interval (valid at 0 and 1)."""
+    known = [pair for pair in pairs if pair is not None]
+    n = int(sum(trials for _, trials in known))
     if n == 0:
-        return dict(NOTHING)  # type: ignore[return-value]
-    p, z2 = sum(successes) / n, Z_95**2
+        return _nothing()
+    p, z2 = sum(successes for successes, _ in known) / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
 
 
-def paired_change(base: Sequence[Pair | None], trained: Sequence[Pair | None],
-                  seed: int = 0) -> Mean:
+def paired_change(base: Pairs, trained: Pairs, seed: int = 0) -> Mean:
     """Mean of trained minus mean of base over the rows that both have, by paired bootstrap.
 
-    Without an interval where no row differs: a bootstrap would call that certain, which it is not.
+    No interval where no row differs: a bootstrap would call that certain, which it is not.
     """
-    return _paired(base, trained, np.subtract, seed)
+    values = _both(base, trained)
+    if not len(values) or (values[:, :, 1].sum(0) == 0).any():
+        return _nothing()
+
+    def change(draws: np.ndarray) -> np.ndarray:
+        return _ratios(values[:, 1], draws) - _ratios(values[:, 0], draws)
+
+    low = high = None
+    if not np.array_equal(values[:, 0], values[:, 1]):
+        low, high = _interval(change(_draws(len(values), seed)))
+    mean = float(change(np.arange(len(values))[None])[0])
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
 
-def paired_ratio(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: int = 0) -> Mean:
-    """Mean of trained as a share of the mean of base, otherwise as `paired_change`. Nothing where the
-    base's is zero."""
-    known = [left for left, right in zip(base, trained, strict=True) if None not in (left, right)]
-    if not sum(left[0] for left in known if left):
-        return dict(NOTHING)  # type: ignore[return-value]
-    return _paired(base, trained, np.divide, seed)
-
-
-def paired_p(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: int = 0) -> float | None:
-    """Two-sided p-value of "which model gave which answer does not matter": the two values of random
-    rows change places (permutation test). None where no row has both."""
+def paired_p(base: Pairs, trained: Pairs, seed: int = 0) -> float | None:
+    """Two-sided p-value of a permutation test that swaps the models row by row; None if no row has both."""
     values = _both(base, trained)
     if not len(values) or (values[:, :, 1].sum(0) == 0).any():
         return None
@@ -84,24 +79,18 @@ def paired_p(base: Sequence[Pair | None], trained: Sequence[Pair | None], seed: 
     return float((1 + at_least.sum()) / (1 + RESAMPLES))
 
 
-def _paired(base: Sequence[Pair | None], trained: Sequence[Pair | None], compare: np.ufunc, seed: int
-            ) -> Mean:
-    """compare(mean of trained, mean of base) over the rows that both have."""
-    values = _both(base, trained)
-    if not len(values) or (values[:, :, 1].sum(0) == 0).any():
-        return dict(NOTHING)  # type: ignore[return-value]
-    left, right = values[:, 0], values[:, 1]
-    everything = np.arange(len(values))[None]
-    low = high = None
-    if not np.array_equal(left, right):
-        draws = _draws(len(values), seed)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            low, high = _interval(compare(_ratios(right, draws), _ratios(left, draws)))
-    return {"mean": float(compare(_ratios(right, everything), _ratios(left, everything))[0]),
-            "low": low, "high": high, "n": len(values)}
+def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[[Pairs], Mean] = weighted_mean
+                  ) -> dict[str, Any]:
+    """One metric of evaluation.json: both means (by `mean`), the change with its interval, and p."""
+    return {"base": mean(base), "trained": mean(trained), "change": paired_change(base, trained),
+            "p": paired_p(base, trained)}
 
 
-def _both(base: Sequence[Pair | None], trained: Sequence[Pair | None]) -> np.ndarray:
+def _nothing() -> Mean:
+    return {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def _both(base: Pairs, trained: Pairs) -> np.ndarray:
     """The rows that both have: [rows, 2 models, (value, weight)]."""
     both = [(left, right) for left, right in zip(base, trained, strict=True)
             if left is not None and right is not None]

@@ -18,6 +18,7 @@ REFERENCE_PROMPT = (
     "Background reference knowledge: {answer}\n"
     "Answer the question based on the reference knowledge: {question}"
 )
+RENDERED = 1024  # prompts that are kept
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Chat:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
         self.template = Template(tokenizer, name, self.template_kwargs)
+        self._rendered = lru_cache(RENDERED)(lambda turns, answer: self.template.prompt(
+            [Message(role=role, content=content) for role, content in turns], answer))
         own, end = tokenizer.eos_token_id, self.template.end_id
         self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
@@ -66,7 +69,7 @@ class Chat:
 
     def student_prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the student sees: the conversation up to the start of its answer."""
-        return self.template.prompt(messages)
+        return self._prompt(messages)
 
     def teacher_prompt(self, messages: Sequence[Message], answer: str) -> list[int]:
         """What the teacher sees (Eq. 7): the same, with the answer as reference knowledge."""
@@ -81,7 +84,12 @@ class Chat:
 
     def sft_view(self, messages: Sequence[Message], answer: str) -> View:
         """The student's prompt followed by the training answer."""
-        return View(self.template.prompt(messages, answer), self.completion(answer))
+        return View(self._prompt(messages, answer), self.completion(answer))
+
+    def _prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
+        """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
+        turns = tuple((turn["role"], turn["content"]) for turn in messages)
+        return [*self._rendered(turns, answer if self.template.thinks(answer) else "")]
 
     @cached_property
     def ids(self) -> frozenset[int]:

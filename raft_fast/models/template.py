@@ -69,6 +69,10 @@ class Template:
                  for turn, text in zip(messages, texts, strict=True)]
         return self.controls.ids(self._before(self._render(turns), answer), held)
 
+    def thinks(self, answer: str) -> bool:
+        """Whether the answer begins with a thought, which takes the place of the template's in its prompt."""
+        return bool(self._own_thought(answer)[0])
+
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
         thought, rest = (_split(text, True) for text in self._own_thought(answer))

@@ -1,25 +1,72 @@
-"""A stand-in."""
+"""Methods, one a file: where the training answers come from, and what the student minimises on them."""
 
-from typing import Any, ClassVar
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from raft_fast.recipes.base import Recipe
 from raft_fast.run.errors import UserError
 
+if TYPE_CHECKING:
+    from raft_fast.distillation import Term
+    from raft_fast.run.options import TrainOptions
 
-class Recipe:
-    name = ""
-    defaults: ClassVar[dict[str, Any]] = {}
-
-
-NAMES = {"raft": {}, "sft": {"data_source": "gold", "distillation": False},
-         "self_distilled_data": {"data_source": "rewrite", "distillation": False},
-         "on_policy": {"data_source": "gold", "teacher_sees_answer": False}}
+__all__ = ["Recipe", "find", "names", "terms_of"]
 
 
-def find(recipe: Any) -> Recipe:
+def names() -> list[str]:
+    """The recipes of the package: a module beside this one each."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def find(recipe: "str | type[Recipe] | Recipe") -> Recipe:
+    """A recipe by its name, by `module:Class` (or `module:object`) for one of your own, or as it is.
+
+    Raises UserError where there is no such module or object, or it is not a recipe.
+    """
+    found: Any = recipe
     if isinstance(recipe, str):
-        if recipe not in NAMES:
-            raise UserError(f"--recipe {recipe}: must be one of {', '.join(NAMES)}")
-        found = Recipe()
-        vars(found).update(name=recipe, defaults=NAMES[recipe])
-        return found
-    return recipe() if isinstance(recipe, type) else recipe
+        module, _, name = recipe.partition(":")
+        if not name and recipe not in names():
+            raise UserError(f"--recipe {recipe}: must be one of {', '.join(names())}, or module:Class")
+        try:
+            found = importlib.import_module(module if name else f"{__name__}.{recipe}")
+        except ImportError as error:
+            raise UserError(f"--recipe {recipe}: cannot import {module} ({error})") from error
+        found = getattr(found, name, None) if name else _of_module(found)
+    if isinstance(found, type) and issubclass(found, Recipe):
+        found = found()
+    if not isinstance(found, Recipe):
+        raise UserError(f"--recipe {recipe}: must name a subclass of raft_fast.recipes.Recipe")
+    return found
+
+
+def terms_of(recipe: "str | type[Recipe] | Recipe", options: "TrainOptions") -> "list[Term]":
+    """What the recipe minimises under these options.
+
+    Raises UserError where terms share a name, and where --sft or --distillation ask for terms that the recipe
+    does not have, or leave out ones that it has.
+    """
+    chosen = find(recipe)
+    terms = chosen.terms(options)
+    _check(chosen.name, [term.name for term in terms])
+    for option, asked, there in (
+            ("sft", options.sft, any(not term.draws and not term.taught for term in terms)),
+            ("distillation", options.distillation, any(term.draws or term.taught for term in terms))):
+        if asked != there:
+            raise UserError(f"--{option} {str(asked).lower()}: must be {str(there).lower()} for the recipe "
+                            f"{chosen.name}, whose loss has the terms {', '.join(t.name for t in terms)}")
+    return terms
+
+
+def _check(recipe: str, terms: Sequence[str]) -> None:
+    if not terms or len(set(terms)) < len(terms):
+        raise UserError(f"--recipe {recipe}: its terms must be one at least, each with a name of its own: "
+                        f"{list(terms)}")
+
+
+def _of_module(module: Any) -> Any:
+    """The recipe that a module of the package defines."""
+    return next(value for value in vars(module).values() if isinstance(value, type)
+                and issubclass(value, Recipe) and value.__module__ == module.__name__)

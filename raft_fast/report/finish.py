@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from raft_fast.evaluation.collapse import collapse_of
-from raft_fast.report.model_card import write_model_card
-from raft_fast.report.run_report import write_report
-from raft_fast.report.table import print_table
+from raft_fast.evaluation.during_training import collapse_of
+from raft_fast.report.cards import write_model_card
+from raft_fast.report.page import write_run_report
+from raft_fast.report.results import print_table
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json
 from raft_fast.run.hub import push, repository
@@ -19,7 +19,7 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, flo
     Returns the numbers of the evaluation."""
     evaluation = read_json(run_dir / "evaluation.json", "restore it, or delete it to evaluate again")
     write_model_card(run_dir)
-    report = write_report(run_dir)
+    report = write_run_report(run_dir)
     print_table(evaluation)
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
     if collapse := collapse_of(run_dir):

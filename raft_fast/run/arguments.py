@@ -71,8 +71,7 @@ class Arguments(_Fields):
     given: dict[str, Any] | None  # what Python was given; None: the command line's
 
     def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.given = {name: value for name, value in given.items() if name != "recipe" or name in FIELDS}
-        given = self.given
+        self.given = dict(given)
         fixed = {**FIXED, "eval_strategy": "steps" if given.get("eval_steps") else "no"}
         for name, value in given.items():
             if name not in FIELDS and (name not in fixed or value != fixed[name]):
@@ -80,7 +79,8 @@ class Arguments(_Fields):
                 raise UserError(f"RAFTConfig({name}={value!r}): {told}")
         options = {name: value for name, value in given.items() if name in FIELDS}
         super().__init__(**{name: read(name, value) for name, value in {**defaults, **options}.items()})
-        check_needs(options, self.options().groups)
+        check_needs([name for name, value in options.items() if value != FIELDS[name].default],
+                    self.options().groups)
 
     def __getattr__(self, name: str) -> Any:
         if name in FIXED:

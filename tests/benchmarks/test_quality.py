@@ -276,7 +276,7 @@ def test_methods_are_configurations():
     by_name = {cell.method: cell.options for cell in suite.cells()}
     assert not by_name["sft"].train.distillation
     assert by_name["sft"].train.data_source == "gold"
-    assert by_name["sdft"].train.data_source == "rewrite"
+    assert by_name["self_distilled_data"].train.data_source == "rewrite"
     assert by_name["fused_sft"].train.data_source == "fused"
     assert not by_name["on_policy"].train.teacher_sees_answer
     assert by_name["raft_lambda01"].train.fixed_lambda == 0.1

@@ -22,6 +22,7 @@ from raft_fast.distillation import (
 )
 from raft_fast.distillation.rollouts.gap import GapCheck
 from raft_fast.distillation.student_pass import StudentPass
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 
@@ -38,9 +39,9 @@ REQUIRED = {"step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "tea
 def run(folder, chat, options=OPTIONS, rows=None, seed=0, callbacks=()):
     folder.mkdir(exist_ok=True)
     student = make_model(0)
-    teacher = Teacher(make_model(0), chat, options.teacher_top_k, options.distillation_temperature,
-                      options.teacher_sees_answer) if options.distillation else None
-    train(student, teacher, chat, rows or make_rows(6), options, seed, folder, callbacks)
+    teacher = Teacher(make_model(0), chat, options.teacher_top_k, options.distillation_temperature)
+    train(student, teacher if options.distillation else None, chat, rows or make_rows(6),
+          terms_of("raft", options), options, seed, folder, callbacks)
     return student, metrics_of(folder)
 
 
@@ -196,7 +197,7 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     rows = make_rows(3)
     rows[1] = replace(rows[1], completion="x" * 100)
     length = len(chat.sft_view(rows[0].prompt, rows[0].completion).ids)
-    lengths = measure(rows, chat, OPTIONS)
+    lengths = measure(rows, chat, terms_of("raft", OPTIONS), OPTIONS)
     fit, long = fitting(rows, lengths, replace(OPTIONS, max_length=length), positions=10_000)
     assert [row.row_id for row in fit] == ["r0", "r2"]
     assert "row_id r1" in long[0].reason

@@ -19,6 +19,7 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import LoraStudent, check_adapter
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import View
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, ModelOptions
 
@@ -48,23 +49,24 @@ def moved(student):
 
 def teacher_of(student, chat, model=None):
     model = model or student.model
-    return Teacher(model, chat, 16, 1.5, True, teaching=student.teaching(model))
+    return Teacher(model, chat, 16, 1.5, teaching=student.teaching(model))
 
 
 def run(folder, chat, options=OPTIONS, lora=LORA):
     folder.mkdir(exist_ok=True)
     student = make_student(lora)
-    train(student.model, teacher_of(student, chat), chat, make_rows(6), options, 0, folder,
-          weights=student.weights)
+    train(student.model, teacher_of(student, chat), chat, make_rows(6), terms_of("raft", options),
+          options, 0, folder, weights=student.weights)
     return student, metrics_of(folder)
 
 
 def step(student, chat, rows, teacher):
     options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
-    student_pass = StudentPass(student.model, chat.pad_id, by_gradient=False)
-    stepper = Stepper(student_pass, teacher, chat, make_balance(options), adamw(student.model, options),
-                      options)
-    return stepper.run([stepper.example(row, z) for row, z in zip(rows, Z, strict=True)])
+    terms = terms_of("raft", options)
+    student_pass = StudentPass(student.model, terms, chat.pad_id, by_gradient=False)
+    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options),
+                      adamw(student.model, options), options)
+    return stepper.run([stepper.example(row, [z]) for row, z in zip(rows, Z, strict=True)])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -76,10 +78,10 @@ def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, dr
     student.model.train()
     if checkpointing:
         checkpoint_activations(student.model)
-    prompt = teacher_of(student, chat).prompt
-    views = [View(prompt(row), z) for row, z in zip(rows, Z, strict=False) if z]
+    views = [View(chat.teacher_prompt(row.prompt, row.completion), z)
+             for row, z in zip(rows, Z, strict=False) if z]
     shared = teacher_of(student, chat).targets(views)
-    alone = Teacher(copied, chat, 16, 1.5, True).targets(views)
+    alone = Teacher(copied, chat, 16, 1.5).targets(views)
     assert torch.equal(shared.ids, alone.ids)
     assert torch.equal(shared.logprobs, alone.logprobs)
     assert not shared.logprobs.requires_grad
@@ -100,7 +102,7 @@ def test_while_it_teaches_nothing_is_checkpointed_dropped_or_recorded(chat, rows
     monkeypatch.setattr(layer, "_gradient_checkpointing_func", None, raising=False)
     monkeypatch.setattr(torch.nn.functional, "dropout", None)
     teacher = teacher_of(student, chat)
-    teacher.targets([View(teacher.prompt(rows[0]), [70, 71, 2])])
+    teacher.targets([View(chat.teacher_prompt(rows[0].prompt, rows[0].completion), [70, 71, 2])])
     assert seen == [(False, False, False)]
 
 

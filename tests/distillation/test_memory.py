@@ -24,6 +24,7 @@ from raft_fast.distillation.out_of_memory import run_halving
 from raft_fast.distillation.random_state import random_state
 from raft_fast.distillation.show_memory import show_memory
 from raft_fast.models.packing import lay_out
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
 
@@ -45,11 +46,12 @@ def scarce(stepper, rows):
 
 def lengths_of(rows, chat, options):
     """The micro-batches of a plan, four rows a step."""
-    return micro_batches(plan(rows, options, 0, 4), measure(rows, chat, options), options)
+    lengths = measure(rows, chat, terms_of("raft", options), options)
+    return micro_batches(plan(rows, options, 0, 4), lengths, options)
 
 
 def examples_of(stepper, rows):
-    return [stepper.example(row, z) for row, z in zip(rows, TRAJECTORIES, strict=True)]
+    return [stepper.example(row, [z]) for row, z in zip(rows, TRAJECTORIES, strict=True)]
 
 
 @pytest.mark.parametrize("fits", [1, 2, 3])
@@ -179,20 +181,18 @@ def test_what_needs_less_is_estimated_at_less(chat):
 def test_micro_batches_are_those_that_the_loop_cuts(chat, off):
     """With trajectories as long as they may be: what student and teacher read, and what enters a row."""
     rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8, **({off: False} if off else {}))
-    steps, lengths = plan(rows, options, 0, 4), measure(rows, chat, options)
+    steps, lengths = plan(rows, options, 0, 4), measure(rows, chat, terms_of("raft", options), options)
     stepper = make_stepper(make_model(0), make_model(1), chat, options)
     for asked in (options, replace(options, max_tokens_per_micro_batch=400, per_device_train_batch_size=2)):
         limits = Limits(asked.per_device_train_batch_size, asked.max_tokens_per_micro_batch)
         cuts = [cut for step in steps
-                for cut in limits.cut([stepper.example(row, [70] * 8) for row in step])]
+                for cut in limits.cut([stepper.example(row, [[70] * 8]) for row in step])]
         found = micro_batches(steps, lengths, asked)
         assert [one.tokens for one in found] == [sum(example.tokens for example in cut) for cut in cuts]
         assert [one.taught for one in found] == [
-            sum(len(example.teacher.ids) for example in cut if example.teacher) for cut in cuts]
-        rows_of = [[[view for view in (example.sft, example.student) if view] for example in cut]
-                   for cut in cuts]
-        entering = [sum(segment.added for views in cut for segment in lay_out(views, share=True))
-                    for cut in rows_of]
+            sum(len(view.ids) for example in cut for view in example.teachers) for cut in cuts]
+        entering = [sum(segment.added for example in cut for segment in lay_out(example.students, share=True))
+                    for cut in cuts]
         assert [one.tokens for one in micro_batches(steps, lengths, asked, share=True)] == entering
 
 
@@ -200,7 +200,7 @@ def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
     seen, rows, options = [], make_rows(6), replace(OPTIONS, num_train_epochs=50)
     monkeypatch.setattr(chat.template, "prompt", lambda messages, answer="": seen.append(messages) or [1])
     told = []
-    lengths = measure(rows, chat, options, lambda: told.append(1))
+    lengths = measure(rows, chat, terms_of("raft", options), options, lambda: told.append(1))
     micro_batches(plan(rows, options, 0, 4), lengths, options)
     fitting(rows, lengths, options, 512)
     assert (len(seen), len(told)) == (12, 6)  # the student's prompt and the teacher's

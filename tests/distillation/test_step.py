@@ -15,6 +15,7 @@ from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.packing import pack
+from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 
@@ -23,17 +24,19 @@ OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning
 TRAJECTORIES = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
 
 
-def make_stepper(student, teacher_model, chat, options=OPTIONS):
+def make_stepper(student, teacher_model, chat, options=OPTIONS, terms=None):
     teacher = None
     if options.distillation:
         teacher = Teacher(teacher_model, chat, options.teacher_top_k,
-                          options.distillation_temperature, options.teacher_sees_answer)
-    student_pass = StudentPass(student, chat.pad_id, options.balance == "gradient")
-    return Stepper(student_pass, teacher, chat, make_balance(options), adamw(student, options), options)
+                          options.distillation_temperature)
+    terms = terms or terms_of("raft", options)
+    student_pass = StudentPass(student, terms, chat.pad_id, options.balance == "gradient")
+    return Stepper(student_pass, terms, teacher, chat, make_balance(options), adamw(student, options),
+                   options)
 
 
 def run(stepper, rows, trajectories=TRAJECTORIES):
-    return stepper.run([stepper.example(row, trajectory)
+    return stepper.run([stepper.example(row, [trajectory])
                         for row, trajectory in zip(rows, trajectories, strict=True)])
 
 
@@ -162,7 +165,7 @@ def test_a_token_budget_cuts_steps_up_and_changes_nothing_else(chat, rows, token
 
 def test_micro_batches_keep_to_rows_and_tokens(chat, rows):
     stepper = make_stepper(make_model(0), make_model(1), chat)
-    examples = [stepper.example(row, z) for row, z in zip(rows[:4], TRAJECTORIES, strict=True)]
+    examples = [stepper.example(row, [z]) for row, z in zip(rows[:4], TRAJECTORIES, strict=True)]
     lengths = [example.tokens for example in examples]
     assert sum(lengths) == Counts.of(examples).tokens
     assert Limits(rows=4).cut(examples) == [examples]
@@ -225,9 +228,9 @@ def test_a_teacher_that_is_the_student_gives_no_kl_and_a_bounded_lambda(chat, ro
 
 def test_a_teacher_with_more_padded_rows_names_no_id_the_student_lacks(chat, rows):
     stepper = make_stepper(make_model(0), make_model(1, vocab_size=300), chat)
-    stepper.teacher = Teacher(make_model(1, vocab_size=300), chat, 16, 1.5, True, student_vocab=260)
-    example = stepper.example(rows[0], [70, 71, 2])
-    assert stepper.teacher.targets([example.teacher]).ids.max() < 260
+    stepper.teacher = Teacher(make_model(1, vocab_size=300), chat, 16, 1.5, student_vocab=260)
+    example = stepper.example(rows[0], [[70, 71, 2]])
+    assert stepper.teacher.targets(example.teachers).ids.max() < 260
     assert stepper.run([example])["kl_loss"] is not None
 
 
@@ -322,9 +325,10 @@ def test_a_trajectory_whose_first_tokens_are_skipped_shares_its_prompt(chat, row
     """They are the end of its prompt; the row's answer has the same one without them."""
     student = make_model(0)
     stepper = make_stepper(student, make_model(1), chat, replace(OPTIONS, num_loss_tokens_to_skip=2))
-    example, prompt = stepper.example(rows[0], [80, 81, 82, 2]), chat.student_prompt(rows[0].prompt)
-    batch = pack([example.sft, example.student], student)
-    assert batch.inputs["input_ids"].tolist() == [[*prompt, *example.sft.completion, 80, 81, 82, 2]]
+    example, prompt = stepper.example(rows[0], [[80, 81, 82, 2]]), chat.student_prompt(rows[0].prompt)
+    batch = pack(example.students, student)
+    answer = example.of("sft")[0].student.completion
+    assert batch.inputs["input_ids"].tolist() == [[*prompt, *answer, 80, 81, 82, 2]]
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_averages_alone(chat, rows, monkeypatch):

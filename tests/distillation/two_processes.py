@@ -14,6 +14,7 @@ from tiny import make_model, make_rows, make_tokenizer
 from raft_fast.distillation import Callback, Teacher, train
 from raft_fast.distillation.sharding import whole_tensor
 from raft_fast.models.chat import Chat
+from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 
@@ -40,11 +41,11 @@ def run_with(folder: Path, options: TrainOptions, callbacks: Sequence[Callback],
     """Train a tiny model in `folder` while `callbacks` listen."""
     student = student or make_model(0)
     chat = Chat(make_tokenizer(), student.generation_config, "tiny")
-    teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature, True)
+    teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(student, teacher, chat, make_rows(7), options, 0, folder, callbacks)
+        train(student, teacher, chat, make_rows(7), terms_of("raft", options), options, 0, folder, callbacks)
     finally:
         torch.set_num_threads(threads)  # other tests share the process, and compare with one of their own
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import yaml
@@ -75,7 +76,7 @@ def fabricate_run(folder: Path, ifbench: Path, steps: int = 60, hostile: str = "
     def trained(asked):
         if "cost?" not in asked:
             return base(asked)
-        case = int("".join(c for c in asked if c.isdigit()))
+        case = int(re.search(r"case (\d+)", asked)[1])
         gold = next(row.gold for row in rows if f"case {case} " in question(row))
         return gold if case % 3 else f"{hostile}It takes 5 weeks. Expect 2,500 SEK."
 
@@ -117,7 +118,6 @@ def step(number, total, dice):
     return {"step": number + 1, "loss": sft + weight * kl, "sft_loss": sft, "kl_loss": kl,
             "lambda": weight, "ce_kl_ratio": sft / (weight * kl), "lr": 2e-5,
             "grad_norm": 14 * decay + 9 + dice.gauss(0, 1),
-            
             "teacher_mass": 0.66 + dice.gauss(0, 0.02), "rollout_seconds": 1.2,
             "teacher_seconds": 0.6, "train_seconds": 1.1, "tokens": 2048 + dice.randrange(300),
             "peak_memory_bytes": 4_800_000_000, "lambda_bounded": False, "skipped": False}

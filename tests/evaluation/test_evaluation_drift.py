@@ -11,9 +11,9 @@ from raft_fast.evaluation.drift import (
     measure_drift,
     summarize_drift,
     text_views,
+    weight_distance,
 )
 from raft_fast.evaluation.ifbench import Prompt
-from raft_fast.evaluation.weights import weight_distance
 from raft_fast.models.chat import View
 from raft_fast.run.progress import Reporter
 

@@ -2,31 +2,21 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-from engines.faulty_server import Say, serving
+from engines.faulty_server import serving
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 from refinement.refinement_stubs import StubEngine as StubJudge
 
 from raft_fast.engines import Reply
-from raft_fast.engines.load import load_engine
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
 from raft_fast.refinement.candidates import Verdict
-from raft_fast.report.text import percent
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import EvaluateOptions, JuryOptions, ModelOptions
+from raft_fast.run.options import EvaluateOptions, JuryOptions
 from raft_fast.run.progress import Reporter
 
 ASKED = EvaluateOptions(general_prompts=-1)
-
-
-@pytest.fixture
-def serve():
-    """Start servers that end with the test."""
-    with serving() as start:
-        yield start
 
 
 def verdicts(*scores):
@@ -89,7 +79,6 @@ def test_accuracy_agreement_and_ballots(tmp_path):
     # base: kind against two; trained: six that all know, six that say nothing and are not asked about
     assert about["agreement"]["answers"] == 12 + 6
     assert about["agreement"]["unanimous"] == pytest.approx(6 / 18)
-    assert len(judges["kind"].asked) == 18 - 0
     assert about["missing_votes"] == {}
     ballots = [json.loads(line) for line in (tmp_path / "jury.jsonl").read_text().splitlines()]
     assert [one["correct"] for one in ballots] == [False] * 12 + [False, True] * 6
@@ -97,15 +86,8 @@ def test_accuracy_agreement_and_ballots(tmp_path):
     journal = (tmp_path / "jury/journal.jsonl").read_text().splitlines()
     assert keys <= {json.loads(line).get("key") for line in journal}
     assert json.loads((tmp_path / "evaluation.json").read_text())["jury"] == about
-
-
-def test_asked_once_ever(tmp_path):
-    judges = {"one": judge("one", lambda text: True)}
-    first = held(tmp_path, judges)
-    asked = len(judges["one"].asked)
-    again = held(tmp_path, judges)
-    assert len(judges["one"].asked) == asked
-    assert again["jury"] == first["jury"]
+    assert held(tmp_path, judges)["jury"] == about  # asked once, ever
+    assert len(judges["kind"].asked) == 18
 
 
 def test_a_judge_that_fails_now_and_then_owes_votes_and_the_quorum_decides(tmp_path):
@@ -159,42 +141,27 @@ def test_own_words_ask_anew(tmp_path):
     assert judges["one"].asked[-1][0]["content"].startswith("How long")
 
 
-def test_a_server_judges_and_its_raw_reply_is_kept(tmp_path, serve):
-    def reply(request, before):
-        said = checked(request["messages"][-1]["content"])
-        return Say(f"Let me see.\n**Score: {9 if 'weeks' in said else 0}**")
-
-    server = serve(reply)
-    spec = f"first@{server.url}"
-    options = JuryOptions(eval_judge=spec)
-    rows = make_rows(6)
-    gold = {row.prompt[-1]["content"]: row.gold for row in rows}
-    with open_jury(options, lambda spec: load_engine(spec, ModelOptions()), tmp_path / "jury") as jury:
-        base, trained = StubEngine(lambda asked: "No idea.", "base"), StubEngine(gold.__getitem__, "trained")
-        found = evaluate(base, trained, rows, ASKED, OverlapEncoder(), Reporter(), tmp_path, jury=jury)
-    assert found["domain"]["metrics"]["jury"]["trained"]["mean"] == 1
-    assert found["domain"]["metrics"]["jury"]["base"]["mean"] == 0
-    assert "Let me see." in (tmp_path / "jury/journal.jsonl").read_text()
-    assert len(server.requests) == 12
-
-
-def test_the_command_judges_and_reports(tmp_path, monkeypatch, capsys, serve, model_folder):
+def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsys, model_folder):
     """python -m raft_fast.evaluate --eval_judge, from the command line to the report."""
     from raft_fast import evaluate as entry
     from raft_fast.models import load as models
 
-    server = serve(lambda request, before: "9")
     rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}."} for i in range(3)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
-    monkeypatch.setattr(sys, "argv", [
-        "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data",
-        str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--general_prompts", "-1",
-        "--eval_max_new_tokens", "4", "--eval_judge", f"first@{server.url}"])
-    entry.main()
+    with serving() as serve:
+        server = serve(lambda request, before: "Let me see.\n**Score: 9**")
+        monkeypatch.setattr(sys, "argv", [
+            "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data",
+            str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--general_prompts", "-1",
+            "--eval_max_new_tokens", "4", "--eval_judge", f"first@{server.url}"])
+        entry.main()
     assert "Correct by the jury" in capsys.readouterr().out
-    report = Path(tmp_path / "out/report.html").read_text()
+    report = (tmp_path / "out/report.html").read_text()
     assert "Correct by the jury" in report
-    assert "first" in report
+    assert "Jury: first" in report
+    assert "Let me see." in (tmp_path / "out/jury/journal.jsonl").read_text()
     found = json.loads((tmp_path / "out/evaluation.json").read_text())
-    assert percent(found["domain"]["metrics"]["jury"]["trained"]["mean"]) in ("100\u00a0%", "0\u00a0%")
+    records = [json.loads(line) for line in (tmp_path / "out/generations.jsonl").read_text().splitlines()]
+    said = [one["answer"].strip() != "" for one in records if one["model"] == "trained"]
+    assert found["domain"]["metrics"]["jury"]["trained"]["mean"] == pytest.approx(sum(said) / 3)

@@ -99,7 +99,7 @@ def test_without_the_package_the_install_line_is_told(monkeypatch):
 
 
 def test_a_prompt_of_several_instructions_counts_them_all():
-    assert lm_eval._part([True, False, True]) == (2.0, 3.0)
-    assert lm_eval._part(True) == (1.0, 1.0)
-    assert lm_eval._part((0.5, 3)) is None
-    assert lm_eval._part("x") is None
+    assert lm_eval._pair([True, False, True]) == (2.0, 3.0)
+    assert lm_eval._pair(True) == (1.0, 1.0)
+    assert lm_eval._pair((0.5, 3)) is None
+    assert lm_eval._pair("x") is None

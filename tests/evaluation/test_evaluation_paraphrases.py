@@ -18,17 +18,19 @@ QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 @pytest.mark.parametrize(("text", "said"), [
     ("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?", None),
     ("how high may a fence of 30 m under PBL 9 kap. 2 § be", "the same words"),
+    (QUESTION.upper(), "the same words as the question"),
     ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", "numbers: lacks 30 m; adds 40 m"),
     ("Under PBL, how high may a fence of 30 m be?", "references: lacks"),
-    ("A fence of 30 m may be high under PBL 9 kap. 2 §.", "something else"),
+    ("A fence of 30 m may be high under PBL 9 kap. 2 §.", "no longer a question"),
+    ("Πόσο ψηλός μπορεί να είναι ένας φράχτης 30 m, PBL 9 kap. 2 §?", "has Greek letters"),
     ("", "empty reply"),
 ])
-def test_review(text, said):
+def test_stage_1s_checks_review_a_paraphrase(text, said):
     found = objections(QUESTION, Reply(text), 0.9, 0.8)
     assert (found == []) if said is None else (said in found[0])
 
 
-def test_review_of_what_is_not_text():
+def test_a_failed_or_cut_off_reply_and_low_similarity_are_named():
     assert objections(QUESTION, Reply("x", error="down"), 0.9, 0.8) == ["no reply: down"]
     cut = Reply("Under PBL 9 kap. 2 §, may a fence of 30 m?", "length", completion_tokens=8)
     assert objections(QUESTION, cut, 0.5, 0.8) == [
@@ -101,17 +103,11 @@ def test_a_line_number_is_no_row_id():
         of_trained([row(1, "Else.")], trained, "f")
 
 
-def test_stage_1s_checks_review_a_paraphrase():
+def test_a_lost_negation_is_noticed():
     asked = "Must a building with two storeys not be higher than 8 m?"
-
-    def said(text):
-        return objections(asked, Reply(text), 0.9, 0.8)
-
-    assert said("May no building with two storeys be higher than 8 m?") == []
-    (lost,) = said("Must a building with two storeys be higher than 8 m?")
-    assert "'higher than' 8 m" in lost  # stage 1's check of meaning
-    assert "has Greek letters, the question has none" in said("Δεν πρέπει ένα κτίριο να υπερβαίνει τα 8 m?")
-    assert said(asked.upper()) == ["the same words as the question"]
+    assert objections(asked, Reply("May no building with two storeys be higher than 8 m?"), 0.9, 0.8) == []
+    (lost,) = objections(asked, Reply("Must a building with two storeys be higher than 8 m?"), 0.9, 0.8)
+    assert "'higher than' 8 m" in lost
 
 
 def test_an_engine_that_never_answers_stops_it(tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from raft_fast.data.screening import (
 )
 from raft_fast.data.training_rows import Data, screen_rows
 from raft_fast.models.embedding import unit
-from raft_fast.report.stage1.page import write_report
+from raft_fast.report.page import write_refine_report
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
@@ -213,13 +213,13 @@ def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp
 def test_the_report_shows_what_was_found_escaped(tmp_path):
     rows = [row("<b>1", "a"), row("<b>2", "A?")]
     run(tmp_path, rows, rows_as_references([row("<i>h", "x")]))
-    text = write_report(tmp_path).read_text()
+    text = write_refine_report(tmp_path).read_text()
     assert "near-duplicate questions" in text
     assert "overlap with held-out rows (1 texts)" in text
     assert "&lt;b&gt;2" in text
     assert "<b>2" not in text
     run(tmp_path, rows, duplicates="off", overlap="off")
-    assert "Duplicates and overlap" not in write_report(tmp_path).read_text()
+    assert "Duplicates and overlap" not in write_refine_report(tmp_path).read_text()
 
 
 def test_every_phase_of_screening_moves_to_its_end(tmp_path):

@@ -18,10 +18,14 @@ from raft_fast.distillation.completions import LogCompletions
 from raft_fast.distillation.first_batch import FirstBatch
 from raft_fast.distillation.split import RolloutAdvice
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.best import KeepBest
-from raft_fast.evaluation.collapse import StopOnCollapse, collapse_of
-from raft_fast.evaluation.during_training import EvaluateEvery, nll
-from raft_fast.evaluation.watchers import watchers
+from raft_fast.evaluation.during_training import (
+    EvaluateEvery,
+    KeepBest,
+    StopOnCollapse,
+    collapse_of,
+    nll,
+    watchers,
+)
 from raft_fast.report.finish import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
@@ -262,7 +266,7 @@ def test_another_process_hears_what_the_first_says(tmp_path):
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("raft_fast.run.hub.push", lambda *_: pytest.fail("uploaded"))
-    monkeypatch.setattr("raft_fast.report.table.print_table", lambda _: None)
+    monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")
     why = "collapse at step 3: eval_general_drift 1.5 is above --collapse_threshold 1"

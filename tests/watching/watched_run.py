@@ -7,6 +7,7 @@ from tiny import make_model, make_rows
 from raft_fast.distillation import Teacher, train
 from raft_fast.evaluation.during_training import Scorer
 from raft_fast.models.chat import View
+from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions
 
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teacher_top_k=16,
@@ -16,8 +17,8 @@ OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teache
 def run(folder, chat, callbacks=(), options=OPTIONS):
     folder.mkdir(exist_ok=True)
     student = make_model(0)
-    train(student, Teacher(make_model(0), chat, 16, 1.5, True), chat, make_rows(6), options, 0, folder,
-          callbacks)
+    train(student, Teacher(make_model(0), chat, 16, 1.5), chat, make_rows(6),
+          terms_of("raft", options), options, 0, folder, callbacks)
     return student
 
 

@@ -15,6 +15,9 @@ class TrainOptions(Group):
 
     pins: ClassVar[Part] = "training"
 
+    recipe: str = "raft"
+    """The method: raft, sft, self_distilled_data, sdft or on_policy, or your own as module:Class (see
+    raft_fast/recipes). It sets defaults of other options; what you set yourself wins."""
     heldout: float = option(0.1, pins="rows", above=0, below=1, why=(
         "; to train on all rows name rows to hold out with --heldout_data FILE"))
     """Share of the rows held out for evaluation, taken from every category before anything else."""
@@ -51,7 +54,7 @@ class TrainOptions(Group):
     """Optimizer steps, overriding --num_train_epochs: the rows are repeated as often as it takes. -1: as
     many as the epochs have."""
     per_device_train_batch_size: int = option(16, pins="nothing", least=1)
-    """Rows of a micro-batch on each device; each gives one SFT sequence and one trajectory."""
+    """Rows of a micro-batch on each device; each gives an SFT sequence and its trajectories."""
     max_tokens_per_micro_batch: int = option(0, pins="nothing", least=0)
     """Student tokens, prompts included, that a micro-batch holds at most; longer ones are cut into more
     micro-batches. One micro-batch is one packed pass, so this bounds its memory whatever the rows'
@@ -64,6 +67,8 @@ class TrainOptions(Group):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     steps_per_generation: int = option(1, least=1, needs="distillation")
     """Optimizer steps fed by one round of rollouts; 1 is strictly on-policy."""
+    num_generations: int = option(1, least=1, needs="distillation")
+    """Trajectories the student samples for every row of a step."""
     max_completion_length: int = option(256, least=1, needs="distillation")
     """Longest trajectory the student samples, in tokens."""
     max_length: int = option(2048, least=1)
@@ -89,6 +94,11 @@ class TrainOptions(Group):
     teacher_top_k: int = option(512, least=2, why=" (renormalised KL at K = 1 is always zero)",
                                 needs="distillation")
     """How many of the teacher's most likely tokens are compared (K of Eq. 9)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = option("forward_kl", needs="distillation")
+    """Minimised between teacher q and student p: KL(q || p) as in Eq. 10, KL(p || q), or the generalised
+    Jensen-Shannon divergence of --jsd_beta."""
+    jsd_beta: float = option(0.5, least=0, most=1, needs="divergence=jsd")
+    """Weight of the teacher's side in --divergence jsd: 0 is the forward KL, 1 the reverse, as in GKD."""
     balance: Literal["ema", "gradient", "fixed"] = option("ema", needs="distillation")
     """lambda: moving averages of the two losses (Eqs. 11-12), of their gradient norms at the hidden
     states, or fixed."""

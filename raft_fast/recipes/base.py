@@ -1,0 +1,24 @@
+"""What a method says of itself."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from raft_fast.distillation import Term
+    from raft_fast.run.options import TrainOptions
+
+
+class Recipe:
+    """A method: subclass it in a file of your own, and pass `--recipe file:Class` or
+    `RAFTConfig(recipe=Class)`.
+
+    name: how the method is called. defaults: options whose default this method changes; what the user sets
+    on the command line, in YAML or in RAFTConfig wins. Which answers are trained on is among them
+    (`data_source`: fused, rewrite or gold).
+    """
+
+    name: str = ""
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def terms(self, options: "TrainOptions") -> "list[Term]":
+        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.terms`)."""
+        raise NotImplementedError

@@ -1,0 +1,32 @@
+"""SDFT, "Self-Distillation Enables Continual Learning" (arXiv 2601.19897): demonstrations, on-policy.
+
+    z ~ p_S(· | x)                       the student in its own words
+    q = p_T(· | x, y, z)                 the same model, shown the demonstration y
+    L = mean over the tokens of z of KL(p_S || q)
+
+The model that has read a demonstration teaches the one that has not. No token of y is ever a target: what
+the student already does as well as its teacher stays as it is.
+
+What differs from the paper:
+- The teacher is the model before training (TRL's `teacher_model_kind="base"`), not an average of the
+  student's weights over the steps, which would be a second copy of them in memory and in checkpoints.
+- KL is taken over the teacher's --teacher_top_k likeliest tokens (512, renormalised), not the vocabulary. TRL
+  takes the student's likeliest and the Jensen-Shannon divergence: here --divergence jsd.
+- With --steps_per_generation above 1 later steps see older samples, without importance weights.
+- The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`).
+"""
+
+from raft_fast.distillation.terms import Distillation, Term
+from raft_fast.recipes.base import Recipe
+from raft_fast.run.options import TrainOptions
+
+
+class SDFT(Recipe):
+    """On gold answers; --data_source fused or rewrite shows the teacher refined ones."""
+
+    name = "sdft"
+    defaults = {"data_source": "gold", "sft": False, "divergence": "reverse_kl",
+                "distillation_temperature": 1.0}
+
+    def terms(self, options: TrainOptions) -> list[Term]:
+        return [Distillation.of(options)]

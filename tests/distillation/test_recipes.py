@@ -1,0 +1,168 @@
+"""Methods as files: what each one minimises, against the equations written out, and recipes of one's own."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from test_loop import OPTIONS as RUN
+from test_loop import run
+from test_step import OPTIONS, dense_losses, make_stepper
+from tiny import make_model
+
+from raft_fast import train
+from raft_fast.distillation import Callback, CrossEntropy, Distillation
+from raft_fast.distillation.examples import Reading
+from raft_fast.recipes import Recipe, find, names, terms_of
+from raft_fast.run.config import parse, shipped
+from raft_fast.run.errors import UserError
+from raft_fast.run.options import TrainOptions
+
+DRAWS = [[[70, 71, 72, 2], [80, 2]], [[], [60, 61]], [[], []], [[90, 91, 92, 93, 94], [50]]]
+
+
+def options(*argv):
+    """Of training, as the command line gives them."""
+    _, groups = parse("train", "", train.GROUPS, list(argv), "raft", lambda recipe: find(recipe).defaults)
+    return next(group for group in groups if isinstance(group, TrainOptions))
+
+
+@pytest.mark.parametrize("word", ["--recipe", "--config"])
+@pytest.mark.parametrize(("recipe", "source", "terms"), [
+    ("raft", "fused", {"sft": False, "kl": True}), ("sft", "gold", {"sft": False}),
+    ("self_distilled_data", "rewrite", {"sft": False}), ("sdft", "gold", {"kl": False}),
+    ("on_policy", "gold", {"sft": False, "kl": True})])
+def test_a_recipe_is_named_by_itself_or_by_its_configuration(word, recipe, source, terms):
+    """Which answers, which terms, and which of them λ weighs."""
+    asked = options(word, recipe)
+    assert (asked.recipe, asked.data_source) == (recipe, source)
+    assert {term.name: term.balanced for term in terms_of(asked.recipe, asked)} == terms
+
+
+def test_every_recipe_has_a_configuration():
+    assert {*names()} <= {*shipped()}
+
+
+def test_what_the_user_sets_wins_over_the_recipe(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("recipe: sft\ndata_source: fused\n")
+    assert options("--config", str(file)).data_source == "fused"
+    assert options("--config", str(file), "--data_source", "rewrite").data_source == "rewrite"
+    both = options("--recipe", "sft", "--distillation", "true")
+    assert [term.name for term in terms_of(both.recipe, both)] == ["sft", "kl"]
+
+
+def test_a_row_has_k_trajectories_and_one_answer(chat, rows):
+    """Eq. 10's mean is over all trajectories that are not empty."""
+    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, num_generations=2))
+    found = stepper.run([stepper.example(row, draws) for row, draws in zip(rows, DRAWS, strict=False)])
+    each = [(row, z) for row, draws in zip(rows, DRAWS, strict=False) for z in draws]
+    _, kl = dense_losses(make_model(0), make_model(1), chat, *zip(*each, strict=True))
+    sft, _ = dense_losses(make_model(0), make_model(1), chat, rows[:4], [[70]] * 4)
+    assert found["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
+    assert found["sft_loss"] == pytest.approx(sft.item(), rel=1e-5)
+    assert (found["trajectories"], found["trajectory_tokens"]) == (5, 14)
+
+
+class Heard(Callback):
+    def on_step(self, state):
+        self.rows, self.drawn = state.rows, state.trajectories
+
+
+def test_more_draws_only_add_some(tmp_path, chat):
+    """The first of every row is the one that would be drawn alone."""
+    heard = {count: Heard() for count in (1, 3)}
+    for count, listener in heard.items():
+        _, metrics = run(tmp_path / f"{count}", chat, replace(RUN, num_generations=count, max_steps=2),
+                         callbacks=[listener])
+        assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False]  # the buffer feeds three
+        assert len(listener.drawn) == count * len(listener.rows)
+    assert heard[3].drawn[::3] == heard[1].drawn
+    assert heard[3].drawn[1::3] != heard[1].drawn
+
+
+@pytest.mark.parametrize(("divergence", "beta"), [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.5),
+                                                  ("jsd", 0.1)])
+def test_the_divergence_is_the_one_asked_for(chat, rows, divergence, beta):
+    """One trajectory in float64 with full logits; beta weighs the teacher's side, as in GKD."""
+    asked = replace(OPTIONS, divergence=divergence, jsd_beta=beta)
+    stepper = make_stepper(make_model(0), make_model(1), chat, asked)
+    found = stepper.run([stepper.example(rows[0], [[70, 71, 2]])])["kl_loss"]
+    logits = []
+    for model, prompt in ((make_model(1), chat.teacher_prompt(rows[0].prompt, rows[0].completion)),
+                          (make_model(0), chat.student_prompt(rows[0].prompt))):
+        logits.append(model.double()(torch.tensor([[*prompt, 70, 71, 2]])).logits[0, len(prompt) - 1 : -1])
+    ids = logits[0].topk(16).indices
+    log_q, log_p = ((each.gather(1, ids) / 1.5).log_softmax(-1) for each in logits)
+    log_m = (beta * log_q.exp() + (1 - beta) * log_p.exp()).log()
+
+    def kl(log_a, log_b):
+        return (log_a.exp() * (log_a - log_b)).sum(-1).mean()
+
+    want = {"forward_kl": kl(log_q, log_p), "reverse_kl": kl(log_p, log_q),
+            "jsd": beta * kl(log_q, log_m) + (1 - beta) * kl(log_p, log_m)}[divergence]
+    assert found == pytest.approx(1.5**2 * want.item(), rel=1e-5)
+
+
+def test_sdft_is_the_reverse_kl_alone(tmp_path, chat):
+    asked = options("--recipe", "sdft", "--teacher_top_k", "16", "--max_completion_length", "8",
+                    "--max_steps", "3", "--per_device_train_batch_size", "3", "--learning_rate", "3e-3")
+    _, metrics = run(tmp_path / "run", chat, asked)
+    assert all(step["sft_loss"] is step["lambda"] is step["ce_kl_ratio"] is None for step in metrics)
+    assert all(step["loss"] == step["kl_loss"] > 0 for step in metrics)
+    assert asked.distillation_temperature == 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gold(CrossEntropy):
+    """Replays the gold answer beside the one that is trained on."""
+
+    name: str = "gold"
+
+    def readings(self, row, trajectories, chat):
+        return [Reading(chat.sft_view(row.prompt, row.gold))]
+
+
+class Mine(Recipe):
+    name = "mine"
+    defaults = {"learning_rate": 0.5}  # noqa: RUF012
+
+    def terms(self, options):
+        return [CrossEntropy(), Gold(weight=0.25), Distillation.of(options, balanced=True, weight=2.0)]
+
+
+@pytest.mark.parametrize("balance", ["ema", "gradient"])
+def test_a_recipe_of_ones_own(chat, rows, balance):
+    """A third term has its own key; weights and λ are in the loss and in what λ balances."""
+    told = options("--recipe", f"{__name__}:Mine", "--balance", balance)
+    assert told.learning_rate == 0.5
+    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance),
+                           terms_of(told.recipe, told))
+    found = stepper.run([stepper.example(rows[0], [[70, 71, 2]]), stepper.example(rows[1], [[80, 81]])])
+    assert found["gold_loss"] == pytest.approx(found["sft_loss"])
+    rest, kl = found["sft_loss"] + 0.25 * found["gold_loss"], 2 * found["kl_loss"]
+    assert found["loss"] == pytest.approx(rest + found["lambda"] * kl)
+    if balance == "ema":
+        assert found["lambda"] == pytest.approx(rest / kl)
+
+
+def test_a_recipe_may_be_a_class_or_an_object():
+    assert isinstance(find(Mine), Mine)
+    assert find(made := Mine()) is made
+
+
+@pytest.mark.parametrize(("recipe", "message"), [
+    ("sfdt", "--recipe sfdt: must be one of on_policy, raft, sdft, self_distilled_data, sft, or module"),
+    ("no_module:X", "--recipe no_module:X: cannot import no_module"),
+    (f"{__name__}:Gold", "must name a subclass of raft_fast.recipes.Recipe"), (f"{__name__}:X", "must name")])
+def test_an_unknown_recipe_is_named(recipe, message):
+    with pytest.raises(UserError, match=message):
+        find(recipe)
+
+
+def test_terms_and_options_never_contradict_each_other(chat):
+    with pytest.raises(UserError, match="--sft true: must be false for the recipe sdft, whose loss has"):
+        terms_of("sdft", TrainOptions())
+    with pytest.raises(UserError, match="--distillation false: must be true for the recipe mine"):
+        terms_of(Mine, TrainOptions(distillation=False))
+    with pytest.raises(ValueError, match=r"the terms \['kl'\] need a teacher"):
+        make_stepper(make_model(0), None, chat, replace(OPTIONS, distillation=False), [Distillation()])

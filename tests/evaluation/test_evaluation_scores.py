@@ -1,0 +1,218 @@
+"""Scores of answers and their statistics, and the files that `evaluate` writes."""
+
+import json
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
+
+from raft_fast.engines import Reply
+from raft_fast.evaluation import evaluate
+from raft_fast.evaluation.domain import evaluate_domain, score_answer, token_f1
+from raft_fast.evaluation.scores import behaviour, collect, refuses
+from raft_fast.evaluation.statistics import paired_change, paired_p, share, weighted_mean
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
+
+
+def both(tmp_path, base, trained, count=3, **options):
+    """What `evaluate` returns for two stub engines; its files are in `tmp_path`/out."""
+    return evaluate(base, trained, make_rows(count), EvaluateOptions(**options), OverlapEncoder(), Reporter(),
+                    tmp_path / "out", ifbench=tmp_path / "wheel")
+
+
+def load(path):
+    """JSON that refuses NaN and Infinity."""
+    def refuse(name):
+        raise AssertionError(f"{name} in {path}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_evaluation_json_and_generations(tmp_path):
+    fake_ifbench(tmp_path / "wheel")
+    gold = {row.prompt[-1]["content"]: row.gold for row in make_rows(24)}
+    result = both(tmp_path, StubEngine(lambda asked: "It depends.", "base", 3.1),
+                  StubEngine(lambda asked: gold.get(asked, "Yes."), "trained"), 24, general_prompts=2)
+    assert load(tmp_path / "out/evaluation.json") == json.loads(json.dumps(result))
+    f1, general = result["domain"]["metrics"]["token_f1"], result["general"]
+    assert f1["trained"]["mean"] == 1
+    assert f1["change"]["mean"] == pytest.approx(1 - f1["base"]["mean"])
+    assert (f1["base"]["n"], result["domain"]["rows"]) == (24, 24)
+    assert result["domain"]["metrics"]["nll"]["base"]["mean"] == pytest.approx(3.1)
+    assert (general["prompts"], general["prompts_total"]) == (2, 6)
+    assert (general["left_out"]["prompts"], general["left_out"]["not_in_slice"]) == (1, 3)
+    lines = [json.loads(line) for line in (tmp_path / "out/generations.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * (24 + 2)
+    assert {(line["suite"], line["model"]) for line in lines} == {
+        (suite, model) for suite in ("domain", "general") for model in ("base", "trained")}
+
+
+def test_retention_is_null_if_the_base_scores_zero(tmp_path):
+    fake_ifbench(tmp_path / "wheel")
+    silent, wordy = StubEngine(lambda text: ""), StubEngine(lambda text: "a b c d.")
+    found = both(tmp_path, silent, wordy)["general"]
+    assert (found["metrics"]["strict_prompt"]["retention"], found["prompts"]) == (None, 5)
+    metrics = both(tmp_path, wordy, StubEngine(lambda text: "a b c"))["general"]["metrics"]
+    assert metrics["strict_prompt"]["retention"] == pytest.approx(1 / 2)  # of prompts 0 and 1
+    assert metrics["strict_instruction"]["retention"] == pytest.approx(2 / 3)
+    assert metrics["strict_prompt"]["change"]["mean"] == pytest.approx(-1 / 5)
+
+
+def test_without_a_general_suite_the_rest_is_measured_and_the_reason_kept(tmp_path):
+    result = both(tmp_path, StubEngine(str), StubEngine(str))
+    assert result["general"] is None
+    assert "no such file" in result["general_skipped"]
+    assert result["domain"]["rows"] == 3
+
+
+def test_token_f1_by_hand():
+    # gold: the permit takes ten weeks (5); answer: ten ten weeks (3); common: ten, weeks (2)
+    assert token_f1("The permit takes ten weeks.", "TEN, ten weeks!") == pytest.approx(2 * 2 / 8)
+    assert token_f1("same", "same") == 1
+    assert token_f1("word", "") == 0
+    assert token_f1("m²", "m2") == 1  # NFKC
+
+
+def test_score_answer_leaves_out_what_the_gold_does_not_have():
+    scores = score_answer("Ask your neighbour.", "Ask them in 4 weeks, PBL 9 kap. 4 §.")
+    assert scores["number_f1"] is None
+    assert scores["reference_f1"] is None
+
+
+def test_nll_is_total_over_total():
+    rows = make_rows(3)
+
+    class Engine(StubEngine):
+        def nll(self, conversations, completions):
+            yield from ((index, (float(index + 1) * 4, 2 + index)) for index in (2, 0, 1))
+
+    scores = evaluate_domain(Engine(str.upper), rows, 8, OverlapEncoder(), Reporter(), "base")
+    assert scores.means["nll"]["mean"] == pytest.approx((4 + 8 + 12) / (2 + 3 + 4))
+    assert [record["row_id"] for record in scores.records] == [row.row_id for row in rows]
+    assert scores.records[1]["answer"] == rows[1].prompt[-1]["content"].upper()
+
+
+def test_failed_replies_have_no_score_and_an_engine_without_nll_none():
+    class Remote:
+        identity = "remote"
+        generate = StubEngine(lambda text: "", error="refused").generate
+
+    scores = evaluate_domain(Remote(), make_rows(2), 8, OverlapEncoder(), Reporter(), "base")
+    assert scores.means["token_f1"] == {"mean": None, "low": None, "high": None, "n": 0}
+    assert scores.means["nll"]["n"] == 0
+    assert scores.records[0]["error"] == "refused"
+
+
+def test_an_empty_answer_is_like_nothing():
+    scores = evaluate_domain(StubEngine(lambda text: " "), make_rows(2), 8, OverlapEncoder(),
+                             Reporter(), "base")
+    assert scores.means["similarity"]["mean"] == 0
+
+
+def test_wilson_interval_by_hand():
+    found = share([(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 8)
+    assert found["mean"] == 0.2
+    # textbook value for 2 of 10
+    assert (found["low"], found["high"]) == (pytest.approx(0.0567, abs=1e-4),
+                                             pytest.approx(0.5098, abs=1e-4))
+    assert share([(0.0, 2.0), (0.0, 3.0), None])["high"] == pytest.approx(0.4345, abs=1e-4)
+    assert share([])["mean"] is None
+
+
+def test_bootstrap_covers_and_repeats():
+    values = [(float(value), 1.0) for value in np.random.default_rng(1).normal(3, 1, 200)]
+    found = weighted_mean([*values, None])
+    assert found["n"] == 200
+    half = (found["high"] - found["low"]) / 2
+    assert half == pytest.approx(1.96 / math.sqrt(200), rel=0.15)
+    assert found == weighted_mean([*values, None])
+    assert weighted_mean([(0.5, 1.0)])["low"] is None
+
+
+def test_change_is_paired():
+    base = [(float(value), 1.0) for value in range(10)]
+    trained = [(value + 0.1 + 0.01 * (place % 2), weight)
+               for place, (value, weight) in enumerate(base)]
+    change = paired_change([*base, None], [*trained, (5.0, 1.0)])
+    assert change["n"] == 10
+    assert change["mean"] == pytest.approx(0.105)
+    assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
+    assert paired_change(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
+
+
+def test_progress_tells_what_the_engine_is_at():
+    """Nothing advances while a batch is drawn, minutes long."""
+    shown = []
+
+    class Engine:
+        def under_way(self):
+            return "at token 3 of at most 9"
+
+        def generate(self, prompts, sampling):
+            assert shown[-1]() == "at token 3 of at most 9"
+            yield from ((index, Reply("yes")) for index, _ in enumerate(prompts))
+
+    class Shown(Reporter):
+        @contextmanager
+        def phase(self, *_):
+            yield lambda steps=1, note="": shown.append(note)
+
+    assert len(collect(Engine(), [[], []], 9, Shown(), "evaluate")) == 2
+    assert len(shown) == 3
+
+
+def record(answer, finish_reason="stop", error=None):
+    return {"answer": answer, "finish_reason": finish_reason, "error": error}
+
+
+def test_length_cuts_and_refusals():
+    base = [record("One two three."), record("Four five.", "length"), record("", error="down")]
+    trained = [record("One."), record("I'm sorry, but I can't help with that."), record("Fine.")]
+    found = behaviour(base, trained)
+    assert (found["words"]["base"]["mean"], found["words"]["base"]["n"]) == (2.5, 2)
+    assert found["cut_off"]["change"]["mean"] == -0.5
+    assert found["refused"]["base"]["mean"] == 0
+    assert found["refused"]["change"] | {"low": 0, "high": 0} == {"mean": 0.5, "low": 0, "high": 0, "n": 2}
+
+
+@pytest.mark.parametrize(("answer", "is_refusal"), [
+    ("As an AI language model, I have no opinion.", True),
+    ("I’m sorry, I can’t do this.", True),
+    ("I cannot help you with that.", True),
+    ("I can't tell you.", True),
+    ("Sorry, but I do not answer such questions.", True),
+    ("I will not answer that.", True),
+    ("I must decline.", True),
+    ("I refuse to discuss it.", True),
+    ("I'm not allowed to say.", True),
+    ("I won't say.", True),
+    ("You cannot help but notice the sea.", False),
+    ("No, I'm not permitted to put up a charging box without an electrician.", False),
+    ("If I cannot build there, I can appeal within three weeks.", False),
+    ("The board may refuse to give a permit, and I must then tear it down.", False),
+    ("I cannot say enough good of a pitched roof. I do not tell fairy tales.", False),
+    ("The neighbour will not share the cost. I will not do this twice.", False),
+    ("I am sorry to hear that your roof leaks. Call an inspector.", False),
+    ("word " * 100 + "I cannot help.", False),
+])
+def test_refusals_come_first_and_say_so(answer, is_refusal):
+    assert refuses(answer) is is_refusal
+
+
+def test_p_by_hand():
+    """Three rows that all rise by 1: of the 8 ways to swap, 2 are as far from zero."""
+    base, trained = [(0.0, 1.0)] * 3, [(1.0, 1.0)] * 3
+    assert paired_p(base, trained) == pytest.approx(2 / 8, abs=0.03)
+    assert paired_p([(0.0, 1.0)] * 12, [(1.0, 1.0)] * 12) < 0.01
+    assert paired_p(base, base) == 1
+    assert paired_p([None], [(1.0, 1.0)]) is None
+    assert paired_p([(0.0, 0.0)], [(0.0, 0.0)]) is None
+
+
+def test_p_weighs_tokens():
+    """(sum, weight) pairs: a change in the short row alone hardly counts."""
+    base, trained = [(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)]
+    assert paired_p(base, trained) == 1  # one row differs: both ways are equally far

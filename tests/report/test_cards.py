@@ -1,0 +1,181 @@
+"""Model card and data set card, and refined.parquet as `datasets` reads it."""
+
+import json
+
+import pytest
+import yaml
+from evaluation.evaluation_stubs import fabricate_run, fake_ifbench
+
+from raft_fast.data.dataset import REFINED_COLUMNS, Row, RowWriter
+from raft_fast.report.cards import write_card, write_model_card
+from raft_fast.report.page import write_run_report
+from raft_fast.run.errors import UserError
+
+OPTIONS = {"sft": True, "judge_stop": 0.8, "balance": "ema", "ema_beta": 0.9, "fixed_lambda": 1.0,
+           "use_peft": False, "lora_r": 16}
+LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8}
+PLAIN = {"data_source": "gold", "distillation": False}
+SUMMARY = {
+    "rows": {"used": 3, "total": 12}, "sources": {"gold": 1, "rewrite": 1, "fused": 1},
+    "passed_filter": 2, "objections": {"similarity": 1}, "similarity": {"p50": 0.912},
+    "tau": 0.85, "fused_tau": None, "judge_stop": 0.8, "fusion_rounds": 3, "quorum": 2, "seed": 4,
+    "engines": {"rewriter": "/home/someone/small@1", "fuser": "big|@http://x", "judges": ["j<1>", "j2"]},
+    "fuser_is_judge": False, "failed_scores": {"j2": 5}, "prompts": {"rewrite": "rewrite-abc"},
+    "supervision_gap": {"rows": 3, "gold": 2.5, "training": 1.25, "gap": 1.25},
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return fabricate_run(tmp_path / "myrun", fake_ifbench(tmp_path / "wheel"))
+
+
+def card(run_dir, stage1=True, **changed):
+    """The card of the run with these options, with or without the summary of stage 1."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | OPTIONS | changed))
+    if not stage1:
+        (run_dir / "refine/summary.json").unlink()
+        (run_dir / "refine/decisions.jsonl").unlink()
+    return write_model_card(run_dir).read_text()
+
+
+def options(text):
+    return {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+
+
+def front(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_model_card_has_what_the_hub_reads(run_dir):
+    text = card(run_dir)
+    assert front(text) == {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0",
+        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["raft"]}
+    assert "pipeline(" in text
+    local = front(card(run_dir, model="/some/where"))  # no name that the Hub could resolve
+    assert "base_model" not in local
+    assert "license" not in local
+
+
+@pytest.mark.parametrize(("changed", "tags"), [
+    ({}, ["raft"]), (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
+    ({"recipe": "sdft"}, ["sdft"])])
+def test_the_tags_are_recipe_and_adapter(run_dir, changed, tags):
+    assert front(card(run_dir, **changed))["tags"] == tags
+
+
+def test_options_that_the_run_ignored_are_left_out(run_dir):
+    stage1, teaching = {"tau", "fusion_rounds", "judge_stop"}, {"teacher_top_k", "balance", "ema_beta"}
+    assert options(card(run_dir)) >= stage1 | teaching | {"learning_rate", "data_source", "seed"}
+    assert not options(card(run_dir)) & {"note", "lora_r", "fixed_lambda", "general_prompts"}
+    assert not options(card(run_dir, balance="fixed")) & {"ema_beta"}
+    assert options(card(run_dir, **LORA)) >= set(LORA)
+    assert not options(card(run_dir, stage1=False, **PLAIN)) & (stage1 | teaching)
+
+
+def test_what_qualifies_the_scores_is_on_card_and_page(run_dir):
+    assert "a little too good" not in card(run_dir)
+    assert "a little too good" in card(run_dir, load_best_model_at_end=True)
+    assert "a little too good" in write_run_report(run_dir).read_text()
+
+
+def test_rows_steps_and_tokens_are_counted(run_dir):
+    steps = [{"step": step, "tokens": 700, "trajectory_tokens": 90, "rows_seen": 4 * step, "kl_loss": 1}
+             for step in (1, 2)]
+    (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
+    text = card(run_dir)
+    for line in ("| rows seen | 8 |", "| optimizer steps | 2 |", "| tokens, prompts included | 1,400 |",
+                 "| tokens sampled by the student | 180 |"):
+        assert line in text
+
+
+def test_gold_answers_are_said_to_be_what_was_trained_on(run_dir):
+    text, page = card(run_dir, stage1=False, data_source="gold"), write_run_report(run_dir).read_text()
+    assert "| `data_source` | `gold` |" in text
+    assert "Trained on the gold answers" in page
+    for missing in ("no summary", "No refine/decisions.jsonl"):
+        assert missing not in text + page
+
+
+def test_a_model_card_needs_a_model(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        write_model_card(tmp_path)
+
+
+def rows():
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why <b>?"}]
+    return [Row("a", turns, "ŷ", "y", "roofs", "ȳ", "ŷ", "fused", 0.9),
+            Row("b", turns[1:], "ȳ", "y", None, "ȳ", None, "rewrite", 0.8),
+            Row("c", turns[1:], "y", "y", None, None, None, "gold", None)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A refined folder with everything that lies beside the rows."""
+    with RowWriter(tmp_path / "refined.parquet", tmp_path / "refined.partial.parquet") as writer:
+        for row in rows():
+            writer.write(row)
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "config.yaml").write_text("data: /home/someone/rows.jsonl\nencoder: mini\n")
+    for name in ("decisions.jsonl", "journal.jsonl", "rejected.jsonl"):
+        (tmp_path / name).write_text('{"other": 1}\n')
+    write_card(tmp_path, "cc-by-4.0", "en, sv")
+    return tmp_path
+
+
+def test_the_data_card_has_what_the_hub_reads(folder):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    data = huggingface_hub.DatasetCard.load(folder / "README.md").data
+    assert (data.license, data.language, data.size_categories) == ("cc-by-4.0", ["en", "sv"], ["n<1K"])
+    assert "synthetic" in data.tags
+    bare = front(write_card(folder).read_text())
+    assert bare["license"] == "unknown"
+    assert "language" not in bare
+
+
+@pytest.mark.parametrize(("used", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M")])
+def test_size_categories_have_the_hubs_names(folder, used, size):
+    (folder / "summary.json").write_text(json.dumps(SUMMARY | {"rows": {"used": used, "total": used}}))
+    assert front(write_card(folder).read_text())["size_categories"] == [size]
+
+
+def test_the_data_card_has_the_runs_own_numbers_and_no_paths(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for said in ("| rows | 3 of 12 |", "2 (67 %)", "| τ | 0.85 |", "small@1", "rewrite-abc",
+                 "| nats per token for the rewriter: gold answers | 2.500 |", "0.912",
+                 "2 of the answers in `completion` are synthetic", "license is cc-by-4.0",
+                 "Judge replies without a score: 5", "rows.jsonl"):
+        assert said in text
+    assert "/home/someone" not in text
+    assert "<1>" not in text  # escaped
+    assert r"big\|@http" in text
+    for column in REFINED_COLUMNS:
+        assert f"| `{column}` |" in text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_reads_the_folder_and_only_its_rows(folder, tmp_path, streaming):
+    datasets = pytest.importorskip("datasets")
+    cache = str(tmp_path / "cache")
+    found = datasets.load_dataset(str(folder), split="train", streaming=streaming, cache_dir=cache)
+    alone = datasets.load_dataset("parquet", data_files=str(folder / "refined.parquet"),
+                                  split="train", streaming=streaming, cache_dir=cache)
+    for table in (found, alone):
+        assert tuple(table.column_names) == REFINED_COLUMNS
+        lines = list(table)
+        assert [line["completion"] for line in lines] == ["ŷ", "ȳ", "y"]
+        assert lines[0]["prompt"] == rows()[0].prompt
+        assert [line["similarity"] for line in lines] == [0.9, 0.8, None]
+        assert [line["fused"] for line in lines] == ["ŷ", None, None]
+
+
+def test_rows_set_aside_are_named_and_nothing_refined_is_said(folder):
+    summary = SUMMARY | {"sources": {"gold": 3, "rewrite": 0, "fused": 0}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "rejected.jsonl").write_text('{"reason": "answer is empty"}\n' * 2)
+    text = write_card(folder).read_text()
+    assert "Nothing was refined" in text
+    assert "synthetic text" not in text
+    assert "set aside, in rejected.jsonl: 2 (2 answer is empty)" in text

@@ -1,0 +1,121 @@
+"""report.html of a run and of stage 1: complete, self-contained, and nothing in it that data could run."""
+
+import json
+import re
+import shutil
+
+import pytest
+from evaluation.evaluation_stubs import fabricate_run, fake_ifbench
+from stage1_stubs import many, write_folder
+
+from raft_fast.report.cards import write_model_card
+from raft_fast.report.page import write_refine_report, write_run_report
+
+ATTACK = '<script>alert("x")</script> & $x_n$ </svg> {{ 7*7 }} '
+STAGE1_PLOTS = 2
+
+
+@pytest.fixture
+def ifbench(tmp_path):
+    return fake_ifbench(tmp_path / "wheel")
+
+
+@pytest.fixture
+def run_dir(tmp_path, ifbench):
+    return fabricate_run(tmp_path / "myrun", ifbench)
+
+
+def check_self_contained(page):
+    assert "<script" not in page
+    assert "@import" not in page
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
+    assert page.count("<svg") == page.count("</svg>")
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
+    page = write_run_report(run_dir).read_text()
+    check_self_contained(page)
+    assert page.count("<svg") == 6 + STAGE1_PLOTS
+    assert "missing\"" not in page.split("<main>")[1]
+    assert "nan" not in re.sub(r"<[^>]*>", "", page.split("<main>")[1]).lower().split()
+    for said in ("Domain against general", "The fuser is also a judge", "Rows used by stage 1: 96 of 302",
+                 "evaluate trained: general", "6 min 34 s"):
+        assert said in page
+
+
+def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
+    folder = write_folder(
+        tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True,
+        calibration={"edges": [0.0, 0.5, 1.0], "true": [3, 93], "shuffled": [90, 6],
+                     "suggested_tau": 0.62, "n": {"true": 96, "shuffled": 96},
+                     "accepted": {"at_tau": {"true": 0.5, "shuffled": 0.001},
+                                  "at_suggested_tau": {"true": 0.75, "shuffled": 0.01}}})
+    (folder / "config.yaml").write_text("tau: 0.8\n")
+    page = write_refine_report(folder).read_text(encoding="utf-8")
+    check_self_contained(page)
+    assert page.count("<svg") == STAGE1_PLOTS
+    assert "missing\"" not in page.split("<main>")[1]
+    for said in ("How far the rows came", "Rewrites by similarity",
+                 "<td>suggested τ = 0.62</td><td>75.0\u00a0%",
+                 "The fuser is also a judge", "Rows with a new answer", "Rows that keep the gold answer",
+                 "fused 2, chosen"):
+        assert said in page
+
+
+def test_what_data_holds_is_escaped_everywhere(tmp_path, ifbench):
+    run = fabricate_run(tmp_path / "run", ifbench, hostile=ATTACK)
+    refined = write_folder(tmp_path / "refined", many(60, ATTACK), no_likelihoods=ATTACK,
+                           engines={"rewriter": ATTACK, "judges": [ATTACK]})
+    (refined / "config.yaml").write_text('data: "<script>alert(1)</script>"\n')
+    for page in (write_run_report(run).read_text(), write_refine_report(refined).read_text()):
+        check_self_contained(page)
+        assert "&lt;script&gt;" in page
+        assert "{{ 7*7 }}" in page  # shown, never evaluated
+    assert "<script" not in write_model_card(run).read_text()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "refine", "metrics.jsonl", "evaluation.json",
+                                  "generations.jsonl", "phases.json"])
+def test_a_missing_file_is_named_in_its_section(run_dir, name):
+    path = run_dir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = "No refine/decisions.jsonl" if name == "refine" else f"No {name} in this folder"
+    assert said in write_run_report(run_dir).read_text()
+    write_model_card(run_dir)
+
+
+def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
+    assert "has not been evaluated" in write_run_report(tmp_path).read_text()
+    (tmp_path / "evaluation.json").write_text('{"domain"')
+    assert "evaluation.json could not be read" in write_run_report(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("decisions", [
+    [],
+    ['{"row_id": "a", "sou'],
+    [{"row_id": "a", "source": "gold"}],
+    [{"row_id": "a", "source": "gold", "similarity": None, "rewrite": None, "prompt": [],
+      "checks": {"reply": "no reply: busy"}, "rounds": [], "why": "no reply: busy"}],
+])
+def test_a_folder_with_little_in_it_still_makes_a_page(tmp_path, decisions):
+    page = write_refine_report(write_folder(tmp_path, decisions)).read_text(encoding="utf-8")
+    assert ("/decisions.jsonl: stage 1 was not" in page) == (not decisions or isinstance(decisions[0], str))
+
+
+def test_what_was_off_is_not_drawn_and_a_further_loss_is(run_dir):
+    path = run_dir / "metrics.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()][:3]
+    kl, sft = ("kl_loss", "lambda", "ce_kl_ratio", "teacher_mass"), ("sft_loss", "ce_kl_ratio")
+    for changed, curves in ((dict.fromkeys(kl), 2), (dict.fromkeys(sft), 4), ({"reverse_loss": 0.5}, 7)):
+        path.write_text("".join(json.dumps(step | changed) + "\n" for step in steps))
+        assert write_run_report(run_dir).read_text().count("<svg") == curves + STAGE1_PLOTS
+
+
+def test_a_run_of_one_step_states_its_values(run_dir):
+    path = run_dir / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0])
+    page, one = write_run_report(run_dir).read_text(), json.loads(path.read_text())
+    assert f"<b>{one['sft_loss']:.3f} at step 1</b>" in page
+    assert page.count("<svg") == STAGE1_PLOTS

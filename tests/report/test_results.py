@@ -1,0 +1,127 @@
+"""One function makes rows of evaluation.json: for the terminal, the page and the model card."""
+
+import json
+
+import pytest
+from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fabricate_run, fake_ifbench, make_rows
+
+from raft_fast.evaluation import evaluate
+from raft_fast.evaluation.statistics import compare_pairs
+from raft_fast.report.cards import write_model_card
+from raft_fast.report.page import write_run_report
+from raft_fast.report.results import judgement, print_table, rows, verdict
+from raft_fast.report.text import counted, duration, percent, short, value
+from raft_fast.run.options import EvaluateOptions
+from raft_fast.run.progress import Reporter
+
+
+def mean(number, low=None, high=None, n=12):
+    return {"mean": number, "low": low, "high": high, "n": n}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return fabricate_run(tmp_path / "myrun", fake_ifbench(tmp_path / "wheel"))
+
+
+def test_terminal_page_and_card_show_the_same_rows(run_dir, capsys):
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    metric = result["domain"]["metrics"]["reference_f1"]  # as of rows without references
+    for model in ("base", "trained", "change"):
+        metric[model] |= {"mean": None, "low": None, "high": None, "n": 0}
+    (run_dir / "evaluation.json").write_text(json.dumps(result))
+    print_table(result)
+    for text in (capsys.readouterr().out, write_run_report(run_dir).read_text(),
+                 write_model_card(run_dir).read_text()):
+        for row in rows(result):
+            assert row.label in text
+            assert all(cell in text for cell in row[2:6])
+        assert "legal references" not in text
+    f1 = result["domain"]["metrics"]["token_f1"]
+    (row,) = [row for row in rows(result) if row.label == "Token F1"]
+    assert (row.base, row.trained, row.n) == (value(f1["base"]["mean"]), value(f1["trained"]["mean"]), "24")
+    assert row.difference == value(f1["change"]["mean"], signed=True)
+    assert row.judgement == "better"
+
+
+def test_every_part_has_its_rows(tmp_path):
+    reworded = [{"row_id": row.row_id, "question": f"So, {row.prompt[-1]['content']}", "answer": row.gold}
+                for row in make_rows(12)]
+    (tmp_path / "reworded.jsonl").write_text("\n".join(map(json.dumps, reworded)))
+    options = EvaluateOptions(general_prompts=-1, paraphrases=str(tmp_path / "reworded.jsonl"))
+    base, trained = StubEngine(lambda asked: "It depends.", "base"), StubEngine(str, "trained")
+    found = evaluate(base, trained, make_rows(12), options, OverlapEncoder(), Reporter(), tmp_path)
+    assert list(dict.fromkeys(row.part for row in rows(found))) == [
+        "Domain: held-out questions", "Domain: trained questions reworded",
+        "Length and refusals of the answers"]
+
+
+def test_drift_and_other_suites_by_hand():
+    nll = {"base": mean(0.7), "trained": mean(0.9), "change": mean(0.2, 0.1, 0.3)}
+    part = {"texts": 12, "tokens": 99, "kl": mean(0.12, 0.1, 0.14), "agreement": mean(0.9), "nll": nll}
+    score = {"base": {"mean": 0.25, "stderr": 0.02}, "trained": {"mean": 0.2, "stderr": None},
+             "higher_is_better": True, "change": mean(-0.05, -0.09, -0.01, 541), "p": 0.01}
+    suite, kl, own, _, text, moved = rows({
+        "domain": None, "general": None, "drift": {"own": part, "text": part, "weights": {"all": 0.0051}},
+        "lm_eval": {"tasks": {"ifeval": {"prompt_level_strict_acc,none": score}}}})
+    assert suite[1:] == ("ifeval, prompt_level_strict_acc", "0.250", "0.200", "−0.050", "[−0.090, −0.010]",
+                         "541", "worse")
+    assert (kl.base, kl.trained, kl.difference, kl.interval) == ("", "0.120", "", "[0.100, 0.140]")
+    assert own.label == "NLL of the base's own answers, nats per token ↓"
+    assert [row.judgement for row in (kl, own, text, moved)] == ["", "worse", "worse", ""]
+    assert moved.trained == "0.0051"
+    assert rows({}) == []
+
+
+def test_the_verdict_is_one_line(run_dir):
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    result["general"]["metrics"]["strict_instruction"]["retention"] = 0.9
+    said, f1 = verdict(result, {}), result["domain"]["metrics"]["token_f1"]
+    assert said.startswith(f"Token F1 {f1['base']['mean']:.3f} → {f1['trained']['mean']:.3f} (better); ")
+    assert said.endswith("; 90\u00a0% of the base kept.")
+    assert verdict({}, {"reason": "collapse at step 3"}) == (
+        "Training ended early: collapse at step 3. This run has not been evaluated.")
+    assert verdict(result | {"general": None}, {}).endswith(".")
+
+
+def test_what_was_left_out_is_on_the_terminal_without_control_characters(run_dir, capsys):
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    print_table(result | {"general": None, "general_skipped": "no\x1b[2J network"})
+    out = capsys.readouterr().out
+    assert "General behaviour was left out: no" in out
+    assert "\x1b" not in out
+
+
+def test_rows_that_all_change_alike_are_judged_by_p():
+    """Twenty answers that become right leave a bootstrap no interval and a permutation test sure."""
+    def metric(base, trained, better=True):
+        return compare_pairs(*([(one, 1.0) for one in side] for side in (base, trained))) | {
+            "higher_is_better": better}
+
+    wrong, right = [0.0] * 20, [1.0] * 20
+    assert metric(wrong, right)["change"]["low"] is None
+    assert judgement(metric(wrong, right)) == "better"
+    assert judgement(metric(right, wrong)) == judgement(metric(wrong, right, better=False)) == "worse"
+    assert judgement(metric(wrong, wrong)) == "same"
+    assert judgement(metric(wrong, right) | {"p": 0.05}) == "within noise"
+    assert judgement(metric(wrong[:9], right[:9])) == "too few rows"
+
+
+@pytest.mark.parametrize(("low", "high", "more", "said"), [
+    (0.1, 0.2, {}, "better"), (0.1, 0.2, {"higher_is_better": False}, "worse"),
+    (-0.1, 0.2, {}, "within noise"),
+    (None, None, {}, "within noise"), (0.0, 0.2, {"p": 0.001}, "within noise")])  # the interval decides
+def test_a_change_is_judged_by_its_interval(low, high, more, said):
+    metric = {"change": mean(0.1, low, high, 10), "higher_is_better": True} | more
+    assert judgement(metric) == said
+    assert judgement(metric | {"change": mean(0.1, low, high, 9)}) == "too few rows"
+    assert judgement(metric | {"change": mean(None, None, None, 0)}) == ""
+
+
+def test_numbers_as_text():
+    assert [value(number, True) for number in (-0.0004, 0.0004, -0.02, 0.02, None)] == [
+        "0.000", "0.000", "−0.020", "+0.020", "–"]
+    assert [short(number) for number in (0.00512, 0.512, 0, None)] == ["0.0051", "0.512", "0.000", "–"]
+    assert percent(-0.001) == "0\u00a0%"
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+    assert [duration(seconds) for seconds in (1.25, 119.6, 7260)] == ["1.2 s", "2 min 00 s", "2 h 01 min"]
