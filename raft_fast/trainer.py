@@ -163,7 +163,7 @@ class RAFTTrainer:
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
         data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
                                                  self._rows["data"], self._rows["heldout_data"]))
-        processes.first(lambda: check_stage1(data, options))
+        processes.first(lambda: check_stage1(data, options, self.args.method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
@@ -181,7 +181,7 @@ class RAFTTrainer:
             data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
             self._encoder, run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir,
-                                                       reporter))
+                                                       reporter, self.args.method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
