@@ -202,6 +202,18 @@ def test_an_older_journal_holds_scores_and_likelihoods_as_json(tmp_path, kind, t
     assert (reply.text, reply.score, reply.completion_tokens) == finds
 
 
+@pytest.mark.parametrize("kind", ["judge", "nll", "reward"])
+def test_a_score_is_a_number_in_the_journal(tmp_path, kind):
+    engine = StubEngine("judge", lambda text, seed: Reply("because", score=0.25))
+    for _ in range(2):
+        with Journal(tmp_path) as journal:
+            reply, = journal.ask(kind, engine, [[Message(role="user", content="a")]], None, "v1",
+                                 lambda reply, fresh: None)
+        assert (reply.text, reply.score) == ("because", 0.25)
+    assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["reply"]["score"] == 0.25
+    assert len(engine.asked) == 1
+
+
 def test_a_second_process_on_the_folder_is_refused(tmp_path):
     with Journal(tmp_path), pytest.raises(UserError, match=r"another process .*--output_dir"):
         Journal(tmp_path)
