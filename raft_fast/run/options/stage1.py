@@ -102,7 +102,8 @@ class RefineOptions(Group):
     best one is used however low."""
     skip_checks: str = option("", listed=True)
     """Checks of rewrites and fusions to leave out, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/methods/raft.md)."""
+    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval
+    (docs/methods/raft.md)."""
     fusion_rounds: int = option(3, least=0)
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = option(0.8, least=-1, most=1)
