@@ -4,50 +4,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Row, read_table, spread
 from raft_fast.engines import Engine
 from raft_fast.engines.load import check_engines
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import read_jsonl, read_yaml, write_jsonl
-from raft_fast.run.folder import make_folder, save_costs
-from raft_fast.run.options import (
-    BaseOptions,
-    DataOptions,
-    EngineOptions,
-    EvaluateOptions,
-    JuryOptions,
-    LMEvalOptions,
-    ModelOptions,
-)
+from raft_fast.run.folder import HELDOUT, find_run, save_costs
+from raft_fast.run.options import ComparisonOptions, DataOptions, ModelOptions
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = """Measure a trained model against the model it came from: answers to held-out rows
 against their gold answers, and instructions that have nothing to do with the domain. --model is the
 folder RUN/model of a run (or RUN/checkpoints/step-N/model), --base what it was trained from; --data
 defaults to the run's held-out rows, --output_dir to evaluations/<name of the run>."""
-GROUPS = [DataOptions, ModelOptions, EngineOptions, BaseOptions, EvaluateOptions, JuryOptions,
-          LMEvalOptions]
-HELDOUT = "heldout.parquet"
 
 
 @entry
 def main() -> None:
     argv = sys.argv[1:]
-    _, groups = parse("evaluate", DESCRIPTION, GROUPS, argv)
-    data, model, _, base, *_ = groups
-    told = any(word.split("=")[0] == "--model" for word in argv) or model.model != ModelOptions.model
-    if not told and not (data.data and base.base):
+    options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds(), argv)[1])
+    given = any(word.split("=")[0] == "--model" for word in argv) or options.model.model != ModelOptions.model
+    if not given and not (options.data.data and options.base.base):
         raise UserError("--model is missing: name a run's model, as in --model RUN/model")
-    run(*groups)
+    run(options)
 
 
-def run(
-    data: DataOptions, model: ModelOptions, engines: EngineOptions, base: BaseOptions,
-    options: EvaluateOptions, juries: JuryOptions, suites: LMEvalOptions,
-) -> Path:
+def run(options: ComparisonOptions) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
-    from raft_fast.data.training_rows import renderable
+    from raft_fast.data.training_rows import read_rows, renderable
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
     from raft_fast.evaluation.jury import FOLDER, open_jury
@@ -57,32 +41,32 @@ def run(
     from raft_fast.refinement.bench import check_once
     from raft_fast.report.results import print_table
 
-    # a mistake there shows before rows are read
+    data, model, reporter = options.data, options.model, Reporter()
+    # preflight: before rows are read or models loaded
     own_folder(model.model)
-    check_once("--eval_judge", juries.eval_judge)
-    check_engines([("--eval_judge", spec.strip()) for spec in juries.eval_judge.split(",")])
-    reporter = Reporter()
-    tasks = find_tasks(suites)  # a task that there is none of shows before a model is loaded
+    judges = check_once("--eval_judge", options.jury.eval_judge)
+    check_engines([("--eval_judge", spec) for spec in judges])
+    tasks = find_tasks(options.lm_eval)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
-    rows = read_rows(source, data, options, output_dir, reporter)
+    before = options.base.base or find_base(model)
+    counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
+    rows = read_rows(source, data, min(counts, default=0), output_dir, reporter)
+
+    def load(spec: str, shared: Engine | None = None, option: str = "model") -> Any:
+        return load_engine(spec, model, shared, options.evaluate.eval_batch_size, options.engines, option)
+
     try:
         with reporter.phase("load models"):
-            before = str(fetch_model(base.base or find_base(model), option="--base"))
-            base_engine: Any = load_engine(before, model, None, options.eval_batch_size, engines, "--base")
-            trained_engine = load_engine("self", model, None, options.eval_batch_size, engines)
-            encoder = load_encoder(model)
-        rows, refused = renderable(rows, base_engine.chat, source, data.max_bad_rows, reporter)
+            base = load(str(fetch_model(before, option="--base")), option="--base")
+            trained, encoder = load("self"), load_encoder(model)
+        rows, refused = renderable(rows, base.chat, source, data.max_bad_rows, reporter)
         if refused:
             aside, new = output_dir / "rejected.jsonl", [one.as_json() for one in refused]
             known = list(read_jsonl(aside)) if aside.is_file() else []
             write_jsonl([*(one for one in known if one not in new), *new], aside)
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
-
-        def judge(spec: str) -> Engine:
-            return load_engine(spec, model, base_engine, options.eval_batch_size, engines)
-
-        with open_jury(juries, judge, output_dir / FOLDER) as jury:
-            result = evaluate(base_engine, trained_engine, rows, options, encoder, reporter, output_dir,
+        with open_jury(options.jury, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
+            result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
                               jury=jury, tasks=tasks)
     finally:
         save_costs(output_dir, reporter)
@@ -106,7 +90,7 @@ def find_data(data: DataOptions, model: ModelOptions) -> str:
 
 
 def find_base(model: ModelOptions) -> str:
-    """The model that the run was trained from. Raises UserError where no run tells."""
+    """The model that the run was trained from. Raises UserError outside of a run."""
     config = find_run(Path(model.model)) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--base is missing, and there is no {config} that names it")
@@ -125,27 +109,6 @@ def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
     run_dir = find_run(folder.resolve())
     inside = folder.resolve().relative_to(run_dir).parts
     return Path("evaluations") / "-".join([run_dir.name, *(part for part in inside if "step-" in part)])
-
-
-def find_run(model: Path) -> Path:
-    """The run that a model's folder lies in: RUN/model or RUN/checkpoints/step-N/model. Else its parent."""
-    return next((folder for folder in model.parents[:3] if (folder / HELDOUT).is_file()), model.parent)
-
-
-def read_rows(source: str, data: DataOptions, options: EvaluateOptions, output_dir: Path,
-              reporter: Reporter) -> list[Row]:
-    """The rows to evaluate on; bad ones are set aside in rejected.jsonl."""
-    table = read_table(source, data.max_bad_rows)
-    make_folder(output_dir)
-    if table.rejected:
-        write_jsonl(table.rejected, output_dir / "rejected.jsonl")
-    counts = [count for count in (data.max_rows, options.eval_rows) if count]
-    rows = spread(table.rows, min(counts, default=0), data.seed)
-    for note in table.notes:
-        reporter.say(note)
-    reporter.say(f"{len(rows)} of {len(table.rows)} rows from {source}, "
-                 f"{len(table.rejected)} set aside")
-    return rows
 
 
 def write_documents(output_dir: Path, reporter: Reporter) -> None:

@@ -1,4 +1,4 @@
-"""Trained questions in other words, made once and reviewed:
+"""Paraphrases of trained questions, made once and reviewed:
 
     python -m raft_fast.paraphrase --data RUN/refine/refined.parquet --output_dir DIR
     python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl
@@ -11,55 +11,50 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raft_fast.data import dataset
+from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.engines.load import check_engines
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.paraphrases import paraphrase
-from raft_fast.run import config
+from raft_fast.run.config import parse, to_yaml
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import write_json, write_jsonl
-from raft_fast.run.folder import make_folder
 from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 
-DESCRIPTION = ("Reword the questions of --data (the rows a model was trained on) for evaluation. "
+DESCRIPTION = ("Paraphrase the questions of --data (the rows a model was trained on) for evaluation. "
                "--output_dir defaults to paraphrases/<name of the data>.")
-GROUPS = [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions]
 FILE = "paraphrases.jsonl"
 
 
 @entry
 def main() -> None:
-    """Read rows, reword, review, say what came of it."""
-    _, groups = config.parse("paraphrase", DESCRIPTION, GROUPS)
+    """Read rows, paraphrase, review, print the outcome."""
+    _, groups = parse("paraphrase", DESCRIPTION,
+                      [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions])
     data, model, engines, options = groups
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
-    from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
+    check_engines([("--paraphraser", options.paraphraser)])
+    from raft_fast.data.training_rows import read_rows  # heavy: not for --help or a typo
+    from raft_fast.engines.load import load_engine
     from raft_fast.models.load import load_encoder
 
-    check_engines([("--paraphraser", options.paraphraser)])
-    table = dataset.read_table(data.data, data.max_bad_rows)
-    rows = dataset.spread(table.rows, data.max_rows, data.seed)
-    output_dir = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}")
-    make_folder(output_dir)
-    config.to_yaml(groups, output_dir / "config.yaml")
-    reporter = Reporter()
-    for note in table.notes:
-        reporter.say(note)
+    output_dir, reporter = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}"), Reporter()
+    rows = read_rows(data.data, data, data.max_rows, output_dir, reporter)
+    to_yaml(groups, output_dir / "config.yaml")
     with reporter.phase("load models"):
         engine = load_engine(options.paraphraser, model, engines=engines)
         encoder = load_encoder(model)
     make(rows, data.data, engine, encoder, options, data.seed, output_dir, reporter)
 
 
-def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: SimilarityEncoder,
+def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEncoder,
          options: ParaphraseOptions, seed: int, output_dir: Path, reporter: Reporter) -> Path:
-    """Reword and review `rows` (read from `source`) into `output_dir`; returns its paraphrases.jsonl.
+    """Paraphrase and review `rows` (read from `source`) into `output_dir`; returns its paraphrases.jsonl.
 
-    Raises UserError where the engine gives no reply that can be used.
+    Raises UserError if none of the engine's replies can be used.
     """
     from raft_fast.engines.asking import Part, load_prompt
     from raft_fast.engines.journal import Journal
@@ -76,12 +71,12 @@ def make(rows: Sequence[dataset.Row], source: str, engine: Engine, encoder: Simi
         part.must_have_worked()
     write_jsonl(refused, output_dir / "refused.jsonl")
     write_json({
-        "data": source, "rows": dataset.fingerprint_rows(rows), "made_by": engine.identity,
+        "data": source, "rows": fingerprint_rows(rows), "made_by": engine.identity,
         "prompt": prompt.version, "prompt_text": prompt.text, "sampling": vars(sampling),
         "tau": options.paraphrase_tau, "date": datetime.now(UTC).date().isoformat(),
         "kept": len(kept), "refused": len(refused)}, output_dir / "provenance.json")
-    write_jsonl(kept, output_dir / FILE)  # last: where it is, the others are
-    why = f"; {output_dir / 'refused.jsonl'} says why not the others" if refused else ""
+    write_jsonl(kept, output_dir / FILE)  # last: the others are complete
+    why = f"; {output_dir / 'refused.jsonl'} says why others were refused" if refused else ""
     reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}{why}")
     return output_dir / FILE
 

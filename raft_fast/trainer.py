@@ -9,20 +9,19 @@ import copy
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import InMemory, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
-from raft_fast.preflight import check_train
 from raft_fast.recipes import find, terms_of
-from raft_fast.refinement.answers import answer_rows, check_stage1
+from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
-from raft_fast.run.options import MEMORY, Options, check_rollouts, check_several
+from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.progress import Reporter, Silent
 
 
@@ -79,6 +78,8 @@ class RAFTTrainer:
 
         args = copy.copy(args or RAFTConfig())
         self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
+        self._in_memory: set[str] = set()  # options whose names stand for loaded models
+        self._model: Any = None
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
@@ -110,7 +111,7 @@ class RAFTTrainer:
         self._trained: Any = None
         self._encoder: Any = None
         self._heldout: list[Any] = []
-        self._ended = False
+        self._ended, self._weights = False, ""
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
         """Refine and train: every stage but the evaluation, up to RUN/model.
@@ -123,11 +124,12 @@ class RAFTTrainer:
         from transformers.trainer_utils import TrainOutput
 
         from raft_fast.distillation.checkpoint import check_resume
+        from raft_fast.models.load import left_as_it_was
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        with ExitStack() as held, _left_as_it_was(self._model):
-            processes.first(lambda: check_train(options, run_dir, in_memory=self._in_memory()))
+        with ExitStack() as held, left_as_it_was(self._model):
+            processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
             start = processes.first(lambda: open_run(run_dir, options.groups))
@@ -163,7 +165,7 @@ class RAFTTrainer:
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
         data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
                                                  self._rows["data"], self._rows["heldout_data"]))
-        processes.first(lambda: check_stage1(data, options))
+        processes.first(lambda: check_stage1(data, options, self.args.method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
@@ -181,7 +183,7 @@ class RAFTTrainer:
             data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
             self._encoder, run_dir, reporter))
         answered = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir,
-                                                       reporter))
+                                                       reporter, self.args.method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
@@ -203,9 +205,7 @@ class RAFTTrainer:
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        if not self._ended:
-            raise UserError("evaluate() compares the trained model with the one before: call train() first "
-                            "(again, if a callback stopped it)")
+        self._must_be_trained()
         if not processes.first((run_dir / "evaluation.json").is_file):
             original, trained = self._original, self._trained
             original.batch_size = options.evaluate.eval_batch_size
@@ -228,14 +228,17 @@ class RAFTTrainer:
     def model(self) -> Any:
         """Before training ends the model that was passed or, by name, the one that training begins with,
         loaded when first asked for; afterwards the trained model."""
+        from raft_fast.engines.load import load_engine
+        from raft_fast.models.load import left_as_it_was
+
+        if self._ended and self._trained is None:  # an earlier process has trained it
+            with left_as_it_was(None):
+                self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
         if self._trained is not None:
             return self._trained.model
-        if self._ended:
-            from raft_fast.models.load import frozen_dtype, load_model, pick_device
-
-            dtype = frozen_dtype(pick_device(self.options.model.device))
-            return load_model(self.run_dir / "model", self.options.model, dtype, option="model")
-        self._original = self._original or self._load_original()
+        if self._original is None:
+            with left_as_it_was(None):
+                self._original = self._load_original()
         return self._original.model if self._model is None else self._model
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
@@ -259,7 +262,7 @@ class RAFTTrainer:
     @property
     def hub_model_id(self) -> str:
         """The repository of `push_to_hub`."""
-        from raft_fast.run.hub import repository
+        from raft_fast.run.fetch import repository
 
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 
@@ -274,11 +277,7 @@ class RAFTTrainer:
         from raft_fast.models.load import pick_device
         from raft_fast.run.processes import Processes
 
-        options = self.options
-        on_gpu = pick_device(options.model.device).type == "cuda"
-        processes = Processes.start(use_gpu=on_gpu)
-        check_several(processes.size, options.model, options.train, options.adapter, options.watch)
-        check_rollouts(processes.size, on_gpu, options.train)
+        processes = Processes.start(use_gpu=pick_device(self.options.model.device).type == "cuda")
         return processes, Reporter() if processes.is_first else Silent()
 
     def _named(self, option: str, model: Any) -> Any:
@@ -290,14 +289,11 @@ class RAFTTrainer:
         from raft_fast.models.load import check_loaded
 
         check_loaded(option, model)
-        if model is getattr(self, "_model", None):  # as teacher it is the model before training
+        if model is self._model:  # as teacher it is the model before training
             return None
         setattr(self.args, option, model.name_or_path or MEMORY)
+        self._in_memory.add(option)
         return model
-
-    def _in_memory(self) -> set[str]:
-        """Options whose names stand for objects that are here."""
-        return {name for name, one in (("model", self._model), ("teacher", self._teacher)) if one is not None}
 
     def _objects(self) -> dict[str, str]:
         """What the options do not tell of the objects that were passed, to be the same in a resumed run."""
@@ -311,39 +307,34 @@ class RAFTTrainer:
         return found
 
     def _load_original(self) -> Any:
-        """The model before training as an engine: the one that was passed (with an adapter), a copy, or by
-        name."""
-        from raft_fast.engines.load import engine_of, load_local
-        from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+        """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
+        trained a little and there is no checkpoint to go on from."""
+        from raft_fast.distillation.checkpoint import checkpoints
+        from raft_fast.engines.load import load_local, original_of
+        from raft_fast.models.load import fingerprint_loaded
 
-        if self._original is not None:
-            return self._original
-        options, size = self.options, self.options.refine.refine_batch_size
-        if self._model is None:
-            return load_local("self", options.model, options.engines, size, tokenizer=self.processing_class)
-        device, name = pick_device(options.model.device), options.model.model
-        original = made_ready(self._model, device, name)
-        if not options.adapter.use_peft:
-            original = copy.deepcopy(self._model).requires_grad_(False).to(frozen_dtype(device))
-        return engine_of(original, self.processing_class, name, options.model, options.engines, size)
+        options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
+        whole = self._model is not None and not options.adapter.use_peft
+        if self._original is None and self._model is None:
+            return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+        if self._original is None:
+            self._weights = fingerprint_loaded(self._model, tokenizer)
+            return original_of(self._model, tokenizer, whole, options.model.model, options.model,
+                               options.engines, size)
+        if whole and not checkpoints(self.run_dir / "checkpoints") and (
+                fingerprint_loaded(self._model, tokenizer) != self._weights):
+            raise UserError("model: training changed its weights and ended before the first checkpoint: load "
+                            "it again, and make a new RAFTTrainer")
+        return self._original
 
     def _must_be_trained(self) -> None:
         if not self._ended:
             raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
 
 
+def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
+    """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
+    from raft_fast.distillation.preflight import check_stage2
 
-@contextmanager
-def _left_as_it_was(model: Any) -> Iterator[None]:
-    """Afterwards transformers' progress bars and the weights of `model` that need gradients are as before."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    needed = [(weight, weight.requires_grad) for weight in model.parameters()] if model is not None else []
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-        for weight, gradient in needed:
-            weight.requires_grad_(gradient)
+    check_names(options, run_dir)
+    check_stage2(options, run_dir, processes, in_memory)

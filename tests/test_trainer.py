@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
-from raft_fast.distillation.rollouts.batched import BatchedRollouts
-from raft_fast.distillation.terms import CrossEntropy, Distillation
+from raft_fast.distillation import CrossEntropy, Distillation
+from raft_fast.distillation.rollouts.local import BatchedRollouts
 from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
@@ -359,8 +359,12 @@ def test_nothing_global_is_left(rows, monkeypatch):
     from transformers.utils import logging
 
     class Interrupt(Callback):
+        times = 1
+
         def on_step(self, state):
-            signal.raise_signal(signal.SIGINT)
+            if self.times:
+                self.times = 0
+                signal.raise_signal(signal.SIGINT)
 
     def state():
         handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -368,10 +372,27 @@ def test_nothing_global_is_left(rows, monkeypatch):
 
     logging.enable_progress_bar()
     before = state()
-    trainer = RAFTTrainer("model", config("runs/signal", num_train_epochs=3), rows, callbacks=[Interrupt()])
+    args = config("runs/signal", num_train_epochs=3, use_peft=True)
+    trainer = RAFTTrainer("model", args, rows, callbacks=[Interrupt()])
+    names = set(trainer.model.state_dict())
     with pytest.raises(Stopped, match="the checkpoint of step 1"):
         trainer.train()
+    assert set(trainer.model.state_dict()) == names  # the adapter is out again
     assert state() == before
+    assert trainer.train().global_step == 6
+
+
+def test_a_model_that_failed_in_training_is_loaded_again(rows):
+    class Fail(Callback):
+        def on_step(self, state):
+            raise RuntimeError
+
+    trainer = RAFTTrainer(make_model(), config("runs/failed", learning_rate=1e-2), rows, callbacks=[Fail()],
+                          processing_class=make_tokenizer())
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    with pytest.raises(UserError, match="ended before the first checkpoint: load it again"):
+        trainer.train()
 
 
 def test_events_remember_nothing_of_a_run_that_is_not_there(tmp_path):

@@ -45,6 +45,7 @@ MEASURES = {
     "domain.token_f1": Measure("token F1", True),
     "domain.similarity": Measure("similarity to gold", True),
     "domain.number_f1": Measure("numbers (F1)", True),
+    "domain.reference_f1": Measure("legal references (F1)", True),
     "domain.jury": Measure("correct by the jury", True),
     "paraphrases.jury": Measure("reworded: correct by the jury", True),
     "paraphrases.nll": Measure("reworded: gold answer, nats per token", False),

@@ -23,7 +23,7 @@ from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import read_jsonl, write_jsonl
-from raft_fast.run.folder import pin_inputs
+from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
@@ -63,6 +63,20 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
                  + f", {len(heldout)} held out"
                  + (f" from {apart}" if apart else "") + f", {len(aside)} set aside")
     return Data(chosen, heldout, table.refined, len(train), source, apart)
+
+
+def read_rows(source: str, options: DataOptions, most: int, folder: Path, reporter: Reporter) -> list[Row]:
+    """At most that many rows (0: all), spread over the categories; bad ones are set aside in the folder's
+    rejected.jsonl."""
+    table = read_table(source, options.max_bad_rows)
+    make_folder(folder)
+    if table.rejected:
+        write_jsonl(table.rejected, folder / "rejected.jsonl")
+    rows = spread(table.rows, most, options.seed)
+    for note in table.notes:
+        reporter.say(note)
+    reporter.say(f"{len(rows)} of {len(table.rows)} rows from {source}, {len(table.rejected)} set aside")
+    return rows
 
 
 def hold_out(table: Table, source: str | InMemory, apart: str | InMemory | None, training: TrainOptions,

@@ -1,20 +1,23 @@
-"""The model that is trained: a copy of the original, or the original itself with an adapter inside."""
+"""The model that is trained, a copy of the original or the original with an adapter inside; its optimizer."""
 
 import copy
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from transformers import get_scheduler
 
-from raft_fast.distillation import Adapter, FullWeights, Teaching, Weights
-from raft_fast.distillation.optimizer import checkpoint_activations
+from raft_fast.distillation.lora import Adapter
 from raft_fast.distillation.sharding import copied, whole_model
+from raft_fast.distillation.teacher import Teaching
+from raft_fast.distillation.weights import FullWeights, Weights
 from raft_fast.models.architecture import beside_text
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import frozen_dtype, load_model, made_ready
 from raft_fast.models.whole import check_written
 from raft_fast.run.durable import write_folder
+from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 from raft_fast.run.processes import Processes
 
@@ -32,6 +35,10 @@ class Student(Protocol):
     def finish(self, run_dir: Path, chat: Chat) -> Any:
         """Write RUN/model and return the trained model, frozen, at the precision the base is measured
         at; the original is what it was before. All processes take part."""
+        ...
+
+    def release(self) -> None:
+        """Leave the original as it was, also where training did not come to its end."""
         ...
 
 
@@ -99,6 +106,9 @@ class FullStudent:
             return made_ready(copied(model, dtype), None, "RUN/model")
         return model.eval().requires_grad_(False).to(dtype)
 
+    def release(self) -> None:
+        pass
+
 
 class LoraStudent:
     """The original with an adapter inside: one copy of the weights for student and teacher.
@@ -107,7 +117,7 @@ class LoraStudent:
     """
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
-        self.model, self.adapter, self.options = adapter.model, adapter, options
+        self.model, self.adapter, self.options, self.inside = adapter.model, adapter, options, True
         self.weights: Weights = adapter
 
     def teaching(self, teacher: Any) -> Teaching | None:
@@ -119,9 +129,14 @@ class LoraStudent:
             _save(run_dir / "model", self.model, self.adapter.merged(), chat)
 
         Processes().first(write)
-        self.adapter.remove()
+        self.release()
         return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
                           ).requires_grad_(False)
+
+    def release(self) -> None:
+        if self.inside:
+            self.adapter.remove()
+        self.inside = False
 
 
 def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:
@@ -131,3 +146,31 @@ def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat:
         chat.tokenizer.save_pretrained(partial)
 
     write_folder(folder, fill)
+
+
+def adamw(student: Any, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW; norms and biases are not decayed."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)  # one pass over four tensors
+
+
+def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
+    """A learning rate schedule of transformers."""
+    name: str = options.lr_scheduler_type
+    if name == "constant" and options.warmup_steps:
+        name = "constant_with_warmup"
+    return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
+                         num_training_steps=steps)
+
+
+def checkpoint_activations(student: Any) -> None:
+    """Recompute activations in the backward pass; the method's old name is deprecated in transformers.
+    Raises UserError where the model cannot."""
+    enable = getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"--gradient_checkpointing: {type(student).__name__} does not support it; leave it "
+                        "off, and lower --per_device_train_batch_size where memory is short") from error

@@ -1,5 +1,6 @@
 """Engines by the names users give them: self, a folder, a hub name, MODEL@URL, vllm:MODEL."""
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -79,6 +80,18 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
     identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
     return _engine(model, chat, identity, "", batch_size, own)
+
+
+def original_of(model: Any, tokenizer: Any, trained: bool, name: str, options: ModelOptions,
+                engines: EngineOptions, batch_size: int) -> "HFEngine":
+    """A caller's model as it is before training, as an engine: a frozen copy if it is itself `trained`."""
+    from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+
+    device = pick_device(options.device)
+    made_ready(model, device, name)
+    if trained:
+        model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
+    return engine_of(model, tokenizer, name, options, engines, batch_size)
 
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from raft_fast.data.texts import Message
-from raft_fast.engines.answers import ending, not_whole
 from raft_fast.engines.base import Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.replies import ending, not_whole
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.models.thinking import strip_thinking
 from raft_fast.run.errors import UserError
@@ -67,7 +67,7 @@ class VLLMEngine:
             yield from hand_over((index, one) for index, one in first.items() if one.error is None)
             again = [(index, messages) for index, messages in asked if first[index].error is not None]
             if again:
-                yield from hand_over((index, second_attempt(first[index], as_score(reply)))
+                yield from hand_over((index, second_attempt(first[index], reply))
                                      for index, reply in self._answer(again, SECOND_SCORING))
 
     def _answer(self, asked: Asked, sampling: Sampling) -> Sequence[tuple[int, Reply]]:

@@ -35,7 +35,7 @@ INTERVALS = ("95 %: bootstrap over rows (seeded), Wilson for shares, paired boot
 @dataclass(frozen=True)
 class Exam:
     """What every model is asked: rows by part ("domain": held-out rows, "paraphrases": reworded training
-    rows), the general suite (or why there is none), and the prompts on which drift is measured."""
+    rows), the general suite (or why it is left out), and the prompts on which drift is measured."""
 
     rows: dict[str, list[Row]]
     general: Suite | None

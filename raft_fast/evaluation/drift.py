@@ -1,4 +1,4 @@
-"""How far a model has moved from its base, on texts that nobody trained it on, and in its weights.
+"""Drift: how far a model has moved from its base, on texts outside of its training and in its weights.
 
 Token by token, with both models in this process: the exact KL over the whole vocabulary, on the base's own
 answers to general prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.

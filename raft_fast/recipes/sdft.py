@@ -16,7 +16,7 @@ What differs from the paper:
 - The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`).
 """
 
-from raft_fast.distillation.terms import Distillation, Term
+from raft_fast.distillation.losses import Distillation, Term
 from raft_fast.recipes.base import Recipe
 from raft_fast.run.options import TrainOptions
 

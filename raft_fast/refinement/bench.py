@@ -11,6 +11,7 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Price, Reply, Sampling
 from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, named
 from raft_fast.engines.journal import Journal
+from raft_fast.engines.load import check_engines
 from raft_fast.refinement.candidates import Decision
 from raft_fast.refinement.checks import RETRIEVAL, Checker
 from raft_fast.refinement.golds import GoldIndex
@@ -54,6 +55,12 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
         return Roles(rewriter)
     judges = load_judges(options.judge, options.quorum, lambda spec: engine("--judge", spec))
     return Roles(rewriter, engine("--fuser", options.fuser), judges)
+
+
+def check_refinement(options: RefineOptions) -> None:
+    """Preflight: raises UserError for unknown checks, bad lists of judges, engines that are not installed."""
+    Checker.of(options)
+    check_engines(named_engines(options))
 
 
 def named_engines(options: RefineOptions) -> list[tuple[str, str]]:

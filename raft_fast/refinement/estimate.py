@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from raft_fast.data.dataset import Row
+from raft_fast.data.dataset import Row, RowFile
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price
-from raft_fast.engines.asking import Prompts
-from raft_fast.refinement.bench import Stage1
+from raft_fast.engines.asking import Prompts, load_prompts
+from raft_fast.refinement.bench import Stage1, named_engines
+from raft_fast.run.options import EngineOptions, Stage1Options
+from raft_fast.run.progress import Reporter
+from raft_fast.run.terminal import visible
 
 CHARACTERS_A_TOKEN = 4.0  # of English; other languages have fewer
 TOKENS_A_SCORE = 4  # {"score": 7}; a judge that thinks writes more
@@ -59,6 +62,29 @@ def estimate(rows: Iterable[Row], stage: Stage1, prompts: Prompts, engines: Sequ
                     one.add(request.times, one.tokens(request.messages), likely, most)
         advance(1)
     return [one for one in engines if one.requests]
+
+
+def show_estimate(rows: RowFile, stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
+    """Print a request of every kind, and how many there would be (--dry_run)."""
+    from raft_fast.engines.load import load_tokens  # heavy
+
+    prompts = load_prompts(options.refine.prompts)
+    engines = [Estimate(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
+               for option, spec in named_engines(options.refine)]
+    for request in stage.requests(next(iter(rows)), stage.options, prompts):
+        print(f"--- {request.task}")
+        for turn in request.messages:
+            print(visible(f"[{turn['role']}] {turn['content']}"))
+    print("---")
+    with reporter.phase("count", len(rows), "rows") as advance:
+        estimates = estimate(iter(rows), stage, prompts, engines, advance)
+    print("\n".join(told(estimates, len(rows))))
+
+
+def price(spec: str, engines: EngineOptions) -> Price | None:
+    """The price of the server that `spec` names; None if it is not known, and in this process."""
+    own = engines.of(spec, spec.rpartition("@http")[0])
+    return Price(*own.prices) if own.prices and "://" in spec else None
 
 
 def told(estimates: Sequence[Estimate], rows: int) -> Iterator[str]:

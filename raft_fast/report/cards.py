@@ -69,6 +69,7 @@ def model_card(run: RunFiles) -> str:
     named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
     front = {"base_model": named, "license": LICENSES.get(base or ""), "library_name": "transformers",
              "pipeline_tag": "text-generation", "tags": tags(config)}
+    recipe = tags(config)[0]
     scores = [row[1:] for row in results.rows(run.evaluation)]
     source = config.get("data")
     data: stage1.Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
@@ -76,7 +77,8 @@ def model_card(run: RunFiles) -> str:
     if run.evaluation:
         data.append(("held-out rows, evaluated and never trained on", str(run.evaluation["domain"]["rows"])))
     return _card({key: found for key, found in front.items() if found}, run.name, [
-        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast (RAFT: {PAPER}). "
+        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
+        f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}. "
         f"{markdown(results.verdict(run.evaluation, run.collapse))}\n",
         "## Measured\n",
         *([markdown_table(results.COLUMNS, scores), f"↓: lower is better. Intervals: "
@@ -140,7 +142,7 @@ def data_card(name: str, summary: Record, config: Record, license: str, language
     made = [(what, str(found)) for what, found in _made(summary, config).items() if found not in (None, "")]
     return _card(front, name, [
         f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
-        "learn them rewrites each answer, checks keep what still says the same, a fuser merges it with the "
+        "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
         "gold answer, and judges choose.\n",
         "## How to load it\n", LOAD_ROWS,
         "## Columns\n", markdown_table(("column", "what it holds"), [

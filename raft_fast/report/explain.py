@@ -1,11 +1,10 @@
 """`python -m raft_fast.refine --explain ROW_ID`: one row's candidates and the choice, on the terminal."""
 
 import difflib
-import heapq
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, takewhile
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
 WIDTH_OF_FILES = 100  # a pipe has no width of its own
-NEAR, SHORTLIST = 3, 200
+NEAR, LOOKED_AT = 3, 10_000  # ids that may be meant, out of the first rows: difflib is slow
 
 
 def explain(folder: Path, row_id: str) -> None:
@@ -62,8 +61,9 @@ def find(files: Sequence[Path], row_id: str) -> tuple[Path, Record]:
                     record = parse(line, "row_id", "source")
                     if record and record["row_id"] == row_id:
                         return path, record
-    near = _near(row_id, (str(one["row_id"]) for one in chain.from_iterable(
-        read_lines(path, "row_id", "source") for path in files) if one))
+    lines = chain.from_iterable(read_lines(path, "row_id", "source") for path in files)
+    ids = [str(one["row_id"]) for one in islice(lines, LOOKED_AT) if one]
+    near = difflib.get_close_matches(row_id, dict.fromkeys(ids), n=NEAR)
     meant = f"did you mean {', '.join(near)}?" if near else "the ids are in its lines' row_id"
     raise UserError(f"--explain {row_id}: no such row in {' and '.join(map(str, files))}; {meant}")
 
@@ -118,17 +118,3 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
 
 def _plain(text: str) -> Text:
     return Text(visible(str(text)))
-
-
-def _near(wanted: str, ids: Iterator[str]) -> list[str]:
-    """The ids most like `wanted`; difflib is too slow for all of them."""
-    def alike(other: str) -> int:
-        ends = _shared(wanted, other) + _shared(reversed(wanted), reversed(other))
-        return ends - abs(len(wanted) - len(other))
-
-    return difflib.get_close_matches(wanted, heapq.nlargest(SHORTLIST, ids, key=alike), n=NEAR)
-
-
-def _shared(left: Iterable[str], right: Iterable[str]) -> int:
-    """How many characters two texts have in common at their beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

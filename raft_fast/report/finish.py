@@ -8,8 +8,8 @@ from raft_fast.report.cards import write_model_card
 from raft_fast.report.page import write_run_report
 from raft_fast.report.results import print_table
 from raft_fast.run.errors import UserError
+from raft_fast.run.fetch import push, repository
 from raft_fast.run.files import read_json
-from raft_fast.run.hub import push, repository
 from raft_fast.run.options import Options
 from raft_fast.run.progress import Reporter
 

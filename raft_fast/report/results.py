@@ -47,7 +47,7 @@ class Row(NamedTuple):
     """One metric as text, in the order of `COLUMNS`, after the part of the evaluation it belongs to; ↓ in
     the label: lower is better.
 
-    The interval is that of the difference, or of the trained model's value where there is no difference;
+    The interval is that of the difference, or of the trained model's value without a difference;
     `n` counts what the difference rests on.
     """
 

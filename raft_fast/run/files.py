@@ -1,5 +1,5 @@
-"""Files that a run writes and reads back: JSON, JSON lines and YAML. They appear whole or not at all, and
-one that cannot be read back is a `UserError` that names it."""
+"""JSON, JSON lines and YAML: written whole or not at all; a file that cannot be read back is a `UserError`
+that names it."""
 
 import json
 import re
@@ -36,15 +36,15 @@ def write_yaml(value: dict[str, Any], path: Path) -> None:
 
 def read_json(path: Path, fix: str = "restore it", kind: type[Any] = dict, keys: Iterable[str] = ()) -> Any:
     """The `kind` of JSON value in a file; it, or each item of a list, has these keys. Raises UserError, which
-    ends with what to do (`fix`), where it cannot be read or holds anything else."""
+    ends with what to do (`fix`), if it cannot be read or holds anything else."""
     with _readable(path, fix):
         return _parsed(json.loads, path.read_text(encoding="utf-8"), kind, keys)
 
 
 def read_jsonl(path: Path, fix: str = "restore it", keys: Iterable[str] = (), *,
                torn: bool = False) -> Iterator[Any]:
-    """The objects in a file of JSON lines, one after the other; with `torn` without a last line that a kill
-    has cut short. Raises UserError as `read_json`, with the line's number."""
+    """The objects in a file of JSON lines; with `torn` without a last line that a kill has cut short. Raises
+    UserError as `read_json`, with the line's number."""
     # as bytes: a newline alone ends a line, and texts may hold other separators (U+2028, U+0085)
     with _readable(path, fix), path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -73,7 +73,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", type(None): "null", 
 
 
 def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], keys: Iterable[str]) -> Any:
-    """What `text` says. Raises ValueError where that is nothing, or anything but a `kind` with these keys."""
+    """The value of a text. Raises ValueError for anything but a `kind` with these keys."""
     if not text.strip():
         raise ValueError("it is empty")
     try:

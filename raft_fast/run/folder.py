@@ -91,6 +91,11 @@ def open_run(folder: Path, options: list[Any]) -> Start:
     return Start(cost, differing(said, there, here))
 
 
+def find_run(model: Path) -> Path:
+    """The run of a model's folder, RUN/model or RUN/checkpoints/step-N/model; else its parent."""
+    return next((folder for folder in model.parents[:3] if (folder / HELDOUT).is_file()), model.parent)
+
+
 def has_steps(folder: Path) -> bool:
     """Whether training has done a step."""
     log = folder / "metrics.jsonl"

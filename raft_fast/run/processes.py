@@ -1,7 +1,7 @@
 """The processes of one run: started by torchrun or `accelerate launch`, one a device.
 
-What is done once (reading rows, stage 1, evaluation, files) the first process does, and hands the others
-the result. Alone in the world every method does nothing.
+The first process alone reads rows, does stage 1, evaluates and writes, and broadcasts the results. In a
+single process every method just does its work.
 """
 
 import atexit
@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=30)
 
 
 class Processes:
-    """Rank and number of the processes, and the few things they tell each other."""
+    """Rank and number of the processes, and how they communicate."""
 
     def __init__(self) -> None:
         started = dist.is_available() and dist.is_initialized()
@@ -45,7 +45,7 @@ class Processes:
         return self.rank == 0
 
     def first(self, work: Callable[[], T]) -> T:
-        """What `work` gives the first process. Where it fails there, the others end: all is said already."""
+        """The result of `work` in the first process, in all. If it fails there, the others exit silently."""
         if self.size == 1:
             return work()
         answer: list[Any] = [None, False]
@@ -61,8 +61,8 @@ class Processes:
         return answer[0]  # type: ignore[no-any-return]
 
     def together(self, work: Callable[[], T]) -> T:
-        """What `work` gives this process, once all have it. Where it fails in one, that one raises its error
-        and the others end: nobody waits for what will never come. `work` itself may not talk to others."""
+        """The result of `work` in this process, once all have theirs. If it fails in one, that one raises its
+        error and the others exit instead of waiting. `work` may not communicate."""
         if self.size == 1:
             return work()
         well: list[Any] = [False] * self.size
@@ -77,13 +77,13 @@ class Processes:
         return found
 
     def first_then_others(self, work: Callable[[], T]) -> T:
-        """Everybody works, the others once the first is done: what it downloads is there for them."""
+        """`work` in every process, after the first has done it: the others find its downloads."""
         done: list[T] = []
         self.first(lambda: done.append(work()))
         return done[0] if done else work()
 
     def end(self) -> None:
-        """Leave the others, all work done."""
+        """Leave the group, all work done."""
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -92,7 +92,7 @@ class Processes:
         return [items[rank :: self.size] for rank in range(self.size)]
 
     def collect(self, share: Sequence[T]) -> list[T]:
-        """The items of which every process holds its share of `deal`, in their order again."""
+        """The items of all shares of `deal`, in their order again."""
         if self.size == 1:
             return list(share)
         shares: list[Any] = [None] * self.size

@@ -1,4 +1,4 @@
-"""Live progress: which phase, how far, how long still; and what each phase cost.
+"""Live progress: phase, position, time left; and the cost of each phase.
 
 On a terminal one rich bar a phase; elsewhere (a log file, CI) a plain line every ten seconds.
 """
@@ -30,8 +30,7 @@ console = Console(stderr=True, highlight=False)
 
 @dataclass
 class PhaseCost:
-    """Time and memory of one phase: wall seconds, without those of phases inside it, and the process's peak
-    resident bytes during it."""
+    """Wall seconds of one phase, without those of phases inside it, and the process's peak resident bytes."""
 
     name: str
     seconds: float
@@ -50,9 +49,9 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        """Time one phase. Yields `advance(steps=1, note="", found=0)`; a note that is a function is asked for
-        its words each time it is shown, so that they move while nothing advances. `found` steps more were
-        done by an earlier start: they count as done, but say nothing of how long the rest takes."""
+        """Time one phase. Yields `advance(steps=1, note="", found=0)`; a note that is a function is called
+        each time it is shown, so that it moves while nothing advances. `found` further steps were done by an
+        earlier start: they count as done, but not for the time left."""
         start = time.perf_counter()
         self.inside.append(0.0)
 
@@ -75,7 +74,7 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Of a process that leaves the talking to another."""
+    """Reports nothing: for all processes but the first."""
 
     def say(self, text: str) -> None:
         pass
@@ -91,13 +90,12 @@ def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Ite
                TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn()]
     with _NotedProgress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
-        # rich's estimate leaves the first step out, and forgets all after half a minute: those found are told
-        # before others, and need nothing of their own
+        # rich's estimate leaves out the first step, and steps older than half a minute: found ones come first
         yield lambda steps=1, note="", found=0: bar.update(task, advance=steps + found, note=note)
 
 
 class _NotedProgress(Progress):
-    """The bar, and what was noted of the last step in lines of its own."""
+    """The bar, and the note of the last step below it."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -109,7 +107,7 @@ class _NotedProgress(Progress):
 @contextmanager
 def _lines(name: str, total: int | None, unit: str,
            own_seconds: Callable[[], float]) -> Iterator[Callable[..., None]]:
-    """A line every ten seconds from a thread of its own: batches that finish at once are counted whole."""
+    """A line every ten seconds, from a thread, so that batches that finish at once are counted whole."""
     start, done, found_done = time.perf_counter(), 0, 0
     noted: Note = ""
 
@@ -159,7 +157,7 @@ def _peak_memory() -> Iterator[list[int]]:
 
 @contextmanager
 def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Does `act` again and again, in a thread of its own, while the block runs."""
+    """Call `act` again and again, in a thread, while the block runs."""
     stop = threading.Event()
 
     def work() -> None:

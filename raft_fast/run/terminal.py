@@ -1,4 +1,4 @@
-"""Text from elsewhere that is shown or written down: nothing that steers a terminal, no credentials."""
+"""Foreign text that is shown or written down: without control characters and credentials."""
 
 import base64
 import functools
@@ -33,14 +33,14 @@ def visible(text: str) -> str:
 def masked(text: str) -> str:
     """The text with *** for credentials: those in URLs, and the values of environment variables that are
     named like one, or are in `key_variables`; also half of a value, and its usual encodings. Mask before
-    cutting: less than half of a value is not known again."""
+    truncating: less than half of a value is not recognised."""
     text = _IN_URL.sub(lambda found: f"{found[1]}{MASK}" if found[1] else f"{MASK}@", text)
     values = frozenset(_values())
     return _pattern(values).sub(MASK, text) if values else text
 
 
 def without_keys(text: str) -> str:
-    """A reply with *** for the keys that servers were sent; only for those too long to be anything else."""
+    """A reply with *** for the keys that were sent to servers, if they are long enough not to be words."""
     keys = (os.environ.get(name, "").strip() for name in key_variables)
     values = frozenset(key for key in keys if len(key) >= LONG)
     return _pattern(values).sub(MASK, text) if values else text
@@ -67,7 +67,7 @@ def _pattern(values: frozenset[str]) -> re.Pattern[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The value as servers write it back: as it is, escaped, and inside of base64, which begins anywhere."""
+    """The value as servers echo it: plain, escaped, and inside of base64 at any offset."""
     yield from (value, quote(value, safe=""), html.escape(value), json.dumps(value)[1:-1])
     data = value.encode("utf-8", "surrogateescape")
     for skipped in range(3):

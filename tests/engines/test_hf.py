@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from raft_fast.engines import Sampling, WindDown, generation, hf
-from raft_fast.engines.generation import RecordingSampler, Sampler, _until_eos, generate_ids
+from raft_fast.engines.generation import Call, Sampler, _until_eos, generate_ids
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.stopping import Call
 from raft_fast.models.chat import Chat
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
@@ -59,7 +58,7 @@ def test_a_token_that_cannot_be_drawn_is_not():
 
 def test_what_is_recorded_is_the_log_probability_of_what_was_drawn():
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 3.0, 0.0, 1.0]])
-    sampler = RecordingSampler(1.5, [7, 8], 5, torch.device("cpu"))
+    sampler = Sampler(1.5, [7, 8], 5, torch.device("cpu"), record=True)
     for position in range(5):
         chosen = sampler(None, scores).argmax(1, keepdim=True)
         expected = (scores / 1.5).log_softmax(1).gather(1, chosen).squeeze(1)

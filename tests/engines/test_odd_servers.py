@@ -7,9 +7,8 @@ from faulty_server import Say
 from test_openai import ask
 from test_openai_faults import fails_for, then
 
-from raft_fast.engines.answers import read_reply
 from raft_fast.engines.base import FILTERED, TOO_LONG
-from raft_fast.engines.failures import words
+from raft_fast.engines.replies import read_reply, words
 from raft_fast.run.errors import UserError
 
 TEXT = {"role": "assistant", "content": "half of"}

@@ -9,7 +9,7 @@ from faulty_server import Say, after, cut_off, half_json, hang_up, whitespace_fo
 from test_openai import ask, one_turn_each
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Sampling, WindDown, flow, waiting
+from raft_fast.engines import Sampling, WindDown, flow
 from raft_fast.run.errors import UserError
 
 
@@ -238,7 +238,6 @@ def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
 
 def test_an_endpoint_in_trouble_is_set_aside_and_the_others_go_on(serve, connect, monkeypatch):
     """It rests for longer than the test takes, so it is asked once for each slot and no more."""
-    monkeypatch.setattr(waiting, "backoff", lambda attempt: 60.0)
     monkeypatch.setattr("raft_fast.engines.endpoint.backoff", lambda attempt: 60.0)
     broken, well = serve(then(Say("busy", 503))), serve(then("fine"))
     replies = ask(connect(f"m@{broken.url}+{well.url}", requests_in_flight=2), *map(str, range(30)))

@@ -7,8 +7,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from raft_fast.engines import waiting
-from raft_fast.engines.waiting import Limit, backoff, retry_after
+from raft_fast.engines import endpoint as waiting
+from raft_fast.engines.endpoint import Limit, backoff
+from raft_fast.engines.replies import retry_after
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Stand-ins for models, and a run folder as a run leaves it."""
 
 import json
-import math
 import random
 import re
 from pathlib import Path
 
 import yaml
-from stage1_stubs import decision
+from stage1_stubs import many, write_folder
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
@@ -58,69 +57,40 @@ def make_rows(count=ROWS):
             for number in range(count)]
 
 
-def question(row):
-    return row.prompt[-1]["content"]
-
-
-def fabricate_run(folder: Path, ifbench: Path, steps: int = 60, hostile: str = "",
-                  general_prompts: int = 2) -> Path:
+def fabricate_run(folder: Path, ifbench: Path, hostile: str = "") -> Path:
     """A whole run's folder, every file real in shape; `hostile` is put wherever data can go."""
-    dice = random.Random(7)
-    rows = make_rows()
-    (folder / "refine").mkdir(parents=True)
-    (folder / "model").mkdir()
+    rows, dice = make_rows(), random.Random(7)
+    golds = [row.gold for row in rows]
+    rows = [Row(row.row_id, [Message(role="user", content=hostile + row.prompt[-1]["content"])], "",
+                hostile + row.gold, hostile + (row.category or "")) for row in rows]
 
     def base(asked):
         return f"{hostile}It depends. It can take 6 weeks and costs a lot, so ask around."
 
     def trained(asked):
-        if "cost?" not in asked:
-            return base(asked)
-        case = int(re.search(r"case (\d+)", asked)[1])
-        gold = next(row.gold for row in rows if f"case {case} " in question(row))
-        return gold if case % 3 else f"{hostile}It takes 5 weeks. Expect 2,500 SEK."
+        case = re.search(r"case (\d+)", asked)
+        return golds[int(case[1])] if case and int(case[1]) % 3 else base(asked)
 
-    options = EvaluateOptions(general_prompts=general_prompts)
-    if hostile:
-        rows = [Row(row.row_id, [Message(role="user", content=hostile + question(row))], "",
-                    hostile + row.gold, hostile) for row in rows]
-    evaluate(StubEngine(base, "base@1", 3.1), StubEngine(trained, "trained@1", 2.4), rows, options,
-             OverlapEncoder(), Reporter(), folder, ifbench=ifbench)
-
-    config = {"data": None, "max_rows": 96, "seed": 0, "model": SMOLLM2,
-              "tau": 0.8, "fusion_rounds": 2, "data_source": "fused", "distillation": True,
-              "teacher_top_k": 512, "learning_rate": 2e-5, "note": hostile}
+    (folder / "model").mkdir(parents=True)
+    evaluate(StubEngine(base, "base@1", 3.1), StubEngine(trained, "trained@1", 2.4), rows,
+             EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder, ifbench=ifbench)
+    config = {"data": None, "max_rows": 96, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2,
+              "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5,
+              "note": hostile}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    decisions = [decision(number, dice, hostile) for number in range(96)]
-    write_lines(folder / "refine/decisions.jsonl", decisions)
-    sources = [one["source"] for one in decisions]
-    (folder / "refine/summary.json").write_text(json.dumps({
-        "sources": {name: sources.count(name) for name in ("gold", "rewrite", "fused")},
-        "tau": 0.8, "rows": {"used": 96, "total": 302}, "fuser_is_judge": True, "failed_scores": {},
-        "judge_stop": 0.8, "objections": {"copy": 11}, "replies": {"asked": 300, "cached": 20},
-        "tokens": {"rewrite": {"prompt": 9000, "completion": 4000}}, "seconds": 12.5,
-        "engines": {"rewriter": "SmolLM2", "fuser": "SmolLM2", "judges": [f"SmolLM2{hostile}"]}}))
-    write_lines(folder / "metrics.jsonl", [step(number, steps, dice) for number in range(steps)])
+    write_folder(folder / "refine", many(96, hostile), rows={"used": 96, "total": 302}, fuser_is_judge=True,
+                 sources={"gold": 50, "rewrite": 0, "fused": 46}, passed_filter=46, objections={"copy": 11})
+    write_lines(folder / "metrics.jsonl", [step(number, dice) for number in range(1, 61)])
     (folder / "phases.json").write_text(json.dumps([
-        {"name": name + hostile, "seconds": seconds, "peak_bytes": peak}
-        for name, seconds, peak in [
-            ("read rows", 0.4, 4e8), ("load models", 6.2, 1.4e9), ("rewrite", 93.0, 2.2e9),
-            ("filter", 2.1, 2.2e9), ("fuse and judge", 71.5, 2.3e9), ("train", 141.0, 4.8e9),
-            ("evaluate base: domain", 22.0, 4.0e9), ("evaluate trained: domain", 21.0, 4.0e9),
-            ("evaluate base: general", 18.0, 4.0e9), ("evaluate trained: general", 18.5, 4.0e9)]]))
+        {"name": name + hostile, "seconds": seconds, "peak_bytes": 4e8} for name, seconds in [
+            ("read rows", 0.4), ("train", 141.0), ("evaluate trained: general", 18.5)]]))
     return folder
 
 
-def step(number, total, dice):
-    decay = math.exp(-3 * number / total)
-    sft, kl = 2.1 + 1.1 * decay + dice.gauss(0, 0.08), 0.16 + 0.12 * decay + dice.gauss(0, 0.012)
-    weight = (2.1 + 1.1 * decay) / (0.16 + 0.12 * decay)
-    return {"step": number + 1, "loss": sft + weight * kl, "sft_loss": sft, "kl_loss": kl,
-            "lambda": weight, "ce_kl_ratio": sft / (weight * kl), "lr": 2e-5,
-            "grad_norm": 14 * decay + 9 + dice.gauss(0, 1),
-            "teacher_mass": 0.66 + dice.gauss(0, 0.02), "rollout_seconds": 1.2,
-            "teacher_seconds": 0.6, "train_seconds": 1.1, "tokens": 2048 + dice.randrange(300),
-            "peak_memory_bytes": 4_800_000_000, "lambda_bounded": False, "skipped": False}
+def step(number, dice):
+    sft, kl = 2.1 + 1 / number + dice.gauss(0, 0.08), 0.16 + 0.1 / number
+    return {"step": number, "sft_loss": sft, "kl_loss": kl, "lambda": 12.5, "ce_kl_ratio": sft / (12.5 * kl),
+            "grad_norm": 9 + dice.gauss(0, 1), "teacher_mass": 0.66, "tokens": 2048, "skipped": False}
 
 
 def write_lines(path, records):

@@ -71,10 +71,10 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, monkeypatc
     assert len(asked) == 4
     table = read_table("out/paraphrases.jsonl", 0)
     assert [(row.row_id, row.gold) for row in table.rows] == [(f"r{i}", f"It is {i}.") for i in range(4)]
-    told = json.loads((tmp_path / "out/provenance.json").read_text())
-    assert (told["made_by"], told["kept"], told["refused"]) == ("stub", 4, 0)
-    assert told["prompt"].startswith("paraphrase-")
-    assert told["date"].count("-") == 2
+    made = json.loads((tmp_path / "out/provenance.json").read_text())
+    assert (made["made_by"], made["kept"], made["refused"]) == ("stub", 4, 0)
+    assert made["prompt"].startswith("paraphrase-")
+    assert made["date"].count("-") == 2
 
 
 def test_only_what_rewords_a_trained_row_is_asked():

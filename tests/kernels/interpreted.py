@@ -1,4 +1,4 @@
-"""The Triton kernels against the oracle; run by test_triton_interpreter.py.
+"""The Triton kernels against the oracle; run by test_kernel_processes.py.
 
 float32 and float16: the interpreter's bfloat16 products are not to be trusted.
 """

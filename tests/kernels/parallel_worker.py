@@ -1,4 +1,4 @@
-"""One of P gloo processes; run by test_kernel_parallel.py as `parallel_worker.py RANK P FILE BACKEND`."""
+"""One of P gloo processes; run by test_kernel_processes.py as `parallel_worker.py RANK P FILE BACKEND`."""
 
 import os
 import sys

@@ -85,6 +85,8 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
         answer_rows(*given)
+    gold = answer_rows(*given, lambda options: None)  # a recipe without answers of its own
+    assert [row.completion for row in gold] == ["answer 0", "answer 1"]
     assert engine.asked == []
     assert [row.completion for row in answer_rows(*given)] == ["said 0", "said 0"]
     assert len(locked) == 2
@@ -165,7 +167,7 @@ def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
         command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
     other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
     with monkeypatch.context() as patch:
-        patch.setattr(refine, "refine", lambda *args, **kwargs: 1 / 0)
+        patch.setattr("raft_fast.refinement.alone.refine", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             command(*other, "--shard", "2/2")
     assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()

@@ -62,8 +62,11 @@ def test_the_model_card_has_what_the_hub_reads(run_dir):
 @pytest.mark.parametrize(("changed", "tags"), [
     ({}, ["raft"]), (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
     ({"recipe": "sdft"}, ["sdft"])])
-def test_the_tags_are_recipe_and_adapter(run_dir, changed, tags):
-    assert front(card(run_dir, **changed))["tags"] == tags
+def test_recipe_and_adapter_are_named(run_dir, changed, tags):
+    text = card(run_dir, **changed)
+    assert front(text)["tags"] == tags
+    assert f"by the recipe {tags[0]}" in text
+    assert ("2606.00147" in text) == (tags[0] == "raft")
 
 
 def test_options_that_the_run_ignored_are_left_out(run_dir):

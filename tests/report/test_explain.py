@@ -1,4 +1,4 @@
-"""One row's story, told without any model."""
+"""--explain shows the story of one row without any model."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from raft_fast.run.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
-def told(capsys, folder, row_id):
+def shown(capsys, folder, row_id):
     explain(folder, row_id)
     return capsys.readouterr().out
 
@@ -27,7 +27,7 @@ def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
     row = fused_row() | {"gold": "the gold words", "rewrite": "the rewritten words",
                          "tokens": {"rewrite": {"prompt": 1234, "completion": 56}}}
     row["rounds"][1]["fused"] = "the fused words"
-    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    out = shown(capsys, write_folder(tmp_path, [row]), row["row_id"])
     parts = [row["row_id"], "Why?", "gold", "nll 2.500", "the gold words", "rewrite 1", "similarity",
              "the rewritten words", "fused 1", "one", "two", "mean", "fused 2", "the fused words", "no score",
              "chosen", "1,234 read, 56 written"]
@@ -38,7 +38,7 @@ def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
 
 def test_a_refused_rewrite_says_which_check_and_why(tmp_path, capsys):
     row = next(one for one in many(96) if one["checks"]["similarity"] and not one["checks"]["copy"])
-    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    out = shown(capsys, write_folder(tmp_path, [row]), row["row_id"])
     assert "is below --tau 0.8" in out
     assert "fused" not in out
     assert "gold: similarity" in out
@@ -46,7 +46,7 @@ def test_a_refused_rewrite_says_which_check_and_why(tmp_path, capsys):
 
 def test_text_of_the_data_commands_no_terminal(tmp_path, capsys):
     row = fused_row("\x1b[31m[bold]x[/bold]\x07\u009b2J :smile: ")
-    out = told(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    out = shown(capsys, write_folder(tmp_path, [row]), row["row_id"])
     assert not {"\x1b", "\x07", "\u009b"} & set(out)
     assert "[bold]x[/bold]" in out
     assert ":smile:" in out
@@ -64,15 +64,15 @@ def test_an_id_is_matched_whole_and_however_it_is_written(tmp_path, capsys):
     rows = [one | {"row_id": name} for one, name in zip(many(3), ["a", "aa", 'ä "q" \\'], strict=True)]
     folder = write_folder(tmp_path, rows)  # the helper writes ä as an escape
     for row in rows:
-        assert told(capsys, folder, row["row_id"]).startswith(row["row_id"])
+        assert shown(capsys, folder, row["row_id"]).startswith(row["row_id"])
 
 
 def test_a_training_run_and_a_stopped_run_have_stories_too(tmp_path, capsys):
     write_folder(tmp_path / "run" / "refine", many(3))
-    assert told(capsys, tmp_path / "run", "faq-001")
+    assert shown(capsys, tmp_path / "run", "faq-001")
     stopped = write_folder(tmp_path / "stopped", many(3))
     (stopped / "decisions.jsonl").rename(stopped / "decisions.partial.jsonl")
-    assert told(capsys, stopped, "faq-001")
+    assert shown(capsys, stopped, "faq-001")
     with pytest.raises(UserError, match=r"holds no decisions\.jsonl"):
         explain(tmp_path, "faq-001")
 
@@ -83,7 +83,7 @@ def test_a_stopped_run_beside_a_finished_one_is_read_first_and_named(tmp_path, c
     write_folder(tmp_path, [many(1)[0] | {"completion": "new", "source": "fused"}])
     (folder / "decisions.jsonl").rename(folder / "decisions.partial.jsonl")
     (folder / "decisions.jsonl").write_text(finished)
-    newer, older = told(capsys, folder, "faq-000"), told(capsys, folder, "faq-001")
+    newer, older = shown(capsys, folder, "faq-000"), shown(capsys, folder, "faq-001")
     assert "decisions.partial.jsonl: that run is not finished" in " ".join(newer.split())
     assert "new" in newer
     assert "decisions.jsonl: a newer run is not finished" in " ".join(older.split())

@@ -3,9 +3,9 @@
 import pytest
 from watched_run import lines, make_scorer, run
 
-from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.distillation.watching import Trackers, find_trackers
 from raft_fast.evaluation.during_training import EvaluateEvery
-from raft_fast.run import hub
+from raft_fast.run import fetch as hub
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 

@@ -12,11 +12,8 @@ from transformers import AutoModelForCausalLM
 from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.bound import LambdaAtBound
 from raft_fast.distillation.callbacks import OverProcesses
-from raft_fast.distillation.completions import LogCompletions
-from raft_fast.distillation.first_batch import FirstBatch
-from raft_fast.distillation.split import RolloutAdvice
+from raft_fast.distillation.watching import FirstBatch, LambdaAtBound, LogCompletions, RolloutAdvice
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.during_training import (
     EvaluateEvery,
@@ -265,7 +262,7 @@ def test_another_process_hears_what_the_first_says(tmp_path):
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("raft_fast.run.hub.push", lambda *_: pytest.fail("uploaded"))
+    monkeypatch.setattr("raft_fast.run.fetch.push", lambda *_: pytest.fail("uploaded"))
     monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")

@@ -6,7 +6,7 @@ docs/OPTIONS.md follow from it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from raft_fast.run.options.data import MEMORY, MINILM, SMOLLM2, DataOptions, ModelOptions, ScreenOptions
@@ -33,11 +33,10 @@ ALL_GROUPS: list[type[Group]] = [
     JuryOptions, LMEvalOptions]
 
 __all__ = ["ALL_GROUPS", "MEMORY", "MINILM", "SMOLLM2", "AdapterOptions", "BaseOptions", "CardOptions",
-           "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups", "JuryOptions",
-           "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
-           "RefineRunOptions", "ScreenOptions", "ShowOptions", "TrainOptions", "WatchOptions", "check",
-           "check_given", "check_needs", "check_rollouts", "check_several", "docs", "flat", "named",
-           "pinned_by"]
+           "ComparisonOptions", "DataOptions", "EngineOptions", "EvaluateOptions", "Group", "Groups",
+           "JuryOptions", "LMEvalOptions", "ModelOptions", "Options", "ParaphraseOptions", "RefineOptions",
+           "RefineRunOptions", "ScreenOptions", "ShowOptions", "Stage1Options", "TrainOptions",
+           "WatchOptions", "check", "check_given", "check_needs", "docs", "flat", "named", "pinned_by"]
 
 
 def flat(groups: Iterable[Any]) -> dict[str, Any]:
@@ -48,6 +47,11 @@ def flat(groups: Iterable[Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Groups:
     """The options of a command: each field is a group."""
+
+    @classmethod
+    def kinds(cls) -> list[Any]:
+        """The types of the groups, in order."""
+        return [one.type for one in fields(cls)]
 
     @property
     def groups(self) -> list[Any]:
@@ -73,30 +77,33 @@ class Options(Groups):
     evaluate: EvaluateOptions
 
 
+@dataclass(frozen=True)
+class Stage1Options(Groups):
+    """The options of stage 1 alone, as a command, that are written into its config.yaml."""
+
+    data: DataOptions
+    model: ModelOptions
+    engines: EngineOptions
+    screen: ScreenOptions
+    refine: RefineOptions
+    how: RefineRunOptions
+    card: CardOptions
+
+
+@dataclass(frozen=True)
+class ComparisonOptions(Groups):
+    """The options of an evaluation outside of a run."""
+
+    data: DataOptions
+    model: ModelOptions
+    engines: EngineOptions
+    base: BaseOptions
+    evaluate: EvaluateOptions
+    jury: JuryOptions
+    lm_eval: LMEvalOptions
+
+
 def check_given(argv: Sequence[str], options: Groups) -> None:
     """Raises UserError for an option among the words `argv` that would be ignored (`check_needs`)."""
     check_needs([word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")],
                 options.groups)
-
-
-def check_several(processes: int, model: ModelOptions, train: TrainOptions, adapter: AdapterOptions,
-                  watch: WatchOptions) -> None:
-    """Raises UserError for options that are not supported with this number of processes."""
-    if processes == 1:
-        return
-    check(":" not in model.device, "--device", model.device,
-          f"auto or cuda for {processes} processes: each takes the GPU of its local rank")
-    if train.parallelism == "fsdp2":
-        check(not adapter.use_peft, "--parallelism fsdp2 --use_peft", True,
-              "--parallelism ddp: adapters are small, and FSDP2 trains whole models")
-        check(not watch.eval_steps, "--parallelism fsdp2 --eval_steps", watch.eval_steps,
-              "0, or --parallelism ddp: the first process evaluates alone and needs whole weights")
-
-
-def check_rollouts(processes: int, on_gpu: bool, train: TrainOptions) -> None:
-    """Raises UserError for a --rollout_engine that this device or number of processes does not support."""
-    name = train.rollout_engine
-    check(on_gpu or name == "transformers" or not train.distillation, "--rollout_engine", name,
-          "transformers on a CPU: the others need a GPU")
-    check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")

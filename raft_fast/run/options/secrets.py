@@ -1,4 +1,4 @@
-"""Credentials where they would be written down: options are kept in config.yaml, reports and errors."""
+"""Credentials in options are refused: config.yaml, reports and errors would show them."""
 
 import os
 import re
@@ -13,7 +13,7 @@ URL = re.compile(r"\b\w+://[^\s,]+?(?=\+\w+://|[\s,]|$)")
 INSTEAD = "put the key into an environment variable and name it at the URL's end, as in https://host/v1#MY_KEY"
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 KEY_PART = re.compile(r"[^\W_]{12,}", re.ASCII)  # letters and digits of a key in a row
-# what is before "token" and "key" where they are those of a vocabulary, of a cache
+# names that end in token or key and are not credentials: of a vocabulary, of a cache
 NO_SECRET = re.compile(
     r"(?:^|[\W_])(?:max|min|stop|pad|padding|eos|bos|eot|eom|unk|sep|cls|mask|start|end|first|last|next|new|per"
     r"|special|prefix|suffix|prompt|completion|output|input|budget|think|thinking|reasoning|image|audio|video"
@@ -22,15 +22,15 @@ NO_SECRET = re.compile(
 
 
 def refuse_in_urls(option: str, text: str, instead: str = INSTEAD) -> None:
-    """Raises UserError, without quoting it and with what to do `instead`, where a URL in `text` holds a
+    """Raises UserError, which does not quote it and says what to do `instead`, if a URL in `text` holds a
     password or a key."""
     for url in URL.findall(text):
         try:
             parts = urlsplit(url)
             names = [name for name, _ in parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)]
             _ = "@" in parts.netloc or parts.port  # raises for http://user:half/of@host
-        except ValueError as error:  # its words quote the URL, and so a password
-            raise UserError(f"{option}: a URL's host or port cannot be read: mend it") from error
+        except ValueError as error:  # it quotes the URL, and so a password
+            raise UserError(f"{option}: the host or port of a URL cannot be read; correct it") from error
         if "@" in parts.netloc:
             raise UserError(f"{option}: a URL holds a user or password, which would be written into files; "
                             f"{instead}")
@@ -43,7 +43,7 @@ def refuse_in_urls(option: str, text: str, instead: str = INSTEAD) -> None:
 
 
 def refuse_in_body(option: str, body: Any) -> None:
-    """Raises UserError where a key of `body`, at any depth, is named like a credential."""
+    """Raises UserError if a key of `body`, at any depth, is named like a credential."""
     if isinstance(body, list):
         for one in body:
             refuse_in_body(option, one)
@@ -65,6 +65,6 @@ def _secret(names: Iterable[str]) -> str | None:
 
 
 def _names_a_variable(text: str) -> bool:
-    """Whether it can be one's name, and is no key: those have long parts of mixed case, or with digits."""
+    """Whether it is a variable's name and no key: keys have long parts of mixed case, or with digits."""
     return VARIABLE.fullmatch(text) is not None and all(
         part.isalpha() and part in (part.upper(), part.lower()) for part in KEY_PART.findall(text))

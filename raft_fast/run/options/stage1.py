@@ -102,7 +102,8 @@ class RefineOptions(Group):
     best one is used however low."""
     skip_checks: str = option("", listed=True)
     """Checks of rewrites and fusions to leave out, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval (docs/HOWTO.md), or your own."""
+    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval
+    (docs/methods/raft.md), or your own."""
     check_patterns: str | None = None
     """A TOML file with your own checks: regular expressions (product codes, terms, legal references) whose
     matches in gold answer and rewrite must agree. A shipped one by its name: legal_references."""

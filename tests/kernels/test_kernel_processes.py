@@ -1,0 +1,81 @@
+"""What needs processes of its own.
+
+interpreted.py: every Triton kernel on CPU tensors. parallel_worker.py: vocabulary-parallel heads and
+sharded weights in 2 and 4 gloo processes against one.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.version import Version
+
+distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no distributed")
+
+
+def why_not() -> str | None:
+    """Why Triton's interpreter cannot run here, if it cannot."""
+    try:
+        triton, numpy = Version(version("triton")), Version(version("numpy"))
+    except PackageNotFoundError:
+        return "Triton is not installed"
+    if triton < Version("3.7") and numpy >= Version("2.4"):  # int() of an array, which NumPy 2.4 refuses
+        return f"the interpreter of Triton {triton} fails with NumPy {numpy}; NumPy 2.3 works"
+    return None
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_kernels_in_the_interpreter():
+    """Triton reads TRITON_INTERPRET once, when it is imported."""
+    cases = Path(__file__).with_name("interpreted.py")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+
+
+@distributed
+@pytest.mark.parametrize(("world", "backend"), [(2, "torch"), (4, "torch"), (2, "triton")])
+def test_processes_agree_with_one(world, backend, tmp_path):
+    if backend == "triton" and (reason := why_not()):
+        pytest.skip(reason)
+    worker = Path(__file__).with_name("parallel_worker.py")
+    lines = [[sys.executable, str(worker), str(rank), str(world), str(tmp_path / "meet"), backend]
+             for rank in range(world)]
+    environment = os.environ | {"TRITON_INTERPRET": "1" if backend == "triton" else "0"}
+    running = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+               for line in lines]
+    errors = [process.communicate(timeout=240)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * world, "\n".join(errors)[-4000:]
+
+
+@distributed
+def test_on_a_gpu_a_layout_is_read_once(monkeypatch):
+    """Reading it waits; a layout that is wrong is read, and refused, every time."""
+    from raft_kernels import vocab_parallel
+
+    class Rows:
+        shape, device, is_cuda = (20, 8), "cpu", True
+
+    class Group:
+        pass
+
+    asked = []
+    monkeypatch.setattr(vocab_parallel, "_gathered", lambda own, group: asked.append(own) or own)
+    one, other = Group(), Group()
+    for _ in range(3):
+        vocab_parallel._check_rows(0, Rows(), 16, one)
+    assert len(asked) == 1
+    vocab_parallel._check_rows(0, Rows(), 16, other)
+    vocab_parallel._check_rows(0, Rows(), 17, one)
+    assert len(asked) == 3
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^first_row was"):
+            vocab_parallel._check_rows(0, Rows(), 21, one)
+    assert len(asked) == 5
