@@ -1,4 +1,4 @@
-"""docs/HOWTO.md names every key that stage 2 writes, and none that it does not."""
+"""docs/FILES.md names every key that stage 2 writes, and none that it does not."""
 
 import json
 

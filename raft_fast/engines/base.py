@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from raft_fast.data.texts import Message
 
@@ -12,7 +14,7 @@ TOO_LONG = "too long for the model's context"
 FILTERED = "the server's content filter held the reply back"
 UNRENDERED = "the model's chat template does not take it"
 OF_ONE_REQUEST = (TOO_LONG, FILTERED, UNRENDERED)
-"""How errors begin that say nothing of what the engine would answer to another request."""
+"""Beginnings of errors that say nothing about other requests to the same engine."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Sampling:
 class Reply:
     """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
 
-    Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it
-    (of a batch its share, of a server the time until it answered, waiting between attempts left out).
-    `score` is what was asked for in place of a text: a score in [0, 1], or a likelihood in nats. `key` names
-    the reply's line in the journal, once it has one.
+    Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it (its share
+    of a batch, or the time until a server answered, without waits between attempts). `score` is what was
+    asked for instead of a text: a score in [0, 1], or a likelihood in nats. `key` names the reply's line in
+    the journal, once it has one.
     """
 
     text: str
@@ -46,37 +48,36 @@ class Reply:
 
 @dataclass(frozen=True)
 class Price:
-    """What a million tokens cost, in whatever currency the user thinks in."""
+    """Cost of a million tokens, in the user's currency."""
 
     prompt: float
     completion: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What these tokens cost."""
+        """The cost of these tokens."""
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 class WindDown(KeyboardInterrupt):
-    """Asks an engine for what is in flight where nobody is in a hurry: a part of the run failed."""
+    """Asks an engine to finish what is in flight without hurry, because a part of the run failed."""
 
 
 class Engine(Protocol):
     """A language model that answers conversations.
 
-    `identity` names the model and its revision: two engines with one identity give the same
-    replies, so it is part of every cache key. `price` is None where nobody told.
+    `identity` names the model and its revision: engines with the same identity give the same replies, so it
+    is part of every cache key. `price` is None if the user gave none.
 
-    Conversations are read in the caller's thread and only a bounded number ahead of the replies, so
-    an iterator over any number of rows is fine. Several threads may ask one engine at once.
+    Conversations are read in the caller's thread and only a bounded number ahead of the replies, so an
+    iterator over any number of rows is fine. Several threads may use one engine at once.
 
-    A KeyboardInterrupt thrown into the iterator asks for what is in flight: the engine begins nothing
-    new, yields what it still gets, and raises it again. It keeps a user waiting for no longer than it
-    must; with WindDown it waits for all of it.
+    On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
+    in flight, and raises it again; it keeps a user waiting no longer than it must, but WindDown waits for
+    all.
 
-    While a thread is inside the iterator nothing can be thrown into it. An engine that keeps one there for
-    long has a method `interrupt(how: KeyboardInterrupt)`, which does the same to every call that is not
-    over, from another thread. One whose replies are long in coming has a method `under_way() -> str`, which
-    tells any thread in a few words what it is at; empty where it is at nothing.
+    Two methods are optional. `interrupt(how: KeyboardInterrupt)` does the same from another thread, to every
+    call that is not over: nothing can be thrown into an iterator while a thread is inside. `under_way() ->
+    str` says in a few words, to any thread, what the engine is busy with; empty if nothing.
     """
 
     identity: str
@@ -87,13 +88,40 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, Reply]]:
         """Yield (index into conversations, reply) as replies finish; each index exactly once.
 
-        Raises UserError where the engine as a whole is at fault, after yielding what it had."""
+        Raises UserError if the engine as a whole fails, after yielding the replies it had."""
         ...
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
-        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], and the text that
-        it was read from in `Reply.text`, if any; or `Reply.error` says why there is none."""
+        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], with the text it
+        was read from in `Reply.text`, if any; or `Reply.error`."""
         ...
+
+
+Call = TypeVar("Call", bound=Any)
+
+
+class Calls(Generic[Call]):
+    """The calls of an engine that are not over (nobody holds those); each has `end(how:
+    KeyboardInterrupt)`."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Call]:
+        with self._lock:
+            return iter(list(self._open))
+
+    def begin(self, call: Call) -> Call:
+        """The same call, from now on open."""
+        with self._lock:
+            self._open.add(call)
+        return call
+
+    def end(self, how: KeyboardInterrupt) -> None:
+        """End all calls begun so far."""
+        for call in self:
+            call.end(how)
 
 
 def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
@@ -108,11 +136,11 @@ def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply
 
 
 def valid(text: str) -> str:
-    """The text with U+FFFD for half characters (lone surrogates), which no file and no tokenizer takes."""
+    """The text with U+FFFD for lone surrogates, which no file and no tokenizer takes."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def stable_seed(*parts: Any) -> int:
-    """A 63-bit seed from anything JSON can say; the same on every machine and run."""
+    """A 63-bit seed from any JSON values; the same on every machine and run."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,15 +1,14 @@
-"""How a server is reached: with which key, through which proxy, and nowhere but there."""
+"""How a server is reached: with which key, through which proxy, and nowhere else."""
 
 import functools
 import ipaddress
 import os
 import ssl
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft_fast.engines.failures import ELSEWHERE
+from raft_fast.engines.replies import ELSEWHERE
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.terminal import key_variables
 
@@ -18,16 +17,16 @@ CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
 
 
-@dataclass(frozen=True)
-class Proxy:
-    """Its URL, and the environment variable that holds it."""
+class Proxy(NamedTuple):
+    """A proxy's URL, and the environment variable that holds it."""
 
     url: str
     variable: str
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """None where the environment names none, or exempts the server, and for servers on this machine."""
+    """The environment's proxy for a server; None if it names none or exempts the server, and on this
+    machine."""
     parts, proxies = urlsplit(url), getproxies()
     host = (parts.hostname or "").rstrip(".")
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -40,30 +39,9 @@ def proxy_for(url: str) -> Proxy | None:
     return Proxy(value.strip() if "://" in value else f"http://{value.strip()}", variable)
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all clients: reading the authorities takes longer than a request."""
-    return ssl.create_default_context()
-
-
-def check_certificates() -> None:
-    """OpenSSL says nothing of a file that it cannot use, and then trusts no server."""
-    if file := os.environ.get(CERTIFICATES):
-        try:
-            ssl.create_default_context().load_verify_locations(file)
-        except OSError as error:
-            raise UserError(f"{CERTIFICATES} {file}: holds no certificates that can be read "
-                            f"({first_line(error)}): mend the variable or unset it") from error
-
-
-def shown(variable: str) -> str:
-    """The variable's name for errors; in full only where it is the default or set: else it may be a key."""
-    return variable if variable == KEY_VARIABLE or variable in os.environ else f"{variable[:3]}... (not set)"
-
-
 def key_in(variable: str) -> str:
-    """The key that an environment variable holds, and "none" where it holds none. From here on errors that
-    quote it mask it. Raises UserError for one that no HTTP header can carry."""
+    """The key in an environment variable, or "none". Errors that quote it mask it from here on. Raises
+    UserError for a key that no HTTP header can carry."""
     key_variables.add(variable)
     key = os.environ.get(variable, "").strip()  # a file's line end comes along easily
     if not (key.isascii() and key.isprintable()):
@@ -72,24 +50,53 @@ def key_in(variable: str) -> str:
     return key or "none"
 
 
-def http_client(proxy: Proxy | None) -> Any:
-    """A client of its own for one request at a time. Raises UserError for a proxy that it cannot use."""
+def shown(variable: str) -> str:
+    """The variable's name for errors: shortened unless it is the default or set, as it may be a key
+    itself."""
+    return variable if variable == KEY_VARIABLE or variable in os.environ else f"{variable[:3]}... (not set)"
+
+
+def client_for(url: str, variable: str, proxy: Proxy | None, timeout: float, connect_timeout: float,
+               in_flight: int) -> Any:
+    """An openai client with up to `in_flight` connections, without retries of its own. Raises UserError for
+    a key, proxy or file of certificates that cannot be used."""
     import openai
 
+    key = key_in(variable)
+    if url.startswith("https:"):
+        _check_certificates()
     try:
-        return openai.DefaultAsyncHttpxClient(  # trust_env: what the environment says is in `proxy`
+        http_client = openai.DefaultAsyncHttpxClient(  # trust_env: what the environment says is in `proxy`
             verify=_tls(), trust_env=False, proxy=proxy.url if proxy else None,
+            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=in_flight),
             event_hooks={"response": [_keep_to_the_server]})
     except Exception as error:  # the client raises several kinds, and one of its own
         if proxy is None:
             raise
-        raise UserError(f"{proxy.variable}: names a proxy that cannot be used ({first_line(error)}): mend or "
-                        "unset the variable, or name the server's host in NO_PROXY") from error
+        raise UserError(f"{proxy.variable}: names a proxy that cannot be used ({first_line(error)}): correct "
+                        "or unset the variable, or name the server's host in NO_PROXY") from error
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http_client,
+                              timeout=openai.Timeout(timeout, connect=connect_timeout))
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: reading the authorities takes longer than a request."""
+    return ssl.create_default_context()
+
+
+def _check_certificates() -> None:
+    """OpenSSL ignores a file that it cannot use, and then trusts no server."""
+    if file := os.environ.get(CERTIFICATES):
+        try:
+            ssl.create_default_context().load_verify_locations(file)
+        except OSError as error:
+            raise UserError(f"{CERTIFICATES} {file}: holds no certificates that can be read "
+                            f"({first_line(error)}): correct the variable or unset it") from error
 
 
 async def _keep_to_the_server(response: Any) -> None:
-    """A redirect is followed only on the same server, or to the same host over TLS, and only where the
-    request stays what it is."""
+    """Follow a redirect only to the same server, or to the same host over TLS, with the method unchanged."""
     if not response.has_redirect_location:
         return
     here = response.request.url
@@ -111,7 +118,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _covers(entry: str, host: str) -> bool:
-    """What NO_PROXY may hold beside what `proxy_bypass` knows: *.host, [::1], addresses with a mask."""
+    """Forms of NO_PROXY that `proxy_bypass` does not know: *.host, [::1], addresses with a mask."""
     address = _address(host)
     if address is None:
         return entry.startswith("*.") and host.endswith(entry[1:])

@@ -1,13 +1,12 @@
 """In-process generation with transformers' continuous batching: for a GPU, `--generation continuous`.
 
 A finished reply's place is taken by the next prompt at once, where `HFEngine` waits for a batch's longest.
-What it gives up: noise is drawn from one stream for whatever is in flight, so a sampled reply depends on
-what else was asked and on the order, and the same command draws others. Greedy replies and scores do not
+But noise comes from one stream for whatever is in flight, so a sampled reply depends on what else was asked
+and in which order, and running the same command again draws different ones. Greedy replies and scores do not
 change. The journal keeps what was drawn, so a resumed run is still consistent with itself.
 """
 
 import copy
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +16,8 @@ from transformers import GenerationConfig
 
 from raft_fast.data.texts import Message
 from raft_fast.engines.base import Reply, Sampling, hand_over
-from raft_fast.engines.generation import lacking, own_settings
-from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.stopping import Call
+from raft_fast.engines.generation import Call, lacking, own_settings
+from raft_fast.engines.hf import BATCH_TOKENS, HFEngine
 from raft_fast.models.attention import PACKED
 from raft_fast.models.chat import Chat
 
@@ -33,29 +31,25 @@ class ContinuousEngine(HFEngine):
     """
 
     def __init__(
-        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, settings: Any = None
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
+        settings: Any = None,
     ) -> None:
-        super().__init__(model, chat, f"{identity} continuous", batch_size)
+        super().__init__(model, chat, f"{identity} continuous", batch_size, batch_tokens)
         self.settings = settings
 
     def _generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
     ) -> Iterator[tuple[int, Reply]]:
-        """Replies come once all prompts that were read ahead are answered, in order; an interrupt waits for
-        that too."""
+        """Replies come in order once all prompts read ahead are answered; an interrupt waits for that too."""
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
             if not asked:
                 continue
             prompts = [prompt for _, _, prompt in asked]
-            with self._turn:
-                call.go_on()
-                start = time.perf_counter()
-                with call.drawing(len(prompts), sampling.max_new_tokens):
-                    answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
-                seconds = (time.perf_counter() - start) / len(asked)
+            with self._turn, call.drawing(len(prompts), sampling.max_new_tokens):
+                answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
             yield from hand_over(
-                (index, self._read_answer(answer, len(prompt), seconds))
+                (index, self._read_answer(answer, len(prompt), call.seconds))
                 for (index, _, prompt), answer in zip(asked, answers, strict=True))
 
     def _read_answer(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:
@@ -68,10 +62,10 @@ class ContinuousEngine(HFEngine):
 @torch.no_grad()
 def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
                       settings: Any = None, logprobs: bool = False) -> list[Any]:
-    """A GenerationOutput of transformers for each prompt, None where there is none.
+    """A GenerationOutput of transformers for each prompt, None if it has none.
 
-    `settings` is a ContinuousBatchingConfig, of which the seed and whether log-probabilities come back are
-    set here. The scheduler's thread knows no autocast: the model computes in its own dtype.
+    `settings` is a ContinuousBatchingConfig, whose seed and return_logprobs are set here. The scheduler's
+    thread knows no autocast: the model computes in its own dtype.
     """
     from transformers import ContinuousBatchingConfig
 
@@ -89,7 +83,7 @@ def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling
 
 @contextmanager
 def _paged(model: Any) -> Iterator[None]:
-    """Without our own "packed" attention for a while: the scheduler knows transformers' own by name."""
+    """Without our "packed" attention for a while: the scheduler knows transformers' own by name."""
     own = model.config._attn_implementation
     if own == PACKED:
         model.set_attn_implementation("sdpa")

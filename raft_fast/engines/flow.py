@@ -5,7 +5,6 @@ import functools
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from raft_fast.data.texts import Message
 from raft_fast.engines.base import Reply, WindDown
 
-DRAIN_SECONDS = 10.0  # what requests in flight get when a user wants to leave: they are paid for
+DRAIN_SECONDS = 10.0  # for requests in flight when a user wants to leave: they are paid for
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
-"""Answers one conversation; None where the event was set before the request was sent."""
+"""Answers one conversation; None if the event was set before the request was sent."""
 Done = tuple[int, Future[Reply | None]]
 
 
@@ -44,21 +43,19 @@ class Call:
     def end(self, how: KeyboardInterrupt) -> None:
         """As if it were thrown into `replies`, from another thread."""
         self._done.put(how)  # before any request that is not sent because of it
-        self._stopped.set()  # at once, and not when the thread that waits comes to look: nothing more is sent
+        self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
 
     def replies(
         self, conversations: Iterable[list[Message]], ahead: int, patience: float
     ) -> Iterator[tuple[int, Reply]]:
         """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
-        Where a request raises, Ctrl-C is pressed or the call is ended, nothing more is sent; what requests
-        in flight still bring is yielded, and then it is raised. That takes `patience` seconds at most, after
-        Ctrl-C DRAIN_SECONDS; a second Ctrl-C does not wait.
+        If a request raises, Ctrl-C is pressed or the call is ended, nothing more is sent; replies that are in
+        flight are yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
+        DRAIN_SECONDS; a second Ctrl-C does not wait.
         """
-        numbered = enumerate(conversations)
-        failure: BaseException | None = None
+        numbered, more = enumerate(conversations), True
         try:
-            more = True
             while more or self._running:
                 while more and len(self._running) < ahead and self._done.empty():
                     following = next(numbered, None)
@@ -70,14 +67,13 @@ class Call:
                     assert reply is not None  # what was not sent comes after the failure
                     yield index, reply
         except (Exception, KeyboardInterrupt) as error:
-            failure = error
+            self._stopped.set()
+            yield from self._drain(DRAIN_SECONDS if _hurries(error) else patience)
+            raise
         finally:
             self._stopped.set()
-            if failure is None:
-                self._cancel()
-        if failure is not None:
-            yield from self._drain(DRAIN_SECONDS if _hurries(failure) else patience)
-            raise failure
+            for future in self._running:
+                future.cancel()
 
     def _start(self, index: int, messages: list[Message]) -> None:
         future = asyncio.run_coroutine_threadsafe(self._guarded(messages), background_loop())
@@ -99,51 +95,24 @@ class Call:
         return index, future.result()
 
     def _drain(self, patience: float) -> Iterator[tuple[int, Reply]]:
-        """What is in flight. That nothing else is wanted may be said again meanwhile, and more urgently."""
+        """Replies in flight. Another interrupt may come meanwhile, and a more urgent one."""
         end = time.monotonic() + patience
-        try:
-            while self._running:
-                try:
-                    done = self._done.get(timeout=max(0.0, end - time.monotonic()))
-                except queue.Empty:
-                    return
-                try:
-                    index, reply = self._result(done)
-                    if reply is not None:
-                        yield index, reply
-                except KeyboardInterrupt as again:
-                    if _hurries(again):
-                        end = min(end, time.monotonic() + DRAIN_SECONDS)
-                except (Exception, CancelledError):
-                    continue  # the first failure is the one that is raised
-        finally:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        for future in self._running:
-            future.cancel()
+        while self._running:
+            try:
+                done = self._done.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                return  # a second Ctrl-C here ends the wait
+            try:
+                index, reply = self._result(done)
+                if reply is not None:
+                    yield index, reply
+            except KeyboardInterrupt as again:
+                if _hurries(again):
+                    end = min(end, time.monotonic() + DRAIN_SECONDS)
+            except (Exception, CancelledError):
+                continue  # the first failure is the one that is raised
 
 
 def _hurries(error: BaseException) -> bool:
-    """Whether it is a user, or the system, who wants to leave."""
+    """Whether a user, or the system, wants to leave."""
     return isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
-
-
-class Calls:
-    """The calls of an engine that are not over."""
-
-    def __init__(self) -> None:
-        self._open: weakref.WeakSet[Call] = weakref.WeakSet()  # a call is over once nobody holds it
-        self._lock = threading.Lock()
-
-    def begin(self, ask: Ask) -> Call:
-        call = Call(ask)
-        with self._lock:
-            self._open.add(call)
-        return call
-
-    def end(self, how: KeyboardInterrupt) -> None:
-        """All of those begun so far; a later one is not concerned."""
-        with self._lock:
-            for call in self._open:
-                call.end(how)

@@ -1,5 +1,6 @@
-"""Sampling with transformers' `generate`: every row by random numbers of its own."""
+"""Sampling with transformers' `generate`: every row by random numbers of its own; calls that can be ended."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
+from raft_fast.engines.base import WindDown
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
 
@@ -15,11 +17,11 @@ def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[int]]:
-    """Sample a completion for each prompt: its token ids, up to and including the first eos, none of which
-    the tokenizer lacks.
+    """Sample a completion for each prompt: token ids up to and including the first eos, all of them known to
+    the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
-    `stopping` ends the batch early, rows without an eos are what there was of them.
+    `stopping` ends the batch early, rows without an eos are incomplete.
     """
     sampler = Sampler(temperature, seeds, max_new_tokens, model.device) if temperature > 0 else None
     return _generate(model, chat, prompts, max_new_tokens, sampler, stopping)
@@ -29,9 +31,9 @@ def sample_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int],
 ) -> list[tuple[list[int], list[float]]]:
-    """As `generate_ids`, temperature above 0: token ids and, of each, its log-probability in nats under
+    """As `generate_ids`, temperature above 0: token ids and each one's log-probability in nats under
     softmax(logits / temperature) over the ids that may be sampled."""
-    sampler = RecordingSampler(temperature, seeds, max_new_tokens, model.device)
+    sampler = Sampler(temperature, seeds, max_new_tokens, model.device, record=True)
     drawn = _generate(model, chat, prompts, max_new_tokens, sampler)
     logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
     return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
@@ -40,7 +42,6 @@ def sample_ids(
 @torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
 def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
               sampler: "Sampler | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
-    """The most likely completions, or with `sampler` a sample."""
     width = max(map(len, prompts))
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -54,15 +55,20 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
 
 
+def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
+    end = next((position for position, token in enumerate(ids) if token in eos_ids), len(ids))
+    return ids[: end + 1]
+
+
 def lacking(model: Any, chat: Chat) -> list[int] | None:
-    """What `generate` never samples: ids of the model that the tokenizer lacks."""
+    """Ids of the model that the tokenizer lacks, which `generate` never samples."""
     return chat.lacking(model.get_output_embeddings().weight.shape[0]) or None
 
 
 @contextmanager
 def own_settings(model: Any) -> Iterator[None]:
-    """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they
-    are merged into every config, and a trajectory must come from p_S itself."""
+    """Evaluation mode, and none of the model's generation defaults (penalties, suppressed tokens): they are
+    merged into every config, and a trajectory must come from p_S itself."""
     training, defaults = model.training, model.generation_config
     model.eval()
     model.generation_config = GenerationConfig()
@@ -79,45 +85,69 @@ class Sampler(LogitsProcessor):
 
     Row i's numbers come from seeds[i] alone, so its draws depend neither on its neighbours in the batch nor
     on the device. They are drawn beforehand: on a GPU each row and position would be a launch of its own.
+    With `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
     """
 
-    def __init__(self, temperature: float, seeds: Sequence[int], positions: int,
-                 device: torch.device) -> None:
-        self.temperature = temperature
+    def __init__(self, temperature: float, seeds: Sequence[int], positions: int, device: torch.device,
+                 record: bool = False) -> None:
+        self.temperature, self.record = temperature, record
+        self.logprobs: list[torch.Tensor] = []
         rows = [torch.rand(positions, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
                 for seed in seeds]
         self.uniform = iter(torch.stack(rows, dim=1).to(device))  # [rows, 1] a position
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores [rows, V] of which the drawn token alone is above -inf."""
-        return torch.full_like(scores, -torch.inf).scatter_(1, self.draw(self._probabilities(scores)), 0.0)
+        chosen = self.draw((scores.float() / self.temperature).softmax(1))
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Token ids [rows, 1] for the next position."""
         passed = probabilities.cumsum(1, dtype=torch.float64)
         # relative to the whole sum, which is 1 but for rounding; clamped for the same reason
         chosen = torch.searchsorted(passed, next(self.uniform) * passed[:, -1:], right=True)
-        return chosen.clamp_(max=probabilities.shape[1] - 1)
-
-    def _probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        return (scores.float() / self.temperature).softmax(1)
-
-
-class RecordingSampler(Sampler):
-    """Remembers how likely each drawn token was: `logprobs` has a float32 [rows] a position."""
-
-    def __init__(self, *asked: Any) -> None:
-        super().__init__(*asked)
-        self.logprobs: list[torch.Tensor] = []
-
-    def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
-        chosen = super().draw(probabilities)
-        self.logprobs.append(probabilities.gather(1, chosen).squeeze(1).log())
+        chosen.clamp_(max=probabilities.shape[1] - 1)
+        if self.record:
+            self.logprobs.append(probabilities.gather(1, chosen).squeeze(1).log())
         return chosen
 
 
-def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in eos_ids:
-            return ids[: position + 1]
-    return ids
+class Call(StoppingCriteria):
+    """One call of an engine of this process: how far its batch is, and whether it is to end. As a criterion
+    of `generate` it ends a batch after the token that is being drawn, unless it is a WindDown."""
+
+    def __init__(self) -> None:
+        self.ended: KeyboardInterrupt | None = None
+        self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
+        self.began = self.seconds = 0.0  # of this batch; of each reply of the last one
+
+    @contextmanager
+    def drawing(self, rows: int, longest: int) -> Iterator[None]:
+        """While `rows` replies of at most `longest` tokens are drawn together. Raises what the call was ended
+        with."""
+        self.go_on()
+        self.rows, self.longest, self.drawn, self.began = rows, longest, 0, time.monotonic()
+        try:
+            yield
+        finally:
+            self.rows, self.seconds = 0, (time.monotonic() - self.began) / rows
+
+    def under_way(self) -> str:
+        """What is being drawn, in words; empty if nothing."""
+        at = f", at token {self.drawn} of at most {self.longest}" if self.drawn else ""
+        return f"{self.rows} under way for {time.monotonic() - self.began:.0f} s{at}" if self.rows else ""
+
+    def end(self, how: KeyboardInterrupt) -> None:
+        """End the call, from any thread."""
+        self.ended = how
+
+    def go_on(self) -> None:
+        """Raises what the call was ended with."""
+        if self.ended is not None:
+            raise type(self.ended)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        """Whether each row is done, bool [rows]."""
+        self.drawn += 1
+        at_once = self.ended is not None and not isinstance(self.ended, WindDown)
+        return torch.full((len(input_ids),), at_once, device=input_ids.device)

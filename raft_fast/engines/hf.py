@@ -2,16 +2,14 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines.base import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
-from raft_fast.engines.generation import generate_ids
-from raft_fast.engines.stopping import Call, Calls
+from raft_fast.engines.base import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.generation import Call, generate_ids
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -43,26 +41,26 @@ class HFEngine:
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
-        self._calls = Calls()
+        self._calls: Calls[Call] = Calls()
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
-        """See `Engine`: no call begins another batch. With WindDown the one that is drawn is drawn to its
-        end; else it ends with the next token, and its replies that are whole are kept."""
+        """See `Engine`: no call begins another batch. With WindDown the current one is finished; else it ends
+        with the next token, and its complete replies are kept."""
         self._calls.end(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
-        return self._calls.under_way()
+        return next(filter(None, (call.under_way() for call in self._calls)), "")
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        return self._generate(conversations, sampling, self._calls.begin())
+        return self._generate(conversations, sampling, self._calls.begin(Call()))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        return self._score(conversations, self._calls.begin())
+        return self._score(conversations, self._calls.begin(Call()))
 
     def _generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
@@ -73,14 +71,10 @@ class HFEngine:
             for batch in self._batches(asked, longest):
                 prompts = [prompt for _, _, prompt in batch]
                 seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-                with self._turn:
-                    call.go_on()
-                    start = time.perf_counter()
-                    with call.drawing(len(prompts), longest):
-                        drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
-                                             seeds, [call])
-                    seconds = (time.perf_counter() - start) / len(drawn)
-                yield from hand_over((index, self._read(ids, len(prompt), seconds))
+                with self._turn, call.drawing(len(batch), longest):
+                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
+                                         seeds, [call])
+                yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
@@ -96,14 +90,10 @@ class HFEngine:
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
             for batch in self._batches(asked, 1):
-                with self._turn:
-                    call.go_on()
-                    start = time.perf_counter()
-                    with call.drawing(len(batch), 1):
-                        scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
-                    seconds = (time.perf_counter() - start) / len(scores)
+                with self._turn, call.drawing(len(batch), 1):
+                    scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                 yield from hand_over(
-                    (index, Reply("", "stop", len(prompt), 0, seconds=seconds, score=score))
+                    (index, Reply("", "stop", len(prompt), 0, seconds=call.seconds, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
@@ -111,8 +101,7 @@ class HFEngine:
                      prompt_tokens, len(ids), seconds=seconds)
 
     def _answer(self, ids: Sequence[int]) -> str:
-        """The text without thoughts. Special tokens may be what tells these from the answer, so where some
-        stand amid the reply they go last."""
+        """The text without thoughts. Special tokens inside the reply may delimit these, so they go last."""
         if self._special.keys().isdisjoint(ids[:-1]):
             return strip_thinking(self.chat.decode(ids))
         text = strip_thinking(self.chat.decode_all(ids))
@@ -159,7 +148,7 @@ class HFEngine:
         return list(losses.split([len(view.completion) for view in views]))
 
     def _read_ahead(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[Asked, Refused]]:
-        """Conversations with their prompts, a window of them at a time, and those that have none."""
+        """A window of conversations at a time: with their prompts, and those that the template refuses."""
         numbered = enumerate(conversations)
         while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
             asked: Asked = []

@@ -1,8 +1,7 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
 
-One model on one or more endpoints. What a request needs is in `endpoint`, how a server is reached in
-`connection`, how long to wait in `waiting`, what a failure means in `failures`, what was said in `answers`,
-how many are under way in `flow`.
+One model on one or more endpoints: `endpoint` sends requests and retries them, `connection` knows how a
+server is reached, `replies` what it said, `flow` keeps many requests under way.
 """
 
 import hashlib
@@ -10,29 +9,28 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines.answers import complaint, read_reply, refusal
-from raft_fast.engines.base import Price, Reply, Sampling, stable_seed, valid
+from raft_fast.engines.base import Calls, Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.endpoint import Endpoint, Pool
-from raft_fast.engines.failures import OutOfServiceError, RefusedError, is_for_good
-from raft_fast.engines.flow import Call, Calls, in_background
+from raft_fast.engines.endpoint import Endpoint, OutOfServiceError, Pool, RefusedError
+from raft_fast.engines.flow import Call, in_background
+from raft_fast.engines.replies import Fault, complaint, fault_of, read_reply, refusal
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import EngineOptions
 from raft_fast.run.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
-# Conversations of one call that stand in line: first come, first served, so that several threads' calls end
+# Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """A URL and the environment variable that holds its key."""
 
     url: str
@@ -42,30 +40,29 @@ class Address:
 class OpenAIEngine:
     """A model on servers; see `engines.base.Engine` for the protocol.
 
-    Its identity is the model's name (and what `extra_body` changes about it): the same model at
-    another address, or at one more, goes on where it was.
+    Its identity is the model's name, and a hash of `extra_body`: the same model at another address, or at one
+    more, goes on where it was.
     """
 
     def __init__(self, pool: Pool, model: str, options: EngineOptions, offered: Sequence[str] = ()) -> None:
         """`offered` are the models that the servers list, as far as they do."""
         self.pool, self.model, self.extra, self.offered = pool, model, options.extra_body, offered
-        self._calls = Calls()
+        self._calls: Calls[Call] = Calls()
         self.price = Price(*options.prices) if options.prices else None
         self.identity = model
-        if self.extra:
+        if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
-            # a hash: identities go into files that are passed on, and a body may hold anything
             self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     @classmethod
     def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
-        """The model that `MODEL@URL`, `URL` or `MODEL@URL+URL+...` names; without a name it is the
-        first that the server lists.
+        """The model that `MODEL@URL`, `URL` or `MODEL@URL+URL+...` names; without a name the first that the
+        server lists.
 
-        A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that the
-        URL's fragment names: `MODEL@https://host/v1#OTHER_KEY`. A name that no list has may still be
-        served (an alias): one request asks. Raises UserError where no endpoint can be reached, or one
-        refuses the key or serves no model, or not this one.
+        A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that the URL's
+        fragment names: `MODEL@https://host/v1#OTHER_KEY`. A name that no list has may be an alias: one
+        request checks. Raises UserError if no endpoint can be reached, or one refuses the key or serves no
+        model, or not this.
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -89,20 +86,20 @@ class OpenAIEngine:
     ) -> Iterator[tuple[int, Reply]]:
         """A request's seed comes from (sampling.seed, the conversation) alone.
 
-        Raises UserError where the server is gone or refuses the key or model, after yielding every
-        reply that had been paid for.
+        Raises UserError if the server is gone or refuses the key or model, after yielding every reply that
+        was paid for.
         """
         async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
             return await self._reply(messages, sampling, stopped)
 
-        return self._each(conversations, self._calls.begin(ask))
+        return self._each(conversations, self._calls.begin(Call(ask)))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read the score from the reply's text; one second chance with another seed."""
-        return self._each(conversations, self._calls.begin(self._score))
+        return self._each(conversations, self._calls.begin(Call(self._score)))
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
-        """See `Engine`: at once, however long the replies take that its callers wait for."""
+        """See `Engine`: takes effect at once, however long the callers' replies take."""
         self._calls.end(how)
 
     def under_way(self) -> str:
@@ -113,13 +110,12 @@ class OpenAIEngine:
         try:
             yield from call.replies(conversations, READ_AHEAD + self.pool.size, self.pool.patience)
         except OutOfServiceError as error:
-            raise refusal(error.address, error.variable, error.__cause__, self.model,
-                           self.offered) from error
+            raise refusal(error.address, error.variable, error.__cause__, self.model, self.offered) from error
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
     ) -> Reply | None:
-        """One reply without its thinking; what the server has against this request is its error."""
+        """One reply without its thinking, or with the error of this request; None if it was not sent."""
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
@@ -129,16 +125,16 @@ class OpenAIEngine:
                 {key: value for key, value in body.items() if value is not None}, stopped)
         except RefusedError as error:
             return Reply("", error=valid(complaint(error.__cause__)))
-        return None if answer is None else replace(read_reply(answer.body, longest), seconds=answer.seconds)
+        return None if answer is None else replace(read_reply(answer[0], longest), seconds=answer[1])
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
-        if first is None or first.error is not None:  # what the server has against it stays
+        if first is None or first.error is not None:  # what the server refused has no second chance
             return first
         if (read := as_score(first)).error is None:
             return read
         second = await self._reply(messages, SECOND_SCORING, stopped)
-        return None if second is None else second_attempt(first, as_score(second))
+        return None if second is None else second_attempt(first, second)
 
 
 def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
@@ -159,15 +155,15 @@ def _address(url: str) -> Address:
 
 
 def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:
-    """What the endpoint serves; empty where it keeps no list, None where it is down and may be."""
+    """The endpoint's models; empty if it keeps no list, None if it is down and `may_be_down`."""
     import openai
 
     try:
         return in_background(endpoint.models())
     except (openai.OpenAIError, TimeoutError) as error:
         status = getattr(error, "status_code", None)
-        if (status is not None and not is_for_good(error)) or status == 404:
-            return []  # a server may do without a list, or fail to make one: requests will tell
+        if status == 404 or (status is not None and fault_of(error) is not Fault.FOR_GOOD):
+            return []  # some servers have no list, or fail to make one: requests will tell
         if may_be_down and status is None:
             return None
         raise refusal(endpoint.address, endpoint.variable, error) from error

@@ -21,8 +21,11 @@ class Recipe:
     defaults: ClassVar[dict[str, Any]] = {}
 
     def answers(self, options: "Options") -> "Stage1 | None":
-        """Stage 1: who proposes, criticises and chooses the training answers (`raft_fast.refinement`). None:
-        the gold answers are trained on."""
+        """Where the training answers come from; None trains on the gold answers.
+
+        RAFT's stage 1 (`raft_fast.refinement.equations`) as far as --data_source asks for it. A method with
+        answers of its own returns a `Stage1` whose `decide` proposes, criticises and chooses.
+        """
         from raft_fast.refinement.equations import answers
 
         return answers(options)

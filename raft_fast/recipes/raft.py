@@ -9,6 +9,8 @@ For a question x with a gold answer y,
               q = p_T(· | x, ŷ, z)                 the frozen original, shown ŷ            Eq. 7
               L = L_SFT(ŷ) + λ L_KL(q, p_S)        on ŷ, and on the tokens of z            Eqs. 8-10
               λ = m̂_SFT / m̂_KL                     moving averages of both losses          Eqs. 11-12
+
+Stage 1 is `refinement/equations.py`.
 """
 
 from raft_fast.distillation.losses import CrossEntropy, Distillation, Term

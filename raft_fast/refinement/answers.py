@@ -8,7 +8,8 @@ from typing import Any
 from raft_fast.data.dataset import Row, read_table
 from raft_fast.data.training_rows import Data
 from raft_fast.engines.load import check_engines
-from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines, skipped
+from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
+from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.equations import answers
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.outputs import REFINED, add_calibration
@@ -45,7 +46,7 @@ def check_names(options: Options, run_dir: Path) -> None:
     """Raises UserError if a new run names a check or a judge that it cannot use; a resumed run tells what has
     changed."""
     if not run_dir.exists():
-        skipped(options.refine.skip_checks)
+        Checker.of(options.refine)
         if options.refine.fusion_rounds and options.train.data_source == "fused":
             check_once("--judge", options.refine.judge)
 

@@ -10,8 +10,8 @@ from raft_fast.run.options import EngineOptions
 @pytest.fixture
 def serve(monkeypatch):
     """Start servers; back-off and the look for a free endpoint take next to no time."""
-    monkeypatch.setattr("raft_fast.engines.waiting.FIRST_DELAY", 0.001)
-    monkeypatch.setattr("raft_fast.engines.waiting.LONGEST_DELAY", 0.01)
+    monkeypatch.setattr("raft_fast.engines.endpoint.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("raft_fast.engines.endpoint.LONGEST_DELAY", 0.01)
     monkeypatch.setattr("raft_fast.engines.endpoint.POLL", 0.001)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving() as start:

@@ -85,5 +85,5 @@ def test_a_score_is_read_in_time_that_grows_with_the_reply(unit):
 def test_what_shapes_a_score_is_changed_together_with_its_version():
     """A failure here: give score.VERSION a new value, so that older scores are not taken for new ones."""
     assert (score.VERSION, score.TOP, asdict(score.SCORING), asdict(score.SECOND_SCORING)) == (
-        "-single", 9, {"max_new_tokens": 2048, "temperature": 0.0, "seed": 0},
+        "-sure", 9, {"max_new_tokens": 2048, "temperature": 0.0, "seed": 0},
         {"max_new_tokens": 2048, "temperature": 0.7, "seed": 1})

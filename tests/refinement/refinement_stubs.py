@@ -9,9 +9,9 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import raft, refine
-from raft_fast.refinement.bench import Workbench, skipped
+from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import REWRITE, Candidate
-from raft_fast.refinement.checks import CHECKS
+from raft_fast.refinement.checks import CHECKS, Checker
 from raft_fast.refinement.parts import criticise
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -92,7 +92,7 @@ def rewritten(rows, replies, encoder, golds=None, skip_checks="", tau=0.0, optio
     """Candidates with these replies, criticised as rewrites."""
     prompts = load_prompts()
     bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(),
-                      skipped(skip_checks), None)
+                      Checker.of(RefineOptions(skip_checks=skip_checks)), None)
     found = [Candidate(one, REWRITE, 1, reply) for one, reply in zip(rows, replies, strict=True)]
     criticise(found, bench, prompts.rewrite, tau, option, retrieval=True)
     return found

@@ -85,6 +85,8 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
         answer_rows(*given)
+    gold = answer_rows(*given, lambda options: None)  # a recipe without answers of its own
+    assert [row.completion for row in gold] == ["answer 0", "answer 1"]
     assert engine.asked == []
     assert [row.completion for row in answer_rows(*given)] == ["said 0", "said 0"]
     assert len(locked) == 2

@@ -23,7 +23,7 @@ from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.weights import WEIGHTS_FILE
 from raft_fast.engines import Sampling
-from raft_fast.engines.answers import ending
+from raft_fast.engines.replies import ending
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.processes import Processes
