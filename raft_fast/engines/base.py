@@ -97,17 +97,12 @@ class Engine(Protocol):
         ...
 
 
-class Endable(Protocol):
-    """A call of an engine that another thread can end."""
-
-    def end(self, how: KeyboardInterrupt) -> None: ...
-
-
-Call = TypeVar("Call", bound=Endable)
+Call = TypeVar("Call", bound=Any)
 
 
 class Calls(Generic[Call]):
-    """The calls of an engine that are not over: a call is over once nobody holds it."""
+    """The calls of an engine that are not over (nobody holds those); each has `end(how:
+    KeyboardInterrupt)`."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[Call] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from raft_fast.data.texts import Message
 from raft_fast.engines.base import Reply, Sampling, hand_over
 from raft_fast.engines.generation import Call, lacking, own_settings
-from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.hf import BATCH_TOKENS, HFEngine
 from raft_fast.models.attention import PACKED
 from raft_fast.models.chat import Chat
 
@@ -31,9 +31,10 @@ class ContinuousEngine(HFEngine):
     """
 
     def __init__(
-        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, settings: Any = None
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
+        settings: Any = None,
     ) -> None:
-        super().__init__(model, chat, f"{identity} continuous", batch_size)
+        super().__init__(model, chat, f"{identity} continuous", batch_size, batch_tokens)
         self.settings = settings
 
     def _generate(
@@ -45,10 +46,10 @@ class ContinuousEngine(HFEngine):
             if not asked:
                 continue
             prompts = [prompt for _, _, prompt in asked]
-            with self._turn_of(call, len(prompts), sampling.max_new_tokens) as each:
+            with self._turn, call.drawing(len(prompts), sampling.max_new_tokens):
                 answers = draw_continuously(self.model, self.chat, prompts, sampling, self.settings)
             yield from hand_over(
-                (index, self._read_answer(answer, len(prompt), each.seconds))
+                (index, self._read_answer(answer, len(prompt), call.seconds))
                 for (index, _, prompt), answer in zip(asked, answers, strict=True))
 
     def _read_answer(self, answer: Any, prompt_tokens: int, seconds: float) -> Reply:

@@ -119,16 +119,18 @@ class Call(StoppingCriteria):
     def __init__(self) -> None:
         self.ended: KeyboardInterrupt | None = None
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
-        self.began = 0.0
+        self.began = self.seconds = 0.0  # of this batch; of each reply of the last one
 
     @contextmanager
     def drawing(self, rows: int, longest: int) -> Iterator[None]:
-        """While `rows` replies of at most `longest` tokens are drawn together."""
+        """While `rows` replies of at most `longest` tokens are drawn together. Raises what the call was ended
+        with."""
+        self.go_on()
         self.rows, self.longest, self.drawn, self.began = rows, longest, 0, time.monotonic()
         try:
             yield
         finally:
-            self.rows = 0
+            self.rows, self.seconds = 0, (time.monotonic() - self.began) / rows
 
     def under_way(self) -> str:
         """What is being drawn, in words; empty if nothing."""

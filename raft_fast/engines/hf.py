@@ -2,10 +2,7 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,13 +21,6 @@ READ_AHEAD = 32  # batches' worth of conversations that are sorted by length tog
 
 Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, prompt ids
 Refused = list[tuple[int, Reply]]
-
-
-@dataclass
-class Share:
-    """A reply's share of its batch's time."""
-
-    seconds: float = 0.0
 
 
 class HFEngine:
@@ -81,10 +71,10 @@ class HFEngine:
             for batch in self._batches(asked, longest):
                 prompts = [prompt for _, _, prompt in batch]
                 seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-                with self._turn_of(call, len(batch), longest) as each:
+                with self._turn, call.drawing(len(batch), longest):
                     drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
                                          seeds, [call])
-                yield from hand_over((index, self._read(ids, len(prompt), each.seconds))
+                yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
@@ -100,22 +90,11 @@ class HFEngine:
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
             for batch in self._batches(asked, 1):
-                with self._turn_of(call, len(batch), 1) as each:
+                with self._turn, call.drawing(len(batch), 1):
                     scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                 yield from hand_over(
-                    (index, Reply("", "stop", len(prompt), 0, seconds=each.seconds, score=score))
+                    (index, Reply("", "stop", len(prompt), 0, seconds=call.seconds, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
-
-    @contextmanager
-    def _turn_of(self, call: Call, rows: int, longest: int) -> Iterator["Share"]:
-        """The call's turn at the model for `rows` replies of at most `longest` tokens; gives each one's share
-        of the time, once it is over. Raises what the call was ended with."""
-        with self._turn:
-            call.go_on()
-            start, share = time.perf_counter(), Share()
-            with call.drawing(rows, longest):
-                yield share
-            share.seconds = (time.perf_counter() - start) / rows
 
     def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
         return Reply(self._answer(ids), "stop" if self._ended(ids) else "length",

@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import json
+import pkgutil
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +19,25 @@ if TYPE_CHECKING:
     from raft_fast.models.load import Quantization
 
 VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
+ENGINES = ((".*://", "raft_fast.engines.openai:OpenAIEngine"), (VLLM, "raft_fast.engines.vllm:VLLMEngine"))
+"""How names of engines begin (a pattern), and the class whose `connect(name, EngineOptions)` gives them;
+all other names are models for this process."""
+IN_PROCESS = {"batch": "raft_fast.engines.hf:HFEngine",
+              "continuous": "raft_fast.engines.continuous:ContinuousEngine"}
+"""Classes for --generation: called with model, chat, identity, rows and tokens of a batch."""
 
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
     engines: EngineOptions | None = None, option: str = "model",
 ) -> Engine:
-    """The engine a user names: self (`shared` where there is one, else --model), a folder, a hub
-    name, MODEL@URL / URL of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL.
-    `option` named it, for errors."""
+    """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, MODEL@URL / URL
+    of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL. `option` named it, for
+    errors."""
     engines = engines or EngineOptions()
-    if "://" in spec:
-        from raft_fast.engines.openai import OpenAIEngine
-
-        return OpenAIEngine.connect(spec, engines)
-    if spec.startswith(VLLM):
-        from raft_fast.engines.vllm import VLLMEngine
-
-        kwargs = engines.of(spec, spec.removeprefix(VLLM)).chat_template_kwargs
-        return VLLMEngine.load(spec.removeprefix(VLLM), kwargs)
+    for beginning, place in ENGINES:
+        if re.match(beginning, spec):
+            return pkgutil.resolve_name(place).connect(spec, engines)
     if spec == "self" and shared is not None:
         return shared
     return load_local(spec, options, engines, batch_size, option=option)
@@ -72,7 +74,7 @@ def load_local(
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
               batch_size: int = 32) -> "HFEngine":
     """A loaded model of transformers as an engine of this process. It moves to --device and into evaluation
-    mode; its attention packs where that changes nothing. Raises UserError where it cannot be used."""
+    mode; its attention packs if that changes nothing. Raises UserError if it cannot be used."""
     from raft_fast.models.load import fingerprint_loaded, load_chat, made_ready, pick_device
 
     own = engines.of("self", name)
@@ -96,18 +98,14 @@ def original_of(model: Any, tokenizer: Any, trained: bool, name: str, options: M
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
             own: EngineOptions) -> "HFEngine":
-    from raft_fast.engines.continuous import ContinuousEngine
-    from raft_fast.engines.hf import HFEngine
-
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    if own.generation == "continuous":
-        return ContinuousEngine(model, chat, f"{identity}{told}{bits}", batch_size)
-    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
+    kind = pkgutil.resolve_name(IN_PROCESS[own.generation])
+    return kind(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
 
 
 def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:
-    """How many tokens a conversation has for the model that `spec` names, without its weights; None
-    for a server, and where there is no tokenizer with a chat template to be had."""
+    """A function that counts a conversation's tokens for the model that `spec` names, without its weights;
+    None for a server, and if no tokenizer with a chat template can be loaded."""
     from transformers import AutoTokenizer
 
     from raft_fast.models.chat import Chat
@@ -120,20 +118,20 @@ def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]
     try:
         tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
         chat = Chat(tokenizer, None, name)
-    except Exception:  # what is wrong is said where it is needed
+    except Exception:  # the error is reported where the model is needed
         return None
     return lambda messages: len(chat.student_prompt(messages))
 
 
 def not_a_server(teacher: str) -> str:
-    """The teacher's name. Raises UserError where it names a server."""
+    """The teacher's name. Raises UserError if it names a server."""
     if "://" in teacher or teacher.startswith(VLLM):
         raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
     return teacher
 
 
 def check_engines(named: Iterable[tuple[str, str]]) -> None:
-    """Raises UserError where one of the (option, engine) is to run in vLLM, which is not installed."""
+    """Raises UserError if one of the (option, engine) needs vLLM, which is not installed."""
     for option, spec in named:
         if spec.startswith(VLLM) and importlib.util.find_spec("vllm") is None:
             raise UserError(f"{option} {spec}: vLLM is not installed: pip install vllm")

@@ -41,11 +41,9 @@ _TOO_LONG = re.compile(
     r"|length of the (prompt|message|input)|range of input length|max_seq_len|max_prompt_tokens"
     r"|exceed\w* (max|model).{0,9}(length|limit)", re.IGNORECASE | re.DOTALL)
 _STATUSES = (  # of errors that are only words
-    (429, "rate.?limit|too.?many|throttl|exhausted|quota"),
-    (503, "overload|unavailable|capacity|busy|try again|temporar"), (504, "time.?out|timed out|deadline"),
-    (500, "internal|server.?error|exception|crash|out.?of.?memory|engine"),
-    (401, "authenti|unauthori|api.?key"), (403, "permission|forbidden"), (404, "not.?found"),
-    (400, "invalid|bad.?request|validation|unsupported|context|too.?long"))
+    (429, "rate.?limit|too.?many|throttl|exhausted|quota|overload|unavailable|capacity|busy|temporar"),
+    (500, "server.?error|internal"), (401, "authenti|unauthori|api.?key"), (403, "permission|forbidden"),
+    (404, "not.?found"), (400, "invalid|bad.?request|validation|unsupported"))
 _NAMED = ("code", "status", "status_code", "statusCode", "type", "error_type", "errorType")
 _SAYS = ("message", "msg", "error", "errors", "detail", "description", "reason", "title")
 _TAGS = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from raft_fast.engines import Sampling
+
+SAMPLING = Sampling(seed=1)
+
 
 @dataclass(frozen=True)
 class Say:
@@ -51,6 +55,30 @@ def after(seconds, answer):
         time.sleep(seconds)
         handler.answer(answer)
     return late
+
+
+def body(text, status=200, kind="application/json", **headers):
+    """These bytes, whatever they are."""
+    said = text if isinstance(text, str) else json.dumps(text)
+    return lambda handler: handler.send(status, said, kind, headers)
+
+
+def then(*answers):
+    """The first answer to the first request with a text, and so on; the last one from there on."""
+    return lambda request, before: answers[min(before, len(answers) - 1)]
+
+
+def fails_for(text, fault, otherwise="fine"):
+    """A fault for one text alone."""
+    return lambda request, before: fault if request["messages"][0]["content"] == text else otherwise
+
+
+def one_turn_each(texts):
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def ask(engine, *texts, sampling=SAMPLING):
+    return dict(engine.generate(one_turn_each(texts), sampling))
 
 
 class Server(ThreadingHTTPServer):

@@ -5,10 +5,7 @@ import json
 import urllib.parse
 
 import pytest
-from faulty_server import Say
-from test_odd_servers import body
-from test_openai import ask
-from test_openai_faults import then
+from faulty_server import Say, ask, body, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Sampling

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_openai import ask
+from faulty_server import ask
 
 from raft_fast.engines.openai import parse_spec
 from raft_fast.run.config import parse

@@ -1,23 +1,14 @@
 """Servers that say in their own way how a reply ended, and what went wrong."""
 
-import json
 
 import pytest
-from faulty_server import Say
-from test_openai import ask
-from test_openai_faults import fails_for, then
+from faulty_server import Say, ask, body, fails_for, then
 
 from raft_fast.engines.base import FILTERED, TOO_LONG
 from raft_fast.engines.replies import read_reply, words
 from raft_fast.run.errors import UserError
 
 TEXT = {"role": "assistant", "content": "half of"}
-
-
-def body(text, status=200, kind="application/json", **headers):
-    """These bytes, whatever they are."""
-    said = text if isinstance(text, str) else json.dumps(text)
-    return lambda handler: handler.send(status, said, kind, headers)
 
 
 @pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", None, "",

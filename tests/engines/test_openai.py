@@ -8,27 +8,13 @@ import threading
 import time
 
 import pytest
-from faulty_server import Say
+from faulty_server import SAMPLING, Say, ask, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
 from raft_fast.engines.flow import Call
 from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
-
-SAMPLING = Sampling(seed=1)
-
-
-def one_turn_each(texts):
-    return [[Message(role="user", content=text)] for text in texts]
-
-
-def ask(engine, *texts, sampling=SAMPLING):
-    return dict(engine.generate(one_turn_each(texts), sampling))
-
-
-def scores(engine, *texts):
-    return dict(engine.score(one_turn_each(texts)))
 
 
 def test_replies_come_with_reason_tokens_and_without_thinking(serve, connect, monkeypatch):
@@ -51,14 +37,9 @@ def test_each_endpoint_has_its_own_key(serve, connect, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "one")
     monkeypatch.setenv("OTHER_KEY", "two")
     barrier = threading.Barrier(2)  # both servers are at work at the same time
-    servers = [serve(lambda request, before: after_all(barrier)) for _ in range(2)]
+    servers = [serve(lambda request, before: barrier.wait(5) >= 0 and "ok") for _ in range(2)]
     ask(connect(f"m@{servers[0].url}+{servers[1].url}#OTHER_KEY"), "a", "b")
     assert [server.requests[0]["authorization"] for server in servers] == ["Bearer one", "Bearer two"]
-
-
-def after_all(barrier):
-    barrier.wait(5)
-    return "ok"
 
 
 def test_the_seed_depends_on_the_conversation_and_the_seed_alone(serve, connect):
@@ -82,6 +63,9 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
     assert connect(server.url.removesuffix("/v1")).model == "first"
     server.models = ()
     with pytest.raises(UserError, match="serves no model"):
+        connect(server.url)
+    server.page = True
+    with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
         connect(server.url)
 
 
@@ -116,13 +100,6 @@ def test_options_of_one_model_override_those_of_all(serve, connect):
     assert connect(server).price is None
 
 
-def test_no_more_requests_at_once_than_allowed_and_the_slots_are_used(serve, connect):
-    six = threading.Barrier(6)  # none is answered before six are there
-    server = serve(lambda request, before: after_all(six))
-    assert len(ask(connect(server, requests_in_flight=6), *map(str, range(30)))) == 30
-    assert server.most == 6
-
-
 def test_the_least_loaded_endpoint_is_asked(serve, connect):
     """One of two answers ten times as fast; it gets most of the requests, the other is not idle."""
     slow, fast = (serve(lambda request, before, wait=wait: time.sleep(wait) or "ok")
@@ -152,22 +129,23 @@ def test_conversations_are_read_a_bounded_number_ahead(connect, monkeypatch):
     replies.close()
 
 
-def test_threads_may_share_an_engine(serve, connect):
-    """Together they keep to the endpoint's limit."""
-    server = serve(lambda request, before: time.sleep(0.01) or request["messages"][0]["content"])
-    engine, found = connect(server, requests_in_flight=3), {}
+def test_threads_share_an_engines_slots_and_no_more(serve, connect):
+    """None is answered before as many are there as may be."""
+    six = threading.Barrier(6)
+    server = serve(lambda request, before: six.wait(5) >= 0 and request["messages"][0]["content"])
+    engine, found = connect(server, requests_in_flight=6), {}
 
     def work(name):
-        replies = ask(engine, *(f"{name}{n}" for n in range(8)))
-        found[name] = [replies[place].text for place in range(8)]
+        replies = ask(engine, *(f"{name}{n}" for n in range(15)))
+        found[name] = [replies[place].text for place in range(15)]
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert found == {name: [f"{name}{n}" for n in range(8)] for name in "ab"}
-    assert server.most <= 3
+    assert found == {name: [f"{name}{n}" for n in range(15)] for name in "ab"}
+    assert server.most == 6
 
 
 def test_calls_of_several_threads_are_answered_in_the_order_they_came(serve, connect):
@@ -193,25 +171,14 @@ def test_calls_of_several_threads_are_answered_in_the_order_they_came(serve, con
     assert order[17:] == "b" * 15
 
 
-def test_an_unreachable_server_is_named(connect):
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1: cannot be reached .*start"):
-        connect("m@http://127.0.0.1:9")
-
-
 def test_one_of_several_endpoints_may_be_down(serve, connect):
     server = serve()
     replies = ask(connect(f"http://127.0.0.1:9+{server.url}"), *"abcdef")
     assert {reply.text for reply in replies.values()} == {"ok"}
     assert {request["model"] for request in server.requests} == {"first"}
-    with pytest.raises(UserError, match="cannot be reached"):
-        connect("m@http://127.0.0.1:9+http://127.0.0.1:10")
-
-
-def test_an_address_that_is_a_web_page_is_named(serve, connect):
-    server = serve()
-    server.page = True
-    with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
-        connect(server.url)
+    for spec in ("m@http://127.0.0.1:9", "m@http://127.0.0.1:9+http://127.0.0.1:10"):
+        with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1: cannot be reached .*start"):
+            connect(spec)
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
@@ -287,27 +254,21 @@ def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect
     assert len(server.requests) == 3
 
 
-def test_a_score_is_read_from_the_text(connect):
-    replies = scores(connect(lambda request, before: "**6**"), "a")
-    assert (replies[0].score, replies[0].text) == (pytest.approx(6 / 9), "**6**")
-
-
-def test_garbage_gets_a_second_chance_with_another_seed(serve, connect):
-    server = serve(lambda request, before: "no idea" if before == 0 else '{"score": 9}')
-    reply = scores(connect(server), "a")[0]
-    assert (reply.score, reply.text) == (1.0, '{"score": 9}')
-    assert (reply.prompt_tokens, reply.completion_tokens) == (14, 6)
-    first, second = server.requests
-    assert first["seed"] != second["seed"]
-    assert (first["temperature"], second["temperature"]) == (0.0, 0.7)
-
-
-def test_garbage_twice_is_an_error_that_quotes_it(serve, connect):
-    server = serve(lambda request, before: "no idea" if before == 0 else "11")
-    reply = scores(connect(server), "a")[0]
-    assert reply.text == ""
-    assert "the score 11 in the reply '11'" in reply.error
-    assert len(server.requests) == 2
+@pytest.mark.parametrize(("answers", "score", "says"), [
+    (["**6**"], 6 / 9, None), (["no idea", '{"score": 9}'], 1.0, None),
+    (["no idea", "11"], None, "the score 11 in the reply '11'"),
+    ([Say("<think>score: 7, or", reason="length")] * 2, None, "(cut off)")])
+def test_a_score_is_read_from_the_text_with_a_second_chance(serve, connect, answers, score, says):
+    """Which has another seed, and is paid for too."""
+    server = serve(then(*answers))
+    reply = dict(connect(server).score(one_turn_each("a")))[0]
+    assert reply.score == (score if score is None else pytest.approx(score))
+    assert reply.text == (answers[-1] if says is None else "")
+    assert says is None or says in reply.error
+    assert (reply.prompt_tokens, reply.completion_tokens) == (7 * len(answers), 3 * len(answers))
+    sent = [(request["seed"], request["temperature"]) for request in server.requests]
+    assert [temperature for _, temperature in sent] == [0.0, 0.7][: len(answers)]
+    assert len(dict(sent)) == len(answers)
 
 
 def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
@@ -326,11 +287,6 @@ def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
     threading.Timer(0.05, call.end, [KeyboardInterrupt()]).start()
     with pytest.raises(KeyboardInterrupt):
         list(call.replies([[]], ahead=1, patience=1))
-
-
-def test_a_judge_that_never_stops_thinking_says_it_was_cut_off(connect):
-    reply = scores(connect(lambda request, before: Say("<think>score: 7, or", reason="length")), "a")[0]
-    assert "(cut off)" in reply.error
 
 
 @pytest.mark.parametrize(("spec", "model", "addresses"), [

@@ -70,7 +70,7 @@ def test_it_is_loaded_by_its_name(vllm):
 
 
 def test_replies_come_in_windows_with_seeds_of_their_own(vllm):
-    engine = VLLMEngine.load("m")
+    engine = VLLMEngine.connect("vllm:m")
     replies = dict(engine.generate(iter(turns("a", "long", "a", "b", "c")), Sampling(9, 0.5, 3)))
     assert [len(messages) for messages, _, _ in engine.llm.calls] == [2, 2, 1]
     wanted = engine.llm.calls[0][1][0]
@@ -83,14 +83,14 @@ def test_replies_come_in_windows_with_seeds_of_their_own(vllm):
 
 def test_an_aborted_reply_is_not_whole(vllm, monkeypatch):
     monkeypatch.setattr(LLM, "ends", {"a": "abort", "b": "error", "c": "stop", "d": None})
-    replies = dict(VLLMEngine.load("m").generate(turns(*"abcd"), Sampling()))
+    replies = dict(VLLMEngine.connect("vllm:m").generate(turns(*"abcd"), Sampling()))
     assert [replies[place].text != "" for place in range(4)] == [False, False, True, True]
     assert "finish_reason 'abort'" in replies[0].error
     assert (replies[0].completion_tokens, replies[2].error) == (2, None)
 
 
 def test_scores_are_read_from_the_text_with_a_second_chance(vllm):
-    engine = VLLMEngine.load("m")
+    engine = VLLMEngine.connect("vllm:m")
     engine.llm.say = lambda text, wanted: "9" if text == "good" or wanted.temperature > 0 else "what?"
     replies = dict(engine.score(turns("good", "odd", "good")))
     assert [replies[place].score for place in range(3)] == [1, 1, 1]
@@ -102,4 +102,4 @@ def test_scores_are_read_from_the_text_with_a_second_chance(vllm):
 def test_without_vllm_the_install_line_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="pip install vllm"):
-        VLLMEngine.load("m")
+        VLLMEngine.connect("vllm:m")
