@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import CHECKS, COMPARING, Case
-from raft_fast.refinement.checks.meaning import bounds_of, duties
+from raft_fast.refinement.checks.meaning import bounds_of
 from raft_fast.refinement.checks.wording import phrases
 
 # the same said from below, and from above
@@ -152,11 +152,6 @@ def test_every_language_has_every_list():
     for language, lists in files.items():
         assert lists.keys() == files["English"].keys(), language
         assert all(phrase for one in lists.values() for phrase in one)
-
-
-def test_kinds_of_duty_are_told_apart():
-    assert set(duties("You must not smoke.")) == {"forbidden"}
-    assert set(duties("You do not have to smoke, and you must not.")) == {"forbidden", "optional"}
 
 
 @pytest.mark.parametrize(("gold", "answer", "reversed_"), [

@@ -5,6 +5,7 @@ Words show only so much: where they leave doubt nothing is flagged. They are in 
 
 import re
 from dataclasses import dataclass, field
+from itertools import product
 
 from raft_fast.refinement.checks.case import Case, remembered, words
 from raft_fast.refinement.checks.numbers import RANGE, Quantity, agree, in_digits, locate
@@ -31,9 +32,9 @@ STATED = (  # (kind, words of it before or after their quantity)
     ("change", rf"(?<!\w){SIDES.format('change')}(?:\s[^\W\d]+){{0,5}}\s(?P<of>{MARK})"),
     ("change", rf"(?P<of>{MARK})\s{SIDES.format('change')}(?!\w)"),
 )
-KINDS = ("forbidden", "optional", "permitted", "required")  # the first two hold words of the others
-CONFLICTS = ({"permitted", "forbidden"}, {"optional", "required"}, {"optional", "forbidden"})
-MODAL = (r"(?<!\w)(%(duty.{})s)\s+((?!%(denial.words)s\s)[^\W\d]+\s+(?!%(denial.words)s(?!\w))[^\W\d]+)")
+KINDS = ("forbidden", "optional", "may", "must")  # the first two hold words of the others
+DUTY = (r"(?<!\w)(?P<before>(?:[^\W\d]+\s+){{0,2}}?)(?P<phrase>%(duty.{0})s)(?!\w)"
+        r"(?=(?P<after>(?:\s+[^\W\d]+){{0,2}}))(?!\s+(?:\w+\s+)?%(denial.words)s(?!\w))")
 
 
 def negation(case: Case) -> str | None:
@@ -44,7 +45,9 @@ def negation(case: Case) -> str | None:
     if {gold, said} == {"yes", "no"}:
         there, here = (found[0].strip() for found in openings if found)
         return f"begins with {here!r}, the gold answer with {there!r}"
-    if any(one.denied != other.denied for one, other in _opposed(case)):
+    bounded = bounds_of(case.answer)
+    if any(side != one.side and one.denied != other.denied for one in bounds_of(case.gold)
+           for side, other in one.sides(bounded).items() if one.kind == "bound"):
         return None  # "a permit above 15 m2", "no permit up to 15 m2"
     (denied, gold_stems), (denies, stems) = map(_denials, (case.gold, case.answer))
     otherwise = [_denied_otherwise(text) for text in (case.gold, case.answer)]
@@ -109,13 +112,6 @@ def bounds(case: Case) -> str | None:
     return None
 
 
-def _opposed(case: Case) -> list[tuple[Bound, Bound]]:
-    """Bounds of the gold answer, each with one of the answer from the other side."""
-    said = bounds_of(case.answer)
-    return [(one, other) for one in bounds_of(case.gold) if one.kind == "bound"
-            for side, other in one.sides(said).items() if side != one.side]
-
-
 @remembered
 def bounds_of(text: str) -> list[Bound]:
     """Every quantity with a direction."""
@@ -139,34 +135,27 @@ def bounds_of(text: str) -> list[Bound]:
 
 
 def duty(case: Case) -> str | None:
-    """The same verb follows the other modal, or each text states one kind of duty and the two conflict."""
-    gold, said = _modals(case.gold), _modals(case.answer)
-    for mine, other in (("must", "may"), ("may", "must")):
-        for verb, modal in gold[mine].items():
-            if verb in said[other] and verb not in gold[other] and verb not in said[mine]:
-                return f"{said[other][verb]} {verb!r}, in the gold answer {modal}"
-    there, here = duties(case.gold), duties(case.answer)
-    if len(there) != 1 or len(here) != 1 or {*there, *here} not in CONFLICTS or _opposed(case) or any(
-            regex(TWISTED, guess_language(one)).search(in_digits(one)) for one in (case.gold, case.answer)):
-        return None  # "must not be below 5 m" requires, "forbidden above 5 m" permits
-    (kind, phrase), (told, by) = *there.items(), *here.items()
-    return f"{told} ({by!r}), in the gold answer {kind} ({phrase!r})"
+    """The same words follow, or precede, another kind of duty. What need not be done may be done."""
+    said = _duties(case.answer)
+    for about, there in _duties(case.gold).items():
+        here = said.get(about, {})
+        for kind, other in product(there, here) if about and not there.keys() & here.keys() else ():
+            if {kind, other} != {"may", "optional"}:
+                return f"{here[other]} {about!r}, in the gold answer {there[kind]}"
+    return None
 
 
 @remembered
-def duties(text: str) -> dict[str, str]:
-    """Every kind of duty that a text states, and the first words that state it."""
-    language, found, text = guess_language(text), {}, text.replace("’", "'")
+def _duties(text: str) -> dict[str, dict[str, str]]:
+    """The two words after each duty, or before it at a clause's end -> its kinds, and the words for them."""
+    language, found = guess_language(text), dict[str, dict[str, str]]()
+
+    def note(match: re.Match[str]) -> str:
+        about = (match["after"].strip() or match["before"].strip()).lower()
+        found.setdefault(" ".join(about.split()), {})[kind] = match["phrase"]
+        return f"{match['before']} ; "
+
+    text = text.replace("’", "'")
     for kind in KINDS:
-        stating = regex(rf"(?<!\w)(?=\w)%(duty.{kind})s(?!\w)", language)
-        if match := stating.search(text):
-            found[kind], text = match[0], stating.sub(" ; ", text)
+        text = regex(DUTY.format(kind), language).sub(note, text)
     return found
-
-
-@remembered
-def _modals(text: str) -> dict[str, dict[str, str]]:
-    """For must and may: the two words after it -> the modal."""
-    language = guess_language(text)
-    return {kind: {one[2].lower(): one[1] for one in regex(MODAL.format(kind), language).finditer(text)}
-            for kind in ("must", "may")}
