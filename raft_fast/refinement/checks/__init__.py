@@ -6,21 +6,11 @@ measures how often each is wrong itself.
 
 from dataclasses import dataclass, field, replace
 
+from raft_fast.refinement.checks import replies
 from raft_fast.refinement.checks.case import Case, Check
 from raft_fast.refinement.checks.meaning import bounds, duty, negation
 from raft_fast.refinement.checks.numbers import numbers
 from raft_fast.refinement.checks.patterns import Patterns, load_check, load_patterns
-from raft_fast.refinement.checks.replies import (
-    copy,
-    cut_off,
-    empty,
-    leak,
-    length,
-    loops,
-    marks,
-    refusal,
-    reply,
-)
 from raft_fast.refinement.checks.wording import language
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
@@ -28,11 +18,12 @@ from raft_fast.run.options import RefineOptions
 Checks = dict[str, str | None]
 """Every check by name: what is wrong, or None."""
 
-ALWAYS: dict[str, Check] = {"reply": reply, "empty": empty}  # without an answer nothing else can be checked
+# without an answer nothing else can be checked
+ALWAYS: dict[str, Check] = {"reply": replies.reply, "empty": replies.empty}
 CHECKS: dict[str, Check] = {
-    "cut_off": cut_off, "copy": copy, "length": length, "refusal": refusal, "loops": loops, "leak": leak,
-    "marks": marks, "language": language, "numbers": numbers, "negation": negation, "bounds": bounds,
-    "duty": duty,
+    "cut_off": replies.cut_off, "copy": replies.copy, "length": replies.length, "refusal": replies.refusal,
+    "loops": replies.loops, "leak": replies.leak, "marks": replies.marks, "language": language,
+    "numbers": numbers, "negation": negation, "bounds": bounds, "duty": duty,
 }
 COMPARING = ("numbers", "negation", "bounds", "duty")  # like patterns not made for texts that are too long
 RETRIEVAL = "retrieval"  # made by the filter, over all gold answers
@@ -57,8 +48,8 @@ class Checker:
             raise UserError(f"--check_patterns, --checks: a check is called {min(taken)} already")
         known, skip = [*CHECKS, RETRIEVAL, *patterns, *own], _names(options.skip_checks)
         if unknown := sorted({*skip} - {*known}):
-            raise UserError(
-                f"--skip_checks {', '.join(unknown)}: no such check; there are {', '.join(known)}")
+            raise UserError(f"--skip_checks {', '.join(unknown)}: no such check; there are {', '.join(known)}"
+                            ", and those of --check_patterns (references of legal_references) and --checks")
         return cls(frozenset(skip), patterns, own)
 
     def __call__(self, case: Case) -> Checks:
