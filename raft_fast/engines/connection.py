@@ -102,7 +102,7 @@ async def _keep_to_the_server(response: Any) -> None:
     here = response.request.url
     try:
         there = here.join(response.headers["location"])
-    except Exception:  # whatever the client has against such an address
+    except Exception:  # an address that the client cannot read
         there = None
     same = there is not None and here.host == there.host and (
         there.scheme == "https" or (here.scheme, here.port) == (there.scheme, there.port))

@@ -54,7 +54,7 @@ _PAGE, _SEARCHED = 100_000, 2_000  # characters of a complaint that are read, an
 class Fault(Enum):
     """What a failed attempt means for its request, its endpoint and the run."""
 
-    LOST = auto()  # the endpoint cannot be reached or hung up: it rests, others are tried
+    LOST = auto()  # the endpoint cannot be reached or hung up: it rests
     BUSY = auto()  # the endpoint has too much to do: it rests
     SLOW = auto()  # no whole answer in time
     PASSING = auto()  # another attempt may succeed
