@@ -19,7 +19,6 @@ setup(
         "raft_fast.recipes",
         "raft_fast.refinement",
         "raft_fast.refinement.checks",
-        "raft_fast.refinement.facts",
         "raft_fast.report",
         "raft_fast.run",
         "raft_fast.run.options",
@@ -34,8 +33,8 @@ setup(
         "raft_kernels": ["py.typed"],
         "raft_fast": ["py.typed"],
         "raft_fast.engines": ["prompts/*.txt"],
-        "raft_fast.refinement.checks": ["phrases/*.toml"],
+        "raft_fast.refinement.checks": ["*.toml", "phrases/*.toml"],
         "raft_fast.report": ["*.jinja", "*.css"],
-        "raft_fast_configs": ["*.yaml"],
+        "raft_fast_configs": ["*.toml", "*.yaml"],
     },
 )

@@ -14,16 +14,20 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import FAULTS
 from benchmarks.measure import command, results_root
 from raft_fast.engines import Reply
-from raft_fast.refinement.checks import CHECKS, Case, check
+from raft_fast.refinement.checks import CHECKS, Case, Checker
 from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.options import RefineOptions
 
 HERE = Path(__file__).parent
+CHECK = Checker.of(RefineOptions(check_patterns="legal_references"))
+NAMES = [*CHECKS, *CHECK.patterns]
 LONG = [  # texts of these alone are what takes checks the longest
     "1", "1,234 ", "1 234 ", "1.", " ", "\n", "a", "Ab1 ", "House and of ", "not ", "n't ",
     "| 1 | 2.5 m |\n", "[", '"', "<think>",
@@ -49,7 +53,7 @@ def objections(pairs: Iterable[Pair]) -> dict[str, Any]:
     total = 0
     for question, gold, answer in pairs:
         total += 1
-        told = check(Case(question, gold, Reply(answer)))
+        told = CHECK(Case(question, gold, Reply(answer)))
         found.update(name for name, reason in told.items() if reason is not None)
     return {"answers": total, "objections": dict(found.most_common())}
 
@@ -60,7 +64,7 @@ def caught(wrong: Iterable[tuple[str, Pair]]) -> dict[str, dict[str, int]]:
     for name, (question, gold, answer) in wrong:
         count = counts.setdefault(name, dict(NONE))
         count["faults"] += 1
-        count["caught"] += CHECKS[name](Case(question, gold, Reply(answer))) is not None
+        count["caught"] += CHECK(Case(question, gold, Reply(answer)))[name] is not None
     return counts
 
 
@@ -75,13 +79,14 @@ def planted(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[str, Pair]]:
 def slowest(size: int) -> str:
     """A line a check: the text of `size` characters that takes it the longest, gold and answer the same."""
     lines = []
-    for name, objects in CHECKS.items():
+    for name in NAMES:
+        only = replace(CHECK, skip=frozenset(NAMES) - {name})
         seconds: dict[str, float] = {}
         for unit in LONG:
             text = unit * (size // len(unit))
             for end in ENDS:
                 start = time.perf_counter()
-                objects(Case("What?", f"{text}{end}", Reply(f"not {text}{end}")))
+                only(Case("What?", f"{text}{end}", Reply(f"not {text}{end}")))
                 seconds[unit] = max(seconds.get(unit, 0), time.perf_counter() - start)
         worst = max(seconds, key=lambda unit: seconds[unit])
         lines.append(f"{name:<11}{1000 * seconds[worst]:>8.1f} ms for {worst!r}")
@@ -92,7 +97,7 @@ def table(result: dict[str, Any]) -> str:
     """A line a check: false alarms on harmless answers, faults found."""
     columns = ("translations", "paraphrases", "planted", "written")
     lines = ["".join([f"{'check':<11}", *(f"{name:>20}" for name in columns)])]
-    for name in CHECKS:
+    for name in NAMES:
         cells = [f"{name:<11}"]
         for column in columns:
             part = result[column]

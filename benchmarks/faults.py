@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable
 
-from raft_fast.refinement.facts import quantities
+from raft_fast.refinement.checks.numbers import locate
+from raft_fast.refinement.checks.patterns import load_patterns
 
 SWAPS = {
     "bounds": """at least/at most, at most/at least, up to/more than, more than/less than, over/under,
@@ -17,9 +18,12 @@ SWAPS = {
 BESIDE_A_NUMBER = r"(?=\W{1,3}(?:[^\W\d]+ ){0,1}\d)"
 
 
+LAW = load_patterns("legal_references")["references"]
+
+
 def numbers(text: str) -> str | None:
     """Another last digit in the first number."""
-    for one in quantities(text):
+    for one in locate(LAW.take(text)[1])[1]:
         place = re.search(rf"(?<![\w:.,]){re.escape(one.written)}(?![\w:])", text)
         digits = re.search(r"\d(?!\d)", one.written)
         if place and digits:

@@ -20,11 +20,10 @@ import torch
 
 from benchmarks import measure
 from benchmarks.step.ours import STILL, TEMPERATURE, Enough, Job, Stopwatch, chat_of, load
-from raft_fast.distillation import Adapter, Teacher, estimate, micro_batches
+from raft_fast.distillation import Adapter, Teacher, estimate
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
-from raft_fast.models.attention import shares_prompts
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions
 from raft_fast.run.options.data import SMOLLM2
@@ -49,8 +48,7 @@ def one_setting(job: Job, setting: str) -> dict[str, Any]:
                       learning_rate=STILL)
     terms = terms_of("raft", options)
     lengths = count_tokens(job.table(), chat, terms, options)
-    longest = micro_batches(job.plan()[:STEPS], lengths, options, shares_prompts(student))
-    found = estimate(student, teacher_model, longest, options)
+    found = estimate(student, teacher_model, lengths, options)
     for parameter in [*student.parameters(), *teacher_model.parameters()]:
         parameter.sum()  # weights of a file are there once they were read
     before = psutil.Process().memory_info().rss

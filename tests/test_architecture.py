@@ -23,11 +23,11 @@ from transformers import (
 )
 
 from raft_fast.distillation import Adapter, estimate
-from raft_fast.distillation.memory import Lengths
-from raft_fast.distillation.optimizer import checkpoint_activations
+from raft_fast.distillation.memory import Estimate
+from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.sharding import check_shards
 from raft_fast.distillation.stage2 import train_student
-from raft_fast.distillation.student import FullStudent, check_adapter
+from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.drift import compare_tokens
@@ -91,7 +91,7 @@ def folder(request, tmp_path):
 @pytest.mark.parametrize("folder", [name for name in CONFIGS if name != "mamba"], indirect=True)
 def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, monkeypatch):
     shown = []
-    monkeypatch.setattr("raft_fast.distillation.stage2.show_memory", shown.append)
+    monkeypatch.setattr(Estimate, "show", shown.append)
     model = ModelOptions(model=str(folder), device="cpu")
     options = Options(DataOptions(), model, EngineOptions(), ScreenOptions(), RefineOptions(), TRAIN,
                       AdapterOptions(use_peft=lora, lora_r=4), WatchOptions(), EvaluateOptions())
@@ -195,7 +195,7 @@ def test_layers_are_found_by_any_name():
 
 def test_memory_is_estimated_where_there_is_no_attention():
     mamba = AutoModelForCausalLM.from_config(MambaConfig(**TEXT, num_hidden_layers=2)).eval()
-    assert estimate(mamba, mamba, [Lengths(64, 16, 8, 30, 40)], TRAIN).needed > 0
+    assert estimate(mamba, mamba, {"r": RowLengths(30, 10, 40)}, TRAIN).needed > 0
 
 
 def test_a_model_whose_decoder_cannot_be_had_is_refused_when_it_is_loaded():

@@ -1,4 +1,4 @@
-"""docs/HOWTO.md names every key that stage 2 writes, and none that it does not."""
+"""docs/FILES.md names every key that stage 2 writes, and none that it does not."""
 
 import json
 
@@ -6,7 +6,7 @@ from documented import documented
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench
 from watching.watched_run import make_scorer, run
 
-from raft_fast.distillation.completions import LogCompletions
+from raft_fast.distillation.watching import LogCompletions
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.during_training import EvaluateEvery
 from raft_fast.run.folder import save_costs

@@ -184,7 +184,7 @@ def test_a_lora_run_is_trained_resumed_and_evaluated_like_any_other(home):
                "--eval_general_prompts", "0", "--load_best_model_at_end", "true", "--log_completions", "true",
                *RUN]
     said = command(home, "train", *options)
-    assert "to be had beyond the models" in said
+    assert "needed beyond the models" in said
     evaluations = [json.loads(line) for line in (home / "lora/evaluations.jsonl").read_text().splitlines()]
     best = min(evaluations, key=lambda line: line["eval_domain_nll"])
     assert (home / f"lora/best/step-{best['step']:06d}/model/adapter_model.safetensors").is_file()

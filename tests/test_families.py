@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.rollouts.handover import weights_for_engine
+from raft_fast.distillation.rollouts.vllm import weights_for_engine
 from raft_fast.distillation.student import check_adapter, make_student
 from raft_fast.engines.load import load_engine
 from raft_fast.recipes import terms_of

@@ -120,7 +120,7 @@ def test_setup_names_every_package_and_its_data():
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))])
+    str(path.relative_to(ROOT)) for room in ("docs", "dev") for path in (ROOT / room).rglob("*.md"))])
 def test_what_a_page_links_to_is_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

@@ -13,8 +13,9 @@ import pytest
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast.data.training_rows import Data
 from raft_fast.distillation.preflight import check_processes
-from raft_fast.distillation.rollouts.choose import check_rollouts
+from raft_fast.distillation.rollouts import check_rollouts
 from raft_fast.engines.load import check_engines
+from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import check_stage1
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
@@ -172,7 +173,7 @@ def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
 def test_stage_1_names_its_engines_only_where_it_is_due():
     raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
     with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):
-        check_stage1(raw, judged)
-    check_stage1(replace(raw, refined=True), judged)
+        check_stage1(raw, judged, RAFT().answers)
+    check_stage1(replace(raw, refined=True), judged, RAFT().answers)
     for source in ("gold", "rewrite"):
-        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source))
+        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source), RAFT().answers)

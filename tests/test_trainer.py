@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
-from raft_fast.distillation.rollouts.batched import BatchedRollouts
-from raft_fast.distillation.terms import CrossEntropy, Distillation
+from raft_fast.distillation import CrossEntropy, Distillation
+from raft_fast.distillation.rollouts.local import BatchedRollouts
 from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat

@@ -11,10 +11,9 @@ from tokenizers import AddedToken, models
 from transformers import AutoTokenizer, ContinuousBatchingConfig
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
-from raft_fast.distillation.rollouts import gap
-from raft_fast.distillation.rollouts.batched import BatchedRollouts
-from raft_fast.distillation.rollouts.continuous import ContinuousRollouts
-from raft_fast.distillation.rollouts.handover import suppressed
+from raft_fast.distillation.rollouts.buffer import GapCheck
+from raft_fast.distillation.rollouts.local import BatchedRollouts, ContinuousRollouts
+from raft_fast.distillation.rollouts.vllm import suppressed
 from raft_fast.engines import Sampling
 from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.generation import lacking
@@ -66,7 +65,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
     engine.sync(model)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)
-    assert gap.GapCheck(chat, temperature).check(0, model, DRAWS, drawn) < 1e-4
+    assert GapCheck(chat, temperature).check(0, model, DRAWS, drawn) < 1e-4
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

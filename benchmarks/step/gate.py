@@ -12,8 +12,8 @@ import torch
 from benchmarks.step.ours import TEMPERATURE, Job, chat_of, load, make_teacher
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Example, Reading
-from raft_fast.distillation.optimizer import adamw
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.student import adamw
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.load import frozen_dtype

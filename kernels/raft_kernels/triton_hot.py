@@ -1,6 +1,6 @@
 """The weight gradient of columns that many tokens name: one dense product instead of gathers.
 
-In real text a few thousand columns hold most of all entries (docs/PERFORMANCE.md counts them). A
+In real text a few thousand columns hold most of all entries (dev/PERFORMANCE.md counts them). A
 gathered entry costs D numbers of traffic, a column of a dense product N multiply-adds a number, and
 from about 45 of 8192 tokens on the product is cheaper. How many columns are taken follows from shapes, which
 ones from the counts, on the device: nothing waits for the GPU.

@@ -1,6 +1,6 @@
 """Sampled products on tensor cores: 64 neighbouring tokens load the union of their columns once.
 
-Neighbouring tokens of real text name mostly the same columns (docs/PERFORMANCE.md has the
+Neighbouring tokens of real text name mostly the same columns (dev/PERFORMANCE.md has the
 figures), so a tile's union is a quarter of what its tokens list one by one, and the product of
 the tile with its union is a small dense one. Of it each token keeps its own K entries: `plan`
 gives every id its place in its tile's union. Sizes depend on shapes only, so nothing waits for

@@ -1,6 +1,5 @@
 """Rows in and out: every format becomes `Row`s, in memory or left on disk, and every bad row is named."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -186,7 +185,7 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
     """A sha256 over everything in the rows, in order."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(dataclasses.asdict(row), sort_keys=True).encode())
+        digest.update(json.dumps(vars(row), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -206,7 +205,7 @@ class RowWriter:
         self._group: list[dict] = []
 
     def write(self, row: Row) -> None:
-        self._group.append(dataclasses.asdict(row))
+        self._group.append(vars(row))
         if len(self._group) == ROW_GROUP:
             self._flush()
 

@@ -1,16 +1,16 @@
 """Stage 2: the student samples, the teacher answers, two losses are balanced."""
 
-from raft_fast.distillation.callbacks import Callback, TrainingState
+from raft_fast.distillation.callbacks import Callback, SoftStop, TrainingState
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.lora import Adapter
-from raft_fast.distillation.memory import Estimate, estimate, micro_batches
-from raft_fast.distillation.planning import fitting, measure, plan, rows_per_step
+from raft_fast.distillation.losses import CrossEntropy, Distillation, Term
+from raft_fast.distillation.memory import Estimate, estimate
+from raft_fast.distillation.planning import fitting, measure, plan, rows_per_step, step_count
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
-from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.teacher import Teacher, Teaching
-from raft_fast.distillation.terms import CrossEntropy, Distillation, Term
 from raft_fast.distillation.weights import FullWeights, Weights
 
 __all__ = ["Adapter", "Callback", "CrossEntropy", "Distillation", "Draw", "Estimate", "FullWeights",
            "RolloutEngine", "SoftStop", "Teacher", "Teaching", "Term", "TrainingState", "Trajectory",
-           "Weights", "estimate", "fitting", "measure", "micro_batches", "plan", "rows_per_step", "train"]
+           "Weights", "estimate", "fitting", "measure", "plan", "rows_per_step", "step_count",
+           "train"]

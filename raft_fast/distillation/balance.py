@@ -1,8 +1,8 @@
 """λ, the weight of the KL loss (Eqs. 11-12): a number that is never differentiated.
 
-A balance is fed the two sizes of a step with `update` and gives λ with `weight`; `weight_with` gives the
-λ that these sizes lead to while they are still on the device. What the sizes are is the caller's: loss
-values (Eq. 12) or gradient norms at the hidden states.
+`update` takes the two sizes of a step, of the terms without λ ("sft") and of those with it ("kl"); `weight`
+gives λ, and `weight_with` the λ that sizes lead to which are still on the device. The caller chooses the
+sizes: loss values (Eq. 12) or gradient norms at the hidden states.
 """
 
 import math
@@ -61,7 +61,7 @@ class EmaBalance:
         return min(self.sft.corrected / (self.kl.corrected + EPSILON), self.lambda_max)
 
     def weight_with(self, sft: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-        """λ with the sizes of a step included, before `update` is told of them."""
+        """λ with the sizes of a step included, before `update` has them."""
         averages = self.sft.corrected_with(sft) / (self.kl.corrected_with(kl) + EPSILON)
         return averages.clamp(max=self.lambda_max)
 
@@ -76,12 +76,11 @@ class EmaBalance:
 
 @dataclass
 class FixedBalance:
-    """A constant λ."""
+    """A constant λ: nothing to learn or to restore."""
 
     value: float
 
-    def update(self, sft: float, kl: float) -> None:
-        """Nothing to learn."""
+    def update(self, sft: float, kl: float) -> None: ...
 
     def weight(self) -> float:
         return self.value
@@ -92,12 +91,11 @@ class FixedBalance:
     def state(self) -> dict[str, float]:
         return {}
 
-    def load(self, state: dict[str, float]) -> None:
-        """Nothing to restore."""
+    def load(self, state: dict[str, float]) -> None: ...
 
 
 def make_balance(options: TrainOptions) -> EmaBalance | FixedBalance:
-    """λ as the options ask; ema and gradient differ in what they are fed."""
+    """λ as --balance says; ema and gradient differ in the sizes that they get."""
     if options.balance == "fixed":
         return FixedBalance(options.fixed_lambda)
     return EmaBalance(options.ema_beta, options.lambda_max)

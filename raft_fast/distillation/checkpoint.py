@@ -1,18 +1,19 @@
 """Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all."""
 
+import base64
 import json
 import os
+import random
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from raft_fast.distillation.random_state import random_state, set_random_state
-from raft_fast.distillation.sharding import WholeOptimizer
-from raft_fast.distillation.weights import Weights
+from raft_fast.distillation.weights import Weights, WholeOptimizer
 from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json
@@ -143,3 +144,33 @@ def _put_moments(tensors: dict[str, torch.Tensor],
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def random_state() -> dict[str, Any]:
+    """The states of python's, numpy's and torch's generators, on the CPU and on every GPU."""
+    state: Any = np.random.get_state(legacy=True)  # a tuple; the stubs allow for the other form
+    name, keys, *rest = state
+    version, internal, gauss = random.getstate()
+    return {"python": [version, list(internal), gauss],
+            "numpy": [name, keys.tolist(), *rest],
+            "torch": _text(torch.get_rng_state()),
+            "cuda": [_text(state) for state in torch.cuda.get_rng_state_all()]}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave; GPUs that are not here any more are left out."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(_tensor(state["torch"]))
+    for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(_tensor(saved), device)
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _tensor(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -6,21 +6,19 @@ from typing import Any
 
 from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.distillation.balance import make_balance
-from raft_fast.distillation.callbacks import Callback, OverProcesses, TrainingState
-from raft_fast.distillation.clock import Clock
-from raft_fast.distillation.metrics import MetricsLog, peak_memory, speeds
-from raft_fast.distillation.optimizer import adamw, checkpoint_activations, schedule
-from raft_fast.distillation.out_of_memory import run_halving
+from raft_fast.distillation.callbacks import Callback, OverProcesses, StopOnBadSteps, TrainingState
+from raft_fast.distillation.losses import Term
+from raft_fast.distillation.memory import run_halving
+from raft_fast.distillation.metrics import Clock, MetricsLog, peak_memory, speeds
 from raft_fast.distillation.planning import plan, rows_per_step
 from raft_fast.distillation.resume import Resumable, seed_process
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine, make_engine
-from raft_fast.distillation.sharding import spread, weights_of
+from raft_fast.distillation.sharding import spread
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.stopping import StopOnBadSteps
+from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.terms import Term
-from raft_fast.distillation.weights import AsModel, Weights
+from raft_fast.distillation.weights import AsModel, Weights, weights_of
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes

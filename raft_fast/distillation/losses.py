@@ -1,11 +1,107 @@
-"""The two losses of a micro-batch as sums over the step's global counts, and how large each is."""
+"""What stage 2 minimises: terms with names, each a sum over the step's global counts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from raft_kernels import TopKTargets, topk_kl_loss
 
+from raft_fast.data.dataset import Row
+from raft_fast.distillation.examples import Count, Reading
+from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import Head
-from raft_fast.models.packing import to_device
+from raft_fast.models.packing import completion_ids, to_device
+from raft_fast.run.options import TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One part of the loss, L = Σ weight · value, where λ multiplies the `balanced` terms (Eqs. 11-12).
+
+    name: metrics.jsonl has its value as `<name>_loss`. draws: trajectories that it needs of every row.
+    taught: whether the teacher reads what the student does.
+    """
+
+    name: str
+    weight: float = 1.0
+    balanced: bool = False
+    draws: int = 0
+    taught: bool = False
+
+    def readings(self, row: Row, trajectories: Sequence[list[int]], chat: Chat) -> list[Reading]:
+        """What to score of a row; `trajectories` are the token ids that the student sampled for it."""
+        raise NotImplementedError
+
+    def value(self, hidden_ND: torch.Tensor, views: Sequence[View], head: Head,
+              targets: TopKTargets | None, step: Count) -> torch.Tensor:
+        """The loss of a micro-batch, a part of the step's: it divides by the counts of the whole `step`.
+
+        hidden_ND: the student's states that predict the N completion tokens of `views`. targets: the
+        teacher's distributions of the same tokens where the term is `taught`, else None.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Term):
+    """L_SFT: the mean of -log p_S(token) over the tokens of the step's training answers."""
+
+    name: str = "sft"
+
+    def readings(self, row: Row, trajectories: Sequence[list[int]], chat: Chat) -> list[Reading]:
+        return [Reading(chat.sft_view(row.prompt, row.completion))]
+
+    def value(self, hidden_ND: torch.Tensor, views: Sequence[View], head: Head,
+              targets: TopKTargets | None, step: Count) -> torch.Tensor:
+        return sft_loss(hidden_ND, completion_ids(views, hidden_ND.device), head, step.tokens)
+
+
+def answer(row: Row) -> str:
+    """The training answer, as what the teacher is shown (Eq. 7)."""
+    return row.completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Term):
+    """L_KL (Eq. 10): how far the student is from the teacher, on what the student itself has said.
+
+    shown: what the teacher reads beside the question, by default the training answer (Eq. 7); None: only
+    what the student reads. skip: first tokens of a trajectory that are read and not scored. divergence,
+    beta: as in `raft_kernels.topk_kl_loss`.
+    """
+
+    name: str = "kl"
+    draws: int = 1
+    taught: bool = True
+    shown: Callable[[Row], str] | None = answer
+    skip: int = 0
+    divergence: str = "forward_kl"
+    beta: float = 0.5
+
+    @classmethod
+    def of(cls, options: TrainOptions, **changes: Any) -> "Distillation":
+        """The term as the options ask for it, but for the `changes`."""
+        return cls(**{"draws": options.num_generations, "skip": options.num_loss_tokens_to_skip,
+                      "shown": answer if options.teacher_sees_answer else None,
+                      "divergence": options.divergence, "beta": options.jsd_beta, **changes})
+
+    def readings(self, row: Row, trajectories: Sequence[list[int]], chat: Chat) -> list[Reading]:
+        """Token ids of every trajectory behind two prompts; those skipped are the end of a prompt."""
+        spoken = [(ids[: self.skip], ids[self.skip :]) for ids in trajectories[: self.draws]]
+        if not any(scored for _, scored in spoken):
+            return []
+        own = chat.student_prompt(row.prompt)
+        taught = own if self.shown is None else chat.teacher_prompt(row.prompt, self.shown(row))
+        return [Reading(View(own + skipped, scored), View(taught + skipped, scored))
+                for skipped, scored in spoken if scored]
+
+    def value(self, hidden_ND: torch.Tensor, views: Sequence[View], head: Head,
+              targets: TopKTargets | None, step: Count) -> torch.Tensor:
+        assert targets is not None
+        return kl_loss(hidden_ND, targets, head, [len(view.completion) for view in views],
+                       step.sequences, self.divergence, self.beta)
 
 
 def ce_chunk(device: torch.device) -> int:

@@ -1,27 +1,34 @@
-"""About what training will need, against what is there, before anything has been paid for."""
+"""About what training will need beside what is free, and what happens where it is too much after all."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 import torch
+from rich.table import Table
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from raft_fast.data.dataset import Row
+from raft_fast.distillation.checkpoint import random_state, set_random_state
+from raft_fast.distillation.examples import Example
 from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.planning import RowLengths
-from raft_fast.distillation.rollouts.batched import RolloutBatch
-from raft_fast.models.architecture import layers, text_config
+from raft_fast.distillation.rollouts.local import ADVICE, RolloutBatch
+from raft_fast.distillation.step import Stepper
+from raft_fast.models.architecture import text_config
+from raft_fast.models.attention import shares_prompts
 from raft_fast.models.chat import View
-from raft_fast.models.packing import PASS_TOKENS, completion_hidden, consecutive, is_mixed
+from raft_fast.models.packing import completion_hidden, is_mixed
+from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
+from raft_fast.run.progress import console
 
+GIB = 1 << 30
 PROBES = (64, 128)  # tokens of the two passes whose saved tensors are counted
 # Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the
 # student's logit and log-probability 8, its gradient 4, the order that sorts the pairs by id 8, 4 to spare.
 PAIR_BYTES = 40
-SELECT_BYTES = 128 << 20  # of topk_targets, whatever it reads: tests/kernels/test_kernel_memory.py
 
 
 @dataclass(frozen=True)
@@ -40,66 +47,54 @@ class Estimate:
     def needed(self) -> int:
         return sum(self.staying.values()) + max(self.passing.values(), default=0)
 
-    @property
-    def fits(self) -> bool:
-        return self.needed <= self.free
+    def show(self) -> None:
+        """A line a part, and a warning if the sum is more than is free; an allocator may keep more."""
+        table = Table("memory of training, about", "GiB", title_justify="left")
+        for part, size in (("models, loaded", self.loaded), *self.staying.items(), *(
+                (f"{part} (they take turns)", size) for part, size in self.passing.items()),
+                ("needed beyond the models", self.needed), ("free", self.free)):
+            table.add_row(part, f"{size / GIB:.2f}")
+        console.print(table)
+        if self.needed > self.free:
+            console.print(f"this will probably not fit: {ADVICE}", markup=False, soft_wrap=True, style="red")
 
 
-def estimate(student: Any, teacher: Any | None, lengths: Sequence["Lengths"],
-             options: TrainOptions, processes: int = 1) -> Estimate:
-    """`student` and `teacher` are models, loaded; `lengths` those of every step (see `micro_batches`).
+def estimate(student: Any, teacher: Any | None, rows: Mapping[str, RowLengths], options: TrainOptions,
+             processes: int = 1) -> Estimate:
+    """`student` and `teacher` are models, loaded; `rows` as `measure` gives them.
 
-    With FSDP2 each of P processes keeps 1 / P of the student's weights, gradients and optimizer state. It
-    gathers embeddings and head for a whole pass and a layer where it is used, the next one meanwhile, each
-    with a gradient in full until that is shared out; rollouts are sampled from a whole copy.
+    Counted is the largest micro-batch possible: the longest rows together, with trajectories as long as they
+    may be. The teacher's own pass, which keeps nothing, is not. With FSDP2 each of P processes keeps 1 / P of
+    weights, gradients and optimizer state, and gathers a whole copy for rollouts.
     """
     parts = processes if options.parallelism == "fsdp2" else 1
-    trained = sum(stored_bytes(p) for p in student.parameters() if p.requires_grad)
-    weights = _weights(student)
-    shared = teacher is student
-    loaded = weights // parts + (0 if teacher is None or shared else _weights(teacher))
-    worst = max(lengths, key=lambda one: one.tokens)
-    passing = {"activations": _student_pass(student, worst, options)}
-    if teacher is not None:
-        passing["teacher"] = _teacher_pass(teacher, max(one.taught for one in lengths), worst, options)
-        passing["rollouts"] = _rollouts(student, options.max_completion_length + worst.prompt, options)
-    if parts > 1:
-        passing["activations"] += _gathered(student)
-        if teacher is not None and not is_mixed(student):  # sampled from a whole copy, in bf16 on a GPU
-            passing["rollouts"] += sum(p.numel() for p in student.parameters()) * student.dtype.itemsize
+    weights = _bytes(student)
+    trained = sum(stored_bytes(weight) for weight in student.parameters() if weight.requires_grad)
+    draws = options.num_generations if options.distillation else 0
+    prompts = 1 if shares_prompts(student) else draws + options.sft
+    drawn = draws * options.max_completion_length
+
+    def tokens(row: RowLengths) -> int:
+        return prompts * row.prompt + drawn + options.sft * row.answer
+
+    worst: list[RowLengths] = []
+    for row in sorted(rows.values(), key=tokens, reverse=True)[: options.per_device_train_batch_size]:
+        if not worst or sum(map(tokens, [*worst, row])) <= (options.max_tokens_per_micro_batch or math.inf):
+            worst.append(row)
+    sampled, answers = drawn * len(worst), options.sft * sum(row.answer for row in worst)
+    each, fixed = _activations(student, options.gradient_checkpointing)
+    passing = {"activations": sum(map(tokens, worst)) * each + fixed
+               + _heads(student, answers, sampled, options.teacher_top_k)}
+    if draws:
+        passing["rollouts"] = _rollouts(student, max(row.prompt for row in worst), options)
+        passing["rollouts"] += weights if parts > 1 else 0
+    loaded = weights // parts + (0 if teacher is None or teacher is student else _bytes(teacher))
     return Estimate({"gradients": trained // parts, "AdamW": 2 * trained // parts}, passing, loaded,
                     free_memory(student.device) + weights - weights // parts)
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens that a micro-batch brings into the student at most, its completion tokens, those of them that
-    are sampled, its longest prompt, and the tokens that the teacher reads."""
-
-    tokens: int
-    completions: int
-    sampled: int
-    prompt: int
-    taught: int
-
-
-def micro_batches(steps: Sequence[Sequence[Row]], rows: Mapping[str, RowLengths], options: TrainOptions,
-                  share: bool = False) -> list[Lengths]:
-    """Every micro-batch of a plan if all trajectories were as long as they may be; `rows` as `measure` gives
-    them. `share`: whether a row's prompt enters the model once (`attention.shares_prompts`); what prompts of
-    several rows begin with alike is counted for each."""
-    found = []
-    for step in steps:
-        each = [rows[row.row_id] for row in step]
-        sizes = [_lengths([one], options, share=False).tokens for one in each]
-        for group in consecutive(sizes, options.max_tokens_per_micro_batch or sum(sizes),
-                                 options.per_device_train_batch_size):
-            found.append(_lengths([each[index] for index in group], options, share))
-    return found
-
-
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had: on a GPU with what torch holds and does not use."""
+    """Bytes that are still available: on a GPU with what torch holds and does not use."""
     if device.type != "cuda":
         return psutil.virtual_memory().available
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -113,51 +108,23 @@ def stored_bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _weights(model: Any) -> int:
-    """Bytes of a model; tied weights once."""
-    return sum(stored_bytes(parameter) for parameter in model.parameters())
+def _bytes(model: Any) -> int:
+    """Of a model's weights; tied ones once."""
+    return sum(map(stored_bytes, model.parameters()))
 
 
-def _lengths(rows: Sequence[RowLengths], options: TrainOptions, share: bool) -> Lengths:
-    """Those of a micro-batch."""
-    draws = options.num_generations if options.distillation else 0
-    sampled = options.max_completion_length * len(rows) * draws
-    completions = sampled + (sum(row.answer for row in rows) if options.sft else 0)
-    times = 1 if share else draws + options.sft
-    prompts = times * sum(row.prompt for row in rows)
-    taught = sampled + draws * sum(row.shown for row in rows)
-    return Lengths(prompts + completions, completions, sampled, max(row.prompt for row in rows), taught)
-
-
-def _student_pass(model: Any, worst: Lengths, options: TrainOptions) -> int:
-    """What autograd keeps for every token, one layer's gradients at work, and the two heads.
-
-    With gradient checkpointing only each layer's input is kept, and one layer is made again.
-    """
-    kept, fixed = _activations(model)
-    layer = kept // text_config(model).num_hidden_layers
-    a_token = _saved_inputs(model) + 2 * layer if options.gradient_checkpointing else kept + layer
-    return worst.tokens * a_token + fixed + _heads(model, worst, options)
-
-
-def _activations(model: Any) -> tuple[int, int]:
-    """Bytes that autograd keeps of all layers: for every token, and once (bf16 copies of float32 weights
-    on a GPU). Counted in two passes, so adapters, frozen layers and bf16 are as they are."""
+def _activations(model: Any, checkpointing: bool) -> tuple[int, int]:
+    """Bytes that autograd keeps: for every token, one layer's gradients included, and once (bf16 copies of
+    float32 weights on a GPU). Counted in two passes, so adapters and bf16 are as they are; with checkpointing
+    only each layer's input is kept, and one layer is made again."""
+    config, was = text_config(model), model.training
     with torch.random.fork_rng():  # dropout draws; the run must not notice
-        was, checkpointing = model.training, getattr(model, "is_activation_checkpointing", False)
-        model.train()
-        if checkpointing:
-            model.activation_checkpointing_disable()
-        few, many = (_saved(model, tokens) for tokens in PROBES)
-        model.train(was)
+        few, many = (_saved(model.train(), tokens) for tokens in PROBES)
+    model.train(was)
     kept = (many - few) // (PROBES[1] - PROBES[0])
-    return kept, max(0, few - PROBES[0] * kept)
-
-
-def _saved_inputs(model: Any) -> int:
-    """Bytes a token under gradient checkpointing: one hidden state a layer."""
-    config = text_config(model)
-    return int(config.num_hidden_layers * config.hidden_size * model.dtype.itemsize)
+    layer = kept // config.num_hidden_layers
+    inputs = int(config.num_hidden_layers * config.hidden_size * model.dtype.itemsize)
+    return inputs + 2 * layer if checkpointing else kept + layer, max(0, few - PROBES[0] * kept)
 
 
 def _saved(model: Any, tokens: int) -> int:
@@ -172,61 +139,71 @@ def _saved(model: Any, tokens: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = completion_hidden(model, [View([0], [0] * (tokens - 1))], pad_id=0)
-    del hidden
+        _ = completion_hidden(model, [View([0], [0] * (tokens - 1))], pad_id=0)
     return sum(kept.values())
 
 
-def _heads(model: Any, worst: Lengths, options: TrainOptions) -> int:
-    """The two losses: logits of one chunk with their gradient, the head's own gradient once more where
-    it is trained, what is kept for every pair of token and id, states and their gradients; on a GPU a bf16
-    copy of the head and of its gradient."""
+def _heads(model: Any, answers: int, sampled: int, k: int) -> int:
+    """The losses: logits of one chunk with their gradient, the head's own gradient once more where it is
+    trained (on a GPU with bf16 copies), what is kept for a pair of token and id, states and gradients."""
     head = model.get_output_embeddings().weight
-    rows = min(ce_chunk(head.device), worst.completions - worst.sampled)
-    chunk = 2 * 4 * rows * head.shape[0]
-    again = 4 * head.numel() if head.requires_grad else 0
-    copies = 2 * 2 * head.numel() if is_mixed(model) else 0
-    pairs = PAIR_BYTES * worst.sampled * options.teacher_top_k
-    hidden = 4 * 3 * worst.completions * head.shape[1]
-    return chunk + again + copies + pairs + hidden
+    chunk = 2 * 4 * min(ce_chunk(head.device), answers) * head.shape[0]
+    again = (4 * head.requires_grad + 4 * is_mixed(model)) * head.numel()
+    return chunk + again + PAIR_BYTES * sampled * k + 4 * 3 * (answers + sampled) * head.shape[1]
 
 
-def _teacher_pass(model: Any, tokens: int, worst: Lengths, options: TrainOptions) -> int:
-    """Nothing is kept: one layer's states at a time (the residual, its norm, query and output of attention;
-    gate, up and their product), the selection, and the targets."""
-    config = text_config(model)
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = (4 * config.hidden_size + 3 * wide) * model.dtype.itemsize
-    return min(tokens, PASS_TOKENS) * layer + SELECT_BYTES + 12 * worst.sampled * options.teacher_top_k
-
-
-def _rollouts(model: Any, length: int, options: TrainOptions) -> int:
-    """What sampling holds. transformers: keys and values of one round, its logits (as they are, their
-    probabilities, what is handed back in float32, cumulative sums in float64), and where products are made
-    in fewer bits the weights in them. vLLM takes its share of the GPU while it is awake; a server has
-    memory of its own."""
+def _rollouts(model: Any, prompt: int, options: TrainOptions) -> int:
+    """Keys and values of one round of rollouts. vLLM takes its share of the GPU; a server is elsewhere."""
     if options.rollout_engine == "vllm_server":
         return 0
     if options.rollout_engine == "vllm":
         return int(options.vllm_gpu_memory_utilization * torch.cuda.mem_get_info(model.device)[1])
-    cache = 2 * _cached(text_config(model)) * model.dtype.itemsize
-    logits = (3 * 4 + 8) * model.get_output_embeddings().weight.shape[0]
+    config, length = text_config(model), prompt + options.max_completion_length
+    heads = getattr(config, "num_attention_heads", None) or 0  # none: no cache that grows
+    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    keys = config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     asked = (options.per_device_train_batch_size * options.gradient_accumulation_steps
              * options.steps_per_generation * options.num_generations)
-    cast = 2 * sum(p.numel() for p in model.parameters()) if is_mixed(model) else 0
-    return min(asked, RolloutBatch().fitting(length)) * (length * cache + logits) + cast
+    return int(min(asked, RolloutBatch().fitting(length)) * length * 2 * keys * model.dtype.itemsize)
 
 
-def _cached(config: Any) -> int:
-    """Numbers that a token's keys (or values) are, over all layers; none where there is no attention."""
-    heads = getattr(config, "num_attention_heads", None)
-    if not heads:
-        return 0
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width)
+def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]:
+    """`stepper.run`; out of memory, micro-batches are halved for good and the step begins again, with every
+    random generator where it was.
+
+    λ then comes from the averages of the step before, as in any step of several micro-batches. Raises
+    UserError where one row is too much, and with other processes, which would wait for ever.
+    """
+    before = random_state()
+    updating: list[bool] = []
+    hook = stepper.optimizer.register_step_pre_hook(lambda *_: updating.append(True))
+    try:
+        while True:
+            try:
+                return stepper.run(examples)
+            except torch.OutOfMemoryError as error:
+                reason = first_line(error)
+            # outside of the handler: the error holds on to everything the step has made
+            stepper.optimizer.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if updating:  # some weights may have been updated already
+                raise UserError(f"out of memory while the optimizer made its state ({reason}): {ADVICE}")
+            _halve(stepper, examples, reason)
+            set_random_state(before)
+    finally:
+        hook.remove()
 
 
-def _gathered(model: Any) -> int:
-    """FSDP2: embeddings, head and last norm, and two layers, each with a gradient of one of them."""
-    each = [_weights(layer) for layer in layers(model)]
-    return 2 * (_weights(model) - sum(each)) + 3 * max(each)
+def _halve(stepper: Stepper, examples: Sequence[Example], reason: str) -> None:
+    cut = stepper.limits.cut(examples)
+    rows, tokens = max(map(len, cut)), max(sum(example.tokens for example in part) for part in cut)
+    if rows == 1 or stepper.processes.size > 1:
+        most = max(example.tokens for example in examples)
+        at = f"with one row of {most} tokens" if rows == 1 else f"with {rows} rows a micro-batch in one of " \
+            f"several processes (--max_tokens_per_micro_batch {tokens // 2} halves them)"
+        raise UserError(f"out of memory {at} ({reason}): {ADVICE}")
+    stepper.limits = replace(stepper.limits, rows=(rows + 1) // 2)
+    console.print(f"out of memory with {rows} rows a micro-batch: retrying the step with micro-batches of "
+                  f"{(rows + 1) // 2} rows; gradients are unchanged, λ comes from the averages of the step "
+                  "before", markup=False, soft_wrap=True)

@@ -1,10 +1,12 @@
-"""metrics.jsonl: one JSON object a step, durable before anything else happens."""
+"""metrics.jsonl: one JSON object a step, durable before anything else happens; seconds, speeds and memory."""
 
 import json
 import os
 import resource
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,38 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Clock:
+    """Times named parts. On a GPU events mark them: the device is not waited for before `read`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.laps: list[tuple[str, object, object]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.laps.append((name, start, self._now()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds a name, device work included."""
+        seconds: dict[str, float] = {}
+        for name, start, end in self.laps:
+            seconds[name] = seconds.get(name, 0.0) + self._between(start, end)
+        return seconds
+
+    def _now(self) -> object:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @staticmethod
+    def _between(start: object, end: object) -> float:
+        if isinstance(start, float) and isinstance(end, float):
+            return end - start
+        end.synchronize()  # type: ignore[attr-defined]
+        return start.elapsed_time(end) / 1000  # type: ignore[attr-defined, no-any-return]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import newest_state
-from raft_fast.distillation.terms import Term
+from raft_fast.distillation.losses import Term
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
@@ -52,18 +52,21 @@ def _fitting_batch(rows: int, options: TrainOptions, processes: int, before: Seq
     return f"--per_device_train_batch_size {fits[0]} --gradient_accumulation_steps {fits[1]}"
 
 
+def step_count(rows: int, options: TrainOptions, size: int) -> int:
+    """Optimizer steps of a run. As in transformers, --max_steps decides alone where it is given."""
+    return options.max_steps if options.max_steps > 0 else options.num_train_epochs * -(-rows // size)
+
+
 def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:
     """The `size` rows of every optimizer step: each epoch in an order of its own, the last step of one may be
-    short. As in transformers, --max_steps decides alone where it is given."""
+    short."""
     steps: list[list[Row]] = []
-    epochs, most = options.num_train_epochs, options.max_steps
-    if most > 0:
-        epochs = -(-most // -(-len(rows) // size))
-    for epoch in range(epochs):
+    count = step_count(len(rows), options, size)
+    for epoch in range(-(-count // -(-len(rows) // size))):
         order = list(rows)
         random.Random(f"{seed} {epoch}").shuffle(order)
         steps += [order[start : start + size] for start in range(0, len(order), size)]
-    return steps[:most] if most > 0 else steps
+    return steps[:count]
 
 
 @dataclass(frozen=True)

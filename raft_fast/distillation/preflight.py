@@ -4,8 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from raft_fast.data.records import own_file
-from raft_fast.distillation.rollouts.choose import check_rollouts
-from raft_fast.distillation.trackers import find_trackers
+from raft_fast.distillation.rollouts import check_rollouts
+from raft_fast.distillation.watching import find_trackers
 from raft_fast.engines.load import not_a_server
 from raft_fast.models.fetch import own_folder
 from raft_fast.models.load import pick_device, quantization_config

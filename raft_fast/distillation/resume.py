@@ -1,4 +1,4 @@
-"""What of a run a checkpoint holds beside the weights, and going on from it."""
+"""What a checkpoint holds beside the weights, and resuming from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,11 @@ from typing import Any
 from transformers import set_seed
 
 from raft_fast.distillation.callbacks import TrainingState
-from raft_fast.distillation.checkpoint import restore, save_checkpoint
+from raft_fast.distillation.checkpoint import random_state, restore, save_checkpoint, set_random_state
 from raft_fast.distillation.planning import batch
-from raft_fast.distillation.random_state import random_state, set_random_state
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
-from raft_fast.distillation.sharding import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.weights import WholeOptimizer, gather_optimizer, gather_weights
 from raft_fast.engines import stable_seed
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
@@ -22,34 +21,11 @@ from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How a step is dealt to processes and cut into micro-batches of so many rows and tokens (0: any)."""
-
-    step_rows: int
-    processes: int
-    rows: int
-    tokens: int
-
-    def differs(self, other: "Cut") -> bool:
-        """Whether steps that were whole may now be cut, or the reverse."""
-        return (self.share <= self.rows, self.tokens) != (other.share <= other.rows, other.tokens)
-
-    @property
-    def share(self) -> int:
-        """The most rows of a step that a process has."""
-        return -(-self.step_rows // self.processes)
-
-    def __str__(self) -> str:
-        tokens = f" and {self.tokens} tokens" if self.tokens else ""
-        return f"{self.share} rows a process in micro-batches of at most {self.rows} rows{tokens}"
-
-
 @dataclass
 class Resumable:
-    """Everything that moves in a run. All processes call its methods together; the first one writes.
+    """The state of a run. All processes call its methods together; the first one writes.
 
-    rollouts: None where nothing is distilled. rows_per_step: over all processes.
+    rollouts: None if nothing is sampled. rows_per_step: over all processes.
     """
 
     state: TrainingState
@@ -62,8 +38,7 @@ class Resumable:
     rows: str  # fingerprint of what the steps are made of: one row more is another order for all of them
 
     def restore(self) -> None:
-        """Go back to the newest whole checkpoint, where there is one. Raises UserError where its steps had
-        other rows than these would have."""
+        """Go back to the newest whole checkpoint, if any. Raises UserError if its steps had other rows."""
         kept = restore(self._folder, self.state.weights, WholeOptimizer(self.stepper.optimizer))
         if kept is None:
             return
@@ -108,13 +83,18 @@ class Resumable:
         return bool(every or state.step == state.total or state.stop or state.finished)
 
     def _say_where_lambda_moves(self, kept: dict[str, Any]) -> None:
-        """A word where steps are cut otherwise than before, and λ comes from other averages."""
+        """A line where steps are cut differently from before, so that λ comes from different averages."""
         limits, processes = self.stepper.limits, Processes()
-        before = Cut(self.rows_per_step, len(kept.get("processes", [])) or 1,
-                     *kept.get("limits", [limits.rows, limits.tokens]))
-        now = Cut(self.rows_per_step, processes.size, limits.rows, limits.tokens)
-        if self.stepper.balances and processes.is_first and now.differs(before):
-            console.print(f"λ: {now} from here on, {before} before; in a step of several micro-batches λ "
+        cuts = []
+        for count, rows, tokens in (
+                (len(kept.get("processes", [])) or 1, *kept.get("limits", [limits.rows, limits.tokens])),
+                (processes.size, limits.rows, limits.tokens)):
+            share = -(-self.rows_per_step // count)
+            told = f"{share} rows a process in micro-batches of at most {rows} rows"
+            cuts.append(((share <= rows, tokens), told + (f" and {tokens} tokens" if tokens else "")))
+        (before, was), (now, told) = cuts
+        if self.stepper.balances and processes.is_first and now != before:
+            console.print(f"λ: {told} from here on, {was} before; in a step of several micro-batches λ "
                           "comes from the averages of the step before (lambda_exact in metrics.jsonl)",
                           markup=False, soft_wrap=True)
 
@@ -134,7 +114,7 @@ def of_each_process(engine: RolloutEngine | None, processes: Processes) -> list[
 
 def go_on(kept: Sequence[dict[str, Any]], engine: RolloutEngine | None, processes: Processes,
           seed: list[int]) -> None:
-    """Put back what `of_each_process` gave; as many processes as there were are needed, others draw anew."""
+    """Put back what `of_each_process` gave; with a different number of processes, draw anew."""
     if len(kept) != processes.size:
         seed_process(processes, *seed)
         return

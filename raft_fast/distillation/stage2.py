@@ -7,22 +7,19 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.training_rows import read_rejected
-from raft_fast.distillation.callbacks import Callback
-from raft_fast.distillation.live import StepsInProgress
+from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
-from raft_fast.distillation.memory import estimate, micro_batches
-from raft_fast.distillation.planning import fitting, measure, plan, rows_per_step
+from raft_fast.distillation.losses import Term
+from raft_fast.distillation.memory import estimate
+from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.sharding import longest_sequence
-from raft_fast.distillation.show_memory import show_memory
-from raft_fast.distillation.stopping import SoftStop
 from raft_fast.distillation.student import Student, make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
-from raft_fast.distillation.terms import Term
+from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local
 from raft_fast.models.architecture import positions
-from raft_fast.models.attention import shares_prompts
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.head import head_of
 from raft_fast.run.files import write_jsonl
@@ -91,11 +88,11 @@ def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Op
         reporter.say("λ: a step of one micro-batch has its own losses in the averages (Eqs. 11-12 exactly), "
                      "one of several takes the averages of the step before"
                      + "; metrics.jsonl says of each step which held (lambda_exact)")
-    steps = plan(rows, training, options.data.seed, rows_per_step(training, run_dir))
     if processes.is_first:
-        cut = micro_batches(steps, lengths, training, shares_prompts(model))
-        show_memory(estimate(model, frozen and frozen.model, cut, training, processes.size))
-    with reporter.phase("train", len(steps), "steps") as advance, SoftStop() as stopping:
+        kept = {row.row_id: lengths[row.row_id] for row in rows}
+        estimate(model, frozen and frozen.model, kept, training, processes.size).show()
+    steps = step_count(len(rows), training, rows_per_step(training, run_dir))
+    with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
         ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
                       [StepsInProgress(advance), *callbacks, stopping], student.weights, rollout_engine)
     if not ended:

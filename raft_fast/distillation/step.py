@@ -11,11 +11,11 @@ from raft_kernels import TopKTargets
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.balance import EmaBalance, FixedBalance
-from raft_fast.distillation.clock import Clock
 from raft_fast.distillation.examples import Counts, Example, Limits
+from raft_fast.distillation.losses import Term
+from raft_fast.distillation.metrics import Clock
 from raft_fast.distillation.sharding import accumulating, whole_tensor
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.terms import Term
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes

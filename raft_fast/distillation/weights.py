@@ -1,10 +1,14 @@
-"""The trained weights as files: what a checkpoint holds of the student."""
+"""The trained weights, and the optimizer's state, as whole tensors and files, however they are spread."""
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from raft_fast.distillation.sharding import is_sharded, whole_tensor
+from raft_fast.run.processes import Processes
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -86,3 +90,84 @@ def check_names(missing: list[str], unknown: set[str]) -> None:
     """Raises ValueError where a tensor is missing or unknown."""
     if missing or unknown:
         raise ValueError(f"its weights are not the model's: {[*missing, *sorted(unknown)][:3]}")
+
+
+class ShardedWeights(FullWeights):
+    """Weights of a sharded model. `gather` brings them whole to the first process, which may then save."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.whole: dict[str, torch.Tensor] = {}
+
+    def gather(self) -> None:
+        """All processes take part; on the first the tensors wait in main memory for `save`."""
+        self.whole = _gathered(self._tensors())
+
+    def save(self, folder: Path) -> None:
+        self._write(self.whole, folder)
+        self.whole = {}
+
+    def put(self, tensors: dict[str, torch.Tensor]) -> None:
+        own = self.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(_part(tensor, own[name]))
+
+
+def weights_of(model: Any, weights: Weights | None = None) -> Weights:
+    """What checkpoints hold of a model: `weights`, by default all; of a sharded one all."""
+    return ShardedWeights(model) if is_sharded(model) else weights or FullWeights(model)
+
+
+class WholeOptimizer:
+    """An optimizer's state in full, whatever part of it each process holds."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.whole: dict[int, dict[str, torch.Tensor]] = {}
+
+    def gather(self) -> None:
+        """All processes take part; on the first the tensors wait in main memory for `state_dict`."""
+        self.whole = {index: _gathered(values)
+                      for index, values in self.optimizer.state_dict()["state"].items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings, and the state as last gathered."""
+        return {**self.optimizer.state_dict(), "state": self.whole}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parts = {index: {name: _part(value, parameters[index]) for name, value in values.items()}
+                 for index, values in state_dict["state"].items()}
+        self.optimizer.load_state_dict({**state_dict, "state": parts})
+
+
+def _gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In full and in main memory, one after another; on the first process only."""
+    is_first, whole = Processes().is_first, {}
+    for name, tensor in tensors.items():
+        full = whole_tensor(tensor)
+        if is_first:
+            whole[name] = full.cpu()
+    return whole
+
+
+def _part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a tensor in full, sharded as `like` is; scalars stay whole."""
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def gather_weights(weights: AsModel) -> AsModel:
+    """Ready for the first process to save; all take part."""
+    if isinstance(weights.weights, ShardedWeights):
+        weights.weights.gather()
+    return weights
+
+
+def gather_optimizer(optimizer: torch.optim.Optimizer) -> WholeOptimizer:
+    """Ready for the first process to save; all take part."""
+    whole = WholeOptimizer(optimizer)
+    whole.gather()
+    return whole

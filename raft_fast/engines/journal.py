@@ -24,7 +24,7 @@ from raft_fast.run.errors import UserError
 FILE = "journal.jsonl"
 NOT_ASKED = "not asked: the run was stopped"
 FINISHED = {"finished": True}  # the last line of a run that came to its end
-SCORED = ("judge", "nll")  # kinds whose replies are scores
+SCORED = ("judge", "nll")  # kinds whose replies older journals hold as JSON
 KEY_BYTES = 16
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut at most this much
 READ_BYTES = 8192
@@ -178,7 +178,7 @@ class Journal:
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Reply:
         told = {name: value for name, value in vars(reply).items()
-                if name != "key" and (name != "score" or kind in SCORED)}
+                if name != "key" and (name != "score" or value is not None or kind in SCORED)}
         line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": told}
         with self._lock:
             if self._closed:

@@ -12,13 +12,16 @@ from safetensors import SafetensorError
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.bound import LambdaAtBound
 from raft_fast.distillation.checkpoint import checkpoints, step_of
-from raft_fast.distillation.completions import LogCompletions
-from raft_fast.distillation.first_batch import FirstBatch
 from raft_fast.distillation.metrics import cut_back
-from raft_fast.distillation.split import RolloutAdvice
-from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.distillation.watching import (
+    FirstBatch,
+    LambdaAtBound,
+    LogCompletions,
+    RolloutAdvice,
+    Trackers,
+    find_trackers,
+)
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
 from raft_fast.models.chat import Chat, View

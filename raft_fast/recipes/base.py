@@ -21,12 +21,10 @@ class Recipe:
     defaults: ClassVar[dict[str, Any]] = {}
 
     def answers(self, options: "Options") -> "Stage1 | None":
-        """Stage 1: who proposes, criticises and chooses the training answers (`raft_fast.refinement`). None:
-        the gold answers are trained on."""
-        from raft_fast.refinement.equations import answers
-
-        return answers(options)
+        """Where the training answers come from: a `Stage1` whose `decide` proposes, criticises and chooses.
+        None trains on the gold answers."""
+        return None
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
-        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.terms`)."""
+        """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""
         raise NotImplementedError

@@ -1,9 +1,16 @@
-"""Stage 1: propose, criticise and choose a domain's training answers (Eqs. 1-4)."""
+"""Stage 1: propose, criticise and choose a domain's training answers (Eqs. 1-4).
 
-from raft_fast.refinement.bench import Roles, Stage1, build_roles
-from raft_fast.refinement.equations import raft
+A recipe's page (`equations.py` is RAFT's) is written in these words: proposers `rewrite` and `fuse`; critics
+`criticise`, `judge` and `likelihoods`; choices `best` and `first_passing`.
+"""
+
+from raft_fast.refinement.bench import Request, Roles, Stage1, Workbench, build_roles
+from raft_fast.refinement.candidates import Candidate, Decision, best, first_passing
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.outputs import add_calibration
+from raft_fast.refinement.parts import criticise, fuse, judge, likelihoods, rewrite
 from raft_fast.refinement.pipeline import refine
 
-__all__ = ["Roles", "Stage1", "add_calibration", "build_roles", "index_golds", "raft", "refine"]
+__all__ = ["Candidate", "Decision", "Request", "Roles", "Stage1", "Workbench", "add_calibration", "best",
+           "build_roles", "criticise", "first_passing", "fuse", "index_golds", "judge", "likelihoods", "raft",
+           "refine", "rewrite"]

@@ -13,8 +13,8 @@ from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, name
 from raft_fast.engines.journal import Journal
 from raft_fast.engines.load import check_engines
 from raft_fast.refinement.candidates import Decision
-from raft_fast.refinement.checks import CHECKS
-from raft_fast.refinement.golds import RETRIEVAL, GoldIndex
+from raft_fast.refinement.checks import RETRIEVAL, Checker
+from raft_fast.refinement.golds import GoldIndex
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
@@ -59,7 +59,7 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
 
 def check_refinement(options: RefineOptions) -> None:
     """Preflight: raises UserError for unknown checks, bad lists of judges, engines that are not installed."""
-    skipped(options.skip_checks)
+    Checker.of(options)
     check_engines(named_engines(options))
 
 
@@ -103,15 +103,6 @@ def check_once(option: str, names: str) -> list[str]:
     return judges
 
 
-def skipped(names: str) -> frozenset[str]:
-    """The checks that --skip_checks names. Raises UserError for an unknown check name."""
-    skip = frozenset(name.strip() for name in names.split(",") if name.strip())
-    known = [*CHECKS, RETRIEVAL]
-    if unknown := sorted(skip - set(known)):
-        raise UserError(f"--skip_checks {', '.join(unknown)}: no such check; there are {', '.join(known)}")
-    return skip
-
-
 @dataclass(frozen=True)
 class Request:
     """What a row may ask one role for, at most: `times` such conversations. Scores are short."""
@@ -149,14 +140,14 @@ class Workbench:
     golds: GoldIndex | None
     prompts: Prompts
     sampling: Sampling
-    skip: frozenset[str]
+    check: Checker
     read: Callable[[Sequence[list[Message]]], list[Reply]] | None
 
     @classmethod
     def of(cls, options: RefineOptions, roles: Roles, encoder: SentenceEncoder, golds: GoldIndex | None,
            journal: Journal, activity: Activity, seed: int) -> "Workbench":
         """Raises UserError for an unknown check name and for prompts that cannot be used."""
-        skip, reader, heard = skipped(options.skip_checks), _Reader(roles.rewriter), activity.listener("nll")
+        check, reader, heard = Checker.of(options), _Reader(roles.rewriter), activity.listener("nll")
 
         def read(turns: Sequence[list[Message]]) -> list[Reply]:
             return journal.ask("nll", reader, turns, None, NLL_VERSION, heard)
@@ -166,8 +157,8 @@ class Workbench:
             options, Part("--rewriter", roles.rewriter, journal, activity.listener("rewrite")),
             None if roles.fuser is None else Part("--fuser", roles.fuser, journal, activity.listener("fuse")),
             [Part("--judge", engine, journal, activity.listener("judge")) for engine in roles.judges],
-            encoder, None if RETRIEVAL in skip else golds, load_prompts(options.prompts),
-            Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed), skip,
+            encoder, None if RETRIEVAL in check.skip else golds, load_prompts(options.prompts),
+            Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed), check,
             read if readable else None)
 
     @property

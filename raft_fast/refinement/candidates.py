@@ -108,7 +108,8 @@ def disagreement(scores: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """The candidates of a row and those that are trained on: no pick drops the row, several repeat it."""
+    """The candidates of a row and, among them, those that are trained on: no pick drops the row, several
+    repeat it."""
 
     row: Row
     candidates: list[Candidate]
@@ -152,28 +153,18 @@ class Decision:
         return {**dict.fromkeys((GOLD, REWRITE, FUSED)), **read} if read else None
 
     def _tokens(self) -> Record:
-        found = {"rewrite": Tokens(), "fuse": Tokens(), "judge": Tokens()}
+        found: dict[str, list[Reply]] = {"rewrite": [], "fuse": [], "judge": []}
         for one in self.candidates:
             if one.origin != GOLD:
-                found.setdefault(TASKS.get(one.origin, one.origin), Tokens()).add(one.reply)
-            for said in one.verdicts:
-                found["judge"].add(said.reply)
-        return {task: tokens.as_json() for task, tokens in found.items()}
+                found.setdefault(TASKS.get(one.origin, one.origin), []).append(one.reply)
+            found["judge"] += [said.reply for said in one.verdicts]
+        return {task: spent(*replies) for task, replies in found.items()}
 
 
-@dataclass
-class Tokens:
+def spent(*replies: Reply) -> dict[str, int]:
     """Tokens of requests and replies."""
-
-    prompt: int = 0
-    completion: int = 0
-
-    def add(self, reply: Reply) -> None:
-        self.prompt += reply.prompt_tokens
-        self.completion += reply.completion_tokens
-
-    def as_json(self) -> dict[str, int]:
-        return dict(vars(self))
+    return {"prompt": sum(reply.prompt_tokens for reply in replies),
+            "completion": sum(reply.completion_tokens for reply in replies)}
 
 
 def refined_rows(line: Record) -> list[Row]:
@@ -230,24 +221,21 @@ def _read(row: Row, origin: str, number: int, one: Record) -> Candidate:
 
 
 def _reply(one: Record) -> Reply:
-    spent = one.get("tokens") or {}
-    return Reply(one.get("text") or "", one.get("finish_reason") or "stop", spent.get("prompt", 0),
-                 spent.get("completion", 0), one.get("error"), key=one.get("key"))
+    tokens = one.get("tokens") or {}
+    return Reply(one.get("text") or "", one.get("finish_reason") or "stop", tokens.get("prompt", 0),
+                 tokens.get("completion", 0), one.get("error"), key=one.get("key"))
 
 
 def _as_json(one: Candidate) -> Record:
-    spent = Tokens()
-    spent.add(one.reply)
     return {"origin": one.origin, "number": one.number, "text": one.text or None,
             "finish_reason": one.reply.finish_reason, "error": one.reply.error, "key": one.reply.key,
-            "tokens": spent.as_json(), "scores": one.scores, "checks": one.objections, "passed": one.passed,
+            "tokens": spent(one.reply), "scores": one.scores, "checks": one.objections, "passed": one.passed,
             "verdicts": _said(one)}
 
 
 def _said(one: Candidate) -> list[Record]:
     return [{"judge": said.judge, "score": said.score, "error": said.error, "key": said.key,
-             "tokens": {"prompt": said.reply.prompt_tokens, "completion": said.reply.completion_tokens}}
-            for said in one.verdicts]
+             "tokens": spent(said.reply)} for said in one.verdicts]
 
 
 def _of(candidates: Iterable[Candidate], origin: str) -> list[Candidate]:

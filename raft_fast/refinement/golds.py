@@ -16,11 +16,11 @@ import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
+from raft_fast.refinement.checks import RETRIEVAL
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
-RETRIEVAL = "retrieval"
 FILE = "golds.npy"
 RANKS = 10  # how far down the list the own gold answer is looked for
 SAME = 0.95  # gold answers this similar say the same: they are no rivals

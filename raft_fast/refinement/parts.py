@@ -16,8 +16,7 @@ from raft_fast.engines import Reply
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
-from raft_fast.refinement.checks import Case, check
-from raft_fast.refinement.golds import RETRIEVAL
+from raft_fast.refinement.checks import RETRIEVAL, Case
 
 SIMILARITY_DIGITS, NLL_DIGITS = 6, 4
 
@@ -69,7 +68,7 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     for one, similarity in zip(candidates, cosines(gold_vectors, vectors), strict=True):
         case = Case(whole_question(one.row.prompt), one.row.gold, one.reply, prompt.text)
         one.scores[SIMILARITY] = similarity
-        one.objections.update(check(case, bench.skip))
+        one.objections.update(bench.check(case))
         if tau is not None:
             one.objections[SIMILARITY] = below(similarity, tau, option)
     if retrieval and bench.golds is not None:

@@ -158,9 +158,10 @@ class Tally:
         self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
         for task, spent in (line.get("tokens") or {}).items():
             self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
-        gold, *training = (one.scores.get(NLL) for one in (candidates[0], *picks[:1]))
-        if training and gold is not None and training[0] is not None:
-            self.gold_nll.add(gold)
+        gold, training = ([one.scores[NLL] for one in found if one.scores.get(NLL) is not None]
+                          for found in ([one for one in candidates if one.origin == GOLD], picks[:1]))
+        if gold and training:
+            self.gold_nll.add(gold[0])
             self.training_nll.add(training[0])
 
     def _add_verdicts(self, one: Candidate) -> None:

@@ -96,9 +96,10 @@ def model_card(run: RunFiles) -> str:
 
 
 def tags(config: Record) -> list[str]:
-    """What the Hub finds the model by: its recipe, and lora."""
+    """What the Hub finds the model by: its recipe (of file:Class the class), and lora."""
     plain = config.get("data_source") == "gold" and not config.get("distillation", True)
-    return ["sft" if plain else config.get("recipe") or "raft", *(["lora"] if config.get("use_peft") else [])]
+    recipe = "sft" if plain else str(config.get("recipe") or "raft").rpartition(":")[2]
+    return [recipe, *(["lora"] if config.get("use_peft") else [])]
 
 
 def shown_options(run: RunFiles) -> stage1.Lines:

@@ -25,7 +25,6 @@ LABELS = {
     "token_f1": "Token F1",
     "similarity": "Similarity to the gold answer",
     "number_f1": "Agreement of numbers (F1)",
-    "reference_f1": "Agreement of legal references (F1)",
     "nll": "Gold answer, nats per token",
     "strict_prompt": "Prompts followed, strict",
     "strict_instruction": "Instructions followed, strict",

@@ -20,7 +20,7 @@ from raft_fast.distillation import (
     rows_per_step,
     train,
 )
-from raft_fast.distillation.rollouts.gap import GapCheck
+from raft_fast.distillation.rollouts.buffer import GapCheck
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.student import LoraStudent, check_adapter
+from raft_fast.distillation.student import LoraStudent, adamw, check_adapter, checkpoint_activations
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import View
 from raft_fast.recipes import terms_of

@@ -7,23 +7,9 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, make_stepper
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import (
-    Adapter,
-    Estimate,
-    estimate,
-    fitting,
-    measure,
-    micro_batches,
-    plan,
-)
-from raft_fast.distillation import memory as memory_module
-from raft_fast.distillation.examples import Limits
-from raft_fast.distillation.memory import _activations, _saved
-from raft_fast.distillation.optimizer import checkpoint_activations
-from raft_fast.distillation.out_of_memory import run_halving
-from raft_fast.distillation.random_state import random_state
-from raft_fast.distillation.show_memory import show_memory
-from raft_fast.models.packing import lay_out
+from raft_fast.distillation import Adapter, Estimate, estimate, fitting, measure, memory, plan
+from raft_fast.distillation.checkpoint import random_state
+from raft_fast.distillation.memory import run_halving
 from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
@@ -42,12 +28,6 @@ def scarce(stepper, rows):
         return losses, measures
 
     stepper.student_pass.forward = forward
-
-
-def lengths_of(rows, chat, options):
-    """The micro-batches of a plan, four rows a step."""
-    lengths = measure(rows, chat, terms_of("raft", options), options)
-    return micro_batches(plan(rows, options, 0, 4), lengths, options)
 
 
 def examples_of(stepper, rows):
@@ -99,101 +79,67 @@ def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
         run_halving(stepper, examples_of(stepper, rows[:4]))
 
 
-def test_activations_are_what_autograd_keeps():
+def estimated(student, teacher, chat, options=OPTIONS, processes=1, rows=None):
+    """Of trajectories of eight tokens."""
+    options = replace(options, max_completion_length=8)
+    lengths = measure(rows or make_rows(6), chat, terms_of("raft", options), options)
+    return estimate(student, teacher, lengths, options, processes)
+
+
+def test_what_stays_is_counted(chat):
     model = make_model(0)
-    kept, fixed = _activations(model)
-    assert kept * 400 == pytest.approx(_saved(model.train(), 400), rel=0.1)
-    assert kept * 128 + fixed == pytest.approx(_saved(model.train(), 128), abs=64)
-    before = torch.get_rng_state()
-    checkpoint_activations(model)
-    assert _activations(model)[0] == pytest.approx(kept, rel=0.02)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert model.training
-
-
-def test_the_parts_of_an_estimate(chat):
-    model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
-    rows = make_rows(6)
-    lengths = lengths_of(rows, chat, options)
     numbers = sum(p.numel() for p in model.parameters())
-    found = estimate(model, make_model(0), lengths, options)
+    found = estimated(model, make_model(0), chat)
     assert found.staying == {"gradients": 4 * numbers, "AdamW": 8 * numbers}
     assert found.loaded == 2 * 4 * numbers
-    assert estimate(model, model, lengths, options).loaded == 4 * numbers  # LoRA: one copy
-    model.requires_grad_(False)
-    model.lm_head.requires_grad_(True)
-    assert estimate(model, None, lengths, options).staying["gradients"] == 4 * model.lm_head.weight.numel()
+    four = estimated(model, make_model(0), chat, replace(OPTIONS, parallelism="fsdp2"), 4)
+    assert four.staying == {"gradients": numbers, "AdamW": 2 * numbers}
+    assert four.loaded == numbers + 4 * numbers
+    assert four.passing["rollouts"] == found.passing["rollouts"] + 4 * numbers  # a whole copy samples
+    assert estimated(model, make_model(0), chat, processes=4).staying == found.staying
+    adapted = Adapter(model, AdapterOptions(use_peft=True)).model  # student and teacher are one
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    lora = estimated(adapted, adapted, chat)
+    assert lora.staying == {"gradients": 4 * trained, "AdamW": 8 * trained}
+    assert lora.loaded == 4 * sum(p.numel() for p in adapted.parameters())
 
 
-def test_fsdp2_divides_what_it_shards(chat):
-    """Weights, gradients and optimizer state by the number of processes; what it gathers comes on top."""
-    model, teacher = make_model(0), make_model(1)
-    options = replace(OPTIONS, max_completion_length=8, parallelism="fsdp2")
-    lengths = lengths_of(make_rows(6), chat, options)
-    alone, four = (estimate(model, teacher, lengths, options, processes) for processes in (1, 4))
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    assert alone.staying["gradients"] == weights
-    assert four.staying == {"gradients": weights // 4, "AdamW": weights // 2}
-    assert four.loaded == weights // 4 + weights
-    assert alone.loaded == 2 * weights
-    layer = 4 * sum(p.numel() for p in model.model.layers[0].parameters())
-    gathered = 2 * (weights - 2 * layer) + 3 * layer
-    assert four.passing["activations"] == alone.passing["activations"] + gathered
-    assert four.passing["rollouts"] == alone.passing["rollouts"] + weights  # a whole copy samples
-    copied = estimate(model, teacher, lengths, replace(options, parallelism="ddp"), 4)
-    assert copied.staying == alone.staying
+def test_activations_are_what_autograd_keeps():
+    model, before = make_model(0), torch.get_rng_state()
+    token, once = memory._activations(model, checkpointing=False)
+    kept = token * 2 / 3  # of two layers, whose states are kept; one layer's gradients come on top
+    assert kept * 400 + once == pytest.approx(memory._saved(model.train(), 400), rel=0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+    half, _ = memory._activations(make_model(0).bfloat16(), checkpointing=False)
+    assert half == pytest.approx(token / 2, rel=0.2)
+    deep = make_model(0, num_hidden_layers=8)
+    assert memory._activations(deep, True)[0] < memory._activations(deep, False)[0] / 2
+
+
+@pytest.mark.parametrize("less", [{"sft": False}, {"distillation": False}, {"per_device_train_batch_size": 2},
+                                  {"max_tokens_per_micro_batch": 100}, {"gradient_checkpointing": True}])
+def test_what_needs_less_is_estimated_at_less(chat, less):
+    model, options = make_model(0, num_hidden_layers=8), replace(OPTIONS, num_generations=2)
+    activations = [estimated(model, make_model(1), chat, asked).passing["activations"]
+                   for asked in (options, replace(options, **less))]
+    assert activations[1] < activations[0]
+
+
+def test_one_long_row_is_a_micro_batch_of_its_own(chat):
+    rows = make_rows(6)
+    rows[3] = replace(rows[3], completion="x" * 200)
+    capped = replace(OPTIONS, max_tokens_per_micro_batch=10)
+    found, alone = (estimated(make_model(0), None, chat, capped, rows=own) for own in (rows, rows[3:4]))
+    assert found.passing == alone.passing
 
 
 def test_rollout_engines_hold_what_is_theirs(chat, monkeypatch):
-    """On a GPU: vLLM its share while it is awake, a server nothing here, generate the weights in bf16."""
-    model, options = make_model(0), replace(OPTIONS, max_completion_length=8)
-    lengths = lengths_of(make_rows(6), chat, options)
-    here = estimate(model, make_model(1), lengths, options).passing["rollouts"]
-    monkeypatch.setattr(memory_module, "is_mixed", lambda model: True)
-    found = {}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 10 << 30))
-    for engine in ("transformers", "vllm", "vllm_server"):
-        asked = replace(options, rollout_engine=engine, vllm_gpu_memory_utilization=0.25)
-        found[engine] = estimate(model, make_model(1), lengths, asked).passing["rollouts"]
-    assert found == {"transformers": here + 2 * sum(p.numel() for p in model.parameters()),
-                     "vllm": 10 * (1 << 30) // 4, "vllm_server": 0}
-
-
-def test_what_needs_less_is_estimated_at_less(chat):
-    """bf16 halves what a token keeps, LoRA trains little, checkpointing keeps the layers' inputs."""
-    options = replace(OPTIONS, max_completion_length=8)
-    lengths = lengths_of(make_rows(6), chat, options)
-    plain = estimate(make_model(0, num_hidden_layers=8), None, lengths, options)
-    assert _activations(make_model(0).bfloat16())[0] == pytest.approx(_activations(make_model(0))[0] / 2,
-                                                                     rel=0.2)
-    again = estimate(make_model(0, num_hidden_layers=8), None, lengths,
-                     replace(options, gradient_checkpointing=True))
-    assert again.passing["activations"] < plain.passing["activations"] / 2
-    original = make_model(0)
-    adapted = Adapter(original, AdapterOptions(use_peft=True)).model
-    lora = estimate(adapted, adapted, lengths, options)
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert lora.staying == {"gradients": 4 * trained, "AdamW": 8 * trained}
-    assert lora.loaded == 4 * sum(p.numel() for p in adapted.parameters())  # student and teacher are one
-
-
-@pytest.mark.parametrize("off", [None, "sft", "distillation", "teacher_sees_answer"])
-def test_micro_batches_are_those_that_the_loop_cuts(chat, off):
-    """With trajectories as long as they may be: what student and teacher read, and what enters a row."""
-    rows, options = make_rows(6), replace(OPTIONS, max_completion_length=8, **({off: False} if off else {}))
-    steps, lengths = plan(rows, options, 0, 4), measure(rows, chat, terms_of("raft", options), options)
-    stepper = make_stepper(make_model(0), make_model(1), chat, options)
-    for asked in (options, replace(options, max_tokens_per_micro_batch=400, per_device_train_batch_size=2)):
-        limits = Limits(asked.per_device_train_batch_size, asked.max_tokens_per_micro_batch)
-        cuts = [cut for step in steps
-                for cut in limits.cut([stepper.example(row, [[70] * 8]) for row in step])]
-        found = micro_batches(steps, lengths, asked)
-        assert [one.tokens for one in found] == [sum(example.tokens for example in cut) for cut in cuts]
-        assert [one.taught for one in found] == [
-            sum(len(view.ids) for example in cut for view in example.teachers) for cut in cuts]
-        entering = [sum(segment.added for example in cut for segment in lay_out(example.students, share=True))
-                    for cut in cuts]
-        assert [one.tokens for one in micro_batches(steps, lengths, asked, share=True)] == entering
+    found = {engine: estimated(make_model(0), make_model(1), chat, replace(
+        OPTIONS, rollout_engine=engine, vllm_gpu_memory_utilization=0.25)).passing["rollouts"]
+        for engine in ("transformers", "vllm", "vllm_server")}
+    assert found.pop("transformers") > 0
+    assert found == {"vllm": 10 * (1 << 30) // 4, "vllm_server": 0}
 
 
 def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
@@ -201,16 +147,17 @@ def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
     monkeypatch.setattr(chat.template, "prompt", lambda messages, answer="": seen.append(messages) or [1])
     told = []
     lengths = measure(rows, chat, terms_of("raft", options), options, lambda: told.append(1))
-    micro_batches(plan(rows, options, 0, 4), lengths, options)
+    estimate(make_model(0), None, lengths, options)
+    plan(rows, options, 0, 4)
     fitting(rows, lengths, options, 512)
     assert (len(seen), len(told)) == (12, 6)  # the student's prompt and the teacher's
 
 
 def test_what_does_not_fit_is_said_before_it_costs_anything(capsys, monkeypatch):
-    monkeypatch.setattr(memory_module.psutil, "virtual_memory", lambda: type("M", (), {"available": 7}))
-    assert memory_module.free_memory(torch.device("cpu")) == 7
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("M", (), {"available": 7}))
+    assert memory.free_memory(torch.device("cpu")) == 7
     for free, said in ((1 << 40, False), (1 << 20, True)):
-        show_memory(Estimate({"gradients": 1 << 30, "AdamW": 2 << 30}, {"activations": 1 << 30}, 0, free))
+        Estimate({"gradients": 1 << 30, "AdamW": 2 << 30}, {"activations": 1 << 30}, 0, free).show()
         text = capsys.readouterr().err
         assert ("will probably not fit" in text) == said
         assert "4.00" in text

@@ -8,15 +8,15 @@ from tiny import make_model
 
 from raft_fast.distillation import Draw
 from raft_fast.distillation.resume import go_on, of_each_process, seed_process
-from raft_fast.distillation.rollouts import batched
-from raft_fast.distillation.rollouts.batched import BatchedRollouts, RolloutBatch
+from raft_fast.distillation.rollouts import local
+from raft_fast.distillation.rollouts.local import BatchedRollouts, RolloutBatch
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 
 
 def scarce(monkeypatch, rows):
     """Memory for at most `rows` rows of generation; returns the sizes that were tried."""
-    real, tried = batched.generate_ids, []
+    real, tried = local.generate_ids, []
 
     def generate(model, chat, prompts, *rest):
         tried.append(len(prompts))
@@ -24,7 +24,7 @@ def scarce(monkeypatch, rows):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore lines")
         return real(model, chat, prompts, *rest)
 
-    monkeypatch.setattr(batched, "generate_ids", generate)
+    monkeypatch.setattr(local, "generate_ids", generate)
     return tried
 
 

@@ -13,12 +13,9 @@ from transformers import ContinuousBatchingConfig, LlamaConfig
 
 from raft_fast.distillation import Adapter, Draw
 from raft_fast.distillation.rollouts import make_engine
-from raft_fast.distillation.rollouts.batched import BatchedRollouts
-from raft_fast.distillation.rollouts.continuous import ContinuousRollouts
-from raft_fast.distillation.rollouts.gap import GapCheck
-from raft_fast.distillation.rollouts.handover import weights_for_engine
-from raft_fast.distillation.rollouts.vllm import VLLMRollouts
-from raft_fast.distillation.rollouts.vllm_server import VLLMServerRollouts
+from raft_fast.distillation.rollouts.buffer import GapCheck
+from raft_fast.distillation.rollouts.local import BatchedRollouts, ContinuousRollouts
+from raft_fast.distillation.rollouts.vllm import VLLMRollouts, VLLMServerRollouts, weights_for_engine
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
@@ -150,7 +147,7 @@ def test_an_aborted_rollout_is_not_a_trajectory(chat, vllm, monkeypatch):
     assert [one.ids for one in engine.sample(DRAWS[:1])] == [one.ids for one in want]
     assert len(shortened) == 2
     shortened.clear()
-    monkeypatch.setattr("raft_fast.distillation.rollouts.vllm_server.ATTEMPTS", 2)
+    monkeypatch.setattr("raft_fast.distillation.rollouts.vllm.ATTEMPTS", 2)
     with pytest.raises(UserError, match=r"a trajectory could not be had in 2 attempts: .* was broken off"):
         engine.sample(DRAWS[:1])
 
@@ -235,7 +232,7 @@ def test_the_option_names_the_engine(chat, vllm, monkeypatch):
     assert isinstance(make_engine(server, chat, ON_GPU), VLLMServerRollouts)
     with pytest.raises(UserError, match="--vllm_server_base_url http://nobody: The vLLM server can't be"):
         make_engine(replace(server, vllm_server_base_url="http://nobody"), chat, ON_GPU)
-    monkeypatch.setattr("raft_fast.distillation.rollouts.choose.Processes", lambda: SimpleNamespace(size=2))
+    monkeypatch.setattr("raft_fast.distillation.rollouts.base.Processes", lambda: SimpleNamespace(size=2))
     with pytest.raises(UserError, match="it shares the GPU of one"):
         make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
 
@@ -252,7 +249,7 @@ def test_what_is_missing_is_named_with_its_install_line(chat, monkeypatch):
 def test_continuous_batching_that_loses_a_trajectory_says_so(chat, monkeypatch):
     engine = engine_of("continuous", chat)
     engine.sync(make_model())
-    monkeypatch.setattr("raft_fast.distillation.rollouts.continuous.draw_continuously",
+    monkeypatch.setattr("raft_fast.distillation.rollouts.local.draw_continuously",
                         lambda *_, **__: [None])
     with pytest.raises(UserError, match=r"its scheduler stopped\); use --rollout_engine transformers"):
         engine.sample(DRAWS[:1], logprobs=True)

@@ -11,8 +11,8 @@ from tiny import make_model
 from raft_fast.distillation import Teacher
 from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Counts, Limits
-from raft_fast.distillation.optimizer import adamw, checkpoint_activations
 from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.student import adamw, checkpoint_activations
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.packing import pack
 from raft_fast.recipes import terms_of

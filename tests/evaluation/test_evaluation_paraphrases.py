@@ -20,7 +20,7 @@ QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
     ("how high may a fence of 30 m under PBL 9 kap. 2 § be", "the same words"),
     (QUESTION.upper(), "the same words as the question"),
     ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", "numbers: lacks 30 m; adds 40 m"),
-    ("Under PBL, how high may a fence of 30 m be?", "references: lacks"),
+    ("Under PBL, how high may a fence of 30 m be?", "numbers: lacks 2, 9"),
     ("A fence of 30 m may be high under PBL 9 kap. 2 §.", "no longer a question"),
     ("Πόσο ψηλός μπορεί να είναι ένας φράχτης 30 m, PBL 9 kap. 2 §?", "has Greek letters"),
     ("", "empty reply"),

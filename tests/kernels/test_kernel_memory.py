@@ -108,7 +108,7 @@ RUNS = [_select, _logits, _backward, _weighted, _frozen]
 @pytest.mark.parametrize(("k", "vocab", "d"), [
     (512, 128256, 4096), (2048, 262144, 4096), (2048, 49152, 576), (2048, 128256, 2048)])
 def test_extra_memory_stays_below_its_bound(run, dtype, k, vocab, d):
-    """At most 512 MiB at N = 8192, whatever K and V: the goal of docs/PERFORMANCE.md."""
+    """At most 512 MiB at N = 8192, whatever K and V: the goal of dev/PERFORMANCE.md."""
     assert _peak(run, 8192, k, vocab, d, dtype) <= 512 * MIB
 
 

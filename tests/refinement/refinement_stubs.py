@@ -8,10 +8,11 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.engines.asking import load_prompts
-from raft_fast.refinement import raft, refine
-from raft_fast.refinement.bench import Workbench, skipped
+from raft_fast.recipes.raft import stage1
+from raft_fast.refinement import refine
+from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import REWRITE, Candidate
-from raft_fast.refinement.checks import CHECKS
+from raft_fast.refinement.checks import CHECKS, Checker
 from raft_fast.refinement.parts import criticise
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -83,7 +84,7 @@ def rows_of(count: int) -> list[Row]:
 
 def run(folder, rows, roles, encoder=None, reporter=None, *, skip_checks=UNCHECKED, given=None, **options):
     """RAFT's stage 1 with these options; `given` goes to `refine`. Returns the summary."""
-    stage = raft(RefineOptions(skip_checks=skip_checks, **options))
+    stage = stage1(RefineOptions(skip_checks=skip_checks, **options))
     return refine(rows, stage, roles, encoder or StubEncoder(), folder, reporter or Reporter(),
                   **(given or {}))
 
@@ -92,7 +93,7 @@ def rewritten(rows, replies, encoder, golds=None, skip_checks="", tau=0.0, optio
     """Candidates with these replies, criticised as rewrites."""
     prompts = load_prompts()
     bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(),
-                      skipped(skip_checks), None)
+                      Checker.of(RefineOptions(skip_checks=skip_checks)), None)
     found = [Candidate(one, REWRITE, 1, reply) for one, reply in zip(rows, replies, strict=True)]
     criticise(found, bench, prompts.rewrite, tau, option, retrieval=True)
     return found

@@ -31,17 +31,18 @@ def engine():
 
 
 def test_replies_come_in_order_and_are_asked_once(tmp_path, engine):
-    steps = []
-    with Journal(tmp_path) as journal:
-        assert ask(journal, engine, ["a", "b", "a"], steps=steps) == ["a 3", "b 3", "a 3"]
-        assert (journal.asked, journal.cached) == (2, 0)
-    assert len(engine.asked) == 2
-    assert sorted(steps) == [("a 3", True), ("b 3", True)]
-    with Journal(tmp_path) as journal:
-        assert ask(journal, engine, ["b", "a", "c"], steps=steps) == ["b 3", "a 3", "c 3"]
-        assert (journal.asked, journal.cached) == (1, 2)
+    long, steps = "é" * 30_000, []
+    for texts, fresh in ((["a", long, "a"], {"a", long}), ([long, "a", "c"], {"c"})):
+        with Journal(tmp_path) as journal:
+            assert ask(journal, engine, texts, steps=steps) == [f"{text} 3" for text in texts]
+            assert (journal.asked, journal.cached) == (len(fresh), len({*texts} - fresh))
+        assert sorted(steps) == sorted((f"{text} 3", text in fresh) for text in {*texts})
+        steps.clear()
     assert len(engine.asked) == 3
-    assert sorted(steps[2:]) == [("a 3", False), ("b 3", False), ("c 3", True)]
+    line = json.loads((tmp_path / FILE).read_text().splitlines()[0])
+    with Journal(tmp_path) as journal:
+        reply, = journal.ask("rewrite", engine, [engine.asked[0]], SAMPLING, "v1", lambda reply, fresh: None)
+    assert (line["key"], line["reply"]["text"]) == (reply.key, reply.text)
 
 
 @pytest.mark.parametrize("change", [
@@ -78,22 +79,6 @@ def test_what_failed_in_a_run_that_was_cut_short_is_asked_again(tmp_path):
     journal.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     with Journal(tmp_path) as journal:
         assert ask(journal, flaky("better"), ["a"]) == ["better"]
-
-
-def test_a_reply_knows_its_line(tmp_path, engine):
-    with Journal(tmp_path) as journal:
-        reply, = journal.ask("rewrite", engine, [[Message(role="user", content="a")]], SAMPLING, "v1",
-                             lambda reply, fresh: None)
-    line = json.loads((tmp_path / FILE).read_text().splitlines()[0])
-    assert (line["key"], line["reply"]["text"]) == (reply.key, "a 3")
-
-
-def test_long_replies_are_read_back_whole(tmp_path):
-    engine = StubEngine("long", lambda text, seed: text * 30_000)
-    for _ in range(2):
-        with Journal(tmp_path) as journal:
-            assert ask(journal, engine, ["é", "b"]) == ["é" * 30_000, "b" * 30_000]
-    assert len(engine.asked) == 2
 
 
 def test_threads_that_want_the_same_reply_ask_once(tmp_path):
@@ -170,28 +155,19 @@ def test_every_reply_is_on_disk_before_the_next_one_is_asked_for(tmp_path):
     assert lines == [0, 1, 2]
 
 
-def test_a_torn_last_line_is_cut_and_only_it_is_asked_again(tmp_path, engine):
-    with Journal(tmp_path) as journal:
-        ask(journal, engine, ["a", "b"])
-    path = tmp_path / FILE
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1][:-20])
-    with Journal(tmp_path) as journal:
-        ask(journal, engine, ["a", "b"])
-        assert (journal.asked, journal.damaged) == (1, 1)
-    replies = [line for line in map(json.loads, path.read_text().splitlines()) if "key" in line]
-    assert len(replies) == 2
-
-
-def test_a_damaged_line_in_the_middle_is_skipped_and_counted(tmp_path, engine):
+@pytest.mark.parametrize("damage", [
+    lambda lines: lines[0] + lines[1] + lines[2][:-20],  # cut short by a crash
+    lambda lines: lines[0] + lines[1] + b"\x00\xff garbage\n",
+    lambda lines: lines[0] + b"\x00\xff garbage\n" + lines[2]])
+def test_a_damaged_line_is_counted_and_only_it_is_asked_again(tmp_path, engine, damage):
     with Journal(tmp_path) as journal:
         ask(journal, engine, ["a", "b", "c"])
     path = tmp_path / FILE
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + b"\x00\xff garbage\n" + lines[2])
-    with Journal(tmp_path) as journal:
-        assert ask(journal, engine, ["a", "b", "c"]) == ["a 3", "b 3", "c 3"]
-        assert (journal.asked, journal.damaged) == (1, 1)
+    path.write_bytes(damage(path.read_bytes().splitlines(keepends=True)))
+    for asked, damaged in ((1, 1), (0, path.read_bytes().count(b"garbage"))):
+        with Journal(tmp_path) as journal:
+            assert ask(journal, engine, ["a", "b", "c"]) == ["a 3", "b 3", "c 3"]
+            assert (journal.asked, journal.damaged) == (asked, damaged)
 
 
 @pytest.mark.parametrize(("field", "value", "text", "asked"), [
@@ -224,6 +200,18 @@ def test_an_older_journal_holds_scores_and_likelihoods_as_json(tmp_path, kind, t
         later = StubEngine("echo", lambda text, seed: Reply("later"))
         reply, = journal.ask(kind, later, [conversation], None, "v1", lambda reply, fresh: None)
     assert (reply.text, reply.score, reply.completion_tokens) == finds
+
+
+@pytest.mark.parametrize("kind", ["judge", "nll", "reward"])
+def test_a_score_is_a_number_in_the_journal(tmp_path, kind):
+    engine = StubEngine("judge", lambda text, seed: Reply("because", score=0.25))
+    for _ in range(2):
+        with Journal(tmp_path) as journal:
+            reply, = journal.ask(kind, engine, [[Message(role="user", content="a")]], None, "v1",
+                                 lambda reply, fresh: None)
+        assert (reply.text, reply.score) == ("because", 0.25)
+    assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["reply"]["score"] == 0.25
+    assert len(engine.asked) == 1
 
 
 def test_a_second_process_on_the_folder_is_refused(tmp_path):

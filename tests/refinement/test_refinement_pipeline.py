@@ -134,15 +134,12 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
     ({1: 0.3, 2: 0.7, 3: 0.5}, 3, "fusion 2"),  # never reached: the best of all rounds
 ])
 def test_rounds_stop_early_and_the_best_one_wins(tmp_path, scores, rounds, chosen):
+    """Greedy fusions would all be the same, so there is one round then."""
     roles = Roles(writer(), fuser(), [judge(answer=by_fusion(scores))])
     table, decisions, _ = refined(tmp_path, roles, fusion_rounds=3)
     assert len(decisions[0]["rounds"]) == rounds
     assert table[0].completion == chosen
-
-
-def test_greedy_fusions_would_repeat_so_there_is_one_round(tmp_path):
-    _, decisions, _ = refined(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=3,
-                          rewrite_temperature=0.0)
+    _, decisions, _ = refined(tmp_path / "greedy", roles, fusion_rounds=3, rewrite_temperature=0.0)
     assert len(decisions[0]["rounds"]) == 1
 
 
@@ -192,23 +189,20 @@ def test_a_judge_that_works_once_may_fail_later(tmp_path):
     assert [one["score"] for one in decisions[0]["rounds"]] == [0.1, None, None]
 
 
-def test_a_second_run_asks_for_nothing_and_decides_the_same(tmp_path):
-    first = refined(tmp_path, Roles(writer(), fuser(), [judge()]))
-    again = Roles(writer(), fuser(), [judge()])
-    second = refined(tmp_path, again)
-    assert again.rewriter.asked + again.fuser.asked + again.judges[0].asked == []
-    assert second == first
+def test_a_second_run_asks_only_for_what_an_option_changes_and_decides_the_same(tmp_path, monkeypatch):
+    def again(**options):
+        roles = Roles(writer(), fuser(), [judge()])
+        found = refined(tmp_path, roles, **options)
+        return found, [len(engine.asked) for engine in (roles.rewriter, roles.fuser, *roles.judges)]
+
+    first, asked = again(fusion_rounds=1)
+    assert again(fusion_rounds=1) == (first, [0, 0, 0])
     one, two = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
-    assert (two["asked"], two["cached"]) == (0, one["asked"])
-
-
-def test_another_way_to_score_asks_the_judge_alone_again(tmp_path, monkeypatch):
-    refined(tmp_path, Roles(writer(), fuser(), [judge()]))
-    monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")
-    again = Roles(writer(), fuser(), [judge()])
-    refined(tmp_path, again)
-    assert again.rewriter.asked + again.fuser.asked == []
-    assert again.judges[0].asked
+    assert (one["asked"], two["asked"], two["cached"]) == (sum(asked), 0, sum(asked))
+    (table, _, _), asked = again(fusion_rounds=1, tau=0.4)  # one more row passes
+    assert ([row.source for row in table], asked) == (["fused", "fused"], [0, 1, 1])
+    monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")  # another way to score
+    assert again(fusion_rounds=1)[1] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("part", "after"), [("writer", 1), ("fuser", 1)])
@@ -230,15 +224,6 @@ def test_a_run_killed_in_the_middle_goes_on_where_it_was(tmp_path, part, after):
     else:
         assert again.rewriter.asked == []
         assert len(again.fuser.asked) == len(rows) - after
-
-
-def test_a_changed_tau_asks_the_rewriter_for_nothing(tmp_path):
-    refined(tmp_path, Roles(writer(), fuser(), [judge()]), fusion_rounds=1)
-    again = Roles(writer(), fuser(), [judge()])
-    table, _, _ = refined(tmp_path, again, fusion_rounds=1, tau=0.4)
-    assert again.rewriter.asked == []
-    assert len(again.fuser.asked) == 1  # the row that now passes
-    assert [one.source for one in table] == ["fused", "fused"]
 
 
 def test_another_seed_draws_again(tmp_path):
@@ -267,15 +252,10 @@ def test_roles_load_each_name_once_and_put_the_option_before_an_error():
     build_roles(RefineOptions(fusion_rounds=0, judge="gone"), load)  # nobody is asked to judge
     with pytest.raises(UserError, match="--judge gone: cannot be reached"):
         build_roles(RefineOptions(judge="gone"), load)
-    for bad in ("", "a,a"):
-        with pytest.raises(UserError, match="--judge"):
-            build_roles(RefineOptions(judge=bad), load)
-
-
-def test_one_model_at_two_addresses_has_one_vote():
-    """The journal would give both the same reply."""
-    with pytest.raises(UserError, match="two of them are one model"):
-        build_roles(RefineOptions(judge="m@http://a,m@http://b"), lambda spec: judge(spec.split("@")[0]))
+    for bad, says in (("", "name at least one"), ("a,a", "names a twice"),
+                      ("m@http://a,m@http://b", "two of them are one model")):  # one vote: one journal key
+        with pytest.raises(UserError, match=f"--judge .*{says}"):
+            build_roles(RefineOptions(judge=bad), lambda spec: judge(spec.split("@")[0]))
 
 
 def sample_and_rank(rows, bench):

@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 
 from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
 from raft_fast.engines.asking import PATIENCE, Part
+from raft_fast.engines.generation import Call
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
-from raft_fast.engines.generation import Call
 from raft_fast.models.chat import Chat
 from raft_fast.refinement import Roles, pipeline
 from raft_fast.refinement.candidates import Decision

@@ -61,7 +61,7 @@ def test_the_model_card_has_what_the_hub_reads(run_dir):
 
 @pytest.mark.parametrize(("changed", "tags"), [
     ({}, ["raft"]), (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
-    ({"recipe": "sdft"}, ["sdft"])])
+    ({"recipe": "sdft"}, ["sdft"]), ({"recipe": "/home/me/mine.py:Mine"}, ["Mine"])])
 def test_recipe_and_adapter_are_named(run_dir, changed, tags):
     text = card(run_dir, **changed)
     assert front(text)["tags"] == tags

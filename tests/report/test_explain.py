@@ -108,7 +108,7 @@ def test_the_command_needs_no_data_and_no_model(tmp_path):
     assert done.stdout.startswith("17 ")
     for arguments, said in [(("--explain", "18", "--output_dir", str(tmp_path)), "no such row"),
                             (("--explain", "17", "--output_dir", str(tmp_path / "no")), "holds no"),
-                            (("--explain", "17"), "--output_dir is missing")]:
+                            (("--explain", "17"), "requires --output_dir")]:
         failed = run_command(*arguments)
         assert failed.returncode == 2
         line, = failed.stderr.splitlines()

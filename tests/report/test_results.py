@@ -26,7 +26,7 @@ def run_dir(tmp_path):
 
 def test_terminal_page_and_card_show_the_same_rows(run_dir, capsys):
     result = json.loads((run_dir / "evaluation.json").read_text())
-    metric = result["domain"]["metrics"]["reference_f1"]  # as of rows without references
+    metric = result["domain"]["metrics"]["number_f1"]  # as of rows without numbers
     for model in ("base", "trained", "change"):
         metric[model] |= {"mean": None, "low": None, "high": None, "n": 0}
     (run_dir / "evaluation.json").write_text(json.dumps(result))
@@ -36,7 +36,7 @@ def test_terminal_page_and_card_show_the_same_rows(run_dir, capsys):
         for row in rows(result):
             assert row.label in text
             assert all(cell in text for cell in row[2:6])
-        assert "legal references" not in text
+        assert "Agreement of numbers" not in text
     f1 = result["domain"]["metrics"]["token_f1"]
     (row,) = [row for row in rows(result) if row.label == "Token F1"]
     assert (row.base, row.trained, row.n) == (value(f1["base"]["mean"]), value(f1["trained"]["mean"]), "24")

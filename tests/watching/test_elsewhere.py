@@ -3,7 +3,7 @@
 import pytest
 from watched_run import lines, make_scorer, run
 
-from raft_fast.distillation.trackers import Trackers, find_trackers
+from raft_fast.distillation.watching import Trackers, find_trackers
 from raft_fast.evaluation.during_training import EvaluateEvery
 from raft_fast.run import fetch as hub
 from raft_fast.run.errors import UserError

@@ -6,11 +6,9 @@ from types import SimpleNamespace
 
 from watched_run import OPTIONS, lines, run
 
-from raft_fast.distillation.bound import LambdaAtBound
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.live import StepsInProgress
 from raft_fast.distillation.metrics import speeds
-from raft_fast.distillation.split import RolloutAdvice, describe_split
+from raft_fast.distillation.watching import LambdaAtBound, RolloutAdvice, StepsInProgress, describe_split
 
 
 def test_speeds_are_tokens_over_seconds():

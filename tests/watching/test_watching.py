@@ -12,11 +12,8 @@ from transformers import AutoModelForCausalLM
 from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.bound import LambdaAtBound
 from raft_fast.distillation.callbacks import OverProcesses
-from raft_fast.distillation.completions import LogCompletions
-from raft_fast.distillation.first_batch import FirstBatch
-from raft_fast.distillation.split import RolloutAdvice
+from raft_fast.distillation.watching import FirstBatch, LambdaAtBound, LogCompletions, RolloutAdvice
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.during_training import (
     EvaluateEvery,

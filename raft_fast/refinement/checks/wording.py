@@ -1,60 +1,71 @@
-"""The phrases of phrases/LANGUAGE.toml as patterns: of a text's language, or of all where it is not known."""
+"""Which language a text is in, and the words of that language: frequent.toml, phrases/LANGUAGE.toml."""
 
 import re
 import tomllib
+import unicodedata
+from collections import Counter, defaultdict
 from functools import lru_cache
 from importlib import resources
 
-from raft_fast.refinement.checks.language import guess_language
-from raft_fast.refinement.facts.remembered import remembered
-from raft_fast.refinement.facts.spelled import in_digits
+from raft_fast.refinement.checks.case import LOOKED, Case, remembered, words
 
-Phrases = dict[str, dict[str, list[str]]]
+HERE = resources.files(__package__)
+FOREIGN = 0.05  # share of letters in a script that neither question nor gold answer has
+FEWEST, AHEAD = 2.5, 2.0  # frequent words that make a language sure; how many times those of the next
+FREQUENT: dict[str, str] = tomllib.loads((HERE / "frequent.toml").read_text(encoding="utf-8"))
+SPEAKERS: dict[str, list[str]] = defaultdict(list)  # the languages of each frequent word
+for _name, _text in FREQUENT.items():
+    for _word in dict.fromkeys(_text.split()):
+        SPEAKERS[_word].append(_name)
 
 
 @lru_cache
-def all_phrases() -> dict[str, Phrases]:
-    """By language, what its file says."""
-    folder = resources.files("raft_fast.refinement.checks") / "phrases"
-    return {file.name.removesuffix(".toml"): tomllib.loads(file.read_text(encoding="utf-8"))
-            for file in sorted(folder.iterdir(), key=lambda file: file.name)}
-
-
-def language_of(text: str) -> str | None:
-    """A language that there are phrases for, or None."""
-    language = guess_language(text)
-    return language if language in all_phrases() else None
-
-
-def any_of(section: str, key: str, language: str | None) -> str:
-    """One pattern, without groups, for every phrase under `key` of a section."""
-    files = all_phrases()
-    chosen = [files[language]] if language else list(files.values())
-    phrases = {phrase: None for file in chosen for phrase in file[section][key]}  # each once, in order
-    return "(?:" + "|".join(phrases) + ")"
+def phrases() -> dict[str, dict[str, list[str]]]:
+    """For each language "section.key" -> regular expressions."""
+    files = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text(encoding="utf-8"))
+             for file in sorted((HERE / "phrases").iterdir(), key=lambda file: file.name)}
+    return {name: {f"{section}.{key}": lists for section, keys in file.items() for key, lists in keys.items()}
+            for name, file in files.items()}
 
 
 @lru_cache(maxsize=256)
-def pattern(section: str, key: str, language: str | None) -> re.Pattern[str]:
-    """Finds any of the phrases as whole words."""
-    return re.compile(rf"(?<!\w)(?=\w){any_of(section, key, language)}(?!\w)", re.IGNORECASE)
+def regex(template: str, language: str | None = None) -> re.Pattern[str]:
+    """The template, each %(section.key)s in it standing for any phrase of that list: of a language, or of all
+    languages if it is None or has no file."""
+    known = phrases()
+    files = [known[language]] if language in known else [*known.values()]
+    return re.compile(template % {
+        key: "(?:" + "|".join(dict.fromkeys(one for file in files for one in file[key])) + ")"
+        for key in files[0]}, re.IGNORECASE)
 
 
 @remembered
-def untwisted(text: str) -> str:
-    """The text without the denials that turn a bound round, as in "must not exceed 5 m", in digits."""
-    return _twisted(language_of(text)).sub(" ", in_digits(text, sure=True))
+def guess_language(text: str) -> str | None:
+    """The language of a text in Latin script if its frequent words leave no doubt, else None. A word that n
+    languages share counts 1/n."""
+    scores = dict.fromkeys(FREQUENT, 0.0)
+    for word in words(text[:LOOKED]):
+        for language in SPEAKERS.get(word, ()):
+            scores[language] += 1 / len(SPEAKERS[word])
+    (name, best), (_, second) = sorted(scores.items(), key=lambda one: one[1], reverse=True)[:2]
+    return name if best >= FEWEST and best >= AHEAD * second else None
 
 
-def twists(text: str) -> bool:
-    """Whether a denial turns a bound round."""
-    return _twisted(language_of(text)).search(in_digits(text, sure=True)) is not None
+def language(case: Case) -> str | None:
+    """Another language than the gold answer's, which takes a sentence or two to tell, or a foreign script."""
+    scripts: Counter[str] = Counter()
+    for letter, count in Counter(filter(str.isalpha, case.answer)).items():
+        scripts[_script(letter)] += count
+    expected = {_script(letter) for letter in {*case.gold, *case.question} if letter.isalpha()}
+    for script, count in scripts.most_common():
+        if expected and script not in expected and count >= FOREIGN * scripts.total():
+            return f"has {script.title()} letters, the gold answer has none"
+    said, gold = guess_language(case.answer), guess_language(case.gold)
+    return f"is in {said}, the gold answer in {gold}" if said and gold and said != gold else None
 
 
-@lru_cache(maxsize=32)
-def _twisted(language: str | None) -> re.Pattern[str]:
-    denial, between = any_of("denial", "words", language), any_of("denial", "between", language)
-    phrases = f"(?:{any_of('before', 'low', language)}|{any_of('before', 'high', language)})"
-    verbs = any_of("denial", "twisted", language)
-    turned = rf"{denial}\s(?:{between}\s)*(?={phrases}(?:\s\w+){{0,2}}[\s:]+\d)"
-    return re.compile(rf"(?<!\w)(?:{turned}|{verbs}(?!\w))", re.IGNORECASE)
+@lru_cache(maxsize=1 << 16)
+def _script(letter: str) -> str:
+    """LATIN, CYRILLIC, CJK, ...; Japanese is written in three, which count as one."""
+    script = unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
+    return "CJK" if script in ("HIRAGANA", "KATAKANA") else script

@@ -102,7 +102,14 @@ class RefineOptions(Group):
     best one is used however low."""
     skip_checks: str = option("", listed=True)
     """Checks of rewrites and fusions to leave out, separated by commas: cut_off, copy, length, refusal,
-    loops, leak, marks, language, numbers, references, negation, bounds, duty, retrieval (docs/HOWTO.md)."""
+    loops, leak, marks, language, numbers, negation, bounds, duty, retrieval
+    (docs/methods/raft.md), or your own."""
+    check_patterns: str | None = None
+    """A TOML file with your own checks: regular expressions (product codes, terms, legal references) whose
+    matches in gold answer and rewrite must agree. A shipped one by its name: legal_references."""
+    checks: str = option("", listed=True)
+    """Your own checks, separated by commas, as module:function, which is called with question, gold answer
+    and answer and returns what is wrong, or None."""
     fusion_rounds: int = option(3, least=0)
     """Fusions drawn and judged for a row at most; the best mean score wins. 0: no fusion."""
     judge_stop: float = option(0.8, least=-1, most=1)

@@ -82,7 +82,7 @@ class TrainOptions(Group):
     vllm_server (a `vllm serve` on its own GPUs). The last three are faster; their draws do not repeat."""
     vllm_server_base_url: str = option("http://localhost:8000", pins="nothing",
                                        needs="rollout_engine=vllm_server")
-    """URL of the server of --rollout_engine vllm_server; see HOWTO.md for how to start it."""
+    """URL of the server of --rollout_engine vllm_server; docs/RUNS.md shows how to start it."""
     vllm_gpu_memory_utilization: float = option(0.3, pins="nothing", above=0, below=1,
                                                 needs="rollout_engine=vllm")
     """Share of the GPU's memory that --rollout_engine vllm takes for weights and cache."""
