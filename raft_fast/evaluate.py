@@ -50,7 +50,7 @@ def run(options: ComparisonOptions) -> Path:
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     before = options.base.base or find_base(model)
     counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
-    rows = read_rows(source, data, min(counts, default=0), output_dir, reporter)
+    rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=not judges)
 
     def load(spec: str, shared: Engine | None = None, option: str = "model") -> Any:
         return load_engine(spec, model, shared, options.evaluate.eval_batch_size, options.engines, option)

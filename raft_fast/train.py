@@ -2,6 +2,7 @@
 
 import sys
 
+from raft_fast.data.dataset import only_prompts
 from raft_fast.recipes import find
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
@@ -20,14 +21,21 @@ as they are. Interrupted, the same command goes on where it stopped. Started by 
 def main() -> None:
     argv = sys.argv[1:]
     own_data = any(word.split("=")[0] == "--data" for word in argv)
-    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if own_data else "quickstart",
-                         lambda recipe: find(recipe).defaults)
-    options = Options(*groups)
+    name, options = read(argv, "raft" if own_data else "quickstart")
     check_given(argv, options)
+    chosen = any(word.split("=")[0] in ("--config", "--recipe") for word in argv)
+    if own_data and not chosen and options.train.teacher != "self" and only_prompts(str(options.data.data)):
+        name, options = read(["--sft", "false", *argv], "on_policy")
     trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
     trainer.train()
     trainer.evaluate()
     trainer.end()
+
+
+def read(argv: list[str], default: str) -> tuple[str, Options]:
+    """The name of the configuration, `default` without --config, and the options."""
+    name, groups = parse("train", DESCRIPTION, GROUPS, argv, default, lambda recipe: find(recipe).defaults)
+    return name, Options(*groups)
 
 
 if __name__ == "__main__":

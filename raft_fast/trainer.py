@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import InMemory, spread
+from raft_fast.data.dataset import InMemory, only_prompts, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
-from raft_fast.recipes import find, terms_of
+from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
@@ -29,19 +29,20 @@ class RAFTConfig(Arguments):
     """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords; lists
     may stand for names with commas between them.
 
-    output_dir: default runs/RECIPE. recipe: a name, or a class or object as in `raft_fast.recipes`; what it
-    says of options holds unless they are given. Raises UserError for an unknown keyword, with the nearest
-    name, and for a value that is refused.
+    output_dir: default runs/RECIPE. recipe: a name (default raft), or a class or object as in
+    `raft_fast.recipes`; what it says of options holds unless they are given. Raises UserError for an unknown
+    keyword, with the nearest name, and for a value that is refused.
     """
 
     __signature__ = SIGNATURE
 
-    def __init__(self, output_dir: str | os.PathLike[str] | None = None, recipe: Any = "raft",
+    def __init__(self, output_dir: str | os.PathLike[str] | None = None, recipe: Any = None,
                  **options: Any) -> None:
-        self.method = find(recipe)
+        self.method = find("raft" if recipe is None else recipe)
         kind, self.name = type(self.method), self.method.name
         named = recipe if isinstance(recipe, str) else f"{kind.__module__}:{kind.__qualname__}"
-        super().__init__({"output_dir": output_dir, "recipe": named, **options}, self.method.defaults)
+        chosen = {} if recipe is None else {"recipe": named}
+        super().__init__({"output_dir": output_dir, **chosen, **options}, self.method.defaults)
 
     @classmethod
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
@@ -60,8 +61,9 @@ class RAFTTrainer:
     is inserted into the model and removed after training, and `trainer.model` is then the merged model.
     args: a RAFTConfig.
     train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
-    question/answer, prompt/completion, messages, or those of a refined file. Without eval_dataset rows are
-    held out. config.yaml says <memory>; to resume, pass the same rows and weights again.
+    question/answer, prompt/completion, messages, or those of a refined file. Rows with prompt or question
+    alone are distilled on-policy from a `teacher`. Without eval_dataset rows are held out. config.yaml says
+    <memory>; to resume, pass the same rows and weights again.
     peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
     processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
@@ -76,12 +78,17 @@ class RAFTTrainer:
                  recipe: Any = None, *, teacher_model: Any = None) -> None:
         from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
 
-        args = copy.copy(args or RAFTConfig())
-        self.args = args if recipe is None else RAFTConfig(**{**(args.given or {}), "recipe": recipe})
+        args, teacher = copy.copy(args or RAFTConfig()), teacher_model if teacher is None else teacher
+        source = args.data if train_dataset is None else InMemory("train_dataset", train_dataset)
+        taught, given = args.teacher if teacher in (None, model) else teacher, args.given or {}
+        if taught != "self" and recipe is None and "recipe" not in (args.given or ["recipe"]) and (
+                source and only_prompts(source)):
+            recipe, given = "on_policy", {"sft": False, **given}
+        self.args = args if recipe is None else RAFTConfig(**{**given, "recipe": recipe})
         self._in_memory: set[str] = set()  # options whose names stand for loaded models
         self._model: Any = None
         self._model = self._named("model", model)
-        self._teacher = self._named("teacher", teacher_model if teacher is None else teacher)
+        self._teacher = self._named("teacher", teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
         if isinstance(rollout_engine, str):
             self.args.rollout_engine = read("rollout_engine", rollout_engine)
@@ -164,7 +171,8 @@ class RAFTTrainer:
         options, run_dir = self.options, self.run_dir
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
         data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
-                                                 self._rows["data"], self._rows["heldout_data"]))
+                                                 self._rows["data"], self._rows["heldout_data"],
+                                                 not needs_answers(self.args.method, options)))
         processes.first(lambda: check_stage1(data, options, self.args.method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_fast.data.records import BadRowError, InMemory, records
-from raft_fast.data.rows import Rejected, Row, Unused, id_of, to_row, told
+from raft_fast.data.rows import ANSWERS, Rejected, Row, Unused, asked_alone, id_of, to_row, told
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
 
@@ -43,11 +43,24 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(source: str | InMemory, max_bad_rows: float | None) -> Table:
-    """As `open_rows`, with all rows in memory."""
+def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False) -> Table:
+    """As `open_rows`, with all rows in memory. `prompts`: none of them needs an answer."""
     rows: list[Row] = []
-    _, rejected, refined, notes = _read(source, max_bad_rows, rows.append)
+    _, rejected, refined, notes = _read(source, max_bad_rows, rows.append,
+                                        prompts=prompts and only_prompts(source))
     return Table(rows, rejected, refined, notes)
+
+
+def only_prompts(source: str | InMemory) -> bool:
+    """Whether the records ask and none has a column of answers; False where they cannot be read."""
+    found = False
+    with suppress(UserError, RecursionError):
+        for _, record in records(source):
+            if isinstance(record, dict) and asked_alone(record):
+                found = True
+            elif isinstance(record, dict) and any(name in record for name in ANSWERS):
+                return False
+    return found
 
 
 class _Kept:
@@ -128,7 +141,8 @@ def open_rows(source: str | InMemory, max_bad_rows: float | None,
 
 
 def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Row], None],
-          advance: Callable[[int], None] = lambda steps: None) -> tuple[int, list[Rejected], bool, list[str]]:
+          advance: Callable[[int], None] = lambda steps: None, prompts: bool = False,
+          ) -> tuple[int, list[Rejected], bool, list[str]]:
     """(good rows, rejected rows, whether stage 1 has been over them, lines to tell the user)."""
     rejected: list[Rejected] = []
     notes: list[str] = []
@@ -136,7 +150,7 @@ def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Ro
     seen, total, refined = DiskMap(), 0, True
     for total, (line, record) in enumerate(records(source, notes.append), 1):
         try:
-            row = to_row(record, _default_id(line), unused)
+            row = to_row(record, _default_id(line), unused, prompts)
             key = row.row_id.encode()
             if (before := seen.get(key)) is not None:
                 raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
@@ -154,12 +168,12 @@ def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Ro
     return total - len(rejected), rejected, refined, [*notes, *told(unused)]
 
 
-def find_lines(source: str | InMemory, row_ids: Collection[str]) -> dict[str, int]:
+def find_lines(source: str | InMemory, row_ids: Collection[str], prompts: bool = False) -> dict[str, int]:
     """The lines of rows that were read before."""
     found: dict[str, int] = {}
     for line, record in records(source) if row_ids else ():
         with suppress(BadRowError, RecursionError):
-            if (row_id := to_row(record, _default_id(line)).row_id) in row_ids:
+            if (row_id := to_row(record, _default_id(line), prompts=prompts).row_id) in row_ids:
                 found.setdefault(row_id, line)
     return found
 

@@ -17,12 +17,14 @@ CALLS = ("tool_calls", "function_call")
 UNSEEN = {"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"}
 WITHOUT_INK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without ink
 MOST_NAMES = 100
+ANSWERS = ("completion", "answer", "messages", "gold")  # columns of answers
 OFF, ON = (0, "0", "0.0"), (1, "1", "1.0")  # weights, as OpenAI's files have them; a CSV has them as text
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question with its answers. Raw rows have a gold answer only; stage 1 adds the others."""
+    """One question with its answers. Raw rows have a gold answer only; stage 1 adds the others. In a row
+    without an answer completion and gold are ""."""
 
     row_id: str
     prompt: list[Message]
@@ -70,26 +72,29 @@ def _add_unused(unused: Unused, what: str, record: dict, used: Collection[str]) 
                 known[name] = None
 
 
-def to_row(record: Any, default_id: str, unused: Unused | None = None) -> Row:
-    """The row in a record; `unused` takes what of it is in no row. Raises BadRowError where it is none."""
+def to_row(record: Any, default_id: str, unused: Unused | None = None, prompts: bool = False) -> Row:
+    """The row in a record; `unused` takes what of it is in no row. `prompts`: it may lack an answer. Raises
+    BadRowError where it is none."""
     if isinstance(record, BadRowError):
         raise record
     if not isinstance(record, dict):
         raise BadRowError(f"must be an object, is {type(record).__name__}")
-    layout = _layout(record)
+    asked = asked_alone(record) if prompts else None
+    layout = (asked,) if asked else _layout(record)
     turns = _conversation(record, layout)
     messages = [Message(role="system" if turn["role"] == "developer" else turn["role"],
                         content=_text(_joined(turn.get("content"), name), name)) for name, turn in turns]
-    if messages[-1]["role"] != "assistant":
+    if not asked and messages[-1]["role"] != "assistant":
         raise BadRowError(f"{layout[-1]} must end with an assistant turn (the answer)")
-    if len(messages) == 1 or messages[-2]["role"] != "user":
-        raise BadRowError(f"{layout[0]} must have a user turn before the answer")
+    completion = "" if asked else messages.pop()["content"]
+    if not messages or messages[-1]["role"] != "user":
+        raise BadRowError(f"{layout[0]} must " + ("end with a user turn" if asked else
+                                                  "have a user turn before the answer"))
     if any(one.get("weight") in OFF for one in (record, turns[-1][1])):
         raise BadRowError("has weight 0: is not to be trained on")
     similarity = record.get("similarity") if _filled(record.get("similarity")) else None
     if not (similarity is None or (isinstance(similarity, int | float) and math.isfinite(similarity))):
         raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
-    completion = messages[-1]["content"]
     texts = {name: _text(record[name], name) for name in SOURCES if _filled(record.get(name))}
     if unused is not None:
         _add_unused(unused, "columns", record, (*ALWAYS, *layout))
@@ -97,7 +102,7 @@ def to_row(record: Any, default_id: str, unused: Unused | None = None) -> Row:
             _add_unused(unused, "keys of messages", turn, TURN)
     return Row(
         row_id=_label(record, "row_id") or _label(record, "id") or default_id,
-        prompt=messages[:-1],
+        prompt=messages,
         completion=completion,
         category=_label(record, "category"),
         source=source if (source := record.get("source")) in SOURCES else "gold",
@@ -110,6 +115,14 @@ def id_of(record: Any) -> str | None:
     """The id that a record gives itself, as far as it can be written."""
     found = [record.get(name) for name in ("row_id", "id")] if isinstance(record, dict) else []
     return next((writable(str(one))[:100] for one in found if isinstance(one, str | int) and one != ""), None)
+
+
+def asked_alone(record: dict) -> str | None:
+    """The column of a prompt that has no column of answers beside it, or empty ones as `write_rows` does."""
+    there = [name for name in ANSWERS if name in record]
+    empty = "gold" in there and all(record[name] in (None, "") for name in there)
+    return next((name for name in ("prompt", "question") if _filled(record.get(name))
+                 and (empty or not there)), None)
 
 
 def _layout(record: dict) -> Sequence[str]:
@@ -132,7 +145,7 @@ def _conversation(record: dict, layout: Sequence[str]) -> list[tuple[str, dict]]
     asked, answered = layout[0], layout[-1]
     prompt = _from_json(record[asked])
     if len(layout) == 1:
-        return _turns(prompt, asked, None)
+        return _turns(prompt, asked, None if asked == "messages" else "user")
     # beside a prompt that is not written as JSON an answer that looks like it is a text
     answer = record[answered] if prompt is record[asked] else _from_json(record[answered])
     return [*_turns(prompt, asked, "user"), *_turns(answer, answered, "assistant")]

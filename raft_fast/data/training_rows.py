@@ -14,6 +14,7 @@ from raft_fast.data.dataset import (
     find_lines,
     fingerprint_rows,
     judge_bad_rows,
+    only_prompts,
     read_table,
     split,
     spread,
@@ -42,16 +43,25 @@ class Data:
 
 
 def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, reporter: Reporter,
-              rows: InMemory | None = None, held: InMemory | None = None) -> Data:
+              rows: InMemory | None = None, held: InMemory | None = None, prompts: bool = False) -> Data:
     """Read the rows, set bad ones aside, hold rows out, take the slice asked for. `rows` and `held` stand for
-    --data and --heldout_data.
+    --data and --heldout_data. `prompts`: rows without answers will do.
 
     Raises UserError where none is left to train on, or to hold out.
     """
     with reporter.phase("read rows"):
         source, apart = rows or options.data or str(quickstart_rows()), held or training.heldout_data
-        table = read_table(source, options.max_bad_rows)
-        train, heldout, aside = hold_out(table, source, apart, training, options)
+        try:
+            table = read_table(source, options.max_bad_rows, prompts)
+        except UserError as error:
+            if prompts or not only_prompts(source):
+                raise
+            raise UserError(
+                f"{source}: its rows are prompts without answers: add the column completion, or distil on "
+                "the prompts alone with --recipe on_policy --sft false --teacher NAME (here: --recipe "
+                f"{training.recipe} --sft {str(training.sft).lower()} --teacher {training.teacher})"
+            ) from error
+        train, heldout, aside = hold_out(table, source, apart, training, options, prompts)
         pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if apart else table.rows)})
         chosen = spread(train, options.max_rows, options.seed)
         write_rows(heldout, run_dir / "heldout.parquet")
@@ -62,13 +72,17 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
                  + (f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else "")
                  + f", {len(heldout)} held out"
                  + (f" from {apart}" if apart else "") + f", {len(aside)} set aside")
+    if not chosen[0].gold:
+        reporter.say(f"the rows have no answers: distilling the teacher {training.teacher} on the "
+                     f"prompts alone (--recipe {training.recipe} --sft false)")
     return Data(chosen, heldout, table.refined, len(train), source, apart)
 
 
-def read_rows(source: str, options: DataOptions, most: int, folder: Path, reporter: Reporter) -> list[Row]:
+def read_rows(source: str, options: DataOptions, most: int, folder: Path, reporter: Reporter,
+              prompts: bool = False) -> list[Row]:
     """At most that many rows (0: all), spread over the categories; bad ones are set aside in the folder's
-    rejected.jsonl."""
-    table = read_table(source, options.max_bad_rows)
+    rejected.jsonl. `prompts` as in `take_rows`."""
+    table = read_table(source, options.max_bad_rows, prompts)
     make_folder(folder)
     if table.rejected:
         write_jsonl(table.rejected, folder / "rejected.jsonl")
@@ -80,7 +94,7 @@ def read_rows(source: str, options: DataOptions, most: int, folder: Path, report
 
 
 def hold_out(table: Table, source: str | InMemory, apart: str | InMemory | None, training: TrainOptions,
-             options: DataOptions) -> tuple[list[Row], list[Row], list[Rejected]]:
+             options: DataOptions, prompts: bool = False) -> tuple[list[Row], list[Row], list[Rejected]]:
     """(rows to train on, rows held out, rows set aside): a share of every category, or the rows `apart`."""
     if apart is None:
         train, heldout = split(table.rows, training.heldout, options.seed)
@@ -89,7 +103,7 @@ def hold_out(table: Table, source: str | InMemory, apart: str | InMemory | None,
                             "least one category needs two")
         return train, heldout, table.rejected
     try:
-        held = read_table(apart, options.max_bad_rows)
+        held = read_table(apart, options.max_bad_rows, prompts)
     except UserError as error:  # it speaks of --data
         raise UserError(f"--heldout_data {apart}: cannot be used ({error})") from error
     known = {_content(row) for row in held.rows}
@@ -122,13 +136,15 @@ def renderable(rows: Sequence[Row], chat: Any, source: str | InMemory, max_bad_r
     with reporter.phase("render rows", len(rows), "rows") as advance:
         for row in rows:
             try:
-                chat.sft_view(row.prompt, row.gold)
-                chat.teacher_prompt(row.prompt, row.gold)
+                chat.student_prompt(row.prompt)
+                if row.gold:
+                    chat.sft_view(row.prompt, row.gold)
+                    chat.teacher_prompt(row.prompt, row.gold)
                 taken.append(row)
             except UserError as error:
                 refused[row.row_id] = str(error)
             advance()
-    lines = find_lines(source, refused)
+    lines = find_lines(source, refused, any(not row.gold for row in rows))
     aside = [Rejected(str(source), lines.get(row_id), why, row_id) for row_id, why in refused.items()]
     if aside:
         judge_bad_rows(source, len(taken), aside, max_bad_rows)

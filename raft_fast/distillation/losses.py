@@ -30,6 +30,11 @@ class Term:
     draws: int = 0
     taught: bool = False
 
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it reads the row's answer: rows without one are refused then."""
+        return True
+
     def readings(self, row: Row, trajectories: Sequence[list[int]], chat: Chat) -> list[Reading]:
         """What to score of a row; `trajectories` are the token ids that the student sampled for it."""
         raise NotImplementedError
@@ -79,6 +84,10 @@ class Distillation(Term):
     skip: int = 0
     divergence: str = "forward_kl"
     beta: float = 0.5
+
+    @property
+    def needs_answer(self) -> bool:
+        return self.shown is not None
 
     @classmethod
     def of(cls, options: TrainOptions, **changes: Any) -> "Distillation":

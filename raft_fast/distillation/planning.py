@@ -9,7 +9,7 @@ from pathlib import Path
 from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import newest_state
 from raft_fast.distillation.losses import Term
-from raft_fast.models.chat import Chat
+from raft_fast.models.chat import Chat, View
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -85,7 +85,8 @@ def measure(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: Tra
     longest = options.max_completion_length
     taught = [term for term in terms if term.taught]
     for row in rows:
-        view = chat.sft_view(row.prompt, row.completion)
+        view = chat.sft_view(row.prompt, row.completion) if row.completion else View(
+            chat.student_prompt(row.prompt), [])
         shown = [len(reading.teacher.ids) - longest for term in taught
                  for reading in term.readings(row, [[chat.pad_id] * longest], chat) if reading.teacher]
         found[row.row_id] = RowLengths(len(view.prompt), len(view.completion),

@@ -4,12 +4,13 @@ import functools
 import ipaddress
 import os
 import ssl
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from raft_fast.engines.replies import ELSEWHERE
 from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -17,16 +18,9 @@ CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
 
 
-class Proxy(NamedTuple):
-    """A proxy's URL, and the environment variable that holds it."""
-
-    url: str
-    variable: str
-
-
-def proxy_for(url: str) -> Proxy | None:
-    """The environment's proxy for a server; None if it names none or exempts the server, and on this
-    machine."""
+def proxy_for(url: str) -> tuple[str, str] | None:
+    """The environment's proxy for a server, and the variable that names it; None if it names none or exempts
+    the server, and for servers on this machine."""
     parts, proxies = urlsplit(url), getproxies()
     host = (parts.hostname or "").rstrip(".")
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -36,7 +30,7 @@ def proxy_for(url: str) -> Proxy | None:
         return None
     named = sorted((name for name in os.environ if name.lower() == f"{scheme}_proxy"), reverse=True)
     variable = next((name for name in named if os.environ[name] == value), SYSTEM)  # lower case wins
-    return Proxy(value.strip() if "://" in value else f"http://{value.strip()}", variable)
+    return (value.strip() if "://" in value else f"http://{value.strip()}", variable)
 
 
 def key_in(variable: str) -> str:
@@ -56,9 +50,8 @@ def shown(variable: str) -> str:
     return variable if variable == KEY_VARIABLE or variable in os.environ else f"{variable[:3]}... (not set)"
 
 
-def client_for(url: str, variable: str, proxy: Proxy | None, timeout: float, connect_timeout: float,
-               in_flight: int) -> Any:
-    """An openai client with up to `in_flight` connections, without retries of its own. Raises UserError for
+def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:
+    """An openai client for `requests_in_flight` connections, without retries of its own. Raises UserError for
     a key, proxy or file of certificates that cannot be used."""
     import openai
 
@@ -67,16 +60,17 @@ def client_for(url: str, variable: str, proxy: Proxy | None, timeout: float, con
         _check_certificates()
     try:
         http_client = openai.DefaultAsyncHttpxClient(  # trust_env: what the environment says is in `proxy`
-            verify=_tls(), trust_env=False, proxy=proxy.url if proxy else None,
-            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=in_flight),
+            verify=_tls(), trust_env=False, proxy=proxy[0] if proxy else None,
+            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=options.requests_in_flight),
             event_hooks={"response": [_keep_to_the_server]})
     except Exception as error:  # the client raises several kinds, and one of its own
         if proxy is None:
             raise
-        raise UserError(f"{proxy.variable}: names a proxy that cannot be used ({first_line(error)}): correct "
+        raise UserError(f"{proxy[1]}: names a proxy that cannot be used ({first_line(error)}): correct "
                         "or unset the variable, or name the server's host in NO_PROXY") from error
-    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http_client,
-                              timeout=openai.Timeout(timeout, connect=connect_timeout))
+    timeout = openai.Timeout(options.request_timeout, connect=options.connect_timeout)
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout,
+                              http_client=http_client)
 
 
 @functools.cache
@@ -102,7 +96,7 @@ async def _keep_to_the_server(response: Any) -> None:
     here = response.request.url
     try:
         there = here.join(response.headers["location"])
-    except Exception:  # whatever the client has against such an address
+    except Exception:  # an address that the client cannot read
         there = None
     same = there is not None and here.host == there.host and (
         there.scheme == "https" or (here.scheme, here.port) == (there.scheme, there.port))

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.engines.connection import client_for, proxy_for, shown
-from raft_fast.engines.replies import Fault, asked_to_wait, count, fault_of, read_body
+from raft_fast.engines.replies import Fault, asked_to_wait, count, fault_of, read_body, refusal
 from raft_fast.run.options import EngineOptions
 
 CHARACTERS_A_TOKEN = 4  # a guess at a request's size before the server has counted it
@@ -18,18 +18,6 @@ LIST_SECONDS = 30.0  # for the list of models, once connected
 POLL = 0.05  # seconds between looks for an endpoint while all of them rest
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds; doubles with every attempt
 LIMIT_POLL = 1.0  # seconds between looks at a limit: finished requests may have given back
-
-
-class OutOfServiceError(Exception):
-    """The server answers nobody, so the run has to stop. The cause says why."""
-
-    def __init__(self, address: str, variable: str) -> None:
-        super().__init__(address)
-        self.address, self.variable = address, variable
-
-
-class RefusedError(Exception):
-    """This request gets no answer; others may. The cause is what the last attempt raised."""
 
 
 def backoff(attempt: int) -> float:
@@ -73,15 +61,14 @@ class Endpoint:
     def __init__(self, url: str, variable: str, options: EngineOptions) -> None:
         """`variable` is the environment variable that holds the key. Raises UserError as `client_for`."""
         proxy = proxy_for(url)
-        through = f" (through the proxy in {proxy.variable})" if proxy else ""
+        through = f" (through the proxy in {proxy[1]})" if proxy else ""
         self.address, self.variable, self.options = public(url) + through, shown(variable), options
         self.in_flight, self.failures, self.answered_at = 0, 0, 0.0
         self.sent: list[float] = []  # since when each request has been under way
         self._rests_until, self._probing = 0.0, False
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
-        self._client = client_for(url, variable, proxy, options.request_timeout, options.connect_timeout,
-                                  options.requests_in_flight)
+        self._client = client_for(url, variable, proxy, options)
 
     @property
     def takes_requests(self) -> bool:
@@ -153,8 +140,10 @@ class Endpoint:
 class Pool:
     """All endpoints of a model; `size` requests are in flight at most."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], max_retries: int) -> None:
-        self.endpoints, self.max_retries = endpoints, max_retries
+    def __init__(self, endpoints: Sequence[Endpoint], max_retries: int, model: str,
+                 offered: Sequence[str] = ()) -> None:
+        """`model` and the models that the servers offer are named in errors."""
+        self.endpoints, self.max_retries, self.model, self.offered = endpoints, max_retries, model, offered
         self.size = sum(one.options.requests_in_flight for one in endpoints)
         self.patience = max(one.options.request_timeout for one in endpoints)
         self._slots = asyncio.Semaphore(self.size)
@@ -162,7 +151,8 @@ class Pool:
     async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any, float] | None:
         """As `Endpoint.post`, after as many attempts as needed, `max_retries` at most beyond the first.
 
-        Raises RefusedError if only this request is at fault, OutOfServiceError if the next would fail too.
+        Raises the last attempt's error if only this request is at fault, UserError if the next would fail
+        too.
         """
         import openai
 
@@ -176,9 +166,10 @@ class Pool:
                     slow += fault is Fault.SLOW
                     last = attempt == self.max_retries
                     if fault is Fault.FOR_GOOD or (fault is Fault.LOST and self._all_lost(last, since)):
-                        raise OutOfServiceError(endpoint.address, endpoint.variable) from error
+                        raise refusal(endpoint.address, endpoint.variable, error, self.model,
+                                      self.offered) from error
                     if last or slow > TIMEOUT_RETRIES or fault in (Fault.TOO_LONG, Fault.REFUSED):
-                        raise RefusedError from error
+                        raise
                     if fault in (Fault.SLOW, Fault.PASSING):  # else the endpoint rests
                         await pause(backoff(attempt), stopped)
                 attempt += 1

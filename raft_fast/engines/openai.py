@@ -8,16 +8,15 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
 from raft_fast.engines.base import Calls, Price, Reply, Sampling, stable_seed, valid
 from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.endpoint import Endpoint, OutOfServiceError, Pool, RefusedError
-from raft_fast.engines.flow import Call, in_background
+from raft_fast.engines.endpoint import Endpoint, Pool
+from raft_fast.engines.flow import Ask, Call, in_background
 from raft_fast.engines.replies import Fault, complaint, fault_of, read_reply, refusal
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
@@ -30,13 +29,6 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 READ_AHEAD = 1024
 
 
-class Address(NamedTuple):
-    """A URL and the environment variable that holds its key."""
-
-    url: str
-    variable: str = KEY_VARIABLE
-
-
 class OpenAIEngine:
     """A model on servers; see `engines.base.Engine` for the protocol.
 
@@ -44,12 +36,11 @@ class OpenAIEngine:
     more, goes on where it was.
     """
 
-    def __init__(self, pool: Pool, model: str, options: EngineOptions, offered: Sequence[str] = ()) -> None:
-        """`offered` are the models that the servers list, as far as they do."""
-        self.pool, self.model, self.extra, self.offered = pool, model, options.extra_body, offered
+    def __init__(self, pool: Pool, options: EngineOptions) -> None:
+        self.pool, self.model, self.extra = pool, pool.model, options.extra_body
         self._calls: Calls[Call] = Calls()
         self.price = Price(*options.prices) if options.prices else None
-        self.identity = model
+        self.identity = pool.model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
             self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -67,7 +58,7 @@ class OpenAIEngine:
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
         options = (options or EngineOptions()).of(spec, model or "")
-        endpoints = [Endpoint(one.url, one.variable, options) for one in addresses]
+        endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
         served = [_list_models(endpoint, len(endpoints) > 1) for endpoint in endpoints]
         if all(names is None for names in served):
             _list_models(endpoints[0])  # raises: says why
@@ -76,7 +67,7 @@ class OpenAIEngine:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
         offered = list(dict.fromkeys(one for names in served for one in names or ()))
-        engine = cls(Pool(endpoints, options.max_retries), name, options, offered)
+        engine = cls(Pool(endpoints, options.max_retries, name, offered), options)
         if offered and name not in offered:
             list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
         return engine
@@ -92,11 +83,11 @@ class OpenAIEngine:
         async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
             return await self._reply(messages, sampling, stopped)
 
-        return self._each(conversations, self._calls.begin(Call(ask)))
+        return self._each(conversations, ask)
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """Read the score from the reply's text; one second chance with another seed."""
-        return self._each(conversations, self._calls.begin(Call(self._score)))
+        return self._each(conversations, self._score)
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
         """See `Engine`: takes effect at once, however long the callers' replies take."""
@@ -106,16 +97,16 @@ class OpenAIEngine:
         """See `Engine`."""
         return self.pool.under_way()
 
-    def _each(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
-        try:
-            yield from call.replies(conversations, READ_AHEAD + self.pool.size, self.pool.patience)
-        except OutOfServiceError as error:
-            raise refusal(error.address, error.variable, error.__cause__, self.model, self.offered) from error
+    def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
+        return self._calls.begin(Call(ask)).replies(
+            conversations, READ_AHEAD + self.pool.size, self.pool.patience)
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
     ) -> Reply | None:
         """One reply without its thinking, or with the error of this request; None if it was not sent."""
+        import openai
+
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
@@ -123,8 +114,8 @@ class OpenAIEngine:
         try:
             answer = await self.pool.post(
                 {key: value for key, value in body.items() if value is not None}, stopped)
-        except RefusedError as error:
-            return Reply("", error=valid(complaint(error.__cause__)))
+        except (openai.OpenAIError, TimeoutError, ValueError) as error:
+            return Reply("", error=valid(complaint(error)))
         return None if answer is None else replace(read_reply(answer[0], longest), seconds=answer[1])
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
@@ -137,8 +128,9 @@ class OpenAIEngine:
         return None if second is None else second_attempt(first, second)
 
 
-def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
-    """(model or None, addresses) of `MODEL@URL+URL` or `URL`. Raises UserError for anything else."""
+def parse_spec(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
+    """(model or None, addresses) of `MODEL@URL+URL` or `URL`, each a URL and the environment variable of its
+    key. Raises UserError for anything else."""
     refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>(?i:https?)://\S+)", spec)
     urls = re.split(r"\+(?=(?i:https?)://)", match["urls"]) if match else []
@@ -148,10 +140,10 @@ def parse_spec(spec: str) -> tuple[str | None, list[Address]]:
     return match["model"], [_address(url) for url in urls]
 
 
-def _address(url: str) -> Address:
+def _address(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     plain = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1", fragment=""))
-    return Address(plain, parts.fragment or KEY_VARIABLE)
+    return plain, parts.fragment or KEY_VARIABLE
 
 
 def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:

@@ -54,7 +54,7 @@ _PAGE, _SEARCHED = 100_000, 2_000  # characters of a complaint that are read, an
 class Fault(Enum):
     """What a failed attempt means for its request, its endpoint and the run."""
 
-    LOST = auto()  # the endpoint cannot be reached or hung up: it rests, others are tried
+    LOST = auto()  # the endpoint cannot be reached or hung up: it rests
     BUSY = auto()  # the endpoint has too much to do: it rests
     SLOW = auto()  # no whole answer in time
     PASSING = auto()  # another attempt may succeed
@@ -204,19 +204,14 @@ def not_whole(reason: Any) -> str:
         f"the reply is not known to be whole: it ended with finish_reason {_quoted(_called(reason))!r}")
 
 
-def complaint(error: BaseException | None) -> str:
+def complaint(error: Exception) -> str:
     """The error of the one request that a server refused."""
-    said = _one_line(error)
-    fault = fault_of(error) if isinstance(error, Exception) else None
-    if fault is Fault.SLOW:
-        return f"no whole answer within --request_timeout ({said})"
-    if fault is Fault.TOO_LONG:
-        return f"{TOO_LONG} ({said})"
-    if getattr(error, "status_code", None) == 400 and _HELD_BACK.search(str(getattr(error, "code", None))):
-        return f"{FILTERED} ({said})"
-    if isinstance(error, ValueError):
-        return f"the server's answer is broken off or not JSON ({said})"
-    return said
+    fault, held = fault_of(error), _HELD_BACK.search(str(getattr(error, "code", None)))
+    what = ("no whole answer within --request_timeout" if fault is Fault.SLOW
+            else TOO_LONG if fault is Fault.TOO_LONG
+            else FILTERED if held and getattr(error, "status_code", None) == 400
+            else "the server's answer is broken off or not JSON" if isinstance(error, ValueError) else "")
+    return f"{what} ({_one_line(error)})" if what else _one_line(error)
 
 
 def refusal(

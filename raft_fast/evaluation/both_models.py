@@ -137,6 +137,8 @@ def _compare(exam: Exam, base: Answers, trained: Answers) -> dict[str, Any]:
     """Scores of both models with the change between them, for every part of the exam."""
     parts = {part: {"rows": len(base.domains[part].records),
                     **compare_scores(base.domains[part], trained.domains[part])} for part in exam.rows}
+    if not any(row.gold for row in exam.rows["domain"]):
+        parts["domain"]["without_answers"] = True
     measured = {"domain": behaviour(base.domains["domain"].records, trained.domains["domain"].records)}
     compared = None
     if exam.general and base.general and trained.general:

@@ -34,8 +34,8 @@ def evaluate_domain(engine: Engine, rows: Sequence[Row], max_new_tokens: int, en
                     reporter: Reporter, name: str, part: str = "domain") -> Scores:
     """Answer every row greedily and score the answers; `name` (base, trained) and `part` are for progress.
 
-    The gold answer's negative log-likelihood is null for engines without `nll`. A row whose generation
-    failed has no scores and the reason under `error`.
+    The gold answer's negative log-likelihood is null for engines without `nll`. A row without a gold answer
+    has no scores; nor has one whose generation failed, which has the reason under `error`.
     """
     replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter,
                       f"evaluate {name}: {part}")
@@ -48,7 +48,7 @@ def evaluate_domain(engine: Engine, rows: Sequence[Row], max_new_tokens: int, en
         # encoders embed an empty text somewhere; it is similar to nothing
         alike = similarity if answer and math.isfinite(similarity) else 0.0
         scores = score_answer(row.gold, answer) | {"similarity": alike}
-        if reply.error is not None:
+        if reply.error is not None or not row.gold:
             scores = dict.fromkeys(scores)
         records.append({
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
@@ -75,11 +75,14 @@ def _gold_nll(engine: Any, rows: Sequence[Row], reporter: Reporter, name: str
               ) -> list[tuple[float | None, int | None]]:
     """(nats, tokens) of every gold answer; nulls where the engine has no likelihoods or one is not finite."""
     found: list[tuple[float | None, int | None]] = [(None, None)] * len(rows)
-    if not hasattr(engine, "nll"):
+    places = [place for place, row in enumerate(rows) if row.gold]
+    if not (places and hasattr(engine, "nll")):
         return found
-    with reporter.phase(f"evaluate {name}: gold likelihood", len(rows), "rows") as advance:
-        for index, (nats, tokens) in engine.nll([row.prompt for row in rows], [row.gold for row in rows]):
-            found[index] = (nats, tokens) if math.isfinite(nats) else (None, None)  # a diverged model
+    with reporter.phase(f"evaluate {name}: gold likelihood", len(places), "rows") as advance:
+        for index, (nats, tokens) in engine.nll([rows[place].prompt for place in places],
+                                                [rows[place].gold for place in places]):
+            if math.isfinite(nats):  # a diverged model's is not
+                found[places[index]] = (nats, tokens)
             advance()
     return found
 

@@ -30,7 +30,7 @@ from raft_fast.run import fetch
 from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, write_json, write_jsonl
-from raft_fast.run.options import WatchOptions
+from raft_fast.run.options import WatchOptions, check
 from raft_fast.run.progress import Reporter
 
 EVALUATIONS, GENERAL = "evaluations.jsonl", "general_answers.jsonl"
@@ -43,7 +43,12 @@ EvalScores = dict[str, float | None]
 def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_dir: Path, reporter: Reporter,
              config: dict[str, Any]) -> list[Callback]:
     """The callbacks that the options ask for. `original` is the engine of the model before training; `config`
-    holds every option of the run."""
+    holds every option of the run. Raises UserError for evaluations that need answers where there are none."""
+    if heldout and not any(row.gold for row in heldout):
+        check(not options.load_best_model_at_end, "--load_best_model_at_end", True,
+              "false: the held-out rows have no answers to choose the weights by")
+        check(not options.eval_steps or options.eval_general_prompts > 0, "--eval_general_prompts", 0,
+              "above 0: the held-out rows have no answers, so only general drift can be watched")
     advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
                            original.model.device.type == "cuda", config["max_completion_length"],
                            reporter.say)
@@ -56,7 +61,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
         general = general_answers(options, original, run_dir, reporter)
-        domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout]
+        domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
         found += [StopOnCollapse(options.collapse_threshold), EvaluateEvery(options.eval_steps, scorer)]

@@ -1,5 +1,5 @@
-"""What is asked of a model of transformers whatever it is built of: its depth, its longest position, and what
-in it is not for text (a vision tower)."""
+"""Properties of any model of transformers: its depth, its longest position, and its modules that are not for
+text (a vision tower)."""
 
 import math
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ import torch
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of what reads and writes text: models that see images too keep it inside another."""
+    """The configuration of the language model: models that see images too keep it inside another."""
     return model.config.get_text_config()
 
 
 def positions(model: Any) -> float:
-    """How many tokens a sequence may have; infinity where the model does not say (ALiBi, state spaces)."""
+    """The most tokens of a sequence; infinity if the model has no limit (ALiBi, state spaces)."""
     config = text_config(model)
     return (getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
             or math.inf)
 
 
 def rope_switches(model: Any) -> list[int]:
-    """Lengths up to which a sequence has other rotary frequencies than above; ascending. transformers takes
-    them from the longest sequence of a pass: one set or another ("longrope"), or scaled by it ("dynamic")."""
+    """Lengths at which a sequence's rotary frequencies change, ascending. transformers takes them from the
+    longest sequence of a pass: one of two sets ("longrope"), or scaled by its length ("dynamic")."""
     config = text_config(model)
     given = getattr(config, "rope_parameters", None) or {}
     kinds = [given] if "rope_type" in given else [one for one in given.values() if isinstance(one, dict)]

@@ -38,7 +38,7 @@ class Chat:
 
     `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts
     after an answer. `template_kwargs` are the template's own switches (enable_thinking, ...): all
-    views of a model are rendered with the same ones. Raises UserError where the tokenizer has no
+    views of a model are rendered with the same ones. Raises UserError if the tokenizer has no
     template or no end of sequence.
     """
 
@@ -130,8 +130,8 @@ def _lacking(ids: frozenset[int], rows: int) -> list[int]:
 
 
 def check_rows(tokenizer: Any, rows: int, name: str) -> None:
-    """Raise UserError where a model of `rows` rows cannot read every token. Marks of other modalities, which
-    the tokenizer has by name (image_token), are no matter: text never holds them."""
+    """Raise UserError if a model of `rows` rows cannot read every token. Marks of other modalities, which the
+    tokenizer has by name (image_token), do not count: text never holds them."""
     named = set(tokenizer.special_tokens_map) - set(type(tokenizer).SPECIAL_TOKENS_ATTRIBUTES)
     marks = {tokenizer.special_tokens_map[key] for key in named}
     beyond = [(token_id, token) for token, token_id in tokenizer.get_vocab().items()

@@ -89,7 +89,7 @@ def _prompt(model: object, wanted: str) -> str:
     if wanted.endswith((" ", ":")):
         return wanted
     names = ", ".join(name for name in known if known[name]) or "none"
-    raise UserError(f"--encoder_prompt {wanted}: is no prompt of the encoder (it has: {names}); a text of "
+    raise UserError(f"--encoder_prompt {wanted}: is not a prompt of the encoder (it has: {names}); a text of "
                     "your own must end with a space or a colon")
 
 

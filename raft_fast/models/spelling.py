@@ -1,4 +1,4 @@
-"""Control tokens in a text are text: their names are spelled out, where a tokenizer would read tokens."""
+"""Names of control tokens in a row's text are spelled out as text, where a tokenizer would read tokens."""
 
 import json
 import re
@@ -32,8 +32,8 @@ class Controls:
         return bool(self._loose and self._loose.intersection(self.ids(text)))
 
     def hold(self, texts: Sequence[str]) -> list[str] | None:
-        """The texts of a conversation with a private character for every name; None where there is no name in
-        them. Raises UserError where there is one, and it cannot be read as text."""
+        """The texts of a conversation with a private character for every name; None if they hold no name.
+        Raises UserError for a name that cannot be read as text."""
         found = next(filter(self.found_in, texts), None)
         if found is None:
             return None

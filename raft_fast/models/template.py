@@ -1,4 +1,4 @@
-"""A model's chat template: what it writes around the texts it is given, found out once with a probe.
+"""A model's chat template: the text that it writes around messages, found once with a probe conversation.
 
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
@@ -39,8 +39,8 @@ _WORDS = re.compile(r"/(?:no_)?think\b")  # they switch thoughts on and off, and
 class Template:
     """The chat template of `tokenizer`; `name` is the model's in errors, `switches` the template's own.
 
-    `ending` is the text that ends an answer and `end_id` its last token, the end of turn; None where the
-    template writes none. Raises UserError where the template cannot be followed, with its text that shows it.
+    `ending` is the text that ends an answer and `end_id` its last token, the end of turn; None if the
+    template writes none. Raises UserError if the template cannot be followed, with its text that shows it.
     """
 
     def __init__(self, tokenizer: Any, name: str, switches: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ class Template:
             if whole[: len(prompt)] == prompt:
                 return lead
         raise UserError(f"--model {self.name}: its chat template cannot be followed: the tokens of "
-                        f"{_quote(before)} are others when an answer follows; choose another model")
+                        f"{_quote(before)} change when an answer follows; choose another model")
 
     def _control_names(self) -> set[str]:
         """What must stay text in a row: special tokens, and added ones that are marks of the template."""

@@ -1,4 +1,4 @@
-"""What is no part of a reply's answer: a model's thoughts, and the control marks of its chat format."""
+"""Removes from a reply a model's thoughts and the control marks of its chat format."""
 
 import re
 from collections.abc import Iterator

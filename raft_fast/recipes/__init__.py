@@ -10,9 +10,9 @@ from raft_fast.run.errors import UserError
 
 if TYPE_CHECKING:
     from raft_fast.distillation import Term
-    from raft_fast.run.options import TrainOptions
+    from raft_fast.run.options import Options, TrainOptions
 
-__all__ = ["Recipe", "find", "names", "terms_of"]
+__all__ = ["Recipe", "find", "names", "needs_answers", "terms_of"]
 
 
 def names() -> list[str]:
@@ -58,6 +58,13 @@ def terms_of(recipe: "str | type[Recipe] | Recipe", options: "TrainOptions") -> 
             raise UserError(f"--{option} {str(asked).lower()}: must be {str(there).lower()} for the recipe "
                             f"{chosen.name}, whose loss has the terms {', '.join(t.name for t in terms)}")
     return terms
+
+
+def needs_answers(recipe: Recipe, options: "Options") -> bool:
+    """Whether rows must have answers: for a term, for stage 1, or because without answers nobody teaches but
+    the model itself."""
+    return options.train.teacher == "self" or recipe.answers(options) is not None or any(
+        term.needs_answer for term in recipe.terms(options.train))
 
 
 def _check(recipe: str, terms: Sequence[str]) -> None:

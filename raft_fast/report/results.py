@@ -123,6 +123,9 @@ def notes(evaluation: Section) -> list[str]:
                          f"({reasons}).")
         if out["not_in_slice"]:
             found.append(f"IFBench prompts not asked: {out['not_in_slice']} (--general_prompts 0 asks all).")
+    domain = evaluation["domain"]
+    if domain.get("without_answers"):
+        found.append("The held-out rows have no answers: there are no domain scores.")
     for part in ("domain", "general"):
         for key, what in (("truncated", "cut off at the length limit"), ("failed", "without an answer")):
             base, trained = ((evaluation[part] or {}).get(key) or {"base": 0, "trained": 0}).values()

@@ -70,7 +70,7 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
 
 @pytest.mark.parametrize("name", ["vllm", "vllm_server"])
 def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
-    """By engines of this process neither: tests/test_vocabulary.py."""
+    """By engines of this process neither: tests/models/test_vocabulary.py."""
     engine, student = engine_of(name, chat), make_model(1, vocab_size=300)
     with torch.no_grad():
         student.lm_head.weight[260:] *= 8

@@ -80,7 +80,7 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(spec):
             refuse()
         assert "PASSW" not in str(refused.value)
     assert parse_spec("m@http://host/v1?api-version=2")[0] == "m"  # what is no secret may be in it
-    assert parse_spec("m@HTTP://host")[1][0].url == "http://host/v1"
+    assert parse_spec("m@HTTP://host")[1][0][0] == "http://host/v1"
 
 
 @pytest.mark.parametrize("url", ["http://user:PASSW/x@host", "http://user:PASSW,x@host"])
@@ -95,7 +95,7 @@ def test_a_variable_that_is_not_set_is_not_named_in_full(serve, connect, monkeyp
         return lambda handler: handler.send(401, "{}")
 
     names = ("MY_KEY", "my_key", "OPENAI_KEY_OF_HOST_2", "KEY_FOR_PRODUCTION")
-    assert [parse_spec(f"m@http://h#{name}")[1][0].variable for name in names] == [*names]
+    assert [parse_spec(f"m@http://h#{name}")[1][0][1] for name in names] == [*names]
     with pytest.raises(UserError, match=r"refuses the key in som\.\.\. \(not set\)"):
         ask(connect(f"m@{serve(refuse).url}#somekey"), "a")
     monkeypatch.setenv("aB1234567890xyz", "x")

@@ -41,8 +41,8 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should():
     rare = 1 << 22
     logits = torch.zeros(1, rare + 1)
     logits[0, 0] = math.log(rare)
-    sampler = Sampler(1.0, [7], 200, torch.device("cpu"))
-    chosen = torch.stack([sampler.draw(logits.softmax(1)) for _ in range(200)]).flatten()
+    sampler, probabilities = Sampler(1.0, [7], 200, torch.device("cpu")), logits.softmax(1)
+    chosen = torch.stack([sampler.draw(probabilities) for _ in range(200)]).flatten()
     tail = chosen[chosen > 0]
     assert abs(len(tail) - 100) < 5 * 50 ** 0.5
     assert abs(float(tail.double().mean()) / rare - 0.5) < 5 * (1 / 12 / len(tail)) ** 0.5

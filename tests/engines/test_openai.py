@@ -12,8 +12,9 @@ from faulty_server import SAMPLING, Say, ask, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
+from raft_fast.engines.connection import KEY_VARIABLE
 from raft_fast.engines.flow import Call
-from raft_fast.engines.openai import Address, OpenAIEngine, parse_spec
+from raft_fast.engines.openai import OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
 
 
@@ -290,11 +291,11 @@ def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
 
 
 @pytest.mark.parametrize(("spec", "model", "addresses"), [
-    ("http://h:8000", None, [Address("http://h:8000/v1")]),
-    ("http://h:8000/v1/", None, [Address("http://h:8000/v1")]),
-    ("org/m@https://h/api", "org/m", [Address("https://h/api")]),
-    ("a@b@http://h/v1", "a@b", [Address("http://h/v1")]),
-    ("m@http://a+http://b:1/v2#KEY_B", "m", [Address("http://a/v1"), Address("http://b:1/v2", "KEY_B")]),
+    ("http://h:8000", None, [("http://h:8000/v1", KEY_VARIABLE)]),
+    ("http://h:8000/v1/", None, [("http://h:8000/v1", KEY_VARIABLE)]),
+    ("org/m@https://h/api", "org/m", [("https://h/api", KEY_VARIABLE)]),
+    ("a@b@http://h/v1", "a@b", [("http://h/v1", KEY_VARIABLE)]),
+    ("m@http://a+http://b:1/v2#KEY_B", "m", [("http://a/v1", KEY_VARIABLE), ("http://b:1/v2", "KEY_B")]),
 ])
 def test_specs(spec, model, addresses):
     assert parse_spec(spec) == (model, addresses)

@@ -43,7 +43,8 @@ def sent_at(clock, limit, *units):
 
 
 @pytest.mark.parametrize(("per_minute", "units", "times"), [
-    (120, (1, 1, 1, 1), [0, 0.5, 1, 1.5]), (6000, (100, 1000, 50, 1), [0, 1, 11, 11.5]), (0, (10**9, 1), [0, 0])])
+    (120, (1, 1, 1, 1), [0, 0.5, 1, 1.5]), (6000, (100, 1000, 50, 1), [0, 1, 11, 11.5]),
+    (0, (10**9, 1), [0, 0])])
 def test_requests_are_spaced_by_their_size(clock, per_minute, units, times):
     assert sent_at(clock, Limit(per_minute), *units) == times
 

@@ -201,7 +201,7 @@ def test_a_row_that_the_template_refuses_costs_that_row(tmp_path, model):
         renderable(rows, chat, str(source), 0.1, Silent())
     taken, (aside,) = renderable(rows, chat, str(source), 0.2, Silent())
     assert (len(taken), aside.line, aside.row_id) == (5, 6, "s")
-    assert "System role not supported" in aside.reason
+    assert "system, user: System role not supported" in aside.reason
 
     replies = dict(HFEngine(model, chat, "tiny").generate([bad.prompt, ASKED], Sampling(max_new_tokens=2)))
     assert "System role not supported" in replies[0].error
@@ -221,6 +221,7 @@ def test_a_saved_model_stops_at_the_end_of_turn_that_was_trained(tmp_path):
         config = GenerationConfig.from_pretrained(tmp_path / name / "model")
         assert config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
         assert not config._from_model_config
+
 
 def test_a_system_turn_that_only_prompts_show_is_no_reason_to_refuse():
     """Mistral's templates write it into the last turn, where that is the user's."""

@@ -4,7 +4,6 @@ import pytest
 from tiny import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
 from transformers import GenerationConfig
 
-from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Reading
 from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
 from raft_fast.models.packing import completion_hidden, pad
@@ -36,6 +35,8 @@ def test_teacher_prompt_is_eq_7(chat):
             "Answer the question based on the reference knowledge: How high?<eos>") in text
     assert text.endswith("<turn>assistant\n")
     assert REFERENCE_PROMPT.index("{answer}") < REFERENCE_PROMPT.index("{question}")
+    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Use {question} and {x}."))
+    assert "Use {question} and {x}." in text
 
 
 def test_system_and_history_stay_in_the_teacher_view(chat):
@@ -49,22 +50,12 @@ def test_system_and_history_stay_in_the_teacher_view(chat):
     assert "knowledge: For a fence." in text
 
 
-def test_braces_in_answers_are_only_text(chat):
-    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Use {question} and {x}."))
-    assert "Use {question} and {x}." in text
-
-
-def test_special_tokens_in_an_answers_text_are_only_text(chat):
-    completion = chat.completion("a<eos>b")
-    assert [token for token in completion if token in chat.eos_ids] == [chat.end_of_turn]
-    assert completion[-1] == chat.end_of_turn
-
-
-def test_the_templates_own_end_of_turn_counts_as_eos():
+def test_the_templates_own_end_of_turn_counts_as_eos_and_those_of_the_generation_config():
     template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<turn>{% endfor %}"
     chat = Chat(make_tokenizer(template))
     assert chat.end_of_turn == 3
     assert chat.eos_ids == {2, 3}
+    assert Chat(make_tokenizer(CHATML), GenerationConfig(eos_token_id=[2, 3])).eos_ids == {2, 3}
 
 
 def test_a_template_that_wants_a_system_turn_still_loads():
@@ -78,19 +69,6 @@ def test_no_doubled_bos():
     bos = chat.tokenizer.bos_token_id
     assert chat.sft_view(USER, "Yes.").ids.count(bos) == 1
     assert chat.teacher_prompt(USER, "Yes.").count(bos) == 1
-
-
-def test_sft_completion_ends_with_the_templates_own_end_of_turn(chat):
-    view = chat.sft_view(USER, "Yes.")
-    assert chat.tokenizer.decode(view.completion) == "Yes.<eos>"
-    turns = [*USER, {"role": "assistant", "content": "Yes."}]
-    whole = chat.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    assert whole[: len(view.ids)] == view.ids
-
-
-def test_every_eos_of_the_generation_config_counts():
-    chat = Chat(make_tokenizer(CHATML), GenerationConfig(eos_token_id=[2, 3]))
-    assert chat.eos_ids == {2, 3}
 
 
 def test_a_reading_takes_no_views_that_differ():
@@ -117,23 +95,12 @@ def test_model_without_template_is_refused():
         Chat(make_tokenizer(None), name="plain")
 
 
-def test_template_that_refuses_a_role_is_named():
-    chat = Chat(make_tokenizer(NO_SYSTEM), name="strict")
-    with pytest.raises(UserError, match="system, user: System role not supported"):
-        chat.student_prompt([{"role": "system", "content": "x"}, *USER])
-
-
 def test_different_tokenizers_are_refused():
     other = make_tokenizer()
     other.add_tokens(["<new>"])
     check_same_tokenizer(make_tokenizer(), make_tokenizer())
     with pytest.raises(UserError, match=r"different tokenizers.*<new>"):
         check_same_tokenizer(make_tokenizer(), other)
-
-
-def test_row_views_are_rendered_from_the_training_answer(chat):
-    row = Row("r", USER, completion="fused", gold="gold")
-    assert chat.tokenizer.decode(chat.sft_view(row.prompt, row.completion).completion) == "fused<eos>"
 
 
 def test_the_templates_own_switches_reach_every_view(tokenizer):

@@ -18,11 +18,8 @@ from raft_fast.run.options import EngineOptions, ModelOptions, TrainOptions
 CPU = torch.device("cpu")
 
 
-def test_none_is_nothing():
+def test_four_bits_need_a_gpu_and_none_needs_nothing():
     assert quantization_config("none", CPU) is None
-
-
-def test_four_bits_need_a_gpu():
     with pytest.raises(UserError, match="nf4: bitsandbytes' 4 bits need a GPU; int8 works here"):
         quantization_config("nf4", CPU)
 
