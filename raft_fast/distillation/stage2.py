@@ -85,9 +85,8 @@ def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Op
         processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
         reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
     if training.distillation and training.sft:
-        reporter.say("λ: a step of one micro-batch has its own losses in the averages (Eqs. 11-12 exactly), "
-                     "one of several takes the averages of the step before"
-                     + "; metrics.jsonl says of each step which held (lambda_exact)")
+        reporter.say("λ includes a step's own losses if the step is one micro-batch (Eqs. 11-12), else the "
+                     "averages of the step before: lambda_exact in metrics.jsonl")
     if processes.is_first:
         kept = {row.row_id: lengths[row.row_id] for row in rows}
         estimate(model, frozen and frozen.model, kept, training, processes.size).show()

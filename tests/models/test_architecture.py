@@ -91,7 +91,7 @@ def folder(request, tmp_path):
 @pytest.mark.parametrize("folder", [name for name in CONFIGS if name != "mamba"], indirect=True)
 def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, monkeypatch):
     shown = []
-    monkeypatch.setattr(Estimate, "show", shown.append)
+    monkeypatch.setattr(Estimate, "show", lambda self: shown.append(self))
     model = ModelOptions(model=str(folder), device="cpu")
     options = Options(DataOptions(), model, EngineOptions(), ScreenOptions(), RefineOptions(), TRAIN,
                       AdapterOptions(use_peft=lora, lora_r=4), WatchOptions(), EvaluateOptions())
