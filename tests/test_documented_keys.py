@@ -4,7 +4,7 @@ import json
 
 from documented import documented
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench
-from watching.watched_run import make_scorer, run
+from distillation.watched_run import make_scorer, run
 
 from raft_fast.distillation.watching import LogCompletions
 from raft_fast.evaluation import evaluate

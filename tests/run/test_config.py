@@ -214,4 +214,4 @@ def test_names_are_the_same_however_they_are_listed():
 
 def test_the_reference_is_up_to_date():
     """python -m raft_fast.run.reference > docs/OPTIONS.md"""
-    assert (Path(__file__).parents[1] / "docs/OPTIONS.md").read_text() == reference()
+    assert (Path(__file__).parents[2] / "docs/OPTIONS.md").read_text() == reference()
