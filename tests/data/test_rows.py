@@ -2,10 +2,12 @@
 
 import json
 import sys
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from written import GOOD, jsonl
 
 from raft_fast import paraphrase, refine
 from raft_fast.data.dataset import open_rows, read_table, write_rows
@@ -13,8 +15,6 @@ from raft_fast.data.training_rows import read_rows, take_rows
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
-
-GOOD = {"question": "How high?", "answer": "Three metres."}
 
 
 def turn(content, role="assistant", **more):
@@ -26,9 +26,7 @@ def asked(*more):
 
 
 def table(tmp_path, *records):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in records))
-    return read_table(str(path), 1.0)
+    return read_table(jsonl(tmp_path / "rows.jsonl", records), 1.0)
 
 
 def row(tmp_path, record):
@@ -36,39 +34,65 @@ def row(tmp_path, record):
     return found.rows[1] if len(found.rows) == 2 else found.rejected[0].reason
 
 
-def test_earlier_turns_of_a_completion_belong_to_the_prompt(tmp_path):
-    answers = [turn("first"), turn("and?", "user"), turn("last")]
-    for prompt in ("q", asked()):
-        found = row(tmp_path, {"prompt": prompt, "completion": answers})
-        assert [one["content"] for one in found.prompt] == ["q", "first", "and?"]
-        assert found.gold == "last"
-    two = [turn("first"), turn("second")]
-    assert "must have a user turn before" in row(tmp_path, {"prompt": "q", "completion": two})
+ANSWERS = [turn("first"), turn("and?", "user"), turn("last")]
 
 
-@pytest.mark.parametrize("record", [
-    {**GOOD, "weight": 0}, {**GOOD, "weight": 0.0}, {**GOOD, "weight": "0.0"},
-    {"messages": asked(turn("a", weight=0))}, {"prompt": "q", "completion": [turn("a", weight=0)]},
-])
-def test_what_has_weight_0_is_set_aside(tmp_path, record):
-    assert "weight 0" in row(tmp_path, record)
+@pytest.mark.parametrize(("record", "prompt", "gold"), [
+    ({"prompt": "q", "completion": ANSWERS}, ["q", "first", "and?"], "last"),
+    ({"prompt": asked(), "completion": ANSWERS}, ["q", "first", "and?"], "last"),
+    ({"messages": asked(turn("no", weight=0), turn("q2", "user"), turn("a", weight=1))},
+     ["q", "no", "q2"], "a"),  # an earlier turn of weight 0 is a part of the prompt
+    *[({**empty, "question": "q", "answer": "taken"}, ["q"], "taken") for empty in (
+        {"prompt": None, "completion": None}, {"prompt": None, "completion": "c"},
+        {"prompt": "p", "completion": ""}, {"messages": []}, {"messages": None})],
+    ({"messages": json.dumps(asked(turn("a")))}, ["q"], "a"),  # messages as JSON text
+    ({"prompt": json.dumps(asked()), "completion": json.dumps([turn("a")])}, ["q"], "a"),
+    ({"prompt": json.dumps(asked()), "completion": "a"}, ["q"], "a"),
+    ({"question": json.dumps(asked()), "answer": "a"}, ["q"], "a"),
+    *[({"prompt": prompt, "completion": json.dumps([turn("a")])}, ["q"], json.dumps([turn("a")]))
+      for prompt in ("q", asked())],  # what is asked about may be JSON
+    *[({"prompt": text, "completion": text}, [text], text)  # only looks like messages
+      for text in ("[1, 2]", "[", '["a"]', '[{"x": 1}]', "[" * 2000, "[]")],
+    ('{"question": "q", "answer": "a", "note": 1, "note": 2, "meta": {"content": 1, "content": 2}}',
+     ["q"], "a"),  # keys that are not used may stand twice
+    ('{"messages": [{"role": "user", "content": "q", "n": 1, "n": 2}, '
+     '{"role": "assistant", "content": "a"}]}', ["q"], "a"),
+    *[({**GOOD, "answer": text}, ["How high?"], text)  # joiners stay
+      for text in ("می\u200cخواهم", "👩\u200d💻", "\ufeffa", "e\u0301", ".", "7️⃣")],
+    ({"messages": [turn("Be brief.", "developer"), *asked(turn("a"))]}, ["Be brief.", "q"], "a"),
+], ids=lambda value: ascii(value)[:40])
+def test_what_becomes_a_row(tmp_path, record, prompt, gold):
+    found = row(tmp_path, record)
+    assert ([one["content"] for one in found.prompt], found.gold) == (prompt, gold)
+    assert {one["role"] for one in found.prompt} <= {"system", "user", "assistant"}  # developer is system
 
 
-def test_an_earlier_turn_of_weight_0_is_a_part_of_the_prompt(tmp_path):
-    found = row(tmp_path, {"messages": asked(turn("no", weight=0), turn("q2", "user"), turn("a", weight=1))})
-    assert (found.prompt[1]["content"], found.gold) == ("no", "a")
+@pytest.mark.parametrize(("record", "said"), [
+    ({"prompt": "q", "completion": [turn("first"), turn("second")]}, "must have a user turn before"),
+    ({**GOOD, "weight": 0}, "weight 0"), ({**GOOD, "weight": 0.0}, "weight 0"),
+    ({**GOOD, "weight": "0.0"}, "weight 0"), ({"messages": asked(turn("a", weight=0))}, "weight 0"),
+    ({"prompt": "q", "completion": [turn("a", weight=0)]}, "weight 0"),
+    ({"messages": asked(turn(None, tool_calls=[{"id": 1}]))}, "calls tools and says nothing"),
+    ({"messages": asked(turn("", function_call={"name": "f"}), turn("a"))}, "calls tools and says nothing"),
+    ({"messages": asked(turn("4", "tool"), turn("a"))}, "has 'tool'"),
+    ('{"question": "q", "answer": "a", "answer": "b"}', "names the column answer twice"),
+    ('{"Question": "q", "Question": "p", "answer": "a"}', "names the column question twice"),
+    ('{"Question": "q", "QUESTION": "p", "answer": "a"}', "names the column question twice"),
+    ('{"question": "q", "answer": "a", "id": 1, "id": 2}', "names the column id twice"),
+    ('{"messages": [{"role": "user", "content": "q", "content": "p"}]}', "message that names content twice"),
+    ('{"messages": [{"role": "user", "role": "user", "content": "q"}]}', "a message that names role twice"),
+    ({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}, "names content twice"),
+    ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "p", "text": "q"}]}]}',
+     "a list of text without one text"),
+    *[({**GOOD, column: text}, f"{column} is empty") for column in GOOD  # it shows nothing
+      for text in ("\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01",
+                   "\u3164\u2800", "\u034f", " \n ")],
+], ids=lambda value: ascii(value)[:40])
+def test_what_is_set_aside_and_why(tmp_path, record, said):
+    assert said in row(tmp_path, record)
 
 
-@pytest.mark.parametrize(("turns", "said"), [
-    (asked(turn(None, tool_calls=[{"id": 1}])), "calls tools and says nothing"),
-    (asked(turn("", function_call={"name": "f"}), turn("a")), "calls tools and says nothing"),
-    (asked(turn("4", "tool"), turn("a")), "has 'tool'"),
-])
-def test_turns_that_call_tools_are_set_aside_by_that_name(tmp_path, turns, said):
-    assert said in row(tmp_path, {"messages": turns})
-
-
-def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys):
+def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys, monkeypatch):
     turns = asked(turn("a", tool_calls=[1], name="n", refusal=None))
     other = {"messages": turns, "tools": [1], "system": "s"}
     plain = [{**GOOD, "context": "c", "weight": 0.5, "docs": None, "z": []} for _ in range(4)]
@@ -77,49 +101,18 @@ def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys):
             "keys of messages that are not used: tool_calls, name"]
     assert found.notes == told == open_rows(str(tmp_path / "rows.jsonl"), 0).notes
     data = DataOptions(data=str(tmp_path / "rows.jsonl"))
+    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", data.data, "--model", "./nowhere"])
     for read in (lambda: take_rows(data, TrainOptions(), tmp_path, Reporter()),
                  lambda: refine.open_raw(data, Reporter()),
-                 lambda: read_rows(data.data, data, 0, tmp_path, Reporter())):
-        read()
+                 lambda: read_rows(data.data, data, 0, tmp_path, Reporter()), paraphrase.main):
+        with suppress(SystemExit):
+            read()
         said = capsys.readouterr().err
         assert [said.count(line) for line in told] == [1, 1]
     assert table(tmp_path, GOOD).notes == []
-
-
-def test_paraphrase_names_what_is_not_used(tmp_path, capsys, monkeypatch):
-    table(tmp_path, {**GOOD, "tools": [1]})
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--model", "./nowhere"])
-    with pytest.raises(SystemExit):
-        paraphrase.main()
-    assert "columns that are not used: tools" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("other", [
-    {"prompt": None, "completion": None}, {"prompt": None, "completion": "c"},
-    {"prompt": "p", "completion": ""}, {"messages": []}, {"messages": None},
-])
-def test_the_layout_that_is_filled_is_taken(tmp_path, other):
-    assert row(tmp_path, {**other, **GOOD, "answer": "taken"}).gold == "taken"
-
-
-@pytest.mark.parametrize("record", [
-    {"messages": json.dumps(asked(turn("a")))},
-    {"prompt": json.dumps(asked()), "completion": json.dumps([turn("a")])},
-    {"prompt": json.dumps(asked()), "completion": "a"},
-    {"question": json.dumps(asked()), "answer": "a"},
-])
-def test_messages_may_be_json_text(tmp_path, record):
-    found = row(tmp_path, record)
-    assert (found.prompt, found.gold) == (asked(), "a")
-
-
-@pytest.mark.parametrize("text", ["[1, 2]", "[", '["a"]', '[{"x": 1}]', "[" * 2000, "[]"])
-def test_a_text_that_only_looks_like_messages_is_a_text(tmp_path, text):
-    assert row(tmp_path, {"prompt": text, "completion": text}).prompt[0]["content"] == text
-    answer = json.dumps([turn("a")])  # what is asked about may be JSON
-    for prompt in ("q", asked()):
-        assert row(tmp_path, {"prompt": prompt, "completion": answer}).gold == answer
+    half = table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1})  # half a character costs nothing
+    assert (len(half.rows), len(half.notes)) == (1, 1)
+    assert half.notes[0].encode()
 
 
 @pytest.mark.parametrize("record", [
@@ -148,12 +141,6 @@ def test_a_row_set_aside_has_its_own_id_where_it_is_known(tmp_path):
     assert set(json.loads(lines[2])) == {"file", "line", "reason"}
 
 
-def test_half_a_character_in_a_column_that_is_not_used_costs_nothing(tmp_path):
-    found = table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1})
-    assert len(found.rows) == 1
-    assert "".join(found.notes).encode()
-
-
 def test_nan_is_no_id_and_no_category(tmp_path):
     """Ids of whole numbers with gaps are floats in pandas."""
     pq.write_table(pa.table({"question": ["q"] * 4, "answer": ["a"] * 4, "id": [1.0, float("nan"), None, 2.5],
@@ -175,20 +162,6 @@ def test_code_stays_indented(tmp_path, text, kept):
     assert (found.gold, found.prompt[0]["content"]) == (kept, kept)
     write_rows([found], tmp_path / "out.parquet")
     assert read_table(str(tmp_path / "out.parquet"), 0).rows == [found]
-
-
-@pytest.mark.parametrize("text", [
-    "\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01", "\u3164\u2800",
-    "\u034f", " \n ",
-], ids=ascii)
-def test_an_answer_that_shows_nothing_is_empty(tmp_path, text):
-    assert row(tmp_path, {**GOOD, "answer": text}) == "answer is empty"
-    assert row(tmp_path, {**GOOD, "question": text}) == "question is empty"
-
-
-@pytest.mark.parametrize("text", ["می\u200cخواهم", "👩\u200d💻", "\ufeffa", "e\u0301", ".", "7️⃣"])
-def test_joiners_in_an_answer_stay(tmp_path, text):
-    assert row(tmp_path, {**GOOD, "answer": text}).gold == text
 
 
 def part(text, kind="text", **more):
@@ -219,31 +192,3 @@ def test_parts_that_are_text_are_joined(tmp_path, parts):
 def test_a_content_that_is_no_text_is_told_by_its_type(tmp_path, content, reason):
     for turns in ([turn(content, "user"), turn("a")], asked(turn(content))):
         assert row(tmp_path, {"messages": turns}) == f"messages: content {reason}"
-
-
-def test_the_role_developer_is_system(tmp_path):
-    found = row(tmp_path, {"messages": [turn("Be brief.", "developer"), *asked(turn("a"))]})
-    assert found.prompt == [turn("Be brief.", "system"), *asked()]
-
-
-@pytest.mark.parametrize(("record", "said"), [
-    ('{"question": "q", "answer": "a", "answer": "b"}', "names the column answer twice"),
-    ('{"Question": "q", "Question": "p", "answer": "a"}', "names the column question twice"),
-    ('{"Question": "q", "QUESTION": "p", "answer": "a"}', "names the column question twice"),
-    ('{"question": "q", "answer": "a", "id": 1, "id": 2}', "names the column id twice"),
-    ('{"messages": [{"role": "user", "content": "q", "content": "p"}]}', "message that names content twice"),
-    ('{"messages": [{"role": "user", "role": "user", "content": "q"}]}', "a message that names role twice"),
-    (json.dumps({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}), "names content twice"),
-    ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "p", "text": "q"}]}]}',
-     "a list of text without one text"),
-])
-def test_a_used_key_that_stands_twice_costs_its_row(tmp_path, record, said):
-    assert said in table(tmp_path, GOOD, record).rejected[0].reason
-
-
-@pytest.mark.parametrize("record", [
-    '{"question": "q", "answer": "a", "note": 1, "note": 2, "meta": {"content": 1, "content": 2}}',
-    '{"messages": [{"role": "user", "content": "q", "n": 1, "n": 2}, {"role": "assistant", "content": "a"}]}',
-])
-def test_keys_that_are_not_used_may_stand_twice(tmp_path, record):
-    assert table(tmp_path, GOOD, record).rows[1].gold == "a"
