@@ -23,7 +23,8 @@ from benchmarks.slow_server import ANSWER, SlowServer
 from raft_fast.data.dataset import open_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling
-from raft_fast.refinement import Roles, raft, refine
+from raft_fast.recipes.raft import stage1
+from raft_fast.refinement import Roles, refine
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -78,7 +79,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
         rows = open_rows(str(folder / "rows.jsonl"), 0.0)
-        summary = refine(rows, raft(RefineOptions()), roles, Alike(), folder / "out", Reporter())
+        summary = refine(rows, stage1(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         line = json.loads((folder / "out" / "runs.jsonl").read_text())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB

@@ -12,9 +12,9 @@ import pytest
 
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast.data.training_rows import Data
-from raft_fast.distillation.preflight import check_processes
-from raft_fast.distillation.rollouts import check_rollouts
+from raft_fast.distillation.preflight import check_processes, check_rollouts
 from raft_fast.engines.load import check_engines
+from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import check_stage1
 from raft_fast.run.arguments import GROUPS
 from raft_fast.run.config import parse
@@ -105,8 +105,8 @@ def test_what_several_processes_cannot_do_is_refused(argv, message, monkeypatch,
 
 
 def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     asked = options("--push_to_hub", "true")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     for folder in (tmp_path, tmp_path / "new"):
         with pytest.raises(UserError, match=r"--push_to_hub requires a token .*: set HF_TOKEN or run hf"):
             preflight(asked, folder)
@@ -114,11 +114,9 @@ def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch
     preflight(asked, tmp_path)
 
 
-def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
+def test_what_is_not_used_may_be_anything(tmp_path):
+    """Rows of a run that is there, judges that are not asked."""
     preflight(options("--data", "gone.jsonl"), tmp_path)
-
-
-def test_judges_that_are_not_asked_may_be_anyone():
     for argv in (["--data_source", "gold"], ["--fusion_rounds", "0"]):
         preflight(options("--judge", "self,self", *argv), Path("runs/new"))
 
@@ -172,7 +170,7 @@ def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
 def test_stage_1_names_its_engines_only_where_it_is_due():
     raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
     with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):
-        check_stage1(raw, judged)
-    check_stage1(replace(raw, refined=True), judged)
+        check_stage1(raw, judged, RAFT().answers)
+    check_stage1(replace(raw, refined=True), judged, RAFT().answers)
     for source in ("gold", "rewrite"):
-        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source))
+        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source), RAFT().answers)

@@ -37,7 +37,7 @@ from raft_fast.evaluation.jury import Jury, agreement, pairs_of
 from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.models.architecture import positions
 from raft_fast.models.load import load_encoder
-from raft_fast.recipes import terms_of
+from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import write_json, write_jsonl
@@ -74,7 +74,8 @@ class Shared:
         options = replace(cell.options, data=self.options.data)  # all seeds train on the same rows
 
         def answered() -> list[Row]:
-            return answer_rows(self.data, options, self.original, self.encoder, self.folder, self.reporter)
+            return answer_rows(self.data, options, self.original, self.encoder, self.folder, self.reporter,
+                               find(options.train.recipe).answers)
 
         if options.train.data_source == "gold":
             return answered()

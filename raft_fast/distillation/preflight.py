@@ -1,17 +1,17 @@
 """Preflight checks of stage 2: fail before loading models or calling paid APIs."""
 
+import importlib.util
 from collections.abc import Collection
 from pathlib import Path
 
 from raft_fast.data.records import own_file
-from raft_fast.distillation.rollouts import check_rollouts
 from raft_fast.distillation.watching import find_trackers
 from raft_fast.engines.load import not_a_server
 from raft_fast.models.fetch import own_folder
 from raft_fast.models.load import pick_device, quantization_config
-from raft_fast.run.errors import require
+from raft_fast.run.errors import UserError, require
 from raft_fast.run.fetch import check_upload
-from raft_fast.run.options import MEMORY, Options, check
+from raft_fast.run.options import MEMORY, Options, TrainOptions, check
 
 
 def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Collection[str] = ()) -> None:
@@ -36,6 +36,20 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
     own_folder(options.model.encoder, "--encoder")
     if train.distillation and train.teacher != "self" and "teacher" not in in_memory:
         own_folder(not_a_server(train.teacher), "--teacher")
+
+
+def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
+    """Raises UserError for a --rollout_engine that is not installed, or that this device or number of
+    processes does not support."""
+    name = options.rollout_engine
+    check(on_gpu or name == "transformers", "--rollout_engine", name,
+          "transformers on a CPU: the others need a GPU")
+    check(processes == 1 or name != "vllm", "--rollout_engine", name,
+          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")
+    needed = {"vllm": ["vllm"], "vllm_server": ["trl", "vllm"]}.get(name, [])
+    if missing := [one for one in needed if importlib.util.find_spec(one) is None]:
+        raise UserError(f"--rollout_engine {name}: {' and '.join(missing)} not installed: "
+                        f"pip install {' '.join(missing)}")
 
 
 def check_processes(options: Options, processes: int) -> None:

@@ -85,14 +85,9 @@ class Resumable:
     def _say_where_lambda_moves(self, kept: dict[str, Any]) -> None:
         """A line where steps are cut differently from before, so that λ comes from different averages."""
         limits, processes = self.stepper.limits, Processes()
-        cuts = []
-        for count, rows, tokens in (
-                (len(kept.get("processes", [])) or 1, *kept.get("limits", [limits.rows, limits.tokens])),
-                (processes.size, limits.rows, limits.tokens)):
-            share = -(-self.rows_per_step // count)
-            told = f"{share} rows a process in micro-batches of at most {rows} rows"
-            cuts.append(((share <= rows, tokens), told + (f" and {tokens} tokens" if tokens else "")))
-        (before, was), (now, told) = cuts
+        before, was = cut_of(self.rows_per_step, len(kept.get("processes", [])) or 1,
+                             *kept.get("limits", [limits.rows, limits.tokens]))
+        now, told = cut_of(self.rows_per_step, processes.size, limits.rows, limits.tokens)
         if self.stepper.balances and processes.is_first and now != before:
             console.print(f"λ: {told} from here on, {was} before; in a step of several micro-batches λ "
                           "comes from the averages of the step before (lambda_exact in metrics.jsonl)",
@@ -105,6 +100,14 @@ class Resumable:
     @property
     def _engine(self) -> RolloutEngine | None:
         return self.rollouts.engine if self.rollouts else None
+
+
+def cut_of(step_rows: int, processes: int, rows: int, tokens: int) -> tuple[tuple[bool, int], str]:
+    """How micro-batches of so many rows and tokens (0: any) cut the steps of a run: equal where steps that
+    were whole stay whole; and in words."""
+    share = -(-step_rows // processes)
+    told = f"{share} rows a process in micro-batches of at most {rows} rows"
+    return (share <= rows, tokens), told + (f" and {tokens} tokens" if tokens else "")
 
 
 def of_each_process(engine: RolloutEngine | None, processes: Processes) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Callbacks that show a run: the progress line, two pieces of advice, samples, the first batch, trackers."""
+"""Callbacks that show a run: the progress line, advice, samples, the first batch, trackers."""
 
 import json
 import os
@@ -16,9 +16,7 @@ from raft_fast.models.chat import Chat, View
 from raft_fast.run.errors import UserError, first_line, require
 
 PARTS = {"rollout": "rollouts", "teacher": "teacher", "train": "training"}
-LOSSES = {"loss": "loss", "sft_loss": "sft", "kl_loss": "kl", "lambda": "λ"}
 ENOUGH_STEPS, MOSTLY = 3, 0.6  # steps until advice on rollouts, and the share of time that asks for it
-BOUNDED_STEPS = 5  # in a row until a word on λ
 COMPLETIONS, FIRST_BATCH, TRACKERS, SHOWN = "completions.jsonl", "first_batch.md", "trackers", 4
 NO_TRACKER, ALL_TRACKERS = ("", "none", "no", "off", "false"), "all"  # all: whatever is installed
 
@@ -46,7 +44,9 @@ class StepsInProgress(Callback):
         self._move(found=state.step)
 
     def on_step(self, state: TrainingState) -> None:
-        self.losses = "  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in LOSSES.items()
+        terms = {key: key.removesuffix("_loss") for key in state.metrics if key.endswith("_loss")}
+        self.losses = "  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in
+                                {"loss": "loss", **terms, "lambda": "λ"}.items()
                                 if state.metrics[key] is not None)
         if skipped := state.metrics["skipped_steps"]:
             self.losses += f"  skipped {skipped}"
@@ -104,29 +104,6 @@ class RolloutAdvice(Callback):
         speed = self.drawn / self.seconds["rollout"]
         return (f"rollouts dominate after {self.steps} steps: {shares}; {speed:,.0f} tokens/s drawn. What "
                 f"helps: {'; '.join(helps)}")
-
-
-class LambdaAtBound(Callback):
-    """Says once, after several steps in a row at --lambda_max, what it means and what helps."""
-
-    def __init__(self, lambda_max: float, say: Callable[[str], None]) -> None:
-        self.lambda_max, self.say = lambda_max, say
-        self.steps, self.said = 0, False
-
-    def on_step(self, state: TrainingState) -> None:
-        if state.metrics["skipped"]:  # tells nothing of λ
-            return
-        self.steps = self.steps + 1 if state.metrics["lambda_bounded"] else 0
-        if self.steps >= BOUNDED_STEPS and not self.said:
-            self.said = True
-            self.say(self._advice(state.metrics["sft_loss"], state.metrics["kl_loss"]))
-
-    def _advice(self, sft: float, kl: float) -> str:
-        return (f"λ has been at its bound (--lambda_max {self.lambda_max:g}) for {self.steps} steps: the KL "
-                f"loss, {kl:.3g}, is too small beside the SFT loss, {sft:.3g}, to be made as large. Early on "
-                "that is usual: the student still says what the teacher says. If it lasts: a higher "
-                "--lambda_max, a λ of your own (--balance fixed --fixed_lambda 1), or a look at "
-                "first_batch.md, whether the teacher is shown the answer")
 
 
 class LogCompletions(Callback):

@@ -16,7 +16,6 @@ from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.distillation.watching import (
     FirstBatch,
-    LambdaAtBound,
     LogCompletions,
     RolloutAdvice,
     Trackers,
@@ -48,8 +47,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
                            original.model.device.type == "cuda", config["max_completion_length"],
                            reporter.say)
-    found: list[Callback] = [FirstBatch(original.chat), advice,
-                             LambdaAtBound(config["lambda_max"], reporter.say)]
+    found: list[Callback] = [FirstBatch(original.chat), advice]
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:

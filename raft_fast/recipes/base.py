@@ -21,14 +21,9 @@ class Recipe:
     defaults: ClassVar[dict[str, Any]] = {}
 
     def answers(self, options: "Options") -> "Stage1 | None":
-        """Where the training answers come from; None trains on the gold answers.
-
-        RAFT's stage 1 (`raft_fast.refinement.equations`) as far as --data_source asks for it. A method with
-        answers of its own returns a `Stage1` whose `decide` proposes, criticises and chooses.
-        """
-        from raft_fast.refinement.equations import answers
-
-        return answers(options)
+        """Where the training answers come from: a `Stage1` whose `decide` proposes, criticises and chooses.
+        None trains on the gold answers."""
+        return None
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
         """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""

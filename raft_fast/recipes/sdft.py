@@ -17,11 +17,11 @@ What differs from the paper:
 """
 
 from raft_fast.distillation.losses import Distillation, Term
-from raft_fast.recipes.base import Recipe
+from raft_fast.recipes.raft import RAFT
 from raft_fast.run.options import TrainOptions
 
 
-class SDFT(Recipe):
+class SDFT(RAFT):
     """On gold answers; --data_source fused or rewrite shows the teacher refined ones."""
 
     name = "sdft"

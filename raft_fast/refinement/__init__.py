@@ -6,7 +6,6 @@ A recipe's page (`equations.py` is RAFT's) is written in these words: proposers 
 
 from raft_fast.refinement.bench import Request, Roles, Stage1, Workbench, build_roles
 from raft_fast.refinement.candidates import Candidate, Decision, best, first_passing
-from raft_fast.refinement.equations import raft
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.outputs import add_calibration
 from raft_fast.refinement.parts import criticise, fuse, judge, likelihoods, rewrite

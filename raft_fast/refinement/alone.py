@@ -9,8 +9,7 @@ from raft_fast.data.dataset import Rejected, RowFile, fingerprint_rows, open_row
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import build_roles
-from raft_fast.refinement.equations import raft
+from raft_fast.refinement.bench import Stage1, build_roles
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS
@@ -56,8 +55,8 @@ def set_aside(rejected: list[Rejected], dry_run: bool) -> str:
     return f"{len(rejected):,} set aside{'' if dry_run else ': rejected.jsonl'} ({told})"
 
 
-def refine_rows(everyone: RowFile, total: int, options: Stage1Options, suites: Mapping[str, Any],
-                folder: Path, reporter: Reporter) -> dict[str, Any]:
+def refine_rows(everyone: RowFile, total: int, stage: Stage1, options: Stage1Options,
+                suites: Mapping[str, Any], folder: Path, reporter: Reporter) -> dict[str, Any]:
     """Load the engines and refine the rows of this shard into the folder; returns the summary.
 
     `everyone` are the rows of all shards, which are screened and told apart as a whole; `total` is how many
@@ -83,7 +82,7 @@ def refine_rows(everyone: RowFile, total: int, options: Stage1Options, suites: M
     everyone = everyone.without(screened.dropped)
     write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
     golds = index_golds(everyone, options.refine, encoder, folder, reporter)
-    summary = refine(shard_of(everyone, options.how), raft(options.refine), roles, encoder, folder, reporter,
+    summary = refine(shard_of(everyone, options.how), stage, roles, encoder, folder, reporter,
                      seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,
                      golds=golds, data=fingerprint)
     # config.yaml says how the finished files were made

@@ -10,7 +10,6 @@ from raft_fast.data.training_rows import Data
 from raft_fast.engines.load import check_engines
 from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
 from raft_fast.refinement.checks import Checker
-from raft_fast.refinement.equations import answers
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.outputs import REFINED, add_calibration
 from raft_fast.refinement.pipeline import refine
@@ -23,7 +22,7 @@ Answers = Callable[[Options], Stage1 | None]
 
 
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
-                reporter: Reporter, answers: Answers = answers) -> list[Row]:
+                reporter: Reporter, answers: Answers) -> list[Row]:
     """The training rows with the answer to train on. Raw rows are refined in RUN/refine; `original` is the
     model behind the engine `self`."""
     from raft_fast.engines.load import load_engine
@@ -51,7 +50,7 @@ def check_names(options: Options, run_dir: Path) -> None:
             check_once("--judge", options.refine.judge)
 
 
-def check_stage1(data: Data, options: Options, answers: Answers = answers) -> None:
+def check_stage1(data: Data, options: Options, answers: Answers) -> None:
     """Raises UserError, before a model is loaded, if stage 1 names an engine that is not installed."""
     stage = answers(options)
     if stage is not None and not data.refined:

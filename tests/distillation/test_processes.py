@@ -11,7 +11,7 @@ import torch
 from two_processes import run, work
 
 from raft_fast.distillation import planning, rows_per_step
-from raft_fast.distillation.resume import Cut
+from raft_fast.distillation.resume import cut_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions, pinned_by
 from raft_fast.run.processes import Processes
@@ -91,7 +91,7 @@ def test_two_processes_are_one(results, how, name):
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_one_process_goes_on_where_two_stopped(results, how, tmp_path):
+def test_one_process_goes_on_where_two_stopped(results, how, tmp_path, capsys):
     """With options that a run takes when it goes on: as one pass the same λ, with those of each of the two a
     step of two passes, whose λ comes from the step before."""
     folder, one, _ = results
@@ -102,19 +102,19 @@ def test_one_process_goes_on_where_two_stopped(results, how, tmp_path):
     changed = {name for name, value in vars(ONE).items() if value != getattr(two, name)}
     assert changed <= pinned_by([TrainOptions], "nothing")
     assert_same(run(stopped, ONE, tied=True), one["exact"])
+    assert "2 rows a process in micro-batches" not in capsys.readouterr().err
     late = run(tmp_path / "same", two, tied=True)["metrics"]
+    assert "in micro-batches of at most 2 rows from here on, 2 rows a process" in capsys.readouterr().err
     assert [line["lambda_exact"] for line in late] == [True, True, False, False]
     assert [line["tokens"] for line in late[:3]] == [line["tokens"] for line in one["exact"]["metrics"][:3]]
 
 
-@pytest.mark.parametrize(("processes", "told"), [
-    (1, "at most 2 rows from here on, 2 rows a process in micro-batches of at most 2 rows before"),
-    (2, None), (4, None)])
-def test_where_lambda_moves_is_said(processes, told):
-    before, now = Cut(4, 2, 2, 0), Cut(4, processes, 2, 0)
-    assert now.differs(before) == (told is not None)
-    assert told is None or told in f"{now} from here on, {before} before"
-    assert replace(now, tokens=9).differs(now)
+def test_where_lambda_moves_is_known():
+    """Steps that were one pass on each of two processes still are on four, and not on one."""
+    before, told = cut_of(4, 2, 2, 0)
+    assert told == "2 rows a process in micro-batches of at most 2 rows"
+    assert [cut_of(4, processes, 2, 0)[0] == before for processes in (1, 2, 4)] == [False, True, True]
+    assert cut_of(4, 2, 2, 9)[0] != before
 
 
 def test_other_rows_a_step_are_refused_with_a_combination_that_fits(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.metrics import speeds
-from raft_fast.distillation.watching import LambdaAtBound, RolloutAdvice, StepsInProgress, describe_split
+from raft_fast.distillation.watching import RolloutAdvice, StepsInProgress, describe_split
 
 
 def test_speeds_are_tokens_over_seconds():
@@ -73,21 +73,3 @@ def test_steps_of_an_earlier_start_are_found_not_done(tmp_path, chat):
     shutil.rmtree(checkpoints(tmp_path / "run/checkpoints")[-1])
     run(tmp_path / "run", chat, [steps], options)
     assert [(done, found) for done, _, found in told] == [(0, 4), (1, 0), (1, 0)]
-
-
-def at_bound(*bounded, skipped=False):
-    """What is said over steps whose λ is at its bound or not."""
-    said = []
-    watch = LambdaAtBound(100.0, said.append)
-    for each in bounded:
-        watch.on_step(SimpleNamespace(metrics={"lambda_bounded": each, "skipped": skipped, "sft_loss": 2.0,
-                                               "kl_loss": 1e-3}))
-    return said
-
-
-def test_a_lambda_at_its_bound_is_said_once_after_steps_in_a_row():
-    (told,) = at_bound(*[True] * 9)
-    assert told.startswith("λ has been at its bound (--lambda_max 100) for 5 steps: the KL loss, 0.001, is "
-                           "too small beside the SFT loss, 2,")
-    assert "a higher --lambda_max, a λ of your own (--balance fixed --fixed_lambda 1)" in told
-    assert at_bound(True, True, True, True, False, True) == at_bound(*[True] * 9, skipped=True) == []

@@ -126,41 +126,28 @@ def test_the_teacher_never_changes(chat, rows):
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
+@pytest.mark.parametrize("cut", [{"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
+                                 {"max_tokens_per_micro_batch": 1}, {"max_tokens_per_micro_batch": 150},
+                                 {"max_tokens_per_micro_batch": 10_000}])
 @pytest.mark.parametrize("balance", ["fixed", "gradient", "ema"])
-def test_micro_batches_change_only_when_lambda_is_known(chat, rows, balance):
-    """With the same λ, four micro-batches of one give the gradient of one micro-batch of four."""
-    gradients, averages = [], []
-    for size in (4, 1):
-        options = replace(OPTIONS, per_device_train_batch_size=size,
-                          gradient_accumulation_steps=4 // size, balance=balance)
-        stepper = make_stepper(make_model(0), make_model(1), chat, options)
-        stepper.balance.weight = lambda: 0.7
-        stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
-        stepper.optimizer.step = lambda: None
-        run(stepper, rows[:4])
-        gradients.append([p.grad.clone() for p in stepper.student_pass.model.parameters()])
-        averages.append(stepper.balance.state())
-    for whole, cut in zip(*gradients, strict=True):
-        assert (whole - cut).norm() <= 1e-5 * whole.norm()
-    assert averages[0] == pytest.approx(averages[1], rel=1e-5)
-
-
-@pytest.mark.parametrize("tokens", [1, 150, 10_000])
-def test_a_token_budget_cuts_steps_up_and_changes_nothing_else(chat, rows, tokens):
-    gradients, metrics = [], []
-    for budget in (0, tokens):
+def test_micro_batches_change_nothing_at_equal_lambda(chat, rows, balance, cut):
+    """By rows or by tokens: losses, gradient and averages are those of one pass."""
+    gradients, averages, metrics = [], [], []
+    for changes in ({}, cut):
         stepper = make_stepper(make_model(0), make_model(1), chat,
-                               replace(OPTIONS, max_tokens_per_micro_batch=budget))
+                               replace(OPTIONS, balance=balance, **changes))
         stepper.balance.weight = lambda: 0.7
         stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
         stepper.optimizer.step = lambda: None
         metrics.append(run(stepper, rows[:4]))
-        gradients.append([p.grad for p in stepper.student_pass.model.parameters()])
-    for whole, cut in zip(*gradients, strict=True):
-        assert (whole - cut).norm() <= 1e-5 * whole.norm()
+        gradients.append([p.grad.clone() for p in stepper.student_pass.model.parameters()])
+        averages.append(stepper.balance.state())
+    for whole, part in zip(*gradients, strict=True):
+        assert (whole - part).norm() <= 1e-5 * whole.norm()
+    assert averages[0] == pytest.approx(averages[1], rel=1e-5)
     same = ("sft_loss", "kl_loss", "teacher_mass", "grad_norm", "tokens")
     assert [metrics[0][key] for key in same] == pytest.approx([metrics[1][key] for key in same], rel=1e-5)
-    assert metrics[1]["lambda_exact"] == (tokens == 10_000)
+    assert metrics[1]["lambda_exact"] == (10_000 in cut.values())
 
 
 def test_micro_batches_keep_to_rows_and_tokens(chat, rows):

@@ -13,7 +13,7 @@ from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.callbacks import OverProcesses
-from raft_fast.distillation.watching import FirstBatch, LambdaAtBound, LogCompletions, RolloutAdvice
+from raft_fast.distillation.watching import FirstBatch, LogCompletions, RolloutAdvice
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.during_training import (
     EvaluateEvery,
@@ -321,10 +321,9 @@ def test_a_mark_in_the_text_of_a_row_is_no_control_token(chat):
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     engine = HFEngine(make_model(0), chat, "tiny")
-    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8,
-              "lambda_max": 100.0}
+    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8}
     assert [type(each) for each in watchers(WatchOptions(), engine, [], tmp_path, Reporter(), config)] \
-        == [FirstBatch, RolloutAdvice, LambdaAtBound]
+        == [FirstBatch, RolloutAdvice]
 
     def no_wheel(name):
         raise UserError("cannot be fetched")
@@ -333,7 +332,7 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), config)
     assert [type(each) for each in found] == [
-        FirstBatch, RolloutAdvice, LambdaAtBound, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
+        FirstBatch, RolloutAdvice, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
     with pytest.raises(UserError, match="--load_best_model_at_end"):

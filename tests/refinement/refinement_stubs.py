@@ -8,7 +8,8 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.engines.asking import load_prompts
-from raft_fast.refinement import raft, refine
+from raft_fast.recipes.raft import stage1
+from raft_fast.refinement import refine
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import REWRITE, Candidate
 from raft_fast.refinement.checks import CHECKS, Checker
@@ -83,7 +84,7 @@ def rows_of(count: int) -> list[Row]:
 
 def run(folder, rows, roles, encoder=None, reporter=None, *, skip_checks=UNCHECKED, given=None, **options):
     """RAFT's stage 1 with these options; `given` goes to `refine`. Returns the summary."""
-    stage = raft(RefineOptions(skip_checks=skip_checks, **options))
+    stage = stage1(RefineOptions(skip_checks=skip_checks, **options))
     return refine(rows, stage, roles, encoder or StubEncoder(), folder, reporter or Reporter(),
                   **(given or {}))
 

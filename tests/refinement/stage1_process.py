@@ -12,7 +12,8 @@ from pathlib import Path
 from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.refinement import Roles, pipeline, raft, refine
+from raft_fast.recipes.raft import stage1
+from raft_fast.refinement import Roles, pipeline, refine
 from raft_fast.run.errors import entry
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -42,7 +43,7 @@ def run(folder: Path, count: int, seconds: float) -> None:
             for n in range(count)]
     pipeline.BLOCK_ROWS = 16
     options = RefineOptions(skip_checks=UNCHECKED, fusion_rounds=FUSION_ROUNDS)
-    refine(rows, raft(options), roles, StubEncoder(), folder, Reporter())
+    refine(rows, stage1(options), roles, StubEncoder(), folder, Reporter())
 
 
 def digest(text):

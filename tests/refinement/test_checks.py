@@ -10,10 +10,10 @@ import pytest
 from benchmarks.checks import ENDS, LONG
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
+from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, Checker, check
 from raft_fast.refinement.checks.wording import guess_language
-from raft_fast.refinement.equations import choose
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions

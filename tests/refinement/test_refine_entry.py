@@ -13,6 +13,7 @@ from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 from raft_fast import refine
 from raft_fast.data import dataset
 from raft_fast.data.training_rows import Data
+from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.refinement.summary import outcome
 from raft_fast.run import config
@@ -84,11 +85,11 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
                               train=TrainOptions(data_source="rewrite"))
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
-        answer_rows(*given)
+        answer_rows(*given, RAFT().answers)
     gold = answer_rows(*given, lambda options: None)  # a recipe without answers of its own
     assert [row.completion for row in gold] == ["answer 0", "answer 1"]
     assert engine.asked == []
-    assert [row.completion for row in answer_rows(*given)] == ["said 0", "said 0"]
+    assert [row.completion for row in answer_rows(*given, RAFT().answers)] == ["said 0", "said 0"]
     assert len(locked) == 2
 
 

@@ -9,10 +9,10 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Reply
 from raft_fast.engines.asking import Activity, Prompt, load_prompt, load_prompts
 from raft_fast.engines.journal import Journal
+from raft_fast.recipes.raft import choose
 from raft_fast.refinement import Roles
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import JUDGE, Candidate, best, disagreement, refined_rows
-from raft_fast.refinement.equations import choose
 from raft_fast.refinement.parts import cosines, judge, rewrite
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
