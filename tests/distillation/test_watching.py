@@ -96,11 +96,7 @@ class Remember(Callback):
         self.weights = {}
 
     def on_step(self, state):
-        self.weights[state.step] = copied(state.student)
-
-
-def copied(student):
-    return {name: value.clone() for name, value in student.state_dict().items()}
+        self.weights[state.step] = {k: v.clone() for k, v in state.student.state_dict().items()}
 
 
 def same(student, weights):
