@@ -53,7 +53,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def pass_fails(monkeypatch):
-    """From its n-th pass on the student fails as it is told to, until it is told not to."""
+    """From its n-th pass on the student fails so, until it is told not to."""
     real, count = StudentPass.forward, [0]
 
     def fail(at, how):
@@ -62,24 +62,15 @@ def pass_fails(monkeypatch):
         def forward(self, *inputs):
             count[0] += 1
             losses, measures = real(self, *inputs)
-            return (losses, measures) if count[0] < at else how(losses, measures)
+            if count[0] < at or how == "well":
+                return losses, measures
+            if how == "no memory":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return losses * torch.nan, measures * torch.nan
 
         monkeypatch.setattr(StudentPass, "forward", forward)
 
-    yield fail
-    monkeypatch.setattr(StudentPass, "forward", real)
-
-
-def no_memory(*_):
-    raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def not_finite(losses, measures):
-    return losses * torch.nan, measures * torch.nan
-
-
-def well(losses, measures):
-    return losses, measures
+    return fail
 
 
 def steps(folder):
@@ -92,7 +83,7 @@ def row_ids(path):
 
 def test_no_memory_in_the_first_step(home, command, pass_fails):
     """Every option named is taken by the very same command."""
-    pass_fails(1, no_memory)
+    pass_fails(1, "no memory")
     said = command(*GOLD, "--output_dir", "run", code=2)
     advised = re.findall(r"--\w+ true|--\w+ \d+", said[said.index("error: out of memory") :])
     assert advised == ["--gradient_checkpointing true", "--max_tokens_per_micro_batch 4096",
@@ -101,20 +92,20 @@ def test_no_memory_in_the_first_step(home, command, pass_fails):
     assert all(each.split()[0] in said for each in shorter)
     every = [word for each in (*advised, *shorter) for word in each.split()]
     assert "error: out of memory" in command(*GOLD, "--output_dir", "run", *every, code=2)
-    pass_fails(1, well)
+    pass_fails(1, "well")
     command(*GOLD, "--output_dir", "run", *advised[0].split())
     assert steps(home / "run") == [1, 2]
 
 
 def test_no_memory_in_a_later_step(home, command, pass_fails):
     """What the run has learnt from may not change; how it is driven may, with as many rows a step."""
-    pass_fails(2, no_memory)
+    pass_fails(2, "no memory")
     said = command(*GOLD, "--output_dir", "run", code=2)
     assert "a run that has done a step needs another --output_dir for these" in said
     assert steps(home / "run") == [1]
     said = command(*GOLD, "--output_dir", "run", "--use_peft", "true", code=2)
     assert "use_peft is False there and True here); use a new --output_dir" in said
-    pass_fails(1, well)
+    pass_fails(1, "well")
     said = command(*GOLD, "--output_dir", "run", "--per_device_train_batch_size", "3", code=2)
     assert "3 rows a step (processes: 1), and the run in run has 4" in said
     fits = shlex.split(re.search(r"it goes on with (.*)$", said)[1])
@@ -130,13 +121,13 @@ def test_no_memory_in_a_later_step(home, command, pass_fails):
 def test_steps_that_are_not_finite(home, command, pass_fails):
     """Train again, from the start or from the last good weights; what was refined is not paid twice."""
     options = [*HERE, "--data_source", "rewrite", "--save_steps", "1", "--num_train_epochs", "2"]
-    pass_fails(3, not_finite)
+    pass_fails(3, "not finite")
     said = command(*options, "--output_dir", "run", code=2)
     assert "in steps 3 and 4: train again with a lower --learning_rate in another --output_dir" in said
     told = re.search(r"with (--data \S+ --heldout_data \S+),.*(--model \S+)", said)
     rows, weights = shlex.split(told[1]), shlex.split(told[2])
     assert weights == ["--model", "run/checkpoints/step-000003/model"]
-    pass_fails(1, well)
+    pass_fails(1, "well")
     without = " ".join(options).replace("--data rows.jsonl ", "").replace("--heldout 0.3 ", "").split()
     for name, more in (("anew", []), ("from_there", weights)):
         command(*without, *rows, *more, "--learning_rate", "1e-6", "--output_dir", name)

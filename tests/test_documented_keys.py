@@ -2,9 +2,9 @@
 
 import json
 
+from distillation.watched_run import make_scorer, run
 from documented import documented
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench
-from watching.watched_run import make_scorer, run
 
 from raft_fast.distillation.watching import LogCompletions
 from raft_fast.evaluation import evaluate

@@ -105,8 +105,8 @@ def test_what_several_processes_cannot_do_is_refused(argv, message, monkeypatch,
 
 
 def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     asked = options("--push_to_hub", "true")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     for folder in (tmp_path, tmp_path / "new"):
         with pytest.raises(UserError, match=r"--push_to_hub requires a token .*: set HF_TOKEN or run hf"):
             preflight(asked, folder)
@@ -114,11 +114,9 @@ def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch
     preflight(asked, tmp_path)
 
 
-def test_a_run_that_is_there_needs_its_rows_no_more(tmp_path):
+def test_what_is_not_used_may_be_anything(tmp_path):
+    """Rows of a run that is there, judges that are not asked."""
     preflight(options("--data", "gone.jsonl"), tmp_path)
-
-
-def test_judges_that_are_not_asked_may_be_anyone():
     for argv in (["--data_source", "gold"], ["--fusion_rounds", "0"]):
         preflight(options("--judge", "self,self", *argv), Path("runs/new"))
 

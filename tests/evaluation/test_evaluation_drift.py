@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from tiny import make_model
 
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.drift import (
@@ -44,7 +45,7 @@ def dense(base, trained, view):
 
 
 @torch.no_grad()
-def test_every_sum_is_the_dense_one(model, moved):
+def test_every_sum_is_the_dense_one_and_a_model_has_not_moved_from_itself(model, moved):
     found = compare_tokens(model, moved, VIEWS, 0, Reporter(), "drift")
     for view, drift in zip(VIEWS, found, strict=True):
         assert drift.tokens == len(view.completion)
@@ -52,13 +53,8 @@ def test_every_sum_is_the_dense_one(model, moved):
             sums = [drift.kl, drift.base_nll, drift.nll, drift.agreement]
             assert sums == pytest.approx(dense(model, moved, view), rel=1e-4, abs=1e-5)
     assert found[0].kl > 0.01
-
-
-def test_a_model_has_not_moved_from_itself(model):
     for drift in compare_tokens(model, model, VIEWS, 0, Reporter(), "drift"):
-        assert drift.kl == 0
-        assert drift.nll == drift.base_nll
-        assert drift.agreement == drift.tokens
+        assert (drift.kl, drift.nll, drift.agreement) == (0, drift.base_nll, drift.tokens)
 
 
 def test_probes_are_what_the_base_says_and_survive_json(model, moved, chat):
@@ -70,16 +66,13 @@ def test_probes_are_what_the_base_says_and_survive_json(model, moved, chat):
         chat.student_prompt([{"role": "user", "content": prompt.text}]) for prompt in prompts]
     assert all(0 < len(view.completion) <= 6 for view in probes.own)
     assert chat.decode(probes.text[1].ids) == "Say 1 twice."
+    assert text_views(chat, ["", "a"]) == []  # nothing is predicted
     assert Probes.load(probes.as_json()) == probes
     found = summarize_drift(measure_drift(base, trained, probes, Reporter()))
     assert found["own"]["kl"]["low"] <= found["own"]["kl"]["mean"] <= found["own"]["kl"]["high"]
     change = found["text"]["nll"]
     assert change["change"]["mean"] == pytest.approx(change["trained"]["mean"] - change["base"]["mean"])
     assert found["text"]["tokens"] == sum(len(view.completion) for view in probes.text)
-
-
-def test_a_text_of_one_token_predicts_nothing(chat):
-    assert text_views(chat, ["", "a"]) == []
 
 
 def test_weight_distance_by_hand(model):
@@ -90,14 +83,7 @@ def test_weight_distance_by_hand(model):
         layer = moved.model.layers[1].mlp.up_proj.weight
         layer.copy_(model.model.layers[1].mlp.up_proj.weight)
     found = weight_distance(model, moved)
-    assert found["parts"]["layer 0"] == pytest.approx(0.1, rel=1e-4)
-    assert found["parts"]["embedding"] == pytest.approx(0.1, rel=1e-4)
-    assert 0 < found["parts"]["layer 1"] < 0.1
-    assert found["parts"]["layer 1"] < found["all"] < 0.1
+    assert [found["parts"][part] for part in ("layer 0", "embedding")] == pytest.approx([0.1] * 2, rel=1e-4)
+    assert 0 < found["parts"]["layer 1"] < found["all"] < 0.1
     assert weight_distance(model, model)["all"] == 0
-
-
-def test_other_weights_have_no_distance(model):
-    from tiny import make_model
-
-    assert weight_distance(model, make_model(hidden_size=16)) is None
+    assert weight_distance(model, make_model(hidden_size=16)) is None  # other weights have no distance

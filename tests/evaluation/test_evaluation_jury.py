@@ -69,17 +69,14 @@ def test_accuracy_agreement_and_ballots(tmp_path):
               "kind": judge("kind", lambda text: True),
               "strict": judge("strict", lambda text: "weeks" in checked(text))}
     found = held(tmp_path, judges)
-    metric = found["domain"]["metrics"]["jury"]
-    assert (metric["base"]["mean"], metric["trained"]["mean"]) == (0, 0.5)
-    assert metric["change"]["mean"] == 0.5
+    about, metric = found["jury"], found["domain"]["metrics"]["jury"]
+    assert [metric[name]["mean"] for name in ("base", "trained", "change")] == [0, 0.5, 0.5]
     assert metric["change"]["low"] > 0
-    about = found["jury"]
-    assert about["judges"] == ["fair", "kind", "strict"]
+    assert (about["judges"], about["missing_votes"]) == (["fair", "kind", "strict"], {})
     assert about["prompt"].startswith("jury-")
     # base: kind against two; trained: six that all know, six that say nothing and are not asked about
     assert about["agreement"]["answers"] == 12 + 6
     assert about["agreement"]["unanimous"] == pytest.approx(6 / 18)
-    assert about["missing_votes"] == {}
     ballots = [json.loads(line) for line in (tmp_path / "jury.jsonl").read_text().splitlines()]
     assert [one["correct"] for one in ballots] == [False] * 12 + [False, True] * 6
     keys = {vote["key"] for one in ballots for vote in one["votes"]}
@@ -123,12 +120,9 @@ def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said)
     with pytest.raises(UserError, match=said), \
             open_jury(JuryOptions(**options), lambda spec: judge("same", bool), tmp_path / "jury"):
         pass
-
-
-def test_no_jury_without_judges(tmp_path):
-    with open_jury(JuryOptions(), pytest.fail, tmp_path / "jury") as jury:
+    with open_jury(JuryOptions(), pytest.fail, tmp_path / "none") as jury:  # without judges
         assert jury is None
-    assert not (tmp_path / "jury").exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_own_words_ask_anew(tmp_path):

@@ -37,37 +37,48 @@ def test_a_failed_or_cut_off_reply_and_low_similarity_are_named():
         "cut off after 8 tokens", "similarity 0.500 is below --paraphrase_tau 0.8"]
 
 
+def row(name, gold="That.", question="?", *before, **more):
+    return Row(name, [*before, {"role": "user", "content": question}], "c", gold=gold, **more)
+
+
 def test_kept_ones_are_rows_with_the_turns_before():
-    before = [{"role": "system", "content": "Be kind."}]
-    question = {"role": "user", "content": "What is this?"}
-    rows = [Row("a", [*before, question], "c", gold="That.", category="x"),
-            Row("b", [{"role": "user", "content": "What?"}], "c", gold="No.")]
-    replies = [Reply("This is what?"), Reply("What?")]
-    kept, refused = paraphrase(rows, lambda asked: replies, OverlapEncoder(), 0.1,
-                               load_prompt("paraphrase"))
+    before = {"role": "system", "content": "Be kind."}
+    rows = [row("a", "That.", "What is this?", before, category="x"), row("b", "No.", "What?")]
+    kept, refused = paraphrase(rows, lambda asked: [Reply("This is what?"), Reply("What?")], OverlapEncoder(),
+                               0.1, load_prompt("paraphrase"))
     (one,) = kept
-    assert one["prompt"] == [*before, {"role": "user", "content": "This is what?"}]
+    assert one["prompt"] == [before, {"role": "user", "content": "This is what?"}]
     assert (one["completion"], one["category"], one["original"]) == ("That.", "x", "What is this?")
     assert [(row["row_id"], row["reasons"]) for row in refused] == [("b", ["the same words as the question"])]
 
 
-def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, monkeypatch):
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The command on four rows in the working directory, with a stub engine."""
     rows = [{"id": f"r{i}", "question": f"What is thing {i} here?", "answer": f"It is {i}."}
             for i in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
+    monkeypatch.chdir(tmp_path)
+
+    def run(engine):
+        monkeypatch.setattr("raft_fast.engines.load.load_engine", lambda *_, **__: engine)
+        monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--output_dir", "out",
+                                          "--paraphrase_tau", "0.5"])
+        entry.main()
+
+    return run
+
+
+def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, command):
     asked = []
 
     def answer(text):
         asked.append(text)
         return "So " + text.rsplit("Question: ", 1)[1]
 
-    monkeypatch.setattr("raft_fast.engines.load.load_engine", lambda *_, **__: StubEngine(answer))
-    monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
-    monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--output_dir", "out",
-                                          "--paraphrase_tau", "0.5"])
-        entry.main()
+        command(StubEngine(answer))
     assert len(asked) == 4
     table = read_table("out/paraphrases.jsonl", 0)
     assert [(row.row_id, row.gold) for row in table.rows] == [(f"r{i}", f"It is {i}.") for i in range(4)]
@@ -78,9 +89,6 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, monkeypatc
 
 
 def test_only_what_rewords_a_trained_row_is_asked():
-    def row(name, gold):
-        return Row(name, [{"role": "user", "content": "?"}], "", gold=gold)
-
     trained = [row("a", "This."), row("b", "That.")]
     assert [one.row_id for one in of_trained([row("b", "x"), row("c", "This.")], trained, "f")] == ["b"]
     by_gold = of_trained([row("p-1", "This."), row("p-2", "Else.")], trained, "f")
@@ -91,16 +99,16 @@ def test_only_what_rewords_a_trained_row_is_asked():
 
 def test_a_line_number_is_no_row_id():
     """Rows without ids are named after their lines: of two files, different rows under one name."""
-    def row(line, gold):
-        return Row(f"row-{line:06d}", [{"role": "user", "content": "?"}], "", gold=gold)
+    def numbered(*rows):
+        return [row(f"row-{line:06d}", gold) for line, gold in rows]
 
-    trained = [row(1, "This."), row(2, "That."), row(4, "Those.")]
-    reworded = [row(1, "That."), row(2, "Held out."), row(3, "Those."), row(4, "Those.")]
+    trained = numbered((1, "This."), (2, "That."), (4, "Those."))
+    reworded = numbered((1, "That."), (2, "Held out."), (3, "Those."), (4, "Those."))
     assert [one.gold for one in of_trained(reworded, trained, "f")] == ["That.", "Those.", "Those."]
-    made = [row(4, "Those."), row(1, "This."), row(3, "That.")]  # of these very rows: 3 is held out
+    made = numbered((4, "Those."), (1, "This."), (3, "That."))  # of these very rows: 3 is held out
     assert [one.row_id for one in of_trained(made, trained, "f")] == ["row-000004", "row-000001"]
     with pytest.raises(UserError, match="none of its 1 rows"):
-        of_trained([row(1, "Else.")], trained, "f")
+        of_trained(numbered((1, "Else.")), trained, "f")
 
 
 def test_a_lost_negation_is_noticed():
@@ -110,15 +118,8 @@ def test_a_lost_negation_is_noticed():
     assert "'higher than' 8 m" in lost
 
 
-def test_an_engine_that_never_answers_stops_it(tmp_path, monkeypatch, capsys):
-    (tmp_path / "rows.jsonl").write_text("\n".join(
-        json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) for i in range(9)))
-    monkeypatch.setattr("raft_fast.engines.load.load_engine",
-                        lambda *_, **__: StubEngine(str, error="no route"))
-    monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", "rows.jsonl", "--output_dir", "out"])
+def test_an_engine_that_never_answers_stops_it(tmp_path, command, capsys):
     with pytest.raises(SystemExit):
-        entry.main()
+        command(StubEngine(str, error="no route"))
     assert "--paraphraser stub" in capsys.readouterr().err
     assert not (tmp_path / "out/paraphrases.jsonl").exists()

@@ -68,12 +68,12 @@ def test_without_a_general_suite_the_rest_is_measured_and_the_reason_kept(tmp_pa
     assert result["domain"]["rows"] == 3
 
 
-def test_token_f1_by_hand():
+@pytest.mark.parametrize(("gold", "answer", "f1"), [
     # gold: the permit takes ten weeks (5); answer: ten ten weeks (3); common: ten, weeks (2)
-    assert token_f1("The permit takes ten weeks.", "TEN, ten weeks!") == pytest.approx(2 * 2 / 8)
-    assert token_f1("same", "same") == 1
-    assert token_f1("word", "") == 0
-    assert token_f1("m²", "m2") == 1  # NFKC
+    ("The permit takes ten weeks.", "TEN, ten weeks!", 2 * 2 / 8), ("same", "same", 1), ("word", "", 0),
+    ("m²", "m2", 1)])  # NFKC
+def test_token_f1_by_hand(gold, answer, f1):
+    assert token_f1(gold, answer) == pytest.approx(f1)
 
 
 def test_score_answer_leaves_out_what_the_gold_does_not_have():
@@ -95,7 +95,7 @@ def test_nll_is_total_over_total():
     assert scores.records[1]["answer"] == rows[1].prompt[-1]["content"].upper()
 
 
-def test_failed_replies_have_no_score_and_an_engine_without_nll_none():
+def test_failed_replies_have_no_score_an_engine_without_nll_none_and_an_empty_answer_0():
     class Remote:
         identity = "remote"
         generate = StubEngine(lambda text: "", error="refused").generate
@@ -104,20 +104,15 @@ def test_failed_replies_have_no_score_and_an_engine_without_nll_none():
     assert scores.means["token_f1"] == {"mean": None, "low": None, "high": None, "n": 0}
     assert scores.means["nll"]["n"] == 0
     assert scores.records[0]["error"] == "refused"
-
-
-def test_an_empty_answer_is_like_nothing():
-    scores = evaluate_domain(StubEngine(lambda text: " "), make_rows(2), 8, OverlapEncoder(),
-                             Reporter(), "base")
+    empty = StubEngine(lambda text: " ")
+    scores = evaluate_domain(empty, make_rows(2), 8, OverlapEncoder(), Reporter(), "base")
     assert scores.means["similarity"]["mean"] == 0
 
 
 def test_wilson_interval_by_hand():
+    """The textbook's values for 2 of 10."""
     found = share([(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 8)
-    assert found["mean"] == 0.2
-    # textbook value for 2 of 10
-    assert (found["low"], found["high"]) == (pytest.approx(0.0567, abs=1e-4),
-                                             pytest.approx(0.5098, abs=1e-4))
+    assert [found[name] for name in ("mean", "low", "high")] == pytest.approx([0.2, 0.0567, 0.5098], abs=1e-4)
     assert share([(0.0, 2.0), (0.0, 3.0), None])["high"] == pytest.approx(0.4345, abs=1e-4)
     assert share([])["mean"] is None
 
@@ -126,19 +121,16 @@ def test_bootstrap_covers_and_repeats():
     values = [(float(value), 1.0) for value in np.random.default_rng(1).normal(3, 1, 200)]
     found = weighted_mean([*values, None])
     assert found["n"] == 200
-    half = (found["high"] - found["low"]) / 2
-    assert half == pytest.approx(1.96 / math.sqrt(200), rel=0.15)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 / math.sqrt(200), rel=0.15)
     assert found == weighted_mean([*values, None])
     assert weighted_mean([(0.5, 1.0)])["low"] is None
 
 
 def test_change_is_paired():
     base = [(float(value), 1.0) for value in range(10)]
-    trained = [(value + 0.1 + 0.01 * (place % 2), weight)
-               for place, (value, weight) in enumerate(base)]
+    trained = [(value + 0.1 + 0.01 * (place % 2), weight) for place, (value, weight) in enumerate(base)]
     change = paired_change([*base, None], [*trained, (5.0, 1.0)])
-    assert change["n"] == 10
-    assert change["mean"] == pytest.approx(0.105)
+    assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
     assert paired_change(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
 
@@ -164,55 +156,45 @@ def test_progress_tells_what_the_engine_is_at():
     assert len(shown) == 3
 
 
-def record(answer, finish_reason="stop", error=None):
-    return {"answer": answer, "finish_reason": finish_reason, "error": error}
-
-
 def test_length_cuts_and_refusals():
+    def record(answer, finish_reason="stop", error=None):
+        return {"answer": answer, "finish_reason": finish_reason, "error": error}
+
     base = [record("One two three."), record("Four five.", "length"), record("", error="down")]
     trained = [record("One."), record("I'm sorry, but I can't help with that."), record("Fine.")]
     found = behaviour(base, trained)
     assert (found["words"]["base"]["mean"], found["words"]["base"]["n"]) == (2.5, 2)
-    assert found["cut_off"]["change"]["mean"] == -0.5
-    assert found["refused"]["base"]["mean"] == 0
+    assert (found["cut_off"]["change"]["mean"], found["refused"]["base"]["mean"]) == (-0.5, 0)
     assert found["refused"]["change"] | {"low": 0, "high": 0} == {"mean": 0.5, "low": 0, "high": 0, "n": 2}
 
 
-@pytest.mark.parametrize(("answer", "is_refusal"), [
-    ("As an AI language model, I have no opinion.", True),
-    ("I’m sorry, I can’t do this.", True),
-    ("I cannot help you with that.", True),
-    ("I can't tell you.", True),
-    ("Sorry, but I do not answer such questions.", True),
-    ("I will not answer that.", True),
-    ("I must decline.", True),
-    ("I refuse to discuss it.", True),
-    ("I'm not allowed to say.", True),
-    ("I won't say.", True),
-    ("You cannot help but notice the sea.", False),
-    ("No, I'm not permitted to put up a charging box without an electrician.", False),
-    ("If I cannot build there, I can appeal within three weeks.", False),
-    ("The board may refuse to give a permit, and I must then tear it down.", False),
-    ("I cannot say enough good of a pitched roof. I do not tell fairy tales.", False),
-    ("The neighbour will not share the cost. I will not do this twice.", False),
-    ("I am sorry to hear that your roof leaks. Call an inspector.", False),
-    ("word " * 100 + "I cannot help.", False),
-])
-def test_refusals_come_first_and_say_so(answer, is_refusal):
-    assert refuses(answer) is is_refusal
+@pytest.mark.parametrize("answer", [
+    "As an AI language model, I have no opinion.", "I’m sorry, I can’t do this.", "I must decline.",
+    "I cannot help you with that.", "I can't tell you.", "I will not answer that.", "I won't say.",
+    "Sorry, but I do not answer such questions.", "I refuse to discuss it.", "I'm not allowed to say."])
+def test_refusals_come_first_and_say_so(answer):
+    assert refuses(answer)
+
+
+@pytest.mark.parametrize("answer", [
+    "You cannot help but notice the sea.",
+    "No, I'm not permitted to put up a charging box without an electrician.",
+    "If I cannot build there, I can appeal within three weeks.",
+    "The board may refuse to give a permit, and I must then tear it down.",
+    "I cannot say enough good of a pitched roof. I do not tell fairy tales.",
+    "The neighbour will not share the cost. I will not do this twice.",
+    "I am sorry to hear that your roof leaks. Call an inspector.", "word " * 100 + "I cannot help."])
+def test_an_answer_with_the_words_of_a_refusal_is_none(answer):
+    assert not refuses(answer)
 
 
 def test_p_by_hand():
     """Three rows that all rise by 1: of the 8 ways to swap, 2 are as far from zero."""
     base, trained = [(0.0, 1.0)] * 3, [(1.0, 1.0)] * 3
     assert paired_p(base, trained) == pytest.approx(2 / 8, abs=0.03)
-    assert paired_p([(0.0, 1.0)] * 12, [(1.0, 1.0)] * 12) < 0.01
+    assert paired_p(base * 4, trained * 4) < 0.01
     assert paired_p(base, base) == 1
     assert paired_p([None], [(1.0, 1.0)]) is None
     assert paired_p([(0.0, 0.0)], [(0.0, 0.0)]) is None
-
-
-def test_p_weighs_tokens():
-    """(sum, weight) pairs: a change in the short row alone hardly counts."""
-    base, trained = [(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)]
-    assert paired_p(base, trained) == 1  # one row differs: both ways are equally far
+    # (sum, weight): a change in the short row alone hardly counts; one row differs, both ways equally far
+    assert paired_p([(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)]) == 1

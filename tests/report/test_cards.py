@@ -2,9 +2,10 @@
 
 import json
 
+import datasets
+import huggingface_hub
 import pytest
 import yaml
-from evaluation.evaluation_stubs import fabricate_run, fake_ifbench
 
 from raft_fast.data.dataset import REFINED_COLUMNS, Row, RowWriter
 from raft_fast.report.cards import write_card, write_model_card
@@ -23,11 +24,6 @@ SUMMARY = {
     "fuser_is_judge": False, "failed_scores": {"j2": 5}, "prompts": {"rewrite": "rewrite-abc"},
     "supervision_gap": {"rows": 3, "gold": 2.5, "training": 1.25, "gap": 1.25},
 }
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    return fabricate_run(tmp_path / "myrun", fake_ifbench(tmp_path / "wheel"))
 
 
 def card(run_dir, stage1=True, **changed):
@@ -54,9 +50,9 @@ def test_the_model_card_has_what_the_hub_reads(run_dir):
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0",
         "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["raft"]}
     assert "pipeline(" in text
-    local = front(card(run_dir, model="/some/where"))  # no name that the Hub could resolve
-    assert "base_model" not in local
-    assert "license" not in local
+    assert not {"base_model", "license"} & set(front(card(run_dir, model="/some/where")))  # not on the Hub
+    with pytest.raises(UserError, match="no such folder"):
+        write_model_card(run_dir / "nowhere")
 
 
 @pytest.mark.parametrize(("changed", "tags"), [
@@ -88,10 +84,9 @@ def test_rows_steps_and_tokens_are_counted(run_dir):
     steps = [{"step": step, "tokens": 700, "trajectory_tokens": 90, "rows_seen": 4 * step, "kl_loss": 1}
              for step in (1, 2)]
     (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
-    text = card(run_dir)
-    for line in ("| rows seen | 8 |", "| optimizer steps | 2 |", "| tokens, prompts included | 1,400 |",
-                 "| tokens sampled by the student | 180 |"):
-        assert line in text
+    assert set(card(run_dir).splitlines()) >= {
+        "| rows seen | 8 |", "| optimizer steps | 2 |", "| tokens, prompts included | 1,400 |",
+        "| tokens sampled by the student | 180 |"}
 
 
 def test_gold_answers_are_said_to_be_what_was_trained_on(run_dir):
@@ -100,11 +95,6 @@ def test_gold_answers_are_said_to_be_what_was_trained_on(run_dir):
     assert "Trained on the gold answers" in page
     for missing in ("no summary", "No refine/decisions.jsonl"):
         assert missing not in text + page
-
-
-def test_a_model_card_needs_a_model(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        write_model_card(tmp_path)
 
 
 def rows():
@@ -129,49 +119,37 @@ def folder(tmp_path):
 
 
 def test_the_data_card_has_what_the_hub_reads(folder):
-    huggingface_hub = pytest.importorskip("huggingface_hub")
     data = huggingface_hub.DatasetCard.load(folder / "README.md").data
     assert (data.license, data.language, data.size_categories) == ("cc-by-4.0", ["en", "sv"], ["n<1K"])
     assert "synthetic" in data.tags
-    bare = front(write_card(folder).read_text())
-    assert bare["license"] == "unknown"
-    assert "language" not in bare
-
-
-@pytest.mark.parametrize(("used", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M")])
-def test_size_categories_have_the_hubs_names(folder, used, size):
-    (folder / "summary.json").write_text(json.dumps(SUMMARY | {"rows": {"used": used, "total": used}}))
-    assert front(write_card(folder).read_text())["size_categories"] == [size]
+    for used, size in ((999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M")):
+        (folder / "summary.json").write_text(json.dumps(SUMMARY | {"rows": {"used": used, "total": used}}))
+        bare = front(write_card(folder).read_text())
+        assert (bare["license"], "language" in bare, bare["size_categories"]) == ("unknown", False, [size])
 
 
 def test_the_data_card_has_the_runs_own_numbers_and_no_paths(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
     for said in ("| rows | 3 of 12 |", "2 (67 %)", "| τ | 0.85 |", "small@1", "rewrite-abc",
-                 "| nats per token for the rewriter: gold answers | 2.500 |", "0.912",
+                 "| nats per token for the rewriter: gold answers | 2.500 |", "0.912", r"big\|@http",
                  "2 of the answers in `completion` are synthetic", "license is cc-by-4.0",
-                 "Judge replies without a score: 5", "rows.jsonl"):
+                 "Judge replies without a score: 5", "rows.jsonl",
+                 *(f"| `{column}` |" for column in REFINED_COLUMNS)):
         assert said in text
     assert "/home/someone" not in text
     assert "<1>" not in text  # escaped
-    assert r"big\|@http" in text
-    for column in REFINED_COLUMNS:
-        assert f"| `{column}` |" in text
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_datasets_reads_the_folder_and_only_its_rows(folder, tmp_path, streaming):
-    datasets = pytest.importorskip("datasets")
-    cache = str(tmp_path / "cache")
-    found = datasets.load_dataset(str(folder), split="train", streaming=streaming, cache_dir=cache)
-    alone = datasets.load_dataset("parquet", data_files=str(folder / "refined.parquet"),
-                                  split="train", streaming=streaming, cache_dir=cache)
-    for table in (found, alone):
+    how = {"split": "train", "streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    for table in (datasets.load_dataset(str(folder), **how),
+                  datasets.load_dataset("parquet", data_files=str(folder / "refined.parquet"), **how)):
         assert tuple(table.column_names) == REFINED_COLUMNS
         lines = list(table)
-        assert [line["completion"] for line in lines] == ["ŷ", "ȳ", "y"]
+        assert [(line["completion"], line["similarity"], line["fused"]) for line in lines] == [
+            ("ŷ", 0.9, "ŷ"), ("ȳ", 0.8, None), ("y", None, None)]
         assert lines[0]["prompt"] == rows()[0].prompt
-        assert [line["similarity"] for line in lines] == [0.9, 0.8, None]
-        assert [line["fused"] for line in lines] == ["ŷ", None, None]
 
 
 def test_rows_set_aside_are_named_and_nothing_refined_is_said(folder):

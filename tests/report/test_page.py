@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from evaluation.evaluation_stubs import fabricate_run, fake_ifbench
+from evaluation.evaluation_stubs import fabricate_run
 from stage1_stubs import many, write_folder
 
 from raft_fast.report.cards import write_model_card
@@ -13,16 +13,6 @@ from raft_fast.report.page import write_refine_report, write_run_report
 
 ATTACK = '<script>alert("x")</script> & $x_n$ </svg> {{ 7*7 }} '
 STAGE1_PLOTS = 2
-
-
-@pytest.fixture
-def ifbench(tmp_path):
-    return fake_ifbench(tmp_path / "wheel")
-
-
-@pytest.fixture
-def run_dir(tmp_path, ifbench):
-    return fabricate_run(tmp_path / "myrun", ifbench)
 
 
 def check_self_contained(page):
@@ -34,15 +24,21 @@ def check_self_contained(page):
     assert len(ids) == len(set(ids))
 
 
-def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
-    page = write_run_report(run_dir).read_text()
+def check_whole(page, plots, *words):
+    """Every section is filled, every plot drawn, and nothing in it is not a number."""
     check_self_contained(page)
-    assert page.count("<svg") == 6 + STAGE1_PLOTS
-    assert "missing\"" not in page.split("<main>")[1]
-    assert "nan" not in re.sub(r"<[^>]*>", "", page.split("<main>")[1]).lower().split()
-    for said in ("Domain against general", "The fuser is also a judge", "Rows used by stage 1: 96 of 302",
-                 "evaluate trained: general", "2 min 40 s"):
+    assert page.count("<svg") == plots
+    main = page.split("<main>")[1]
+    assert "missing\"" not in main
+    assert "nan" not in re.sub(r"<[^>]*>", "", main).lower().split()
+    for said in words:
         assert said in page
+
+
+def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
+    check_whole(write_run_report(run_dir).read_text(), 6 + STAGE1_PLOTS, "Domain against general",
+                "The fuser is also a judge", "Rows used by stage 1: 96 of 302", "evaluate trained: general",
+                "2 min 40 s")
 
 
 def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
@@ -53,15 +49,10 @@ def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
                      "accepted": {"at_tau": {"true": 0.5, "shuffled": 0.001},
                                   "at_suggested_tau": {"true": 0.75, "shuffled": 0.01}}})
     (folder / "config.yaml").write_text("tau: 0.8\n")
-    page = write_refine_report(folder).read_text(encoding="utf-8")
-    check_self_contained(page)
-    assert page.count("<svg") == STAGE1_PLOTS
-    assert "missing\"" not in page.split("<main>")[1]
-    for said in ("How far the rows came", "Rewrites by similarity",
-                 "<td>suggested τ = 0.62</td><td>75.0\u00a0%",
-                 "The fuser is also a judge", "Rows with a new answer", "Rows that keep the gold answer",
-                 "fused 2, chosen"):
-        assert said in page
+    check_whole(write_refine_report(folder).read_text(encoding="utf-8"), STAGE1_PLOTS,
+                "How far the rows came", "Rewrites by similarity",
+                "<td>suggested τ = 0.62</td><td>75.0\u00a0%", "The fuser is also a judge",
+                "Rows with a new answer", "Rows that keep the gold answer", "fused 2, chosen")
 
 
 def test_what_data_holds_is_escaped_everywhere(tmp_path, ifbench):

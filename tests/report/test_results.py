@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fabricate_run, fake_ifbench, make_rows
+from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.statistics import compare_pairs
@@ -17,11 +17,6 @@ from raft_fast.run.progress import Reporter
 
 def mean(number, low=None, high=None, n=12):
     return {"mean": number, "low": low, "high": high, "n": n}
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    return fabricate_run(tmp_path / "myrun", fake_ifbench(tmp_path / "wheel"))
 
 
 def test_terminal_page_and_card_show_the_same_rows(run_dir, capsys):
@@ -94,17 +89,17 @@ def test_what_was_left_out_is_on_the_terminal_without_control_characters(run_dir
 
 def test_rows_that_all_change_alike_are_judged_by_p():
     """Twenty answers that become right leave a bootstrap no interval and a permutation test sure."""
-    def metric(base, trained, better=True):
-        return compare_pairs(*([(one, 1.0) for one in side] for side in (base, trained))) | {
-            "higher_is_better": better}
+    def said(base, trained, better=True, **more):
+        found = compare_pairs(*([(one, 1.0) for one in side] for side in (base, trained)))
+        return judgement(found | {"higher_is_better": better} | more)
 
     wrong, right = [0.0] * 20, [1.0] * 20
-    assert metric(wrong, right)["change"]["low"] is None
-    assert judgement(metric(wrong, right)) == "better"
-    assert judgement(metric(right, wrong)) == judgement(metric(wrong, right, better=False)) == "worse"
-    assert judgement(metric(wrong, wrong)) == "same"
-    assert judgement(metric(wrong, right) | {"p": 0.05}) == "within noise"
-    assert judgement(metric(wrong[:9], right[:9])) == "too few rows"
+    assert compare_pairs([(0.0, 1.0)] * 20, [(1.0, 1.0)] * 20)["change"]["low"] is None
+    assert said(wrong, right) == "better"
+    assert said(right, wrong) == said(wrong, right, better=False) == "worse"
+    assert said(wrong, wrong) == "same"
+    assert said(wrong, right, p=0.05) == "within noise"
+    assert said(wrong[:9], right[:9]) == "too few rows"
 
 
 @pytest.mark.parametrize(("low", "high", "more", "said"), [

@@ -9,7 +9,7 @@ from tiny import make_rows
 
 from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
-from raft_fast.distillation.metrics import cut_back
+from raft_fast.distillation.metrics import cut_back, whole_lines
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
@@ -51,14 +51,20 @@ def test_the_reason_says_what_is_there(tmp_path, text, kind, reason):
         read_json(tmp_path / "x.json", "", kind, ["a"])
 
 
-def test_what_is_written_is_read_back(tmp_path):
-    values = [{"a": "\u2028 \x85 å", "step": 1}, {"a": None, "step": 2}]
-    write_jsonl(values, tmp_path / "a.jsonl")
-    assert list(read_jsonl(tmp_path / "a.jsonl", keys=["step"])) == values
-    write_json(values[0], tmp_path / "a.json")
-    assert read_json(tmp_path / "a.json") == values[0]
-    write_yaml(values[0], tmp_path / "a.yaml")
-    assert read_yaml(tmp_path / "a.yaml") == values[0]
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c", "å"])
+def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_path, mark):
+    values = [{"a": f"one{mark}two", "step": 1}, {"a": mark, "step": 2}, {"a": None, "step": 3}]
+    path = tmp_path / "a.jsonl"
+    write_jsonl(values, path)
+    assert list(read_jsonl(path, keys=["step"])) == values
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.rstrip("\n"), encoding="utf-8")
+    assert list(read_jsonl(path)) == values
+    path.write_text(text + '{"step": 4, "torn' + mark, encoding="utf-8")
+    assert whole_lines(path) == values
+    for write, read in ((write_json, read_json), (write_yaml, read_yaml)):
+        write({"a": "\u2028 \x85 å"}, tmp_path / "a")
+        assert read(tmp_path / "a") == {"a": "\u2028 \x85 å"}
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

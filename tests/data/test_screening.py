@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from written import jsonl
 
 from raft_fast.data.dataset import Row, open_rows
 from raft_fast.data.neighbours import TorchIndex
@@ -72,10 +73,7 @@ def test_words_know_neither_case_nor_punctuation_and_signs_are_words():
     assert words("建築許可 AB") == ["建", "築", "許", "可", "ab"]
     assert same_key("May I?") == same_key("may i") != same_key("may we")
     assert same_key(" ?! ") == "?!"
-
-
-def test_words_of_a_text_full_of_combining_marks_take_no_minute():
-    start = time.process_time()
+    start = time.process_time()  # combining marks take no minute
     assert words("a " + "\u0301\u0316" * 100_000 + " b") == ["a", "b"]
     assert time.process_time() - start < 2
 
@@ -109,21 +107,18 @@ def test_the_first_of_a_group_stays_and_likeness_does_not_travel_on(tmp_path):
 
 
 def test_the_systems_turn_is_no_part_of_the_question(tmp_path):
-    rows = asking("a?", "b?")
-    system = {"role": "system", "content": "long and the same " * 9}
-    rows = [replace(one, prompt=[system, *one.prompt]) for one in rows]
-    encoder = AngleEncoder()
+    system, encoder = {"role": "system", "content": "long and the same " * 9}, AngleEncoder()
+    rows = [replace(one, prompt=[system, *one.prompt]) for one in asking("a?", "b?")]
     screen(rows, {}, ScreenOptions(), encoder, tmp_path, Reporter())
     assert encoder.asked == ["a?", "b?"]
 
 
 def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
     found, summary = run(tmp_path, asking("a? @0", "b? @10", "a @0"), duplicates="drop")
-    assert found.dropped == [1, 2]
+    assert (found.dropped, summary["dropped"]) == ([1, 2], 2)
     assert [bad.reason for bad in found.rejected] == [
         "row_id r1: asks what row_id r0 asks (similarity 0.985); --duplicates flag keeps it",
         "row_id r2: asks what row_id r0 asks (the same words); --duplicates flag keeps it"]
-    assert summary["dropped"] == 2
     assert all(one["dropped"] for one in summary["flagged"])
     assert "near-duplicate questions: 2 dropped" in capsys.readouterr().err
     run(tmp_path, asking("a? @0", "b? @10"))
@@ -131,17 +126,17 @@ def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
         capsys.readouterr().err
 
 
-def test_off_is_off(tmp_path):
-    assert run(tmp_path, asking("a", "a"))[1] is not None
-    found, summary = run(tmp_path, asking("a", "a"), duplicates="off", overlap="off")
-    assert (found.dropped, summary) == ([], None)
-    held = rows_as_references([row("h", "a", "Yes.")])
-    summary = run(tmp_path, asking("a", "a"), held, duplicates="off")[1]
-    assert {one["kind"] for one in summary["flagged"]} == {"overlap"}
-    assert summary["duplicates"] is None
-    summary = run(tmp_path, asking("a", "a"), held, overlap="off")[1]
-    assert {one["kind"] for one in summary["flagged"]} == {"duplicate"}
-    assert (summary["overlap"], summary["compared_with"]) == (None, {})
+@pytest.mark.parametrize(("off", "kinds", "counts"), [
+    ({}, {"duplicate", "overlap"}, (1, 2)), ({"duplicates": "off"}, {"overlap"}, (None, 2)),
+    ({"overlap": "off"}, {"duplicate"}, (1, None)), ({"duplicates": "off", "overlap": "off"}, None, None)])
+def test_off_is_off(tmp_path, off, kinds, counts):
+    found, summary = run(tmp_path, asking("a", "a"), rows_as_references([row("h", "a", "Yes.")]), **off)
+    if kinds is None:
+        assert (found.dropped, summary) == ([], None)
+        return
+    assert {one["kind"] for one in summary["flagged"]} == kinds
+    assert (summary["duplicates"], summary["overlap"]) == counts
+    assert (summary["compared_with"] == {}) == ("overlap" in off)
 
 
 LONG = " ".join(f"w{n}" for n in range(30))
@@ -180,10 +175,8 @@ def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
 
 def test_rows_on_disk_are_screened_alike_and_lose_what_is_dropped(tmp_path):
     rows = asking("a? @0", "b?", "c? @10", "b!", "d?")
-    lines = [json.dumps({"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold})
-             for one in rows]
-    (tmp_path / "rows.jsonl").write_text("\n".join([*lines[:1], "broken", *lines[1:]]))
-    file = open_rows(str(tmp_path / "rows.jsonl"), 0.5)
+    lines = [{"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold} for one in rows]
+    file = open_rows(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5)
     found, summary = run(tmp_path / "disk", file, duplicates="drop")
     assert summary == run(tmp_path / "memory", rows, duplicates="drop")[1]
     left = file.without(found.dropped)

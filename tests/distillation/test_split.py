@@ -20,15 +20,20 @@ def test_speeds_are_tokens_over_seconds():
     assert told == "6.0 s: rollouts 67 % (1 tokens/s), teacher 0 %, training 33 % (50 tokens/s)"
 
 
+def shown():
+    """A reporter of steps, and the (steps, note, steps found) that it was told."""
+    told = []
+    return StepsInProgress(lambda steps, note="", found=0: told.append((steps, note, found))), told
+
+
 def test_every_step_logs_the_split_and_shows_it(tmp_path, chat):
-    notes = []
-    steps = StepsInProgress(lambda steps, note="", found=0: notes.append((steps, note)))
+    steps, told = shown()
     run(tmp_path / "run", chat, [steps], replace(OPTIONS, steps_per_generation=2))
     metrics = lines(tmp_path / "run/metrics.jsonl")
     assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
     assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
-    assert [steps for steps, _ in notes] == [0] + [1] * 6
-    assert all(word in notes[1][1] for word in ("loss", "sft", "kl", "λ", "rollouts", "teacher", "tokens/s"))
+    assert [steps for steps, *_ in told] == [0] + [1] * 6
+    assert all(word in told[1][1] for word in ("loss", "sft", "kl", "λ", "rollouts", "teacher", "tokens/s"))
 
 
 def advised(rollout, engine="transformers", on_gpu=False, longest=3, steps=9):
@@ -41,36 +46,30 @@ def advised(rollout, engine="transformers", on_gpu=False, longest=3, steps=9):
     return said
 
 
-def test_advice_comes_once_and_only_where_rollouts_dominate():
+def test_advice_comes_once_only_where_rollouts_dominate_and_names_what_is_not_done_yet():
     (told,) = advised(8.0)
     assert told.startswith("rollouts dominate after 3 steps: rollouts 80 %, teacher 10 %, training 10 %; "
                            "3 tokens/s drawn.")
-    assert "--steps_per_generation 4" in told
-    assert "a GPU, and there --rollout_engine" in told
-    assert "--max_completion_length (50 % of the trajectories reach its 3 tokens)" in told
+    for said in ("--steps_per_generation 4", "a GPU, and there --rollout_engine",
+                 "--max_completion_length (50 % of the trajectories reach its 3 tokens)"):
+        assert said in told
     assert advised(1.0) == advised(8.0, steps=2) == []
-
-
-def test_advice_names_only_what_is_not_done_yet():
-    (told,) = advised(8.0, on_gpu=True)
-    assert "; --rollout_engine continuous or vllm;" in told
+    assert "; --rollout_engine continuous or vllm;" in advised(8.0, on_gpu=True)[0]
     (told,) = advised(8.0, engine="vllm", on_gpu=True, longest=9)
     assert "--rollout_engine" not in told
     assert "--max_completion_length" not in told
 
 
 def test_the_last_evaluation_stands_beside_the_last_step():
-    notes = []
-    steps = StepsInProgress(lambda steps, note="", found=0: notes.append((steps, note)))
+    steps, told = shown()
     steps.on_evaluate(None, {"eval_domain_nll": 3.0, "eval_general_drift": None})
     steps.on_evaluate(None, {"eval_domain_nll": 2.5, "eval_general_drift": 0.25})
-    assert notes == [(0, "domain_nll 3"), (0, "domain_nll 2.5  general_drift 0.25")]
+    assert [note for _, note, _ in told] == ["domain_nll 3", "domain_nll 2.5  general_drift 0.25"]
 
 
 def test_steps_of_an_earlier_start_are_found_not_done(tmp_path, chat):
-    told = []
-    steps = StepsInProgress(lambda steps, note="", found=0: told.append((steps, found)))
-    run(tmp_path / "run", chat, options=replace(OPTIONS, save_steps=4))
+    (steps, told), options = shown(), replace(OPTIONS, save_steps=4)
+    run(tmp_path / "run", chat, options=options)
     shutil.rmtree(checkpoints(tmp_path / "run/checkpoints")[-1])
-    run(tmp_path / "run", chat, [steps], replace(OPTIONS, save_steps=4))
-    assert told == [(0, 4), (1, 0), (1, 0)]
+    run(tmp_path / "run", chat, [steps], options)
+    assert [(done, found) for done, _, found in told] == [(0, 4), (1, 0), (1, 0)]

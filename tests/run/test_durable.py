@@ -12,6 +12,10 @@ from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import DataOptions
 
 
+def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize(("name", "write"), [
     ("inputs.json", lambda path: write_json({"the data": "a"}, path)),
     ("metrics.jsonl", lambda path: write_jsonl([{"step": 1}], path)),
@@ -29,12 +33,11 @@ def test_files_that_decide_about_going_on_survive_a_power_cut(tmp_path, monkeypa
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     write_json({"good": 1}, tmp_path / "a.json")
-    for record, error in (({"x": float("nan")}, ValueError), ({"x": object()}, TypeError)):
+    for write, record, error in ((write_json, {"x": float("nan")}, ValueError),
+                                 (write_jsonl, [{"x": float("nan")}], ValueError),
+                                 (write_json, {"x": object()}, TypeError)):
         with pytest.raises(error):
-            write_json(record, tmp_path / "a.json")
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+            write(record, tmp_path / "a.json")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_json("more", tmp_path / "a.json")
@@ -43,27 +46,21 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
 
 def test_folders_appear_whole_or_not_at_all(tmp_path):
-    def fail(folder):
-        (folder / "half").write_text("")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     write_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("1"))
     with pytest.raises(OSError, match="No space"):
-        write_folder(tmp_path / "model", fail)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
+        write_folder(tmp_path / "model", lambda folder: full((folder / "half").write_text("")))
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["model", "model/a"]
 
 
 def test_a_seal_knows_every_file(tmp_path):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner/a").write_text("1")
+    file = tmp_path / "inner/a"
+    file.parent.mkdir()
+    file.write_text("1")
     with pytest.raises(ValueError, match="cannot be read"):
         check_seal(tmp_path)
     seal(tmp_path)
     check_seal(tmp_path)
-    (tmp_path / "inner/a").write_text("2")
-    with pytest.raises(ValueError, match=r"checksum of inner/a"):
-        check_seal(tmp_path)
-    (tmp_path / "inner/a").unlink()
-    with pytest.raises(ValueError, match=r"inner/a is missing"):
-        check_seal(tmp_path)
+    for change, said in ((lambda: file.write_text("2"), "checksum of inner/a"), (file.unlink, "a is miss")):
+        change()
+        with pytest.raises(ValueError, match=said):
+            check_seal(tmp_path)

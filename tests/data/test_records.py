@@ -10,13 +10,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from written import GOOD
 
 from raft_fast.data import records
 from raft_fast.data.dataset import open_rows, read_table
 from raft_fast.data.separated import Lines
 from raft_fast.run.errors import UserError
 
-GOOD = {"question": "How high?", "answer": "Three metres."}
 HEADER = "question,answer\n"
 LINES = [f"q{number},a{number}\n" for number in range(1, 101)]
 
@@ -52,11 +52,33 @@ def test_a_quote_that_is_not_closed_costs_its_own_row(tmp_path, changed, bad):
         assert "double quotes" in found.rejected[0].reason
 
 
-def test_quotes_that_are_right_stay_right(tmp_path):
-    text = '\ufeff"Question";"answer";"note"\r\n"a\r\nb;";"say ""so""";\r\n\r\n5" pipe;x\r\n'
+@pytest.mark.parametrize(("text", "rows"), [
+    ('\ufeff"Question";"answer";"note"\r\n"a\r\nb;";"say ""so""";\r\n\r\n5" pipe;x\r\n',
+     [("a\r\nb;", 'say "so"'), ('5" pipe', "x")]),
+    (f"{HEADER}a\u2028b,c\x85d\ne\x00f,g\n", [("a\u2028b", "c\x85d"), ("e\x00f", "g")]),
+    (f'{HEADER}q,"{"word " * 100_000}\nend"\n', [("q", "word " * 100_000 + "\nend")]),
+    # blanks after a closing quote are no part of its text
+    (HEADER + '"q ""1""" ,a1\n"q 2" ,"a, 2"  \n" ,q",a3\n"two\nlines" ,a4\n"q ""x"" ,y",a5',
+     [('q "1"', "a1"), ("q 2", "a, 2"), (",q", "a3"), ("two\nlines", "a4"), ('q "x" ,y', "a5")]),
+    ('"question" ;answer\n"q" ;a, 5" ,b\n', [("q", 'a, 5" ,b')]),
+    ('\ufeffQuestion,Answer\n"why, then?",so\n', [("why, then?", "so")]),  # as spreadsheets write it
+    ("\ufeffquestion;answer\nwhy, then?;so\n", [("why, then?", "so")]),
+    ("\ufeffANSWER\tquestion \nso\twhy, then?\n", [("why, then?", "so")]),
+    ("question,answer,note\nq,a,é\n".encode("latin-1"), [("q", "a")]),  # a column that is not used
+], ids=range(9))
+def test_every_field_of_a_csv_is_read_as_it_is_meant(tmp_path, text, rows):
     found = csv_of(tmp_path, text)
-    assert [(row.row_id, row.prompt[0]["content"], row.gold) for row in found.rows] == [
-        ("row-000003", "a\r\nb;", 'say "so"'), ("row-000005", '5" pipe', "x")]
+    assert [(row.prompt[0]["content"], row.gold) for row in found.rows] == rows
+    assert not found.rejected
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ((HEADER + "q,é\nq2,a\n").encode("latin-1"), "not UTF-8"),
+    (HEADER + "why?,so, then\nq2,a\n", "more fields than the first line names")])
+def test_a_bad_line_of_a_csv_costs_its_row(tmp_path, text, reason):
+    found = csv_of(tmp_path, text)
+    assert ([row.row_id for row in found.rows], [one.line for one in found.rejected]) == (["row-000003"], [2])
+    assert reason in found.rejected[0].reason
 
 
 @pytest.mark.parametrize("line", ['x",",\n', 'q,"a\n', '"q,a\n', '","\n', '"""\n', 'q,"' + '""' * 50 + "\n"])
@@ -69,36 +91,6 @@ def test_reading_a_csv_again_is_bounded(tmp_path, monkeypatch, line):
     assert sum(taken) < 8 * 3000
 
 
-def test_a_long_field_is_read(tmp_path):
-    text = "word " * 100_000
-    (found,) = csv_of(tmp_path, f'{HEADER}q,"{text}\nend"\n').rows
-    assert found.gold == f"{text}\nend"
-
-
-def test_bytes_that_are_not_utf8_cost_their_row(tmp_path):
-    found = csv_of(tmp_path, (HEADER + "q,é\nq2,a\n").encode("latin-1"))
-    assert [(one.line, "not UTF-8" in one.reason) for one in found.rejected] == [(2, True)]
-    assert len(found.rows) == 1
-    assert not csv_of(tmp_path, "question,answer,note\nq,a,é\n".encode("latin-1")).rejected
-
-
-def test_separators_of_lines_and_nul_stay_in_their_fields(tmp_path):
-    found = csv_of(tmp_path, f"{HEADER}a\u2028b,c\x85d\ne\x00f,g\n")
-    assert [(row.prompt[0]["content"], row.gold) for row in found.rows] == [
-        ("a\u2028b", "c\x85d"), ("e\x00f", "g")]
-
-
-@pytest.mark.parametrize(("text", "said"), [
-    ("question,Question,answer\na,b,c\n", "line 1: names the column question twice"),
-    ("why,so\nhow,thus\n", "has the columns why, so; needs"),
-    ('question,"answer\na,b\n', "line 1: its double quotes do not match"),
-    ("", "holds no rows"), (HEADER, "holds no rows"),
-])
-def test_a_first_line_that_names_no_rows_is_told(tmp_path, text, said):
-    with pytest.raises(UserError, match=said):
-        csv_of(tmp_path, text)
-
-
 def write(path, text):
     data, name = text.encode(), path.name.lower()
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else
@@ -107,20 +99,19 @@ def write(path, text):
     return str(path)
 
 
+FORMATS = {  # a text, the ids of its good rows, the line of its bad one
+    "json": (f"\ufeff{json.dumps(GOOD)}\n{{\n\n{json.dumps(GOOD)}\n", ["row-000001", "row-000004"], 2),
+    "csv": ('question,answer\nq,"a\nb"\nq,\n\nq,a; b\n', ["row-000003", "row-000006"], 4),
+    "tsv": ('question\tanswer\nq\t"a\nb"\nq\t\n\nq\ta; b\n', ["row-000003", "row-000006"], 4)}
+
+
 @pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.jsonl.gz", "A.v2.JSONL.GZ", "a.jsonl.zst",
-                                  "a.json.bz2", "a.json", "a.Json"])
-def test_files_of_json_lines(tmp_path, name):
-    source = write(tmp_path / name, f"\ufeff{json.dumps(GOOD)}\n{{\n\n{json.dumps(GOOD)}\n")
-    found = read_table(source, 0.5)
-    assert [row.row_id for row in found.rows] == ["row-000001", "row-000004"]
-    assert [one.line for one in found.rejected] == [2]
-
-
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV", "a.tsv", "a.TSV.gz"])
-def test_files_of_separated_values(tmp_path, name):
-    between = "\t" if ".tsv" in name.lower() else ","
-    source = write(tmp_path / name, f"question{between}answer\nq{between}a; b\n")
-    assert read_table(source, 0).rows[0].gold == "a; b"
+                                  "a.json.bz2", "a.json", "a.Json", "a.csv.gz", "a.CSV", "a.tsv", "a.TSV.gz"])
+def test_a_format_is_known_by_its_ending_in_any_case_and_packed(tmp_path, name):
+    text, good, bad = next(FORMATS[kind] for kind in FORMATS if kind in name.lower())
+    found = read_table(write(tmp_path / name, text), 0.5)
+    assert ([row.row_id for row in found.rows], [one.line for one in found.rejected]) == (good, [bad])
+    assert "json" in name.lower() or [row.gold for row in found.rows] == ["a\nb", "a; b"]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -150,12 +141,16 @@ def test_one_element_of_a_json_list_is_set_aside_alone(tmp_path):
     ("a.json", b'[{"question": "a", "answer": "b"}', "row 1 of its list"),
     ("a.json", b"[" * 100_000, "row 1 of its list"),
     ("a.json", b"", "holds no rows"), ("a.json", b"[]", "holds no rows"),
+    ("a.json", b'{"data": []}', "has the columns data; needs prompt"),
     ("a.jsonl", bytes(range(256)) * 40, "no row of .* can be used: .*line 1: not"),
     ("a.jsonl.gz", b'{"question": "a"}\n', "cannot be read as .gz"),
     ("a.jsonl.gz", gzip.compress(bytes(random.Random(0).randbytes(9000)))[:-900], "cannot be read as .gz"),
     ("a.parquet", b"", "cannot be read as .parquet"),
-    ("a.json", b'{"data": []}', "has the columns data; needs prompt"),
-], ids=range(11))
+    ("a.csv", b"question,Question,answer\na,b,c\n", "line 1: names the column question twice"),
+    ("a.csv", b"why,so\nhow,thus\n", "has the columns why, so; needs"),
+    ("a.csv", b'question,"answer\na,b\n', "line 1: its double quotes do not match"),
+    ("a.csv", b"", "holds no rows"), ("a.csv", HEADER.encode(), "holds no rows"),
+], ids=range(16))
 def test_a_broken_file_is_one_line(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=said) as error:
@@ -171,20 +166,14 @@ def test_a_source_that_is_no_path_is_one_line():
 LATE = pa.array([0, 2**62], pa.timestamp("us"))  # the second is beyond year 9999
 
 
-def test_only_columns_that_are_used_are_read(tmp_path):
-    took = LATE.cast(pa.int64()).cast(pa.duration("us"))
-    late = {"question": ["a", "b"], "answer": ["c", "d"], "when": LATE, "took": took, "raw": [b"\xff", b""]}
-    pq.write_table(pa.table(late), tmp_path / "a.parquet")
-    found = read_table(str(tmp_path / "a.parquet"), 0)
-    assert [row.gold for row in found.rows] == ["c", "d"]
-    assert found.notes == ["columns that are not used: when, took, raw"]
-
-
-def test_a_value_that_python_lacks_costs_its_own_row(tmp_path):
-    late = {"id": LATE, "question": ["a", "b"], "answer": ["c", "d"]}
-    pq.write_table(pa.table(late), tmp_path / "a.parquet")
+@pytest.mark.parametrize(("columns", "golds", "notes", "bad"), [
+    ({"when": LATE, "took": LATE.cast(pa.int64()).cast(pa.duration("us")), "raw": [b"\xff", b""]},
+     ["c", "d"], ["columns that are not used: when, took, raw"], []), ({"id": LATE}, ["c"], [], [2])])
+def test_a_value_that_python_lacks_costs_its_own_row_where_it_is_used(tmp_path, columns, golds, notes, bad):
+    pq.write_table(pa.table({"question": ["a", "b"], "answer": ["c", "d"]} | columns), tmp_path / "a.parquet")
     found = read_table(str(tmp_path / "a.parquet"), 0.5)
-    assert ([row.gold for row in found.rows], [one.line for one in found.rejected]) == (["c"], [2])
+    assert ([row.gold for row in found.rows], found.notes) == (golds, notes)
+    assert [one.line for one in found.rejected] == bad
 
 
 def test_parquet_of_other_types_and_nulls(tmp_path):
@@ -225,19 +214,17 @@ def saved(tmp_path):
     return save
 
 
-def test_the_only_split_of_a_data_set_is_taken(saved, monkeypatch):
-    source, kept = saved("test")
-    told = [f"{source} has no split train; its only one is taken: test", "columns that are not used: when"]
-    assert read_table(source, 0).notes == told
+@pytest.mark.parametrize(("splits", "told"), [
+    ((), []), (("train",), []), (("test", "train"), []),
+    (("test",), ["{} has no split train; its only one is taken: test"])])
+def test_the_split_train_or_the_only_one_is_taken(saved, monkeypatch, splits, told):
+    source, kept = saved(*splits)
+    assert read_table(source, 0).notes == [*(line.format(source) for line in told),
+                                           "columns that are not used: when"]
     assert len(list(open_rows(source, 0))) == 2
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: kept)
     assert len(read_table("somebody/rows", 0).rows) == 2
-
-
-@pytest.mark.parametrize("splits", [(), ("train",), ("test", "train")])
-def test_the_split_train_is_taken_without_a_word(saved, splits):
-    assert read_table(saved(*splits)[0], 0).notes == ["columns that are not used: when"]
 
 
 def test_of_several_splits_none_is_guessed(saved):
@@ -294,12 +281,3 @@ def test_one_object_over_many_lines_is_a_row(tmp_path):
         assert [row.row_id for row in found.rows] == ["row-000001"]
     found = read_table(write(tmp_path / "a.json", f"{{\n{json.dumps(GOOD)}\n"), 1.0)
     assert [row.row_id for row in found.rows] == ["row-000002"]
-
-
-def test_blanks_after_a_closing_quote_are_no_part_of_its_text(tmp_path):
-    lines = ['"q ""1""" ,a1\n', '"q 2" ,"a, 2"  \n', '" ,q",a3\n', '"two\nlines" ,a4\n', '"q ""x"" ,y",a5']
-    found = csv_of(tmp_path, HEADER + "".join(lines))
-    asked = ['q "1"', "q 2", ",q", "two\nlines", 'q "x" ,y']
-    assert [row.prompt[0]["content"] for row in found.rows] == asked
-    assert [row.gold for row in found.rows] == ["a1", "a, 2", "a3", "a4", "a5"]
-    assert csv_of(tmp_path, '"question" ;answer\n"q" ;a, 5" ,b\n').rows[0].gold == 'a, 5" ,b'

