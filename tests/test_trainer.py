@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import pyarrow.parquet as pq
@@ -21,12 +22,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, train
+from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, evaluate, train
 from raft_fast.distillation import CrossEntropy, Distillation
 from raft_fast.distillation.rollouts.local import BatchedRollouts
 from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
+from raft_fast.models.load import load_encoder
 from raft_fast.recipes import Recipe
 from raft_fast.run.errors import Stopped
 
@@ -241,6 +243,91 @@ def test_trls_example_runs_with_the_class_names_changed(home):
     pinned = json.loads((home / "gkd-model/inputs.json").read_text())
     assert pinned["the teacher"].startswith("<memory> in memory@")
     assert pinned["the model"].startswith("model in memory@")
+
+
+ASKED = [{"prompt": [{"role": "user", "content": f"What is {i}?"}]} for i in range(6)]
+
+
+@pytest.fixture
+def teacher(home, monkeypatch):
+    """A folder with another model, as large as the default of --teacher_top_k needs; no downloads."""
+    def fetch(wheel):
+        raise UserError("offline")
+
+    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", fetch)
+    for name, seed in (("student", 0), ("teacher", 1)):
+        make_model(seed, vocab_size=600).save_pretrained(home / name)
+        make_tokenizer().save_pretrained(home / name)
+    return str(home / "teacher")
+
+
+@pytest.mark.parametrize(("asked", "peft_config"), [
+    (ASKED, None), ([{"prompt": one["prompt"][0]["content"]} for one in ASKED], LoraConfig())])
+def test_trls_quick_start_runs_with_the_class_name_changed(home, teacher, asked, peft_config, tmp_path,
+                                                           monkeypatch, capsys):
+    """Prompts alone and no args, as in TRL's documentation of its DistillationTrainer."""
+    def load(options):
+        return load_encoder(replace(options, encoder=str(home / "encoder")))
+
+    monkeypatch.setattr("raft_fast.models.load.load_encoder", load)
+    monkeypatch.chdir(tmp_path)
+    dataset = Dataset.from_list(asked)
+    trainer = RAFTTrainer(model=str(home / "student"), teacher_model=teacher, train_dataset=dataset,
+                          peft_config=peft_config)
+    trainer.train()
+    run = tmp_path / "runs/on_policy"
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    assert (options["recipe"], options["sft"], options["teacher_sees_answer"], options["data_source"]) == (
+        "on_policy", False, False, "gold")
+    assert "the rows have no answers: distilling the teacher" in capsys.readouterr().err
+    steps = lines(run / "metrics.jsonl")
+    assert len(steps) == 3
+    assert all(step["kl_loss"] > 0 and not step.get("sft_loss") for step in steps)
+    assert not (run / "refine").exists()
+    assert "knowledge" not in (run / "first_batch.md").read_text()  # what shows an answer to the teacher
+    if peft_config is None:
+        scores = trainer.evaluate()
+        assert not any(name.startswith("eval_domain") for name in scores)
+
+
+def test_the_command_distils_on_prompts_alone(home, teacher, monkeypatch, capsys):
+    """As with the recipe named; the evaluation outside of the run has no domain scores either."""
+    (home / "prompts.jsonl").write_text("\n".join(map(json.dumps, [*ASKED, {"prompt": ""}])))
+    words = ["--encoder", "encoder", "--general_prompts", "-1", "--eval_max_new_tokens", "8"]
+    training = ["--model", "student", "--data", "prompts.jsonl", "--teacher", "teacher", "--eval_steps", "1",
+                "--max_completion_length", "8", "--num_train_epochs", "1", "--max_bad_rows", "0.2"]
+    for folder, more in (("runs/prompts", []), ("runs/asked", ["--config", "on_policy", "--sft", "false"])):
+        monkeypatch.setattr(sys, "argv", ["train", *words, *training, "--output_dir", folder, *more])
+        train.main()
+    assert learnt(home / "runs/prompts") == learnt(home / "runs/asked")
+    assert [line["reason"] for line in lines(home / "runs/prompts/rejected.jsonl")] == ["prompt is empty"]
+    watched = lines(home / "runs/prompts/evaluations.jsonl")
+    assert [line["eval_domain_nll"] for line in watched] == [None, None]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words, "--model", "runs/prompts/model", "--output_dir",
+                                      "apart"])
+    evaluate.main()
+    assert "The held-out rows have no answers" in capsys.readouterr().out
+    for folder in ("runs/prompts", "apart"):
+        domain = json.loads((home / folder / "evaluation.json").read_text())["domain"]
+        assert domain["without_answers"]
+        assert not any(metric["trained"]["n"] for metric in domain["metrics"].values())
+        assert {json.loads(line)["answer"] for line in (home / folder / "generations.jsonl").open()} != {""}
+
+
+@pytest.mark.parametrize(("words", "options", "said"), [
+    ({}, {}, "prompts without answers: .*--teacher NAME .*here: --recipe raft --sft true --teacher self"),
+    ({"recipe": "sdft"}, {"teacher": "teacher"}, "here: --recipe sdft --sft false --teacher teacher"),
+    ({}, {"teacher": "teacher", "sft": True}, "here: --recipe on_policy --sft true --teacher teacher"),
+    ({"recipe": "on_policy"}, {"sft": False}, "here: --recipe on_policy --sft false --teacher self"),
+    ({}, {"teacher": "teacher", "eval_steps": 1, "load_best_model_at_end": True},
+     "--load_best_model_at_end True: must be false: the held-out rows have no answers"),
+    ({}, {"teacher": "teacher", "eval_steps": 1, "eval_general_prompts": 0}, "only general drift"),
+])
+def test_prompts_alone_are_refused_where_answers_are_needed(words, options, said, teacher, tmp_path):
+    args = RAFTConfig(tmp_path / "run", encoder="encoder", general_prompts=-1, **options)
+    trainer = RAFTTrainer("student", args, ASKED, **words)
+    with pytest.raises(UserError, match=said):
+        trainer.train()
 
 
 class Twice(Recipe):

@@ -121,8 +121,8 @@ def asked_alone(record: dict) -> str | None:
     """The column of a prompt that has no column of answers beside it, or empty ones as `write_rows` does."""
     there = [name for name in ANSWERS if name in record]
     empty = "gold" in there and all(record[name] in (None, "") for name in there)
-    return next((name for name in ("prompt", "question") if _filled(record.get(name))
-                 and (empty or not there)), None)
+    asked = [name for name in ("prompt", "question") if name in record and (empty or not there)]
+    return next((name for name in asked if _filled(record[name])), asked[0] if asked else None)
 
 
 def _layout(record: dict) -> Sequence[str]:
