@@ -51,7 +51,7 @@ def shown(variable: str) -> str:
 
 
 def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:
-    """An openai client for `requests_in_flight` connections, without retries of its own. Raises UserError for
+    """An openai client for any number of connections, without retries of its own. Raises UserError for
     a key, proxy or file of certificates that cannot be used."""
     import openai
 

@@ -1,6 +1,7 @@
 """Requests to the endpoints of one model: rate limits, retries, and rests for an endpoint in trouble."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -15,6 +16,9 @@ from raft_fast.run.options import EngineOptions
 CHARACTERS_A_TOKEN = 4  # a guess at a request's size before the server has counted it
 TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again
 LIST_SECONDS = 30.0  # for the list of models, once connected
+# Requests in flight to a client: its pool looks through all connections for every request, which at 256
+# nearly doubles the processor time of a request (2.5 ms instead of 1.35; at 32: 1.6 instead of 1.5).
+CLIENT_REQUESTS = 32
 POLL = 0.05  # seconds between looks for an endpoint while all of them rest
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds; doubles with every attempt
 LIMIT_POLL = 1.0  # seconds between looks at a limit: finished requests may have given back
@@ -68,7 +72,8 @@ class Endpoint:
         self._rests_until, self._probing = 0.0, False
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
-        self._client = client_for(url, variable, proxy, options)
+        self._clients = itertools.cycle([client_for(url, variable, proxy, options)
+                                         for _ in range(0, options.requests_in_flight, CLIENT_REQUESTS)])
 
     @property
     def takes_requests(self) -> bool:
@@ -86,7 +91,7 @@ class Endpoint:
         import openai
 
         async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
-            listed = await self._client.get("/models", cast_to=openai.HttpxBinaryResponseContent)
+            listed = await next(self._clients).get("/models", cast_to=openai.HttpxBinaryResponseContent)
             return [str(one["id"]) for one in read_body(listed.response)["data"] or ()]
 
     async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any, float] | None:
@@ -107,8 +112,8 @@ class Endpoint:
             start = time.monotonic()
             self.sent.append(start)
             async with asyncio.timeout(self.options.request_timeout):  # the client's own is per read
-                sent = await self._client.post("/chat/completions", body=body,
-                                               cast_to=openai.HttpxBinaryResponseContent)
+                sent = await next(self._clients).post("/chat/completions", body=body,
+                                                      cast_to=openai.HttpxBinaryResponseContent)
             answer = read_body(sent.response)
             self.failures, self.answered_at = 0, time.monotonic()
             usage = answer.get("usage") if isinstance(answer, dict) else None
