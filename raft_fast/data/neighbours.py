@@ -52,7 +52,7 @@ class SentenceEncoder(Protocol):
     device: str
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, float32 [len(texts), D]; zeros where there is none."""
+        """Unit vectors, float32 [len(texts), D]; zeros for a text without one."""
         ...
 
 

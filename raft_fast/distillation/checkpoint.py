@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, step: int, weights: Weights,
 
 def restore(folder: Path, weights: Weights,
             optimizer: torch.optim.Optimizer | WholeOptimizer) -> dict[str, Any] | None:
-    """Put the newest checkpoint that is whole in place; returns its JSON state, None where there is none.
+    """Put the newest checkpoint that is whole in place; returns its JSON state, or None without one.
 
     All processes call it together: the first one chooses, and they go on from that one or not at all. Raises
     UserError where no checkpoint is whole, and where the chosen one cannot be read.
@@ -102,7 +102,7 @@ def check_resume(asked: str | Path | bool | None, run_dir: Path) -> None:
         known = [run_dir, run_dir / "checkpoints", *there[-1:]]
         if not there or Path(asked).resolve() not in [one.resolve() for one in known]:
             raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, "
-                            f"from its newest checkpoint ({there[-1] if there else 'there is none'}); to go "
+                            f"from its newest checkpoint ({there[-1] if there else 'it has none'}); to go "
                             "on from an earlier one remove those after it")
 
 
@@ -117,7 +117,7 @@ def _read(checkpoint: Path, weights: Weights) -> tuple[dict[str, torch.Tensor], 
 
 
 def newest_state(folder: Path) -> dict[str, Any]:
-    """The JSON state of the newest checkpoint that has one; empty where there is none."""
+    """The JSON state of the newest checkpoint that has one; empty without one."""
     for checkpoint in reversed(checkpoints(folder)):
         try:
             found: dict[str, Any] = read_json(checkpoint / STATE)

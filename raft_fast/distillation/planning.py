@@ -121,5 +121,5 @@ def fitting(rows: Sequence[Row], lengths: Mapping[str, RowLengths], options: Tra
             continue
         long.append(Rejected("training rows", None, f"row_id {row.row_id}: {reason}"))
     if not fit:
-        raise UserError(f"no row can be trained on: {long[0].reason if long else 'there is none'}")
+        raise UserError(f"no row can be trained on: {long[0].reason if long else 'the data set is empty'}")
     return fit, long

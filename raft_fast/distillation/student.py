@@ -45,7 +45,7 @@ class Student(Protocol):
 def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int,
                  given: Any = None, peft_config: Any = None) -> Student:
     """`original` is the model before training; with --use_peft it becomes the student, else `given`, a loaded
-    model, or where there is none a copy in float32."""
+    model, or otherwise a copy in float32."""
     if adapter.use_peft:
         torch.manual_seed(seed)  # the adapter begins with random weights
         return LoraStudent(Adapter(original, adapter, model.model, peft_config), model)
