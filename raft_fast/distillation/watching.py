@@ -176,7 +176,8 @@ class FirstBatch(Callback):
 
     def _controls(self, ids: Sequence[int]) -> str:
         """The control tokens among the ids, with how many of each."""
-        found = Counter(name for token in ids if (name := self.chat.template.control_ids.get(token)))
+        names = {at: name for name, at in self.chat.template.controls.items()}
+        found = Counter(name for token in ids if (name := names.get(token)))
         return ", ".join(f"{_code(name)} {count}" for name, count in found.items()) or "none"
 
     def _block(self, what: str, ids: Sequence[int]) -> str:

@@ -9,7 +9,8 @@ A model packs if sequences in one row are what they are alone: `pack_attention` 
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,7 +102,8 @@ def _masks(queries: list[int], keys: list[int], window: int | None, like: Tensor
 
 
 def pack_attention(model: Any) -> None:
-    """Let a model pack that was loaded with "sdpa" or a flash-attn, where packing changes nothing.
+    """Let a model pack that was loaded with "sdpa" or a flash-attn, where sequences in one row are what they
+    are alone; and share prompts, or parts of them, where they still are.
 
     Others (state-space layers, chunked attention, windows that only a mask tells of, kernels that this GPU
     lacks) keep padded rows, and transformers' own attention.
@@ -112,41 +114,31 @@ def pack_attention(model: Any) -> None:
         return
     plain = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
     packed = PACKED if asked == "sdpa" else asked
-    try:
-        known = set(getattr(text_config(model), "layer_types", None) or []) <= LAYERS
-        same = known and _packs(model, packed, plain)
-        why = "it would change what the model computes"
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        same, why = False, f"packed attention fails here ({error})"
-    model.set_attn_implementation(packed if same else plain)
-    if not same and (asked != "sdpa" or "fails" in why):
+    why = "it would change what the model computes"
+    if set(getattr(text_config(model), "layer_types", None) or []) <= LAYERS:
+        with _narrow_windows(model):
+            for model.shares_prompts in [True, False] if packed == PACKED else [False]:
+                try:
+                    if _close(*(_probe(model, name) for name in (plain, "eager", packed))):
+                        return
+                except (ImportError, RuntimeError, TypeError, ValueError) as error:
+                    why = f"packed attention fails here ({error})"
+    model.set_attn_implementation(plain)
+    if asked != "sdpa" or "fails" in why:
         warnings.warn(f"sequences are padded: {why}; attention is {plain!r}", stacklevel=2)
 
 
-def _packs(model: Any, packed: str, plain: str) -> bool:
-    """Whether sequences in one row are what they are alone under `plain`, and whether they still are where
-    they share prompts or parts of them, which `model.shares_prompts` remembers.
-
-    Allowed is three times the rounding between two plain implementations, "eager" and `plain`, or the
-    square root of float32's: a look at a neighbour, or past a window, changes far more.
-    """
-    owners: Iterable[Any] = {id(owner): owner for module in model.modules()
-              for owner in (module, getattr(module, "config", None))}.values()
+@contextmanager
+def _narrow_windows(model: Any) -> Iterator[None]:
+    """Attention windows of 4 tokens for a while: real ones are longer than any probe."""
+    owners: Iterable[Any] = (owner for module in model.modules()
+                             for owner in (module, getattr(module, "config", None)))
     windows = [(owner, window) for owner in owners
                if isinstance(window := getattr(owner, "sliding_window", None), int) and window > PROBE_WINDOW]
-    for owner, _ in windows:  # real ones are longer than any probe
+    for owner, _ in windows:
         owner.sliding_window = PROBE_WINDOW
     try:
-        wanted, rounded, found = (_probe(model, name) for name in (plain, "eager", packed))
-        if not _close(found, wanted, rounded):
-            return False
-        if packed == PACKED:
-            model.shares_prompts = True
-            try:
-                model.shares_prompts = _close(_probe(model, packed), wanted, rounded)
-            except (RuntimeError, TypeError, ValueError):
-                model.shares_prompts = False
-        return True
+        yield
     finally:
         for owner, window in windows:
             owner.sliding_window = window
@@ -157,8 +149,10 @@ Probe = tuple[Tensor, Tensor, set[int]]
 parameters that get a gradient (packed attention never sees a mask that a model learns)."""
 
 
-def _close(found: Probe, wanted: Probe, rounded: Probe) -> bool:
-    for got, want, plainly in zip(found[:2], wanted[:2], rounded[:2], strict=True):
+def _close(wanted: Probe, rounded: Probe, found: Probe) -> bool:
+    """Allowed is three times the rounding between two plain implementations, or the square root of float32's:
+    a look at a neighbour, or past a window, changes far more."""
+    for want, plainly, got in zip(wanted[:2], rounded[:2], found[:2], strict=True):
         allowed = max(3 * (plainly - want).norm(), torch.finfo(torch.float32).eps ** 0.5 * want.norm())
         if not (got - want).norm() <= allowed:
             return False

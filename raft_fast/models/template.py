@@ -19,8 +19,7 @@ ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
 _USER = Message(role="user", content=ASKED)
 PROBES = ([Message(role="system", content="Say so."), _USER], [_USER])  # some refuse system turns
 SHOWN = 120  # characters of a rendering that an error quotes
-# characters of Unicode's last private plane: a name that is held back in a text; the control token itself
-_HELD, _OWN = 0x100000, 0x108000
+_HELD = 0x100000  # characters of Unicode's last private plane stand for names that are held back in a text
 _PRIVATE = re.compile("[\U00100000-\U0010FFFF]")
 _MARK = re.compile(f"{OPENING}|{CLOSING}", re.IGNORECASE)
 _LAST_THOUGHT = re.compile(
@@ -42,24 +41,31 @@ class Template:
         self.tokenizer, self.name, self.switches = tokenizer, name, switches
         added = tokenizer.added_tokens_decoder
         self.added = {str(token): at for at, token in added.items()}
-        self.special = {str(token): at for at, token in added.items() if token.special}
-        self.special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        self.parts, self.controls = False, Controls(tokenizer, ())  # nothing of the probe is held back
-        self.opened, before, self.ending, self.end_id = self._probe()
+        special = {str(token): at for at, token in added.items() if token.special}
+        special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self.opened, before, after = self._probe()
         self.between = before[len(self.opened):]
+        self.ending, self.end_id = "", None
+        for names in (self.added, special):
+            if mark := _any_of(names).search(after):
+                self.ending, self.end_id = after[: mark.end()], names[mark[0]]
         self.lead = self._leading_space(before)
         own = self.opened + self.ending
         for turn in PROBES[0]:
             own = own.replace(turn["content"], "")
-        self.controls = Controls(tokenizer, {*self.special, *(
-            name for name in self.added if name in own and not name.isalnum() and not _MARK.fullmatch(name))})
+        marks = {one for one in self.added if one in own and not (one.isalnum() or _MARK.fullmatch(one))}
+        self.controls = {name: {**self.added, **special}[name] for name in {*special, *marks} if name.strip()}
+        self._swap = {name: chr(_HELD + at) for at, name in enumerate(sorted(self.controls))}
+        self._swap |= {char: name for name, char in self._swap.items()}
+        self._either = _any_of(self._swap)
+        self._speller: Any = None  # made when the first text needs it: that takes a second
 
     def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """Token ids up to the answer; a thought at its beginning takes the place of the template's. Raises
         UserError where the template refuses the messages or drops what one says."""
-        turns = [Message(role=turn["role"], content=self.controls.hold(
+        turns = [Message(role=turn["role"], content=self._hold(
             turn["content"], thoughts=turn["role"] == "assistant")) for turn in messages]
-        return self.controls.ids(self._before(self._render(turns), answer))
+        return self._ids(self._before(self._render(turns), self._own_thought(answer)))
 
     def thinks(self, answer: str) -> bool:
         """Whether the answer begins with a thought, which takes the place of the template's in its prompt."""
@@ -68,19 +74,36 @@ class Template:
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
         thought = self._own_thought(answer)
-        text = self.controls.hold(answer[len(thought):]) + self.ending
+        text = self._hold(answer[len(thought):]) + self.ending
         if _OWN_THOUGHT.match(thought):  # what else the template writes before an answer follows its thought
             text = _EMPTY_THOUGHT.sub("", self.between) + text
-        text = self.lead + self.controls.hold(thought, thoughts=True) + text
-        head = self._before(self.opened, answer)
-        before, ids = self.controls.ids(head), self.controls.ids(head + text)
+        text = self.lead + self._hold(thought, thoughts=True) + text
+        head = self._before(self.opened, thought)
+        before, ids = self._ids(head), self._ids(head + text)
         # the last where a token would reach into the prompt
-        return ids[len(before):] if ids[: len(before)] == before else self.controls.ids(text)
+        return ids[len(before):] if ids[: len(before)] == before else self._ids(text)
 
-    @property
-    def control_ids(self) -> dict[int, str]:
-        """Control tokens and their names; a name in a row's text becomes other tokens."""
-        return {{**self.added, **self.special}[name]: name for name in self.controls.names}
+    def _hold(self, text: str, thoughts: bool = False) -> str:
+        """The text with a private character for the name of every control token, but for marks of `thoughts`,
+        which act in what an assistant says. Raises UserError for a text with such characters of its own."""
+        if found := _PRIVATE.search(text):
+            raise UserError(f"a text holds the private character U+{ord(found[0]):X} of Unicode's last plane")
+        return self._either.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
+                                else self._swap[found[0]], text)
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a text. If names were held back, these are text, and the private characters tokens, to
+        a tokenizer of its own. Raises UserError where there is none."""
+        if not (held := _PRIVATE.search(text)):
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+        try:
+            self._speller = self._speller or _speller(
+                self.tokenizer, {name: self._swap[name] for name in self.controls})
+        except Exception as error:  # a tokenizer without Rust's side, or of a form that is not known
+            raise UserError(f"a text holds the control token {self._swap[held[0]]}, which cannot be read as "
+                            "mere text in this tokenizer") from error
+        swapped = self._either.sub(lambda found: self._swap[found[0]], text)
+        return self._speller.encode(swapped, add_special_tokens=False).ids
 
     def _own_thought(self, answer: str) -> str:
         """The thought that an answer begins with, or the end of one that the template opens."""
@@ -89,9 +112,9 @@ class Template:
             found = _END_OF_THOUGHT.match(answer)
         return found[0] if found else ""
 
-    def _before(self, opened: str, answer: str) -> str:
-        """The text before an answer, where `opened` is the template's with its generation prompt."""
-        thought, own = _thought(opened), self._own_thought(answer)
+    def _before(self, opened: str, own: str) -> str:
+        """The text before an answer that begins with the thought `own`, where `opened` is the prompt's."""
+        thought = _thought(opened)
         if _OWN_THOUGHT.match(own):
             return opened[: thought.start()]
         if own or (thought["open"] and thought["close"]):
@@ -100,21 +123,21 @@ class Template:
             return opened + _closing(thought)
         return (opened + self.between).removesuffix(self.lead)
 
-    def _probe(self) -> tuple[str, str, str, int | None]:
-        """(the text of a prompt, all text before its answer, the text that ends one, the token that does) of
-        the fullest conversation that the template renders, as text or as parts."""
+    def _probe(self) -> tuple[str, str, str]:
+        """(the text of a prompt, all text before its answer, the text after it), of the fullest conversation
+        that the template renders, as text or as parts."""
         failed = []
         for probe in PROBES:
             for self.parts in (False, True):
                 try:
-                    opened = self._render(probe)
-                    whole = self._render([*probe, Message(role="assistant", content=ANSWERED)], prompt=False)
-                    return opened, *self._around_answer(opened, whole)
+                    return self._around(probe)
                 except UserError as error:
                     failed.append(error)
         raise failed[-2]  # of the shortest conversation, as text
 
-    def _around_answer(self, opened: str, whole: str) -> tuple[str, str, int | None]:
+    def _around(self, messages: Sequence[Message]) -> tuple[str, str, str]:
+        opened = self._render(messages)
+        whole = self._render([*messages, Message(role="assistant", content=ANSWERED)], prompt=False)
         before, _, after = whole.rpartition(ANSWERED)
         if not before.startswith(opened):
             shared = opened[: _thought(opened).start()].rstrip()
@@ -126,16 +149,13 @@ class Template:
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
         if _is_open(thought := _thought(before)):
             before += _closing(thought)
-        for names in (self.special, self.added):
-            if mark := _any_of(names).search(after):
-                return before, after[: mark.end()], names[mark[0]]
-        return before, "", None
+        return opened, before, after
 
     def _leading_space(self, before: str) -> str:
         """The space at the end of a prompt that is one token with an answer's first word: the answer's."""
-        whole = self.controls.ids(before + ANSWERED + self.ending)
+        whole = self._ids(before + ANSWERED + self.ending)
         for lead in ("", before[len(before.rstrip()):]):
-            prompt = self.controls.ids(before.removesuffix(lead))
+            prompt = self._ids(before.removesuffix(lead))
             if whole[: len(prompt)] == prompt:
                 return lead
         raise UserError(f"--model {self.name}: its chat template cannot be followed: the tokens of "
@@ -159,38 +179,6 @@ class Template:
                 raise UserError(f"--model {self.name}: its chat template drops what the {message['role']} "
                                 f"says ({_quote(message['content'])}): its text ends in {_quote(text)}")
         return text
-
-
-class Controls:
-    """The `names` of tokens that act on a model, and how a tokenizer reads them as mere text."""
-
-    def __init__(self, tokenizer: Any, names: Iterable[str]) -> None:
-        self.tokenizer, self.names = tokenizer, sorted(filter(str.strip, names))
-        self.pattern = _any_of(self.names)
-        self._speller: Any = None  # made when the first text needs it: that takes a second
-
-    def hold(self, text: str, thoughts: bool = False) -> str:
-        """The text with a private character for every name, but for marks of `thoughts`, which act in what an
-        assistant says. Raises UserError for a text with such characters of its own."""
-        if found := _PRIVATE.search(text):
-            raise UserError(f"a text holds the private character U+{ord(found[0]):X} of Unicode's last plane")
-        return self.pattern.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
-                                else chr(_HELD + self.names.index(found[0])), text)
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text, in which names that were held back are spelled out. Raises UserError for one
-        that this tokenizer cannot read as text."""
-        if not (held := _PRIVATE.search(text)):
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        own = {name: chr(_OWN + at) for at, name in enumerate(self.names)}
-        text = self.pattern.sub(lambda found: own[found[0]], text)
-        try:
-            self._speller = self._speller or _speller(self.tokenizer, own)
-        except Exception as error:  # a tokenizer without Rust's side, or of a form that is not known
-            raise UserError(f"a text holds the control token {self.names[ord(held[0]) - _HELD]}, which "
-                            "cannot be read as mere text in this tokenizer") from error
-        spelled = text.translate({_HELD + at: name for at, name in enumerate(self.names)})
-        return self._speller.encode(spelled, add_special_tokens=False).ids
 
 
 def _speller(tokenizer: Any, new: dict[str, str]) -> Any:
@@ -247,8 +235,6 @@ def _shows(text: str, message: Message) -> bool:
     said = message["content"]
     if message["role"] == "assistant":
         said = re.split(CLOSING, said)[-1]
-    if said.strip() in text:
-        return True
     text = "".join(text.split())
     return all("".join(part.split()) in text for part in _WORDS.split(said))
 
