@@ -59,7 +59,6 @@ class Resumable:
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
         if self.rollouts:
             self.rollouts.load(kept["buffer"])
-            self.rollouts.check.load(kept.get("rollout_gap"))
         go_on(kept.get("processes", []), self._engine, Processes(), [self.seed, self.state.step])
 
     def save(self) -> Path:
@@ -70,8 +69,7 @@ class Resumable:
                 "finished": self.state.finished, "rows": self.rows, "rows_per_step": self.rows_per_step,
                 "batch": batch(self.options),
                 "limits": [self.stepper.limits.rows, self.stepper.limits.tokens],
-                "buffer": self.rollouts.state() if self.rollouts else {},
-                "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
+                "buffer": self.rollouts.state() if self.rollouts else {}}
         save = partial(save_checkpoint, self._folder, self.state.step, gather_weights(self.state.weights),
                        gather_optimizer(self.stepper.optimizer), kept, self.options.save_total_limit)
         return processes.first(save)

@@ -9,7 +9,7 @@ from raft_fast.data.dataset import Row, read_rejected
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
-from raft_fast.distillation.memory import estimate
+from raft_fast.distillation.memory import estimate, show_memory
 from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.sharding import longest_sequence
@@ -87,7 +87,7 @@ def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Op
                      "averages of the step before: lambda_exact in metrics.jsonl")
     if processes.is_first:
         kept = {row.row_id: lengths[row.row_id] for row in rows}
-        estimate(model, frozen and frozen.model, kept, training, processes.size).show()
+        show_memory(estimate(model, frozen and frozen.model, kept, training, processes.size), model.device)
     steps = step_count(len(rows), training, rows_per_step(training, run_dir))
     with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
         ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,

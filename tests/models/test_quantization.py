@@ -7,7 +7,6 @@ import torch
 from tiny import make_model, make_rows
 
 from raft_fast.distillation import Teacher
-from raft_fast.distillation.memory import stored_bytes
 from raft_fast.engines.load import load_local
 from raft_fast.models.chat import View
 from raft_fast.models.load import quantization_config
@@ -42,6 +41,13 @@ def test_four_bits_on_a_gpu_are_asked_of_bitsandbytes(monkeypatch):
 def test_the_model_before_training_stays_as_it_is():
     with pytest.raises(UserError, match="--teacher_quantization int8: must be none where --teacher is self"):
         TrainOptions(teacher_quantization="int8")
+
+
+def stored_bytes(tensor):
+    """What a weight takes, quantised ones with their scales."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.nbytes
 
 
 def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):
