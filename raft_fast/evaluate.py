@@ -24,7 +24,7 @@ def main() -> None:
     argv = sys.argv[1:]
     options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds(), argv)[1])
     given = any(word.split("=")[0] == "--model" for word in argv) or options.model.model != ModelOptions.model
-    if not given and not (options.data.data and options.base.base):
+    if not given and not (options.data.data and options.compare.base):
         raise UserError("--model is missing: name a run's model, as in --model RUN/model")
     run(options)
 
@@ -44,11 +44,11 @@ def run(options: ComparisonOptions) -> Path:
     data, model, reporter = options.data, options.model, Reporter()
     # preflight: before rows are read or models loaded
     own_folder(model.model)
-    judges = check_once("--eval_judge", options.jury.eval_judge)
+    judges = check_once("--eval_judge", options.compare.eval_judge)
     check_engines([("--eval_judge", spec) for spec in judges])
-    tasks = find_tasks(options.lm_eval)
+    tasks = find_tasks(options.compare)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
-    before = options.base.base or find_base(model)
+    before = options.compare.base or find_base(model)
     counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
     rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=not judges)
 
@@ -65,7 +65,7 @@ def run(options: ComparisonOptions) -> Path:
             known = list(read_jsonl(aside)) if aside.is_file() else []
             write_jsonl([*(one for one in known if one not in new), *new], aside)
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
-        with open_jury(options.jury, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
+        with open_jury(options.compare, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
             result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
                               jury=jury, tasks=tasks)
     finally:

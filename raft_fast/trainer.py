@@ -18,7 +18,7 @@ from raft_fast.data.dataset import InMemory, only_prompts, spread
 from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
-from raft_fast.run.arguments import SIGNATURE, Arguments, read
+from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from raft_fast.data.records import BadRowError, InMemory, records
 from raft_fast.data.rows import ANSWERS, Rejected, Row, Unused, asked_alone, id_of, to_row, told
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
+from raft_fast.run.files import DiskMap
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")

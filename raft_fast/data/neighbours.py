@@ -18,9 +18,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from raft_fast.run.durable import replacing
 from raft_fast.run.errors import require
-from raft_fast.run.files import read_json, write_json
+from raft_fast.run.files import read_json, replacing, write_json
 
 EMBED_TEXTS = 1024  # texts embedded at once
 TORCH_ROWS = 20_000  # up to here torch's matrix product is as good, and there is nothing to build

@@ -14,8 +14,7 @@ import numpy as np
 from raft_fast.data.dataset import Rejected, Row, at
 from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
 from raft_fast.data.texts import letters
-from raft_fast.run.diskmap import DiskMap
-from raft_fast.run.files import write_json
+from raft_fast.run.files import DiskMap, write_json
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
 
@@ -90,7 +89,7 @@ def screen(
         for number, (name, texts) in enumerate(references.items()):
             with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
                 found += overlap(rows, questions, texts, encoder, vectors / f"references-{number}.npy",
-                                 options.duplicate_similarity, options.overlap_share, advance)
+                                 options.duplicate_similarity, 0.5, advance)
     gone = {one.place for one in found} if options.overlap == "drop" else set()
     if options.duplicates != "off":
         with reporter.phase("find duplicates", len(questions.vectors), "questions") as advance:

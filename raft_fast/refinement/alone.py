@@ -13,9 +13,8 @@ from raft_fast.refinement.bench import Stage1, build_roles
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS
-from raft_fast.run.config import to_yaml
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import write_jsonl
+from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import defaults
 from raft_fast.run.options import DataOptions, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
@@ -71,7 +70,7 @@ def refine_rows(everyone: RowFile, total: int, stage: Stage1, options: Stage1Opt
     if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
         outputs.keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
                               load_prompts(options.refine.prompts).versions)
-    to_yaml(options.groups, folder / outputs.PARTIAL_CONFIG)
+    write_yaml(options.flat(), folder / outputs.PARTIAL_CONFIG)
     write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     with reporter.phase("load models"):
         roles = build_roles(options.refine, lambda spec: load_engine(

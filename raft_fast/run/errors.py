@@ -10,8 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 from raft_fast.run.terminal import masked, visible
 
@@ -70,19 +68,16 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Any] = {each: signal.signal(each, lambda *signum: came.append(signum))
-                              for each in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, lambda signum, frame: came.append(signum)) for each in signals]
     try:
         yield
     finally:
-        for each, handler in before.items():
+        for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
-    for signum, frame in came[:1]:
-        if callable(before[signum]):
-            before[signum](signum, frame)
-        elif before[signum] == signal.SIG_DFL:
-            signal.raise_signal(signum)
+    for signum in came[:1]:
+        signal.raise_signal(signum)
 
 
 def _disk_trouble(error: Exception) -> str | None:
