@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
-from raft_fast.data.training_rows import Data
+from raft_fast.data.dataset import Data
 from raft_fast.distillation.preflight import check_processes, check_rollouts
 from raft_fast.engines.load import check_engines
 from raft_fast.recipes.raft import RAFT
