@@ -24,7 +24,7 @@ from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import read_yaml
 from raft_fast.run.folder import only_process
-from raft_fast.run.options import DataOptions, Stage1Options
+from raft_fast.run.options import Stage1Options
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
@@ -37,7 +37,8 @@ def main() -> None:
     """Refine, refine a shard, join shards, estimate (--dry_run), or explain one row."""
     options = Stage1Options(*parse("refine", DESCRIPTION, Stage1Options.kinds())[1])
     reporter = Reporter()
-    data, how, folder = options.data, options.how, output_dir(options.data)
+    data, how = options.data, options.how
+    folder = Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
     if how.explain is not None:
         from raft_fast.report.explain import explain
 
@@ -92,11 +93,6 @@ def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:
         write_card(folder)
         report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
-
-
-def output_dir(data: DataOptions) -> Path:
-    """--output_dir, or refined/<name of the data>."""
-    return Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
+        config.__dict__.update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
@@ -103,7 +103,7 @@ class RAFTTrainer:
         if peft_config is not None:
             from raft_fast.distillation.lora import options_of
 
-            vars(self.args).update(vars(options_of(peft_config)))
+            self.args.__dict__.update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
         self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)

@@ -21,19 +21,7 @@ import yaml
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import load_yaml, not_yaml
 from raft_fast.run.option import check_needs, default_of, needed
-from raft_fast.run.options import (
-    ALL_GROUPS,
-    AdapterOptions,
-    DataOptions,
-    EngineOptions,
-    EvaluateOptions,
-    ModelOptions,
-    Options,
-    RefineOptions,
-    ScreenOptions,
-    TrainOptions,
-    WatchOptions,
-)
+from raft_fast.run.options import ALL_GROUPS, Options
 
 Option = dataclasses.Field[Any]
 GROUPS: list[Any] = Options.kinds()
@@ -73,8 +61,8 @@ def parse(
     configuration used without --config; `recipe_defaults` gives the defaults that --recipe changes. Raises
     UserError for everything that is not an option, or not a value of one.
     """
-    parser = _Parser(prog=f"raft_fast.{program}", description=description, allow_abbrev=False,
-                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]")
+    parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
+                     usage="%(prog)s [--config FILE] [--option value ...]")
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
@@ -104,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
             word = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             message = f"unknown option {word}{nearest(word if word[0] == '-' else f'--{word}', known)}"
-        raise UserError(f"{message} (see python -m {self.prog} --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def kind_of(option: Option) -> str:
@@ -215,8 +203,7 @@ def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass
-class _Fields(EvaluateOptions, WatchOptions, AdapterOptions, TrainOptions, RefineOptions, ScreenOptions,
-              EngineOptions, ModelOptions, DataOptions):
+class _Fields(*reversed(GROUPS)):  # type: ignore[misc]
     """The fields of all groups of a run."""
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import os
 import re
 import signal
@@ -34,19 +35,22 @@ class Stopped(BaseException):
 def entry(main: Callable[[], None]) -> Callable[[], None]:
     """Turn errors that a user can fix into one line on stderr and an exit code; bugs keep their traceback."""
 
+    def terminated(signum: int, frame: object) -> None:
+        raise Stopped(signum)
+
     @functools.wraps(main)
     def run() -> None:
         # read when torch loads OpenMP: waiting threads that spin take the core from those that work
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        before = signal.signal(signal.SIGTERM, _terminated)
+        before = signal.signal(signal.SIGTERM, terminated)
         try:
             main()
         except Stopped as stopped:
             _stop(str(stopped), stopped.exit_code)
-        except UserError as error:
-            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             _stop(f"interrupted: finished work is on disk; {GO_ON}", EXIT_SIGNAL + signal.SIGINT)
+        except UserError as error:
+            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
         except Exception as error:
             if (reason := _disk_trouble(error)) is None:
                 raise
@@ -56,10 +60,6 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
             signal.signal(signal.SIGTERM, before)
 
     return run
-
-
-def _terminated(signum: int, frame: object) -> None:
-    raise Stopped(signum)
 
 
 @contextmanager
@@ -108,7 +108,5 @@ def first_line(error: Exception) -> str:
 
 def require(module: str, extra: str) -> None:
     """Raises UserError with the install line if an optional package is missing."""
-    import importlib.util
-
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{module} is needed for this: pip install -c constraints.txt -e '.[{extra}]'")

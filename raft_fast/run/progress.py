@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 from rich import progress as rich
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 LOG_SECONDS = 10.0
@@ -73,21 +73,18 @@ class Silent(Reporter):
 @contextmanager
 def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Iterator[Callable[..., None]]:
     columns = [rich.TextColumn("{task.description:<28}"), rich.BarColumn(), rich.MofNCompleteColumn(),
-               rich.TextColumn(unit), rich.TimeElapsedColumn(), rich.TimeRemainingColumn()]
-    with _NotedProgress(*columns, console=console) as bar:
+               rich.TextColumn(unit), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), _Note()]
+    with rich.Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
         # rich's estimate leaves out the first step, and steps older than half a minute: found ones come first
         yield lambda steps=1, note="", found=0: bar.update(task, advance=steps + found, note=note)
 
 
-class _NotedProgress(rich.Progress):
-    """The bar, and the note of the last step below it."""
+class _Note(rich.ProgressColumn):
+    """The note of the last step, asked for its words each time."""
 
-    def get_renderables(self) -> Iterator[RenderableType]:
-        yield self.make_tasks_table(self.tasks)
-        for task in self.tasks:
-            if note := _words(task.fields["note"]):
-                yield Text(note, style="dim")
+    def render(self, task: rich.Task) -> Text:
+        return Text(_words(task.fields["note"]), style="dim")
 
 
 @contextmanager
