@@ -1,17 +1,14 @@
 """The benchmark's gate turns red for each way of being wrong that a benchmark would reward."""
 
-import argparse
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from raft_kernels import triton_hot, triton_tiles
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 
-from benchmarks import head, head_gate, head_inputs, measure, scaling, tune_tiles
+from benchmarks import head, head_gate, head_inputs, measure
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -103,8 +100,7 @@ def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
     assert not _green(inputs)
 
 
-@pytest.mark.parametrize("program", [head, scaling])
-def test_a_red_gate_prints_no_speed(program, monkeypatch, capsys, tmp_path):
+def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
     """The whole program, with a select that repeats an id: it ends before anything is timed."""
     _wrong_select(monkeypatch)
     monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
@@ -112,81 +108,9 @@ def test_a_red_gate_prints_no_speed(program, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(head_inputs, "random_inputs", lambda *a, make=head_inputs.random_inputs:
                         make(40, 8, 99, 8, torch.float32, "cpu"))
     with pytest.raises(SystemExit, match="the gate is red"):
-        program.main()
+        head.main()
     assert "ms" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_choice_of_tiles_that_is_red_prints_no_speed(inputs, monkeypatch):
-    """Any choice that does not give the oracle's results has no time beside its name."""
-    arguments = argparse.Namespace(repeats=1, device="cpu")
-    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
-    assert "logits_ms" in tune_tiles._judged_and_timed(inputs, ("logits",), arguments)
-    _wrong_select(monkeypatch)
-    row = tune_tiles._judged_and_timed(inputs, ("logits",), arguments)
-    assert row["green"] is False
-    assert "logits_ms" not in row
-
-
-def _tuned(monkeypatch, tmp_path, gate):
-    """The exit code of the tuner with that gate; nothing is timed."""
-    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
-    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
-    monkeypatch.setattr(tune_tiles.head_gate, "gate", gate)
-    monkeypatch.setattr("sys.argv", ["it", "--device", "cpu", "--dtype", "float16", "--n", "64",
-                                     "--d", "16", "--v", "200", "--k", "6"])
-    with pytest.raises(SystemExit) as end:
-        tune_tiles.main()
-    return end.value.code
-
-
-def _too_large(_):
-    raise OutOfResources(300_000, 232_448, "shared memory")
-
-
-def test_a_tuner_whose_every_choice_crashes_is_red(monkeypatch, tmp_path):
-    def crash(_):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        _tuned(monkeypatch, tmp_path, crash)
-    assert _tuned(monkeypatch, tmp_path, _too_large) == 1
-    assert _tuned(monkeypatch, tmp_path, lambda _: {"green": True}) == 0
-    shipped = triton_tiles.TILE
-    assert _tuned(monkeypatch, tmp_path, lambda inputs: {"green": True} if (
-        shipped == triton_tiles.TILE) else _too_large(inputs)) == 0
-    assert _tuned(monkeypatch, tmp_path, lambda _: {"green": False}) == 1
-
-
-def test_the_tuner_judges_the_tokens_it_times_and_tries_what_is_shipped(monkeypatch, tmp_path):
-    tokens = []
-    monkeypatch.setattr(tune_tiles, "_inputs", lambda args, n: n)
-    _tuned(monkeypatch, tmp_path, lambda n: tokens.append(n) or {"green": True})
-    assert set(tokens) == {64}
-    assert {operations for choice, operations in tune_tiles.choices()
-            if tune_tiles.is_shipped(choice)} == {("logits", "dhidden"), ("dweight",)}
-    tried = tune_tiles.HOT["triton_hot.HOT"]
-    columns = []
-    for hot in tried:
-        with tune_tiles.chosen({"triton_hot.HOT": hot}):
-            columns.append(triton_hot.columns(128256, 512))
-    assert len(set(columns)) == len(tried)
-
-
-def test_a_choice_of_tiles_is_undone():
-    before = triton_tiles.TILE
-    with tune_tiles.chosen({"triton_tiles.TILE": 128}):
-        assert triton_tiles.TILE == 128
-    assert before == triton_tiles.TILE
-
-
-def test_a_run_that_would_not_end_is_refused(monkeypatch, tmp_path):
-    """bfloat16 on a CPU without units for it: one line says how long, and what to do."""
-    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
-    monkeypatch.setattr("sys.argv", ["head", "--n", "40", "--d", "8", "--v", "99", "--k", "8",
-                                     "--dtype", "bfloat16", "--patience", "0"])
-    with pytest.raises(SystemExit, match=r"^error: bfloat16 products run at .* --dtype float32"):
-        head.main()
 
 
 def test_a_visit_without_a_model_says_so(monkeypatch):
