@@ -1,7 +1,5 @@
 """Shapes, strides and values at the edge, and what is never allocated."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -154,12 +152,6 @@ def test_weight_rows_nobody_names_do_not_matter(make_case):
     unused[case.targets.ids.unique()] = False
     case.weight_VD[unused] = float("nan")
     assert all(map(torch.equal, case.run("torch"), right))
-
-
-def test_import_stays_light():
-    code = ("import sys, raft_kernels; "
-            "assert not {'triton', 'transformers', 'safetensors'} & set(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -62,12 +62,6 @@ def test_logits_of_any_size(make_case, scale):
     assert all(result.isfinite().all() for result in case.check())
 
 
-def test_mixed_dtypes(make_case):
-    case = make_case(dtype=torch.bfloat16)
-    mixed = replace(case, hidden_ND=case.hidden_ND.float())
-    assert [t.dtype for t in mixed.check()] == [torch.float32, torch.float32, torch.bfloat16]
-
-
 def test_reductions_and_weights(make_case):
     case = make_case(n=6, dtype=torch.float64)
     weights = torch.tensor([1.0, 0.0, 0.5, 2.0, 0.0, 3.0], dtype=torch.float64)
@@ -268,17 +262,3 @@ def test_custom_operators_are_well_formed(make_case):
     torch.library.opcheck(ops.select, (*head, None, 3, 1.5, 1.0, None, "torch"))
     for needs in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(ops.sampled_backward, (torch.randn(4, 3), *head, ids, active, *needs, "torch"))
-
-
-# Small shapes, timed beside their reference: pytest tests/kernels --benchmark-enable -k speed
-
-def test_select_speed(benchmark, make_case, assert_selected):
-    case = make_case(64, 4096, 128, 64)
-    head = (case.hidden_ND, case.weight_VD)
-    assert_selected(benchmark(topk_targets, *head, 64), *head)
-
-
-def test_loss_speed(benchmark, make_case):
-    case = make_case(64, 4096, 128, 64)
-    case.check()
-    benchmark(case.run)

@@ -47,22 +47,15 @@ def _file(path, tensors=None, about=None):
 @pytest.mark.parametrize(("tensors", "about", "reason"), [
     ({}, {"format": "another"}, "its format is not"),
     ({}, {"temperature": 0.0}, "temperature was 0.0"),
-    ({}, {"temperature": "hot"}, "temperature was 'hot'"),
     ({}, {"vocab_size": 8}, "ids was from 3 to 8; it must be from 0 to 7"),
     ({}, {"vocab_size": None}, "its metadata is"),
     ({"ids": torch.empty(0, 2).int(), "logprobs": torch.empty(0, 2)}, {"vocab_size": -7},
      "vocab_size was -7; it must be an int of at least 0"),
-    ({}, {"vocab_size": True}, "vocab_size was True"),
-    ({}, {"over_vocabulary": 1}, "its metadata is"),
     ({}, {"more": 1}, r"its metadata holds .*'more'"),
     ({"more": torch.ones(1)}, {}, r"it holds \['ids', 'logprobs', 'more'\]"),
     ({"ids": torch.tensor([[3.0, 8.0]])}, {}, "its ids are torch.float32"),
     ({"ids": torch.tensor([[3, 3]])}, {}, "ids was repeated within a row"),
-    ({"ids": torch.tensor([[3, -1]])}, {}, "ids was from -1 to 3"),
-    ({"ids": torch.tensor([[3, 8, 1]])}, {}, r"of the shape \[..., K\] of ids"),
-    ({"logprobs": torch.tensor([[0, 1]])}, {}, "its logprobs are torch.int64"),
     ({"logprobs": torch.ones(1, 2).half()}, {}, "its logprobs are torch.float16"),
-    ({"best": torch.ones(1, 1)}, {}, "its logprobs are torch.float32"),
     ({"logprobs": torch.ones(1, 2).half(), "best": torch.ones(1, 2)}, {},
      r"its best are torch.float32 of shape \[1, 2\]"),
 ])
@@ -113,12 +106,6 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         TopKTargets(torch.tensor([[1, 2]]), torch.zeros(1, 2), 1.0).save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
-
-
-def test_ids_nobody_looked_at_are_saved_whole(tmp_path):
-    targets = TopKTargets(torch.tensor([[7, 300]]), torch.zeros(1, 2), 1.0, checked=True)
-    targets.save(tmp_path / "x")
-    assert TopKTargets.load(tmp_path / "x").ids.tolist() == [[7, 300]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

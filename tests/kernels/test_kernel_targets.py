@@ -88,13 +88,6 @@ def test_from_logprobs_at_another_temperature():
     torch.testing.assert_close(lists.logprobs.softmax(-1), at_two.logprobs.softmax(-1))
 
 
-def test_indexing_keeps_everything_else():
-    targets = topk_targets(torch.randn(2, 3, 8), torch.randn(20, 8), 6, 2.0)
-    part = targets[:, 1]
-    assert torch.equal(part.ids, targets.ids[:, 1])
-    assert (part.temperature, part.vocab_size, part.k) == (2.0, 20, 6)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_a_gpu_selects_is_judged_by_its_ids(assert_selected, dtype):
     """The check that test_kernel_gpu.py leans on, on right targets and on wrong ones."""
