@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 from raft_fast.data.records import BadRowError, InMemory, names, records
 from raft_fast.data.rows import ANSWERS, OnDisk, Rejected, Row, asked_alone, id_of, pick, to_row
 from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.files import read_jsonl, write_jsonl
+from raft_fast.run.files import DiskMap, read_jsonl, write_jsonl
 from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -321,15 +320,14 @@ def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequenc
     """Training rows that repeat each other, held-out rows or one of the `suites`, flagged in
     RUN/screen.json or dropped. Raises UserError if all are dropped."""
     references = {**rows_as_references(data.heldout), **suites}
-    screened = screen(data.train, references, options, encoder, run_dir, reporter)
-    if not screened.dropped:
+    dropped, rejected = screen(data.train, references, options, encoder, run_dir, reporter)
+    if not dropped:
         return data
-    dropped = set(screened.dropped)
-    kept = [row for place, row in enumerate(data.train) if place not in dropped]
+    kept = pick(data.train, sorted(set(range(len(data.train))) - set(dropped)))
     if not kept:
         raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
                         f"{run_dir}, or flag them instead")
-    write_jsonl([*read_rejected(run_dir), *screened.rejected], run_dir / "rejected.jsonl")
+    write_jsonl([*read_rejected(run_dir), *rejected], run_dir / "rejected.jsonl")
     return replace(data, train=kept)
 
 

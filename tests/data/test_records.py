@@ -135,7 +135,7 @@ def test_one_element_of_a_json_list_is_set_aside_alone(tmp_path):
     ("a.jsonl.gz", b'{"question": "a"}\n', "cannot be read as .gz"),
     ("a.jsonl.gz", gzip.compress(bytes(random.Random(0).randbytes(9000)))[:-900], "cannot be read as .gz"),
     ("a.parquet", b"not parquet", "cannot be read as .parquet"),
-    ("a.csv", b"question,Question,answer\na,b,c\n", "line 1: names the column question twice"),
+    ("a.csv", b"question,question,answer\na,b,c\n", "names the column question twice"),
     ("a.csv", b"why,so\nhow,thus\n", "has the columns why, so; needs"),
     ("a.csv", b'question,"answer\na,b\n', "line 1: its double quotes do not match"), ("a.csv", b"", "no row"),
     ("missing.jsonl", None, "no such file"), ("x" * 5000 + ".jsonl", None, "no such file"),
