@@ -136,18 +136,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 from_json = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def _value(text: str) -> Any:
-    """The value of a JSON text, or why it cannot be read. Raises JSONDecodeError for any other text."""
+def _value(text: bytes | str) -> Any:
+    """The value of a JSON text, or why it has none."""
     try:
-        return _named(from_json(text))
-    except json.JSONDecodeError:
-        raise
-    except BadRowError as bad:
-        return bad
+        return _named(from_json(text.decode("utf-8-sig") if isinstance(text, bytes) else text))
+    except UnicodeDecodeError as error:
+        return BadRowError(f"not UTF-8 at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return BadRowError(f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except RecursionError:
         return BadRowError("is nested too deeply")
     except ValueError:
         return BadRowError("holds a whole number of too many digits")
+    except BadRowError as bad:
+        return bad
 
 
 def _named(value: Any) -> Any:
@@ -158,20 +160,9 @@ def _named(value: Any) -> Any:
         return bad
 
 
-def _not_json(error: json.JSONDecodeError) -> str:
-    return f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
-
-
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with _bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield number, _value(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                yield number, BadRowError(f"not UTF-8 at byte {error.start}")
-            except json.JSONDecodeError as error:
-                yield number, BadRowError(_not_json(error))
+        yield from ((number, _value(line)) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -196,10 +187,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         else:
             if depth == 1 and text[start : found.start()].strip():
                 count += 1
-                try:
-                    yield count, _value(text[start : found.start()])
-                except json.JSONDecodeError as error:  # where the next row begins is not known
-                    raise UserError(f"{path}, row {count} of its list: {_not_json(error)}") from error
+                yield count, _value(text[start : found.start()])
             start = found.end() if depth == 1 else start
             depth -= mark != ","
     if depth or quoted:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Rejected, Row, Table, fingerprint_rows, open_rows, pick
+from raft_fast.data.dataset import Rejected, Row, Table, fingerprint_rows, pick, read_table
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
@@ -26,7 +27,7 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows", unit="rows") as advance:
-        table = open_rows(data.data, data.max_bad_rows, advance)
+        table = read_table(data.data, data.max_bad_rows, rows=OnDisk(), advance=advance)
     for note in table.notes:
         reporter.say(note)
     if table.refined:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from written import GOOD, texts
 
-from raft_fast.data.dataset import open_rows, read_table
+from raft_fast.data.dataset import read_table
+from raft_fast.data.rows import OnDisk
 from raft_fast.run.errors import UserError
 
 HEADER = "question,answer\n"
@@ -32,7 +33,7 @@ def write(path, text):
 def table_of(path, text):
     """What the file holds, the same in memory and left on disk."""
     found = read_table(write(path, text), 1.0)
-    assert list(open_rows(str(path), 1.0).rows) == found.rows
+    assert list(read_table(str(path), 1.0, rows=OnDisk()).rows) == found.rows
     return found
 
 
@@ -199,7 +200,7 @@ def test_the_split_train_or_the_only_one_is_taken(tmp_path, monkeypatch, splits)
     for source in (str(tmp_path / "kept"), "somebody/rows"):
         found = read_table(source, 0)
         assert (len(found.rows), found.notes) == (2, [UNUSED + "when"])
-        assert list(open_rows(source, 0).rows) == found.rows
+        assert list(read_table(source, 0, rows=OnDisk()).rows) == found.rows
 
 
 def test_of_several_splits_none_is_guessed(tmp_path):

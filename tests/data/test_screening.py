@@ -12,7 +12,8 @@ from faults import calls, fault
 from written import jsonl
 
 from raft_fast.data import screening
-from raft_fast.data.dataset import Data, Row, open_rows, screen_rows
+from raft_fast.data.dataset import Data, Row, read_table, screen_rows
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import (
     GRAM_WORDS,
     Reference,
@@ -171,7 +172,7 @@ def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
 def test_rows_on_disk_are_screened_alike(tmp_path):
     rows = asking("a? @0", "b?", "c? @10", "b!", "d?")
     lines = [{"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold} for one in rows]
-    file = open_rows(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5)
+    file = read_table(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5, rows=OnDisk())
     found, summary = run(tmp_path / "disk", file.rows, duplicates="drop")
     assert summary == run(tmp_path / "memory", rows, duplicates="drop")[1]
     assert found[0] == [2, 3]

@@ -224,12 +224,6 @@ def test_a_column_named_only_by_a_dropped_token(make_case):
     assert [p.counts_t.tolist() for p in plans] == [[0], [0]]
 
 
-def test_no_tokens(make_case):
-    case = make_case(n=0, vocab=20, d=8, k=3)
-    assert all(result.abs().sum() == 0 for result in case.run("triton"))
-    assert topk_targets(case.hidden_ND, case.weight_VD, 3, backend="triton").ids.shape == (0, 3)
-
-
 @pytest.mark.parametrize("tiles", [True, False])
 def test_offsets_beyond_32_bits(make_case, tiles, monkeypatch):
     """Rows that start past element 2^31, forward and backward; only their own pages are touched."""
