@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Row
-from raft_fast.data.training_rows import read_rejected
+from raft_fast.data.dataset import Row, read_rejected
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term

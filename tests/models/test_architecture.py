@@ -39,8 +39,7 @@ from raft_fast.models.chat import View
 from raft_fast.models.load import load_chat, load_model, quantization_config
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
-from raft_fast.run.arguments import GROUPS
-from raft_fast.run.config import parse
+from raft_fast.run.config import GROUPS, parse
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions, Options, TrainOptions
 from raft_fast.run.progress import Silent

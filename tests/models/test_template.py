@@ -9,8 +9,7 @@ from tiny import CHATML, NO_SYSTEM, make_model, make_rows, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
-from raft_fast.data.dataset import write_rows
-from raft_fast.data.training_rows import renderable
+from raft_fast.data.dataset import renderable, write_rows
 from raft_fast.distillation.student import make_student
 from raft_fast.engines import Sampling
 from raft_fast.engines.hf import HFEngine
