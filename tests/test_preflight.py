@@ -155,21 +155,20 @@ def test_what_an_option_needs_is_an_option_that_can_be_so():
             assert set(accepted) <= set(get_args(every[name].type)), one.name
 
 
-@pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("entry", "argv"), [
     (refine, ["--judge", "vllm:some/model"]), (paraphrase, ["--paraphraser", "vllm:some/model"])])
-def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
+def test_vllm_in_this_process_is_refused_before_rows_are_read(monkeypatch, capsys, entry, argv):
     monkeypatch.setattr(sys, "argv", ["x", "--data", "nowhere.jsonl", *argv])
     with pytest.raises(SystemExit):
         entry.main()
-    assert f"error: {' '.join(argv)}: vLLM is not installed: pip install vllm" in capsys.readouterr().err
+    assert f"error: {' '.join(argv)}: vLLM runs as a server: start `vllm serve some/model` and name " \
+           "some/model@http://" in capsys.readouterr().err
     check_engines([("--judge", "self"), ("--judge", "some/model@https://host/v1")])
 
 
-@pytest.mark.usefixtures("nothing_installed")
 def test_stage_1_names_its_engines_only_where_it_is_due():
     raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
-    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):
+    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM runs as a server"):
         check_stage1(raw, judged, RAFT().answers)
     check_stage1(replace(raw, refined=True), judged, RAFT().answers)
     for source in ("gold", "rewrite"):

@@ -1,7 +1,148 @@
-"""Text generation behind one small protocol; engines know nothing of RAFT."""
+"""Text generation behind one small protocol: conversations in, replies out, in any order.
 
-from raft_fast.data.texts import Message, trim
-from raft_fast.engines.base import OF_ONE_REQUEST, Engine, Price, Reply, Sampling, WindDown, stable_seed
+Engines know nothing of RAFT.
+"""
 
-__all__ = ["OF_ONE_REQUEST", "Engine", "Message", "Price", "Reply", "Sampling", "WindDown", "stable_seed",
-           "trim"]
+import hashlib
+import json
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from raft_fast.data.texts import Message
+
+TOO_LONG = "too long for the model's context"
+FILTERED = "the server's content filter held the reply back"
+UNRENDERED = "the model's chat template does not take it"
+OF_ONE_REQUEST = (TOO_LONG, FILTERED, UNRENDERED)
+"""Beginnings of errors that say nothing about other requests to the same engine."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a reply. temperature 0 is greedy; the seed makes a draw repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
+
+    Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it (its share
+    of a batch, or the time until a server answered, without waits between attempts). `score` is what was
+    asked for instead of a text: a score in [0, 1], or a likelihood in nats. `key` names the reply's line in
+    the journal, once it has one.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+    seconds: float = 0.0
+    score: float | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """Cost of a million tokens, in the user's currency."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The cost of these tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+class WindDown(KeyboardInterrupt):
+    """Asks an engine to finish what is in flight without hurry, because a part of the run failed."""
+
+
+class Engine(Protocol):
+    """A language model that answers conversations.
+
+    `identity` names the model and its revision: engines with the same identity give the same replies, so it
+    is part of every cache key. `price` is None if the user gave none.
+
+    Conversations are read in the caller's thread and only a bounded number ahead of the replies, so an
+    iterator over any number of rows is fine. Several threads may use one engine at once.
+
+    On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
+    in flight, and raises it again; it keeps a user waiting no longer than it must, but WindDown waits for
+    all.
+
+    Two methods are optional. `interrupt(how: KeyboardInterrupt)` does the same from another thread, to every
+    call that is not over: nothing can be thrown into an iterator while a thread is inside. `under_way() ->
+    str` says in a few words, to any thread, what the engine is busy with; empty if nothing.
+    """
+
+    identity: str
+    price: Price | None
+
+    def generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index into conversations, reply) as replies finish; each index exactly once.
+
+        Raises UserError if the engine as a whole fails, after yielding the replies it had."""
+        ...
+
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], with the text it
+        was read from in `Reply.text`, if any; or `Reply.error`."""
+        ...
+
+
+Call = TypeVar("Call", bound=Any)
+
+
+class Calls(Generic[Call]):
+    """The calls of an engine that are not over (nobody holds those)."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Call]:
+        with self._lock:
+            return iter(list(self._open))
+
+    def begin(self, call: Call) -> Call:
+        """The same call, from now on open."""
+        with self._lock:
+            self._open.add(call)
+        return call
+
+    def end(self, how: KeyboardInterrupt) -> None:
+        """End all calls begun so far, with their `end(how)`."""
+        for call in self:
+            call.end(how)
+
+
+def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+    """Replies that are there already; a KeyboardInterrupt waits until all of them are taken."""
+    rest = iter(replies)
+    try:
+        for one in rest:  # noqa: UP028 (`yield from` would pass the interrupt on to `replies`)
+            yield one
+    except KeyboardInterrupt:
+        yield from rest
+        raise
+
+
+def valid(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which no file and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def stable_seed(*parts: Any) -> int:
+    """A 63-bit seed from any JSON values; the same on every machine and run."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,5 +1,6 @@
-"""Sampling with transformers' `generate`: every row by random numbers of its own; calls that can be ended."""
+"""Sampling with transformers: `generate`, every row by random numbers of its own; continuous batching."""
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +9,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
-from raft_fast.engines.base import WindDown
+from raft_fast.engines import Sampling, WindDown
+from raft_fast.models.attention import PACKED
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
+from raft_fast.run.errors import UserError
+
+SEED_BITS = 31  # of continuous batching
 
 
 def generate_ids(
@@ -53,6 +58,42 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
                                generation_config=config, logits_processor=[sampler] if sampler else [],
                                stopping_criteria=StoppingCriteriaList(stopping))
     return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+
+
+@torch.no_grad()
+def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
+                      settings: Any = None, logprobs: bool = False) -> list[Any]:
+    """A GenerationOutput of transformers for each prompt, by its continuous batching, for a GPU: a finished
+    reply's place is taken by the next prompt at once. Raises UserError if its scheduler stops.
+
+    Noise comes from one stream for all that is in flight, so a draw depends on what else was asked and in
+    which order. `settings` is a ContinuousBatchingConfig, whose seed and return_logprobs are set here; by
+    default the free memory decides. The scheduler's thread knows no autocast: the model computes in its own
+    dtype.
+    """
+    from transformers import ContinuousBatchingConfig
+
+    settings = copy.copy(settings) or ContinuousBatchingConfig()
+    settings.seed, settings.return_logprobs = sampling.seed % (1 << SEED_BITS), logprobs
+    random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=chat.pad_id,
+                              suppress_tokens=lacking(model, chat), eos_token_id=sorted(chat.eos_ids),
+                              **(random if sampling.temperature > 0 else {"do_sample": False}))
+    attention = model.config._attn_implementation
+    with own_settings(model):
+        if attention == PACKED:  # the scheduler knows transformers' own by name
+            model.set_attn_implementation("sdpa")
+        try:
+            found = list(model.generate_batch(prompts, generation_config=config,
+                                              continuous_batching_config=settings).values())
+        finally:
+            model.set_attn_implementation(attention)
+    errors = [one.error for one in found if one.error is not None]
+    if errors or len(found) < len(prompts):
+        why = errors[0] if errors else "its scheduler stopped"
+        raise UserError(f"continuous batching gave no reply ({why}): use --generation batch, or "
+                        "--rollout_engine transformers")
+    return found
 
 
 def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
@@ -119,23 +160,22 @@ class Call(StoppingCriteria):
     def __init__(self) -> None:
         self.ended: KeyboardInterrupt | None = None
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
-        self.began = self.seconds = 0.0  # of this batch; of each reply of the last one
+        self.seconds = 0.0  # of each reply of the last batch
 
     @contextmanager
     def drawing(self, rows: int, longest: int) -> Iterator[None]:
         """While `rows` replies of at most `longest` tokens are drawn together. Raises what the call was ended
         with."""
         self.go_on()
-        self.rows, self.longest, self.drawn, self.began = rows, longest, 0, time.monotonic()
+        self.rows, self.longest, self.drawn, began = rows, longest, 0, time.monotonic()
         try:
             yield
         finally:
-            self.rows, self.seconds = 0, (time.monotonic() - self.began) / rows
+            self.rows, self.seconds = 0, (time.monotonic() - began) / rows
 
     def under_way(self) -> str:
         """What is being drawn, in words; empty if nothing."""
-        at = f", at token {self.drawn} of at most {self.longest}" if self.drawn else ""
-        return f"{self.rows} under way for {time.monotonic() - self.began:.0f} s{at}" if self.rows else ""
+        return f"{self.rows} under way, at token {self.drawn} of at most {self.longest}" if self.rows else ""
 
     def end(self, how: KeyboardInterrupt) -> None:
         """End the call, from any thread."""

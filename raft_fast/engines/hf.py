@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines.base import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
-from raft_fast.engines.generation import Call, generate_ids
+from raft_fast.engines import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines.generation import Call, draw_continuously, generate_ids
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -24,19 +24,24 @@ Refused = list[tuple[int, Reply]]
 
 
 class HFEngine:
-    """A model of transformers as an engine; see `engines.base.Engine` for the protocol.
+    """A model of transformers as an engine; see `Engine` for the protocol.
 
     A batch holds conversations of similar length: at most `batch_size` of them, and at most
     `batch_tokens` tokens (prompts with their padding, and the longest replies they may get).
+
+    With `continuous`, a ContinuousBatchingConfig or True for transformers' own, `draw_continuously` takes all
+    that are read ahead together. Sampled replies then depend on what else was asked; greedy ones and scores
+    do not. The journal keeps what was drawn, so a resumed run is still consistent with itself.
     """
 
     price: Price | None = None
 
     def __init__(
         self, model: Any, chat: Chat, identity: str, batch_size: int = 32,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = BATCH_TOKENS, continuous: Any = None,
     ) -> None:
-        self.model, self.chat, self.identity = model, chat, identity
+        self.model, self.chat, self.continuous = model, chat, continuous
+        self.identity = f"{identity} continuous" if continuous else identity
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
@@ -68,16 +73,25 @@ class HFEngine:
         longest = sampling.max_new_tokens
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
-            for batch in self._batches(asked, longest):
-                prompts = [prompt for _, _, prompt in batch]
-                seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
+            together = [asked] if self.continuous and asked else self._batches(asked, longest)
+            for batch in together:
                 with self._turn, call.drawing(len(batch), longest):
-                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
-                                         seeds, [call])
+                    drawn = self._draw(batch, sampling, call)
                 yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
+
+    def _draw(self, batch: Asked, sampling: Sampling, call: Call) -> list[list[int]]:
+        """Token ids of the batch's replies; those that an interrupt cut short have no eos."""
+        prompts = [prompt for _, _, prompt in batch]
+        if self.continuous:
+            settings = None if self.continuous is True else self.continuous
+            drawn = draw_continuously(self.model, self.chat, prompts, sampling, settings)
+            return [list(one.generated_tokens) for one in drawn]
+        seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
+        return generate_ids(self.model, self.chat, prompts, sampling.max_new_tokens, sampling.temperature,
+                            seeds, [call])
 
     def _score(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids

@@ -1,23 +1,27 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
 
-One model on one or more endpoints: `endpoint` sends requests and retries them, `connection` knows how a
-server is reached, `replies` what it said, `flow` keeps many requests under way.
+One model on one or more endpoints, whose requests wait in one event loop in the background. The openai client
+retries what may pass; `replies` reads what a server said.
 """
 
+import asyncio
+import functools
 import hashlib
 import json
+import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines.base import Calls, Price, Reply, Sampling, stable_seed, valid
-from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.endpoint import Endpoint, Pool
-from raft_fast.engines.flow import Ask, Call, in_background
-from raft_fast.engines.replies import Fault, complaint, fault_of, read_reply, refusal
+from raft_fast.engines import Calls, Price, Reply, Sampling, WindDown, stable_seed
+from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint
+from raft_fast.engines.replies import BUSY, UNREADABLE, complaint, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import EngineOptions
@@ -27,20 +31,28 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
+POLL = 0.05  # seconds between looks for an endpoint that has room
+DRAIN_SECONDS = 10.0  # for requests in flight when a user wants to leave: they are paid for
+
+Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
+"""Answers one conversation; None if the event was set before the request was sent."""
 
 
 class OpenAIEngine:
-    """A model on servers; see `engines.base.Engine` for the protocol.
+    """A model on servers; see `Engine` for the protocol.
 
     Its identity is the model's name, and a hash of `extra_body`: the same model at another address, or at one
     more, goes on where it was.
     """
 
-    def __init__(self, pool: Pool, options: EngineOptions) -> None:
-        self.pool, self.model, self.extra = pool, pool.model, options.extra_body
-        self._calls: Calls[Call] = Calls()
+    def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions,
+                 offered: list[str]) -> None:
+        """`offered` are the models that the servers list."""
+        self.model, self.endpoints, self.offered, self.extra = model, endpoints, offered, options.extra_body
+        self.size, self.patience = len(endpoints) * options.requests_in_flight, options.request_timeout
+        self._slots, self._calls = asyncio.Semaphore(self.size), Calls[Call]()
         self.price = Price(*options.prices) if options.prices else None
-        self.identity = pool.model
+        self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
             self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -62,12 +74,12 @@ class OpenAIEngine:
         served = [_list_models(endpoint, len(endpoints) > 1) for endpoint in endpoints]
         if all(names is None for names in served):
             _list_models(endpoints[0])  # raises: says why
-        name = model or next((names[0] for names in served if names), None)
+        offered = list(dict.fromkeys(one for names in served for one in names or ()))
+        name = model or next(iter(offered), None)
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        offered = list(dict.fromkeys(one for names in served for one in names or ()))
-        engine = cls(Pool(endpoints, options.max_retries, name, offered), options)
+        engine = cls(name, endpoints, options, offered)
         if offered and name not in offered:
             list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
         return engine
@@ -95,11 +107,11 @@ class OpenAIEngine:
 
     def under_way(self) -> str:
         """See `Engine`."""
-        return self.pool.under_way()
+        sent = [at for one in self.endpoints for at in list(one.sent)]
+        return f"{len(sent)} in flight, the oldest for {time.monotonic() - min(sent):.0f} s" if sent else ""
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
-        return self._calls.begin(Call(ask)).replies(
-            conversations, READ_AHEAD + self.pool.size, self.pool.patience)
+        return self._calls.begin(Call(ask)).replies(conversations, READ_AHEAD + self.size, self.patience)
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
@@ -110,12 +122,12 @@ class OpenAIEngine:
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
-        longest = body.get("max_completion_tokens") or body["max_tokens"]
+        body = {key: value for key, value in body.items() if value is not None}
+        longest = body.get("max_completion_tokens") or body.get("max_tokens")
         try:
-            answer = await self.pool.post(
-                {key: value for key, value in body.items() if value is not None}, stopped)
-        except (openai.OpenAIError, TimeoutError, ValueError) as error:
-            return Reply("", error=valid(complaint(error)))
+            answer = await self._post(body, stopped)
+        except openai.OpenAIError as error:
+            return Reply("", error=complaint(error))
         return None if answer is None else replace(read_reply(answer[0], longest), seconds=answer[1])
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
@@ -127,38 +139,159 @@ class OpenAIEngine:
         second = await self._reply(messages, SECOND_SCORING, stopped)
         return None if second is None else second_attempt(first, second)
 
+    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any, float] | None:
+        """As `Endpoint.post`, at the least busy endpoint; if that one is lost or stays busy, at the next.
+
+        Raises the last error if only this request is at fault, UserError if the next would fail too.
+        """
+        import openai
+
+        async with self._slots:
+            since, left = time.monotonic(), list(self.endpoints)
+            while not stopped.is_set():
+                if not (ready := [one for one in left if one.has_room]):
+                    await asyncio.sleep(POLL)
+                    continue
+                endpoint = min(ready, key=lambda one: one.in_flight)
+                left.remove(endpoint)
+                try:
+                    return await endpoint.post(body, stopped)
+                except openai.OpenAIError as error:
+                    gone, busy = lost(error), getattr(error, "status_code", None) in BUSY
+                    if gone or busy:
+                        endpoint.fails = endpoint.answered_at < since
+                    if stops_run(error) or (gone and all(one.fails for one in self.endpoints)):
+                        raise refusal(endpoint.address, endpoint.variable, error, self.model,
+                                      self.offered) from error
+                    if not left or not (gone or busy):
+                        raise
+            return None
+
+
+class Call:
+    """One call of an engine: its requests, and a queue of those that are done."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask, self._stopped = ask, threading.Event()
+        self._running: set[Future[Reply | None]] = set()
+        self._done: queue.SimpleQueue[tuple[int, Future[Reply | None]] | KeyboardInterrupt]
+        self._done = queue.SimpleQueue()
+
+    def end(self, how: KeyboardInterrupt) -> None:
+        """As if it were thrown into `replies`, from another thread."""
+        self._done.put(how)  # before any request that is not sent because of it
+        self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
+
+    def replies(
+        self, conversations: Iterable[list[Message]], ahead: int, patience: float
+    ) -> Iterator[tuple[int, Reply]]:
+        """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
+
+        If a request raises, Ctrl-C is pressed or the call is ended, no further request is sent; replies in
+        flight are yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
+        DRAIN_SECONDS; a second Ctrl-C does not wait.
+        """
+        numbered, more = enumerate(conversations), True
+        try:
+            while more or self._running:
+                while more and len(self._running) < ahead and self._done.empty():
+                    following = next(numbered, None)
+                    more = following is not None
+                    if following is not None:
+                        self._start(*following)
+                if self._running or not self._done.empty():
+                    index, reply = self._next()
+                    assert reply is not None  # what was not sent comes after the failure
+                    yield index, reply
+        except (Exception, KeyboardInterrupt) as error:
+            self._stopped.set()
+            yield from self._drain(DRAIN_SECONDS if _hurries(error) else patience)
+            raise
+        finally:
+            self._stopped.set()
+            for future in self._running:
+                future.cancel()
+
+    def _start(self, index: int, messages: list[Message]) -> None:
+        future = asyncio.run_coroutine_threadsafe(self._guarded(messages), background_loop())
+        self._running.add(future)
+        future.add_done_callback(lambda finished: self._done.put((index, finished)))
+
+    async def _guarded(self, messages: list[Message]) -> Reply | None:
+        try:
+            return await self._ask(messages, self._stopped)
+        except Exception:
+            self._stopped.set()  # see `end`
+            raise
+
+    def _next(self, patience: float | None = None) -> tuple[int, Reply | None]:
+        """Raises what a request raised or the call was ended with, and queue.Empty after `patience`."""
+        done = self._done.get(timeout=patience)
+        if isinstance(done, KeyboardInterrupt):
+            raise done
+        index, future = done
+        self._running.discard(future)
+        return index, future.result()
+
+    def _drain(self, patience: float) -> Iterator[tuple[int, Reply]]:
+        """Replies in flight. Another interrupt may come meanwhile, and a more urgent one."""
+        end = time.monotonic() + patience
+        while self._running:
+            try:
+                index, reply = self._next(max(0.0, end - time.monotonic()))
+                if reply is not None:
+                    yield index, reply
+            except queue.Empty:
+                return  # a second Ctrl-C here ends the wait
+            except KeyboardInterrupt as again:
+                if _hurries(again):
+                    end = min(end, time.monotonic() + DRAIN_SECONDS)
+            except (Exception, CancelledError):
+                continue  # the first failure is the one that is raised
+
+
+def _hurries(error: BaseException) -> bool:
+    """Whether a user, or the system, wants to leave."""
+    return isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
+
+
+@functools.cache
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The event loop in which all requests of this process wait. It dies with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="servers", daemon=True).start()
+    return loop
+
 
 def parse_spec(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
     """(model or None, addresses) of `MODEL@URL+URL` or `URL`, each a URL and the environment variable of its
     key. Raises UserError for anything else."""
     refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>(?i:https?)://\S+)", spec)
-    urls = re.split(r"\+(?=(?i:https?)://)", match["urls"]) if match else []
-    if match is None or not all(urlsplit(url).hostname for url in urls):  # `refuse_in_urls` can read them
+    urls = [urlsplit(url) for url in re.split(r"\+(?=(?i:https?)://)", match["urls"])] if match else []
+    if match is None or not all(url.hostname for url in urls):  # `refuse_in_urls` can read them
         raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")
-    return match["model"], [_address(url) for url in urls]
-
-
-def _address(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    plain = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1", fragment=""))
-    return plain, parts.fragment or KEY_VARIABLE
+    return match["model"], [(urlunsplit(url._replace(path=url.path.rstrip("/") or "/v1", fragment="")),
+                             url.fragment or KEY_VARIABLE) for url in urls]
 
 
 def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:
     """The endpoint's models; empty if it keeps no list, None if it is down and `may_be_down`."""
     import openai
 
+    odd = UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; give the address "
+                    "that ends before /chat/completions")
     try:
-        return in_background(endpoint.models())
+        return asyncio.run_coroutine_threadsafe(endpoint.models(), background_loop()).result()
     except (openai.OpenAIError, TimeoutError) as error:
         status = getattr(error, "status_code", None)
-        if status == 404 or (status is not None and fault_of(error) is not Fault.FOR_GOOD):
+        if status == UNREADABLE:
+            raise odd from error
+        if status == 404 or (status is not None and not stops_run(error)):
             return []  # some servers have no list, or fail to make one: requests will tell
         if may_be_down and status is None:
             return None
         raise refusal(endpoint.address, endpoint.variable, error) from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; "
-                        "give the address that ends before /chat/completions") from error
+    except (LookupError, TypeError) as error:
+        raise odd from error

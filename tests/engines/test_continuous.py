@@ -5,7 +5,6 @@ from tiny import make_model
 from transformers import ContinuousBatchingConfig
 
 from raft_fast.engines import Sampling
-from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.attention import PACKED
 
@@ -14,7 +13,7 @@ ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, t
 
 @pytest.fixture
 def engine(model, chat):
-    return ContinuousEngine(model, chat, "tiny", settings=ContinuousBatchingConfig(
+    return HFEngine(model, chat, "tiny", continuous=ContinuousBatchingConfig(
         num_blocks=8, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
 
 

@@ -1,10 +1,11 @@
 """Servers that say in their own way how a reply ended, and what went wrong."""
 
+import re
 
 import pytest
 from faulty_server import Say, ask, body, fails_for, then
 
-from raft_fast.engines.base import FILTERED, TOO_LONG
+from raft_fast.engines import FILTERED, TOO_LONG
 from raft_fast.engines.replies import read_reply, words
 from raft_fast.run.errors import UserError
 
@@ -119,7 +120,7 @@ def test_an_error_inside_a_200_that_stays_is_its_requests_error(serve, connect):
     assert "Error code: 400 - no seed" in ask(connect(server), "a", "bad")[1].error
     assert server.seen["bad"] == 1
     page = ask(connect(serve(fails_for("bad", body("<p>Sign in</p>"))), max_retries=0), "a", "bad")[1]
-    assert page.error == "the server's answer is broken off or not JSON (ValueError: Sign in)"
+    assert re.match("the server's answer is broken off or not JSON .*Sign in", page.error)
     with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
         ask(connect(serve(then(body({"error": {"code": "invalid_api_key"}})))), "a")
 

@@ -12,9 +12,8 @@ from faulty_server import SAMPLING, Say, ask, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
-from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.flow import Call
-from raft_fast.engines.openai import OpenAIEngine, parse_spec
+from raft_fast.engines.endpoint import KEY_VARIABLE
+from raft_fast.engines.openai import Call, OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
 
 

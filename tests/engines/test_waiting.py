@@ -2,14 +2,11 @@
 
 import asyncio
 import threading
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 
 from raft_fast.engines import endpoint as waiting
-from raft_fast.engines.endpoint import Limit, backoff
-from raft_fast.engines.replies import retry_after
+from raft_fast.engines.endpoint import Limit
 
 
 @pytest.fixture
@@ -63,23 +60,3 @@ def test_idle_time_is_not_saved_up(clock):
     sent_at(clock, limit, 1)
     clock.now += 100
     assert sent_at(clock, limit, 1, 1) == [101 - 1, 101]
-
-
-def test_backoff_doubles_to_a_ceiling_and_is_jittered_over_the_whole_range():
-    for attempt, ceiling in [(0, 0.5), (3, 4.0), (30, 60.0)]:
-        drawn = [backoff(attempt) for _ in range(400)]
-        assert 0 <= min(drawn) < 0.1 * ceiling
-        assert 0.9 * ceiling < max(drawn) <= ceiling
-
-
-@pytest.mark.parametrize(("headers", "seconds"), [
-    ({"retry-after": "7"}, 7), ({"retry-after-ms": "250", "retry-after": "7"}, 0.25), ({}, None),
-    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0), ({"retry-after": "-3"}, 0),
-    ({"retry-after": "soon"}, None), ({"retry-after": "nan"}, None)])
-def test_waits_are_read_in_every_form(headers, seconds):
-    assert retry_after(headers) == seconds
-
-
-def test_a_wait_until_a_date_is_read():
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    assert 90 < retry_after({"retry-after": soon}) <= 100
