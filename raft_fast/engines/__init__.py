@@ -5,11 +5,9 @@ Engines know nothing of RAFT.
 
 import hashlib
 import json
-import threading
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from raft_fast.data.texts import Message
 
@@ -98,32 +96,6 @@ class Engine(Protocol):
         """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], with the text it
         was read from in `Reply.text`, if any; or `Reply.error`."""
         ...
-
-
-Call = TypeVar("Call", bound=Any)
-
-
-class Calls(Generic[Call]):
-    """The calls of an engine that are not over (nobody holds those)."""
-
-    def __init__(self) -> None:
-        self._open: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[Call]:
-        with self._lock:
-            return iter(list(self._open))
-
-    def begin(self, call: Call) -> Call:
-        """The same call, from now on open."""
-        with self._lock:
-            self._open.add(call)
-        return call
-
-    def end(self, how: KeyboardInterrupt) -> None:
-        """End all calls begun so far, with their `end(how)`."""
-        for call in self:
-            call.end(how)
 
 
 def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:

@@ -157,15 +157,15 @@ class Call(StoppingCriteria):
     """One call of an engine of this process: how far its batch is, and whether it is to end. As a criterion
     of `generate` it ends a batch after the token that is being drawn, unless it is a WindDown."""
 
-    def __init__(self) -> None:
-        self.ended: KeyboardInterrupt | None = None
+    def __init__(self, interrupts: list[KeyboardInterrupt]) -> None:
+        """`interrupts` are the engine's, of which those to come concern this call."""
+        self._interrupts, self._before = interrupts, len(interrupts)
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
         self.seconds = 0.0  # of each reply of the last batch
 
     @contextmanager
     def drawing(self, rows: int, longest: int) -> Iterator[None]:
-        """While `rows` replies of at most `longest` tokens are drawn together. Raises what the call was ended
-        with."""
+        """While `rows` replies of at most `longest` tokens are drawn together. Raises as `go_on`."""
         self.go_on()
         self.rows, self.longest, self.drawn, began = rows, longest, 0, time.monotonic()
         try:
@@ -177,17 +177,13 @@ class Call(StoppingCriteria):
         """What is being drawn, in words; empty if nothing."""
         return f"{self.rows} under way, at token {self.drawn} of at most {self.longest}" if self.rows else ""
 
-    def end(self, how: KeyboardInterrupt) -> None:
-        """End the call, from any thread."""
-        self.ended = how
-
     def go_on(self) -> None:
         """Raises what the call was ended with."""
-        if self.ended is not None:
-            raise type(self.ended)
+        for how in self._interrupts[self._before :]:
+            raise type(how)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         """Whether each row is done, bool [rows]."""
         self.drawn += 1
-        at_once = self.ended is not None and not isinstance(self.ended, WindDown)
+        at_once = any(not isinstance(how, WindDown) for how in self._interrupts[self._before :])
         return torch.full((len(input_ids),), at_once, device=input_ids.device)

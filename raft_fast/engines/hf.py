@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import Call, draw_continuously, generate_ids
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.head import head_of
@@ -46,26 +46,27 @@ class HFEngine:
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
-        self._calls: Calls[Call] = Calls()
+        self._interrupts: list[KeyboardInterrupt] = []
+        self._drawing: Call | None = None  # whose turn it is
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
         """See `Engine`: no call begins another batch. With WindDown the current one is finished; else it ends
         with the next token, and its complete replies are kept."""
-        self._calls.end(how)
+        self._interrupts.append(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
-        return next(filter(None, (call.under_way() for call in self._calls)), "")
+        return "" if self._drawing is None else self._drawing.under_way()
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        return self._generate(conversations, sampling, self._calls.begin(Call()))
+        return self._generate(conversations, sampling, Call(self._interrupts))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        return self._score(conversations, self._calls.begin(Call()))
+        return self._score(conversations, Call(self._interrupts))
 
     def _generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
@@ -76,6 +77,7 @@ class HFEngine:
             together = [asked] if self.continuous and asked else self._batches(asked, longest)
             for batch in together:
                 with self._turn, call.drawing(len(batch), longest):
+                    self._drawing = call
                     drawn = self._draw(batch, sampling, call)
                 yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)

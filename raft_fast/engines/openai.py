@@ -12,14 +12,15 @@ import queue
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Calls, Price, Reply, Sampling, WindDown, stable_seed
+from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint
 from raft_fast.engines.replies import BUSY, UNREADABLE, complaint, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
@@ -50,7 +51,9 @@ class OpenAIEngine:
         """`offered` are the models that the servers list."""
         self.model, self.endpoints, self.offered, self.extra = model, endpoints, offered, options.extra_body
         self.size, self.patience = len(endpoints) * options.requests_in_flight, options.request_timeout
-        self._slots, self._calls = asyncio.Semaphore(self.size), Calls[Call]()
+        self._slots = asyncio.Semaphore(self.size)
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
+        self._lock = threading.Lock()
         self.price = Price(*options.prices) if options.prices else None
         self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
@@ -103,7 +106,9 @@ class OpenAIEngine:
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
         """See `Engine`: takes effect at once, however long the callers' replies take."""
-        self._calls.end(how)
+        with self._lock:
+            for call in self._calls:
+                call.end(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
@@ -111,7 +116,10 @@ class OpenAIEngine:
         return f"{len(sent)} in flight, the oldest for {time.monotonic() - min(sent):.0f} s" if sent else ""
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
-        return self._calls.begin(Call(ask)).replies(conversations, READ_AHEAD + self.size, self.patience)
+        call = Call(ask)
+        with self._lock:
+            self._calls.add(call)
+        return call.replies(conversations, READ_AHEAD + self.size, self.patience)
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
@@ -161,6 +169,7 @@ class OpenAIEngine:
                     if gone or busy:
                         endpoint.fails = endpoint.answered_at < since
                     if stops_run(error) or (gone and all(one.fails for one in self.endpoints)):
+                        stopped.set()  # before the thread that waits for replies sees the failure
                         raise refusal(endpoint.address, endpoint.variable, error, self.model,
                                       self.offered) from error
                     if not left or not (gone or busy):
@@ -189,70 +198,44 @@ class Call:
 
         If a request raises, Ctrl-C is pressed or the call is ended, no further request is sent; replies in
         flight are yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
-        DRAIN_SECONDS; a second Ctrl-C does not wait.
+        DRAIN_SECONDS.
         """
-        numbered, more = enumerate(conversations), True
+        numbered, end = enumerate(conversations), float("inf")
+        raised: BaseException | None = None
         try:
-            while more or self._running:
-                while more and len(self._running) < ahead and self._done.empty():
-                    following = next(numbered, None)
-                    more = following is not None
-                    if following is not None:
+            while raised is None or self._running:
+                try:
+                    while raised is None and len(self._running) < ahead and self._done.empty():
+                        if (following := next(numbered, None)) is None:
+                            break
                         self._start(*following)
-                if self._running or not self._done.empty():
-                    index, reply = self._next()
-                    assert reply is not None  # what was not sent comes after the failure
-                    yield index, reply
-        except (Exception, KeyboardInterrupt) as error:
-            self._stopped.set()
-            yield from self._drain(DRAIN_SECONDS if _hurries(error) else patience)
-            raise
+                    if not self._running and self._done.empty():
+                        return
+                    done = self._done.get(
+                        timeout=None if raised is None else max(0.0, end - time.monotonic()))
+                    if isinstance(done, KeyboardInterrupt):
+                        raise done
+                    self._running.discard(done[1])
+                    if (reply := done[1].result()) is not None:
+                        yield done[0], reply
+                except queue.Empty:
+                    break
+                except (Exception, KeyboardInterrupt) as error:
+                    self._stopped.set()
+                    raised = raised or error  # the first failure is the one that is raised
+                    leaves = isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
+                    end = min(end, time.monotonic() + (DRAIN_SECONDS if leaves else patience))
+            if raised is not None:
+                raise raised
         finally:
             self._stopped.set()
             for future in self._running:
                 future.cancel()
 
     def _start(self, index: int, messages: list[Message]) -> None:
-        future = asyncio.run_coroutine_threadsafe(self._guarded(messages), background_loop())
+        future = asyncio.run_coroutine_threadsafe(self._ask(messages, self._stopped), background_loop())
         self._running.add(future)
         future.add_done_callback(lambda finished: self._done.put((index, finished)))
-
-    async def _guarded(self, messages: list[Message]) -> Reply | None:
-        try:
-            return await self._ask(messages, self._stopped)
-        except Exception:
-            self._stopped.set()  # see `end`
-            raise
-
-    def _next(self, patience: float | None = None) -> tuple[int, Reply | None]:
-        """Raises what a request raised or the call was ended with, and queue.Empty after `patience`."""
-        done = self._done.get(timeout=patience)
-        if isinstance(done, KeyboardInterrupt):
-            raise done
-        index, future = done
-        self._running.discard(future)
-        return index, future.result()
-
-    def _drain(self, patience: float) -> Iterator[tuple[int, Reply]]:
-        """Replies in flight. Another interrupt may come meanwhile, and a more urgent one."""
-        end = time.monotonic() + patience
-        while self._running:
-            try:
-                index, reply = self._next(max(0.0, end - time.monotonic()))
-                if reply is not None:
-                    yield index, reply
-            except queue.Empty:
-                return  # a second Ctrl-C here ends the wait
-            except KeyboardInterrupt as again:
-                if _hurries(again):
-                    end = min(end, time.monotonic() + DRAIN_SECONDS)
-            except (Exception, CancelledError):
-                continue  # the first failure is the one that is raised
-
-
-def _hurries(error: BaseException) -> bool:
-    """Whether a user, or the system, wants to leave."""
-    return isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
 
 
 @functools.cache

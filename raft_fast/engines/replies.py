@@ -4,7 +4,6 @@ Finish reasons and errors are those of OpenAI, vLLM, SGLang, TGI, llama.cpp, Oll
 Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat.
 """
 
-import html
 import json
 import random
 import re
@@ -24,8 +23,8 @@ LONGEST_WAIT = 120.0  # seconds; the client retries nothing after a longer Retry
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, doubling, for a busy server that asks for none
 UNREADABLE = 598  # stands for an answer that is not JSON
 BUSY = (429, 502, 503, 504)
-QUOTA = "insufficient_quota"
 FOR_GOOD = (401, 402, 403, 404, 407)  # and redirects: every request would fail
+QUOTA = "insufficient_quota"
 
 _HELD_BACK = re.compile("filter|safety|refus|recitation|prohibited|blocklist|spii|sensitive|toxic|guardrail"
                         "|moderat|policy|inspection", re.IGNORECASE)
@@ -41,15 +40,10 @@ _TOO_LONG = re.compile(
     r"|too many.{0,9}tokens|tokens.{0,30}must be <=|must have less than \d+ tokens"
     r"|length of the (prompt|message|input)|range of input length|max_seq_len|max_prompt_tokens"
     r"|exceed\w* (max|model).{0,9}(length|limit)", re.IGNORECASE | re.DOTALL)
-_STATUSES = (  # of errors that are only words
-    (429, "rate.?limit|too.?many|throttl|exhausted|quota|overload|unavailable|capacity|busy|temporar"),
-    (500, "server.?error|internal"), (401, "authenti|unauthori|api.?key"), (403, "permission|forbidden"),
-    (404, "not.?found"), (400, "invalid|bad.?request|validation|unsupported"))
 _NAMED = ("code", "status", "status_code", "statusCode", "type", "error_type", "errorType")
-_SAYS = ("message", "msg", "error", "errors", "detail", "description", "reason", "title")
-_TAGS = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
-_NESTED = 8  # levels of an error's JSON in which its words are looked for
-_PAGE, _SEARCHED = 100_000, 2_000  # characters of a complaint that are read, and matched against patterns
+_STATUSES = ((401, "authenti|unauthori|api.?key"), (429, "rate.?limit|too.?many|overload|unavailable"),
+             (400, "invalid|bad.?request|validation|unsupported"))  # of errors without a number
+_SEARCHED = 2_000  # characters of a complaint that are matched against patterns
 
 
 def understand(response: Any) -> None:
@@ -61,17 +55,14 @@ def understand(response: Any) -> None:
     """
     try:
         body = json.loads(response.content)
+        status, said = _error_in(body) if response.is_success else (response.status_code, None)
+        named, told = _names(said or body), _words(said or response.text)
     except (ValueError, RecursionError):
-        body, said = None, response.text or "an empty body"
+        body, named, told = None, "", _words(response.text)
         status = UNREADABLE if response.is_success else response.status_code
-    else:
-        status, said = _error_in(body) if response.is_success else (response.status_code, body)
     if status is None:
         response.extensions["answer"] = body
         return
-    error = _mapping(_mapping(said).get("error", said))
-    told = words(said)
-    named = " ".join(str(error[key]) for key in ("code", "type") if isinstance(error.get(key), str | int))
     response.status_code = status
     response.extensions |= {"said": told, "named": named}
     if QUOTA in named or _too_long(status, f"{named} {told}"):
@@ -83,39 +74,41 @@ def understand(response: Any) -> None:
 
 
 def _error_in(body: Any) -> tuple[int | None, Any]:
-    """(HTTP status, error) inside a successful response; status None if there is none, or if it is
-    unknown."""
+    """(HTTP status, error) inside a successful response; status None if there is none."""
     answer = _mapping(body[0] if isinstance(body, list) and body else body)  # Gemini puts errors in a list
-    choice, named = _choice(answer), _named(answer)
-    if not named and isinstance(answer.get("data"), list):  # of models
-        return None, None
-    if choice is None:
-        failed = answer.get("error") or named or answer.get("object") == "error" or (
-            answer.get("success") is False or answer.get("status") in ("error", "fail", "failed", "failure"))
-        said = named or answer
-        return _status_of(said) or (500 if failed and "choices" not in answer else None), said
-    reason = choice.get("finish_reason")
-    broken = ending(reason) == "broken off"
-    said = choice.get("error") or (named if not reason or broken else None)
-    if said is None and broken:
-        said = f"the reply was broken off: finish_reason {_called(reason)!r}"
-    return (_status_of(said) or 500, said) if said else (None, None)
+    choice, error = _choice(answer), answer.get("error") or answer.get("errors")
+    if choice is not None:
+        reason = choice.get("finish_reason")
+        broken = ending(reason) == "broken off"
+        said = choice.get("error") or (error if broken or not reason else None) or (
+            f"the reply was broken off: finish_reason {_called(reason)!r}" if broken else None)
+    else:  # a list of models has data
+        said = (answer if error is True else error) or (
+            None if "choices" in answer or "data" in answer else answer)
+    return (_status_of(said, answer), said) if said else (None, None)
 
 
-def _status_of(error: Any) -> int | None:
-    """The HTTP status that an error stands for by its code, type or words; None if they say nothing."""
-    named = [str(error[key]) for key in _NAMED if isinstance(error.get(key), str | int)
-             ] if isinstance(error, dict) else []
-    names, said = " ".join(named), words(error)
+def _status_of(error: Any, answer: Any) -> int:
+    """The HTTP status that an error stands for by its code, type or words."""
+    names, told = _names(error) or _names(answer), _words(error)
     code = re.search(r"\b([45]\d\d)(\d\d)?\b", names)  # FastChat's have five digits: 42901
-    if _TOO_LONG.search(said[:_SEARCHED]) and not (code and int(code[1]) in BUSY):
+    if _TOO_LONG.search(told[:_SEARCHED]) and not (code and int(code[1]) in BUSY):
         return 400
     if code:
         return int(code[1])
-    for status, pattern in _STATUSES:  # words alone stop no run
-        if re.search(pattern, names if 400 <= status < 429 else f"{names} {said}", re.IGNORECASE):
-            return status
-    return None
+    return next((status for status, pattern in _STATUSES if re.search(pattern, names, re.IGNORECASE)), 500)
+
+
+def _names(said: Any) -> str:
+    """Code and type of an error."""
+    error = _mapping(_mapping(said).get("error")) or _mapping(said)
+    return " ".join(str(error[key]) for key in _NAMED if isinstance(error.get(key), str | int))
+
+
+def _words(said: Any) -> str:
+    """An error's text, or its JSON, in a line; of a web page its text."""
+    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+    return " ".join(re.sub(r"<[^<>]*>", " ", text[: 10 * _SEARCHED]).split())
 
 
 def _too_long(status: int | None, said: str) -> bool:
@@ -126,9 +119,14 @@ def _too_long(status: int | None, said: str) -> bool:
 def ending(reason: Any) -> str:
     """How a reply ended: stop, length, held back, broken off, or unknown. No reason counts as stop: some
     servers never give one."""
-    name = reason.get("type") if isinstance(reason, dict) else reason or "stop"  # SGLang's own is a dict
-    name = re.sub(r"\W+", "_", name.lower()) if isinstance(name, str) else ""
+    name = re.sub(r"\W+", "_", _called(reason or "stop").lower())
     return next((how for how, pattern in _ENDINGS if pattern.search(name)), "unknown")
+
+
+def _called(reason: Any) -> str:
+    """A finish reason's name; SGLang's own is a dict."""
+    name = reason.get("type") if isinstance(reason, dict) else reason
+    return name if isinstance(name, str) else type(name).__name__
 
 
 def read_reply(body: Any, longest: Any = None) -> Reply:
@@ -139,9 +137,9 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
     spent = Reply("", prompt_tokens=count(usage.get("prompt_tokens")),
                   completion_tokens=count(usage.get("completion_tokens")))
     if choice is None:
-        said = words(_named(answer) or (answer if "choices" not in answer else None) or None)
-        error = "the server's answer holds no reply"
-        return replace(spent, error=f"{error}: {_quoted(said)}" if said else error)
+        error = answer.get("error")
+        return replace(spent, error="the server's answer holds no reply" + (
+            f": {_quoted(_words(error))}" if error else ""))
     reason = choice.get("finish_reason")
     if (how := ending(reason)) == "held back":
         return replace(spent, error=FILTERED)
@@ -151,16 +149,18 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
     if not reason and 0 < count(longest) <= spent.completion_tokens:
         how = "length"
     message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else message
+    content: Any = message.get("content") if isinstance(message, dict) else message
     content = choice.get("text") if content is None else content  # of /completions
-    if not content or isinstance(content, list):
-        parts = [message, *(content or ())]
-        if said := words([one for part in parts if (one := _mapping(part).get("refusal"))]):
-            return replace(spent, error=f"{FILTERED}: {_quoted(said)}")
-    text = _text(content)
-    if text is None:
+    parts = content if isinstance(content, list) else []
+    said = [one for part in (message, *parts) if (one := _mapping(part).get("refusal"))]
+    if said and (parts or not content):
+        return replace(spent, error=f"{FILTERED}: {_quoted(_words(said[0]))}")
+    if parts:  # others are pictures, or reasoning
+        texts = [part if isinstance(part, str) else _mapping(part).get("text") for part in parts]
+        content = "".join(found) if (found := [text for text in texts if isinstance(text, str)]) else parts
+    if content and not isinstance(content, str):
         return replace(spent, error="the server's answer holds no text")
-    return replace(spent, text=strip_thinking(without_keys(valid(text))), finish_reason=how)
+    return replace(spent, text=strip_thinking(without_keys(valid(content or ""))), finish_reason=how)
 
 
 def lost(error: BaseException) -> bool:
@@ -181,14 +181,14 @@ def stops_run(error: Any) -> bool:
     except (KeyError, ValueError):
         wait = 0.0
     return (status in FOR_GOOD or 300 <= status < 400 or wait > LONGEST_WAIT
-            or QUOTA in _said_by(error).get("named", ""))
+            or QUOTA in _understood(error).get("named", ""))
 
 
 def complaint(error: Any) -> str:
     """The error of the one request that a server refused."""
     import openai
 
-    status, told = getattr(error, "status_code", None), _said_by(error)
+    status, told = getattr(error, "status_code", None), _understood(error)
     named = told.get("named", "")
     what = ("no whole answer within --request_timeout" if isinstance(error, openai.APITimeoutError)
             else "the server's answer is broken off or not JSON" if status == UNREADABLE
@@ -219,58 +219,25 @@ def refusal(address: str, variable: str, error: Any, model: str = "",
     return UserError(f"{address}: {told}, then run the same command again")
 
 
-def words(said: Any, nested: int = 0) -> str:
-    """The words of an error, wherever in its JSON a server keeps them; of a web page its text."""
-    if isinstance(said, str):
-        said = said[:_PAGE]
-        page = re.match(r"\s*<[!?a-zA-Z]", said) is not None
-        return " ".join((html.unescape(_TAGS.sub(" ", said)) if page else said).split())
-    if nested == _NESTED or said is None:
-        return ""
-    if isinstance(said, list):
-        return "; ".join(filter(None, (words(one, nested + 1) for one in said[:3])))
-    if isinstance(said, dict) and (found := next((said[key] for key in _SAYS if said.get(key)), None)):
-        upstream = _mapping(said.get("metadata")).get("raw")  # of OpenRouter
-        place = said.get("loc") if isinstance(said.get("loc"), list) else []  # of FastAPI
-        where = ".".join(one for one in place or () if isinstance(one, str))
-        return ": ".join(filter(None, (where, words(found, nested + 1), words(upstream, nested + 1))))
-    try:
-        return json.dumps(said)
-    except RecursionError:
-        return ""
-
-
 def count(value: Any) -> int:
     """A number of tokens; 0 if the server gives none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MANY else 0
 
 
-def _said_by(error: Any) -> Mapping[str, Any]:
-    """What `understand` read in an error's response."""
+def _understood(error: Any) -> Mapping[str, Any]:
     return getattr(getattr(error, "response", None), "extensions", {})
 
 
 def _one_line(error: Any) -> str:
     """A server's own words in an error of the client; the client's if there was no answer."""
     status = getattr(error, "status_code", None)
-    said = str(error) if status is None else " - ".join(filter(None, (
-        f"Error code: {status}", _said_by(error).get("said"))))
+    said = str(error) if status is None else f"Error code: {status} - {_understood(error).get('said')}"
     return _quoted(f"{type(error).__name__}: {said}")
 
 
 def _quoted(text: str) -> str:
     """A server's words for an error and for files: one line without control characters and keys."""
     return visible(masked(" ".join(text.split()))[:SHOWN])
-
-
-def _called(reason: Any) -> str:
-    return words(reason.get("type") if isinstance(reason, dict) else reason)
-
-
-def _named(answer: Mapping[str, Any]) -> Any:
-    """What a body names as its error; some only say that there is one."""
-    named = answer.get("error") or answer.get("errors")
-    return named if isinstance(named, dict | list | str) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -280,14 +247,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = answer.get("choices")
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-
-
-def _text(content: Any) -> str | None:
-    """The text of a message, or of its parts (others are pictures, or reasoning); None if it has none."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        return None
-    parts = [part if isinstance(part, str) else _mapping(part).get("text") for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if texts or not content else None

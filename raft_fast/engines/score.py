@@ -75,7 +75,8 @@ def parse_score(text: str) -> float:
     (number, match), = values.items()
     if not isinstance(number, float) or not number.is_integer() or not 0 <= number <= TOP:
         said = _end(match["number"] + (match["more"] or ""))
-        raise ValueError(f"the score {said} in the reply {_end(answer)!r} is not a whole number from 0 to {TOP}")
+        raise ValueError(f"the score {said} in the reply {_end(answer)!r} is not a whole number "
+                         f"from 0 to {TOP}")
     return int(number) / TOP
 
 

@@ -1,6 +1,5 @@
 """The OpenAI-compatible engine against a small real server on the loopback: when all goes well."""
 
-import asyncio
 import itertools
 import re
 import signal
@@ -13,7 +12,7 @@ from faulty_server import SAMPLING, Say, ask, one_turn_each, then
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
 from raft_fast.engines.endpoint import KEY_VARIABLE
-from raft_fast.engines.openai import Call, OpenAIEngine, parse_spec
+from raft_fast.engines.openai import OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
 
 
@@ -243,7 +242,7 @@ def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect
     assert all(sent.acquire(timeout=10) for _ in range(2))
     second.start()
     until = time.monotonic() + 10
-    while len(engine._calls._open) < 2 and time.monotonic() < until:
+    while len(engine._calls) < 2 and time.monotonic() < until:
         time.sleep(0.001)
     engine.interrupt(how())
     go_on.set()
@@ -269,24 +268,6 @@ def test_a_score_is_read_from_the_text_with_a_second_chance(serve, connect, answ
     sent = [(request["seed"], request["temperature"]) for request in server.requests]
     assert [temperature for _, temperature in sent] == [0.0, 0.7][: len(answers)]
     assert len(dict(sent)) == len(answers)
-
-
-def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
-    """The stop is heard before anything acts on it."""
-    async def ask(messages, stopped):
-        while not stopped.is_set():
-            await asyncio.sleep(0.001)
-
-    class Slow(threading.Event):
-        def set(self):
-            super().set()
-            time.sleep(0.1)  # for whoever waits for it to act first
-
-    call = Call(ask)
-    call._stopped = Slow()
-    threading.Timer(0.05, call.end, [KeyboardInterrupt()]).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(call.replies([[]], ahead=1, patience=1))
 
 
 @pytest.mark.parametrize(("spec", "model", "addresses"), [

@@ -54,9 +54,8 @@ def test_what_stays_is_its_requests_error_after_so_many_retries(serve, connect, 
      "too long for the model's context"),
     (Say("prompt is too long", 422), "too long for the model's context"),
     (Say("entity", 413), "too long for the model's context"),
-    (Say("no such sampling \ud83d", 400), "BadRequestError.*no such sampling \ufffd"),
+    (Say("no such sampling \ud83d", 400), "BadRequestError.*no such sampling"),
     (Say("", extra={"choices": []}), "holds no reply"),
-    (Say("", extra={"choices": None, "error": {"message": "upstream is down"}}), "holds no reply.*upstream"),
     (Say("part of it", reason="content_filter"), "content filter"),
 ])
 def test_what_a_second_try_cannot_mend_is_asked_once(serve, connect, fault, says):

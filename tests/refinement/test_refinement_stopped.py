@@ -136,7 +136,7 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
         if len(tokens) == 8:
             os.kill(os.getpid(), signal.SIGINT)
             until = time.monotonic() + 20
-            while call.ended is None and time.monotonic() < until:
+            while not call._interrupts and time.monotonic() < until:
                 time.sleep(0.001)
         return own(call, *given, **rest)
 
