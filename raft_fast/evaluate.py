@@ -31,7 +31,7 @@ def main() -> None:
 
 def run(options: ComparisonOptions) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
-    from raft_fast.data.training_rows import read_rows, renderable
+    from raft_fast.data.dataset import read_rows, renderable
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
     from raft_fast.evaluation.jury import FOLDER, open_jury

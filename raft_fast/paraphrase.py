@@ -37,7 +37,7 @@ def main() -> None:
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
     check_engines([("--paraphraser", options.paraphraser)])
-    from raft_fast.data.training_rows import read_rows  # heavy: not for --help or a typo
+    from raft_fast.data.dataset import read_rows  # heavy: not for --help or a typo
     from raft_fast.engines.load import load_engine
     from raft_fast.models.load import load_encoder
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import add_calibration, outputs
 from raft_fast.refinement.alone import open_raw, refine_rows, set_aside, shard_of
@@ -50,16 +51,16 @@ def main() -> None:
     from raft_fast.recipes.raft import stage1  # heavy: not for --help or a typo
 
     stage = stage1(options.refine)
-    rows = open_raw(data, reporter)
-    everyone = rows.spread(data.max_rows, data.seed)
-    mine = shard_of(everyone, how)  # too many shards fail before models are loaded
-    reporter.say(f"{data.data}: {len(everyone):,} of {len(rows) + len(rows.rejected):,} rows, "
-                 + set_aside(rows.rejected, how.dry_run))
+    table = open_raw(data, reporter)
+    everyone = replace(table, rows=spread(table.rows, data.max_rows, data.seed))
+    mine = shard_of(everyone.rows, how)  # too many shards fail before models are loaded
+    reporter.say(f"{data.data}: {len(everyone.rows):,} of "
+                 f"{len(table.rows) + len(table.rejected):,} rows, " + set_aside(table.rejected, how.dry_run))
     if how.dry_run:
         return show_estimate(mine, stage, options, reporter)
     own = folder if how.shard is None else outputs.shard_folder(folder, how.shard)
     with only_process(own):  # before the first file is written: another process may be reading it
-        summary = refine_rows(everyone, len(rows), stage, options, cached_suites(), own, reporter)
+        summary = refine_rows(everyone, len(table.rows), stage, options, cached_suites(), own, reporter)
         finish(summary, own, options.card, reporter)
     if how.shard is not None:
         if missing := outputs.unfinished(folder, own):

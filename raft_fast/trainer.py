@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import InMemory, only_prompts, spread
-from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
+from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
 from raft_fast.run.arguments import SIGNATURE, Arguments, read
@@ -117,7 +116,7 @@ class RAFTTrainer:
         self._original: Any = None  # engines of the model before training and after
         self._trained: Any = None
         self._encoder: Any = None
-        self._heldout: list[Any] = []
+        self._heldout: Sequence[Any] = []
         self._ended, self._weights = False, ""
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:

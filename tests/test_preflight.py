@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
-from raft_fast.data.training_rows import Data
+from raft_fast.data.dataset import Data
 from raft_fast.distillation.preflight import check_processes, check_rollouts
 from raft_fast.engines.load import check_engines
 from raft_fast.recipes.raft import RAFT

@@ -10,8 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.models.architecture import layers, positions, rope_switches
-from raft_fast.models.attention import packs
+from raft_fast.models.architecture import layers, packs, positions, rope_switches
 from raft_fast.run.errors import UserError
 from raft_fast.run.processes import Processes
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Row
-from raft_fast.data.training_rows import read_rejected
+from raft_fast.data.dataset import Row, read_rejected
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
@@ -19,9 +18,8 @@ from raft_fast.distillation.teacher import Teacher, shared_rows
 from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local
-from raft_fast.models.architecture import positions
+from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
-from raft_fast.models.head import head_of
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.folder import has_steps, pin_inputs
 from raft_fast.run.options import Options

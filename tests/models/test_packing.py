@@ -20,9 +20,9 @@ from transformers import (
 
 from raft_fast.distillation.sharding import longest_sequence
 from raft_fast.models import attention
-from raft_fast.models.attention import PACKED, packs
+from raft_fast.models.architecture import PACKED, packs
+from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
-from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden, consecutive, pack
 
 SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -65,7 +65,7 @@ def test_packed_is_padded_within_rounding(name, packed, monkeypatch):
     baseline = states_and_gradients(model, "sdpa")
     if packed != PACKED:  # what flash-attn is given too: positions that start again and no mask
         packed = "sdpa"
-        monkeypatch.setattr(attention, "PACKING", {"sdpa"})
+        monkeypatch.setattr("raft_fast.models.architecture.PACKING", {"sdpa"})
     found = states_and_gradients(model, packed)
     for want, plain, got in zip(exact, baseline, found, strict=True):
         assert (got - want).norm() <= 3 * (plain - want).norm()
@@ -251,8 +251,7 @@ def test_flash_attention_is_checked_like_any_other(model, monkeypatch, reason):
 
     attention.AttentionInterface.register("rival", rival)
     attention.AttentionMaskInterface.register("rival", lambda *states, **options: None)
-    monkeypatch.setattr(attention, "PACKING", {PACKED, "rival"})
-    monkeypatch.setattr("raft_fast.models.pack_check.PACKING", {PACKED, "rival"})
+    monkeypatch.setattr("raft_fast.models.architecture.PACKING", {PACKED, "rival"})
     model.set_attn_implementation("rival")
     if reason == "layers without a mask":
         model.config.layer_types = ["linear_attention", "full_attention"]

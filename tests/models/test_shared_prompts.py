@@ -10,9 +10,9 @@ from transformers import MistralConfig, MistralForCausalLM
 from raft_fast.distillation.examples import Counts, Example, Reading
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models import attention
-from raft_fast.models.attention import PACKED, packs, shares_prompts
+from raft_fast.models.architecture import PACKED, packs, shares_prompts
+from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
-from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden, pack
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions
@@ -148,7 +148,7 @@ def test_only_packed_attention_shares(model, monkeypatch):
     """flash-attn through transformers cannot choose keys."""
     attention.AttentionInterface.register("rival", attention.packed_attention)
     attention.AttentionMaskInterface.register("rival", lambda *states, **options: None)
-    monkeypatch.setattr(attention, "PACKING", {PACKED, "rival"})
+    monkeypatch.setattr("raft_fast.models.architecture.PACKING", {PACKED, "rival"})
     model.set_attn_implementation("rival")
     assert packs(model)
     assert "key_places" not in pack(VIEWS["two views"], model).inputs

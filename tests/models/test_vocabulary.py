@@ -18,8 +18,8 @@ from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.load import load_chat
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of

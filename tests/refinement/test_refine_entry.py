@@ -12,7 +12,7 @@ from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 
 from raft_fast import refine
 from raft_fast.data import dataset
-from raft_fast.data.training_rows import Data
+from raft_fast.data.dataset import Data
 from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.refinement.summary import outcome
