@@ -31,10 +31,8 @@ class Sampling:
 class Reply:
     """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
 
-    Tokens are what was paid for, second attempts included; `seconds` is the engine's time for it (its share
-    of a batch, or the time until a server answered, without waits between attempts). `score` is what was
-    asked for instead of a text: a score in [0, 1], or a likelihood in nats. `key` names the reply's line in
-    the journal, once it has one.
+    Tokens are what was paid for, second attempts included. `score` is what was asked for instead of a text: a
+    score in [0, 1], or a likelihood in nats. `key` names the reply's line in the journal, once it has one.
     """
 
     text: str
@@ -42,7 +40,6 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
-    seconds: float = 0.0
     score: float | None = None
     key: str | None = None
 

@@ -98,11 +98,9 @@ def load_prompt(name: str, folder: str | None = None, option: str = "--prompts")
         found = prompt.fields
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{own}: {error}; a brace that is only a brace is written twice") from error
-    for wanted in sorted(FIELDS[name] - found):
-        raise UserError(f"{own}: lacks the placeholder {{{wanted}}}")
-    for extra in sorted(found - FIELDS[name]):
-        raise UserError(f"{own}: has the placeholder {{{extra}}}, which nothing fills; there are "
-                        + ", ".join(f"{{{field}}}" for field in sorted(FIELDS[name])))
+    if wrong := sorted(found ^ FIELDS[name]):
+        raise UserError(f"{own}: {'lacks' if wrong[0] in FIELDS[name] else 'has'} the placeholder "
+                        f"{{{wrong[0]}}}; its placeholders are {', '.join(sorted(FIELDS[name]))}")
     return prompt
 
 

@@ -6,14 +6,14 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from ssl import SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft_fast.engines.replies import count, understand
+from raft_fast.engines.replies import UNREADABLE, count, refusal, stops_run, understand
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
@@ -61,7 +61,7 @@ class Endpoint:
         through = f" (through the proxy in {proxy[1]})" if proxy else ""
         self.address, self.variable, self.options = public(url) + through, shown(variable), options
         self.in_flight, self.fails, self.answered_at = 0, False, 0.0
-        self.sent: list[float] = []  # since when each request has been under way
+        self.down: UserError | None = None  # why it listed no models
         self._requests = Limit(options.requests_per_minute)
         self._tokens = Limit(options.tokens_per_minute)
         self._clients = itertools.cycle([client_for(url, variable, proxy, options)
@@ -71,42 +71,57 @@ class Endpoint:
     def has_room(self) -> bool:
         return self.in_flight < (1 if self.fails else self.options.requests_in_flight)
 
-    async def models(self) -> list[str]:
-        """The names of the models that the server lists. Raises what the client raises, without retries."""
+    async def models(self) -> list[str] | None:
+        """The models that the server lists: none if it keeps no list or fails to make one, as requests will
+        tell; None if it cannot be reached. Raises UserError for any other answer."""
         import openai
 
-        async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
-            listed = await next(self._clients).with_options(max_retries=0).get(
-                "/models", cast_to=openai.HttpxBinaryResponseContent)
-        return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
+        odd = UserError(f"{self.address}: does not answer like an OpenAI-compatible server; give the address "
+                        "that ends before /chat/completions")
+        try:
+            async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
+                listed = await next(self._clients).with_options(max_retries=0).get(
+                    "/models", cast_to=openai.HttpxBinaryResponseContent)
+            return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
+        except openai.APIStatusError as error:
+            if error.status_code == UNREADABLE:
+                raise odd from error
+            if error.status_code != 404 and stops_run(error):
+                raise self.refusal(error) from error
+            return []
+        except (openai.OpenAIError, TimeoutError) as error:
+            self.down = self.refusal(error)
+            return None
+        except (LookupError, TypeError) as error:
+            raise odd from error
 
-    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any, float] | None:
-        """(the server's JSON, seconds), after as many attempts as needed; None if `stopped` was set before
-        it was sent. Raises the last attempt's error of the client."""
+    def refusal(self, error: Any, model: str = "", offered: Sequence[str] = ()) -> UserError:
+        """See `replies.refusal`."""
+        return refusal(self.address, self.variable, error, model, offered)
+
+    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any] | None:
+        """The server's JSON, after as many attempts as needed; None if `stopped` was set before it was sent.
+        Raises the last attempt's error of the client."""
         import openai
 
         characters = sum(len(message["content"]) for message in body["messages"])
         expected = characters / CHARACTERS_A_TOKEN + (body.get("max_tokens") or 0)
-        used, start = 0.0, 0.0
+        used = 0.0
         self.in_flight += 1
         try:
             await self._requests.take(1, stopped)
             await self._tokens.take(expected, stopped)
             if stopped.is_set():
                 return None
-            start = time.monotonic()
-            self.sent.append(start)
-            response = (await next(self._clients).post(
-                "/chat/completions", body=body, cast_to=openai.HttpxBinaryResponseContent)).response
-            answer = response.extensions["answer"]
+            sent = await next(self._clients).post("/chat/completions", body=body,
+                                                  cast_to=openai.HttpxBinaryResponseContent)
+            answer = sent.response.extensions["answer"]
             self.fails, self.answered_at = False, time.monotonic()
             usage = answer.get("usage") if isinstance(answer, dict) else None
             used = (count(usage.get("total_tokens")) if isinstance(usage, dict) else 0) or expected
-            return answer, response.elapsed.total_seconds()
+            return (answer,)
         finally:
             self._tokens.correct(expected, used)
-            if start:
-                self.sent.remove(start)
             self.in_flight -= 1
 
 

@@ -1,7 +1,6 @@
 """Sampling with transformers: `generate`, every row by random numbers of its own; continuous batching."""
 
 import copy
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -161,17 +160,16 @@ class Call(StoppingCriteria):
         """`interrupts` are the engine's, of which those to come concern this call."""
         self._interrupts, self._before = interrupts, len(interrupts)
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
-        self.seconds = 0.0  # of each reply of the last batch
 
     @contextmanager
     def drawing(self, rows: int, longest: int) -> Iterator[None]:
         """While `rows` replies of at most `longest` tokens are drawn together. Raises as `go_on`."""
         self.go_on()
-        self.rows, self.longest, self.drawn, began = rows, longest, 0, time.monotonic()
+        self.rows, self.longest, self.drawn = rows, longest, 0
         try:
             yield
         finally:
-            self.rows, self.seconds = 0, (time.monotonic() - began) / rows
+            self.rows = 0
 
     def under_way(self) -> str:
         """What is being drawn, in words; empty if nothing."""

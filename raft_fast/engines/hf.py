@@ -79,7 +79,7 @@ class HFEngine:
                 with self._turn, call.drawing(len(batch), longest):
                     self._drawing = call
                     drawn = self._draw(batch, sampling, call)
-                yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
+                yield from hand_over((index, self._read(ids, len(prompt)))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
@@ -109,12 +109,11 @@ class HFEngine:
                 with self._turn, call.drawing(len(batch), 1):
                     scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                 yield from hand_over(
-                    (index, Reply("", "stop", len(prompt), 0, seconds=call.seconds, score=score))
+                    (index, Reply("", "stop", len(prompt), 0, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
 
-    def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
-        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length",
-                     prompt_tokens, len(ids), seconds=seconds)
+    def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
+        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length", prompt_tokens, len(ids))
 
     def _answer(self, ids: Sequence[int]) -> str:
         """The text without thoughts. Special tokens inside the reply may delimit these, so they go last."""

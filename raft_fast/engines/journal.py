@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply, Sampling, WindDown, valid
+from raft_fast.engines import Engine, Reply, Sampling, WindDown
 from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
 
@@ -198,17 +198,17 @@ class Journal:
         return KeyboardInterrupt() if self._hurry else WindDown()
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Reply:
-        told = {name: value for name, value in vars(reply).items()
-                if name != "key" and (name != "score" or value is not None)}
-        line = {"key": key.hex(), "kind": kind, "engine": identity, "reply": told}
+        told = {name: value for name, value in vars(reply).items() if name != "key"}
+        reply = replace(reply, key=key.hex())
         with self._lock:
             if self._closed:
                 raise Stopped
-            self._places[key] = self._append(line)
+            self._places[key] = self._append(
+                {"key": reply.key, "kind": kind, "engine": identity, "reply": told})
             self.asked += 1
             self.failed += reply.error is not None
-            self._asking[key].set_result(recorded := _reply(line))
-        return recorded
+            self._asking[key].set_result(reply)
+        return reply
 
     def _append(self, line: dict[str, Any]) -> int:
         """Where the line begins. Nothing waits in a buffer of a process that may die. Raises OSError for a
@@ -255,13 +255,6 @@ def request_key(kind: str, identity: str, messages: list[Message], sampling: Sam
 
 
 def _reply(line: dict[str, Any]) -> Reply:
-    """The reply in a journal line; half characters in its text are replaced. Raises KeyError, TypeError,
-    ValueError or AttributeError if it cannot be used."""
-    values = {name: value for name, value in line["reply"].items() if name in _REPLY_FIELDS}
-    for name in ("prompt_tokens", "completion_tokens"):
-        if not isinstance(values.get(name, 0), int):
-            raise TypeError(name)
-    for name in ("text", "error"):
-        if values.get(name) is not None:
-            values[name] = valid(values[name])
-    return Reply(**values, key=line["key"])
+    """The reply in a journal line. Raises KeyError, TypeError or AttributeError if it cannot be used."""
+    told = {name: value for name, value in line["reply"].items() if name in _REPLY_FIELDS}
+    return Reply(**told, key=line["key"])

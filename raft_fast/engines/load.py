@@ -2,14 +2,13 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft_fast.data.texts import Message
 from raft_fast.engines import Engine
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
+from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
@@ -58,28 +57,21 @@ def load_local(
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
-              batch_size: int = 32) -> "HFEngine":
-    """A loaded model of transformers as an engine of this process. It moves to --device and into evaluation
-    mode; its attention packs if that changes nothing. Raises UserError if it cannot be used."""
-    from raft_fast.models.load import fingerprint_loaded, load_chat, made_ready, pick_device
-
-    own = engines.of("self", name)
-    made_ready(model, pick_device(options.device), name)
-    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
-    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, "", batch_size, own)
-
-
-def original_of(model: Any, tokenizer: Any, trained: bool, name: str, options: ModelOptions,
-                engines: EngineOptions, batch_size: int) -> "HFEngine":
-    """A caller's model as it is before training, as an engine: a frozen copy if it is itself `trained`."""
-    from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+              batch_size: int = 32, trained: bool = False) -> "HFEngine":
+    """A loaded model of transformers as an engine of this process: a frozen copy if it will be `trained`. It
+    moves to --device and into evaluation mode; its attention packs if that changes nothing. Raises UserError
+    if it cannot be used."""
+    from raft_fast.models.load import fingerprint_loaded, frozen_dtype, load_chat, made_ready, pick_device
 
     device = pick_device(options.device)
     made_ready(model, device, name)
     if trained:
         model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
-    return engine_of(model, tokenizer, name, options, engines, batch_size)
+        made_ready(model, device, name)
+    own = engines.of("self", name)
+    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
+    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
+    return _engine(model, chat, identity, "", batch_size, own)
 
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
@@ -89,26 +81,6 @@ def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
     return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens,
                     own.generation == "continuous")
-
-
-def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:
-    """A function that counts a conversation's tokens for the model that `spec` names, without its weights;
-    None for a server, and if no tokenizer with a chat template can be loaded."""
-    from transformers import AutoTokenizer
-
-    from raft_fast.models.chat import Chat
-    from raft_fast.models.fetch import fetch_model
-
-    if "://" in spec:
-        return None
-    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
-    own = fetch_model(name, revision) if name == SMOLLM2 and revision is None else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
-        chat = Chat(tokenizer, None, name)
-    except Exception:  # the error is reported where the model is needed
-        return None
-    return lambda messages: len(chat.student_prompt(messages))
 
 
 def not_a_server(teacher: str) -> str:

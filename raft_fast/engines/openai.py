@@ -15,14 +15,13 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint
-from raft_fast.engines.replies import BUSY, UNREADABLE, complaint, lost, read_reply, refusal, stops_run
+from raft_fast.engines.replies import BUSY, complaint, lost, read_reply, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import EngineOptions
@@ -74,9 +73,10 @@ class OpenAIEngine:
         model, addresses = parse_spec(spec)
         options = (options or EngineOptions()).of(spec, model or "")
         endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
-        served = [_list_models(endpoint, len(endpoints) > 1) for endpoint in endpoints]
-        if all(names is None for names in served):
-            _list_models(endpoints[0])  # raises: says why
+        served = [asyncio.run_coroutine_threadsafe(one.models(), background_loop()).result()
+                  for one in endpoints]
+        if endpoints[0].down is not None and not any(names is not None for names in served):
+            raise endpoints[0].down
         offered = list(dict.fromkeys(one for names in served for one in names or ()))
         name = model or next(iter(offered), None)
         if name is None:
@@ -112,8 +112,8 @@ class OpenAIEngine:
 
     def under_way(self) -> str:
         """See `Engine`."""
-        sent = [at for one in self.endpoints for at in list(one.sent)]
-        return f"{len(sent)} in flight, the oldest for {time.monotonic() - min(sent):.0f} s" if sent else ""
+        in_flight = sum(one.in_flight for one in self.endpoints)
+        return f"{in_flight} in flight" if in_flight else ""
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
         call = Call(ask)
@@ -136,7 +136,7 @@ class OpenAIEngine:
             answer = await self._post(body, stopped)
         except openai.OpenAIError as error:
             return Reply("", error=complaint(error))
-        return None if answer is None else replace(read_reply(answer[0], longest), seconds=answer[1])
+        return None if answer is None else read_reply(*answer, longest)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
@@ -147,7 +147,7 @@ class OpenAIEngine:
         second = await self._reply(messages, SECOND_SCORING, stopped)
         return None if second is None else second_attempt(first, second)
 
-    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any, float] | None:
+    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any] | None:
         """As `Endpoint.post`, at the least busy endpoint; if that one is lost or stays busy, at the next.
 
         Raises the last error if only this request is at fault, UserError if the next would fail too.
@@ -170,8 +170,7 @@ class OpenAIEngine:
                         endpoint.fails = endpoint.answered_at < since
                     if stops_run(error) or (gone and all(one.fails for one in self.endpoints)):
                         stopped.set()  # before the thread that waits for replies sees the failure
-                        raise refusal(endpoint.address, endpoint.variable, error, self.model,
-                                      self.offered) from error
+                        raise endpoint.refusal(error, self.model, self.offered) from error
                     if not left or not (gone or busy):
                         raise
             return None
@@ -257,24 +256,3 @@ def parse_spec(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")
     return match["model"], [(urlunsplit(url._replace(path=url.path.rstrip("/") or "/v1", fragment="")),
                              url.fragment or KEY_VARIABLE) for url in urls]
-
-
-def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:
-    """The endpoint's models; empty if it keeps no list, None if it is down and `may_be_down`."""
-    import openai
-
-    odd = UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; give the address "
-                    "that ends before /chat/completions")
-    try:
-        return asyncio.run_coroutine_threadsafe(endpoint.models(), background_loop()).result()
-    except (openai.OpenAIError, TimeoutError) as error:
-        status = getattr(error, "status_code", None)
-        if status == UNREADABLE:
-            raise odd from error
-        if status == 404 or (status is not None and not stops_run(error)):
-            return []  # some servers have no list, or fail to make one: requests will tell
-        if may_be_down and status is None:
-            return None
-        raise refusal(endpoint.address, endpoint.variable, error) from error
-    except (LookupError, TypeError) as error:
-        raise odd from error

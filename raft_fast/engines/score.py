@@ -52,8 +52,7 @@ def as_score(reply: Reply) -> Reply:
 def second_attempt(first: Reply, second: Reply) -> Reply:
     """The second reply as a score, with the cost of both."""
     return replace(as_score(second), prompt_tokens=first.prompt_tokens + second.prompt_tokens,
-                   completion_tokens=first.completion_tokens + second.completion_tokens,
-                   seconds=first.seconds + second.seconds)
+                   completion_tokens=first.completion_tokens + second.completion_tokens)
 
 
 def parse_score(text: str) -> float:

@@ -25,7 +25,6 @@ def test_replies_come_with_reason_tokens_and_without_thinking(serve, connect, mo
     reply = replies[0]
     assert (reply.text, reply.finish_reason, reply.error) == ("yes", "length", None)
     assert (reply.prompt_tokens, reply.completion_tokens) == (7, 3)
-    assert 0 < reply.seconds < 5
     request = server.requests[0]
     assert (request["model"], request["temperature"], request["max_tokens"]) == (
         "org/model", 0.5, 11)

@@ -170,22 +170,6 @@ def test_a_damaged_line_is_counted_and_only_it_is_asked_again(tmp_path, engine, 
             assert (journal.asked, journal.damaged) == (asked, damaged)
 
 
-@pytest.mark.parametrize(("field", "value", "text", "asked"), [
-    ("text", "half \ud83d", "half \ufffd", 0), ("prompt_tokens", "7", "a 3", 1), ("text", [1], "a 3", 1)])
-def test_a_line_that_an_odd_server_left_is_repaired_or_asked_for_again(
-    tmp_path, engine, field, value, text, asked
-):
-    with Journal(tmp_path) as journal:
-        ask(journal, engine, ["a"])
-    path = tmp_path / FILE
-    line, finished = map(json.loads, path.read_text().splitlines())
-    line["reply"][field] = value
-    path.write_text(json.dumps(line) + "\n" + json.dumps(finished) + "\n")
-    with Journal(tmp_path) as journal:
-        assert ask(journal, engine, ["a"]) == [text]
-        assert journal.asked == asked
-
-
 @pytest.mark.parametrize("kind", ["judge", "nll", "reward"])
 def test_a_score_is_a_number_in_the_journal(tmp_path, kind):
     engine = StubEngine("judge", lambda text, seed: Reply("because", score=0.25))
