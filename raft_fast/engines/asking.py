@@ -52,10 +52,7 @@ class Prompt:
         return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
     def fill(self, **fields: str) -> str:
-        """The text with every field in place. Raises ValueError if fields and text disagree."""
-        if self.fields != set(fields):
-            raise ValueError(f"prompts/{self.name}.txt has the fields {sorted(self.fields)}, "
-                             f"given were {sorted(fields)}")
+        """The text with every field in place. Raises KeyError for one that is not given."""
         return self.text.format(**fields)
 
 

@@ -6,14 +6,14 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from ssl import SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft_fast.engines.replies import UNREADABLE, count, refusal, stops_run, understand
+from raft_fast.engines.replies import count, in_trouble, refusal, stops_run, understand
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
@@ -26,6 +26,8 @@ LIST_SECONDS = 30.0  # for the list of models, once connected
 # Requests in flight to a client: its pool looks through all connections for every request, which at 256
 # nearly doubles the processor time of a request (2.5 ms instead of 1.35; at 32: 1.6 instead of 1.5).
 CLIENT_REQUESTS = 32
+REST = 30.0  # seconds for which other endpoints are asked first
+NOT_SENT = object()
 LIMIT_POLL = 1.0  # seconds between looks at a limit: finished requests may have given back
 
 
@@ -52,74 +54,69 @@ class Limit:
 
 
 class Endpoint:
-    """An address with its clients and rate limits. After a failure it has room for one request at a time,
-    until one is answered."""
+    """An address with its clients and rate limits."""
 
     def __init__(self, url: str, variable: str, options: EngineOptions) -> None:
         """`variable` is the environment variable that holds the key. Raises UserError as `client_for`."""
         proxy = proxy_for(url)
         through = f" (through the proxy in {proxy[1]})" if proxy else ""
         self.address, self.variable, self.options = public(url) + through, shown(variable), options
-        self.in_flight, self.fails, self.answered_at = 0, False, 0.0
+        self.in_flight, self.answered_at, self.rests_until = 0, 0.0, 0.0
         self.down: UserError | None = None  # why it listed no models
-        self._requests = Limit(options.requests_per_minute)
-        self._tokens = Limit(options.tokens_per_minute)
+        self._slots = asyncio.Semaphore(options.requests_in_flight)
+        self._requests, self._tokens = Limit(options.requests_per_minute), Limit(options.tokens_per_minute)
         self._clients = itertools.cycle([client_for(url, variable, proxy, options)
                                          for _ in range(0, options.requests_in_flight, CLIENT_REQUESTS)])
 
-    @property
-    def has_room(self) -> bool:
-        return self.in_flight < (1 if self.fails else self.options.requests_in_flight)
-
-    async def models(self) -> list[str] | None:
-        """The models that the server lists: none if it keeps no list or fails to make one, as requests will
-        tell; None if it cannot be reached. Raises UserError for any other answer."""
+    async def models(self) -> list[str]:
+        """The models that the server lists; none if it gives no list (requests will tell), or is `down`.
+        Raises UserError if it refuses the key."""
         import openai
 
-        odd = UserError(f"{self.address}: does not answer like an OpenAI-compatible server; give the address "
-                        "that ends before /chat/completions")
         try:
             async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
                 listed = await next(self._clients).with_options(max_retries=0).get(
                     "/models", cast_to=openai.HttpxBinaryResponseContent)
             return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
         except openai.APIStatusError as error:
-            if error.status_code == UNREADABLE:
-                raise odd from error
             if error.status_code != 404 and stops_run(error):
                 raise self.refusal(error) from error
-            return []
         except (openai.OpenAIError, TimeoutError) as error:
             self.down = self.refusal(error)
-            return None
-        except (LookupError, TypeError) as error:
-            raise odd from error
+        except (LookupError, TypeError):
+            pass
+        return []
 
-    def refusal(self, error: Any, model: str = "", offered: Sequence[str] = ()) -> UserError:
-        """See `replies.refusal`."""
-        return refusal(self.address, self.variable, error, model, offered)
+    def refusal(self, error: Any, model: str = "") -> UserError:
+        """What the user can do about it."""
+        return refusal(self.address, self.variable, error, model)
 
-    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any] | None:
-        """The server's JSON, after as many attempts as needed; None if `stopped` was set before it was sent.
-        Raises the last attempt's error of the client."""
+    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
+        """The server's JSON, after as many attempts as needed; NOT_SENT if `stopped` was set before. Raises
+        the last attempt's error of the client; if the endpoint is gone or busy, it rests."""
         import openai
 
-        characters = sum(len(message["content"]) for message in body["messages"])
-        expected = characters / CHARACTERS_A_TOKEN + (body.get("max_tokens") or 0)
+        expected = sum(len(message["content"]) for message in body["messages"]) / CHARACTERS_A_TOKEN
+        expected += body.get("max_tokens") or 0
         used = 0.0
         self.in_flight += 1
         try:
-            await self._requests.take(1, stopped)
-            await self._tokens.take(expected, stopped)
-            if stopped.is_set():
-                return None
-            sent = await next(self._clients).post("/chat/completions", body=body,
-                                                  cast_to=openai.HttpxBinaryResponseContent)
+            async with self._slots:
+                await self._requests.take(1, stopped)
+                await self._tokens.take(expected, stopped)
+                if stopped.is_set():
+                    return NOT_SENT
+                sent = await next(self._clients).post("/chat/completions", body=body,
+                                                      cast_to=openai.HttpxBinaryResponseContent)
             answer = sent.response.extensions["answer"]
-            self.fails, self.answered_at = False, time.monotonic()
+            self.answered_at, self.rests_until = time.monotonic(), 0.0
             usage = answer.get("usage") if isinstance(answer, dict) else None
             used = (count(usage.get("total_tokens")) if isinstance(usage, dict) else 0) or expected
-            return (answer,)
+            return answer
+        except openai.OpenAIError as error:
+            if in_trouble(error):
+                self.rests_until = time.monotonic() + REST
+            raise
         finally:
             self._tokens.correct(expected, used)
             self.in_flight -= 1
@@ -180,7 +177,7 @@ def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return f".{host}".endswith(".localhost")
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 

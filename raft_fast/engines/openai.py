@@ -20,8 +20,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
-from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint
-from raft_fast.engines.replies import BUSY, complaint, lost, read_reply, stops_run
+from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
+from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import EngineOptions
@@ -31,7 +31,6 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
-POLL = 0.05  # seconds between looks for an endpoint that has room
 DRAIN_SECONDS = 10.0  # for requests in flight when a user wants to leave: they are paid for
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
@@ -45,10 +44,8 @@ class OpenAIEngine:
     more, goes on where it was.
     """
 
-    def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions,
-                 offered: list[str]) -> None:
-        """`offered` are the models that the servers list."""
-        self.model, self.endpoints, self.offered, self.extra = model, endpoints, offered, options.extra_body
+    def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions) -> None:
+        self.model, self.endpoints, self.extra = model, endpoints, options.extra_body
         self.size, self.patience = len(endpoints) * options.requests_in_flight, options.request_timeout
         self._slots = asyncio.Semaphore(self.size)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
@@ -73,16 +70,15 @@ class OpenAIEngine:
         model, addresses = parse_spec(spec)
         options = (options or EngineOptions()).of(spec, model or "")
         endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
-        served = [asyncio.run_coroutine_threadsafe(one.models(), background_loop()).result()
-                  for one in endpoints]
-        if endpoints[0].down is not None and not any(names is not None for names in served):
+        offered = [name for one in endpoints for name in asyncio.run_coroutine_threadsafe(
+            one.models(), background_loop()).result()]
+        if endpoints[0].down is not None and all(one.down for one in endpoints):
             raise endpoints[0].down
-        offered = list(dict.fromkeys(one for names in served for one in names or ()))
         name = model or next(iter(offered), None)
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        engine = cls(name, endpoints, options, offered)
+        engine = cls(name, endpoints, options)
         if offered and name not in offered:
             list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
         return engine
@@ -136,7 +132,7 @@ class OpenAIEngine:
             answer = await self._post(body, stopped)
         except openai.OpenAIError as error:
             return Reply("", error=complaint(error))
-        return None if answer is None else read_reply(*answer, longest)
+        return None if answer is NOT_SENT else read_reply(answer, longest)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
@@ -147,33 +143,28 @@ class OpenAIEngine:
         second = await self._reply(messages, SECOND_SCORING, stopped)
         return None if second is None else second_attempt(first, second)
 
-    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> tuple[Any] | None:
-        """As `Endpoint.post`, at the least busy endpoint; if that one is lost or stays busy, at the next.
+    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
+        """As `Endpoint.post`, at the least busy endpoint; if that one is in trouble, at the next.
 
         Raises the last error if only this request is at fault, UserError if the next would fail too.
         """
         import openai
 
         async with self._slots:
-            since, left = time.monotonic(), list(self.endpoints)
-            while not stopped.is_set():
-                if not (ready := [one for one in left if one.has_room]):
-                    await asyncio.sleep(POLL)
-                    continue
-                endpoint = min(ready, key=lambda one: one.in_flight)
-                left.remove(endpoint)
+            since = time.monotonic()
+            waiting = sorted(self.endpoints, key=lambda one: (one.rests_until > since, one.in_flight))
+            for endpoint in waiting:
                 try:
                     return await endpoint.post(body, stopped)
                 except openai.OpenAIError as error:
-                    gone, busy = lost(error), getattr(error, "status_code", None) in BUSY
-                    if gone or busy:
-                        endpoint.fails = endpoint.answered_at < since
-                    if stops_run(error) or (gone and all(one.fails for one in self.endpoints)):
+                    last = endpoint is waiting[-1]
+                    gone = last and lost(error) and all(one.answered_at < since for one in waiting)
+                    if gone or stops_run(error):
                         stopped.set()  # before the thread that waits for replies sees the failure
-                        raise endpoint.refusal(error, self.model, self.offered) from error
-                    if not left or not (gone or busy):
+                        raise endpoint.refusal(error, self.model) from error
+                    if last or not in_trouble(error):
                         raise
-            return None
+        return NOT_SENT
 
 
 class Call:

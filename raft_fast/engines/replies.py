@@ -7,7 +7,7 @@ Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat.
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,8 @@ from raft_fast.models.thinking import strip_thinking
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import masked, visible, without_keys
 
-OFFERED = 10  # models of a server that an error names
 SHOWN = 300  # characters of a server's complaint that an error quotes
 MANY = 10**9  # tokens that no request has
-LONGEST_WAIT = 120.0  # seconds; the client retries nothing after a longer Retry-After
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, doubling, for a busy server that asks for none
 UNREADABLE = 598  # stands for an answer that is not JSON
 BUSY = (429, 502, 503, 504)
@@ -171,17 +169,15 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, openai.APIConnectionError) and not late
 
 
+def in_trouble(error: Any) -> bool:
+    """Whether the server is lost or too busy."""
+    return lost(error) or getattr(error, "status_code", None) in BUSY
+
+
 def stops_run(error: Any) -> bool:
     """Whether every request would fail like this one: address, key, payment, model, proxy."""
-    status = getattr(error, "status_code", None)
-    if status is None:
-        return False
-    try:
-        wait = float(error.response.headers["retry-after"])
-    except (KeyError, ValueError):
-        wait = 0.0
-    return (status in FOR_GOOD or 300 <= status < 400 or wait > LONGEST_WAIT
-            or QUOTA in _understood(error).get("named", ""))
+    status = getattr(error, "status_code", 0)
+    return status in FOR_GOOD or 300 <= status < 400 or QUOTA in _understood(error).get("named", "")
 
 
 def complaint(error: Any) -> str:
@@ -197,8 +193,7 @@ def complaint(error: Any) -> str:
     return valid(f"{what} ({_one_line(error)})" if what else _one_line(error))
 
 
-def refusal(address: str, variable: str, error: Any, model: str = "",
-            offered: Sequence[str] = ()) -> UserError:
+def refusal(address: str, variable: str, error: Any, model: str = "") -> UserError:
     """What the user can do about a server that answers no request."""
     status, said = getattr(error, "status_code", None), _one_line(error)
     if status is None:
@@ -210,8 +205,7 @@ def refusal(address: str, variable: str, error: Any, model: str = "",
     elif status in (401, 403):
         told = f"refuses the key in {variable} ({said}): set another"
     elif status == 404:
-        there = f"; it offers {', '.join(offered[:OFFERED])}" if offered else ", or not at this address"
-        told = f"does not serve the model {model or 'asked for'}{there} ({said}): correct MODEL@URL"
+        told = f"does not serve the model {model}, or not at this address ({said}): correct MODEL@URL"
     elif status in (402, 429):
         told = f"the quota of the key in {variable} is used up ({said}): raise it or wait"
     else:

@@ -98,5 +98,5 @@ def told(estimates: Sequence[Estimate], rows: int) -> Iterator[str]:
     costs = [one.cost for one in estimates if one.cost is not None]
     if costs:
         yield f"cost of all with a price, as written: at most {sum(costs):,.2f}"
-    yield (f"a token is taken to be {CHARACTERS_A_TOKEN:g} characters, a rewrite or fusion as long as the gold "
-           "answer; what journal.jsonl holds already is not asked for again")
+    yield (f"a token is taken to be {CHARACTERS_A_TOKEN:g} characters, a rewrite or fusion as long as the "
+           "gold answer; what journal.jsonl holds already is not asked for again")

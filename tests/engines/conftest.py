@@ -13,8 +13,7 @@ def serve(monkeypatch):
     for place, seconds in (("openai._base_client.INITIAL_RETRY_DELAY", 0.001),
                            ("openai._base_client.MAX_RETRY_DELAY", 0.01),
                            ("raft_fast.engines.replies.FIRST_PAUSE", 0.001),
-                           ("raft_fast.engines.replies.LONGEST_PAUSE", 0.01),
-                           ("raft_fast.engines.openai.POLL", 0.001)):
+                           ("raft_fast.engines.replies.LONGEST_PAUSE", 0.01)):
         monkeypatch.setattr(place, seconds)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving() as start:

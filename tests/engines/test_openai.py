@@ -63,7 +63,7 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
     with pytest.raises(UserError, match="serves no model"):
         connect(server.url)
     server.page = True
-    with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
+    with pytest.raises(UserError, match="serves no model; name one"):
         connect(server.url)
 
 

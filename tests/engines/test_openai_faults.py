@@ -151,10 +151,9 @@ def test_a_request_takes_no_longer_than_the_time_out_allows(serve, connect, faul
 @pytest.mark.parametrize(("fault", "says"), [
     (Say("no", 401), "refuses the key in OPENAI_API_KEY"),
     (Say("no", 403), "refuses the key in OPENAI_API_KEY"),
-    (Say("no model x", 404), "does not serve the model m; it offers first, second, m, org/m.*no model x"),
+    (Say("no model x", 404), "does not serve the model m, or not at this address .*no model x"),
     (Say("pay", 402), "the quota of the key in OPENAI_API_KEY is used up"),
     (Say("pay", 429, extra={"code": "insufficient_quota"}), "the quota of the key"),
-    (Say("tomorrow", 429, headers={"retry-after": "86400"}), "the quota of the key"),
 ])
 def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
     server = serve(then(fault))
@@ -165,13 +164,10 @@ def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
 
 def test_a_model_that_no_list_has_is_asked_for_before_anything_is_loaded(serve, connect):
     server = serve(lambda request, before: Say("no such", 404) if request["model"] == "wrong" else "ok")
-    with pytest.raises(UserError, match="does not serve the model wrong; it offers first, second, m, org/m"):
+    with pytest.raises(UserError, match="does not serve the model wrong"):
         connect(f"wrong@{server.url}")
     assert connect(f"alias@{server.url}").model == "alias"  # served under a name that is not listed
     assert [request["max_tokens"] for request in server.requests] == [1, 1]
-    server.models = ()
-    with pytest.raises(UserError, match="does not serve the model wrong, or not at this address"):
-        ask(connect(f"wrong@{server.url}"), "a")
 
 
 def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
