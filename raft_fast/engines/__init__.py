@@ -1,7 +1,4 @@
-"""Text generation behind one small protocol: conversations in, replies out, in any order.
-
-Engines know nothing of RAFT.
-"""
+"""Text generation behind one small protocol; engines know nothing of RAFT."""
 
 import hashlib
 import json
@@ -63,19 +60,15 @@ class WindDown(KeyboardInterrupt):
 class Engine(Protocol):
     """A language model that answers conversations.
 
-    `identity` names the model and its revision: engines with the same identity give the same replies, so it
-    is part of every cache key. `price` is None if the user gave none.
-
-    Conversations are read in the caller's thread and only a bounded number ahead of the replies, so an
-    iterator over any number of rows is fine. Several threads may use one engine at once.
+    `identity` names the model and its revision: engines of one identity give the same replies, so it is part
+    of every cache key. `price` is None if the user gave none. Conversations are read in the caller's thread,
+    a bounded number ahead of the replies. Several threads may use one engine at once.
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
-    in flight, and raises it again; it keeps a user waiting no longer than it must, but WindDown waits for
-    all.
+    in flight (all on WindDown, else those that come soon), and raises it again.
 
-    Two methods are optional. `interrupt(how: KeyboardInterrupt)` does the same from another thread, to every
-    call that is not over: nothing can be thrown into an iterator while a thread is inside. `under_way() ->
-    str` says in a few words, to any thread, what the engine is busy with; empty if nothing.
+    Two methods are optional, for any thread: `interrupt(how: KeyboardInterrupt)` does the same to every call
+    that is not over; `under_way() -> str` says in a few words what the engine is busy with, empty if nothing.
     """
 
     identity: str
@@ -90,8 +83,7 @@ class Engine(Protocol):
         ...
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
-        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], with the text it
-        was read from in `Reply.text`, if any; or `Reply.error`."""
+        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], or an error."""
         ...
 
 

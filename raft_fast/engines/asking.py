@@ -1,5 +1,4 @@
-"""How engines are asked: the words (one file a task in `prompts/`), the parts that engines play, several
-requests at once, and a line that tells what is under way."""
+"""How engines are asked: prompts (one file a task in `prompts/`), parts that engines play, work at once."""
 
 import hashlib
 import threading
@@ -19,13 +18,9 @@ from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
 from raft_fast.engines.journal import Journal, Listener, Stopped
 from raft_fast.run.errors import WORKER, UserError
 
-FIELDS = {
-    "rewrite": {"question", "answer"},
-    "fuse": {"question", "gold", "rewrite"},
-    "judge": {"question", "gold", "answer"},
-    "jury": {"question", "gold", "answer"},
-    "paraphrase": {"question"},
-}
+FIELDS = {"rewrite": {"question", "answer"}, "fuse": {"question", "gold", "rewrite"},
+          "judge": {"question", "gold", "answer"}, "jury": {"question", "gold", "answer"},
+          "paraphrase": {"question"}}
 UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
 STREAK = 100  # failures in a row after which an engine that did work counts as gone
@@ -45,11 +40,6 @@ class Prompt:
     @property
     def version(self) -> str:
         return f"{self.name}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
-
-    @property
-    def fields(self) -> set[str]:
-        """The names in braces. Raises ValueError for a lone brace."""
-        return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
     def fill(self, **fields: str) -> str:
         """The text with every field in place. Raises KeyError for one that is not given."""
@@ -77,22 +67,21 @@ def load_prompts(folder: str | None = None) -> Prompts:
 def load_prompt(name: str, folder: str | None = None, option: str = "--prompts") -> Prompt:
     """The prompt of one task: `<name>.txt` in the folder that `option` names, else the shipped one.
 
-    Raises UserError for a folder without any prompt, a file that belongs to no task, and a text whose
-    {fields} are not the task's.
+    Raises UserError for a folder without any prompt or with an unknown one, and for a text whose {fields} are
+    not the task's.
     """
     if folder is not None:
         names, known = {file.stem for file in Path(folder).glob("*.txt")}, ".txt, ".join(FIELDS) + ".txt"
-        if not names:
-            raise UserError(f"{option} {folder}: holds no prompt; name a folder with {known}")
-        if unknown := sorted(names - set(FIELDS)):
-            raise UserError(f"{option} {folder}: {unknown[0]}.txt is no prompt; there are {known}")
+        if not names or names - set(FIELDS):
+            what = f"{min(names - set(FIELDS))}.txt is no prompt" if names else "holds no prompt"
+            raise UserError(f"{option} {folder}: {what}; known are {known}")
     own = Path(folder or "") / f"{name}.txt"
     if folder is None or not own.is_file():
         shipped = resources.files("raft_fast.engines") / "prompts" / f"{name}.txt"
         return Prompt(name, shipped.read_text(encoding="utf-8").strip())
     try:
         prompt = Prompt(name, own.read_text(encoding="utf-8").strip())
-        found = prompt.fields
+        found = {field for _, field, _, _ in Formatter().parse(prompt.text) if field is not None}
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{own}: {error}; a brace that is only a brace is written twice") from error
     if wrong := sorted(found ^ FIELDS[name]):
@@ -121,10 +110,9 @@ def whole_question(prompt: Sequence[Message]) -> str:
 class Part:
     """An engine in its part: it answers through the journal; the run stops if it never works, or no longer.
 
-    One failed reply costs one row its answer or one round a score. An engine that fails at every call is a
-    mistake in the set-up, and going on would quietly hand back the gold answers. An error that only its own
-    request is to blame for (`OF_ONE_REQUEST`) stops no run before its end: such refusals come at once, and
-    so before the first answer of an engine that works.
+    One failed reply costs one row its answer or one round a score; an engine that always fails would quietly
+    hand back the gold answers. Errors of single requests (`OF_ONE_REQUEST`) stop no run before its end: they
+    come at once, and so before the first answer of an engine that works.
     """
 
     def __init__(
@@ -181,38 +169,30 @@ def named(option: str, error: UserError) -> UserError:
 
 
 class Activity:
-    """The note behind the progress bar: replies by task, those that came from the journal apart, the rate of
-    the others; and what engines say of requests under way."""
+    """The note behind the progress bar: replies by task, and what engines say of requests under way."""
 
     def __init__(self, engines: Iterable[Engine]) -> None:
-        self._lock = threading.Lock()
         self._engines = list({id(engine): engine for engine in engines}.values())
         self._counts: Counter[str] = Counter()
-        self._cached = self._failed = 0
-        self._start = time.monotonic()
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self.fresh = self._failed = 0  # replies that this start of the command asked for
 
     def listener(self, kind: str) -> Listener:
         """Counts replies of this task."""
         def heard(reply: Reply, fresh: bool) -> None:
             with self._lock:
-                self._counts[kind] += 1
-                self._cached += not fresh
+                self._counts[UNITS.get(kind, kind)] += 1
+                self.fresh += fresh
                 self._failed += reply.error is not None
 
         return heard
 
-    @property
-    def fresh(self) -> int:
-        """Replies that this start of the command has asked for."""
-        return self._counts.total() - self._cached
-
     def note(self) -> str:
-        """In a line: what came, and what is under way."""
-        parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in list(self._counts.items())]
-        parts += [f"{self._cached} of them from the journal"] if self._cached else []
+        """In a line: what came, how fast, and what is under way."""
+        parts = [f"{count} {what}" for what, count in list(self._counts.items())]
         parts += [f"{self._failed} failed"] if self._failed else []
-        if fresh := self.fresh:
-            parts.append(f"{fresh / max(time.monotonic() - self._start, 1e-9):.1f} replies/s")
+        rate = self.fresh / max(time.monotonic() - self._start, 1e-9)
+        parts += [f"{rate:.1f} replies/s"] if self.fresh else []
         parts += [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
         return ", ".join(filter(None, parts))
 
@@ -223,10 +203,9 @@ def at_once(
 ) -> Iterator[Result]:
     """Yield work(item) for each item, in the items' order, with `limit` of them under way.
 
-    At most twice as many are begun and not yet yielded, so memory is bounded. If one fails, or the caller
-    leaves, `stop` is called with the reason and must make the others end: with Stopped, if they are not done.
-    After a failure all of them are waited for, and the error that is raised is the one that Stopped came
-    from; after Ctrl-C they have PATIENCE_SECONDS.
+    At most twice as many are begun and not yet yielded. If one fails, or the caller leaves, `stop` is called
+    with the reason and must make the others end: with Stopped, if they are not done. After a failure all of
+    them are waited for, and the first error but Stopped is raised; after Ctrl-C they have PATIENCE_SECONDS.
     """
     coming, begun = iter(items), deque[Future[Result]]()
     pool = ThreadPoolExecutor(limit, thread_name_prefix=WORKER)

@@ -21,8 +21,7 @@ def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[int]]:
-    """Sample a completion for each prompt: token ids up to and including the first eos, all of them known to
-    the tokenizer.
+    """A completion for each prompt: token ids up to and including the first eos, all known to the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
     `stopping` ends the batch early, rows without an eos are incomplete.
@@ -56,19 +55,20 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
                                generation_config=config, logits_processor=[sampler] if sampler else [],
                                stopping_criteria=StoppingCriteriaList(stopping))
-    return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+    rows = drawn[:, width:].tolist()
+    ends = [next((at for at, token in enumerate(row) if token in chat.eos_ids), len(row)) for row in rows]
+    return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
 
 
 @torch.no_grad()
 def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
                       settings: Any = None, logprobs: bool = False) -> list[Any]:
-    """A GenerationOutput of transformers for each prompt, by its continuous batching, for a GPU: a finished
-    reply's place is taken by the next prompt at once. Raises UserError if its scheduler stops.
+    """A GenerationOutput of transformers' continuous batching for each prompt, for a GPU: a finished reply's
+    place is taken by the next prompt at once. Raises UserError if its scheduler stops.
 
-    Noise comes from one stream for all that is in flight, so a draw depends on what else was asked and in
-    which order. `settings` is a ContinuousBatchingConfig, whose seed and return_logprobs are set here; by
-    default the free memory decides. The scheduler's thread knows no autocast: the model computes in its own
-    dtype.
+    Noise comes from one stream, so a draw depends on what else was asked and in which order. `settings` is a
+    ContinuousBatchingConfig, whose seed and return_logprobs are set here; by default the free memory decides.
+    The scheduler's thread knows no autocast: the model computes in its own dtype.
     """
     from transformers import ContinuousBatchingConfig
 
@@ -95,11 +95,6 @@ def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling
     return found
 
 
-def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
-    end = next((position for position, token in enumerate(ids) if token in eos_ids), len(ids))
-    return ids[: end + 1]
-
-
 def lacking(model: Any, chat: Chat) -> list[int] | None:
     """Ids of the model that the tokenizer lacks, which `generate` never samples."""
     return chat.lacking(model.get_output_embeddings().weight.shape[0]) or None
@@ -123,9 +118,8 @@ class Sampler(LogitsProcessor):
     """Turns greedy choice into an exact sample: the token at which the cumulative softmax(logits / T) passes
     a uniform number. Its sum is in float64: in float32 it would lose rare tokens of a large vocabulary.
 
-    Row i's numbers come from seeds[i] alone, so its draws depend neither on its neighbours in the batch nor
-    on the device. They are drawn beforehand: on a GPU each row and position would be a launch of its own.
-    With `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
+    Row i's numbers come from seeds[i] alone, and are drawn beforehand: on a GPU each would be a launch. With
+    `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
     """
 
     def __init__(self, temperature: float, seeds: Sequence[int], positions: int, device: torch.device,
@@ -153,11 +147,11 @@ class Sampler(LogitsProcessor):
 
 
 class Call(StoppingCriteria):
-    """One call of an engine of this process: how far its batch is, and whether it is to end. As a criterion
-    of `generate` it ends a batch after the token that is being drawn, unless it is a WindDown."""
+    """One call of an engine of this process: how far its batch is, and whether it is to end: at the next
+    token, as a criterion of `generate`, or on a WindDown after the batch. Of the engine's `interrupts` those
+    to come concern it."""
 
     def __init__(self, interrupts: list[KeyboardInterrupt]) -> None:
-        """`interrupts` are the engine's, of which those to come concern this call."""
         self._interrupts, self._before = interrupts, len(interrupts)
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
 

@@ -26,12 +26,10 @@ Refused = list[tuple[int, Reply]]
 class HFEngine:
     """A model of transformers as an engine; see `Engine` for the protocol.
 
-    A batch holds conversations of similar length: at most `batch_size` of them, and at most
-    `batch_tokens` tokens (prompts with their padding, and the longest replies they may get).
-
-    With `continuous`, a ContinuousBatchingConfig or True for transformers' own, `draw_continuously` takes all
-    that are read ahead together. Sampled replies then depend on what else was asked; greedy ones and scores
-    do not. The journal keeps what was drawn, so a resumed run is still consistent with itself.
+    A batch holds conversations of similar length: at most `batch_size` of them, and at most `batch_tokens`
+    tokens (prompts with their padding, and the longest replies they may get). With `continuous`, a
+    ContinuousBatchingConfig or True, `draw_continuously` takes all that are read ahead; sampled replies then
+    depend on what else was asked, greedy ones and scores do not.
     """
 
     price: Price | None = None
@@ -50,8 +48,7 @@ class HFEngine:
         self._drawing: Call | None = None  # whose turn it is
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
-        """See `Engine`: no call begins another batch. With WindDown the current one is finished; else it ends
-        with the next token, and its complete replies are kept."""
+        """See `Engine`."""
         self._interrupts.append(how)
 
     def under_way(self) -> str:

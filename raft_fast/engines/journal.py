@@ -1,7 +1,6 @@
-"""The journal: every reply ever paid for, on disk before it is used, never asked for twice.
+"""The journal: every reply ever paid for, a JSON line each, on disk before it is used, asked for once.
 
-One JSON line a reply in DIR/journal.jsonl, appended as replies finish. A key is the content of the request,
-so a changed option asks only for what it changes. Replies stay on disk; memory holds one block's worth.
+A key is the content of the request, so a changed option asks only for what it changes.
 """
 
 import fcntl
@@ -39,18 +38,16 @@ Listener = Callable[[Reply, bool], None]
 
 
 class Journal:
-    """An append-only cache of replies, owned by one process at a time. Use as a context manager.
+    """An append-only cache of replies in a folder, of one process at a time. Use as a context manager.
 
     Several threads may ask at once; what one of them is asking for, another waits for. `asked`, `cached`
     and `failed` count the distinct requests that went to an engine, those that did not have to, and those
-    that failed; `damaged` counts unreadable lines (what they held is asked for again).
-
-    Failures are written too: a finished run does not ask for them again, unless `retry_failed`. What failed
-    in a run that was cut short is asked again.
+    that failed; `damaged` counts unreadable lines (what they held is asked for again). A finished run does
+    not ask for its failures again, unless `retry_failed`; one that was cut short does.
     """
 
     def __init__(self, folder: Path, retry_failed: bool = False) -> None:
-        """Open or create the journal of `folder`. Raises UserError if another process has it open."""
+        """Raises UserError if another process has the journal open."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self.asked = self.cached = self.failed = self.damaged = 0
@@ -72,8 +69,7 @@ class Journal:
         self._file.truncate(self._end)
 
     def _scan(self, retry_failed: bool) -> None:
-        """Find every reply, to the last whole line. Failures count if the run that noted them came to its
-        end, and not with `retry_failed`."""
+        """Find every reply, to the last whole line."""
         failures: dict[bytes, int] = {}  # since a run last came to its end
         for line in self._reader:
             if not line.endswith(b"\n"):  # a write that a crash or a full disk cut short
@@ -82,19 +78,16 @@ class Journal:
             start, self._end = self._end, self._end + len(line)
             try:
                 entry = json.loads(line)
-                if entry == FINISHED:
-                    for key, place in ({} if retry_failed else failures).items():
-                        self._places[key] = place
-                    failures = {}
-                    continue
-                key, reply = bytes.fromhex(entry["key"]), _reply(entry)
+                if entry != FINISHED:
+                    failed = _reply(entry).error is not None
+                    (failures if failed else self._places)[bytes.fromhex(entry["key"])] = start
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 self.damaged += 1
                 continue
-            if reply.error is not None:
-                failures[key] = start
-            else:
-                self._places[key] = start
+            if entry == FINISHED:
+                for key, place in ({} if retry_failed else failures).items():
+                    self._places[key] = place
+                failures = {}
 
     def __enter__(self) -> "Journal":
         return self
@@ -112,9 +105,8 @@ class Journal:
                     one.close()
 
     def stop(self, why: BaseException | None = None) -> None:
-        """Ask for nothing more: every `ask` under way or to come raises Stopped, after writing down what its
-        engine has in flight. If the user or the system wants to leave (`why` is no Exception), that is only
-        what comes at once."""
+        """From now on every `ask`, under way too, raises Stopped, after writing down what its engine has in
+        flight; only what comes at once if the user or the system wants to leave (`why` is no Exception)."""
         self._hurry |= why is not None and not isinstance(why, Exception)
         self._stop.set()  # first: a call that does not see it is one that the engine knows of
         with self._lock:
@@ -124,42 +116,40 @@ class Journal:
                 interrupt(self._last_word())
 
     def replay(self) -> None:
-        """From now on `ask` answers from the journal alone and waits for nobody; what is missing has the
-        error NOT_ASKED."""
+        """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
         self._replaying = True
 
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
         sampling: Sampling | None, prompt_version: str, listen: Listener,
     ) -> list[Reply]:
-        """Replies to the conversations, in order, with their journal keys; only missing ones are asked for.
-
-        Equal conversations are asked once. `sampling` None asks for a score (`Engine.score`).
-        Whatever stops the engine or `listen`, the replies it gave before are in the journal.
-        """
+        """Replies to the conversations, in order, with their journal keys; only missing ones are asked for,
+        equal ones once. `sampling` None asks for a score (`Engine.score`). Whatever stops the engine or
+        `listen`, the replies it gave before are in the journal."""
         keys = [request_key(kind, engine.identity, messages, sampling, prompt_version)
                 for messages in conversations]
         asked = dict(zip(keys, conversations, strict=True))
-        known: dict[bytes, int | None] = {}
+        futures: dict[bytes, Future[Reply]] = {}
         mine: dict[bytes, Future[Reply]] = {}  # what this call asks for
-        awaited: dict[bytes, Future[Reply]] = {}  # what another call asks for
         with self._lock:
             if not any(engine is one for one in self._engines):
                 self._engines.append(engine)
             for key in asked:
-                if (place := self._places.get(key)) is not None or self._replaying:
-                    known[key] = place
-                elif key in self._asking:
-                    awaited[key] = self._asking[key]
+                if key in self._asking and not self._replaying:  # another call asks for it
+                    futures[key] = self._asking[key]
+                    continue
+                futures[key] = Future()
+                if (place := self._places.get(key)) is not None:
+                    futures[key].set_result(self._read(place))
+                elif self._replaying:
+                    futures[key].set_result(Reply("", error=NOT_ASKED, key=key.hex()))
                 else:
-                    mine[key] = self._asking[key] = Future()
-            self.cached += len(known) + len(awaited)
-        replies: dict[bytes, Reply] = {}
+                    mine[key] = self._asking[key] = futures[key]
+            self.cached += len(futures) - len(mine)
+        known = {key: future for key, future in futures.items() if future.done()}
         try:
-            for key, place in known.items():  # first: that an engine worked once says more than a failure now
-                replies[key] = self._read(place) if place is not None else Reply(
-                    "", error=NOT_ASKED, key=key.hex())
-                listen(replies[key], False)
+            for key in known:  # first: that an engine worked once says more than that it fails now
+                listen(futures[key].result(), False)
             if mine:
                 order, todo = list(mine), [asked[key] for key in mine]
                 answers = engine.score(todo) if sampling is None else engine.generate(todo, sampling)
@@ -171,11 +161,10 @@ class Journal:
                     del self._asking[key]
                     if not future.done():  # the engine failed or was stopped
                         future.set_exception(Stopped())
-        replies |= {key: future.result() for key, future in mine.items()}
-        for key, future in awaited.items():
-            replies[key] = future.result()
-            listen(replies[key], False)
-        return [replies[key] for key in keys]
+        for key in futures:
+            if key not in mine and key not in known:
+                listen(futures[key].result(), False)
+        return [futures[key].result() for key in keys]
 
     def _hear(self, answers: Answers, listen: Listener, record: Callable[[int, Reply], Reply]) -> None:
         """Write every reply down before it is listened to, also those that come after the last word."""
@@ -211,8 +200,7 @@ class Journal:
         return reply
 
     def _append(self, line: dict[str, Any]) -> int:
-        """Where the line begins. Nothing waits in a buffer of a process that may die. Raises OSError for a
-        disk that is full or failed."""
+        """Where the line begins, which waits in no buffer. Raises OSError for a full or failed disk."""
         start, rest = self._end, memoryview((json.dumps(line) + "\n").encode())
         self._end += len(rest)
         try:
@@ -228,11 +216,8 @@ class Journal:
         return start
 
     def _read(self, start: int) -> Reply:
-        """The reply in the line that begins there."""
-        with self._lock:
-            self._reader.seek(start)
-            line = self._reader.readline()
-        return _reply(json.loads(line))
+        self._reader.seek(start)
+        return _reply(json.loads(self._reader.readline()))
 
 
 def _in_flight(answers: Answers, last_word: KeyboardInterrupt) -> Answers:
