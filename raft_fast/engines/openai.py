@@ -24,8 +24,8 @@ from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
 from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
+from raft_fast.run.option import refuse_in_urls
 from raft_fast.run.options import EngineOptions
-from raft_fast.run.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
