@@ -111,7 +111,7 @@ def test_what_is_not_used_may_be_anything(tmp_path):
 @pytest.mark.parametrize(("entry", "argv", "said"), [
     (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
     (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM runs as a server"),
-    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM runs as a server: start `vllm serve some/model`"),
+    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM runs as a server: start `vllm serve"),
 ])
 def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):
     monkeypatch.chdir(tmp_path)

@@ -13,14 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft_fast.engines.replies import count, in_trouble, refusal, stops_run, understand
+from raft_fast.engines.replies import in_trouble, refusal, stops_run, understand
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
-CHARACTERS_A_TOKEN = 4  # a guess at a request's size before the server has counted it
 TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again
 CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its list of models
 # Requests in flight to a client: its pool looks through all connections for every request, which at 256
@@ -28,29 +27,7 @@ CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its lis
 CLIENT_REQUESTS = 32
 REST = 30.0  # seconds for which other endpoints are asked first
 NOT_SENT = object()
-LIMIT_POLL = 1.0  # seconds between looks at a limit: finished requests may have given back
-
-
-class Limit:
-    """At most `per_minute` units a minute, evenly spaced; 0 is no limit. Lives in one event loop."""
-
-    def __init__(self, per_minute: float) -> None:
-        self._seconds_each = 60 / per_minute if per_minute else 0.0
-        self._free_at = 0.0
-        self._line = asyncio.Lock()  # first come, first served
-
-    async def take(self, units: float, stopped: threading.Event) -> None:
-        """Wait for the units taken before, or until `stopped` is set; then take these."""
-        if not self._seconds_each:
-            return
-        async with self._line:
-            while (wait := self._free_at - time.monotonic()) > 0 and not stopped.is_set():
-                await asyncio.sleep(min(wait, LIMIT_POLL))
-            self._free_at = max(self._free_at, time.monotonic()) + units * self._seconds_each
-
-    def correct(self, expected: float, used: float) -> None:
-        """A request used more or less than was expected of it."""
-        self._free_at += (used - expected) * self._seconds_each
+LIMIT_POLL = 1.0  # seconds between looks whether a request that waits for the limit is still wanted
 
 
 class Endpoint:
@@ -64,7 +41,7 @@ class Endpoint:
         self.in_flight, self.answered_at, self.rests_until = 0, 0.0, 0.0
         self.down: UserError | None = None  # why it listed no models
         self._slots = asyncio.Semaphore(options.requests_in_flight)
-        self._requests, self._tokens = Limit(options.requests_per_minute), Limit(options.tokens_per_minute)
+        self._line, self._free_at = asyncio.Lock(), 0.0
         self._clients = itertools.cycle([client_for(url, variable, proxy, options)
                                          for _ in range(0, options.requests_in_flight, CLIENT_REQUESTS)])
 
@@ -96,30 +73,31 @@ class Endpoint:
         the last attempt's error of the client; if the endpoint is gone or busy, it rests."""
         import openai
 
-        expected = sum(len(message["content"]) for message in body["messages"]) / CHARACTERS_A_TOKEN
-        expected += body.get("max_tokens") or 0
-        used = 0.0
         self.in_flight += 1
         try:
             async with self._slots:
-                await self._requests.take(1, stopped)
-                await self._tokens.take(expected, stopped)
+                await self._limit(stopped)
                 if stopped.is_set():
                     return NOT_SENT
                 sent = await next(self._clients).post("/chat/completions", body=body,
                                                       cast_to=openai.HttpxBinaryResponseContent)
-            answer = sent.response.extensions["answer"]
             self.answered_at, self.rests_until = time.monotonic(), 0.0
-            usage = answer.get("usage") if isinstance(answer, dict) else None
-            used = (count(usage.get("total_tokens")) if isinstance(usage, dict) else 0) or expected
-            return answer
+            return sent.response.extensions["answer"]
         except openai.OpenAIError as error:
             if in_trouble(error):
                 self.rests_until = time.monotonic() + REST
             raise
         finally:
-            self._tokens.correct(expected, used)
             self.in_flight -= 1
+
+    async def _limit(self, stopped: threading.Event) -> None:
+        """Wait until the rate limit lets another request through, or `stopped` is set; first come, first
+        served."""
+        if self.options.requests_per_minute:
+            async with self._line:
+                while (wait := self._free_at - time.monotonic()) > 0 and not stopped.is_set():
+                    await asyncio.sleep(min(wait, LIMIT_POLL))
+                self._free_at = max(self._free_at, time.monotonic()) + 60 / self.options.requests_per_minute
 
 
 def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:

@@ -90,8 +90,8 @@ def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling
     errors = [one.error for one in found if one.error is not None]
     if errors or len(found) < len(prompts):
         why = errors[0] if errors else "its scheduler stopped"
-        raise UserError(f"continuous batching gave no reply ({why}): use --generation batch, or "
-                        "--rollout_engine transformers")
+        raise UserError(f"continuous batching gave no reply ({why}): use --rollout_engine "
+                        "transformers")
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from raft_fast.data.texts import Message, trim
 from raft_fast.engines import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
-from raft_fast.engines.generation import Call, draw_continuously, generate_ids
+from raft_fast.engines.generation import Call, generate_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -27,19 +27,15 @@ class HFEngine:
     """A model of transformers as an engine; see `Engine` for the protocol.
 
     A batch holds conversations of similar length: at most `batch_size` of them, and at most `batch_tokens`
-    tokens (prompts with their padding, and the longest replies they may get). With `continuous`, a
-    ContinuousBatchingConfig or True, `draw_continuously` takes all that are read ahead; sampled replies then
-    depend on what else was asked, greedy ones and scores do not.
+    tokens (prompts with their padding, and the longest replies they may get).
     """
 
     price: Price | None = None
 
     def __init__(
-        self, model: Any, chat: Chat, identity: str, batch_size: int = 32,
-        batch_tokens: int = BATCH_TOKENS, continuous: Any = None,
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
     ) -> None:
-        self.model, self.chat, self.continuous = model, chat, continuous
-        self.identity = f"{identity} continuous" if continuous else identity
+        self.model, self.chat, self.identity = model, chat, identity
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
@@ -71,26 +67,17 @@ class HFEngine:
         longest = sampling.max_new_tokens
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
-            together = [asked] if self.continuous and asked else self._batches(asked, longest)
-            for batch in together:
+            for batch in self._batches(asked, longest):
+                prompts = [prompt for _, _, prompt in batch]
+                seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
                 with self._turn, call.drawing(len(batch), longest):
                     self._drawing = call
-                    drawn = self._draw(batch, sampling, call)
+                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
+                                         [call])
                 yield from hand_over((index, self._read(ids, len(prompt)))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
-
-    def _draw(self, batch: Asked, sampling: Sampling, call: Call) -> list[list[int]]:
-        """Token ids of the batch's replies; those that an interrupt cut short have no eos."""
-        prompts = [prompt for _, _, prompt in batch]
-        if self.continuous:
-            settings = None if self.continuous is True else self.continuous
-            drawn = draw_continuously(self.model, self.chat, prompts, sampling, settings)
-            return [list(one.generated_tokens) for one in drawn]
-        seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-        return generate_ids(self.model, self.chat, prompts, sampling.max_new_tokens, sampling.temperature,
-                            seeds, [call])
 
     def _score(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids

@@ -79,8 +79,7 @@ def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
     from raft_fast.engines.hf import HFEngine
 
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens,
-                    own.generation == "continuous")
+    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
 
 
 def not_a_server(teacher: str) -> str:

@@ -129,7 +129,7 @@ def test_an_error_inside_a_200_that_stays_is_its_requests_error(serve, connect):
     + '}, "choices": [{"message": "ok"}]}', "\x00", "null", "<" * 200_000], ids=lambda said: said[:20])
 @pytest.mark.parametrize("status", [200, 400])
 def test_no_body_ends_a_run(serve, connect, said, status):
-    engine = connect(serve(fails_for("bad", body(said, status))), max_retries=1, tokens_per_minute=10**9)
+    engine = connect(serve(fails_for("bad", body(said, status))), max_retries=1)
     replies = ask(engine, "a", "bad", "b")
     assert (replies[0].text, replies[2].text) == ("fine", "fine")
     assert replies[1].error or replies[1].text == "ok"

@@ -146,29 +146,6 @@ def test_threads_share_an_engines_slots_and_no_more(serve, connect):
     assert server.most == 6
 
 
-def test_calls_of_several_threads_are_answered_in_the_order_they_came(serve, connect):
-    """So that one call ends, and its thread goes on, while the server is busy with the next one's."""
-    go_on, in_line = threading.Event(), [threading.Event(), threading.Event()]
-    server = serve(lambda request, before: go_on.wait(10) and "ok")
-    engine = connect(server, requests_in_flight=2)
-
-    def conversations(call):
-        yield from one_turn_each(f"{'ab'[call]}{n}" for n in range(16))
-        in_line[call].set()
-
-    threads = [threading.Thread(target=lambda call=call: list(engine.generate(conversations(call), SAMPLING)))
-               for call in (0, 1)]
-    for thread, all_asked in zip(threads, in_line, strict=True):
-        thread.start()
-        assert all_asked.wait(10)
-    go_on.set()
-    for thread in threads:
-        thread.join(10)
-    order = "".join(request["messages"][0]["content"][0] for request in server.requests)
-    assert order[:15] == "a" * 15  # the two in flight may pass each other
-    assert order[17:] == "b" * 15
-
-
 def test_one_of_several_endpoints_may_be_down(serve, connect):
     server = serve()
     replies = ask(connect(f"http://127.0.0.1:9+{server.url}"), *"abcdef")

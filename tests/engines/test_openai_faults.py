@@ -1,5 +1,6 @@
 """Everything a server can do wrong: what comes of it, and how many requests it costs."""
 
+import itertools
 import re
 import threading
 import time
@@ -106,8 +107,7 @@ NO_TEXT = "holds no text"
     ({"usage": [1]}, "ok", None), ({"usage": "much"}, "ok", None),
 ])
 def test_an_odd_answer_is_a_reply_or_its_requests_error(serve, connect, extra, text, error):
-    engine = connect(serve(lambda request, before: Say("ok", extra=extra)), tokens_per_minute=10**9)
-    reply = ask(engine, "a")[0]
+    reply = ask(connect(lambda request, before: Say("ok", extra=extra)), "a")[0]
     assert reply.text == text
     assert (error in reply.error) if error else reply.error is None
     assert isinstance(reply.prompt_tokens, int)
@@ -225,3 +225,9 @@ def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
 
     assert ask(connect(serve(reply), requests_in_flight=1), "a", "b")[1].text == "fine"
     assert times[1] - times[0] > 0.29
+
+
+def test_requests_are_spaced_by_the_rate_limit_of_their_endpoint(serve, connect):
+    times = []
+    ask(connect(serve(lambda *_: times.append(time.monotonic()) or "ok"), requests_per_minute=600), *"abc")
+    assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(times))

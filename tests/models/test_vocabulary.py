@@ -69,9 +69,8 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("continuous", [None, SMALL], ids=["batches", "continuous"])
-def test_replies_hold_none_of_them_either(chat, continuous, temperature, monkeypatch):
-    engine, seen = HFEngine(padded(), chat, "tiny", continuous=continuous), []
+def test_replies_hold_none_of_them_either(chat, temperature, monkeypatch):
+    engine, seen = HFEngine(padded(), chat, "tiny"), []
     monkeypatch.setattr(chat, "decode", lambda ids: seen.extend(ids) or "")
     list(engine.generate([row.prompt for row in make_rows(3)], Sampling(8, temperature)))
     assert len(seen) > 8
