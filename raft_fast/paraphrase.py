@@ -17,15 +17,16 @@ from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.engines.load import check_engines
-from raft_fast.run.config import parse, to_yaml
+from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
-from raft_fast.run.files import write_json, write_jsonl
+from raft_fast.run.files import write_json, write_jsonl, write_yaml
+from raft_fast.run.option import flat
 from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Paraphrase the questions of --data (the rows a model was trained on) for evaluation. "
                "--output_dir defaults to paraphrases/<name of the data>.")
-FILE = "paraphrases.jsonl"
+FILE, MAX_NEW_TOKENS, TEMPERATURE = "paraphrases.jsonl", 96, 0.7
 
 
 @entry
@@ -43,7 +44,7 @@ def main() -> None:
 
     output_dir, reporter = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}"), Reporter()
     rows = read_rows(data.data, data, data.max_rows, output_dir, reporter)
-    to_yaml(groups, output_dir / "config.yaml")
+    write_yaml(flat(groups), output_dir / "config.yaml")
     with reporter.phase("load models"):
         engine = load_engine(options.paraphraser, model, engines=engines)
         encoder = load_encoder(model)
@@ -61,7 +62,7 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: Any, options
     from raft_fast.engines.journal import Journal
 
     prompt = load_prompt("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
-    sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, seed)
+    sampling = Sampling(MAX_NEW_TOKENS, TEMPERATURE, seed)
     questions = [row.prompt[-1]["content"] for row in rows]
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
         part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))

@@ -17,7 +17,7 @@ from typing import Any
 from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
-from raft_fast.run.arguments import SIGNATURE, Arguments, read
+from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
@@ -47,7 +47,7 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
+        config.__dict__.update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
@@ -103,7 +103,7 @@ class RAFTTrainer:
         if peft_config is not None:
             from raft_fast.distillation.lora import options_of
 
-            vars(self.args).update(vars(options_of(peft_config)))
+            self.args.__dict__.update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
         self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)

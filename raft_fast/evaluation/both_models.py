@@ -68,12 +68,13 @@ def evaluate(
         write_jsonl((line for model, one in answers.items() for line in generations(one, model)),
                     output_dir / "generations.jsonl")
     base, trained = answers["base"], answers["trained"]
-    result: dict[str, Any] = {"models": {name: engine.identity for name, engine in engines.items()}, **{
-        part: {"rows": len(base[part]), **compare_scores(part, base[part], trained[part])}
-        for part in exam.rows}}
+    result: dict[str, Any] = {
+        part: {"rows": len(asked), **compare_scores(part, base[part], trained[part])}
+        for part, asked in exam.rows.items()}
     if not any(row.gold for row in rows):
         result["domain"]["without_answers"] = True
     result |= {
+        "models": {name: engine.identity for name, engine in engines.items()},
         "general": exam.general and compare_general(exam.general, base["general"], trained["general"]),
         "general_skipped": exam.general_skipped, "intervals": INTERVALS, "options": vars(options),
         "behaviour": {part: behaviour(base[part], trained[part]) for part in base if part != "paraphrases"},
@@ -95,7 +96,7 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityE
     is downloaded. Without the benchmark the general part is left out, with the reason."""
     asked = {"domain": list(rows)}
     if options.paraphrases:
-        asked["paraphrases"] = read_table(options.paraphrases, max_bad_rows=None).rows
+        asked["paraphrases"] = list(read_table(options.paraphrases, max_bad_rows=None).rows)
     suite: Suite | None = None
     skipped, prompts = "--general_prompts is below 0", list[Prompt]()
     if options.general_prompts >= 0:

@@ -110,10 +110,10 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
             chosen = [answered[place] for place in group]
             members = [views[index] for index in chosen]
             hidden = [completion_hidden(model, members, pad_id) for model in (base, trained)]
-            ids = completion_ids(members, hidden[0].device)
+            split = (one.split(LOGIT_ROWS) for one in (*hidden, completion_ids(members, hidden[0].device)))
             table = torch.cat([
                 _by_token(head_of(base).logits(left), head_of(trained).logits(right), ids_N)
-                for left, right, ids_N in zip(*(one.split(LOGIT_ROWS) for one in (*hidden, ids)), strict=True)])
+                for left, right, ids_N in zip(*split, strict=True)])
             for index, part in zip(chosen, table.split([len(view.completion) for view in members]),
                                    strict=True):
                 kl, base_nll, nll, agreement = part.sum(0).tolist()

@@ -192,4 +192,4 @@ def _import_verifiers(folder: Path) -> tuple[dict[str, Callable[[str], Any]], ra
 
 def offline() -> AbstractContextManager[Any]:
     """Within it NLTK's downloader does nothing."""
-    return mock.patch("nltk.download", lambda *names, **options: False)
+    return mock.patch("nltk.download", return_value=False)

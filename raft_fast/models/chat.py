@@ -14,10 +14,8 @@ from raft_fast.data.texts import Message, trim
 from raft_fast.models.template import Template
 from raft_fast.run.errors import UserError
 
-REFERENCE_PROMPT = (
-    "Background reference knowledge: {answer}\n"
-    "Answer the question based on the reference knowledge: {question}"
-)
+REFERENCE_PROMPT = ("Background reference knowledge: {answer}\n"
+                    "Answer the question based on the reference knowledge: {question}")
 RENDERED = 1024  # prompts that are kept
 
 
@@ -34,25 +32,21 @@ class View:
 
 
 class Chat:
-    """A tokenizer's chat template.
+    """A tokenizer's chat template, with its own switches `template_kwargs` (enable_thinking, ...).
 
-    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts
-    after an answer. `template_kwargs` are the template's own switches (enable_thinking, ...): all
-    views of a model are rendered with the same ones. Raises UserError if the tokenizer has no
-    template or no end of sequence.
+    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts after an
+    answer. Raises UserError if the tokenizer has no template or no end of sequence.
     """
 
-    def __init__(
-        self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
-        template_kwargs: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
+                 template_kwargs: dict[str, Any] | None = None) -> None:
         self.tokenizer, self.template_kwargs = tokenizer, template_kwargs or {}
         if not tokenizer.chat_template:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
         self.template = Template(tokenizer, name, self.template_kwargs)
-        self._rendered = lru_cache(RENDERED)(lambda turns, answer: self.template.prompt(
-            [Message(role=role, content=content) for role, content in turns], answer))
+        self._rendered = lru_cache(RENDERED)(lambda turns, thought: self.template.prompt(
+            [Message(role=role, content=content) for role, content in turns], thought))
         own, end = tokenizer.eos_token_id, self.template.end_id
         self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
@@ -89,7 +83,7 @@ class Chat:
     def _prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
         turns = tuple((turn["role"], turn["content"]) for turn in messages)
-        return [*self._rendered(turns, answer if self.template.thinks(answer) else "")]
+        return [*self._rendered(turns, self.template.thought(answer))]
 
     @cached_property
     def ids(self) -> frozenset[int]:
@@ -103,8 +97,7 @@ class Chat:
         return fewer
 
     def lacking(self, rows: int) -> list[int]:
-        """The ids below `rows` that are never sampled nor taught, as nothing stands for them: padding of a
-        model's vocabulary, holes in the tokenizer's."""
+        """The ids below `rows` that stand for nothing (padding of a vocabulary): never sampled nor taught."""
         return _lacking(self.ids, rows)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -19,8 +19,6 @@ from raft_fast.run.terminal import visible
 
 SHOWN = 3  # weights that an error names
 WHOLE_NUMBERS = ("I", "U", "BOOL")  # how safetensors' names of such types begin
-GENERATION = "generation_config.json"
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 AGAIN = "copy or download the folder again"
 OR_CONFIG = f"{AGAIN}, or correct its config.json"
 
@@ -35,7 +33,6 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    check_objects(source, folder, [GENERATION])  # transformers would silently do without it
     stored = _stored(source, folder)
     auto: Any = AutoModelForCausalLM  # its types leave the report out
     with load_reports() as reports:
@@ -79,26 +76,15 @@ def check_encoder(source: str, folder: Path, encoder: torch.nn.Module, reports: 
     _check_values(source, encoder, {} if any(map(_quantized, configs)) else _stored(source, folder))
 
 
-def check_objects(source: str, folder: Path, names: Iterable[str] = TOKENIZER_FILES) -> None:
-    """Raises UserError for a file of these in `folder` that does not hold a JSON object."""
-    for file in filter(Path.is_file, (folder / name for name in names)):
-        try:
-            held = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            held = None
-        if not isinstance(held, dict):
-            raise UserError(f"{source}: {file.name} does not hold a JSON object; {AGAIN}")
-
-
 def _stored(source: str, folder: Path) -> dict[str, str]:
-    """The types of the stored weights. Raises UserError for a file of weights that cannot be read."""
+    """The types of the stored weights. Raises UserError for a file of them that cannot be read, and for
+    generation_config.json, which transformers would silently do without."""
     kinds: dict[str, str] = {}
-    name = "model.safetensors.index.json"
     try:
-        files = [file.name for file in [folder / "model.safetensors"] if file.is_file()]
-        if not files and (index := folder / name).is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        for name in files:
+        for name in ("generation_config.json", "model.safetensors.index.json"):
+            index = {**json.loads((folder / name).read_bytes())} if (folder / name).is_file() else {}
+        files = sorted(set(index["weight_map"].values())) if index else []
+        for name in ["model.safetensors"] if (folder / "model.safetensors").is_file() else files:
             with safe_open(folder / name, "pt") as tensors:
                 kinds |= {weight: tensors.get_slice(weight).get_dtype() for weight in tensors.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors has its own, and JSON may hold anything
@@ -175,7 +161,10 @@ def _listed(reports: list[str], kind: str) -> list[str]:
 
 @contextmanager
 def load_reports() -> Iterator[list[str]]:
-    """Collects transformers' tables of differences instead of printing them."""
+    """Collects transformers' tables of differences, instead of printing these and bars of progress."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     kept: list[str] = []
     logger = logging.getLogger("transformers.modeling_utils")
 

@@ -22,8 +22,8 @@ from raft_fast.report.results import (
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import push, repository
 from raft_fast.run.files import read_json
-from raft_fast.run.options import SMOLLM2, AdapterOptions, Options, RefineOptions, TrainOptions, pinned_by
-from raft_fast.run.options.option import needed
+from raft_fast.run.option import needed, pinned_by
+from raft_fast.run.options import SMOLLM2, AdapterOptions, Options, RefineOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
 PAPER = "[arXiv 2606.00147](https://arxiv.org/abs/2606.00147)"

@@ -59,8 +59,7 @@ def write_run_report(run_dir: Path) -> Path:
                 ("Where the training answers came from", [screening(run_dir), *origin]),
                 ("Answers side by side", samples(run.generations)), ("Time and memory", costs(run.phases))]
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
-    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections,
-                      f"Training ended early: {run.collapse['reason']}." if run.collapse else "", caveats(run))
+    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, "", caveats(run))
 
 
 def write_refine_report(folder: Path) -> Path:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.run.durable import replacing
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml
+from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml, replacing
 from raft_fast.run.terminal import visible
 
 PARTS = {

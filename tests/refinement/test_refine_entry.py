@@ -131,7 +131,7 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "says"), [
     ([], "--data is missing"),
     (["--data", "none.jsonl"], "--data none.jsonl: no such file"),
-    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be in"),
+    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be at least -1"),
     (["--data", "rows.jsonl", "--shard", "3/2"], "--shard 3/2: must be i/n"),
     (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--shard", "4/4", "--dry_run", "true"], "--shard 4/4: there are only 1 rows"),
@@ -299,7 +299,7 @@ def test_the_last_shard_joins_all_calibration_and_screening_included(command, tm
     assert b"again" not in whole["decisions.jsonl"]
     assert json.loads(whole["rejected.jsonl"]) == {
         "file": "rows.jsonl", "line": None,
-        "reason": "row_id again: asks what row_id row-000004 asks (similarity 1.000); --duplicates flag "
+        "reason": "row_id again: repeats row_id row-000004 (similarity 1.000); --duplicates flag "
                   "keeps it"}
     assert json.loads(whole["screen.json"])["duplicates"] == 1
     for again in (["--shard", "2/2", *options], ["--merge", "true"]):
