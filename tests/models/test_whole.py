@@ -86,13 +86,15 @@ def test_weights_that_are_not_the_configurations_are_named(model_folder, change,
     (lambda t: t[W2][0].fill_(torch.nan), "NaN or Inf: model.layers.1.mlp.experts.down_proj"),
     (lambda t: [t.pop(name) for name in list(t) if "layers.1.block" in name and "experts" in name],
      r"missing: .*experts.down_proj, .*experts.gate_up_proj \(2 in all\)"),
-    (another_layer, NO_PLACE),
-], ids=range(5))
+    (another_layer, NO_PLACE)], ids=range(5))
 def test_a_mixtures_experts_are_all_there(mixtral_folder, change, said):
-    load(mixtral_folder)
+    check_written(mixtral_folder)
     edit(mixtral_folder, change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=f"--model.*{said}"):
         load(mixtral_folder)
+    if "NaN" not in said:  # names and shapes alone
+        with pytest.raises(UserError, match=rf"{mixtral_folder} \(just written\): .*{said}"):
+            check_written(mixtral_folder)
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -121,23 +123,25 @@ def test_weights_of_something_else_are_named_and_left_out(model_folder, change):
         assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()}),
-    lambda t: t.update({name.removeprefix("model."): t.pop(name) for name in list(t)}),
-    lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
-], ids=["bfloat16", "no prefix", "old buffers"])
-def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys, recwarn):
-    edit(model_folder, change)
-    load(model_folder)
-    assert not recwarn
-    assert capsys.readouterr().err == ""
-
-
 def shards(folder):
     """The same model in several files, and their index."""
     (folder / WEIGHTS).unlink()
     make_model().save_pretrained(folder, max_shard_size="50KB")
     return sorted(folder.glob("model-*.safetensors")), folder / f"{WEIGHTS}.index.json"
+
+
+@pytest.mark.parametrize("change", [
+    lambda folder: edit(folder, lambda t: t.update({name: one.bfloat16() for name, one in t.items()})),
+    lambda folder: edit(folder, lambda t: t.update(
+        {name.removeprefix("model."): t.pop(name) for name in list(t)})),
+    lambda folder: edit(folder, lambda t: t.update(
+        {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})),
+    shards], ids=["bfloat16", "no prefix", "old buffers", "shards"])
+def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys, recwarn):
+    change(model_folder)
+    assert torch.allclose(load(model_folder).lm_head.weight, make_model().lm_head.weight, atol=0.01)
+    assert not recwarn
+    assert capsys.readouterr().err == ""
 
 
 def cut(file, size):
@@ -161,18 +165,6 @@ def test_a_folder_that_is_not_whole_is_one_line(model_folder, damage, said):
     damage(model_folder)
     with pytest.raises(UserError, match=f"--teacher {model_folder}: .*{said}"):
         load(model_folder, "--teacher")
-
-
-def test_a_model_in_several_files_is_taken(model_folder):
-    shards(model_folder)
-    assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
-
-
-def test_what_is_written_is_read_by_its_names_and_shapes(mixtral_folder):
-    check_written(mixtral_folder)
-    edit(mixtral_folder, lambda t: t.pop(W2))
-    with pytest.raises(UserError, match=rf"{mixtral_folder} \(just written\): .*experts.down_proj"):
-        check_written(mixtral_folder)
 
 
 def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_path, chat, monkeypatch):
