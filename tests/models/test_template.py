@@ -248,7 +248,7 @@ def test_a_name_that_merges_would_make_is_spelled_out():
     spec["model"]["merges"] = [["<", "e"], ["o", "s"], ["os", ">"], ["<e", "os>"]]
     made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token="<eos>",
                                    additional_special_tokens=["<turn>"], chat_template=CHATML)
-    assert made.convert_ids_to_tokens(Chat(made).completion("<eos>")) == ["<e", "os>", "<eos>"]
+    assert made.convert_ids_to_tokens(Chat(made).completion("<eos>")) == ["<", "e", "os>", "<eos>"]
 
 
 def test_words_of_the_probe_are_no_marks():
