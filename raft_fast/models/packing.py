@@ -144,16 +144,11 @@ def pack(views: Sequence[View], model: Any) -> Batch:
 
 def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad views on the right. All masks come from lengths, so pad == eos is harmless."""
-    longest = max(len(view.ids) for view in views)
-    ids = torch.full((len(views), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    predicts: list[int] = []
-    for row, view in enumerate(views):
-        ids[row, : len(view.ids)] = torch.tensor(view.ids)
-        mask[row, : len(view.ids)] = 1
-        start = row * longest
-        predicts.extend(Segment(view, list(range(start, start + len(view.ids))), 0).predicts)
-    positions = torch.arange(longest).expand(len(views), longest)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(view.ids) for view in views], True, pad_id)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    mask = (positions < torch.tensor([[len(view.ids)] for view in views])).long()
+    predicts = [place for row, view in enumerate(views)
+                for place in Segment(view, list(range(row * ids.shape[1], ids.numel())), 0).predicts]
     return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
                   "position_ids": positions.to(device)}, to_device(predicts, device))
 

@@ -98,8 +98,8 @@ class Template:
         piece is a control token. Raises UserError where one still is."""
         if not _PRIVATE.search(text):
             return self._tokens(text)
-        cut = {char: name[0] + _CUT + name[1:] for name, char in self._held.items()}
-        first, *others = text.translate(str.maketrans(cut)).split(_CUT)
+        cut = {ord(char): name[0] + _CUT + name[1:] for name, char in self._held.items()}
+        first, *others = text.translate(cut).split(_CUT)
         ids, line = self._tokens(first), self._tokens("\n")
         for piece in others:  # inside a line: at the beginning of a text some tokenizers add a space
             behind = self._tokens("\n" + piece)
