@@ -217,24 +217,6 @@ def test_a_row_holds_every_token_once_and_a_shared_one_once_in_all(model):
     assert batch.inputs["position_ids"].tolist() == [[*range(11), *range(5), *range(11)]]
 
 
-@pytest.mark.parametrize(("other", "common"), [([*PROMPT[:-1], 99], 7), ([99, *PROMPT[1:]], 0),
-                                               (PROMPT[:-1], 7), ([*PROMPT, 13], 8), (PROMPT[4:], 0)])
-def test_prompts_share_what_they_begin_with_and_no_more(model, other, common):
-    """Not even a completion that goes on as the other prompt does."""
-    views = [View(PROMPT, [13, 14, 2]), View(other, [16, 17, 2])]
-    batch = pack(views, model)
-    assert batch.inputs["input_ids"].tolist() == [[*views[0].ids, *views[1].ids[common:]]]
-    assert ("key_places" in batch.inputs) == (common > 0)
-
-
-@pytest.mark.parametrize("window", [None, 512])
-def test_a_long_sequence_that_needs_no_mask_makes_none(window):
-    plain, shared = attention._masks([500, 4], [500, 9], window, torch.zeros(1))
-    assert plain is None
-    assert shared.untyped_storage().nbytes() == 4 * 4 * 9
-    assert (shared[0, 0] == 0).sum(1).tolist() == [6, 7, 8, 9]
-
-
 def test_the_gradient_of_a_sequence_is_as_long_as_itself(model):
     """A slice's is as long as the row: sixteen sequences would write sixteen rows of zeros, in each layer."""
     def slices(count):

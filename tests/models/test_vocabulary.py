@@ -161,8 +161,3 @@ def test_a_file_of_the_wrong_content_is_one_line(model_folder, file, held, said)
     (model_folder / file).write_text(text)
     with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
         load_engine("self", ModelOptions(model=str(model_folder), device="cpu"))
-
-
-def test_ids_of_the_models_rows_end_an_answer(model_folder):
-    (model_folder / GENERATION).write_text('{"eos_token_id": [2, 259]}')
-    assert load_engine("self", ModelOptions(model=str(model_folder), device="cpu")).chat.eos_ids == {2, 259}
