@@ -20,7 +20,7 @@ from raft_fast.evaluation.during_training import (
     collapse_of,
     nll,
 )
-from raft_fast.report.finish import finish
+from raft_fast.report.cards import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter

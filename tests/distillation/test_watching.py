@@ -128,8 +128,6 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
         assert [type(each) for each in found] == kinds
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
-    with pytest.raises(UserError, match="--load_best_model_at_end"):
-        WatchOptions(load_best_model_at_end=True)
 
 
 @pytest.fixture
