@@ -15,11 +15,12 @@ from raft_fast.distillation import (
     TrainingState,
     fitting,
     measure,
-    metrics,
     plan,
     rows_per_step,
     train,
 )
+from raft_fast.distillation import metrics as metrics_file
+from raft_fast.distillation.callbacks import MetricsLog
 from raft_fast.distillation.rollouts.buffer import GapCheck
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.recipes import terms_of
@@ -69,7 +70,7 @@ def test_a_log_with_a_gap_is_trimmed_by_step(tmp_path, chat, monkeypatch):
     path.write_text("".join([first, *rest, '{"step": 5, "torn']))
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino) or fsync(number))
-    log, state = metrics.MetricsLog(tmp_path / "run"), TrainingState(tmp_path / "run", None, None, 4, step=2)
+    log, state = MetricsLog(tmp_path / "run"), TrainingState(tmp_path / "run", None, None, 4, step=2)
     log.on_begin(state)
     log.on_end(state)
     assert path.read_text() == first
@@ -182,12 +183,12 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, chat, damage, 
 def test_the_log_survives_a_stop_while_it_is_reopened(tmp_path, chat, monkeypatch):
     run(tmp_path / "run", chat)
     before = (tmp_path / "run/metrics.jsonl").read_text()
-    monkeypatch.setattr(metrics.os, "fsync", lambda fd: None)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
     def killed(records, path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metrics, "write_jsonl", killed)
+    monkeypatch.setattr(metrics_file, "write_jsonl", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", chat)
     assert (tmp_path / "run/metrics.jsonl").read_text() == before

@@ -12,7 +12,6 @@ from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raft_fast.distillation import Adapter, Teacher, train
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import LoraStudent, adamw, check_adapter, checkpoint_activations
@@ -63,7 +62,7 @@ def step(student, chat, rows, teacher):
     options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
     terms = terms_of("raft", options)
     student_pass = StudentPass(student.model, terms, chat.pad_id, by_gradient=False)
-    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options),
+    stepper = Stepper(student_pass, terms, teacher, chat,
                       adamw(student.model, options), options)
     return stepper.run([stepper.example(row, [z]) for row, z in zip(rows, Z, strict=True)])
 

@@ -9,7 +9,6 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations
@@ -31,7 +30,7 @@ def make_stepper(student, teacher_model, chat, options=OPTIONS, terms=None):
                           options.distillation_temperature)
     terms = terms or terms_of("raft", options)
     student_pass = StudentPass(student, terms, chat.pad_id, options.balance == "gradient")
-    return Stepper(student_pass, terms, teacher, chat, make_balance(options), adamw(student, options),
+    return Stepper(student_pass, terms, teacher, chat, adamw(student, options),
                    options)
 
 

@@ -25,9 +25,9 @@ from transformers import (
 from raft_fast.distillation import Adapter, estimate
 from raft_fast.distillation.memory import Estimate
 from raft_fast.distillation.planning import RowLengths
-from raft_fast.distillation.sharding import check_shards
 from raft_fast.distillation.stage2 import train_student
 from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
+from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.drift import compare_tokens

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from raft_fast.distillation.sharding import longest_sequence
+from raft_fast.distillation.weights import longest_sequence
 from raft_fast.models import attention
 from raft_fast.models.attention import PACKED, packs
 from raft_fast.models.chat import View

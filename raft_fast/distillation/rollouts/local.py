@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.distillation.sharding import copied
+from raft_fast.distillation.weights import copied
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.engines.continuous import draw_continuously
 from raft_fast.engines.generation import generate_ids, sample_ids
