@@ -25,8 +25,7 @@ from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.metrics import peak_memory
 from raft_fast.recipes import terms_of
-from raft_fast.run.options import AdapterOptions
-from raft_fast.run.options.data import SMOLLM2
+from raft_fast.run.options import SMOLLM2, AdapterOptions
 
 CPU = torch.device("cpu")
 SETTINGS = ("full", "bf16 teacher", "checkpointing", "LoRA")

@@ -78,7 +78,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         folder = Path(scratch)
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
-        rows = open_rows(str(folder / "rows.jsonl"), 0.0)
+        rows = open_rows(str(folder / "rows.jsonl"), 0.0).rows
         summary = refine(rows, stage1(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         line = json.loads((folder / "out" / "runs.jsonl").read_text())

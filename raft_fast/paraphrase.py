@@ -17,15 +17,16 @@ from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.engines.load import check_engines
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.paraphrases import paraphrase
-from raft_fast.run.config import parse, to_yaml
+from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
-from raft_fast.run.files import write_json, write_jsonl
+from raft_fast.run.files import write_json, write_jsonl, write_yaml
+from raft_fast.run.option import flat
 from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Paraphrase the questions of --data (the rows a model was trained on) for evaluation. "
                "--output_dir defaults to paraphrases/<name of the data>.")
-FILE = "paraphrases.jsonl"
+FILE, MAX_NEW_TOKENS, TEMPERATURE = "paraphrases.jsonl", 96, 0.7
 
 
 @entry
@@ -37,13 +38,13 @@ def main() -> None:
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
     check_engines([("--paraphraser", options.paraphraser)])
-    from raft_fast.data.training_rows import read_rows  # heavy: not for --help or a typo
+    from raft_fast.data.dataset import read_rows  # heavy: not for --help or a typo
     from raft_fast.engines.load import load_engine
     from raft_fast.models.load import load_encoder
 
     output_dir, reporter = Path(data.output_dir or f"paraphrases/{Path(data.data).stem}"), Reporter()
     rows = read_rows(data.data, data, data.max_rows, output_dir, reporter)
-    to_yaml(groups, output_dir / "config.yaml")
+    write_yaml(flat(groups), output_dir / "config.yaml")
     with reporter.phase("load models"):
         engine = load_engine(options.paraphraser, model, engines=engines)
         encoder = load_encoder(model)
@@ -60,7 +61,7 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEn
     from raft_fast.engines.journal import Journal
 
     prompt = load_prompt("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
-    sampling = Sampling(options.paraphrase_max_new_tokens, options.paraphrase_temperature, seed)
+    sampling = Sampling(MAX_NEW_TOKENS, TEMPERATURE, seed)
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
         part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))
 

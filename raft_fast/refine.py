@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import add_calibration, outputs
 from raft_fast.refinement.alone import open_raw, refine_rows, set_aside, shard_of
@@ -23,7 +24,7 @@ from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import read_yaml
 from raft_fast.run.folder import only_process
-from raft_fast.run.options import CardOptions, DataOptions, ShowOptions, Stage1Options
+from raft_fast.run.options import Stage1Options
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
@@ -34,33 +35,33 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 @entry
 def main() -> None:
     """Refine, refine a shard, join shards, estimate (--dry_run), or explain one row."""
-    _, groups = parse("refine", DESCRIPTION, [*Stage1Options.kinds(), ShowOptions])
-    *kept, show = groups  # what is shown is no part of the run's configuration
-    options, reporter = Stage1Options(*kept), Reporter()
-    data, how, folder = options.data, options.how, output_dir(options.data)
-    if show.explain is not None:
+    options = Stage1Options(*parse("refine", DESCRIPTION, Stage1Options.kinds())[1])
+    reporter = Reporter()
+    data, how = options.data, options.how
+    folder = Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
+    if how.explain is not None:
         from raft_fast.report.explain import explain
 
         if not data.output_dir and not data.data:
-            raise UserError(f"--explain {show.explain}: requires --output_dir, the folder refined into")
-        return explain(folder, show.explain)
+            raise UserError(f"--explain {how.explain}: requires --output_dir, the folder refined into")
+        return explain(folder, how.explain)
     if how.merge:
         return join_shards(options, folder, reporter)
     check_refinement(options.refine)
     from raft_fast.recipes.raft import stage1  # heavy: not for --help or a typo
 
     stage = stage1(options.refine)
-    rows = open_raw(data, reporter)
-    everyone = rows.spread(data.max_rows, data.seed)
-    mine = shard_of(everyone, how)  # too many shards fail before models are loaded
-    reporter.say(f"{data.data}: {len(everyone):,} of {len(rows) + len(rows.rejected):,} rows, "
-                 + set_aside(rows.rejected, how.dry_run))
+    table = open_raw(data, reporter)
+    everyone = replace(table, rows=spread(table.rows, data.max_rows, data.seed))
+    mine = shard_of(everyone.rows, how)  # too many shards fail before models are loaded
+    reporter.say(f"{data.data}: {len(everyone.rows):,} of "
+                 f"{len(table.rows) + len(table.rejected):,} rows, " + set_aside(table.rejected, how.dry_run))
     if how.dry_run:
         return show_estimate(mine, stage, options, reporter)
     own = folder if how.shard is None else outputs.shard_folder(folder, how.shard)
     with only_process(own):  # before the first file is written: another process may be reading it
-        summary = refine_rows(everyone, len(rows), stage, options, cached_suites(), own, reporter)
-        finish(summary, own, options.card, reporter)
+        summary = refine_rows(everyone, len(table.rows), stage, options, cached_suites(), own, reporter)
+        finish(summary, own, reporter)
     if how.shard is not None:
         if missing := outputs.unfinished(folder, own):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
@@ -78,10 +79,10 @@ def join_shards(options: Stage1Options, folder: Path, reporter: Reporter) -> Non
                                           if key.startswith("encoder")})
         with reporter.phase("calibrate"):
             summary = add_calibration(folder, load_encoder(model))
-        finish(summary, folder, options.card, reporter)
+        finish(summary, folder, reporter)
 
 
-def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
+def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:
     """Print the outcome; write the dataset card and the report."""
     from raft_fast.report.cards import write_card
     from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
@@ -89,14 +90,9 @@ def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: R
     for line in outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
-        write_card(folder, card.license, card.language)
+        write_card(folder)
         report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
-
-
-def output_dir(data: DataOptions) -> Path:
-    """--output_dir, or refined/<name of the data>."""
-    return Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import InMemory, only_prompts, spread
-from raft_fast.data.training_rows import screen_rows, take_rendered, take_rows
+from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
-from raft_fast.run.arguments import SIGNATURE, Arguments, read
+from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
@@ -48,7 +47,7 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
+        config.__dict__.update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
@@ -104,7 +103,7 @@ class RAFTTrainer:
         if peft_config is not None:
             from raft_fast.distillation.lora import options_of
 
-            vars(self.args).update(vars(options_of(peft_config)))
+            self.args.__dict__.update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
         self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
@@ -117,7 +116,7 @@ class RAFTTrainer:
         self._original: Any = None  # engines of the model before training and after
         self._trained: Any = None
         self._encoder: Any = None
-        self._heldout: list[Any] = []
+        self._heldout: Sequence[Any] = []
         self._ended, self._weights = False, ""
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:

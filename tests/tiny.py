@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from raft_fast.data.dataset import Row
-from raft_fast.models.pack_check import pack_attention
+from raft_fast.models.attention import pack_attention
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<turn>"]
 CHATML = (

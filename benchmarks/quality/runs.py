@@ -22,8 +22,16 @@ from benchmarks.quality.points import (
 )
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase
-from raft_fast.data.dataset import Row, fingerprint_rows, read_table, spread, write_rows
-from raft_fast.data.training_rows import Data, screen_rows, take_rows
+from raft_fast.data.dataset import (
+    Data,
+    Row,
+    fingerprint_rows,
+    read_table,
+    screen_rows,
+    spread,
+    take_rows,
+    write_rows,
+)
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.stage2 import load_teacher, train_student

@@ -14,10 +14,10 @@ import torch
 from raft_fast.data.dataset import Row, read_table
 from raft_fast.distillation import Callback, Teacher, TrainingState, plan
 from raft_fast.distillation.loop import train
+from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import frozen_dtype, load_chat
-from raft_fast.models.pack_check import pack_attention
 from raft_fast.recipes import terms_of
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.options import TrainOptions

@@ -1,58 +1,92 @@
-"""Rows in and out: every format becomes `Row`s, in memory or left on disk, and every bad row is named."""
+"""From a file to the rows of a run: read, held out, sliced, screened; bad rows are named by file and line."""
 
 import hashlib
 import json
-import os
-import pickle
 import random
-import re
-import tempfile
-from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.data.records import BadRowError, InMemory, records
-from raft_fast.data.rows import ANSWERS, Rejected, Row, Unused, asked_alone, id_of, to_row, told
-from raft_fast.run.diskmap import DiskMap
+from raft_fast.data.records import BadRowError, InMemory, names, records
+from raft_fast.data.rows import ANSWERS, OnDisk, Rejected, Row, asked_alone, id_of, pick, to_row
+from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
+from raft_fast.run.fetch import quickstart_rows
+from raft_fast.run.files import DiskMap, read_jsonl, write_jsonl
+from raft_fast.run.folder import make_folder, pin_inputs
+from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 REFINED_COLUMNS = ("row_id", "prompt", "completion", "gold", "rewrite", "fused", "source",
                    "similarity", "category")
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+SCHEMA = pa.schema([(name, {"prompt": pa.list_(TURN), "similarity": pa.float64()}.get(name, pa.string()))
+                    for name in REFINED_COLUMNS])
 SHOWN_REASONS = 3
 ROW_GROUP = 1024  # rows of one parquet row group
-TOLD_ROWS = 1000  # rows between two words about progress
-DEFAULT_ID = re.compile(r"row-\d{6,}")
+TOLD_ROWS = 1000  # rows between two updates of the progress
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file held: rows, set-aside rows, whether stage 1 has already been over it, and lines that tell
-    the user what else it holds."""
+    """What a source holds: good rows, rejected rows, whether stage 1 has refined them, and what the user
+    should know of the rest. `lines`: where the rows stand, by the bytes of their row_ids."""
 
-    rows: list[Row]
+    source: str | InMemory
+    rows: Sequence[Row]
     rejected: list[Rejected]
     refined: bool
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    lines: DiskMap = field(repr=False, compare=False)
 
 
 def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False) -> Table:
     """As `open_rows`, with all rows in memory. `prompts`: none of them needs an answer."""
-    rows: list[Row] = []
-    _, rejected, refined, notes = _read(source, max_bad_rows, rows.append,
-                                        prompts=prompts and only_prompts(source))
-    return Table(rows, rejected, refined, notes)
+    return _read(source, max_bad_rows, list[Row](), prompts=prompts and only_prompts(source))
+
+
+def open_rows(source: str | InMemory, max_bad_rows: float | None,
+              advance: Callable[[int], None] = lambda steps: None) -> Table:
+    """The rows of a file, a `datasets` name or an object in memory. `advance` hears how many were looked at.
+
+    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
+    above `max_bad_rows`.
+    """
+    return _read(source, max_bad_rows, OnDisk(), advance)
+
+
+def _read(source: str | InMemory, max_bad_rows: float | None, rows: list[Row] | OnDisk,
+          advance: Callable[[int], None] = lambda steps: None, prompts: bool = False) -> Table:
+    rejected: list[Rejected] = []
+    unused: dict[str, None] = {}
+    seen, total, refined = DiskMap(), 0, True
+    for total, (line, record) in enumerate(records(source), 1):
+        try:
+            row = to_row(record, f"row-{line:06d}", unused, prompts)
+            if (before := seen.get(row.row_id.encode())) is not None:
+                raise BadRowError(f"duplicate row_id {row.row_id!r} (first seen on line {before})")
+        except (BadRowError, RecursionError) as bad:
+            rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
+        else:
+            seen[row.row_id.encode()] = line
+            refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
+            rows.append(row)
+        if total % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
+    advance(total % TOLD_ROWS)
+    judge_bad_rows(source, len(rows), rejected, max_bad_rows)
+    notes = [f"columns and message keys that are not used: {names(unused)}"] if unused else []
+    return Table(source, rows, rejected, refined, notes, seen)
 
 
 def only_prompts(source: str | InMemory) -> bool:
-    """Whether the records ask and none has a column of answers; False where they cannot be read."""
+    """Whether the records ask and none has a column of answers; False if they cannot be read."""
     found = False
     with suppress(UserError, RecursionError):
         for _, record in records(source):
@@ -63,136 +97,18 @@ def only_prompts(source: str | InMemory) -> bool:
     return found
 
 
-class _Kept:
-    """Rows in an unnamed temporary file, by their place: their source is parsed and checked only once."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
-        self._starts = array("q", [0])
-
-    def add(self, row: Row) -> None:
-        self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(tuple(vars(row).values()))))
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def __getitem__(self, place: int) -> Row:
-        start, end = self._starts[place : place + 2]
-        return Row(*pickle.loads(os.pread(self._file.fileno(), end - start, start)))
-
-    def __del__(self) -> None:
-        self._file.close()
-
-
-@dataclass(frozen=True)
-class RowFile(Collection[Row]):
-    """Rows on disk, as often as they are gone through. In memory are where each of them begins, the rejected
-    rows and, after `spread`, the places of the chosen ones."""
-
-    source: str | InMemory
-    count: int
-    rejected: list[Rejected]
-    refined: bool
-    notes: list[str]
-    kept: _Kept = field(repr=False, compare=False)
-    chosen: "array[int] | range | None" = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return self.count if self.chosen is None else len(self.chosen)
-
-    def __contains__(self, row: object) -> bool:
-        return any(row == one for one in self)
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self.kept[place] for place in (range(self.count) if self.chosen is None else self.chosen))
-
-    def spread(self, count: int, seed: int) -> "RowFile":
-        """As the function `spread`, for rows on disk."""
-        if count == 0 or count >= len(self):
-            return self
-        chosen = spread_places([row.category or "" for row in self], count, seed)
-        return replace(self, chosen=array("q", sorted(chosen)))
-
-    def shard(self, number: int, of: int) -> "RowFile":
-        """Every `of`-th row, from the `number`-th (from 1) on: the shards of equal `of` are all rows."""
-        places = range(self.count) if self.chosen is None else self.chosen
-        return replace(self, chosen=places[number - 1 :: of])
-
-    def without(self, dropped: Collection[int]) -> "RowFile":
-        """All but those at these places, counted among the rows that are gone through."""
-        if not dropped:
-            return self
-        gone = set(dropped)
-        places = range(self.count) if self.chosen is None else self.chosen
-        return replace(self, chosen=array("q", (one for at, one in enumerate(places) if at not in gone)))
-
-
-def open_rows(source: str | InMemory, max_bad_rows: float | None,
-              advance: Callable[[int], None] = lambda steps: None) -> RowFile:
-    """The rows of a file, a `datasets` name or an object in memory. `advance` hears how many were looked at.
-
-    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of
-    bad rows above `max_bad_rows`.
-    """
-    kept = _Kept()
-    found = _read(source, max_bad_rows, kept.add, advance)
-    kept.flush()
-    return RowFile(source, *found, kept)
-
-
-def _read(source: str | InMemory, max_bad_rows: float | None, keep: Callable[[Row], None],
-          advance: Callable[[int], None] = lambda steps: None, prompts: bool = False,
-          ) -> tuple[int, list[Rejected], bool, list[str]]:
-    """(good rows, rejected rows, whether stage 1 has been over them, lines to tell the user)."""
-    rejected: list[Rejected] = []
-    notes: list[str] = []
-    unused: Unused = {}
-    seen, total, refined = DiskMap(), 0, True
-    for total, (line, record) in enumerate(records(source, notes.append), 1):
-        try:
-            row = to_row(record, _default_id(line), unused, prompts)
-            key = row.row_id.encode()
-            if (before := seen.get(key)) is not None:
-                raise BadRowError(f"row_id {row.row_id!r} stands in line {before} already")
-        except (BadRowError, RecursionError) as bad:
-            rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
-        else:
-            seen[key] = line
-            refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
-            keep(row)
-        if total % TOLD_ROWS == 0:
-            advance(TOLD_ROWS)
-    seen.close()
-    advance(total % TOLD_ROWS)
-    judge_bad_rows(source, total - len(rejected), rejected, max_bad_rows)
-    return total - len(rejected), rejected, refined, [*notes, *told(unused)]
-
-
-def find_lines(source: str | InMemory, row_ids: Collection[str], prompts: bool = False) -> dict[str, int]:
-    """The lines of rows that were read before."""
-    found: dict[str, int] = {}
-    for line, record in records(source) if row_ids else ():
-        with suppress(BadRowError, RecursionError):
-            if (row_id := to_row(record, _default_id(line), prompts=prompts).row_id) in row_ids:
-                found.setdefault(row_id, line)
-    return found
-
-
-def _default_id(line: int) -> str:
-    return f"row-{line:06d}"
-
-
-def is_default_id(row_id: str) -> bool:
-    """Whether it reads like the row_id that a row without one gets: its line number."""
-    return bool(DEFAULT_ID.fullmatch(row_id))
-
-
-def at(rows: Iterable[Row], places: Iterable[int]) -> Iterator[Row]:
-    """The rows at ascending places."""
-    coming, after = iter(rows), 0
-    for place in places:
-        yield next(islice(coming, place - after, None))
-        after = place + 1
+def judge_bad_rows(source: str | InMemory, good: int, rejected: list[Rejected], limit: float | None) -> None:
+    """Raises UserError if no row is good, or a larger share than `limit` is rejected (None: any, of a file
+    that --max_bad_rows is not about)."""
+    total = good + len(rejected)
+    reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
+    if not total:
+        raise UserError(f"{source}: holds no rows")
+    if not good:
+        raise UserError(f"no row of {source} can be used: {reasons}")
+    if len(rejected) > (limit or 0) * total:
+        more = "" if limit is None else f", more than --max_bad_rows {limit} allows"
+        raise UserError(f"{len(rejected)} of {total} rows of {source} are bad{more}: {reasons}")
 
 
 def fingerprint_rows(rows: Iterable[Row]) -> str:
@@ -204,18 +120,15 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
 
 
 class RowWriter:
-    """Rows with all refined columns into parquet, a row group at a time; renamed when whole.
+    """Rows with all refined columns into parquet, a row group at a time: equal rows are equal bytes.
 
-    Use as a context manager: `path` appears when the block ends without an error; otherwise what
-    came is left, readable, in `partial`.
+    Use as a context manager: `path` appears when the block ends without an error; otherwise what was written
+    is left, readable, in `partial`.
     """
 
     def __init__(self, path: Path, partial: Path | None = None) -> None:
-        message = pa.struct([("role", pa.string()), ("content", pa.string())])
-        types = {"prompt": pa.list_(message), "similarity": pa.float64()}
-        self._schema = pa.schema([(name, types.get(name, pa.string())) for name in REFINED_COLUMNS])
         self.path, self.partial = path, partial or path.with_suffix(".partial")
-        self._file = pq.ParquetWriter(self.partial, self._schema)
+        self._file = pq.ParquetWriter(self.partial, SCHEMA)
         self._group: list[dict] = []
 
     def write(self, row: Row) -> None:
@@ -226,10 +139,7 @@ class RowWriter:
     def __enter__(self) -> "RowWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._group:
             self._flush()
         self._file.close()
@@ -237,8 +147,7 @@ class RowWriter:
             self.partial.replace(self.path)
 
     def _flush(self) -> None:
-        # how rows fall into groups depends on their order alone, so equal rows are equal bytes
-        self._file.write_table(pa.Table.from_pylist(self._group, schema=self._schema))
+        self._file.write_table(pa.Table.from_pylist(self._group, schema=SCHEMA))
         self._group = []
 
 
@@ -249,57 +158,180 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             writer.write(row)
 
 
-def spread(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def spread(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
     """`count` rows drawn evenly over the categories (0: all), in the file's order."""
-    if count == 0 or count >= len(rows):
-        return list(rows)
-    chosen = spread_places([row.category or "" for row in rows], count, seed)
-    return [row for place, row in enumerate(rows) if place in chosen]
-
-
-def spread_places(categories: Sequence[str], count: int, seed: int) -> set[int]:
-    """The places of `count` rows drawn evenly over their categories."""
-    queues = [list(reversed(group)) for group in _shuffled_categories(categories, seed)]
-    chosen: set[int] = set()
+    if not 0 < count < len(rows):
+        return rows
+    queues = [group[::-1] for group in _shuffled_categories(rows, seed)]
+    chosen: list[int] = []
     while len(chosen) < count:
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.add(queue.pop())
-    return chosen
+        chosen += [queue.pop() for queue in queues if queue][: count - len(chosen)]
+    return pick(rows, sorted(chosen))
 
 
 def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], list[Row]]:
     """(training rows, held-out rows), by category: each category with two rows has both."""
     out: set[int] = set()
-    for group in _shuffled_categories([row.category or "" for row in rows], seed):
-        count = min(max(round(heldout * len(group)), 1), len(group) - 1)
-        out.update(group[:count])
+    for group in _shuffled_categories(rows, seed):
+        out.update(group[: min(max(round(heldout * len(group)), 1), len(group) - 1)])
     return ([row for place, row in enumerate(rows) if place not in out],
             [row for place, row in enumerate(rows) if place in out])
 
 
-def _shuffled_categories(categories: Sequence[str], seed: int) -> list[list[int]]:
+def _shuffled_categories(rows: Iterable[Row], seed: int) -> list[list[int]]:
     """The places of every category's rows, shuffled; categories by name."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for place, name in enumerate(categories):
-        groups[name].append(place)
+    for place, row in enumerate(rows):
+        groups[row.category or ""].append(place)
     for name, group in groups.items():
         random.Random(f"{seed} {name}").shuffle(group)
     return [groups[name] for name in sorted(groups)]
 
 
-def judge_bad_rows(source: str | InMemory, good: int, rejected: list[Rejected], limit: float | None) -> None:
-    """Raises UserError where no row is good, or more are rejected than `limit`, a share, allows (None: not
-    one, of a file that --max_bad_rows is not about)."""
-    total = good + len(rejected)
-    reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
-    if total == 0:
-        raise UserError(f"{source}: holds no rows")
-    if not good:
-        raise UserError(f"no row of {source} can be used: {reasons}")
-    if rejected and limit is None:
-        raise UserError(f"{len(rejected)} of {total} rows of {source} are bad: {reasons}: fix them")
-    if limit is not None and len(rejected) > limit * total:
-        fits = next(share / 100 for share in range(1, 101) if len(rejected) <= share / 100 * total)
-        raise UserError(f"{len(rejected)} of {total} rows are bad, more than --max_bad_rows {limit} "
-                        f"allows: {reasons}: fix them, or allow more with --max_bad_rows {fits}")
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on, rows held out, whether stage 1 has refined the training rows, how many there were,
+    and where both came from (`heldout_source` None: held out of `source`)."""
+
+    train: Sequence[Row]
+    heldout: Sequence[Row]
+    refined: bool
+    total: int
+    source: str | InMemory = ""
+    heldout_source: str | InMemory | None = None
+
+
+def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, reporter: Reporter,
+              rows: InMemory | None = None, held: InMemory | None = None, prompts: bool = False) -> Data:
+    """Read the rows, set bad ones aside, hold rows out, take the slice asked for. `rows` and `held` replace
+    --data and --heldout_data. `prompts`: rows without answers will do.
+
+    Raises UserError if no row is left to train on, or to hold out.
+    """
+    with reporter.phase("read rows"):
+        source, apart = rows or options.data or str(quickstart_rows()), held or training.heldout_data
+        try:
+            table = read_table(source, options.max_bad_rows, prompts)
+        except UserError as error:
+            if prompts or not only_prompts(source):
+                raise
+            raise UserError(
+                f"{source}: its rows are prompts without answers: add the column completion, or distil on "
+                "the prompts alone with --recipe on_policy --sft false --teacher NAME (here: --recipe "
+                f"{training.recipe} --sft {str(training.sft).lower()} --teacher {training.teacher})"
+            ) from error
+        train, heldout, aside = hold_out(table, apart, training, options, prompts)
+        pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if apart else table.rows)})
+        chosen = spread(train, options.max_rows, options.seed)
+        write_rows(heldout, run_dir / "heldout.parquet")
+        write_jsonl(aside, run_dir / "rejected.jsonl")
+    for note in table.notes:
+        reporter.say(note)
+    of = f" of {len(train)} (--max_rows 0 takes all)" if len(chosen) < len(train) else ""
+    held_from = f" from {apart}" if apart else ""
+    reporter.say(f"{len(table.rows)} rows from {source}: training on {len(chosen)}{of}, "
+                 f"{len(heldout)} held out{held_from}, {len(aside)} set aside")
+    if not chosen[0].gold:
+        reporter.say(f"the rows have no answers: distilling the teacher {training.teacher} on the "
+                     f"prompts alone (--recipe {training.recipe} --sft false)")
+    return Data(chosen, heldout, table.refined, len(train), source, apart)
+
+
+def read_rows(source: str, options: DataOptions, most: int, folder: Path, reporter: Reporter,
+              prompts: bool = False) -> Sequence[Row]:
+    """At most that many rows (0: all), spread over the categories; bad ones are set aside in the folder's
+    rejected.jsonl. `prompts` as in `take_rows`."""
+    table = read_table(source, options.max_bad_rows, prompts)
+    make_folder(folder)
+    if table.rejected:
+        write_jsonl(table.rejected, folder / "rejected.jsonl")
+    rows = spread(table.rows, most, options.seed)
+    for line in [*table.notes, f"{len(rows)} of {len(table.rows)} rows from {source}, "
+                               f"{len(table.rejected)} set aside"]:
+        reporter.say(line)
+    return rows
+
+
+def hold_out(table: Table, apart: str | InMemory | None, training: TrainOptions, options: DataOptions,
+             prompts: bool = False) -> tuple[list[Row], Sequence[Row], list[Rejected]]:
+    """(rows to train on, rows held out, rows set aside): a share of every category, or the rows `apart`."""
+    if apart is None:
+        train, heldout = split(table.rows, training.heldout, options.seed)
+        if not train or not heldout:
+            raise UserError(f"--data {table.source}: {len(table.rows)} rows are too few to hold some out; at "
+                            "least one category needs two")
+        return train, heldout, table.rejected
+    try:
+        held = read_table(apart, options.max_bad_rows, prompts)
+    except UserError as error:  # it speaks of --data
+        raise UserError(f"--heldout_data {apart}: cannot be used ({error})") from error
+    # row ids may be line numbers, which other rows have in another file
+    known = {json.dumps([row.prompt, row.gold], sort_keys=True) for row in held.rows}
+    train, aside = [], [*table.rejected, *held.rejected]
+    for row in table.rows:
+        if json.dumps([row.prompt, row.gold], sort_keys=True) in known:
+            aside.append(Rejected(str(table.source), None, f"row_id {row.row_id}: is held out, in {apart}"))
+        else:
+            train.append(row)
+    if not train:
+        raise UserError(f"--heldout_data {apart}: holds every row of --data {table.source}")
+    return train, held.rows, aside
+
+
+def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, reporter: Reporter) -> Data:
+    """The rows that the model's chat template can render; others are set aside. Raises UserError if they are
+    more than --max_bad_rows allows."""
+    limit = options.data.max_bad_rows
+    train, refused = renderable(data.train, chat, data.source, limit, reporter)
+    heldout, also = renderable(data.heldout, chat, data.heldout_source or data.source, limit, reporter)
+    if refused or also:
+        write_jsonl([*read_rejected(run_dir), *refused, *also], run_dir / "rejected.jsonl")
+        write_rows(heldout, run_dir / "heldout.parquet")
+        reporter.say(f"{len(refused) + len(also)} rows set aside; the first: {[*refused, *also][0]}")
+    return replace(data, train=train, heldout=heldout)
+
+
+def renderable(rows: Sequence[Row], chat: Any, source: str | InMemory, max_bad_rows: float,
+               reporter: Reporter) -> tuple[list[Row], list[Rejected]]:
+    """(rows of `source` that the chat template can render, the others with the reason). Raises UserError if
+    more are refused than `max_bad_rows`, a share, allows."""
+    taken, refused = [], {}
+    with reporter.phase("render rows", len(rows), "rows") as advance:
+        for row in rows:
+            try:
+                chat.student_prompt(row.prompt)
+                if row.gold:
+                    chat.sft_view(row.prompt, row.gold)
+                    chat.teacher_prompt(row.prompt, row.gold)
+                taken.append(row)
+            except UserError as error:
+                refused[row.row_id] = str(error)
+            advance()
+    if not refused:
+        return taken, []
+    lines = read_table(source, 1.0, prompts=True).lines  # read again: it hardly ever comes to this
+    aside = [Rejected(str(source), lines.get(name.encode()), why, name) for name, why in refused.items()]
+    judge_bad_rows(source, len(taken), aside, max_bad_rows)
+    return taken, aside
+
+
+def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequence[Reference]], encoder: Any,
+                run_dir: Path, reporter: Reporter) -> Data:
+    """Training rows that repeat each other, held-out rows or one of the `suites`, flagged in
+    RUN/screen.json or dropped. Raises UserError if all are dropped."""
+    references = {**rows_as_references(data.heldout), **suites}
+    screened = screen(data.train, references, options, encoder, run_dir, reporter)
+    if not screened.dropped:
+        return data
+    dropped = set(screened.dropped)
+    kept = [row for place, row in enumerate(data.train) if place not in dropped]
+    if not kept:
+        raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
+                        f"{run_dir}, or flag them instead")
+    write_jsonl([*read_rejected(run_dir), *screened.rejected], run_dir / "rejected.jsonl")
+    return replace(data, train=kept)
+
+
+def read_rejected(run_dir: Path) -> list[dict]:
+    """Rows that this start of the command has set aside so far."""
+    return list(read_jsonl(run_dir / "rejected.jsonl", "run the same command again"))

@@ -1,22 +1,25 @@
 """What a row is, and how the layouts people use become one."""
 
+import copy
 import math
+import os
+import pickle
+import tempfile
 import unicodedata
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.data.records import ALWAYS, LAYOUTS, BadRowError, from_json, names, writable
+from raft_fast.data.records import ALWAYS, LAYOUTS, NEEDED, BadRowError, from_json, names, writable
 from raft_fast.data.texts import Message, trim
 
 SOURCES = ("gold", "rewrite", "fused")
 ROLES = ("system", "developer", "user", "assistant")  # developer is OpenAI's name of system
 TURN = ("role", "content", "weight")
 TEXTS = ("text", "input_text", "output_text")  # types of a content's parts that are text
-CALLS = ("tool_calls", "function_call")
 UNSEEN = {"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"}
 WITHOUT_INK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without ink
-MOST_NAMES = 100
 ANSWERS = ("completion", "answer", "messages", "gold")  # columns of answers
 OFF, ON = (0, "0", "0.0"), (1, "1", "1.0")  # weights, as OpenAI's files have them; a CSV has them as text
 
@@ -54,27 +57,39 @@ class Rejected:
         return {name: value for name, value in vars(self).items() if name != "row_id" or value is not None}
 
 
-Unused = dict[str, dict[str, None]]
-"""Names, in the order in which they came, by what they are names of."""
+class OnDisk(Sequence[Row]):
+    """Rows in an unnamed temporary file: their source is parsed once, and memory has where each begins."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
+        self._starts = array("q", [0])
+        self._chosen: Sequence[int] | None = None
+
+    def append(self, row: Row) -> None:
+        self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(tuple(vars(row).values()))))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1 if self._chosen is None else len(self._chosen)
+
+    def __getitem__(self, at: Any) -> Any:
+        place = at if self._chosen is None else self._chosen[at]
+        start, end = self._starts[place], self._starts[place + 1]
+        return Row(*pickle.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def pick(self, places: Sequence[int]) -> "OnDisk":
+        picked = copy.copy(self)
+        picked._chosen = array("q", places if self._chosen is None else (self._chosen[at] for at in places))
+        return picked
 
 
-def told(unused: Unused) -> list[str]:
-    """A line for every kind of name."""
-    return [f"{what} that are not used: {names(which)}" for what, which in unused.items()]
+def pick(rows: Sequence[Row], places: Sequence[int]) -> Sequence[Row]:
+    """The rows at these places; what is on disk stays there."""
+    return rows.pick(places) if isinstance(rows, OnDisk) else [rows[at] for at in places]
 
 
-def _add_unused(unused: Unused, what: str, record: dict, used: Collection[str]) -> None:
-    for name, value in record.items():
-        odd = name == "weight" and value not in (*OFF, *ON)
-        if (odd or name not in used) and _filled(value):
-            known = unused.setdefault(what, {})
-            if len(known) < MOST_NAMES:
-                known[name] = None
-
-
-def to_row(record: Any, default_id: str, unused: Unused | None = None, prompts: bool = False) -> Row:
-    """The row in a record; `unused` takes what of it is in no row. `prompts`: it may lack an answer. Raises
-    BadRowError where it is none."""
+def to_row(record: Any, default_id: str, unused: dict[str, None], prompts: bool = False) -> Row:
+    """The row in a record; `unused` takes the names of what is not in it, in order. `prompts`: it may lack an
+    answer. Raises BadRowError if it is not a row."""
     if isinstance(record, BadRowError):
         raise record
     if not isinstance(record, dict):
@@ -96,10 +111,11 @@ def to_row(record: Any, default_id: str, unused: Unused | None = None, prompts: 
     if not (similarity is None or (isinstance(similarity, int | float) and math.isfinite(similarity))):
         raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
     texts = {name: _text(record[name], name) for name in SOURCES if _filled(record.get(name))}
-    if unused is not None:
-        _add_unused(unused, "columns", record, (*ALWAYS, *layout))
-        for _, turn in turns:
-            _add_unused(unused, "keys of messages", turn, TURN)
+    for part, used in [(record, (*ALWAYS, *layout)), *((turn, TURN) for _, turn in turns)]:
+        for name, value in part.items():
+            odd = name == "weight" and value not in (*OFF, *ON)
+            if (odd or name not in used) and _filled(value):
+                unused[name] = None
     return Row(
         row_id=_label(record, "row_id") or _label(record, "id") or default_id,
         prompt=messages,
@@ -131,8 +147,7 @@ def _layout(record: dict) -> Sequence[str]:
     filled = [layout for layout in there if all(_filled(record[name]) for name in layout)]
     for layout in [*filled, *there]:
         return layout
-    raise BadRowError(f"has the columns {names(record)}; needs prompt and completion, question and answer, "
-                      "or messages")
+    raise BadRowError(f"has the columns {names(record)}; needs {NEEDED}")
 
 
 def _filled(value: Any) -> bool:
@@ -171,47 +186,29 @@ def _turns(value: Any, column: str, role: str | None) -> list[tuple[str, dict]]:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
             has = repr(turn.get("role"))[:50] if isinstance(turn, dict) else type(turn).__name__
             raise BadRowError(f"{column} must have turns with the role system, user or assistant, has {has}")
-        if not _filled(turn.get("content")) and any(_filled(turn.get(name)) for name in CALLS):
-            raise BadRowError(f"{column} has a turn that calls tools and says nothing: it is not trained on")
-        if key := _doubled(turn, TURN):
-            raise BadRowError(f"{column} has a message that names {key} twice")
     return [(f"{column}: content", turn) for turn in value]
 
 
-def _doubled(value: dict, used: Collection[str]) -> str | None:
-    """The first of the used keys that stands twice in an object."""
-    return next((key for key in getattr(value, "twice", ()) if key in used), None)
-
-
 def _joined(content: Any, name: str) -> Any:
-    """The text of a content that is a list of parts; any other as it is. Raises BadRowError for parts that
-    are no text."""
+    """The text of a content that is a list of text parts; any other content as it is. Raises BadRowError for
+    other parts."""
     if not isinstance(content, list) or not content:
         return content
-    kinds = [_kind(part) for part in content]
-    if other := [kind for kind in kinds if kind not in TEXTS]:
+    parts = [part if isinstance(part, dict) else {"type": type(part).__name__} for part in content]
+    if other := [str(part.get("type")) for part in parts if part.get("type") not in TEXTS]:
         raise BadRowError(f"{name} must be text, is a list of {names(dict.fromkeys(other))}")
-    return "".join(part["text"] for part in content)
-
-
-def _kind(part: Any) -> str:
-    """The type of a part of a content, or what else it is."""
-    if not isinstance(part, dict):
-        return type(part).__name__
-    kind = str(part.get("type"))
-    if kind in TEXTS and (_doubled(part, ("type", "text")) or not isinstance(part.get("text"), str)):
-        return f"{kind} without one text"
-    return kind
+    if not all(isinstance(part.get("text"), str) for part in parts):
+        raise BadRowError(f"{name} must be text, has a part without text")
+    return "".join(part["text"] for part in parts)
 
 
 def _text(value: Any, name: str) -> str:
-    """The text, trimmed. Raises BadRowError where it is none."""
+    """The text, trimmed. Raises BadRowError for anything else, and for a text that shows nothing."""
     if not _filled(value) or (isinstance(value, str) and blank(value)):
         raise BadRowError(f"{name} is empty")
     if not isinstance(value, str):
         raise BadRowError(f"{name} must be text, is {type(value).__name__}")
-    _check_characters(value, name)
-    return trim(value)
+    return trim(_whole(value, name))
 
 
 def blank(text: str) -> bool:
@@ -224,15 +221,15 @@ def _label(record: dict, name: str) -> str | None:
     value = record.get(name)
     if value is None or value != value:  # NaN
         return None
-    if isinstance(value, float) and value.is_integer():  # whole numbers with gaps, as pandas has them
-        value = int(value)
-    _check_characters(text := str(value), name)
-    return text
+    # whole numbers with gaps are floats, as pandas has them
+    return _whole(str(int(value) if isinstance(value, float) and value.is_integer() else value), name)
 
 
-def _check_characters(text: str, name: str) -> None:
+def _whole(text: str, name: str) -> str:
+    """The text. Raises BadRowError if it cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadRowError(f"{name} holds half a character, or bytes that are not UTF-8, at position "
                           f"{error.start}") from error
+    return text

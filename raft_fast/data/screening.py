@@ -1,21 +1,24 @@
-"""Near-duplicate questions, and rows that overlap with held-out rows or evaluation suites: screen.json."""
+"""Near-duplicate questions, and rows that overlap with held-out rows or evaluation suites: screen.json.
+
+Texts are compared by their words, their 13-word sequences and the cosine similarity of their vectors; nearest
+neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md).
+"""
 
 import hashlib
 import re
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 
-from raft_fast.data.dataset import Rejected, Row, at
-from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
+from raft_fast.data.rows import Rejected, Row
 from raft_fast.data.texts import letters
-from raft_fast.run.diskmap import DiskMap
-from raft_fast.run.files import write_json
+from raft_fast.run.files import read_json, replacing, write_json
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
 
@@ -25,14 +28,85 @@ WHAT = {"duplicate": ("duplicates", "near-duplicate questions"), "overlap": ("ov
 MEASURES = {"same_words": "the same words", "similarity": "similarity {:.3f}",
             "ngrams": "{:.0%} of the 13-word sequences"}
 GRAM_WORDS = 13  # long enough that two people seldom write it alike (Brown et al. 2020, appendix C)
+OVERLAP_SHARE = 0.5  # two texts overlap that share this much of the shorter one's sequences
 # scripts written without spaces: each sign is a word
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
-FIRST_K, MOST_K = 16, 2048  # faiss finds no more on a GPU
-BLOCK = 1024
+EMBED_TEXTS = 1024  # texts embedded at once
+BLOCK, BASE_ROWS = 1024, 32_768  # vectors of one matrix product: 128 MiB of scores
 DIGITS = 4  # similarities are compared to these: batch size and device change the digits after
 LONGER = 2  # a reference this much longer than any question is compared by words alone
-NONE = -1
+
+Entry = dict[str, Any]
+"""A row that repeats another text, in screen.json."""
+
+
+class SentenceEncoder(Protocol):
+    """φ of Eq. 2. Two encoders with one `identity` make the same vectors; `device` is where it runs."""
+
+    identity: str
+    device: str
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 [len(texts), D]; zeros for a text without one."""
+        ...
+
+
+def embed_to_file(
+    texts: Callable[[], Iterable[str]], count: int, encoder: SentenceEncoder, path: Path,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> np.ndarray:
+    """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
+
+    `texts` gives them anew each time. A file made by the same encoder from the same texts is used as it is;
+    one that cannot be read is made again.
+    """
+    digest, note, done = hashlib.sha256(), path.with_suffix(".json"), 0
+    for text in texts():
+        digest.update(hashlib.sha256(text.encode()).digest())
+    key = {"encoder": encoder.identity, "texts": digest.hexdigest()}
+    with suppress(Exception):  # numpy fails at garbage in many ways, and embedding again is always right
+        kept = np.lib.format.open_memmap(path, "r")
+        if read_json(note) == key and kept.ndim == 2 and len(kept) == count and kept.dtype == np.float32:
+            advance(count)
+            return kept
+    note.unlink(missing_ok=True)
+    coming = iter(texts())
+    with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
+        while block := list(islice(coming, EMBED_TEXTS)):
+            found = encoder.embed(block)
+            if not done:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,
+                                                            "shape": (count, found.shape[1])})
+            file.write(found.astype("<f4").tobytes())
+            done += len(block)
+            advance(len(block))
+        if not done or done != count:
+            raise ValueError(f"{count} texts were promised and {done} given")
+    write_json(key, note)
+    return np.load(path, mmap_mode="r")
+
+
+def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
+            among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """For queries, float32 [Q, D], the k vectors of float32 [N, D] with the largest inner products, best
+    first: (scores float32 [Q, min(k, N)], ids int64). Vectors outside of `among`, bool [N], score -inf."""
+    import torch
+
+    queries_QD = torch.from_numpy(np.array(queries)).to(device)
+    scores = torch.empty(len(queries), 0, device=device)
+    ids = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
+    for begin in range(0, len(vectors), BASE_ROWS):
+        # copied: a read-only memory-mapped file is no tensor
+        base_BD = torch.from_numpy(np.array(vectors[begin : begin + BASE_ROWS])).to(device)
+        products = queries_QD @ base_BD.T
+        if among is not None:
+            products[:, torch.from_numpy(~among[begin : begin + BASE_ROWS]).to(device)] = -torch.inf
+        best, places = products.topk(min(k, len(base_BD)))
+        scores, ids = torch.cat([scores, best], 1), torch.cat([ids, places + begin], 1)
+        scores, kept = scores.topk(min(k, scores.shape[1]))
+        ids = ids.gather(1, kept)
+    return scores.cpu().numpy(), ids.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -46,21 +120,6 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The row at `place` repeats another text.
-
-    `other`: the row's place (duplicate), or {"suite", "index" or "row_id"} (overlap). `value`: cosine
-    similarity, or the share of the shorter text's 13-word sequences; 1 for the same words.
-    """
-
-    place: int
-    kind: Literal["duplicate", "overlap"]
-    other: int | dict[str, Any]
-    measure: Literal["same_words", "similarity", "ngrams"]
-    value: float
-
-
-@dataclass(frozen=True)
 class Screened:
     """Places of the rows to drop, ascending, and why."""
 
@@ -69,7 +128,7 @@ class Screened:
 
 
 def screen(
-    rows: Collection[Row], references: Mapping[str, Sequence[Reference]], options: ScreenOptions,
+    rows: Sequence[Row], references: Mapping[str, Sequence[Reference]], options: ScreenOptions,
     encoder: SentenceEncoder, folder: Path, reporter: Reporter, source: str = "training rows",
 ) -> Screened:
     """Find rows that repeat an earlier question, and rows that repeat a reference.
@@ -81,67 +140,38 @@ def screen(
     (folder / FILE).unlink(missing_ok=True)
     if options.duplicates == options.overlap == "off":
         return Screened([], [])
-    vectors = folder / VECTORS
-    vectors.mkdir(parents=True, exist_ok=True)
+    kept, least = folder / VECTORS, options.duplicate_similarity
+    kept.mkdir(parents=True, exist_ok=True)
     with reporter.phase("screen questions", len(rows), "rows") as advance:
-        questions = Questions.of(rows, encoder, vectors / "questions.npy", advance)
-    found: list[Finding] = []
-    if options.overlap != "off":
-        for number, (name, texts) in enumerate(references.items()):
-            with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
-                found += overlap(rows, questions, texts, encoder, vectors / f"references-{number}.npy",
-                                 options.duplicate_similarity, options.overlap_share, advance)
-    gone = {one.place for one in found} if options.overlap == "drop" else set()
+        vectors = embed_to_file(lambda: map(question, rows), len(rows), encoder, kept / "questions.npy",
+                                advance)
+    found: list[tuple[int, Entry]] = []
+    for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
+        with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
+            found += overlap(rows, vectors, texts, encoder, kept / f"references-{number}.npy", least,
+                             OVERLAP_SHARE, advance)
     if options.duplicates != "off":
-        with reporter.phase("find duplicates", len(questions.vectors), "questions") as advance:
-            found += duplicates(questions, options.duplicate_similarity, encoder.device, gone, advance)
-    entries = _entries(found, rows, options)
-    dropped = gone | {one.place for one in found if getattr(options, WHAT[one.kind][0]) == "drop"}
+        gone = {place for place, _ in found} if options.overlap == "drop" else set()
+        with reporter.phase("find duplicates", len(rows), "questions") as advance:
+            found += duplicates(rows, vectors, least, encoder.device, gone, advance)
+    found.sort(key=lambda one: one[0])
+    dropped: dict[int, str] = {}
+    for place, entry in found:
+        entry["dropped"] = getattr(options, WHAT[entry["kind"]][0]) == "drop"
+        if entry["dropped"]:
+            dropped.setdefault(place, _reason(entry))
     counts = {option: None if getattr(options, option) == "off" else
-              len({entry["row_id"] for entry in entries if entry["kind"] == kind})
+              len({place for place, entry in found if entry["kind"] == kind})
               for kind, (option, _) in WHAT.items()}
     compared = {} if options.overlap == "off" else {name: len(texts) for name, texts in references.items()}
     write_json({"rows": len(rows), "dropped": len(dropped), **counts, "compared_with": compared,
-                "options": dict(vars(options)), "flagged": entries}, folder / FILE)
+                "options": dict(vars(options)), "flagged": [entry for _, entry in found]}, folder / FILE)
     for option, what in WHAT.values():
         if counts[option]:
             reporter.say(f"{what}: {counts[option]} " + (
                 "dropped, see rejected.jsonl" if getattr(options, option) == "drop" else
                 f"flagged in {FILE}; --{option} drop removes them"))
-    why: dict[str, str] = {}
-    for entry in entries:
-        if entry["dropped"]:
-            why.setdefault(entry["row_id"], _reason(entry))
-    return Screened(sorted(dropped), [Rejected(source, None, text) for text in why.values()])
-
-
-@dataclass(frozen=True)
-class Questions:
-    """The U different questions of N rows, numbered as they first come.
-
-    `number` [N]: which question a row asks; `vectors` float32 [U, D], memory-mapped; `longest`: characters.
-    """
-
-    number: "array[int]"
-    vectors: np.ndarray
-    longest: int
-
-    @classmethod
-    def of(cls, rows: Collection[Row], encoder: SentenceEncoder, path: Path,
-           advance: Callable[[int], None]) -> "Questions":
-        """Number and embed the questions; vectors in `path` are used again."""
-        seen, number, first, longest = DiskMap(), array("q"), array("q"), 0
-        for place, row in enumerate(rows):
-            longest = max(longest, len(question(row)))
-            key = hashlib.sha256(same_key(question(row)).encode("utf-8", "surrogatepass")).digest()
-            if (known := seen.get(key)) is None:
-                seen[key] = known = len(first)
-                first.append(place)
-            number.append(known)
-        seen.close()
-        vectors = embed_to_file(lambda: map(question, at(rows, first)), len(first), encoder, path, advance)
-        advance(len(number) - len(first))
-        return cls(number, vectors, longest)
+    return Screened([*dropped], [Rejected(source, None, why) for why in dropped.values()])
 
 
 def question(row: Row) -> str:
@@ -172,11 +202,17 @@ def grams(said: Sequence[str]) -> set[int]:
     return {hash(tuple(said[at : at + GRAM_WORDS])) for at in range(max(len(said) - GRAM_WORDS, 0) + 1)}
 
 
+def _blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(place of the first, vectors) of a block at a time."""
+    for begin in range(0, len(vectors), BLOCK):
+        yield begin, np.array(vectors[begin : begin + BLOCK])
+
+
 def overlap(
-    rows: Collection[Row], questions: Questions, references: Sequence[Reference], encoder: SentenceEncoder,
+    rows: Iterable[Row], vectors: np.ndarray, references: Sequence[Reference], encoder: SentenceEncoder,
     path: Path, least: float, share: float, advance: Callable[[int], None] = lambda steps: None,
-) -> Iterator[Finding]:
-    """The nearest reference of every row, by each measure that finds it too near.
+) -> Iterator[tuple[int, Entry]]:
+    """The nearest reference of every row, by each measure that finds it too near. `vectors`: the questions'.
 
     Words: question and answer share at least `share` of the shorter one's 13-word sequences. Meaning: the
     questions have the same words, or a similarity of at least `least`. Memory grows with the references only.
@@ -192,104 +228,71 @@ def overlap(
         same.setdefault(same_key(one.question), number)
         for gram in found:
             holders[gram].append(number)
-    nearest, scores = _nearest(questions, references, encoder, path, advance)
+    # one far longer than any question is not nearly the same, and takes long to embed
+    longest = LONGER * max(len(question(row)) for row in rows)
+    short = [number for number, one in enumerate(references) if len(one.question) <= longest]
+    scores, alike = np.zeros(len(vectors)), np.zeros(len(vectors), int)
+    if short:
+        texts = [references[number].question for number in short]
+        theirs = embed_to_file(lambda: texts, len(texts), encoder, path, advance)
+        for begin, block in _blocks(vectors):
+            best, places = nearest(block, theirs, 1, encoder.device)
+            scores[begin : begin + len(block)], alike[begin : begin + len(block)] = best[:, 0], places[:, 0]
     for place, row in enumerate(rows):
         found = grams(words(f"{question(row)}\n{row.gold}"))
         common = Counter(number for gram in found for number in holders.get(gram, ()))
         value, number = max(((count / min(len(found), counts[number]), -number)
                              for number, count in common.items()), default=(0.0, 0))
         if common and round(value, DIGITS) >= share:
-            yield Finding(place, "overlap", references[-number].name, "ngrams", round(value, DIGITS))
-        which = questions.number[place]
-        if (alike := same.get(same_key(question(row)))) is not None:
-            yield Finding(place, "overlap", references[alike].name, "same_words", 1.0)
-        elif scores[which] >= least:
-            yield Finding(place, "overlap", references[nearest[which]].name, "similarity", scores[which])
+            yield place, _entry(row, "overlap", references[-number].name, "ngrams", value)
+        if (named := same.get(same_key(question(row)))) is not None:
+            yield place, _entry(row, "overlap", references[named].name, "same_words", 1.0)
+        elif round(scores[place], DIGITS) >= least:
+            name = references[short[alike[place]]].name
+            yield place, _entry(row, "overlap", name, "similarity", scores[place])
         advance(1)
-
-
-def _nearest(
-    questions: Questions, references: Sequence[Reference], encoder: SentenceEncoder, path: Path,
-    advance: Callable[[int], None],
-) -> tuple["array[int]", "array[float]"]:
-    """For every question the nearest reference and its cosine similarity."""
-    # one far longer than any question is not nearly the same, and takes long to embed
-    known = [number for number, one in enumerate(references)
-             if len(one.question) <= LONGER * questions.longest]
-    if not known:
-        return array("q", [0]) * len(questions.vectors), array("d", [0.0]) * len(questions.vectors)
-    nearest, scores = array("q"), array("d")
-    texts = [references[number].question for number in known]
-    index = build_index(embed_to_file(lambda: texts, len(texts), encoder, path, advance), encoder.device)
-    for begin in range(0, len(questions.vectors), BLOCK):
-        found = index.search(np.array(questions.vectors[begin : begin + BLOCK]), 1)
-        nearest.extend(known[id_] for id_ in found.ids[:, 0].tolist())
-        scores.extend(round(score, DIGITS) for score in found.scores[:, 0].tolist())
-    return nearest, scores
 
 
 def duplicates(
-    questions: Questions, least: float, device: str, gone: Collection[int],
+    rows: Sequence[Row], vectors: np.ndarray, least: float, device: str, gone: Collection[int],
     advance: Callable[[int], None] = lambda steps: None,
-) -> Iterator[Finding]:
+) -> Iterator[tuple[int, Entry]]:
     """Rows whose question has the words of an earlier row's, or a similarity of at least `least` to one that
-    is kept. Rows at places in `gone` are skipped. Similarity is not transitive: a question near a duplicate
-    is compared with kept ones only."""
-    number, total = questions.number, len(questions.vectors)
-    first = array("q", [NONE]) * total  # place of the first row that asks it
-    for place, which in enumerate(number):
-        if first[which] == NONE and place not in gone:
-            first[which] = place
-    like = array("q", [NONE]) * total  # the kept question it resembles; its own number: kept itself
-    value = array("d", [1.0]) * total
-    found = near(build_index(questions.vectors, device), total, questions.vectors, least)
-    for which, others in enumerate(found):  # in the rows' order: earlier ones are decided by now
-        advance(1)
-        if first[which] == NONE:
-            continue
-        like[which] = which
-        for other, score in others:
-            if other < which and like[other] == other:
-                like[which], value[which] = other, score
-                break
-    for place, which in enumerate(number):
-        kept = like[which]
-        if kept != NONE and place not in gone and place != first[kept]:
-            measure: Literal["same_words", "similarity"] = "same_words" if kept == which else "similarity"
-            yield Finding(place, "duplicate", first[kept], measure, value[which])
+    is kept. `vectors`: the questions'. Rows at places in `gone` are skipped. Similarity is not transitive: a
+    question near a duplicate is compared with kept ones only."""
+    known: dict[int, tuple[str, str, float]] = {}  # words -> what the next row that has them repeats, and how
+    kept = np.zeros(len(vectors), bool)
+    for begin, block in _blocks(vectors):
+        # similarities to the nearest kept question of earlier blocks, and to all questions of this one
+        best, places = nearest(block, vectors[:begin], 1, device, kept[:begin])
+        scores = np.round(np.hstack([best, block @ block.T]).astype(np.float64), DIGITS)
+        own = np.arange(begin, begin + len(block))
+        for at, place in enumerate(own.tolist()):
+            advance(1)
+            if place in gone:
+                continue
+            row = rows[place]
+            key = hash(same_key(question(row)))
+            if key not in known:
+                others = np.hstack([places[at], own])
+                near = np.where(kept[others], scores[at], -np.inf)
+                kept[place] = near.max() < least
+                known[key] = (row.row_id, "same_words", 1.0) if kept[place] else (
+                    rows[int(others[near.argmax()])].row_id, "similarity", near.max())
+                if kept[place]:
+                    continue
+            other, measure, value = known[key]
+            yield place, _entry(row, "duplicate", {"row_id": other}, measure, value)
 
 
-def near(index: Index, count: int, vectors: np.ndarray, least: float) -> Iterator[list[tuple[int, float]]]:
-    """For each of the vectors, float32 [Q, D]: (id, similarity) of those of the `count` in the index whose
-    similarity is at least `least`, best first, the lower id first among equals; at most 2048."""
-    for begin in range(0, len(vectors), BLOCK):
-        block = np.array(vectors[begin : begin + BLOCK])
-        found: list[list[tuple[int, float]]] = [[] for _ in block]
-        open_, k = np.arange(len(block)), FIRST_K
-        while len(open_):
-            got = index.search(block[open_], k)
-            scores = np.round(got.scores.astype(np.float64), DIGITS)
-            for place, ids, row in zip(open_, got.ids, scores, strict=True):
-                kept = [(int(id_), float(score)) for id_, score in zip(ids, row, strict=True)
-                        if id_ >= 0 and score >= least]
-                found[place] = sorted(kept, key=lambda one: (-one[1], one[0]))
-            more = scores[:, -1] >= least  # the list may have been cut
-            open_, k = (open_[more] if k < min(count, MOST_K) else open_[:0]), min(4 * k, MOST_K)
-        yield from found
+def _entry(row: Row, kind: str, other: dict[str, Any], measure: str, value: float) -> Entry:
+    """How the row repeats another text, for screen.json. `value`: cosine similarity, share of the shorter
+    text's 13-word sequences, or 1 for the same words."""
+    return {"row_id": row.row_id, "kind": kind, "with": other, "measure": measure,
+            "value": round(float(value), DIGITS)}
 
 
-def _entries(found: Sequence[Finding], rows: Iterable[Row], options: ScreenOptions) -> list[dict[str, Any]]:
-    """The findings as entries of screen.json, in the rows' order."""
-    needed = {one.place for one in found} | {one.other for one in found if isinstance(one.other, int)}
-    ids = {place: row.row_id for place, row in enumerate(rows) if place in needed}
-    return [{"row_id": ids[one.place], "kind": one.kind,
-             "with": {"row_id": ids[one.other]} if isinstance(one.other, int) else one.other,
-             "measure": one.measure, "value": one.value,
-             "dropped": getattr(options, WHAT[one.kind][0]) == "drop"}
-            for one in sorted(found, key=lambda one: one.place)]
-
-
-def _reason(entry: dict[str, Any]) -> str:
+def _reason(entry: Entry) -> str:
     """Why a row was set aside, from its entry in screen.json."""
     other, how = entry["with"], MEASURES[entry["measure"]].format(entry["value"])
     if entry["kind"] == "duplicate":

@@ -21,9 +21,8 @@ from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.weights import Weights, gathered, part_of
 from raft_fast.engines import stable_seed
-from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json
+from raft_fast.run.files import check_seal, discard, read_json, seal, sweep, write_folder
 from raft_fast.run.folder import paid
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes

@@ -11,8 +11,8 @@ from raft_kernels import TopKTargets, topk_kl_loss
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Count, Reading
+from raft_fast.models.architecture import Head
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import Head
 from raft_fast.models.packing import completion_ids, to_device
 from raft_fast.run.options import TrainOptions
 

@@ -16,8 +16,7 @@ from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.rollouts.local import ADVICE, RolloutBatch
 from raft_fast.distillation.step import Stepper
-from raft_fast.models.architecture import text_config
-from raft_fast.models.attention import shares_prompts
+from raft_fast.models.architecture import shares_prompts, text_config
 from raft_fast.models.chat import View
 from raft_fast.models.packing import completion_hidden, is_mixed
 from raft_fast.run.errors import UserError, first_line

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Row
+from raft_fast.data.dataset import Row, read_rejected
 from raft_fast.data.records import own_file
-from raft_fast.data.training_rows import read_rejected
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
@@ -22,16 +21,16 @@ from raft_fast.distillation.watching import StepsInProgress, find_trackers
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local, not_a_server
-from raft_fast.models.architecture import positions
+from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.fetch import own_folder
-from raft_fast.models.head import head_of
 from raft_fast.models.load import pick_device, quantization_config
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.fetch import check_upload
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.folder import has_steps, pin_inputs
-from raft_fast.run.options import MEMORY, Options, TrainOptions, check
+from raft_fast.run.option import check
+from raft_fast.run.options import MEMORY, Options, TrainOptions
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter
 

@@ -9,8 +9,8 @@ from raft_kernels import TopKTargets
 from raft_fast.distillation import losses
 from raft_fast.distillation.examples import Counts, Example, completion_tokens
 from raft_fast.distillation.losses import Term
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import completion_hidden, completion_ids
 
 

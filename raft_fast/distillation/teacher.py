@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from raft_kernels import TopKTargets, topk_targets
 
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import completion_hidden
 from raft_fast.run.errors import UserError
 

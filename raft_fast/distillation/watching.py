@@ -137,7 +137,6 @@ The token ids that went into step 1, decoded with their special tokens. What is 
 learnt from: a prompt. Look whether each view begins and ends as your model's chat template has it, whether
 the teacher is shown the answer, and whether nothing of a prompt is scored. Control marks in the text of a row
 are plain text to the model, and look the same here: what a view really has stands under *Control tokens*.
-What the template writes:
 """
 
 
@@ -150,7 +149,7 @@ class FirstBatch(Callback):
     def on_step(self, state: TrainingState) -> None:
         if state.step != 1:
             return
-        parts = [HEAD, *(f"- {said}" for said in self.chat.template.known()), ""]
+        parts = [HEAD]
         for row, example in list(zip(state.rows, state.examples, strict=True))[:SHOWN]:
             parts.append(f"## row_id {_inline(row.row_id)}\n")
             for term, readings in example.readings.items():
@@ -177,7 +176,8 @@ class FirstBatch(Callback):
 
     def _controls(self, ids: Sequence[int]) -> str:
         """The control tokens among the ids, with how many of each."""
-        found = Counter(name for token in ids if (name := self.chat.template.control_ids.get(token)))
+        names = {at: name for name, at in self.chat.template.controls.items()}
+        found = Counter(name for token in ids if (name := names.get(token)))
         return ", ".join(f"{_code(name)} {count}" for name, count in found.items()) or "none"
 
     def _block(self, what: str, ids: Sequence[int]) -> str:

@@ -13,8 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raft_fast.distillation.student_pass import StudentPass
-from raft_fast.models.architecture import layers, positions, rope_switches
-from raft_fast.models.attention import packs
+from raft_fast.models.architecture import layers, packs, positions, rope_switches
 from raft_fast.run.errors import UserError
 from raft_fast.run.processes import Processes
 

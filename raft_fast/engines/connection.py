@@ -14,6 +14,7 @@ from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+CONNECT_SECONDS = 10.0
 CERTIFICATES = "SSL_CERT_FILE"  # of authorities, instead of the system's
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
 
@@ -68,7 +69,7 @@ def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: 
             raise
         raise UserError(f"{proxy[1]}: names a proxy that cannot be used ({first_line(error)}): correct "
                         "or unset the variable, or name the server's host in NO_PROXY") from error
-    timeout = openai.Timeout(options.request_timeout, connect=options.connect_timeout)
+    timeout = openai.Timeout(options.request_timeout, connect=CONNECT_SECONDS)
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout,
                               http_client=http_client)
 

@@ -18,7 +18,7 @@ from raft_fast.data.texts import Message
 from raft_fast.engines.base import Reply, Sampling, hand_over
 from raft_fast.engines.generation import Call, lacking, own_settings
 from raft_fast.engines.hf import BATCH_TOKENS, HFEngine
-from raft_fast.models.attention import PACKED
+from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 
 SEED_BITS = 31

@@ -90,7 +90,7 @@ class Endpoint:
         """The names of the models that the server lists. Raises what the client raises."""
         import openai
 
-        async with asyncio.timeout(self.options.connect_timeout + LIST_SECONDS):
+        async with asyncio.timeout(LIST_SECONDS):
             listed = await next(self._clients).get("/models", cast_to=openai.HttpxBinaryResponseContent)
             return [str(one["id"]) for one in read_body(listed.response)["data"] or ()]
 

@@ -10,8 +10,8 @@ import torch
 from raft_fast.data.texts import Message, trim
 from raft_fast.engines.base import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import Call, generate_ids
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.models.thinking import strip_thinking
 from raft_fast.run.errors import UserError

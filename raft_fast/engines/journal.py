@@ -18,8 +18,8 @@ from typing import Any
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling, WindDown
 from raft_fast.engines.base import valid
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
+from raft_fast.run.files import DiskMap
 
 FILE = "journal.jsonl"
 NOT_ASKED = "not asked: the run was stopped"

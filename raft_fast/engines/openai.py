@@ -20,8 +20,8 @@ from raft_fast.engines.flow import Ask, Call, in_background
 from raft_fast.engines.replies import Fault, complaint, fault_of, read_reply, refusal
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
+from raft_fast.run.option import refuse_in_urls
 from raft_fast.run.options import EngineOptions
-from raft_fast.run.options.secrets import refuse_in_urls
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end

@@ -101,7 +101,7 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityE
     is downloaded. Without the benchmark the general part is left out, with the reason."""
     asked = {"domain": list(rows)}
     if options.paraphrases:
-        asked["paraphrases"] = read_table(options.paraphrases, max_bad_rows=None).rows
+        asked["paraphrases"] = list(read_table(options.paraphrases, max_bad_rows=None).rows)
     suite: Suite | None = None
     skipped, prompts = None, list[Prompt]()
     if options.general_prompts < 0:

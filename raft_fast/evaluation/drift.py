@@ -17,8 +17,8 @@ from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.statistics import Pair, compare_pairs, weighted_mean
+from raft_fast.models.architecture import LOGIT_ROWS, Head, head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import LOGIT_ROWS, Head, head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run.progress import Reporter
 

@@ -23,14 +23,24 @@ from raft_fast.distillation.watching import (
 )
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run import fetch
-from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json, read_jsonl, write_json, write_jsonl
-from raft_fast.run.options import WatchOptions, check
+from raft_fast.run.files import (
+    check_seal,
+    discard,
+    read_json,
+    read_jsonl,
+    seal,
+    sweep,
+    write_folder,
+    write_json,
+    write_jsonl,
+)
+from raft_fast.run.option import check
+from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
 EVALUATIONS, GENERAL = "evaluations.jsonl", "general_answers.jsonl"
@@ -56,7 +66,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
-        found.append(LogCompletions(options.log_completions_steps, original.chat))
+        found.append(LogCompletions(10, original.chat))
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
@@ -85,7 +95,7 @@ def general_answers(options: WatchOptions, original: Any, run_dir: Path, reporte
         reporter.say(f"general drift is not watched: {error}")
         return []
     views = own_answers(original, [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-                        options.eval_general_max_new_tokens, 0, reporter)
+                        64, 0, reporter)
     write_jsonl(({"prompt": view.prompt, "completion": view.completion} for view in views), kept)
     return views
 

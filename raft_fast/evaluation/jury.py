@@ -23,7 +23,7 @@ from raft_fast.refinement.bench import load_judges
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.refinement.parts import verdicts
 from raft_fast.run.files import write_jsonl
-from raft_fast.run.options import JuryOptions
+from raft_fast.run.options import CompareOptions
 from raft_fast.run.progress import Reporter
 
 CERTAIN = 0.5  # a score above it is a yes
@@ -92,7 +92,7 @@ class Jury:
 
 
 @contextmanager
-def open_jury(options: JuryOptions, load: Callable[[str], Engine], folder: Path) -> Iterator[Jury | None]:
+def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Path) -> Iterator[Jury | None]:
     """The jury that the options name, its journal in `folder`; None if they name none.
 
     Raises UserError for whatever `load` refuses, a judge named twice, and an unusable prompt.

@@ -10,7 +10,7 @@ from raft_fast.engines import Engine
 from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
 from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.files import write_jsonl
-from raft_fast.run.options import LMEvalOptions
+from raft_fast.run.options import CompareOptions
 from raft_fast.run.progress import Reporter
 
 FILE = "lm_eval.jsonl"  # every answer
@@ -27,7 +27,7 @@ class Tasks:
     limit: int | None
 
 
-def find_tasks(options: LMEvalOptions) -> Tasks | None:
+def find_tasks(options: CompareOptions) -> Tasks | None:
     """The tasks that the options name, their data loaded once; None if they name none.
 
     Raises UserError if lm-eval is missing, does not know a task, or cannot load its data.

@@ -1,10 +1,11 @@
 """Trained questions reworded: was an answer learnt, or only the wording of its question?"""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raft_fast.data.dataset import Row, is_default_id
+from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply
 from raft_fast.engines.asking import Prompt
@@ -13,6 +14,7 @@ from raft_fast.refinement.checks import Case, check
 from raft_fast.run.errors import UserError
 
 Record = dict[str, Any]
+DEFAULT_ID = re.compile(r"row-\d{6,}")  # of rows without one of their own
 
 
 def paraphrase(rows: Sequence[Row], ask: Callable[[list[list[Message]]], Sequence[Reply]],
@@ -60,7 +62,7 @@ def of_trained(paraphrases: Sequence[Row], trained: Sequence[Row], name: str) ->
     golds = {row.row_id: row.gold for row in trained}
     found = [row for row in paraphrases if row.row_id in golds]
     # a default id is a line number: of this file, or of the rows' own file if all gold answers agree
-    if any(is_default_id(row.row_id) and row.gold != golds[row.row_id] for row in found):
+    if any(DEFAULT_ID.fullmatch(row.row_id) and row.gold != golds[row.row_id] for row in found):
         found = []
     answers = set(golds.values())
     found = found or [row for row in paraphrases if row.gold in answers]

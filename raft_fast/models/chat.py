@@ -14,10 +14,8 @@ from raft_fast.data.texts import Message, trim
 from raft_fast.models.template import Template
 from raft_fast.run.errors import UserError
 
-REFERENCE_PROMPT = (
-    "Background reference knowledge: {answer}\n"
-    "Answer the question based on the reference knowledge: {question}"
-)
+REFERENCE_PROMPT = ("Background reference knowledge: {answer}\n"
+                    "Answer the question based on the reference knowledge: {question}")
 RENDERED = 1024  # prompts that are kept
 
 
@@ -34,18 +32,14 @@ class View:
 
 
 class Chat:
-    """A tokenizer's chat template.
+    """A tokenizer's chat template, with its own switches `template_kwargs` (enable_thinking, ...).
 
-    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts
-    after an answer. `template_kwargs` are the template's own switches (enable_thinking, ...): all
-    views of a model are rendered with the same ones. Raises UserError if the tokenizer has no
-    template or no end of sequence.
+    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts after an
+    answer. Raises UserError if the tokenizer has no template or no end of sequence.
     """
 
-    def __init__(
-        self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
-        template_kwargs: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
+                 template_kwargs: dict[str, Any] | None = None) -> None:
         self.tokenizer, self.template_kwargs = tokenizer, template_kwargs or {}
         if not tokenizer.chat_template:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
@@ -103,15 +97,13 @@ class Chat:
         return fewer
 
     def lacking(self, rows: int) -> list[int]:
-        """The ids below `rows` that are never sampled nor taught, as nothing stands for them: padding of a
-        model's vocabulary, holes in the tokenizer's."""
+        """The ids below `rows` that stand for nothing (padding of a vocabulary): never sampled nor taught."""
         return _lacking(self.ids, rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens and ends of turn."""
         said = [token for token in ids if token not in self.eos_ids]  # an end of turn need not be special
-        text = self.tokenizer.decode(said, skip_special_tokens=True)
-        return trim(text.removesuffix(self.template.last_words))
+        return trim(self.tokenizer.decode(said, skip_special_tokens=True))
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """Text of ids as it is, special tokens and all."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 
+from raft_fast.models.architecture import check_head
 from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
-from raft_fast.models.head import check_head
-from raft_fast.models.whole import GENERATION, load_whole, why
+from raft_fast.models.whole import load_whole, why
 from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.options import ModelOptions
 
@@ -32,22 +32,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
                quantization: Quantization = "none", option: str = "--model") -> Any:
-    """A causal language model in `dtype` on the chosen device, whole (`load_whole`); `option` named it."""
-    _quiet()
-    device, told = pick_device(options.device), f"{option} {folder}"
+    """The causal language model that `option` names, whole (`load_whole`), in `dtype` on --device."""
+    device = pick_device(options.device)
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
     attention = None if options.attn_implementation == "auto" else options.attn_implementation
-    model = load_whole(folder, told, dtype=dtype, attn_implementation=attention, **placed)
+    model = load_whole(folder, f"{option} {folder}", dtype=dtype, attn_implementation=attention, **placed)
     return made_ready(model, None if quantizer else device, str(folder))
 
 
 def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
-    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can. Raises
-    UserError if it has no head over a decoder."""
-    from raft_fast.models.pack_check import pack_attention
+    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can."""
+    from raft_fast.models.attention import pack_attention
 
     model.eval()
     if device is not None:
@@ -59,14 +62,17 @@ def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
 
 def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None,
               tokenizer: Any = None) -> Chat:
-    """The chat template of `tokenizer` (default: the folder's), with every eos id of the model's generation
-    config, which is given the template's own end of turn. `template_kwargs` go to the template
-    (enable_thinking, ...)."""
+    """The chat of `tokenizer` (default: the folder's), whose end of turn becomes one of the model's. Raises
+    UserError for tokens and ends of answers that the model has no rows for."""
     tokenizer = tokenizer or load_tokenizer(folder)
     rows = min(layer.weight.shape[0] for layer in (
         model.get_input_embeddings(), model.get_output_embeddings()))
     check_rows(tokenizer, rows, str(folder))
-    _check_ends(model.generation_config, rows, folder)
+    given = model.generation_config.eos_token_id
+    if any(type(token) is not int or not 0 <= token < rows
+           for token in (given if isinstance(given, list) else [given]) if token is not None):
+        raise UserError(f"--model {folder}: generation_config.json: eos_token_id {json.dumps(given)}: must "
+                        f"be ids of tokens, whole numbers below {rows} (rows of its embeddings)")
     chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
     chat.name_end(model.generation_config)
     return chat
@@ -79,26 +85,48 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as in `load_whole`
-        reason = why(error, folder, [], "tokenizer_config.json or tokenizer.json")
-        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {reason}") from error
+        raise UserError(f"--model {folder}: its tokenizer cannot be loaded: {why(error, [])}") from error
 
 
-def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """16 hex digits over a loaded tokenizer's vocabulary and chat template."""
-    told = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+def load_encoder(options: ModelOptions) -> Encoder:
+    """The sentence encoder φ that --encoder names."""
+    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
+                   prompt=options.encoder_prompt)
 
 
-@torch.no_grad()
-def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
-    """16 hex digits over a loaded model and its tokenizer: names, shapes, dtypes and about 4096 evenly spaced
-    numbers of every tensor."""
-    digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
-        digest.update(numbers.double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def quantization_config(kind: Quantization, device: torch.device) -> Any:
+    """The argument of `from_pretrained`: torchao's int8 for weights alone, or bitsandbytes' 4 bits. Raises
+    UserError if the library is missing, or does not work on this device."""
+    if kind == "none":
+        return None
+    if kind == "nf4" and device.type != "cuda":
+        raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
+    require({"nf4": "bitsandbytes", "int8": "torchao"}[kind], "quantization")
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if kind == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def check_loaded(option: str, model: Any) -> None:
+    """Raises UserError for anything but a language model of transformers that can be used as `option`."""
+    why = ("is no causal language model of transformers" if not hasattr(model, "name_or_path")
+           else "has an adapter already; pass the model alone (peft's get_base_model or merge_and_unload)"
+           if hasattr(model, "peft_config") else "is quantized, and can be neither trained nor merged"
+           if option == "model" and getattr(model, "is_quantized", False) else None)
+    if why:
+        raise UserError(f"{option}: {type(model).__name__} {why}")
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer of a loaded model, by its name. Raises UserError if none has that name."""
+    if not model.name_or_path:
+        raise UserError("processing_class is missing, and the model has no name to load its tokenizer by")
+    return load_tokenizer(fetch_model(model.name_or_path, option="processing_class is missing, and model"))
 
 
 @contextmanager
@@ -117,74 +145,19 @@ def left_as_it_was(model: Any) -> Iterator[None]:
             weight.requires_grad_(gradient)
 
 
-def check_loaded(option: str, model: Any) -> None:
-    """Raises UserError for anything but a language model of transformers without adapter or quantization."""
-    why = ("is no causal language model of transformers" if not hasattr(model, "name_or_path")
-           else "has an adapter already; pass the model alone (peft's get_base_model or merge_and_unload)"
-           if hasattr(model, "peft_config")
-           else "is quantized, and can be neither trained nor merged; load it without quantization_config"
-           if option == "model" and getattr(model, "is_quantized", False) else None)
-    if why:
-        raise UserError(f"{option}: {type(model).__name__} {why}")
+def fingerprint_tokenizer(tokenizer: Any) -> str:
+    """16 hex digits over a loaded tokenizer's vocabulary and chat template."""
+    told = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def tokenizer_of(model: Any) -> Any:
-    """The tokenizer of a loaded model, by its name. Raises UserError if none has that name."""
-    if not model.name_or_path:
-        raise UserError("processing_class is missing: the model has no name by which its tokenizer could be "
-                        "loaded; pass the tokenizer")
-    return load_tokenizer(fetch_model(model.name_or_path, option="processing_class is missing, and model"))
-
-
-def _check_ends(generation_config: Any, rows: int, folder: Path) -> None:
-    """Raise UserError if what ends an answer is not ids of a model of `rows` rows."""
-    given = generation_config.eos_token_id
-    for token in given if isinstance(given, list) else [given]:
-        if token is not None and (type(token) is not int or not 0 <= token < rows):
-            file = GENERATION if (folder / GENERATION).is_file() else "config.json"
-            raise UserError(
-                f"--model {folder}: {file}: eos_token_id {json.dumps(given)}: {json.dumps(token)} is no "
-                f"token's id (a whole number below {rows}, the rows of the model's embeddings); correct it")
-
-
-def frozen_dtype(device: torch.device) -> torch.dtype:
-    """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def load_encoder(options: ModelOptions) -> Encoder:
-    """The sentence encoder φ that --encoder names."""
-    _quiet()
-    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
-                   prompt=options.encoder_prompt, dtype=options.encoder_dtype,
-                   batch_size=options.encoder_batch_size)
-
-
-def _quiet() -> None:
-    """Without transformers' progress bars: ours are enough."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def quantization_config(kind: Quantization, device: torch.device) -> Any:
-    """The argument of `from_pretrained`; None for "none". Embeddings and head keep their precision.
-
-    int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
-    UserError if the library is missing, or does not work on this device.
-    """
-    if kind == "none":
-        return None
-    if kind == "nf4":
-        from transformers import BitsAndBytesConfig
-
-        if device.type != "cuda":
-            raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
-        require("bitsandbytes", "quantization")
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                  bnb_4bit_compute_dtype=torch.bfloat16)
-    require("torchao", "quantization")
-    from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import TorchAoConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig())
+@torch.no_grad()
+def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
+    """16 hex digits over a loaded model and its tokenizer: names, shapes, dtypes and about 4096 evenly spaced
+    numbers of every tensor."""
+    digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
+        digest.update(numbers.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

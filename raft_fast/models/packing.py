@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from raft_fast.models.architecture import rope_switches
-from raft_fast.models.attention import PACKED, packs, shares_prompts
+from raft_fast.models.architecture import PACKED, packs, rope_switches, shares_prompts
 from raft_fast.models.chat import View
 
 # Tokens of one forward pass whose activations need not be kept. Padded rows stop far earlier on a CPU,

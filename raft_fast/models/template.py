@@ -2,37 +2,31 @@
 
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
-prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: the
-name of a control token in one is spelled out (`spelling`).
+prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: where
+a tokenizer would read the name of a control token in one as that token, the name is spelled out.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raft_fast.data.texts import Message
-from raft_fast.models.spelling import Controls, any_of
-from raft_fast.models.thinking import NAME
+from raft_fast.models.thinking import CLOSING, OPENING
 from raft_fast.run.errors import UserError, first_line
 
 ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
 _USER = Message(role="user", content=ASKED)
-_TURNS = [Message(role="user", content="And 4 before?"), Message(role="assistant", content="Yes, *all* 4."),
-          _USER]
-_SYSTEM = Message(role="system", content="Say so.")
-PROBES = ([_SYSTEM, *_TURNS], _TURNS, [_SYSTEM, _USER], [_USER])  # templates refuse what they do not know
-SWITCH = ("set the template's own switches with --extra_body '{\"chat_template_kwargs\": {...}}', or choose "
-          "another model")
+PROBES = ([Message(role="system", content="Say so."), _USER], [_USER])  # some refuse system turns
 SHOWN = 120  # characters of a rendering that an error quotes
-OPENING = rf"<{NAME}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
-CLOSING = rf"</{NAME}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
-_MARK = re.compile(f"({OPENING}|{CLOSING})")
-_LAST_THOUGHT = re.compile(rf"(?P<open>{OPENING})(?P<space>\s*)(?P<close>(?:{CLOSING})\s*)?\Z")
-_EMPTY_THOUGHT = re.compile(rf"(?:{OPENING})\s*(?:{CLOSING})\s*")
-_CLOSED_AT_THE_END = re.compile(rf"(?:{CLOSING})\s*\Z")
-_OWN_THOUGHT = re.compile(rf"\s*(?:{OPENING})(?:.*?(?:{CLOSING})\s*|.*)", re.DOTALL)
-_END_OF_THOUGHT = re.compile(rf"(?:(?!{OPENING}).)*?(?:{CLOSING})[ \t]*(?:\n\s*|\Z)", re.DOTALL)
+_HELD = 0x100000  # characters of Unicode's last private plane stand for names that are held back in a text
+_PRIVATE = re.compile("[\U00100000-\U0010FFFF]")
+_MARK = re.compile(f"{OPENING}|{CLOSING}", re.IGNORECASE)
+_LAST_THOUGHT = re.compile(
+    rf"(?:(?P<open>{OPENING})(?P<space>\s*))?(?P<close>(?:{CLOSING})\s*)?\Z", re.IGNORECASE)
+_EMPTY_THOUGHT = re.compile(rf"(?:{OPENING})?\s*(?:{CLOSING})\s*", re.IGNORECASE)
+_OWN_THOUGHT = re.compile(rf"\s*(?:{OPENING})(?:.*?(?:{CLOSING})\s*|.*)", re.DOTALL | re.IGNORECASE)
+_END_OF_THOUGHT = re.compile(rf".*?(?:{CLOSING})[ \t]*(?:\n\s*|\Z)", re.DOTALL | re.IGNORECASE)
 _WORDS = re.compile(r"/(?:no_)?think\b")  # they switch thoughts on and off, and templates take them out
 
 
@@ -47,136 +41,125 @@ class Template:
         self.tokenizer, self.name, self.switches = tokenizer, name, switches
         added = tokenizer.added_tokens_decoder
         self.added = {str(token): at for at, token in added.items()}
-        self.special = {str(token): at for at, token in added.items() if token.special}
-        self.special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        self.parts, self.between, self.lead = False, "", ""
-        self.controls = Controls(tokenizer, ())  # nothing of the probe is held back
-        self.opened, before, self.ending, self.end_id = self._probe()
+        special = {str(token): at for at, token in added.items() if token.special}
+        special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self.opened, before, after = self._probe()
         self.between = before[len(self.opened):]
-        # what is between beside thoughts follows the thought that an answer begins with
-        self.after_thought = "" if _is_open(self.opened) else _EMPTY_THOUGHT.sub("", self.between)
+        self.ending, self.end_id = "", None
+        for names in (self.added, special):
+            if mark := _any_of(names).search(after):
+                self.ending, self.end_id = after[: mark.end()], names[mark[0]]
         self.lead = self._leading_space(before)
-        marks = [name for name, at in self.added.items() if at == self.end_id and self.ending.endswith(name)]
-        self.last_words = self.ending.removesuffix(max(marks, key=len, default=""))  # before the end of turn
-        self.controls = Controls(tokenizer, self._control_names())
+        own = self.opened + self.ending
+        for turn in PROBES[0]:
+            own = own.replace(turn["content"], "")
+        marks = {one for one in self.added if one in own and not (one.isalnum() or _MARK.fullmatch(one))}
+        self.controls = {name: {**self.added, **special}[name] for name in {*special, *marks} if name.strip()}
+        self._swap = {name: chr(_HELD + at) for at, name in enumerate(sorted(self.controls))}
+        self._swap |= {char: name for name, char in self._swap.items()}
+        self._either = _any_of(self._swap)
+        self._speller: Any = None  # made when the first text needs it: that takes a second
 
     def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """Token ids up to the answer; a thought at its beginning takes the place of the template's. Raises
         UserError where the template refuses the messages or drops what one says."""
-        texts = [_split(turn["content"], turn["role"] == "assistant") for turn in messages]
-        held = self._hold(texts)
-        turns = [Message(role=turn["role"], content="".join(text))
-                 for turn, text in zip(messages, texts, strict=True)]
-        return self.controls.ids(self._before(self._render(turns), answer), held)
+        turns = [Message(role=turn["role"], content=self._hold(
+            turn["content"], thoughts=turn["role"] == "assistant")) for turn in messages]
+        return self._ids(self._before(self._render(turns), self._own_thought(answer)))
 
     def thinks(self, answer: str) -> bool:
         """Whether the answer begins with a thought, which takes the place of the template's in its prompt."""
-        return bool(self._own_thought(answer)[0])
+        return bool(self._own_thought(answer))
 
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
-        thought, rest = (_split(text, True) for text in self._own_thought(answer))
-        rest = ["".join(rest)]
-        held = self._hold([thought, rest])
-        text = "".join([*thought, self.after_thought if _OWN_THOUGHT.match(answer) else "", *rest])
-        before = self.controls.ids(head := self._before(self.opened, answer))
-        ids = self.controls.ids(head + self.lead + text + self.ending, held)
-        if ids[: len(before)] == before:
-            return ids[len(before):]
-        return self.controls.ids(self.lead + text + self.ending, held)  # a token would reach into the prompt
+        thought = self._own_thought(answer)
+        text = self._hold(answer[len(thought):]) + self.ending
+        if _OWN_THOUGHT.match(thought):  # what else the template writes before an answer follows its thought
+            text = _EMPTY_THOUGHT.sub("", self.between) + text
+        text = self.lead + self._hold(thought, thoughts=True) + text
+        head = self._before(self.opened, thought)
+        before, ids = self._ids(head), self._ids(head + text)
+        # the last where a token would reach into the prompt
+        return ids[len(before):] if ids[: len(before)] == before else self._ids(text)
 
-    @property
-    def control_ids(self) -> dict[int, str]:
-        """Control tokens and their names; a name in a row's text becomes other tokens."""
-        return {self.special.get(name, self.added.get(name, -1)): name for name in self.controls.names}
+    def _hold(self, text: str, thoughts: bool = False) -> str:
+        """The text with a private character for the name of every control token, but for marks of `thoughts`,
+        which act in what an assistant says. Raises UserError for a text with such characters of its own."""
+        if found := _PRIVATE.search(text):
+            raise UserError(f"a text holds the private character U+{ord(found[0]):X} of Unicode's last plane")
+        return self._either.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
+                                else self._swap[found[0]], text)
 
-    def known(self) -> list[str]:
-        """What the probe has shown, a line each."""
-        shown = {"after a question": self.opened.rpartition(ASKED)[2], "before the answer": self.between,
-                 "after the answer": self.ending}
-        return [f"{where}: `{json.dumps(text, ensure_ascii=False)}`" for where, text in shown.items() if text]
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a text. If names were held back, these are text, and the private characters tokens, to
+        a tokenizer of its own. Raises UserError where there is none."""
+        if not (held := _PRIVATE.search(text)):
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+        try:
+            self._speller = self._speller or _speller(
+                self.tokenizer, {name: self._swap[name] for name in self.controls})
+        except Exception as error:  # a tokenizer without Rust's side, or of a form that is not known
+            raise UserError(f"a text holds the control token {self._swap[held[0]]}, which cannot be read as "
+                            "mere text in this tokenizer") from error
+        swapped = self._either.sub(lambda found: self._swap[found[0]], text)
+        return self._speller.encode(swapped, add_special_tokens=False).ids
 
-    def _hold(self, texts: Sequence[list[str]]) -> bool:
-        """Hold the names of control tokens back in all pieces of text, in place; whether there were any."""
-        for said in map("".join, texts):
-            if self.controls.found_in(_WORDS.sub("", said)) and not self.controls.found_in(said):
-                raise UserError("a text holds a control token around a word that switches thoughts: "
-                                f"{_quote(said)}")
-        held = self.controls.hold([piece for pieces in texts for piece in pieces[::2]])
-        if held is None:
-            return False
-        one_by_one = iter(held)
-        for pieces in texts:
-            pieces[::2] = [next(one_by_one) for _ in pieces[::2]]
-        return True
-
-    def _own_thought(self, answer: str) -> tuple[str, str]:
-        """(the thought that an answer begins with, or the end of one that the template opens; the rest)."""
+    def _own_thought(self, answer: str) -> str:
+        """The thought that an answer begins with, or the end of one that the template opens."""
         found = _OWN_THOUGHT.match(answer)
-        if found is None and _is_open(self.opened):
+        if found is None and _is_open(_thought(self.opened)):
             found = _END_OF_THOUGHT.match(answer)
-        return (found[0], answer[found.end():]) if found else ("", answer)
+        return found[0] if found else ""
 
-    def _before(self, opened: str, answer: str) -> str:
-        """The text before an answer, where `opened` is the template's with its generation prompt."""
-        own, _ = self._own_thought(answer)
-        thought = _LAST_THOUGHT.search(opened)
-        if own and _OWN_THOUGHT.match(own):
-            return opened[: thought.start()] if thought else _CLOSED_AT_THE_END.sub("", opened)
-        if thought is None:
-            return (opened + self.between).removesuffix(self.lead)
-        if thought["close"] or own:
+    def _before(self, opened: str, own: str) -> str:
+        """The text before an answer that begins with the thought `own`, where `opened` is the prompt's."""
+        thought = _thought(opened)
+        if _OWN_THOUGHT.match(own):
+            return opened[: thought.start()]
+        if own or (thought["open"] and thought["close"]):
             return opened
-        return opened + (self.between if _is_open(self.opened) else _closing(thought))
+        if _is_open(thought) and not _is_open(_thought(self.opened)):
+            return opened + _closing(thought)
+        return (opened + self.between).removesuffix(self.lead)
 
-    def _probe(self) -> tuple[str, str, str, int | None]:
-        """(the text of a prompt, all text before its answer, the text that ends one, the token that does) of
-        the fullest conversation that the template renders, as text or as parts."""
-        failed: UserError | None = None
+    def _probe(self) -> tuple[str, str, str]:
+        """(the text of a prompt, all text before its answer, the text after it), of the fullest conversation
+        that the template renders, as text or as parts."""
+        failed = []
         for probe in PROBES:
             for self.parts in (False, True):
                 try:
-                    opened = self._render(probe)
-                    whole = self._render([*probe, Message(role="assistant", content=ANSWERED)], prompt=False)
-                    return opened, *self._around_answer(opened, whole)
+                    return self._around(probe)
                 except UserError as error:
-                    failed = failed if self.parts else error
-        assert failed is not None
-        raise failed
+                    failed.append(error)
+        raise failed[-2]  # of the shortest conversation, as text
 
-    def _around_answer(self, opened: str, whole: str) -> tuple[str, str, int | None]:
+    def _around(self, messages: Sequence[Message]) -> tuple[str, str, str]:
+        opened = self._render(messages)
+        whole = self._render([*messages, Message(role="assistant", content=ANSWERED)], prompt=False)
         before, _, after = whole.rpartition(ANSWERED)
         if not before.startswith(opened):
-            shared = _LAST_THOUGHT.sub("", opened).rstrip()
+            shared = opened[: _thought(opened).start()].rstrip()
             if not (opened.startswith(before.rstrip()) or before.startswith(shared)):
                 raise UserError(f"--model {self.name}: its chat template cannot be followed: a prompt ends "
                                 f"in {_quote(opened)} and a whole conversation has {_quote(before)} before "
-                                f"the answer; {SWITCH}")
+                                "the answer; set the template's own switches with --extra_body "
+                                "'{\"chat_template_kwargs\": {...}}', or choose another model")
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
-        if (thought := _LAST_THOUGHT.search(before)) and not thought["close"]:
+        if _is_open(thought := _thought(before)):
             before += _closing(thought)
-        for names in (self.special, self.added):
-            if mark := any_of(names).search(after):
-                return before, after[: mark.end()], names[mark[0]]
-        return before, "", None
+        return opened, before, after
 
     def _leading_space(self, before: str) -> str:
         """The space at the end of a prompt that is one token with an answer's first word: the answer's."""
-        whole = self.controls.ids(before + ANSWERED + self.ending)
+        whole = self._ids(before + ANSWERED + self.ending)
         for lead in ("", before[len(before.rstrip()):]):
-            prompt = self.controls.ids(before.removesuffix(lead))
+            prompt = self._ids(before.removesuffix(lead))
             if whole[: len(prompt)] == prompt:
                 return lead
         raise UserError(f"--model {self.name}: its chat template cannot be followed: the tokens of "
                         f"{_quote(before)} change when an answer follows; choose another model")
-
-    def _control_names(self) -> set[str]:
-        """What must stay text in a row: special tokens, and added ones that are marks of the template."""
-        own = self.opened + self.ending
-        for turn in (*PROBES[0], _USER):
-            own = own.replace(turn["content"], "")
-        marks = {name for name in self.added if name in own and not name.isalnum()}
-        return {*self.special, *(name for name in marks if not _MARK.fullmatch(name))}
 
     def _render(self, messages: Sequence[Message], prompt: bool = True) -> str:
         """The template's text; raises UserError where it fails or drops what a message says."""
@@ -198,15 +181,45 @@ class Template:
         return text
 
 
-def _split(text: str, keeps_marks: bool) -> list[str]:
-    """The text in pieces; every second one is a mark of a thought, which acts in what an assistant says."""
-    return _MARK.split(text) if keeps_marks else [text]
+def _speller(tokenizer: Any, new: dict[str, str]) -> Any:
+    """A copy of a fast tokenizer with new names for some tokens, so that their old names are text like any
+    other; the ids stay. Merges that would make such a name again are left out."""
+    from tokenizers import Tokenizer
+
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec |= {"post_processor": None, "truncation": None, "padding": None}
+    for token in spec["added_tokens"]:
+        token["content"] = new.get(token["content"], token["content"])
+    model = spec["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {new.get(piece, piece): at for piece, at in model["vocab"].items()}
+    else:
+        model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
+    if "merges" in model:
+        model["merges"] = [pair for pair in pairs if new.keys().isdisjoint([*pair, "".join(pair)])]
+    if model.get("unk_token") in new:
+        model["unk_token"] = new[model["unk_token"]]
+    speller = Tokenizer.from_str(json.dumps(spec))
+    if any(speller.token_to_id(char) != tokenizer.convert_tokens_to_ids(name) for name, char in new.items()):
+        raise ValueError("its tokens cannot be renamed")
+    return speller
 
 
-def _is_open(opened: str) -> bool:
-    """Whether a prompt ends inside a thought."""
-    thought = _LAST_THOUGHT.search(opened)
-    return thought is not None and not thought["close"]
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """One of the names, the longest first; without any, what no text has."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+
+
+def _thought(text: str) -> re.Match[str]:
+    """The thought that a text ends in, open or closed; an empty match if none."""
+    found = _LAST_THOUGHT.search(text)
+    assert found is not None
+    return found
+
+
+def _is_open(thought: re.Match[str]) -> bool:
+    return bool(thought["open"] and not thought["close"])
 
 
 def _closing(thought: re.Match[str]) -> str:
@@ -222,8 +235,6 @@ def _shows(text: str, message: Message) -> bool:
     said = message["content"]
     if message["role"] == "assistant":
         said = re.split(CLOSING, said)[-1]
-    if said.strip() in text:
-        return True
     text = "".join(text.split())
     return all("".join(part.split()) in text for part in _WORDS.split(said))
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Row, read_table
-from raft_fast.data.training_rows import Data
+from raft_fast.data.dataset import Data, Row, read_table
 from raft_fast.engines.load import check_engines
 from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
 from raft_fast.refinement.checks import Checker

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.neighbours import SentenceEncoder
+from raft_fast.data.screening import SentenceEncoder
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Price, Reply, Sampling
 from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, named

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from raft_fast.data.dataset import Row, RowFile
+from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price
 from raft_fast.engines.asking import Prompts, load_prompts
@@ -64,7 +64,7 @@ def estimate(rows: Iterable[Row], stage: Stage1, prompts: Prompts, engines: Sequ
     return [one for one in engines if one.requests]
 
 
-def show_estimate(rows: RowFile, stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
+def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
     """Print a request of every kind, and how many there would be (--dry_run)."""
     from raft_fast.engines.load import load_tokens  # heavy
 

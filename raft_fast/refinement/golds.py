@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.neighbours import Index, SentenceEncoder, build_index, embed_to_file
+from raft_fast.data.screening import SentenceEncoder, embed_to_file, nearest
 from raft_fast.refinement.checks import RETRIEVAL
-from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.files import DiskMap
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -47,15 +47,15 @@ def index_golds(
         places = DiskMap()
         for place, row in enumerate(rows):
             places[_digest(row.gold)] = place
-        return GoldIndex(vectors, build_index(vectors, encoder.device), places)
+        return GoldIndex(vectors, encoder.device, places)
 
 
 @dataclass(frozen=True)
 class GoldIndex:
-    """All gold answers of a data set, searchable. `vectors` float32 [N, D], `index` over them."""
+    """All gold answers of a data set, searched on `device`. `vectors` float32 [N, D]."""
 
     vectors: np.ndarray
-    index: Index
+    device: str
     places: DiskMap
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,11 +71,11 @@ class GoldIndex:
     def objections(self, golds: np.ndarray, rewrites: np.ndarray) -> list[str | None]:
         """For each pair of unit vectors, float32 [n, D]: what is wrong; None if no other gold answer is
         nearer to the rewrite than its own."""
-        found = self.index.search(rewrites, RANKS)
+        scores, ids = nearest(rewrites, self.vectors, RANKS, self.device)
         own = (golds.astype(np.float64) * rewrites).sum(-1)
-        rivals = self.vectors[np.maximum(found.ids, 0)]  # [n, RANKS, D]
+        rivals = self.vectors[ids]  # [n, RANKS, D]
         alike = np.einsum("nd,nkd->nk", golds, rivals)
-        nearer = (found.ids >= 0) & (found.scores > own[:, None] + TIE) & (alike < SAME)
+        nearer = (scores > own[:, None] + TIE) & (alike < SAME)
         return [_objection(int(count)) for count in nearer.sum(1)]
 
 

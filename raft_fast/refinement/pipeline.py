@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.neighbours import SentenceEncoder
+from raft_fast.data.screening import SentenceEncoder
 from raft_fast.engines.asking import Activity, at_once
 from raft_fast.engines.journal import Journal
 from raft_fast.refinement.bench import Roles, Stage1, Workbench

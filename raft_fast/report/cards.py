@@ -12,8 +12,8 @@ from raft_fast.report.files import Record, RunFiles, read, read_run, rejected, w
 from raft_fast.report.results import markdown_table
 from raft_fast.report.text import markdown
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import SMOLLM2, AdapterOptions, RefineOptions, TrainOptions, pinned_by
-from raft_fast.run.options.option import needed
+from raft_fast.run.option import needed, pinned_by
+from raft_fast.run.options import SMOLLM2, AdapterOptions, RefineOptions, TrainOptions
 
 PAPER = "[arXiv 2606.00147](https://arxiv.org/abs/2606.00147)"
 LICENSES = {SMOLLM2: "apache-2.0"}

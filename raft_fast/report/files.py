@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft_fast.run.durable import replacing
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml
+from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml, replacing
 
 Record = dict[str, Any]
 DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run

@@ -1,27 +1,29 @@
-"""Duplicates and overlap: what is found, what is dropped, what is said."""
+"""Vectors in files, nearest neighbours, duplicates and overlap: what is found, dropped and said."""
 
+import errno
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from faults import calls, fault
 from written import jsonl
 
-from raft_fast.data.dataset import Row, open_rows
-from raft_fast.data.neighbours import TorchIndex
+from raft_fast.data import screening
+from raft_fast.data.dataset import Data, Row, open_rows, screen_rows
 from raft_fast.data.screening import (
     GRAM_WORDS,
     Reference,
+    embed_to_file,
     grams,
-    near,
+    nearest,
     rows_as_references,
     same_key,
     screen,
     words,
 )
-from raft_fast.data.training_rows import Data, screen_rows
 from raft_fast.models.embedding import unit
 from raft_fast.report.page import write_refine_report
 from raft_fast.run.errors import UserError
@@ -84,13 +86,6 @@ def test_a_text_has_a_sequence_for_every_13_words_and_a_short_one_is_one():
     assert len(grams(text[:5])) == 1
     assert grams(text[:GRAM_WORDS]) < grams(text)
     assert grams([]) == set()
-
-
-def test_near_finds_all_however_many_and_none_below():
-    vectors = unit(np.array([[1, 0.001 * n] for n in range(100)] + [[0, 1]]))
-    found = list(near(TorchIndex(vectors), 101, vectors[[0, 100]], 0.99))
-    assert sorted(id_ for id_, _ in found[0]) == list(range(100))
-    assert [id_ for id_, _ in found[1]] == [100]
 
 
 def test_the_first_of_a_group_stays_and_likeness_does_not_travel_on(tmp_path):
@@ -173,16 +168,13 @@ def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
     assert found.dropped == [0, 2]
 
 
-def test_rows_on_disk_are_screened_alike_and_lose_what_is_dropped(tmp_path):
+def test_rows_on_disk_are_screened_alike(tmp_path):
     rows = asking("a? @0", "b?", "c? @10", "b!", "d?")
     lines = [{"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold} for one in rows]
     file = open_rows(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5)
-    found, summary = run(tmp_path / "disk", file, duplicates="drop")
+    found, summary = run(tmp_path / "disk", file.rows, duplicates="drop")
     assert summary == run(tmp_path / "memory", rows, duplicates="drop")[1]
-    left = file.without(found.dropped)
-    assert [one.row_id for one in left] == ["r0", "r1", "r4"]
-    assert len(left) == 3
-    assert [one.row_id for one in file.shard(1, 2).without([1])] == ["r0", "r4"]
+    assert found.dropped == [2, 3]
 
 
 def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp_path):
@@ -229,8 +221,98 @@ def test_every_phase_of_screening_moves_to_its_end(tmp_path):
 
             yield advance
 
-    rows = asking("a@0", "b@1", "c@90", "A@0!")
+    rows = asking("a@0", "b@1", "c@90", "A@0")
     references = {"suite": [Reference("other@45", "", {})]}
     screen(rows, references, ScreenOptions(), AngleEncoder(), tmp_path, Counting())
     assert set(done) == {"screen questions", "compare with suite", "find duplicates"}
     assert all(steps == total for steps, total in done.values())
+
+
+@pytest.mark.parametrize(("count", "k"), [(500, 7), (97, 97), (98, 1), (3, 5), (0, 2)])
+def test_neighbours_are_those_that_sorting_finds(tmp_path, monkeypatch, count, k):
+    """Over several blocks, also of a read-only file and with a part of the vectors left out."""
+    monkeypatch.setattr(screening, "BASE_ROWS", 97)
+    rng = np.random.default_rng(0)
+    base, queries = (unit(rng.normal(size=(number, 16))) for number in (count, 37))
+    np.save(tmp_path / "vectors.npy", base)
+    exact = queries.astype(np.float64) @ base.astype(np.float64).T
+    for among in (None, rng.random(count) < 0.5):
+        scores, ids = nearest(queries, np.load(tmp_path / "vectors.npy", mmap_mode="r"), k, "cpu", among)
+        right = exact if among is None else np.where(among, exact, -np.inf)
+        np.testing.assert_allclose(scores, -np.sort(-right, axis=1)[:, :k], atol=1e-5)
+        np.testing.assert_allclose(np.take_along_axis(right, ids, 1), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1024])
+def test_duplicates_are_those_that_comparing_one_by_one_finds(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(screening, "BLOCK", block)
+    draw = np.random.default_rng(1)
+    degrees = [round(float(one), 1) for one in draw.uniform(0, 180, 60)]
+    kept, expected = [], []
+    for at, own in enumerate(degrees):
+        gaps = [round(float(np.cos(np.radians(own - degrees[other]))), 4) for other in kept]
+        if gaps and max(gaps) >= 0.99:
+            expected.append((f"r{at}", f"r{kept[int(np.argmax(gaps))]}", "similarity"))
+        else:
+            kept.append(at)
+    rows = asking(*(f"x{at}? @{own}" for at, own in enumerate(degrees)))
+    assert pairs(run(tmp_path, rows, duplicate_similarity=0.99)[1]) == expected
+    assert 10 < len(expected) < 50
+
+
+TEXTS = ["one", "two", "three"]
+
+
+class Counting:
+    """Vectors that differ; remembers how many texts it was given."""
+
+    identity, device, texts = "counting", "cpu", 0
+
+    def embed(self, texts):
+        self.texts += len(texts)
+        return unit(np.float32([[len(text), ord(text[-1])] for text in texts]))
+
+
+def embed(folder, encoder=None):
+    return embed_to_file(lambda: TEXTS, len(TEXTS), encoder or Counting(), folder / "golds.npy")
+
+
+GARBAGE = {"empty": b"", "cut": None, "binary": b"\x80\x81\xff", "list": b"[1]", "number": b"7",
+           "deep": b"[" * 5000, "object": b"{}", "zeros": bytes(64), "null": b"null",
+           "zip": b"PK\x03\x04" + bytes(40), "pickle": b"\x80\x04]\x94."}
+
+
+@pytest.mark.parametrize("name", ["golds.json", "golds.npy"])
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_vectors_that_cannot_be_read_are_made_again(tmp_path, name, kind):
+    before, path = np.array(embed(tmp_path)), tmp_path / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3] if GARBAGE[kind] is None else GARBAGE[kind])
+    encoder = Counting()
+    for _ in range(2):
+        assert (np.array(embed(tmp_path, encoder)) == before).all()
+        assert encoder.texts == len(TEXTS)  # and kept then
+        assert path.read_bytes() == whole
+
+
+def test_vectors_of_another_shape_are_made_again(tmp_path):
+    before = np.array(embed(tmp_path))
+    for other in (before[:2], before.astype(np.float64), before[0], before.astype("S4")):
+        np.save(tmp_path / "golds.npy", other)
+        assert (np.array(embed(tmp_path)) == before).all()
+
+
+def test_a_disk_that_was_full_at_any_moment_spoils_no_vectors(tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    with calls(tmp_path / "whole", monkeypatch) as seen:
+        before = np.array(embed(tmp_path / "whole"))
+    assert len(seen) > 8
+    for at, call in enumerate(seen):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with suppress(OSError), fault(folder, monkeypatch, at, full):
+            embed(folder)
+        assert not list(folder.glob(".partial*"))  # what is half written takes no room
+        assert (np.array(embed(folder)) == before).all(), call
+        assert {path.name for path in folder.iterdir()} == {"golds.npy", "golds.json"}

@@ -13,6 +13,6 @@ def jsonl(path, records):
     return str(path)
 
 
-def asked(rows):
-    """The last question of each row."""
-    return [row.prompt[-1]["content"] for row in rows]
+def texts(rows):
+    """(last question, gold answer) of each row."""
+    return [(row.prompt[-1]["content"], row.gold) for row in rows]

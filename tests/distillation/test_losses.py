@@ -9,7 +9,7 @@ from raft_kernels import topk_targets
 
 from raft_fast.distillation import losses
 from raft_fast.distillation.losses import Balance, ce_chunk, kl_loss, sft_loss
-from raft_fast.models.head import Head
+from raft_fast.models.architecture import Head
 
 
 @pytest.mark.parametrize("bias", [False, True])

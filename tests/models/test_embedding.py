@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from raft_fast.data.neighbours import embed_to_file
+from raft_fast.data.screening import embed_to_file
 from raft_fast.models.embedding import Encoder, unit
 from raft_fast.models.fetch import SENTENCE_ENCODER, fingerprint
 from raft_fast.run.errors import UserError

@@ -12,8 +12,8 @@ from raft_fast.models.thinking import marks, strip_thinking
 HARMONY = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>"
 CLOSED = [
     "<think>\nhm\n</think>\n\nyes", "<thinking>hm</thinking>yes", "<reasoning>hm</reasoning>yes",
-    "<reason>hm</reason>yes",
-    "<seed:think>hm</seed:think>yes", "[THINK]hm[/THINK]yes", "\u25c1think\u25b7hm\u25c1/think\u25b7yes",
+    "<reason>hm</reason>yes", "<seed:think>hm</seed:think>yes", "[THINK]hm[/THINK]yes",
+    "\u25c1think\u25b7hm\u25c1/think\u25b7yes",
     "<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>yes<|end_of_solution|>",
     "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>",
     "<unused94>thought\nhm<unused95>yes",
@@ -21,7 +21,6 @@ CLOSED = [
     "analysisWe need to think.assistantfinalyes", "<think>a<think>b</think>c</think>yes",
     "<|im_start|>assistant\n<think>\n\n</think>\n\nyes<|im_end|>", "<think>hm</think>\n<answer>yes</answer>",
     "Well. <think>hm</think>", "<|inner_prefix|>hm<|inner_suffix|>yes",
-    "Here is my thought process: hm\n\nHere is my response: yes",
 ]
 
 

@@ -2,6 +2,7 @@
 no row for) are never sampled nor taught; a tokenizer with more tokens than rows is refused."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,8 +20,8 @@ from raft_fast.engines.continuous import ContinuousEngine
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.load import load_chat
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
@@ -155,43 +156,28 @@ def test_a_mark_of_another_modality_needs_no_row(tmp_path):
     assert lacking(make_model(), chat) is None
 
 
-@pytest.mark.parametrize("given", ["</s>", [2, 99999], -1, [-1], 2.5, True, [[2]], {"a": 2}, 260], ids=str)
-def test_what_ends_an_answer_is_an_id_of_the_model(tmp_path, given):
-    saved(tmp_path, "generation_config.json", {"eos_token_id": given})
-    with pytest.raises(UserError) as told:
-        load_engine("self", ModelOptions(model=str(tmp_path), device="cpu"))
-    assert f" {tmp_path}: generation_config.json: eos_token_id {json.dumps(given)}: " in str(told.value)
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer.json"
 
 
-def test_ids_of_the_models_rows_end_an_answer(tmp_path):
-    saved(tmp_path, "generation_config.json", {"eos_token_id": [2, 259]})
-    assert load_engine("self", ModelOptions(model=str(tmp_path), device="cpu")).chat.eos_ids == {2, 259}
+@pytest.mark.parametrize(("file", "held", "said"), [
+    *((GENERATION, {"eos_token_id": given}, rf"{GENERATION}: eos_token_id {re.escape(json.dumps(given))}: ")
+      for given in ("</s>", [2, 99999], -1, 2.5, True, [[2]], {"a": 2}, 260)),
+    *((GENERATION, text, f"{GENERATION} cannot be read") for text in ("[]", "null", "{")),
+    *((TOKENIZER, text, "tokenizer cannot be loaded: ") for text in ("[]", "{")),
+    ("tokenizer_config.json", "[]", "tokenizer cannot be loaded: "),
+    *(("config.json", {"dtype": dtype}, "cannot be loaded: ") for dtype in ("foo", [])),
+    (TOKENIZER, {"version": "1.0", "added_tokens": [], "model": {"type": "nothing"}}, "cannot be loaded: "),
+    ("tokenizer_config.json", {"added_tokens_decoder": 3}, "cannot be loaded: "),
+    ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded: ")], ids=str)
+def test_a_file_of_the_wrong_content_is_one_line(model_folder, file, held, said):
+    """`held` is all of the file, or keys of it."""
+    text = held if isinstance(held, str) else json.dumps(
+        {**json.loads((model_folder / file).read_text()), **held})
+    (model_folder / file).write_text(text)
+    with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
+        load_engine("self", ModelOptions(model=str(model_folder), device="cpu"))
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", "{", "\x00"], ids=str)
-@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
-                                  "added_tokens.json", "generation_config.json"])
-def test_a_file_that_holds_no_object_is_named(tmp_path, file, text):
-    saved(tmp_path)
-    (tmp_path / file).write_text(text)
-    with pytest.raises(UserError, match=f"--model {tmp_path}: .*{file} does not hold a JSON object"):
-        load_engine("self", ModelOptions(model=str(tmp_path), device="cpu"))
-
-
-@pytest.mark.parametrize(("file", "held"), [
-    ("config.json", {"dtype": "foo"}), ("config.json", {"dtype": []}), ("config.json", {"dtype": "nn"}),
-    ("tokenizer.json", {"version": "1.0", "added_tokens": [], "model": {"type": "nothing"}}),
-    ("tokenizer_config.json", {"added_tokens_decoder": 3}), ("tokenizer_config.json", {"eos_token": 7})],
-    ids=str)
-def test_a_file_of_the_wrong_content_is_one_line(tmp_path, file, held):
-    saved(tmp_path, file, held)
-    with pytest.raises(UserError, match=f"--model {tmp_path}: .*cannot be loaded: "):
-        load_engine("self", ModelOptions(model=str(tmp_path), device="cpu"))
-
-
-def saved(folder, file="config.json", changes=None):
-    """A model's folder, with some keys of one file changed."""
-    make_model().save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    held = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps({**held, **(changes or {})}))
+def test_ids_of_the_models_rows_end_an_answer(model_folder):
+    (model_folder / GENERATION).write_text('{"eos_token_id": [2, 259]}')
+    assert load_engine("self", ModelOptions(model=str(model_folder), device="cpu")).chat.eos_ids == {2, 259}

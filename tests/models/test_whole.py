@@ -1,7 +1,6 @@
 """A folder whose weights are not what its configuration asks for is refused in one line that names them."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from raft_fast.models.embedding import Encoder
 from raft_fast.models.whole import check_written
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions
-from raft_fast.train import main
 
 NORM, UP, Q = "model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj"
 W2 = "model.layers.1.block_sparse_moe.experts.2.w2.weight"
@@ -36,14 +34,9 @@ def edit(folder, change):
               metadata={"format": "pt"})
 
 
-def configure(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-def another_layer(tensors, names=""):
+def another_layer(tensors):
     tensors.update({name.replace("layers.1.", "layers.2."): tensor.clone()
-                    for name, tensor in tensors.items() if f"layers.1.{names}" in name})
+                    for name, tensor in tensors.items() if "layers.1." in name})
 
 
 @pytest.fixture
@@ -57,29 +50,30 @@ def mixtral_folder(tmp_path):
     return tmp_path / "mixtral"
 
 
+NO_PLACE = "config.json has no place for weights: "
+
+
 @pytest.mark.parametrize(("change", "said"), [
     (lambda t: t.pop(UP), rf"weights are missing: {UP} \(1 in all\)"),
     (lambda t: t.pop("lm_head.weight"), "weights are missing: lm_head.weight"),
     (lambda t: t.update({NORM: torch.ones(31)}), rf"weights have the wrong shape: {NORM} \[31\] for \[32\]"),
     (lambda t: t[UP].view(-1)[7].fill_(torch.nan), f"weights hold NaN or Inf: {UP}"),
-    (lambda t: t[NORM][3].fill_(-torch.inf), f"weights hold NaN or Inf: {NORM}"),
-    (lambda t: t.update({NORM: torch.full([32], torch.nan, dtype=torch.bfloat16)}), "hold NaN or Inf"),
-    (another_layer, r"of layers that config.json does not have: model.layers.2.*, \.\.\. \(9 in all\)"),
-    (lambda t: t.update({f"{Q}.base_layer.weight": t.pop(f"{Q}.weight")}), "adapter that was not merged"),
-    (lambda t: t.update({f"{Q}.lora_A.default.weight": torch.ones(4, 32)}), "adapter that was not merged"),
-    (lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(1)}), "config.json does not say how"),
+    (lambda t: t.update({NORM: torch.full([32], -torch.inf, dtype=torch.bfloat16)}), "hold NaN or Inf"),
+    (another_layer, rf"{NO_PLACE}model.layers.2.*, \.\.\. \(9 in all\)"),
+    (lambda t: t.update({f"{Q}.base_layer.weight": t.pop(f"{Q}.weight")}), f"{NO_PLACE}{Q}.base_layer"),
+    (lambda t: t.update({f"{Q}.lora_A.default.weight": torch.ones(4, 32)}), f"{NO_PLACE}{Q}.lora_A"),
+    (lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(1)}), f"{NO_PLACE}{Q}.weight_scale_inv"),
     (lambda t: t.update({f"{Q}.weight": t[f"{Q}.weight"].to(torch.int8)}),
      rf"weights are whole numbers, .*: {Q}.weight \(1 in all\); add its quantization_config"),
     (lambda t: t.update({name.removeprefix("model."): t.pop(name).to(torch.uint8) for name in list(t)}),
      r"weights are whole numbers, .*: embed_tokens.weight, .*\(21 in all\)"),
-    (lambda t: t.update({f"{Q}.bias": torch.ones(32)}), rf"of parts that config.json does not .*: {Q}.bias"),
-    (lambda t: t.update({"lm_head.bias": torch.ones(260)}), "config.json does not have: lm_head.bias"),
-    (lambda t: t.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(8)}), "correct its model_type"),
-    (lambda t: t.update({"layers.1.self_attn.q_norm.weight": t.pop("model.norm.weight") * 2,
+    (lambda t: t.update({f"{Q}.bias": torch.ones(32)}), f"{NO_PLACE}{Q}.bias"),
+    (lambda t: t.update({"lm_head.bias": torch.ones(260)}), f"{NO_PLACE}lm_head.bias"),
+    (lambda t: t.update({"layers.1.self_attn.q_norm.weight": t.pop(NORM) * 2,
                          **{name.removeprefix("model."): t.pop(name) for name in list(t)},
-                         "norm.weight": torch.ones(32)}), "does not have: layers.1.self_attn.q_norm.weight"),
+                         "norm.weight": torch.ones(32)}), f"{NO_PLACE}layers.1.self_attn.q_norm.weight"),
     (lambda t: t.update({"model.layers.0.post_feedforward_layernorm.weight": torch.ones(32)}), "model_type"),
-], ids=range(17))
+], ids=range(15))
 def test_weights_that_are_not_the_configurations_are_named(model_folder, change, said):
     edit(model_folder, change)
     with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
@@ -92,7 +86,7 @@ def test_weights_that_are_not_the_configurations_are_named(model_folder, change,
     (lambda t: t[W2][0].fill_(torch.nan), "NaN or Inf: model.layers.1.mlp.experts.down_proj"),
     (lambda t: [t.pop(name) for name in list(t) if "layers.1.block" in name and "experts" in name],
      r"missing: .*experts.down_proj, .*experts.gate_up_proj \(2 in all\)"),
-    (another_layer, "of layers that config.json does not have"),
+    (another_layer, NO_PLACE),
 ], ids=range(5))
 def test_a_mixtures_experts_are_all_there(mixtral_folder, change, said):
     load(mixtral_folder)
@@ -103,34 +97,28 @@ def test_a_mixtures_experts_are_all_there(mixtral_folder, change, said):
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"num_hidden_layers": 3}, r"missing: model.layers.2.*\(9 in all\)"),
-    ({"num_hidden_layers": 1}, "of layers that config.json does not have: model.layers.1"),
-    ({"hidden_size": 64}, "wrong shape"),
+    ({"num_hidden_layers": 1}, f"{NO_PLACE}model.layers.1"),
     ({"tie_word_embeddings": False, "vocab_size": 261}, r"lm_head.weight \[260, 32\] for \[261, 32\]"),
-    ({"hidden_act": "nothing"}, "KeyError: 'nothing'; correct its config.json"),
-    ({"num_attention_heads": 0}, "correct its config.json"),
-    ({"hidden_size": "32"}, "expected int, got str"),
-], ids=str)
+    ({"hidden_act": "nothing"}, "KeyError: 'nothing'"), ({"num_attention_heads": 0}, "ZeroDivisionError"),
+    ({"hidden_size": "32"}, "expected int, got str")], ids=str)
 def test_a_configuration_of_another_model_is_refused(model_folder, changes, said):
-    configure(model_folder, **changes)
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises(UserError, match=said):
         load(model_folder)
 
 
 @pytest.mark.parametrize("change", [
-    lambda t: t.update({"mtp.fc.weight": torch.ones(3)}),
-    lambda t: (another_layer(t), t.update({"model.layers.2.eh_proj.weight": torch.ones(3)})),  # DeepSeek's
-    lambda t: t.update({f"visual.blocks.{i}.norm.weight": torch.ones(3) for i in range(3)}),
-    lambda t: t.update({"v_head.summary.weight": torch.ones(1, 32)}),
+    lambda t: t.update({"mtp.fc.weight": torch.ones(3), "v_head.summary.weight": torch.ones(1, 32)}),
     lambda t: t.update({"score.bias": torch.ones(1), "model.visual.blocks.0.norm.bias": torch.ones(3)}),
     lambda t: t.update({f"model.layers.0.self_attn.{name}": torch.ones(1, 1, 3, 3, dtype=torch.uint8)
-                        for name in ("bias", "masked_bias", "causal_mask")}),
+                        for name in ("bias", "causal_mask")}),
     lambda t: t.update({"visual.blocks.0.norm.weight": torch.ones(3, dtype=torch.int8)}),
-], ids=["mtp", "layer", "vision", "value", "score", "mask", "integer"])
-def test_weights_of_something_else_are_named_and_left_out(model_folder, change, capsys):
+], ids=["heads", "vision", "mask", "integer"])
+def test_weights_of_something_else_are_named_and_left_out(model_folder, change):
     edit(model_folder, change)
-    assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
-    load(model_folder)
-    assert capsys.readouterr().err.count("weights that LlamaForCausalLM does not have are left out: ") == 1
+    with pytest.warns(UserWarning, match="weights that LlamaForCausalLM does not have are left out: "):
+        assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
 
 
 @pytest.mark.parametrize("change", [
@@ -138,9 +126,10 @@ def test_weights_of_something_else_are_named_and_left_out(model_folder, change, 
     lambda t: t.update({name.removeprefix("model."): t.pop(name) for name in list(t)}),
     lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
 ], ids=["bfloat16", "no prefix", "old buffers"])
-def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys):
+def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys, recwarn):
     edit(model_folder, change)
     load(model_folder)
+    assert not recwarn
     assert capsys.readouterr().err == ""
 
 
@@ -157,20 +146,17 @@ def cut(file, size):
 
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda folder: cut(folder / WEIGHTS, -9), "model.safetensors cannot be read"),
-    (lambda folder: cut(folder / WEIGHTS, 100), "model.safetensors cannot be read"),
     (lambda folder: cut(folder / WEIGHTS, 0), "model.safetensors cannot be read"),
     (lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
      "model.safetensors cannot be read"),
-    (lambda folder: (folder / WEIGHTS).unlink(), "no file named model.safetensors"),
-    (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "not .bin files"),
+    (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "no file named model.safe"),
     (lambda folder: shards(folder)[0][1].unlink(), "model-00002-of-00004.safetensors cannot be read"),
     (lambda folder: cut(shards(folder)[0][1], -9), "model-00002-of-00004.safetensors cannot be read"),
-    (lambda folder: shards(folder)[1].write_text("{"), "index.json is not an index of weights"),
-    (lambda folder: shards(folder)[1].write_text('{"metadata": 1}'), "index.json is not an index of weights"),
+    (lambda folder: shards(folder)[1].write_text("{"), "model.safetensors.index.json cannot be read"),
+    (lambda folder: shards(folder)[1].write_text('{"metadata": 1}'), "index.json cannot be read"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json' is not a valid JSON file"),
-    (lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}'),
-     "holds an adapter .*merge it into its base model"),
-], ids=range(12))
+    (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter, not a whole model"),
+], ids=range(10))
 def test_a_folder_that_is_not_whole_is_one_line(model_folder, damage, said):
     damage(model_folder)
     with pytest.raises(UserError, match=f"--teacher {model_folder}: .*{said}"):
@@ -190,9 +176,8 @@ def test_what_is_written_is_read_by_its_names_and_shapes(mixtral_folder):
 
 
 def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_path, chat, monkeypatch):
-    """Whatever goes wrong in writing it."""
-    options = ModelOptions(model=str(model_folder), device="cpu")
-    student = make_student(make_model(), options, AdapterOptions(), 0)
+    student = make_student(make_model(), ModelOptions(model=str(model_folder), device="cpu"),
+                           AdapterOptions(), 0)
     save, state = student.model.save_pretrained, student.model.state_dict()
     del state[UP]
     monkeypatch.setattr(student.model, "save_pretrained",
@@ -215,14 +200,3 @@ def test_an_encoder_is_whole_too(tmp_path, change, said):
     edit(folder, change)
     with pytest.raises(UserError, match=rf"--encoder {folder}: .*{said}"):
         Encoder(folder)
-
-
-def test_a_command_says_it_in_one_line(model_folder, tmp_path, monkeypatch, capsys):
-    edit(model_folder, lambda tensors: tensors.pop(UP))
-    (tmp_path / "rows.jsonl").write_text("".join(
-        json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(9)))
-    monkeypatch.setattr(sys, "argv", ["train", "--data", str(tmp_path / "rows.jsonl"), "--device", "cpu",
-                                      "--model", str(model_folder), "--output_dir", str(tmp_path / "run")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    assert f"error: --model {model_folder}: weights are missing: {UP}" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, rewritten, row, run
 
-from raft_fast.data.neighbours import embed_to_file
+from raft_fast.data.screening import embed_to_file
 from raft_fast.engines import Reply
 from raft_fast.models.embedding import unit
 from raft_fast.refinement import Roles, add_calibration, index_golds

@@ -12,7 +12,7 @@ from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
 
 from raft_fast import refine
 from raft_fast.data import dataset
-from raft_fast.data.training_rows import Data
+from raft_fast.data.dataset import Data
 from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.refinement.summary import outcome
@@ -131,7 +131,7 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "says"), [
     ([], "--data is missing"),
     (["--data", "none.jsonl"], "--data none.jsonl: no such file"),
-    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be in"),
+    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be at least -1"),
     (["--data", "rows.jsonl", "--shard", "3/2"], "--shard 3/2: must be i/n"),
     (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--shard", "4/4", "--dry_run", "true"], "--shard 4/4: there are only 1 rows"),

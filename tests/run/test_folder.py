@@ -5,12 +5,11 @@ from typing import get_args
 
 import pytest
 
-from raft_fast.run.arguments import GROUPS
+from raft_fast.run.config import GROUPS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_yaml
 from raft_fast.run.folder import has_steps, make_folder, only_process, open_run, paid, pin_inputs, save_costs
-from raft_fast.run.options import pinned_by
-from raft_fast.run.options.option import Part
+from raft_fast.run.option import Part, pinned_by
 from raft_fast.run.progress import Reporter
 
 STEP = '{"step": 1}\n'
@@ -160,7 +159,7 @@ def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
 def test_an_output_dir_that_is_a_file(tmp_path):
     (tmp_path / "x").write_text("")
     for name in ("x", "x/run"):
-        with pytest.raises(UserError, match="is a file"):
+        with pytest.raises(UserError, match="is a file; name another"):
             make_folder(tmp_path / name)
 
 

@@ -12,8 +12,8 @@ from raft_fast.distillation.rollouts.base import Draw, RolloutEngine, Trajectory
 from raft_fast.distillation.weights import sampler
 from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import own_settings
+from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.head import head_of
 from raft_fast.models.packing import completion_hidden, completion_ids, mixed_precision
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
