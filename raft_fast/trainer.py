@@ -161,7 +161,7 @@ class RAFTTrainer:
         """From rows to RUN/model."""
         from raft_fast.distillation import rows_per_step
         from raft_fast.distillation.stage2 import load_teacher, train_student
-        from raft_fast.distillation.student import check_adapter, check_checkpointing
+        from raft_fast.distillation.student import check_student
         from raft_fast.distillation.weights import check_shards
         from raft_fast.evaluation.during_training import watchers
         from raft_fast.evaluation.ifbench import fetched_suites
@@ -177,8 +177,7 @@ class RAFTTrainer:
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
             check_shards(original.model, options.train.parallelism, processes)
-            check_adapter(original.model, options.adapter, self._peft_config)
-            check_checkpointing(original.model, options.train)
+            check_student(original.model, options.adapter, options.train, self._peft_config)
             if processes.is_first:  # only stage 1 and the evaluation ask it
                 self._encoder = load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))

@@ -22,7 +22,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.metrics import METRICS, cut_back, whole_lines
-from raft_fast.distillation.weights import AsModel
 from raft_fast.run.errors import Stopped, UserError
 from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
@@ -39,13 +38,14 @@ class TrainingState:
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
     (token ids, row by row) and examples (the views made of both, one a row): what the step was trained on.
     stop: set it, and training stops after this step with a checkpoint. finished: set it to the reason, and no
-    step comes after this one, in a resumed run neither. weights: what of the student is saved, and how.
+    step comes after this one, in a resumed run neither. weights: what of the student is saved, with `save`,
+    `read` and `put` (`FullWeights` or an `Adapter`).
     saved: the newest checkpoint. listeners: all callbacks of the run, to notify them.
     """
 
     run_dir: Path
     student: Any
-    weights: AsModel
+    weights: Any
     total: int
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)

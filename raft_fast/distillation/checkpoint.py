@@ -19,7 +19,7 @@ from transformers import set_seed
 from raft_fast.distillation.callbacks import TrainingState
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.weights import Weights, gathered, part_of
+from raft_fast.distillation.weights import FullWeights, gathered, part_of
 from raft_fast.engines import stable_seed
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import check_seal, discard, read_json, seal, sweep, write_folder
@@ -45,7 +45,6 @@ class Resumable:
     stepper: Stepper
     scheduler: Any
     rollouts: RolloutBuffer | None
-    options: TrainOptions
     rows_per_step: int
     seed: int
     rows: str
@@ -77,23 +76,25 @@ class Resumable:
 
     def save(self) -> Path:
         """Write the checkpoint of the step just done; returns its folder."""
-        processes = Processes()
+        processes, options, weights = Processes(), self.stepper.options, self.state.weights
         kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
                 "finished": self.state.finished, "rows": self.rows, "rows_per_step": self.rows_per_step,
-                "batch": batch(self.options), "buffer": self.rollouts.state() if self.rollouts else {},
+                "batch": batch(options), "buffer": self.rollouts.state() if self.rollouts else {},
                 "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
-        self.state.weights.gather()
-        save = partial(save_checkpoint, self._folder, self.state.step, self.state.weights,
-                       moments(self.stepper.optimizer), kept, self.options.save_total_limit)
+        if isinstance(weights, FullWeights):
+            weights.gather()
+        save = partial(save_checkpoint, self._folder, self.state.step, weights,
+                       moments(self.stepper.optimizer), kept, options.save_total_limit,
+                       self.stepper.chat.tokenizer)
         self.state.saved = processes.first(save)
         return self.state.saved
 
     def saving_is_due(self) -> bool:
         """Every --save_steps, and when training ends."""
-        state, steps = self.state, self.options.save_steps
-        every = steps and state.step % steps == 0
-        return bool(every or state.step == state.total or state.stop or state.finished)
+        state, steps = self.state, self.stepper.options.save_steps
+        every = steps > 0 and state.step % steps == 0
+        return every or state.step == state.total or state.stop or state.finished is not None
 
     @property
     def _folder(self) -> Path:
@@ -104,12 +105,14 @@ class Resumable:
         return self.rollouts.engine if self.rollouts else None
 
 
-def save_checkpoint(folder: Path, step: int, weights: Weights, optimizer: Tensors, state: dict[str, Any],
-                    keep: int) -> Path:
-    """Write checkpoints/step-N with the weights, the optimizer's `moments` and `state` (plain JSON), then
-    drop all but the newest `keep`; returns its path."""
+def save_checkpoint(folder: Path, step: int, weights: Any, optimizer: Tensors, state: dict[str, Any],
+                    keep: int, tokenizer: Any = None) -> Path:
+    """Write checkpoints/step-N with weights and tokenizer, the optimizer's `moments` and `state` (plain
+    JSON), then drop all but the newest `keep`; returns its path."""
     def fill(partial: Path) -> None:
         weights.save(partial / MODEL)
+        if tokenizer:
+            tokenizer.save_pretrained(partial / MODEL)
         save_file(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
         seal(partial)
@@ -117,15 +120,15 @@ def save_checkpoint(folder: Path, step: int, weights: Weights, optimizer: Tensor
     sweep(folder)
     target = folder / f"step-{step:06d}"
     write_folder(target, fill)
-    # later ones are damaged: the run went on from before them
+    # later ones are damaged: the run was resumed from before them
     older = [path for path in checkpoints(folder) if step_of(path) < step]
-    later = [path for path in checkpoints(folder) if step_of(path) > step]
-    for unwanted in [*later, *older[: max(0, len(older) + 1 - keep)]]:
-        discard(unwanted)
+    for path in checkpoints(folder):
+        if step_of(path) > step or path in older[: max(0, len(older) + 1 - keep)]:
+            discard(path)
     return target
 
 
-def restore(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def restore(folder: Path, weights: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Put weights and optimizer of the newest whole checkpoint in place; returns its JSON state and its
     `folder`, or None without a checkpoint.
 
@@ -181,18 +184,17 @@ def check_resume(asked: str | Path | bool | None, run_dir: Path) -> None:
     there = checkpoints(run_dir / "checkpoints")
     if asked is False and paid(run_dir):
         raise UserError(f"resume_from_checkpoint=False: {run_dir} already contains a run; use a new "
-                        "output_dir, or leave it out to go on")
+                        "output_dir")
     if asked is True and not there:
-        raise UserError(f"resume_from_checkpoint=True: {run_dir} has no checkpoint; leave it out to begin")
-    if isinstance(asked, str | os.PathLike):
-        known = [run_dir, run_dir / "checkpoints", *there[-1:]]
-        if not there or Path(asked).resolve() not in [one.resolve() for one in known]:
-            raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, "
-                            f"from its newest checkpoint ({there[-1] if there else 'it has none'}); to go "
-                            "on from an earlier one remove those after it")
+        raise UserError(f"resume_from_checkpoint=True: {run_dir} has no checkpoint")
+    known = [path.resolve() for path in (run_dir, run_dir / "checkpoints", *there[-1:])] if there else []
+    if isinstance(asked, str | os.PathLike) and Path(asked).resolve() not in known:
+        raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, from "
+                        f"its newest checkpoint ({there[-1] if there else 'it has none'}); to go on from an "
+                        "earlier one remove those after it")
 
 
-def _read(checkpoint: Path, weights: Weights) -> tuple[Tensors, Tensors, dict[str, Any]]:
+def _read(checkpoint: Path, weights: Any) -> tuple[Tensors, Tensors, dict[str, Any]]:
     """(weights, optimizer's tensors, JSON state); nothing is put in place before all can be read."""
     try:
         return (weights.read(checkpoint / MODEL), load_file(checkpoint / OPTIMIZER),

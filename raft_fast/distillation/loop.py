@@ -22,7 +22,7 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.weights import AsModel, FullWeights, Weights, spread
+from raft_fast.distillation.weights import FullWeights, spread
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -30,7 +30,7 @@ from raft_fast.run.processes import Processes
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
           terms: Sequence[Term], options: TrainOptions, seed: int, run_dir: Path,
-          callbacks: Sequence[Callback] = (), weights: Weights | None = None,
+          callbacks: Sequence[Callback] = (), weights: Any = None,
           rollout_engine: RolloutEngine | None = None) -> bool:
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
@@ -59,10 +59,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     if draws:
         engine = rollout_engine or make_engine(options, chat, student)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
-    saved = AsModel(weights or FullWeights(student), student, chat.tokenizer)
-    state = TrainingState(run_dir, student, saved, len(steps))
-    run = Resumable(state, stepper, scheduler, rollouts, options, size, seed,
-                    fingerprint_rows(rows))
+    state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps))
+    run = Resumable(state, stepper, scheduler, rollouts, size, seed, fingerprint_rows(rows))
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
     state.listeners = listeners

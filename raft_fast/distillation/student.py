@@ -33,25 +33,17 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
     return FullStudent(own, theirs=given is not None)
 
 
-def check_adapter(original: Any, adapter: AdapterOptions, peft_config: Any = None) -> None:
-    """Raises UserError before stage 1 if --use_peft asks for layers that `original` does not have."""
-    if adapter.use_peft:
-        empty = _empty(original)
-        empty.tie_weights()
-        with torch.device("meta"):
-            Adapter(empty, adapter, config=peft_config)
-
-
-def check_checkpointing(original: Any, training: TrainOptions) -> None:
-    """Raises UserError before stage 1 if the model has no --gradient_checkpointing."""
-    if training.gradient_checkpointing:
-        checkpoint_activations(_empty(original))
-
-
-def _empty(original: Any) -> Any:
-    """A model like `original` without weights."""
+def check_student(original: Any, adapter: AdapterOptions, training: TrainOptions | None = None,
+                  peft_config: Any = None) -> None:
+    """Raises UserError before stage 1 if --use_peft asks for layers that `original` does not have, or
+    --gradient_checkpointing for what it cannot do."""
     with torch.device("meta"):
-        return type(original)(copy.deepcopy(original.config))
+        empty = type(original)(copy.deepcopy(original.config))
+        empty.tie_weights()
+        if training and training.gradient_checkpointing:
+            checkpoint_activations(empty)
+        if adapter.use_peft:
+            Adapter(empty, adapter, config=peft_config)
 
 
 class FullStudent:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,27 +20,11 @@ from raft_fast.run.processes import Processes
 WEIGHTS_FILE = "model.safetensors"
 
 
-class Weights(Protocol):
-    """What is trained, to and from a folder of safetensors."""
-
-    def save(self, folder: Path) -> None:
-        """Write the folder."""
-        ...
-
-    def read(self, folder: Path) -> dict[str, torch.Tensor]:
-        """All tensors of the folder. Raises ValueError if one is missing or unknown."""
-        ...
-
-    def put(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set the weights to what `read` returned."""
-        ...
-
-
 class FullWeights:
-    """A whole model's state dict under its own names, tied weights once.
+    """A whole model's state dict under its own names, tied weights once, in a folder that --model reads.
 
-    Not transformers' folder of a model: `save_pretrained` renames and splits the experts of
-    mixture-of-experts models for the hub.
+    `save_pretrained` would rename and split the experts of mixture-of-experts models for the hub. An adapter
+    (`lora.Adapter`) has the same `save`, `read` and `put`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -53,12 +37,16 @@ class FullWeights:
             self.whole = gathered(self._tensors())
 
     def save(self, folder: Path) -> None:
+        """Write the folder."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
         save_file({name: tensor.contiguous() for name, tensor in (self.whole or self._tensors()).items()},
                   folder / WEIGHTS_FILE)
         self.whole = {}
 
     def read(self, folder: Path) -> dict[str, torch.Tensor]:
+        """All tensors of the folder. Raises ValueError if one is missing or unknown."""
         tensors = read_safetensors(folder)
         check_names([name for name in self._tensors() if name not in tensors],
                     set(tensors) - set(self.model.state_dict()))
@@ -66,6 +54,7 @@ class FullWeights:
 
     @torch.no_grad()
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Set the weights to what `read` returned."""
         own = self.model.state_dict()
         for name, tensor in tensors.items():
             own[name].copy_(part_of(tensor, own[name]))
@@ -75,25 +64,6 @@ class FullWeights:
         once = {name for name, _ in self.model.named_parameters()}
         every = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in every - once}
-
-
-class AsModel:
-    """`weights` of `model`, saved with what makes a folder of them one that --model reads."""
-
-    def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
-        self.weights, self.model, self.tokenizer = weights, model, tokenizer
-        self.read, self.put = weights.read, weights.put
-
-    def gather(self) -> None:
-        if isinstance(self.weights, FullWeights):
-            self.weights.gather()
-
-    def save(self, folder: Path) -> None:
-        self.weights.save(folder)
-        self.tokenizer.save_pretrained(folder)
-        if (folder / WEIGHTS_FILE).is_file():  # an adapter is no model by itself
-            self.model.config.save_pretrained(folder)
-            self.model.generation_config.save_pretrained(folder)
 
 
 def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raft_fast.recipes.base import Recipe
@@ -23,7 +22,7 @@ def names() -> list[str]:
 def find(recipe: "str | type[Recipe] | Recipe") -> Recipe:
     """A recipe by its name, by `module:Class` (or `module:object`) for one of your own, or as it is.
 
-    Raises UserError where there is no such module or object, or it is not a recipe.
+    Raises UserError if there is no such module or object, or it is not a recipe.
     """
     found: Any = recipe
     if isinstance(recipe, str):
@@ -45,32 +44,27 @@ def find(recipe: "str | type[Recipe] | Recipe") -> Recipe:
 def terms_of(recipe: "str | type[Recipe] | Recipe", options: "TrainOptions") -> "list[Term]":
     """What the recipe minimises under these options.
 
-    Raises UserError where terms share a name, and where --sft or --distillation ask for terms that the recipe
-    does not have, or leave out ones that it has.
+    Raises UserError if there is no term, if two share a name, or if --sft or --distillation ask for terms
+    that the recipe does not have, or leave out ones that it has.
     """
     chosen = find(recipe)
     terms = chosen.terms(options)
-    _check(chosen.name, [term.name for term in terms])
+    told = ", ".join(term.name for term in terms)
+    if not terms or len({term.name for term in terms}) < len(terms):
+        raise UserError(f"--recipe {chosen.name}: must have terms, each with its own name, and has: {told}")
     for option, asked, there in (
             ("sft", options.sft, any(not term.draws and not term.taught for term in terms)),
             ("distillation", options.distillation, any(term.draws or term.taught for term in terms))):
         if asked != there:
             raise UserError(f"--{option} {str(asked).lower()}: must be {str(there).lower()} for the recipe "
-                            f"{chosen.name}, whose loss has the terms {', '.join(t.name for t in terms)}")
+                            f"{chosen.name}, whose loss has the terms {told}")
     return terms
 
 
 def needs_answers(recipe: Recipe, options: "Options") -> bool:
-    """Whether rows must have answers: for a term, for stage 1, or because without answers nobody teaches but
-    the model itself."""
+    """Whether rows must have answers: for a term, for stage 1, or because the model is its own teacher."""
     return options.train.teacher == "self" or recipe.answers(options) is not None or any(
         term.needs_answer for term in recipe.terms(options.train))
-
-
-def _check(recipe: str, terms: Sequence[str]) -> None:
-    if not terms or len(set(terms)) < len(terms):
-        raise UserError(f"--recipe {recipe}: its terms must be one at least, each with a name of its own: "
-                        f"{list(terms)}")
 
 
 def _of_module(module: Any) -> Any:

@@ -26,7 +26,7 @@ from raft_fast.distillation import Adapter, estimate
 from raft_fast.distillation.memory import Estimate
 from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.stage2 import train_student
-from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
+from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
 from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
@@ -113,7 +113,7 @@ def test_stage_2_from_the_folder_to_a_model_that_loads(folder, tmp_path, lora, m
 
 def test_a_recurrent_model_trains_whole_and_takes_no_adapter_it_cannot_have():
     with pytest.raises(UserError, match=r"--lora_target_modules in_proj,out_proj: .*incompatible with Mamba"):
-        check_adapter(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules="in_proj,out_proj"))
+        check_student(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules="in_proj,out_proj"))
     model = build("mamba").train()
     checkpoint_activations(model)
     completion_hidden(model, [View([5, 6], [7, 8]), View([9], [3])], 0).sum().backward()
