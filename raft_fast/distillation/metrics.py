@@ -54,7 +54,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
-        self.laps: list[tuple[str, object, object]] = []
+        self.laps: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -66,19 +66,15 @@ class Clock:
         """Seconds a name, device work included."""
         seconds: dict[str, float] = {}
         for name, start, end in self.laps:
-            seconds[name] = seconds.get(name, 0.0) + self._between(start, end)
+            if self.on_gpu:
+                end.synchronize()
+            took = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            seconds[name] = seconds.get(name, 0.0) + took
         return seconds
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-    @staticmethod
-    def _between(start: object, end: object) -> float:
-        if isinstance(start, float) and isinstance(end, float):
-            return end - start
-        end.synchronize()  # type: ignore[attr-defined]
-        return start.elapsed_time(end) / 1000  # type: ignore[attr-defined, no-any-return]
