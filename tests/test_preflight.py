@@ -110,7 +110,7 @@ def test_what_is_not_used_may_be_anything(tmp_path):
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("entry", "argv", "said"), [
     (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
-    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM is not installed: pip install vllm"),
+    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM is not installed: pip"),
     (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM is not installed: pip install vllm"),
 ])
 def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):
