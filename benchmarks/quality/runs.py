@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import Options, ParaphraseOptions
 from raft_fast.run.progress import Reporter
 
-OWN = ("save_steps", "save_total_limit")  # options that a cell sets itself when it runs
 Record = dict[str, Any]
 
 
@@ -239,16 +238,6 @@ def checkpoint_steps(total: int, count: int) -> list[int]:
     """At most `count` steps, evenly spaced, the last one among them."""
     every = -(-total // min(count, total))
     return [*range(every, total, every), total]
-
-
-def known_finished(cells: Sequence[Cell], folder: Path) -> int:
-    """How many cells are finished in `folder`, as far as name and options tell without a model."""
-    def lasting(options: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in options.items() if key not in OWN}
-
-    there = [read_json(path) for path in (folder / "cells").glob("*/cell.json")]
-    found = [(one["name"], lasting(one["options"])) for one in there]
-    return sum((cell.name, lasting(cell.options.flat())) in found for cell in cells)
 
 
 def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> None:

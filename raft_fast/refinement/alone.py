@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Rejected, Row, Table, fingerprint_rows, open_rows, pick
+from raft_fast.data.dataset import Rejected, Row, Table, fingerprint_rows, pick, read_table
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
@@ -26,7 +27,7 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows", unit="rows") as advance:
-        table = open_rows(data.data, data.max_bad_rows, advance)
+        table = read_table(data.data, data.max_bad_rows, rows=OnDisk(), advance=advance)
     for note in table.notes:
         reporter.say(note)
     if table.refined:
@@ -76,11 +77,10 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
         roles = build_roles(options.refine, lambda spec: load_engine(
             spec, options.model, None, options.refine.refine_batch_size, options.engines))
         encoder = load_encoder(options.model)
-    screened = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
+    dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
                       str(everyone.source))
-    dropped = set(screened.dropped)
-    rows = pick(everyone.rows, [at for at in range(len(everyone.rows)) if at not in dropped])
-    write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
+    rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
+    write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
     golds = index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,
                      seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,

@@ -299,7 +299,7 @@ def test_the_last_shard_joins_all_calibration_and_screening_included(command, tm
     assert b"again" not in whole["decisions.jsonl"]
     assert json.loads(whole["rejected.jsonl"]) == {
         "file": "rows.jsonl", "line": None,
-        "reason": "row_id again: asks what row_id row-000004 asks (similarity 1.000); --duplicates flag "
+        "reason": "row_id again: repeats row_id row-000004 (similarity 1.000); --duplicates flag "
                   "keeps it"}
     assert json.loads(whole["screen.json"])["duplicates"] == 1
     for again in (["--shard", "2/2", *options], ["--merge", "true"]):
