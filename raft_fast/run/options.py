@@ -26,7 +26,8 @@ distilled = partial(option, needs="distillation")
 class DataOptions(Group, pins="rows"):
     """Rows"""
 
-    data: str | None = option(None, "A file (docs/DATA.md), or a `datasets` name.")
+    data: str | None = option(None, "A file or a `datasets` name, with question/answer, prompt/completion or "
+                              "messages (docs/DATA.md).")
     max_rows: int = option(0, "Rows to use at most, spread over the categories; 0: all.", least=0)
     max_bad_rows: float = free(0.1, "Share of rows that may be bad; they are set aside.", least=0, most=1)
     seed: int = option(0, "Seed of all draws.", least=-2**63, below=2**63, must="a whole number of 64 bits")
@@ -247,7 +248,7 @@ class WatchOptions(Group):
                                        needs="eval_steps")
     load_best_model_at_end: bool = option(False, "End with the weights of the lowest eval_domain_nll, chosen "
                                           "on the held-out rows: their final scores are slightly too good.",
-                                          pins="training", needs="eval_steps")
+                                          pins="training")
     collapse_threshold: float = option(1.0, "Training ends early once the student is this many nats a token "
                                        "further from the original's own answers than the original.",
                                        pins="training", above=0, needs="eval_steps")
@@ -257,6 +258,11 @@ class WatchOptions(Group):
                                must="true or false (see --hub_model_id)")
     hub_model_id: str | None = option(None, "USER/NAME. Default: name of --output_dir.", needs="push_to_hub")
     hub_private_repo: bool = option(True, "Make a new repository private.", needs="push_to_hub")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.eval_steps > 0 or not self.load_best_model_at_end, "--load_best_model_at_end", True,
+              "false where --eval_steps is 0")
 
 
 @dataclass

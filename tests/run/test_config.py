@@ -86,6 +86,7 @@ def test_shipped_configurations_and_the_page_of_options_are_up_to_date():
     (["learning_rate=1.5"], r"unknown option learning_rate \(did you mean --learning_rate\?\)"),
     (["--save_steps", "-1"], "--save_steps -1: must be at least 0"),
     (["--fixed_lambda", "500"], "--lambda_max 100"),
+    (["--load_best_model_at_end"], "--load_best_model_at_end True: must be false where --eval_steps is 0"),
     (["--seed", "1e30"], "must be a whole number of 64 bits"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
     (["--tau", "3"], "--tau 3.0: must be at least -1 and at most 1"),
@@ -184,7 +185,6 @@ def test_the_configuration_of_a_run_says_the_same_options(tmp_path):
     (["--fixed_lambda", "2"], "--fixed_lambda requires --balance fixed"),
     (["--balance", "fixed", "--ema_beta", "0.5"], "--ema_beta requires --balance ema or gradient"),
     (["--distillation", "false", "--teacher", "x"], "--teacher requires --distillation"),
-    (["--load_best_model_at_end"], "--load_best_model_at_end requires --eval_steps"),
     (["--use_peft", "--lora_r", "64"], None),
 ])
 def test_what_would_be_ignored_is_refused(argv, said):
