@@ -2,9 +2,6 @@
 
     python -m raft_fast.paraphrase --data RUN/refine/refined.parquet --output_dir DIR
     python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl
-
-DIR gets paraphrases.jsonl (rows to evaluate on), refused.jsonl (with reasons), provenance.json and
-config.yaml. Started again on the same DIR it asks only for replies it does not have.
 """
 
 from collections.abc import Sequence
@@ -12,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from raft_fast.data.dataset import Row, fingerprint_rows
-from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply, Sampling
+from raft_fast.engines import Engine, Sampling
 from raft_fast.engines.load import check_engines
 from raft_fast.evaluation.domain import SimilarityEncoder
 from raft_fast.evaluation.paraphrases import paraphrase
@@ -32,9 +28,8 @@ FILE, MAX_NEW_TOKENS, TEMPERATURE = "paraphrases.jsonl", 96, 0.7
 @entry
 def main() -> None:
     """Read rows, paraphrase, review, print the outcome."""
-    _, groups = parse("paraphrase", DESCRIPTION,
-                      [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions])
-    data, model, engines, options = groups
+    kinds = [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions]
+    data, model, engines, options = groups = parse("paraphrase", DESCRIPTION, kinds)[1]
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
     check_engines([("--paraphraser", options.paraphraser)])
@@ -64,11 +59,8 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEn
     sampling = Sampling(MAX_NEW_TOKENS, TEMPERATURE, seed)
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
         part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))
-
-        def ask(conversations: list[list[Message]]) -> Sequence[Reply]:
-            return part.ask("paraphrase", conversations, sampling, prompt)
-
-        kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau, prompt)
+        kept, refused = paraphrase(rows, lambda asked: part.ask("paraphrase", asked, sampling, prompt),
+                                   encoder, options.paraphrase_tau, prompt)
         part.must_have_worked()
     write_jsonl(refused, output_dir / "refused.jsonl")
     write_json({

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from raft_fast import RAFTConfig, __main__
+from raft_fast import RAFTConfig
 from raft_fast.run.config import DROPPED, parse, shipped
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml, write_yaml
@@ -158,14 +158,6 @@ def test_yaml_is_read_by_what_an_option_is(tmp_path, text, value):
 def test_what_yaml_cannot_mean_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=r"own\.yaml: .*" + message):
         told(tmp_path, text)
-
-
-def test_the_package_itself_names_the_commands(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        __main__.main()
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert all(f"raft_fast.{name}" in said for name in ("train", "refine", "evaluate", "paraphrase"))
 
 
 def test_the_configuration_of_a_run_says_the_same_options(tmp_path):
