@@ -66,7 +66,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
-        found.append(LogCompletions(10, original.chat))
+        found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:

@@ -57,8 +57,7 @@ class EngineOptions(Group):
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
     price: str | None = option(None, "Price of a million tokens, PROMPT/COMPLETION: 0.15/0.60.")
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
-                                        'engines take chat_template_kwargs, as in {"chat_template_kwargs": '
-                                        '{"enable_thinking": false}}.', pins="refinement")
+                                        'engines take {"chat_template_kwargs": {...}}.', pins="refinement")
     generation: Literal["batch", "continuous"] = option("batch", "continuous: for a GPU, not repeatable.",
                                                         pins="refinement")
     generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
@@ -104,6 +103,7 @@ class ScreenOptions(Group, pins="rows"):
     duplicates: Action = option("flag", "Questions that nearly repeat an earlier one.")
     overlap: Action = option("flag", "Rows that repeat a held-out row or an evaluation prompt.")
     duplicate_similarity: float = option(0.97, "Least cosine similarity of duplicates.", above=0, most=1)
+    overlap_share: float = option(0.5, "Share of equal 13-word sequences of an overlap.", above=0, most=1)
 
 
 @dataclass
@@ -249,10 +249,11 @@ class WatchOptions(Group):
     load_best_model_at_end: bool = option(False, "End with the weights of the lowest eval_domain_nll, chosen "
                                           "on the held-out rows: their final scores are slightly too good.",
                                           pins="training")
-    collapse_threshold: float = option(1.0, "Training ends early once the student is this many nats a token "
+    collapse_threshold: float = option(1.0, "Training ends once the student is this many nats a token "
                                        "further from the original's own answers than the original.",
                                        pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
+    log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
     report_to: str = option("none", "Trackers of accelerate: tensorboard, wandb, trackio, ...", listed=True)
     push_to_hub: bool = option(False, "Upload RUN/model with HF_TOKEN.",
                                must="true or false (see --hub_model_id)")
@@ -271,7 +272,7 @@ class EvaluateOptions(Group, pins="evaluation"):
 
     eval_rows: int = option(0, "Held-out rows to evaluate on at most; 0: all.", pins="training", least=0)
     eval_max_new_tokens: int = option(256, "Longest answer to a held-out question.", least=1)
-    general_prompts: int = option(0, "IFBench prompts at most; 0: all verifiable, -1: none.", least=-1)
+    general_prompts: int = option(0, "IFBench prompts at most; 0: all, -1: none.", least=-1)
     general_max_new_tokens: int = option(512, "Longest answer to an IFBench prompt.", least=1)
     drift_prompts: int = option(64, "IFBench prompts to compare both models on by token; 0: none.", least=0)
     drift_max_new_tokens: int = option(64, "Longest of the base's own answers that are compared.", least=1)
