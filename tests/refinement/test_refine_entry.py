@@ -217,7 +217,7 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     folder = ["--output_dir", "out", "--judge"]
     command("--data", "rows.jsonl", *folder, "big@http://a/v1")
     command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
-            "--refine_batch_size", "3", "--retry_failed", "true", "--license", "mit", "--engine_overrides",
+            "--refine_batch_size", "3", "--retry_failed", "true", "--engine_overrides",
             '{"big": {"requests_per_minute": 60}}')
     assert "license: mit" in (tmp_path / "out" / "config.yaml").read_text()
 
