@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
+from raft_fast.refinement.checks import load_patterns
 from raft_fast.refinement.checks.numbers import locate
-from raft_fast.refinement.checks.patterns import load_patterns
 
 SWAPS = {
     "bounds": """at least/at most, at most/at least, up to/more than, more than/less than, over/under,

@@ -11,7 +11,6 @@ import pytest
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast.data.dataset import Data
 from raft_fast.distillation.preflight import check_processes, check_rollouts
-from raft_fast.engines.load import check_engines
 from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import check_stage1
 from raft_fast.run.config import GROUPS, parse
@@ -48,21 +47,15 @@ def test_packages_that_options_imply_are_missed_at_the_start(argv, said, tmp_pat
     ("vllm_server", 2, True, "trl and vllm not installed: pip install trl vllm"),
     ("vllm", 2, True, "--rollout_engine vllm: must be vllm_server or continuous for 2 processes"),
     ("continuous", 1, False, "--rollout_engine continuous: must be transformers on a CPU"),
-    ("transformers", 2, False, None), ("continuous", 2, True, None),
 ])
 def test_a_rollout_engine_fits_the_machine(engine, processes, on_gpu, said):
-    def ask():
-        check_rollouts(TrainOptions(rollout_engine=engine), processes, on_gpu)
-
-    if said is None:
-        return ask()
+    check_rollouts(TrainOptions(rollout_engine="transformers"), processes, on_gpu)
     with pytest.raises(UserError, match=said):
-        ask()
+        check_rollouts(TrainOptions(rollout_engine=engine), processes, on_gpu)
 
 
 @pytest.mark.parametrize(("argv", "said"), [
     (["--data", "rows.jsnl"], "--data rows.jsnl: no such file"),
-    (["--data", "/nowhere/rows.jsonl"], "no such file"),
     (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
     (["--encoder", "./nowhere"], "--encoder ./nowhere: no such folder"),
     (["--skip_checks", "nubers"], "--skip_checks nubers: no such check"),
@@ -88,8 +81,6 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, s
 def test_what_several_processes_cannot_do_is_refused(argv, message, monkeypatch, tmp_path):
     asked = options(*argv)
     check_processes(asked, 1)
-    with pytest.raises(UserError, match=message):
-        check_processes(asked, 2)
     two = SimpleNamespace(size=2, is_first=True, first=lambda work: work())
     monkeypatch.setattr(Processes, "start", lambda use_gpu: two)
     for room in ("models.load", "distillation.preflight"):
@@ -103,11 +94,10 @@ def test_what_several_processes_cannot_do_is_refused(argv, message, monkeypatch,
 def test_an_upload_without_a_token_is_refused_at_the_start(tmp_path, monkeypatch):
     asked = options("--push_to_hub", "true")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(UserError, match=r"--push_to_hub requires a token .*: set HF_TOKEN or run hf"):
-            preflight(asked, folder)
+    with pytest.raises(UserError, match=r"--push_to_hub requires a token .*: set HF_TOKEN or run hf"):
+        preflight(asked, tmp_path / "new")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
-    preflight(asked, tmp_path)
+    preflight(asked, tmp_path / "new")
 
 
 def test_what_is_not_used_may_be_anything(tmp_path):
@@ -117,26 +107,21 @@ def test_what_is_not_used_may_be_anything(tmp_path):
         preflight(options("--judge", "self,self", *argv), Path("runs/new"))
 
 
-def test_what_would_be_ignored_is_refused_and_nothing_is_made(tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(("entry", "argv", "said"), [
+    (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
+    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM is not installed: pip install vllm"),
+    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM is not installed: pip install vllm"),
+])
+def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("fixed_lambda: 2.0")  # what stands in a file is no mistake
-    monkeypatch.setattr(sys, "argv", ["train", "--config", "mine.yaml", "--device", "cpu", "--lora_r=64"])
-    with pytest.raises(SystemExit) as stopped:
-        train.main()
-    assert stopped.value.code == 2
-    assert "--lora_r requires --use_peft" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
-
-
-@pytest.mark.usefixtures("nothing_installed")
-@pytest.mark.parametrize(("entry", "argv"), [
-    (refine, ["--judge", "vllm:some/model"]), (paraphrase, ["--paraphraser", "vllm:some/model"])])
-def test_vllm_is_missed_before_rows_are_read(monkeypatch, capsys, entry, argv):
     monkeypatch.setattr(sys, "argv", ["x", "--data", "nowhere.jsonl", *argv])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         entry.main()
-    assert f"error: {' '.join(argv)}: vLLM is not installed: pip install vllm" in capsys.readouterr().err
-    check_engines([("--judge", "self"), ("--judge", "some/model@https://host/v1")])
+    assert stopped.value.code == 2
+    assert f"error: {said}" in capsys.readouterr().err.replace("--paraphraser vllm:some/model: ", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 @pytest.mark.usefixtures("nothing_installed")

@@ -45,8 +45,8 @@ class Chat:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
         self.template = Template(tokenizer, name, self.template_kwargs)
-        self._rendered = lru_cache(RENDERED)(lambda turns, answer: self.template.prompt(
-            [Message(role=role, content=content) for role, content in turns], answer))
+        self._rendered = lru_cache(RENDERED)(lambda turns, thought: self.template.prompt(
+            [Message(role=role, content=content) for role, content in turns], thought))
         own, end = tokenizer.eos_token_id, self.template.end_id
         self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
@@ -83,7 +83,7 @@ class Chat:
     def _prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
         turns = tuple((turn["role"], turn["content"]) for turn in messages)
-        return [*self._rendered(turns, answer if self.template.thinks(answer) else "")]
+        return [*self._rendered(turns, self.template.thought(answer))]
 
     @cached_property
     def ids(self) -> frozenset[int]:

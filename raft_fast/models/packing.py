@@ -1,7 +1,7 @@
 """From views to hidden states at the completion tokens: packed into one row, or padded where a model must."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -173,29 +173,22 @@ def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
     return to_device([token for view in views for token in view.completion], device)
 
 
-def buckets(
-    lengths: Sequence[int], tokens: int, rows: int | None = None
-) -> Iterator[list[int]]:
-    """Indices grouped by similar length, longest first; a group pads to at most `tokens`, or is one row.
-
-    `rows` is the most that a group holds, where memory is not all that counts.
-    """
-    chosen: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if chosen and (lengths[chosen[0]] * (len(chosen) + 1) > tokens or len(chosen) == rows):
-            yield chosen
-            chosen = []
-        chosen.append(index)
-    if chosen:
-        yield chosen
+def buckets(lengths: Sequence[int], tokens: int, rows: int | None = None) -> Iterator[list[int]]:
+    """Indices grouped by similar length, longest first; a group has at most `rows` (where memory is not all
+    that counts) and pads to at most `tokens`, or is one row."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return _groups(order, rows, lambda chosen: lengths[chosen[0]] * len(chosen) <= tokens)
 
 
 def consecutive(lengths: Sequence[int], tokens: int, rows: int | None = None) -> Iterator[list[int]]:
     """Indices in their order, in groups of at most `tokens` and `rows`; a longer one is alone."""
+    return _groups(range(len(lengths)), rows, lambda chosen: sum(lengths[one] for one in chosen) <= tokens)
+
+
+def _groups(order: Iterable[int], rows: int | None, fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
     chosen: list[int] = []
-    for index, length in enumerate(lengths):
-        full = len(chosen) == rows or sum(lengths[member] for member in chosen) + length > tokens
-        if chosen and full:
+    for index in order:
+        if chosen and (len(chosen) == rows or not fits([*chosen, index])):
             yield chosen
             chosen = []
         chosen.append(index)

@@ -22,8 +22,8 @@ SHOWN = 120  # characters of a rendering that an error quotes
 _HELD = 0x100000  # characters of Unicode's last private plane stand for names that are held back in a text
 _PRIVATE = re.compile("[\U00100000-\U0010FFFF]")
 _MARK = re.compile(f"{OPENING}|{CLOSING}", re.IGNORECASE)
-_LAST_THOUGHT = re.compile(
-    rf"(?:(?P<open>{OPENING})(?P<space>\s*))?(?P<close>(?:{CLOSING})\s*)?\Z", re.IGNORECASE)
+_OPEN = re.compile(rf"({OPENING})(\s*)\Z", re.IGNORECASE)
+_CLOSED = re.compile(rf"(?:(?:{OPENING})\s*)?(?:{CLOSING})\s*\Z", re.IGNORECASE)
 _EMPTY_THOUGHT = re.compile(rf"(?:{OPENING})?\s*(?:{CLOSING})\s*", re.IGNORECASE)
 _OWN_THOUGHT = re.compile(rf"\s*(?:{OPENING})(?:.*?(?:{CLOSING})\s*|.*)", re.DOTALL | re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(rf".*?(?:{CLOSING})[ \t]*(?:\n\s*|\Z)", re.DOTALL | re.IGNORECASE)
@@ -60,20 +60,23 @@ class Template:
         self._either = _any_of(self._swap)
         self._speller: Any = None  # made when the first text needs it: that takes a second
 
-    def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
-        """Token ids up to the answer; a thought at its beginning takes the place of the template's. Raises
-        UserError where the template refuses the messages or drops what one says."""
+    def prompt(self, messages: Sequence[Message], thought: str = "") -> list[int]:
+        """Token ids up to the answer, whose own `thought` takes the place of the template's. Raises UserError
+        where the template refuses the messages or drops what one says."""
         turns = [Message(role=turn["role"], content=self._hold(
             turn["content"], thoughts=turn["role"] == "assistant")) for turn in messages]
-        return self._ids(self._before(self._render(turns), self._own_thought(answer)))
+        return self._ids(self._before(self._render(turns), thought))
 
-    def thinks(self, answer: str) -> bool:
-        """Whether the answer begins with a thought, which takes the place of the template's in its prompt."""
-        return bool(self._own_thought(answer))
+    def thought(self, answer: str) -> str:
+        """The thought that an answer begins with, or the end of one that the template opens."""
+        found = _OWN_THOUGHT.match(answer)
+        if found is None and _closing(self.opened):
+            found = _END_OF_THOUGHT.match(answer)
+        return found[0] if found else ""
 
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
-        thought = self._own_thought(answer)
+        thought = self.thought(answer)
         text = self._hold(answer[len(thought):]) + self.ending
         if _OWN_THOUGHT.match(thought):  # what else the template writes before an answer follows its thought
             text = _EMPTY_THOUGHT.sub("", self.between) + text
@@ -105,22 +108,14 @@ class Template:
         swapped = self._either.sub(lambda found: self._swap[found[0]], text)
         return self._speller.encode(swapped, add_special_tokens=False).ids
 
-    def _own_thought(self, answer: str) -> str:
-        """The thought that an answer begins with, or the end of one that the template opens."""
-        found = _OWN_THOUGHT.match(answer)
-        if found is None and _is_open(_thought(self.opened)):
-            found = _END_OF_THOUGHT.match(answer)
-        return found[0] if found else ""
-
     def _before(self, opened: str, own: str) -> str:
         """The text before an answer that begins with the thought `own`, where `opened` is the prompt's."""
-        thought = _thought(opened)
         if _OWN_THOUGHT.match(own):
-            return opened[: thought.start()]
-        if own or (thought["open"] and thought["close"]):
+            return _OPEN.sub("", _CLOSED.sub("", opened))
+        if own or _CLOSED.search(opened):
             return opened
-        if _is_open(thought) and not _is_open(_thought(self.opened)):
-            return opened + _closing(thought)
+        if not _closing(self.opened) and (closing := _closing(opened)):
+            return opened + closing
         return (opened + self.between).removesuffix(self.lead)
 
     def _probe(self) -> tuple[str, str, str]:
@@ -140,16 +135,14 @@ class Template:
         whole = self._render([*messages, Message(role="assistant", content=ANSWERED)], prompt=False)
         before, _, after = whole.rpartition(ANSWERED)
         if not before.startswith(opened):
-            shared = opened[: _thought(opened).start()].rstrip()
+            shared = _OPEN.sub("", _CLOSED.sub("", opened)).rstrip()
             if not (opened.startswith(before.rstrip()) or before.startswith(shared)):
                 raise UserError(f"--model {self.name}: its chat template cannot be followed: a prompt ends "
                                 f"in {_quote(opened)} and a whole conversation has {_quote(before)} before "
                                 "the answer; set the template's own switches with --extra_body "
                                 "'{\"chat_template_kwargs\": {...}}', or choose another model")
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
-        if _is_open(thought := _thought(before)):
-            before += _closing(thought)
-        return opened, before, after
+        return opened, before + _closing(before), after
 
     def _leading_space(self, before: str) -> str:
         """The space at the end of a prompt that is one token with an answer's first word: the answer's."""
@@ -211,22 +204,13 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
 
-def _thought(text: str) -> re.Match[str]:
-    """The thought that a text ends in, open or closed; an empty match if none."""
-    found = _LAST_THOUGHT.search(text)
-    assert found is not None
-    return found
-
-
-def _is_open(thought: re.Match[str]) -> bool:
-    return bool(thought["open"] and not thought["close"])
-
-
-def _closing(thought: re.Match[str]) -> str:
-    """The text that closes an empty thought."""
-    mark = thought["open"]
+def _closing(text: str) -> str:
+    """What closes the thought that a text ends in, as an empty one; empty where that is not open."""
+    if (found := _OPEN.search(text)) is None:
+        return ""
+    mark, space = found.groups()
     other = mark.replace("START_", "END_").replace("begin_of_", "end_of_")
-    return thought["space"] + (other if other != mark else f"{mark[0]}/{mark[1:]}") + 2 * thought["space"]
+    return space + (other if other != mark else f"{mark[0]}/{mark[1:]}") + 2 * space
 
 
 def _shows(text: str, message: Message) -> bool:

@@ -134,10 +134,8 @@ def meant(name: str, value: Any) -> Any:
         kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
                 for engine, own in (value or {}).items()}
         return {engine: own for engine, own in kept.items() if own}
-    if name not in LISTED | ENGINES:
-        return value
     names = [one.strip() for one in str(value or "").split(",") if one.strip()]
-    return [without_address(one) for one in names] if name in ENGINES else names
+    return [without_address(one) for one in names] if name in ENGINES else names if name in LISTED else value
 
 
 def without_address(engine: str) -> str:

@@ -79,7 +79,6 @@ class Groups:
 
     @classmethod
     def kinds(cls) -> list[Any]:
-        """The types of the groups, in order."""
         return [one.type for one in fields(cls)]
 
     @property
@@ -87,7 +86,6 @@ class Groups:
         return list(vars(self).values())
 
     def flat(self) -> dict[str, Any]:
-        """Every option by its name."""
         return flat(self.groups)
 
 
@@ -130,11 +128,10 @@ def check_needs(given: Iterable[str], groups: Sequence[Group]) -> None:
     values = flat(groups)
     needs = {one.name: one.metadata["needs"] for group in groups for one in fields(group)
              if "needs" in one.metadata}
-    for name in given:
-        if name in needs:
-            other, accepted = needed(needs[name])
-            if not (values[other] in accepted if accepted else values[other]):
-                raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
+    for name in sorted(needs.keys() & given):
+        other, accepted = needed(needs[name])
+        if not (values[other] in accepted if accepted else values[other]):
+            raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
 
 
 def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
@@ -158,16 +155,14 @@ def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
 
 def refuse_in_body(name: str, body: Any) -> None:
     """Raises UserError if a key of `body`, at any depth, is named like a credential."""
-    if isinstance(body, list):
-        for one in body:
-            refuse_in_body(name, one)
-    if not isinstance(body, dict):
-        return
-    if key := _secret(str(key) for key, value in body.items() if not isinstance(value, bool | None)):
-        raise UserError(f"{name}: {key} looks like a secret, which would be written into files; {INSTEAD}")
-    for key, value in body.items():
-        schema = key == "properties" and isinstance(value, dict)  # of JSON: its keys are names in replies
-        refuse_in_body(name, list(value.values()) if schema else value)
+    if isinstance(body, dict):
+        if key := _secret(str(key) for key, value in body.items() if not isinstance(value, bool | None)):
+            raise UserError(f"{name}: {key} looks like a secret, which would be written into files; {INSTEAD}")
+        # the properties of a JSON schema are names in replies
+        body = [list(value.values()) if key == "properties" and isinstance(value, dict) else value
+                for key, value in body.items()]
+    for one in body if isinstance(body, list) else ():
+        refuse_in_body(name, one)
 
 
 def _secret(names: Iterable[str]) -> str | None:

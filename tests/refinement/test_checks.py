@@ -13,7 +13,7 @@ from raft_fast.engines import Reply
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, Checker, check
-from raft_fast.refinement.checks.wording import guess_language
+from raft_fast.refinement.checks.forms import guess_language
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import CHECKS, COMPARING, Case
+from raft_fast.refinement.checks.forms import phrases
 from raft_fast.refinement.checks.meaning import bounds_of
-from raft_fast.refinement.checks.wording import phrases
 
 # the same said from below, and from above
 LOW = {

@@ -1,6 +1,8 @@
 """YAML is the default, the command line wins, unknown keys fail with the nearest name."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -8,12 +10,13 @@ import pytest
 import yaml
 
 from raft_fast import RAFTConfig, __main__
-from raft_fast.run.config import DROPPED, parse, reference, shipped
+from raft_fast.run.config import DROPPED, parse, shipped
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml, write_yaml
 from raft_fast.run.option import check_needs, flat, named, needed
 from raft_fast.run.options import ALL_GROUPS, RefineOptions, RefineRunOptions, TrainOptions
 
+ROOT = Path(__file__).parents[2]
 EVERY = {field.name: field for group in ALL_GROUPS for field in dataclasses.fields(group)}
 
 
@@ -27,16 +30,11 @@ def told(tmp_path, text, *argv):
     return flat(options("--config", str(tmp_path / "own.yaml"), *argv, groups=ALL_GROUPS))
 
 
-def test_defaults_are_the_papers():
-    (train,) = options()
+def test_defaults_are_the_papers_and_the_command_line_wins_over_the_file(tmp_path):
+    train, refine = options(groups=(TrainOptions, RefineOptions))
     assert (train.distillation_temperature, train.teacher_top_k, train.ema_beta) == (1.5, 512, 0.9)
     assert (train.learning_rate, train.num_train_epochs, train.weight_decay) == (5e-6, 3, 0.01)
-    assert train.per_device_train_batch_size == 16
-    (refine,) = options(groups=(RefineOptions,))
-    assert (refine.tau, refine.judge_stop) == (0.8, 0.8)
-
-
-def test_the_command_line_wins_over_the_file(tmp_path):
+    assert (train.per_device_train_batch_size, refine.tau, refine.judge_stop) == (16, 0.8, 0.8)
     file = tmp_path / "mine.yaml"
     file.write_text("learning_rate: 0.1\nteacher_top_k: 8\ntau: 0.5\n")
     name, (train,) = parse("train", "", [TrainOptions], ["--config", str(file), "--learning_rate", "0.2"])
@@ -45,7 +43,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 @pytest.mark.parametrize(("argv", "value"), [
     (["--dry_run"], True), (["--dry_run", "--retry_failed"], True), (["--dry_run", "true"], True),
-    (["--dry_run=false"], False), (["--dry_run", "false", "--retry_failed"], False), ([], False),
+    (["--dry_run=false"], False), (["--dry_run", "false", "--retry_failed"], False),
 ])
 def test_a_flag_may_stand_alone(argv, value):
     (how,) = options(*argv, groups=(RefineRunOptions,))
@@ -63,13 +61,13 @@ def test_every_option_is_explained(capsys):
         other, accepted = needed(one.metadata.get("needs", ""))
         assert set(accepted) <= set(get_args(EVERY[other].type) if accepted else ())
     assert "Literal" not in said
-    written = (Path(__file__).parents[2] / "docs/OPTIONS.md").read_text()
-    assert written == "\n".join(reference())  # python -m raft_fast.run.config > docs/OPTIONS.md
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_shipped_configurations_parse(name):
-    parse("train", "", ALL_GROUPS, ["--config", name])
+def test_shipped_configurations_and_the_page_of_options_are_up_to_date():
+    for name in shipped():
+        parse("train", "", ALL_GROUPS, ["--config", name])
+    page = subprocess.check_output([sys.executable, "dev/options.py"], cwd=ROOT, text=True)
+    assert (ROOT / "docs/OPTIONS.md").read_text() == page
 
 
 @pytest.mark.parametrize(("argv", "message"), [
@@ -79,12 +77,9 @@ def test_shipped_configurations_parse(name):
     (["--learning_rate", "fast"], "--learning_rate fast: must be a number"),
     (["--balance", "magic"], "--balance magic: must be one of ema, gradient, fixed"),
     (["--sft", "maybe"], "--sft maybe: must be true or false"),
-    (["--num_train_epochs", "1.5"], "--num_train_epochs 1.5: must be a whole number"),
     (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
-    (["--distillation_temperature", "0"], "--distillation_temperature 0"),
     (["--sft", "false", "--distillation", "false"],
      "--sft false --distillation false: must be true for one of the two: with both off there is nothing"),
-    (["--learning_rate", "inf"], "--learning_rate inf: must be finite"),
     (["--lambda_max", "nan"], "--lambda_max nan: must be finite"),
     (["--heldout", "1.0"], "--heldout 1.0: must be above 0 and below 1 .*--heldout_data"),
     (["rows.jsonl"], "unknown option rows.jsonl"),
@@ -93,7 +88,6 @@ def test_shipped_configurations_parse(name):
     (["--fixed_lambda", "500"], "--lambda_max 100"),
     (["--seed", "1e30"], "must be a whole number of 64 bits"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
-    (["--eval_rows", "-3"], "--eval_rows -3: must be at least 0"),
     (["--tau", "3"], "--tau 3.0: must be at least -1 and at most 1"),
     (["--paraphrases", "/dev/null"], "--paraphrases /dev/null: must be a file with rows"),
     (["--paraphraser", "m@http://me:secret@host/v1"], "--paraphraser: a URL holds a user or password"),

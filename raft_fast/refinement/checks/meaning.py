@@ -1,56 +1,40 @@
 """Negations, bounds ("at least 5 m"), changes ("rises by 5 %") and duties ("must") that were turned round.
 
-Words show only so much: where they leave doubt nothing is flagged. They are in phrases/LANGUAGE.toml.
+Words show only so much: where they leave doubt nothing is flagged. They are in phrases/LANGUAGE.toml, and how
+they combine is in meaning.toml.
 """
 
 import re
-from dataclasses import dataclass, field
+import tomllib
 from itertools import product
+from typing import NamedTuple
 
-from raft_fast.refinement.checks.case import Case, remembered, words
+from raft_fast.refinement.checks.forms import HERE, SPEAKERS, Case, guess_language, regex, remembered, words
 from raft_fast.refinement.checks.numbers import RANGE, Quantity, agree, in_digits, locate
-from raft_fast.refinement.checks.wording import SPEAKERS, guess_language, regex
 
+DATA = tomllib.loads((HERE / "meaning.toml").read_text(encoding="utf-8"))
 ALIKE, STEM = 0.9, 6  # share of stems in common of texts in nearly the same words; letters of a stem
-OPENING = r"\W*(?:(?P<yes>%(says.yes)s)|(?P<no>%(says.no)s))(?![\w-])"
-TWISTED = (r"(?<!\w)(?:%(denial.words)s\s(?:%(denial.between)s\s)*"  # "must not exceed 5 m" denies nothing
-           r"(?=(?:%(before.high)s|%(before.low)s)(?:\s\w+){0,2}[\s:]+\d)|%(denial.twisted)s(?!\w))")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 FIRST, MARK = 0xE000, "[\ue000-\uf8ff]"  # private characters stand for a text's quantities
 RANGES = re.compile(rf"{MARK}(?:(?:{RANGE.pattern}){MARK})+", RANGE.flags)
 OPPOSITE = {"low": "high", "high": "low"}
 DURATIONS = {"second", "minute", "hour", "day", "week", "month", "year"}
 DURING = ("under", "över", "over", "vor")  # "under 5 år" is during five years
-SIDES = "(?:(?P<high>%({0}.high)s)|(?P<low>%({0}.low)s))"
-STATED = (  # (kind, words of it before or after their quantity)
-    ("bound", r"(?<![\w-])(?P<not>%(denial.words)s\s(?:%(denial.between)s\s)*)?" + SIDES.format("before")
-     + rf"(?:[\s:]+%(denial.filler)s)*[\s:(-]*(?P<of>{MARK})"),
-    ("bound", rf"(?<!\w){SIDES.format('named')}(?:\s[^\W\d]+){{1,5}}[\s:]*(?P<of>{MARK})"),
-    # a number that follows is the one that is bounded: "4 m, placed at least 5 m away"
-    ("bound", rf"(?P<of>{MARK})[\s)]*(?:(?!%(denial.words)s\s)[^\W\d]+\s)?{SIDES.format('after')}(?!\w)"
-              rf"(?!\s(?:\w+\s)?{MARK})"),
-    ("change", rf"(?<!\w){SIDES.format('change')}(?:\s[^\W\d]+){{0,5}}\s(?P<of>{MARK})"),
-    ("change", rf"(?P<of>{MARK})\s{SIDES.format('change')}(?!\w)"),
-)
 KINDS = ("forbidden", "optional", "may", "must")  # the first two hold words of the others
-DUTY = (r"(?<!\w)(?P<before>(?:[^\W\d]+\s+){{0,2}}?)(?P<phrase>%(duty.{0})s)(?!\w)"
-        r"(?=(?P<after>(?:\s+[^\W\d]+){{0,2}}))(?!\s+(?:\w+\s+)?%(denial.words)s(?!\w))")
 
 
 def negation(case: Case) -> str | None:
     """A yes became a no, words that deny came or went without others in their place, or of two texts in
     nearly the same words one has more of them."""
-    openings = [regex(OPENING).match(text) for text in (case.gold, case.answer)]
+    openings = [regex(DATA["opening"]).match(text) for text in (case.gold, case.answer)]
     gold, said = (found.lastgroup if found else None for found in openings)
     if {gold, said} == {"yes", "no"}:
         there, here = (found[0].strip() for found in openings if found)
         return f"begins with {here!r}, the gold answer with {there!r}"
-    bounded = bounds_of(case.answer)
-    if any(side != one.side and one.denied != other.denied for one in bounds_of(case.gold)
-           for side, other in one.sides(bounded).items() if one.kind == "bound"):
-        return None  # "a permit above 15 m2", "no permit up to 15 m2"
     (denied, gold_stems), (denies, stems) = map(_denials, (case.gold, case.answer))
-    otherwise = [_denied_otherwise(text) for text in (case.gold, case.answer)]
+    if len(denied) != len(denies) and _turned(case):
+        return None  # "a permit above 15 m2", "no permit up to 15 m2"
+    otherwise = [_otherwise(text) for text in (case.gold, case.answer)]
     if denies and not (denied or gold == "no" or otherwise[0]):
         return f"denies ({denies[0]!r}), the gold answer does not"
     if denied and not (denies or said == "no" or otherwise[1]):
@@ -65,32 +49,26 @@ def negation(case: Case) -> str | None:
 def _denials(text: str) -> tuple[list[str], frozenset[str]]:
     """(words that deny, the stems of the words that carry meaning). Neither a "no" that answers the question
     nor the denial of a bound, as in "not more than 5", is one of them."""
-    language, opening = guess_language(text), regex(OPENING).match(text)
-    plain = regex(TWISTED, language).sub(" ", in_digits(text[opening.end() :] if opening else text))
+    language, opening = guess_language(text), regex(DATA["opening"]).match(text)
+    plain = regex(DATA["twisted"], language).sub(" ", in_digits(text[opening.end() :] if opening else text))
     said = words(regex(r"\b%(says.idiom)s\b").sub(" ", plain))
-    denies = regex("%(says.deny)s", guess_language(text)).fullmatch
+    denies = regex("%(says.deny)s", language).fullmatch
     return ([word for word in said if denies(word)],
             frozenset(word[:STEM] for word in said if len(word) > 2 and word not in SPEAKERS))
 
 
-def _denied_otherwise(text: str) -> bool:
+def _otherwise(text: str) -> bool:
     """Whether other words may deny, such as "exempt"."""
     return regex(r"\b%(says.otherwise)s").search(text) is not None
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A quantity from below (low) or above (high), and the rest of its sentence. `kind`: bound, change."""
+class Bound(NamedTuple):
+    """A quantity from below (low) or above (high), in which words. `kind`: bound, change."""
 
     quantity: Quantity
     kind: str
     side: str
-    phrase: str = field(compare=False)
-    around: str = field(compare=False)
-
-    @property
-    def denied(self) -> bool:
-        return bool(_denials(self.around)[0]) or _denied_otherwise(self.around)
+    phrase: str
 
     def sides(self, others: "list[Bound]") -> "dict[str, Bound]":
         """The sides from which others of its kind bound its quantity."""
@@ -99,16 +77,24 @@ class Bound:
 
 
 def bounds(case: Case) -> str | None:
-    """A quantity that the answer bounds from the other side, in a sentence that denies as the gold answer's
-    does: "no permit below 15 m2" and "a permit above 15 m2" say the same."""
+    """A quantity that the answer bounds from the other side, unless it denies more or less than the gold
+    answer: "no permit below 15 m2" and "a permit above 15 m2" say the same."""
+    if not (turned := _turned(case)):
+        return None
+    there, here = turned
+    denied = [(len(_denials(text)[0]), _otherwise(text.replace(one.phrase, "")))
+              for text, one in ((case.gold, there), (case.answer, here))]
+    return (f"{there.phrase!r} {there.quantity.written} in the gold answer, {here.phrase!r} "
+            f"{here.quantity.written} here") if denied[0] == denied[1] else None
+
+
+def _turned(case: Case) -> tuple[Bound, Bound] | None:
+    """The first quantity that each text bounds from one side, and not from the same one."""
     gold, said = bounds_of(case.gold), bounds_of(case.answer)
     for one in gold:
         here = one.sides(said)
         if [*here] == [OPPOSITE[one.side]] and [*one.sides(gold)] == [one.side]:
-            (other,) = here.values()
-            if other.denied == one.denied:
-                return (f"{one.phrase!r} {one.quantity.written} in the gold answer, "
-                        f"{other.phrase!r} {other.quantity.written} here")
+            return one, here[OPPOSITE[one.side]]
     return None
 
 
@@ -120,8 +106,9 @@ def bounds_of(text: str) -> list[Bound]:
     first_at = {one.start: place for place, one in reversed([*enumerate(found)])}  # a date's year is left out
     for place in first_at.values():  # from the last
         text = f"{text[: found[place].start]}{chr(FIRST + place)}{text[found[place].end :]}"
+    templates = [(kind, one) for kind, templates in DATA["stated"].items() for one in templates]
     for sentence in SENTENCE_END.split(RANGES.sub(" ", text)):
-        for kind, template in STATED if re.search(MARK, sentence) else ():
+        for kind, template in templates if re.search(MARK, sentence) else ():
             for match in regex(template, language).finditer(sentence):
                 place = ord(match["of"]) - FIRST
                 phrase, side = match["low"] or match["high"], "low" if match["low"] else "high"
@@ -129,9 +116,8 @@ def bounds_of(text: str) -> list[Bound]:
                     continue
                 if denial := match.groupdict().get("not"):
                     phrase, side = f"{denial.strip()} {phrase}", OPPOSITE[side]
-                around = f"{sentence[: match.start()]} {sentence[match.end() :]}"
-                stated.setdefault(place, Bound(found[place], kind, side, phrase, around))
-    return list(dict.fromkeys(stated.values()))
+                stated.setdefault(place, Bound(found[place], kind, side, phrase))
+    return [*stated.values()]
 
 
 def duty(case: Case) -> str | None:
@@ -157,5 +143,5 @@ def _duties(text: str) -> dict[str, dict[str, str]]:
 
     text = text.replace("’", "'")
     for kind in KINDS:
-        text = regex(DUTY.format(kind), language).sub(note, text)
+        text = regex(DATA["duty"].format(kind), language).sub(note, text)
     return found

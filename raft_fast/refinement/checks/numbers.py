@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from importlib import resources
 from typing import NamedTuple
 
-from raft_fast.refinement.checks.case import Case, difference, remembered
+from raft_fast.refinement.checks.forms import Case, difference, remembered
 
 DATA = tomllib.loads((resources.files(__package__) / "numbers.toml").read_text(encoding="utf-8"))
 UNITS, TIMES, MONTHS, SPELLED, UNSURE = (
