@@ -27,6 +27,7 @@ from raft_fast.data.screening import (
     words,
 )
 from raft_fast.models.embedding import unit
+from raft_fast.report.page import write_refine_report
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
@@ -189,6 +190,16 @@ def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp
     data = replace(data, train=data.train[:1])
     with pytest.raises(UserError, match="no row is left to train on"):
         screened(overlap="drop")
+
+
+def test_the_report_counts_what_was_found(tmp_path):
+    rows = [row("<b>1", "a"), row("<b>2", "A?")]
+    run(tmp_path, rows, rows_as_references([row("<i>h", "x")]))
+    text = write_refine_report(tmp_path).read_text()
+    assert "<td>near-duplicate questions</td><td>1 of 2</td><td>flag</td>" in text
+    assert "overlap with held-out rows" in text
+    run(tmp_path, rows, duplicates="off", overlap="off")
+    assert "Duplicates and overlap" not in write_refine_report(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(("count", "k"), [(500, 7), (97, 97), (98, 1), (3, 5), (0, 2)])
