@@ -21,7 +21,6 @@ setup(
         "raft_fast.refinement.checks",
         "raft_fast.report",
         "raft_fast.run",
-        "raft_fast.run.options",
         "raft_fast_configs",
     ],
     package_dir={

@@ -6,15 +6,13 @@ Harmless are the 503 answers of zaragoza-construction-faq in English and Swedish
 translation (`language` is right to object there and left out), and the hand-written paraphrases of
 check_pairs.jsonl. Wrong are that file's wrong answers, and true answers with one fault planted by
 `benchmarks.faults`. `--decisions FILE` adds a model's real rewrites; what is objected to there is for a
-reader to judge. `--speed 200000` prints how long each check takes at most for texts of that length instead.
+reader to judge.
 """
 
 import argparse
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +74,6 @@ def planted(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[str, Pair]]:
                 yield name, (row["question"], row["answer"], answer)
 
 
-def slowest(size: int) -> str:
-    """A line a check: the text of `size` characters that takes it the longest, gold and answer the same."""
-    lines = []
-    for name in NAMES:
-        only = replace(CHECK, skip=frozenset(NAMES) - {name})
-        seconds: dict[str, float] = {}
-        for unit in LONG:
-            text = unit * (size // len(unit))
-            for end in ENDS:
-                start = time.perf_counter()
-                only(Case("What?", f"{text}{end}", Reply(f"not {text}{end}")))
-                seconds[unit] = max(seconds.get(unit, 0), time.perf_counter() - start)
-        worst = max(seconds, key=lambda unit: seconds[unit])
-        lines.append(f"{name:<11}{1000 * seconds[worst]:>8.1f} ms for {worst!r}")
-    return "\n".join(lines)
-
-
 def table(result: dict[str, Any]) -> str:
     """A line a check: false alarms on harmless answers, faults found."""
     columns = ("translations", "paraphrases", "planted", "written")
@@ -113,11 +94,7 @@ def main() -> None:
     """Print the table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--decisions", type=Path)
-    parser.add_argument("--speed", type=int, metavar="CHARACTERS")
     args = parser.parse_args()
-    if args.speed:
-        print(slowest(args.speed))
-        return
     pairs = read(HERE / "check_pairs.jsonl")
     english, swedish = read(quickstart_rows("en")), read(quickstart_rows("sv"))
     answers = [{row["id"]: row["answer"] for row in rows} for rows in (swedish, english)]

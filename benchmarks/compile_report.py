@@ -56,23 +56,10 @@ def main() -> None:
     if args.json:
         report = {"command": measure.command(), "machine": measure.machine("cpu"),
                   "triton": triton.__version__, "tools": _tools(), "wrong": wrong, "rows": rows}
-        if args.kernel and not args.target and not args.quick and args.json.exists():
-            report = merged(json.loads(args.json.read_text()), report)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     for complaint in wrong:
         print(f"error: {complaint}")
     raise SystemExit(1 if wrong else 0)
-
-
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new`, the report of one kernel, with the rows of all others from `old`, by the same tools."""
-    if (old["triton"], old["tools"]) != (new["triton"], new["tools"]):
-        raise SystemExit("error: the report in --json is of another Triton; compile all kernels")
-    again = {row["kernel"] for row in new["rows"]}
-    rows = [row for row in old["rows"] if row["kernel"] not in again] + new["rows"]
-    earlier = {name: old[name] for name in ("command", "machine")}
-    return new | {"earlier": earlier, "rows": rows,
-                  "wrong": [complaint for row in rows for complaint in complaints(row)]}
 
 
 def complaints(row: dict[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ Without --model the vectors are random. A red correctness gate prints no speed.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ def main() -> None:
     if args.memory_only:
         print(json.dumps(_memory(inputs, args)))
         return
-    _refuse_what_would_not_end(inputs, args)
     gate = head_gate.require_green(inputs)
     rows = _times(inputs, args)
     extra = _memory(inputs, args) if args.device == "cuda" else measure.apart(
@@ -52,8 +50,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="... on these rows instead of the quickstart's")
     parser.add_argument("--enlarge", action="store_true",
                         help="real ids spread over --v, random vectors of --d")
-    parser.add_argument("--patience", type=float, default=900,
-                        help="seconds that a run on the CPU may take, by its estimate")
     parser.add_argument("--memory_only", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -66,27 +62,6 @@ def _inputs(args: argparse.Namespace) -> HeadInputs:
         return head_inputs.enlarged_inputs(
             args.model, args.text, args.n, args.d, args.v, args.k, dtype, args.device)
     return head_inputs.model_inputs(args.model, args.text, args.n, args.k, dtype, args.device)
-
-
-def _refuse_what_would_not_end(inputs: HeadInputs, args: argparse.Namespace) -> None:
-    """CPUs without bfloat16 or float16 units multiply them an order of magnitude slower than float32.
-
-    The dense rivals make about 14 products of N x V x D a round, and so does the memory count.
-    """
-    if args.device == "cuda":
-        return
-    rows = min(64, args.n)
-    for _ in range(2):  # the first one warms up
-        start = time.perf_counter()
-        inputs.student_ND[:rows] @ inputs.weight_VD.T
-    product = time.perf_counter() - start
-    seconds = product * args.n / rows * 14 * (args.repeats + 3)
-    if seconds > args.patience:
-        rate = 2 * rows * inputs.weight_VD.numel() / product / 1e9
-        raise SystemExit(
-            f"error: {args.dtype} products run at {rate:.1f} GFLOP/s on this CPU, so this run would take "
-            f"about {seconds / 60:.0f} minutes. Take --dtype float32 or a smaller --n or --repeats, "
-            f"or allow it with --patience {10 ** len(str(int(seconds)))}")
 
 
 def _times(inputs: HeadInputs, args: argparse.Namespace) -> list[dict[str, Any]]:

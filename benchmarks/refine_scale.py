@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.slow_server import ANSWER, SlowServer
-from raft_fast.data.dataset import open_rows
+from raft_fast.data.dataset import read_table
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling
 from raft_fast.recipes.raft import stage1
@@ -78,7 +79,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         folder = Path(scratch)
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
-        rows = open_rows(str(folder / "rows.jsonl"), 0.0).rows
+        rows = read_table(str(folder / "rows.jsonl"), 0.0, rows=OnDisk()).rows
         summary = refine(rows, stage1(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         line = json.loads((folder / "out" / "runs.jsonl").read_text())

@@ -1,6 +1,5 @@
 """Two models, the same questions: `python -m raft_fast.evaluate --model PATH --base PATH`."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ defaults to the run's held-out rows, --output_dir to evaluations/<name of the ru
 
 @entry
 def main() -> None:
-    argv = sys.argv[1:]
-    options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds(), argv)[1])
-    given = any(word.split("=")[0] == "--model" for word in argv) or options.model.model != ModelOptions.model
-    if not given and not (options.data.data and options.base.base):
+    options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds())[1])
+    if options.model.model == ModelOptions.model and not (options.data.data and options.compare.base):
         raise UserError("--model is missing: name a run's model, as in --model RUN/model")
     run(options)
 
@@ -44,11 +41,11 @@ def run(options: ComparisonOptions) -> Path:
     data, model, reporter = options.data, options.model, Reporter()
     # preflight: before rows are read or models loaded
     own_folder(model.model)
-    judges = check_once("--eval_judge", options.jury.eval_judge)
+    judges = check_once("--eval_judge", options.compare.eval_judge)
     check_engines([("--eval_judge", spec) for spec in judges])
-    tasks = find_tasks(options.lm_eval)
+    tasks = find_tasks(options.compare)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
-    before = options.base.base or find_base(model)
+    before = options.compare.base or find_base(model)
     counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
     rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=not judges)
 
@@ -65,7 +62,7 @@ def run(options: ComparisonOptions) -> Path:
             known = list(read_jsonl(aside)) if aside.is_file() else []
             write_jsonl([*(one for one in known if one not in new), *new], aside)
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
-        with open_jury(options.jury, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
+        with open_jury(options.compare, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
             result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
                               jury=jury, tasks=tasks)
     finally:
@@ -77,16 +74,11 @@ def run(options: ComparisonOptions) -> Path:
 
 def find_data(data: DataOptions, model: ModelOptions) -> str:
     """--data, or the held-out rows of the run that the model's folder lies in."""
-    if data.data:
-        return data.data
-    folder = Path(model.model)
-    heldout = find_run(folder) / HELDOUT
-    if not folder.is_dir():
-        raise UserError(f"--model {folder}: no such folder; name a run's model, as in --model RUN/model")
-    if not heldout.is_file():
-        raise UserError(f"--model {model.model}: there is no {heldout} beside it; name the rows to "
-                        "evaluate on with --data FILE")
-    return str(heldout)
+    heldout = find_run(Path(model.model)) / HELDOUT
+    if not data.data and not heldout.is_file():
+        raise UserError(f"--model {model.model}: there is no {heldout} beside it; name a run's model, as in "
+                        "--model RUN/model, or the rows to evaluate on with --data FILE")
+    return data.data or str(heldout)
 
 
 def find_base(model: ModelOptions) -> str:
@@ -94,21 +86,18 @@ def find_base(model: ModelOptions) -> str:
     config = find_run(Path(model.model)) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--base is missing, and there is no {config} that names it")
-    found = read_yaml(config, "restore it, or name the model before training with --base", ["model"])
-    return str(found["model"])
+    return str(read_yaml(config, "restore it, or name the model with --base", ["model"])["model"])
 
 
 def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
     """--output_dir, else evaluations/<run>: a run's own evaluation is never overwritten."""
-    if data.output_dir:
-        return Path(data.output_dir)
     folder = Path(model.model)
-    if folder.name != "model":
-        return Path("evaluations") / folder.name
-    # every run's model folder is called model; the names of run and checkpoint tell more
-    run_dir = find_run(folder.resolve())
-    inside = folder.resolve().relative_to(run_dir).parts
-    return Path("evaluations") / "-".join([run_dir.name, *(part for part in inside if "step-" in part)])
+    name = folder.name
+    if name == "model":  # of every run; the names of run and checkpoint tell more
+        run_dir = find_run(folder.resolve())
+        steps = [part for part in folder.resolve().relative_to(run_dir).parts if "step-" in part]
+        name = "-".join([run_dir.name, *steps])
+    return Path(data.output_dir or f"evaluations/{name}")
 
 
 def write_documents(output_dir: Path, reporter: Reporter) -> None:

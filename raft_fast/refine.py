@@ -23,7 +23,7 @@ from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import read_yaml
 from raft_fast.run.folder import only_process
-from raft_fast.run.options import CardOptions, DataOptions, ShowOptions, Stage1Options
+from raft_fast.run.options import Stage1Options
 from raft_fast.run.progress import Reporter
 
 DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of --data. "
@@ -34,16 +34,16 @@ DESCRIPTION = ("Stage 1 of RAFT: rewrite, filter, fuse and judge the answers of 
 @entry
 def main() -> None:
     """Refine, refine a shard, join shards, estimate (--dry_run), or explain one row."""
-    _, groups = parse("refine", DESCRIPTION, [*Stage1Options.kinds(), ShowOptions])
-    *kept, show = groups  # what is shown is no part of the run's configuration
-    options, reporter = Stage1Options(*kept), Reporter()
-    data, how, folder = options.data, options.how, output_dir(options.data)
-    if show.explain is not None:
-        from raft_fast.report.explain import explain
+    options = Stage1Options(*parse("refine", DESCRIPTION, Stage1Options.kinds())[1])
+    reporter = Reporter()
+    data, how = options.data, options.how
+    folder = Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
+    if how.explain is not None:
+        from raft_fast.report.stage1 import explain
 
         if not data.output_dir and not data.data:
-            raise UserError(f"--explain {show.explain}: requires --output_dir, the folder refined into")
-        return explain(folder, show.explain)
+            raise UserError(f"--explain {how.explain}: requires --output_dir, the folder refined into")
+        return explain(folder, how.explain)
     if how.merge:
         return join_shards(options, folder, reporter)
     check_refinement(options.refine)
@@ -60,7 +60,7 @@ def main() -> None:
     own = folder if how.shard is None else outputs.shard_folder(folder, how.shard)
     with only_process(own):  # before the first file is written: another process may be reading it
         summary = refine_rows(everyone, len(table.rows), stage, options, cached_suites(), own, reporter)
-        finish(summary, own, options.card, reporter)
+        finish(summary, own, reporter)
     if how.shard is not None:
         if missing := outputs.unfinished(folder, own):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
@@ -78,10 +78,10 @@ def join_shards(options: Stage1Options, folder: Path, reporter: Reporter) -> Non
                                           if key.startswith("encoder")})
         with reporter.phase("calibrate"):
             summary = add_calibration(folder, load_encoder(model))
-        finish(summary, folder, options.card, reporter)
+        finish(summary, folder, reporter)
 
 
-def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: Reporter) -> None:
+def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:
     """Print the outcome; write the dataset card and the report."""
     from raft_fast.report.cards import write_card
     from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
@@ -89,14 +89,9 @@ def finish(summary: dict[str, Any], folder: Path, card: CardOptions, reporter: R
     for line in outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
-        write_card(folder, card.license, card.language)
+        write_card(folder)
         report = write_refine_report(folder)
     reporter.say(f"written to {folder}; report {report}")
-
-
-def output_dir(data: DataOptions) -> Path:
-    """--output_dir, or refined/<name of the data>."""
-    return Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import sys
 
 from raft_fast.data.dataset import only_prompts
 from raft_fast.recipes import find
-from raft_fast.run.arguments import GROUPS
-from raft_fast.run.config import parse
+from raft_fast.run.config import GROUPS, parse
 from raft_fast.run.errors import entry
-from raft_fast.run.options import Options, check_given
+from raft_fast.run.option import check_needs
+from raft_fast.run.options import Options
 from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
@@ -20,11 +20,11 @@ as they are. Interrupted, the same command goes on where it stopped. Started by 
 @entry
 def main() -> None:
     argv = sys.argv[1:]
-    own_data = any(word.split("=")[0] == "--data" for word in argv)
-    name, options = read(argv, "raft" if own_data else "quickstart")
-    check_given(argv, options)
-    chosen = any(word.split("=")[0] in ("--config", "--recipe") for word in argv)
-    if own_data and not chosen and options.train.teacher != "self" and only_prompts(str(options.data.data)):
+    given = {word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    name, options = read(argv, "raft" if "data" in given else "quickstart")
+    check_needs(given, options.groups)
+    if "data" in given and not given & {"config", "recipe"} and options.train.teacher != "self" and (
+            only_prompts(str(options.data.data))):
         name, options = read(["--sft", "false", *argv], "on_policy")
     trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
     trainer.train()

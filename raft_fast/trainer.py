@@ -17,7 +17,7 @@ from typing import Any
 from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
-from raft_fast.run.arguments import SIGNATURE, Arguments, read
+from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
@@ -47,7 +47,7 @@ class RAFTConfig(Arguments):
     def from_options(cls, options: Options, name: str) -> "RAFTConfig":
         """The options of the command line, with the name of its configuration."""
         config = cls.__new__(cls)
-        vars(config).update(options.flat(), name=name, given=None, method=find(options.train.recipe))
+        config.__dict__.update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
 
@@ -103,7 +103,7 @@ class RAFTTrainer:
         if peft_config is not None:
             from raft_fast.distillation.lora import options_of
 
-            vars(self.args).update(vars(options_of(peft_config)))
+            self.args.__dict__.update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
         self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
@@ -208,7 +208,7 @@ class RAFTTrainer:
         trained model as eval_PART_METRIC, those of the model before with _base behind. Raises UserError
         before training has ended."""
         from raft_fast.evaluation import evaluate
-        from raft_fast.report.finish import finish
+        from raft_fast.report.cards import finish
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
@@ -260,7 +260,7 @@ class RAFTTrainer:
         """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
         written from the run, so the further arguments of transformers' method are ignored. Raises UserError
         if training collapsed, or if the upload fails."""
-        from raft_fast.report.finish import upload
+        from raft_fast.report.cards import upload
 
         self._must_be_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
@@ -317,7 +317,7 @@ class RAFTTrainer:
         """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
         trained a little and there is no checkpoint to go on from."""
         from raft_fast.distillation.checkpoint import checkpoints
-        from raft_fast.engines.load import load_local, original_of
+        from raft_fast.engines.load import engine_of, load_local
         from raft_fast.models.load import fingerprint_loaded
 
         options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
@@ -326,8 +326,8 @@ class RAFTTrainer:
             return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
         if self._original is None:
             self._weights = fingerprint_loaded(self._model, tokenizer)
-            return original_of(self._model, tokenizer, whole, options.model.model, options.model,
-                               options.engines, size)
+            return engine_of(self._model, tokenizer, options.model.model, options.model, options.engines,
+                             size, trained=whole)
         if whole and not checkpoints(self.run_dir / "checkpoints") and (
                 fingerprint_loaded(self._model, tokenizer) != self._weights):
             raise UserError("model: training changed its weights and ended before the first checkpoint: load "

@@ -16,6 +16,7 @@ from tiny import make_model, make_tokenizer
 
 from raft_fast import RAFTConfig, RAFTTrainer
 from raft_fast.distillation import Callback
+from raft_fast.run.config import DROPPED, INSTEAD
 from raft_fast.run.errors import UserError
 from raft_fast.run.folder import LOCK, only_process
 
@@ -53,6 +54,9 @@ def test_a_run_leaves_everything_behind(run_dir):
 def test_a_run_is_as_it_is_written_down(run_dir):
     """Files, columns, keys, options, and the metrics of the same seed; see golden.py."""
     found, want = golden.facts(run_dir), json.loads(golden.FILE.read_text())
+    for entry, names in found.pop("options").items():
+        assert {one[2:] for one in {*names} ^ {*want["options"][entry]}} <= {*DROPPED, *INSTEAD}
+    del want["options"]
     steps = [[step.items() for step in side.pop("metrics")] for side in (found, want)]
     for (key, value), (name, other) in zip(*map(chain.from_iterable, steps), strict=True):
         # processors round differently

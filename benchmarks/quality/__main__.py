@@ -18,13 +18,13 @@ from benchmarks.measure import machine
 from benchmarks.quality import render
 from benchmarks.quality.points import BASE_ANSWERS, read_cell
 from benchmarks.quality.results import results
-from benchmarks.quality.runs import Shared, agreement_of, judge_answers, known_finished, prepare, run_cell
+from benchmarks.quality.runs import Shared, agreement_of, judge_answers, prepare, run_cell
 from benchmarks.quality.suite import Suite, load_suite
 from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.jury import Jury, open_jury
-from raft_fast.report.text import counted, duration
+from raft_fast.report.results import counted, duration
 from raft_fast.run.errors import entry
 from raft_fast.run.progress import Reporter
 
@@ -43,9 +43,7 @@ def main() -> None:
     if options.dry_run:
         if suite.data:
             own_file(suite.data)
-        cells = suite.cells()
-        print(*(cell.name for cell in cells), sep="\n")
-        print(progress(len(cells), known_finished(cells, folder), folder))
+        print(*(cell.name for cell in suite.cells()), sep="\n")
         return
     shared = prepare(suite, folder, Reporter())
 
@@ -67,12 +65,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", type=lambda text: text.split(","), help="only these: sft,raft")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")],
                         help="instead of the suite's: 0,1,2")
-    parser.add_argument("--dry_run", action="store_true", help="list the cells, count the finished ones")
+    parser.add_argument("--dry_run", action="store_true", help="list the cells")
     return parser.parse_args()
-
-
-def progress(cells: int, finished: int, folder: Path) -> str:
-    return f"{counted(cells, 'cell')}, {finished} of them finished, in {folder}"
 
 
 def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
@@ -80,7 +74,7 @@ def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> 
     whole suite."""
     cells, seconds, say = suite.cells(), [], shared.reporter.say
     todo = [cell for cell in cells if not (shared.cell_folder(cell, suite) / "cell.json").is_file()]
-    say(progress(len(cells), len(cells) - len(todo), shared.folder))
+    say(f"{counted(len(cells), 'cell')}, {len(cells) - len(todo)} of them finished, in {shared.folder}")
     if not todo:
         write(suite, shared, jury, planned)
     for number, cell in enumerate(todo, 1):

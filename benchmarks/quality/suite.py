@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.recipes import find
-from raft_fast.run.arguments import GROUPS, Options
-from raft_fast.run.config import parse, taken
+from raft_fast.run.config import GROUPS, Options, parse, taken
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
-from raft_fast.run.options import JuryOptions
+from raft_fast.run.options import CompareOptions
 
 MAKE = "make"  # instead of a file of paraphrases
 OWN_KEYS = ("config", "learning_rates", "seeds")
@@ -96,14 +95,14 @@ class Suite:
         """The options of what all cells share: rows, stage 1, evaluation."""
         return self._parse("raft", self.options, "options")
 
-    def juries(self) -> JuryOptions:
+    def juries(self) -> CompareOptions:
         """Who judges. Raises UserError that names the key."""
-        known = JuryOptions.__dataclass_fields__
+        known = CompareOptions.__dataclass_fields__
         for key in self.jury:
             if key not in known:
                 raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are {', '.join(known)}")
         try:
-            return JuryOptions(**{key: taken(known[key], value) for key, value in self.jury.items()})
+            return CompareOptions(**{key: taken(known[key], value) for key, value in self.jury.items()})
         except UserError as error:
             raise UserError(f"suite {self.name}, jury: {error}") from error
 

@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 from raft_fast.data.records import BadRowError, InMemory, names, records
 from raft_fast.data.rows import ANSWERS, OnDisk, Rejected, Row, asked_alone, id_of, pick, to_row
 from raft_fast.data.screening import Reference, rows_as_references, screen
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.files import read_jsonl, write_jsonl
+from raft_fast.run.files import DiskMap, read_jsonl, write_jsonl
 from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -31,7 +30,6 @@ SCHEMA = pa.schema([(name, {"prompt": pa.list_(TURN), "similarity": pa.float64()
                     for name in REFINED_COLUMNS])
 SHOWN_REASONS = 3
 ROW_GROUP = 1024  # rows of one parquet row group
-TOLD_ROWS = 1000  # rows between two updates of the progress
 
 
 @dataclass(frozen=True)
@@ -47,27 +45,20 @@ class Table:
     lines: DiskMap = field(repr=False, compare=False)
 
 
-def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False) -> Table:
-    """As `open_rows`, with all rows in memory. `prompts`: none of them needs an answer."""
-    return _read(source, max_bad_rows, list[Row](), prompts=prompts and only_prompts(source))
-
-
-def open_rows(source: str | InMemory, max_bad_rows: float | None,
-              advance: Callable[[int], None] = lambda steps: None) -> Table:
-    """The rows of a file, a `datasets` name or an object in memory. `advance` hears how many were looked at.
+def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False,
+               rows: list[Row] | OnDisk | None = None, advance: Callable[[int], None] = lambda steps: None,
+               ) -> Table:
+    """The rows of a file, a `datasets` name or an object in memory, in `rows` (default: a list). `prompts`:
+    they may be prompts without answers. `advance` hears of every row.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
     above `max_bad_rows`.
     """
-    return _read(source, max_bad_rows, OnDisk(), advance)
-
-
-def _read(source: str | InMemory, max_bad_rows: float | None, rows: list[Row] | OnDisk,
-          advance: Callable[[int], None] = lambda steps: None, prompts: bool = False) -> Table:
+    rows, prompts = [] if rows is None else rows, prompts and only_prompts(source)
     rejected: list[Rejected] = []
     unused: dict[str, None] = {}
-    seen, total, refined = DiskMap(), 0, True
-    for total, (line, record) in enumerate(records(source), 1):
+    seen, refined = DiskMap(), True
+    for line, record in records(source):
         try:
             row = to_row(record, f"row-{line:06d}", unused, prompts)
             if (before := seen.get(row.row_id.encode())) is not None:
@@ -78,9 +69,7 @@ def _read(source: str | InMemory, max_bad_rows: float | None, rows: list[Row] | 
             seen[row.row_id.encode()] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
             rows.append(row)
-        if total % TOLD_ROWS == 0:
-            advance(TOLD_ROWS)
-    advance(total % TOLD_ROWS)
+        advance(1)
     judge_bad_rows(source, len(rows), rejected, max_bad_rows)
     notes = [f"columns and message keys that are not used: {names(unused)}"] if unused else []
     return Table(source, rows, rejected, refined, notes, seen)
@@ -321,15 +310,14 @@ def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequenc
     """Training rows that repeat each other, held-out rows or one of the `suites`, flagged in
     RUN/screen.json or dropped. Raises UserError if all are dropped."""
     references = {**rows_as_references(data.heldout), **suites}
-    screened = screen(data.train, references, options, encoder, run_dir, reporter)
-    if not screened.dropped:
+    dropped, rejected = screen(data.train, references, options, encoder, run_dir, reporter)
+    if not dropped:
         return data
-    dropped = set(screened.dropped)
-    kept = [row for place, row in enumerate(data.train) if place not in dropped]
+    kept = pick(data.train, sorted(set(range(len(data.train))) - set(dropped)))
     if not kept:
         raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
                         f"{run_dir}, or flag them instead")
-    write_jsonl([*read_rejected(run_dir), *screened.rejected], run_dir / "rejected.jsonl")
+    write_jsonl([*read_rejected(run_dir), *rejected], run_dir / "rejected.jsonl")
     return replace(data, train=kept)
 
 

@@ -74,22 +74,21 @@ def records(source: str | InMemory) -> Iterator[tuple[int, Any]]:
 
     Raises UserError for a source that is missing, broken or in no known format.
     """
-    if isinstance(source, InMemory):
-        if isinstance(source.rows, list | tuple):
-            yield from enumerate(map(_named, source.rows), 1)
-        else:
-            yield from _of_data_set(source.rows, source.name)
-        return
     if source == MEMORY:
         raise UserError(f"--data {source}: this run's rows were in memory: pass them to RAFTTrainer again, "
                         "or name a file")
     try:
-        if (path := own_file(source)) is None:
+        if isinstance(source, InMemory):
+            yield from (enumerate(map(_named, source.rows), 1) if isinstance(source.rows, list | tuple) else
+                        _of_data_set(source.rows))
+        elif (path := own_file(source)) is None:
             yield from _data_set(source)
         else:
             yield from READERS[_format(path)](path)
+    except BadRowError as bad:  # of all rows
+        raise UserError(f"no row of {source} can be used: {bad}") from bad
     except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:  # a year beyond 9999 is one
-        kind = Path(source).suffix or "a data set"
+        kind = Path(str(source)).suffix or "a data set"
         raise UserError(f"--data {source}: cannot be read as {kind}: {first_line(error)}") from error
 
 
@@ -137,39 +136,33 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 from_json = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def _value(text: str) -> Any:
-    """The value of a JSON text, or why it cannot be read. Raises JSONDecodeError for any other text."""
+def _value(text: bytes | str) -> Any:
+    """The value of a JSON text, or why it has none."""
     try:
-        return _named(from_json(text))
-    except json.JSONDecodeError:
-        raise
-    except BadRowError as bad:
-        return bad
+        return _named(from_json(text.decode("utf-8-sig") if isinstance(text, bytes) else text))
+    except UnicodeDecodeError as error:
+        return BadRowError(f"not UTF-8 at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return BadRowError(f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except RecursionError:
         return BadRowError("is nested too deeply")
     except ValueError:
         return BadRowError("holds a whole number of too many digits")
+    except BadRowError as bad:
+        return bad
 
 
 def _named(value: Any) -> Any:
-    """An object with its columns named as rows know them; anything else as it is."""
-    return dict(zip(_known([*value]), value.values(), strict=True)) if isinstance(value, dict) else value
-
-
-def _not_json(error: json.JSONDecodeError) -> str:
-    return f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+    """An object with its columns named as rows know them, or why they cannot be; anything else as it is."""
+    try:
+        return dict(zip(_known([*value]), value.values(), strict=True)) if isinstance(value, dict) else value
+    except BadRowError as bad:
+        return bad
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with _bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield number, _value(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                yield number, BadRowError(f"not UTF-8 at byte {error.start}")
-            except json.JSONDecodeError as error:
-                yield number, BadRowError(_not_json(error))
+        yield from ((number, _value(line)) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -194,10 +187,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         else:
             if depth == 1 and text[start : found.start()].strip():
                 count += 1
-                try:
-                    yield count, _value(text[start : found.start()])
-                except json.JSONDecodeError as error:  # where the next row begins is not known
-                    raise UserError(f"{path}, row {count} of its list: {_not_json(error)}") from error
+                yield count, _value(text[start : found.start()])
             start = found.end() if depth == 1 else start
             depth -= mark != ","
     if depth or quoted:
@@ -221,9 +211,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             for fields in reader:
                 if not header:
-                    header = [_plain_name(field) for field in fields]
-                    if bad := _twice(header):
-                        raise UserError(f"{path}, line {begin + reader.line_num}: {bad}")
+                    header = _known(fields)
                 elif len(fields) > len(header):
                     raise csv.Error(MORE)
                 elif fields:
@@ -242,8 +230,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     with pq.ParquetFile(path) as file:
-        yield from _rows(file.schema_arrow.names, path,
-                         lambda used: file.iter_batches(BATCH_ROWS, columns=used))
+        yield from _rows(file.schema_arrow.names, lambda used: file.iter_batches(BATCH_ROWS, columns=used))
 
 
 def _data_set(source: str) -> Iterator[tuple[int, Any]]:
@@ -267,40 +254,34 @@ def _data_set(source: str) -> Iterator[tuple[int, Any]]:
             raise UserError(f"--data {source}: has no split train but {names(found)}; save the rows that you "
                             "mean as a file")
         found = found[split]
-    yield from _of_data_set(found, source)
+    yield from _of_data_set(found)
 
 
-def _of_data_set(found: Any, source: str) -> Iterator[tuple[int, Any]]:
-    return _rows(found.column_names, source,
+def _of_data_set(found: Any) -> Iterator[tuple[int, Any]]:
+    return _rows(found.column_names,
                  lambda used: found.select_columns(used).with_format("arrow").iter(BATCH_ROWS))
 
 
-def _plain_name(column: str) -> str:
-    """A column's name as rows know it: "Question " is question."""
-    plain = column.strip().casefold()
-    return plain if plain in COLUMNS else column
-
-
 def _known(columns: list[str]) -> list[str]:
-    """The names as rows know them; beside a layout of exact names, or the exact name, others stay as is."""
-    if any(set(layout) <= set(columns) for layout in LAYOUTS):
-        return columns
-    return [name if (plain := _plain_name(name)) in columns else plain for name in columns]
+    """The names as rows know them ("Question " is question); beside a layout of exact names, or the exact
+    name, others stay as they are. Raises BadRowError for a name that stands twice."""
+    if not any(set(layout) <= set(columns) for layout in LAYOUTS):
+        plain = [name.strip().casefold() for name in columns]
+        columns = [other if other in COLUMNS and other not in columns else name
+                   for name, other in zip(columns, plain, strict=True)]
+    for name in COLUMNS.intersection(columns):
+        if columns.count(name) > 1:
+            raise BadRowError(f"names the column {name} twice")
+    return columns
 
 
-def _twice(columns: list[str]) -> str:
-    twice = (name for name in columns if name in COLUMNS and columns.count(name) > 1)
-    return next((f"names the column {name} twice" for name in twice), "")
-
-
-def _rows(
-    columns: list[str], source: Path | str, read: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
-) -> Iterator[tuple[int, Any]]:
+def _rows(columns: list[str], read: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
+          ) -> Iterator[tuple[int, Any]]:
     """Rows of the columns that a row can be made of: no other column is read, whatever is in it."""
     known = _known(columns)
     used = {column: name for column, name in zip(columns, known, strict=True) if name in COLUMNS}
-    if bad := _twice(known) or ("" if used else f"has the columns {names(columns)}; needs {NEEDED}"):
-        raise UserError(f"no row of {source} can be used: {bad}")
+    if not used:
+        raise BadRowError(f"has the columns {names(columns)}; needs {NEEDED}")
     unread = dict.fromkeys(known, UNREAD)
     batches = (batch.rename_columns(used).to_pylist() for batch in read(list(used)))
     yield from enumerate((unread | record for batch in batches for record in batch), 1)

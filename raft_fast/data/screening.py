@@ -18,8 +18,7 @@ import numpy as np
 
 from raft_fast.data.rows import Rejected, Row
 from raft_fast.data.texts import letters
-from raft_fast.run.durable import replacing
-from raft_fast.run.files import read_json, write_json
+from raft_fast.run.files import read_json, replacing, write_json
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
 
@@ -29,6 +28,7 @@ WHAT = {"duplicate": ("duplicates", "near-duplicate questions"), "overlap": ("ov
 MEASURES = {"same_words": "the same words", "similarity": "similarity {:.3f}",
             "ngrams": "{:.0%} of the 13-word sequences"}
 GRAM_WORDS = 13  # long enough that two people seldom write it alike (Brown et al. 2020, appendix C)
+OVERLAP_SHARE = 0.5  # two texts overlap that share this much of the shorter one's sequences
 # scripts written without spaces: each sign is a word
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
@@ -119,19 +119,11 @@ class Reference:
     name: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Screened:
-    """Places of the rows to drop, ascending, and why."""
-
-    dropped: list[int]
-    rejected: list[Rejected]
-
-
 def screen(
     rows: Sequence[Row], references: Mapping[str, Sequence[Reference]], options: ScreenOptions,
     encoder: SentenceEncoder, folder: Path, reporter: Reporter, source: str = "training rows",
-) -> Screened:
-    """Find rows that repeat an earlier question, and rows that repeat a reference.
+) -> tuple[list[int], list[Rejected]]:
+    """(places of the rows to drop, ascending, and why): rows that repeat an earlier question or a reference.
 
     `references` by suite are never dropped. Writes `folder`/screen.json (unless both parts are off) and keeps
     the questions' vectors in `folder`/screen. `source` names the rows in reasons. A row dropped for overlap
@@ -139,7 +131,7 @@ def screen(
     """
     (folder / FILE).unlink(missing_ok=True)
     if options.duplicates == options.overlap == "off":
-        return Screened([], [])
+        return [], []
     kept, least = folder / VECTORS, options.duplicate_similarity
     kept.mkdir(parents=True, exist_ok=True)
     with reporter.phase("screen questions", len(rows), "rows") as advance:
@@ -149,7 +141,7 @@ def screen(
     for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
         with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
             found += overlap(rows, vectors, texts, encoder, kept / f"references-{number}.npy", least,
-                             options.overlap_share, advance)
+                             OVERLAP_SHARE, advance)
     if options.duplicates != "off":
         gone = {place for place, _ in found} if options.overlap == "drop" else set()
         with reporter.phase("find duplicates", len(rows), "questions") as advance:
@@ -171,7 +163,7 @@ def screen(
             reporter.say(f"{what}: {counts[option]} " + (
                 "dropped, see rejected.jsonl" if getattr(options, option) == "drop" else
                 f"flagged in {FILE}; --{option} drop removes them"))
-    return Screened([*dropped], [Rejected(source, None, why) for why in dropped.values()])
+    return [*dropped], [Rejected(source, None, why) for why in dropped.values()]
 
 
 def question(row: Row) -> str:
@@ -294,10 +286,7 @@ def _entry(row: Row, kind: str, other: dict[str, Any], measure: str, value: floa
 
 def _reason(entry: Entry) -> str:
     """Why a row was set aside, from its entry in screen.json."""
-    other, how = entry["with"], MEASURES[entry["measure"]].format(entry["value"])
-    if entry["kind"] == "duplicate":
-        what = f"asks what row_id {other['row_id']} asks"
-    else:
-        named = f"row_id {other['row_id']}" if "row_id" in other else f"prompt {other['index']}"
-        what = f"overlaps with {named} of {other['suite']}"
-    return f"row_id {entry['row_id']}: {what} ({how}); --{WHAT[entry['kind']][0]} flag keeps it"
+    named = " of ".join(str(value) if key == "suite" else f"{key} {value}"
+                        for key, value in sorted(entry["with"].items()))
+    how = MEASURES[entry["measure"]].format(entry["value"])
+    return f"row_id {entry['row_id']}: repeats {named} ({how}); --{WHAT[entry['kind']][0]} flag keeps it"

@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from raft_fast.distillation.weights import Weights, WholeOptimizer
-from raft_fast.run.durable import check_seal, discard, seal, sweep, write_folder
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json
+from raft_fast.run.files import check_seal, discard, read_json, seal, sweep, write_folder
 from raft_fast.run.folder import paid
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console

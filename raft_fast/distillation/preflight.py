@@ -11,7 +11,8 @@ from raft_fast.models.fetch import own_folder
 from raft_fast.models.load import pick_device, quantization_config
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.fetch import check_upload
-from raft_fast.run.options import MEMORY, Options, TrainOptions, check
+from raft_fast.run.option import check
+from raft_fast.run.options import MEMORY, Options, TrainOptions
 
 
 def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Collection[str] = ()) -> None:

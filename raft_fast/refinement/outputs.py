@@ -17,7 +17,8 @@ from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_yaml
 from raft_fast.run.folder import ENGINES, differing, first_of, meant
-from raft_fast.run.options import ALL_GROUPS, pinned_by
+from raft_fast.run.option import pinned_by
+from raft_fast.run.options import ALL_GROUPS
 from raft_fast.run.progress import Reporter
 
 DECISIONS, REFINED, SUMMARY, CONFIG = "decisions.jsonl", "refined.parquet", "summary.json", "config.yaml"

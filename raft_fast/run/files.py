@@ -1,17 +1,109 @@
-"""JSON, JSON lines and YAML: written whole or not at all; a file that cannot be read back is a `UserError`
-that names it."""
+"""Files and folders that appear whole or not at all, and JSON, JSON lines and YAML in them. What cannot be
+read back is a `UserError` that names the file.
 
+Safe against a kill or a power cut between any two writes: a hidden sibling is filled, made durable and
+renamed, then the rename is made durable. Checksums find later damage.
+"""
+
+import hashlib
 import json
+import os
 import re
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from raft_fast.run.durable import replacing
 from raft_fast.run.errors import UserError, first_line
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that takes the name of `path` when the block ends without an error. `mode` is "w" (text) or
+    "wb"."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
+        partial.replace(path)
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have `fill` write a folder that appears whole or not at all, replacing what was there."""
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        for path in [*sorted(partial.rglob("*")), partial]:
+            _sync(path)
+        discard(folder)
+        partial.replace(folder)
+        _sync(folder.parent)
+    except Exception:  # a full disk, say
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def seal(folder: Path) -> None:
+    """Write the sha256 of every file in the folder into its manifest."""
+    sums = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def check_seal(folder: Path) -> None:
+    """Raises ValueError that names the first file that is missing or differs from the manifest."""
+    try:
+        sums = _parsed(json.loads, (folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its {MANIFEST} cannot be read") from error
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if sha256(folder / name) != expected:
+            raise ValueError(f"the checksum of {name} differs")
+
+
+def discard(folder: Path) -> None:
+    """Rename a folder, then remove it: a half removed one never looks whole."""
+    if folder.exists():
+        doomed = folder.with_name(f".partial-old-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def sweep(folder: Path) -> None:
+    """Remove partial folders that a killed process has left."""
+    for left in folder.glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -58,21 +150,19 @@ def read_jsonl(path: Path, fix: str = "restore it", keys: Iterable[str] = (), *,
 
 def json_object(line: bytes, keys: Iterable[str] = ()) -> dict[str, Any]:
     """The JSON object in a line. Raises ValueError if it is no object or lacks one of these keys."""
-    found: dict[str, Any] = _parsed(json.loads, line.decode(), dict, keys)
-    return found
+    return _parsed(json.loads, line.decode(), dict, keys)  # type: ignore[no-any-return]
 
 
 def read_yaml(path: Path, fix: str = "restore it", keys: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError as `read_json`."""
     with _readable(path, fix):
-        found: dict[str, Any] = _parsed(load_yaml, path.read_bytes(), dict, keys)
-        return found
+        return _parsed(load_yaml, path.read_bytes(), dict, keys)  # type: ignore[no-any-return]
 
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
 
 
-def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], keys: Iterable[str]) -> Any:
+def _parsed(parser: Callable[[Any], Any], text: Any, kind: type[Any] = dict, keys: Iterable[str] = ()) -> Any:
     """The value of a text. Raises ValueError for anything but a `kind` with these keys."""
     if not text.strip():
         raise ValueError("it is empty")
@@ -81,7 +171,7 @@ def _parsed(parser: Callable[[Any], Any], text: str | bytes, kind: type[Any], ke
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(not_yaml(error, text)) from error
+        raise ValueError(not_yaml(error)) from error
     if not isinstance(found, kind):
         raise ValueError(f"it holds {_NAMES.get(type(found), 'a number')}, not {_NAMES[kind]}")
     for key in keys:
@@ -100,37 +190,20 @@ def _readable(path: Path, fix: str) -> Iterator[None]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-5 is a number, 007 is seven, 12:30 and 2024-01-01 are texts, and so are
-    keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
-            self.flatten_mapping(node)  # << first: as a text it would merge nothing
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    key.tag = _TAG + "str"
-        return super().construct_mapping(node, deep)
+    """YAML as people write it: 1e-5 is a number, 007 is seven, 12:30 and 2024-01-01 are texts."""
 
 
 class Dumper(yaml.SafeDumper):
     """Puts quotes around a text that either version of YAML would read as anything else."""
 
 
-_TAG = "tag:yaml.org,2002:"
-_PLAIN = {
-    "int": (r"[-+]?[0-9]+(?:_[0-9]+)*|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
-    "float": (r"[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-              r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
-}
 Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers
-             if tag not in {_TAG + name for name in (*_PLAIN, "timestamp")}]
+    letter: [one for one in resolvers if one[0].rpartition(":")[2] not in ("int", "float", "timestamp")]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-for _name, (_pattern, _letters) in _PLAIN.items():
+for _tag, _number in (("int", r"[-+]?\d+$"), ("float", r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")):
     for _own in (Loader, Dumper):
-        _own.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), list(_letters))
-Loader.add_constructor(_TAG + "int", lambda loader, node: int(node.value, 0 if node.value[1:2] in ("x", "o")
-                                                               else 10))
+        _own.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_number), list("-+.0123456789"))
+Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
 def load_yaml(text: str | bytes) -> Any:
@@ -138,18 +211,32 @@ def load_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader)
 
 
-def not_yaml(error: Exception, text: str | bytes) -> str:
+def not_yaml(error: Exception) -> str:
     """Why a text is not YAML, and where, in one line."""
-    if isinstance(error, RecursionError):
-        return "not valid YAML: it is nested too deeply"
-    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
-        line, column, why = mark.line, mark.column, error.problem or error.context
-    elif isinstance(error, yaml.reader.ReaderError):
-        if isinstance(text, bytes) and error.encoding == "unicode":  # counted in characters, else in bytes
-            text = text.decode(errors="replace")
-        before = text[: error.position]
-        lines = (before.decode(errors="replace") if isinstance(before, bytes) else before).split("\n")
-        line, column, why = len(lines) - 1, len(lines[-1]), error.reason
-    else:
-        return f"not valid YAML: {first_line(error)}"
-    return f"not valid YAML: line {line + 1}, column {column + 1}: {why}"
+    mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"not valid YAML: {where}{'nested too deeply' if isinstance(error, RecursionError) else why}"
+
+
+class DiskMap:
+    """bytes -> int on a temporary disk file, which goes away with the process. One thread at a time."""
+
+    def __init__(self) -> None:
+        # "" is sqlite's name for a private temporary file; 4 MiB of it stay in memory
+        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for line in ("PRAGMA cache_size = -4096", "PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF",
+                     "CREATE TABLE map (key BLOB PRIMARY KEY, value INTEGER) WITHOUT ROWID", "BEGIN"):
+            self._table.execute(line)
+
+    def get(self, key: bytes) -> int | None:
+        found = self._table.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else None
+
+    def __setitem__(self, key: bytes, value: int) -> None:
+        self._table.execute("INSERT OR REPLACE INTO map VALUES (?, ?)", (key, value))
+
+    def __len__(self) -> int:
+        return self._table.execute("SELECT count(*) FROM map").fetchone()[0]
+
+    def close(self) -> None:
+        self._table.close()

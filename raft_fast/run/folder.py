@@ -2,7 +2,7 @@
 
 A resumed run may change what it has not paid for: everything before stage 1 has a reply, the options of
 training before the first step, those of the evaluation before it is written, and at any time options that pin
-nothing (`raft_fast.run.options`).
+nothing (`raft_fast.run.option`).
 """
 
 import dataclasses
@@ -10,14 +10,13 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from raft_fast.run.config import to_yaml
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json, read_yaml, write_json
-from raft_fast.run.options import ALL_GROUPS, flat, named, pinned_by
+from raft_fast.run.files import read_json, read_yaml, write_json, write_yaml
+from raft_fast.run.option import default_of, flat, named, pinned_by
+from raft_fast.run.options import ALL_GROUPS
 from raft_fast.run.progress import Reporter
 
 CONFIG, LOCK, INPUTS = "config.yaml", ".lock", "inputs.json"
@@ -34,10 +33,9 @@ def make_folder(folder: Path) -> None:
     """The output folder; UserError if a file is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--output_dir {folder}: is a file; name a folder") from error
     except OSError as error:
-        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror}); name another") from error
+        why = "is a file" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise UserError(f"--output_dir {folder}: {why}; name another folder") from error
 
 
 @contextmanager
@@ -53,29 +51,23 @@ def only_process(folder: Path) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Whether a command resumes a run, and which options it changes."""
 
     resumed: bool
-    changed: list[str] = field(default_factory=list)
+    changed: list[str]
 
 
 def open_run(folder: Path, options: list[Any]) -> Start:
-    """Make the folder, or resume the run in it.
-
-    Raises UserError if the folder contains a run with different options.
-    """
+    """Make the folder, or resume the run in it. Raises UserError if it has a run with different options."""
     make_folder(folder)
     known, cost = (folder / CONFIG).is_file(), paid(folder)
-    # a run that is older than an option had its default
-    there = defaults(options) | (
-        read_yaml(folder / CONFIG, "restore it, or choose another --output_dir") if known else {})
-    here = flat(options)
-    changed = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    here, there = flat(options), defaults(options)  # a run that is older than an option had its default
+    if known:
+        there |= read_yaml(folder / CONFIG, "restore it, or choose another --output_dir")
+    changed = [key for key in here if there[key] != here[key]]
+    matter = [key for key in changed if key not in FREE and meant(key, there[key]) != meant(key, here[key])]
     finished, stepped = (folder / "evaluation.json").is_file(), has_steps(folder)
-    matter = [key for key in changed
-              if key not in FREE and meant(key, there.get(key)) != meant(key, here.get(key))]
     free = (set() if finished else pinned_by(options, "evaluation")) | (
         set() if stepped else pinned_by(options, "training"))
     if cost and (refused := [key for key in matter if key not in free]):
@@ -86,9 +78,9 @@ def open_run(folder: Path, options: list[Any]) -> Start:
         for path in (folder / name for name in BEGUN):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not finished:  # a finished run was what it was
-        to_yaml(options, folder / CONFIG)
-    said = [key for key in changed if key != "output_dir"] if cost else []
-    return Start(cost, differing(said, there, here))
+        write_yaml(here, folder / CONFIG)
+    told = [key for key in changed if key != "output_dir"] if cost else []
+    return Start(cost, differing(told, there, here))
 
 
 def find_run(model: Path) -> Path:
@@ -99,12 +91,8 @@ def find_run(model: Path) -> Path:
 def has_steps(folder: Path) -> bool:
     """Whether training has done a step."""
     log = folder / "metrics.jsonl"
-    if any((folder / "checkpoints").glob("step-*")):
-        return True
-    if not log.is_file():
-        return False
-    with log.open("rb") as file:
-        return file.readline().endswith(b"\n")
+    return any((folder / "checkpoints").glob("step-*")) or (
+        log.is_file() and b"\n" in log.read_bytes())
 
 
 def paid(folder: Path) -> bool:
@@ -136,8 +124,7 @@ def pin_inputs(folder: Path, inputs: Mapping[str, str], paid: Callable[[Path], b
 
 def defaults(options: Iterable[Any]) -> dict[str, Any]:
     """Every option's default by its name."""
-    return {one.name: one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
-            for group in options for one in dataclasses.fields(group)}
+    return {one.name: default_of(one) for group in options for one in dataclasses.fields(group)}
 
 
 def meant(name: str, value: Any) -> Any:
@@ -147,10 +134,8 @@ def meant(name: str, value: Any) -> Any:
         kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
                 for engine, own in (value or {}).items()}
         return {engine: own for engine, own in kept.items() if own}
-    if name not in LISTED | ENGINES:
-        return value
     names = [one.strip() for one in str(value or "").split(",") if one.strip()]
-    return [without_address(one) for one in names] if name in ENGINES else names
+    return [without_address(one) for one in names] if name in ENGINES else names if name in LISTED else value
 
 
 def without_address(engine: str) -> str:
@@ -165,8 +150,7 @@ def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str,
 
 def first_of(told: Sequence[str]) -> str:
     """The first few, and how many more there are."""
-    more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-    return "; ".join(told[:SHOWN]) + more
+    return "; ".join([*told[:SHOWN], *([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])])
 
 
 def save_costs(folder: Path, reporter: Reporter) -> None:
@@ -178,8 +162,8 @@ def save_costs(folder: Path, reporter: Reporter) -> None:
             costs = {cost["name"]: cost for cost in found}
     except UserError as error:  # no reason to lose what the costs were for
         reporter.say(str(error))
-    for cost in reporter.as_json():
-        before = costs.get(cost["name"], {"seconds": 0.0, "peak_bytes": 0})
-        costs[cost["name"]] = {"name": cost["name"], "seconds": before["seconds"] + cost["seconds"],
-                               "peak_bytes": max(before["peak_bytes"], cost["peak_bytes"])}
+    for name, seconds, peak in reporter.costs:
+        before = costs.get(name, {"seconds": 0.0, "peak_bytes": 0})
+        costs[name] = {"name": name, "seconds": before["seconds"] + seconds,
+                       "peak_bytes": max(before["peak_bytes"], peak)}
     write_json(list(costs.values()), path)

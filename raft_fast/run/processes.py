@@ -26,6 +26,7 @@ class Processes:
     def __init__(self) -> None:
         started = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+        self.is_first = self.rank == 0
 
     @classmethod
     def start(cls, use_gpu: bool) -> "Processes":
@@ -40,41 +41,32 @@ class Processes:
             atexit.register(time.sleep, 0.2)
         return cls()
 
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
     def first(self, work: Callable[[], T]) -> T:
         """The result of `work` in the first process, in all. If it fails there, the others exit silently."""
-        if self.size == 1:
-            return work()
         answer: list[Any] = [None, False]
-        if self.is_first:
-            try:
-                answer[0] = work()
-            except BaseException:
-                dist.broadcast_object_list([None, True])
-                raise
-        dist.broadcast_object_list(answer)
-        if answer[1]:
+        try:
+            if self.is_first:
+                answer = [work(), True]
+        finally:
+            if self.size > 1:
+                dist.broadcast_object_list(answer)
+        if not answer[1]:
             raise SystemExit(1)
         return answer[0]  # type: ignore[no-any-return]
 
     def together(self, work: Callable[[], T]) -> T:
         """The result of `work` in this process, once all have theirs. If it fails in one, that one raises its
         error and the others exit instead of waiting. `work` may not communicate."""
-        if self.size == 1:
-            return work()
         well: list[Any] = [False] * self.size
+        found: list[T] = []
         try:
-            found = work()
-        except BaseException:
-            dist.all_gather_object(well, False)
-            raise
-        dist.all_gather_object(well, True)
-        if not all(well):
+            found.append(work())
+        finally:
+            if self.size > 1:
+                dist.all_gather_object(well, bool(found))
+        if self.size > 1 and not all(well):
             raise SystemExit(1)
-        return found
+        return found[0]
 
     def first_then_others(self, work: Callable[[], T]) -> T:
         """`work` in every process, after the first has done it: the others find its downloads."""
@@ -93,10 +85,9 @@ class Processes:
 
     def collect(self, share: Sequence[T]) -> list[T]:
         """The items of all shares of `deal`, in their order again."""
-        if self.size == 1:
-            return list(share)
-        shares: list[Any] = [None] * self.size
-        dist.all_gather_object(shares, list(share))
+        shares: list[Any] = [list(share)] * self.size
+        if self.size > 1:
+            dist.all_gather_object(shares, list(share))
         return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -8,18 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import psutil
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress as rich
+from rich.console import Console
 from rich.text import Text
 
 LOG_SECONDS = 10.0
@@ -29,19 +22,11 @@ console = Console(stderr=True, highlight=False)
 
 
 @dataclass
-class PhaseCost:
-    """Wall seconds of one phase, without those of phases inside it, and the process's peak resident bytes."""
-
-    name: str
-    seconds: float
-    peak_bytes: int
-
-
-@dataclass
 class Reporter:
     """Shows the phases of a run and remembers their costs, in order."""
 
-    costs: list[PhaseCost] = field(default_factory=list)
+    # of each phase: name, wall seconds without those of phases inside it, the process's peak resident bytes
+    costs: list[tuple[str, float, int]] = field(default_factory=list)
     inside: list[float] = field(default_factory=list)  # of each phase under way: seconds of those in it
 
     def say(self, text: str) -> None:
@@ -52,25 +37,26 @@ class Reporter:
         """Time one phase. Yields `advance(steps=1, note="", found=0)`; a note that is a function is called
         each time it is shown, so that it moves while nothing advances. `found` further steps were done by an
         earlier start: they count as done, but not for the time left."""
-        start = time.perf_counter()
+        start, peak, process = time.perf_counter(), [0], psutil.Process()
         self.inside.append(0.0)
 
         def own_seconds() -> float:
             return time.perf_counter() - start - self.inside[-1]
 
+        def watch() -> None:
+            peak[0] = max(peak[0], process.memory_info().rss)
+
         show = _bar if console.is_terminal else _lines
-        with _peak_memory() as peak:
+        with _every(SAMPLE_SECONDS, watch):
             try:
                 with show(name, total, unit, own_seconds) as advance:
                     yield advance
             finally:
-                self.costs.append(PhaseCost(name, own_seconds(), peak[0]))
+                watch()
+                self.costs.append((name, own_seconds(), peak[0]))
                 self.inside.pop()
                 if self.inside:
                     self.inside[-1] += time.perf_counter() - start
-
-    def as_json(self) -> list[dict]:
-        return [asdict(cost) for cost in self.costs]
 
 
 class Silent(Reporter):
@@ -86,22 +72,19 @@ class Silent(Reporter):
 
 @contextmanager
 def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Iterator[Callable[..., None]]:
-    columns = [TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn()]
-    with _NotedProgress(*columns, console=console) as bar:
+    columns = [rich.TextColumn("{task.description:<28}"), rich.BarColumn(), rich.MofNCompleteColumn(),
+               rich.TextColumn(unit), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), _Note()]
+    with rich.Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
         # rich's estimate leaves out the first step, and steps older than half a minute: found ones come first
         yield lambda steps=1, note="", found=0: bar.update(task, advance=steps + found, note=note)
 
 
-class _NotedProgress(Progress):
-    """The bar, and the note of the last step below it."""
+class _Note(rich.ProgressColumn):
+    """The note of the last step, asked for its words each time."""
 
-    def get_renderables(self) -> Iterator[RenderableType]:
-        yield self.make_tasks_table(self.tasks)
-        for task in self.tasks:
-            if note := _words(task.fields["note"]):
-                yield Text(note, style="dim")
+    def render(self, task: rich.Task) -> Text:
+        return Text(_words(task.fields["note"]), style="dim")
 
 
 @contextmanager
@@ -116,43 +99,23 @@ def _lines(name: str, total: int | None, unit: str,
         done, found_done, noted = done + steps, found_done + found, note
 
     def say(far: str) -> None:
-        _log(f"{name}: {far} {' | '.join(_words(noted).splitlines())}".rstrip())
+        print(f"{name}{far} {' | '.join(_words(noted).splitlines())}".rstrip(), file=sys.stderr, flush=True)
 
     def beat() -> None:
         seconds, there = time.perf_counter() - start, done + found_done
         if total is None:
-            return say(f"{there} {unit}" if there else f"{seconds:.0f} s so far")
+            return say(f": {there} {unit}" if there else f": {seconds:.0f} s so far")
         left = f", {seconds / done * (total - there):.0f} s left" if done else ""
-        say(f"{there}/{total} {unit}{left}")
+        say(f": {there}/{total} {unit}{left}")
 
-    _log(f"{name} ..." if total is None else f"{name}: 0/{total} {unit}".rstrip())
+    say(" ..." if total is None else f": 0/{total} {unit}")
     with _every(LOG_SECONDS, beat):
         yield advance
-    say(f"done in {own_seconds():.1f} s")
+    say(f": done in {own_seconds():.1f} s")
 
 
 def _words(note: Note) -> str:
     return note if isinstance(note, str) else note()
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Sample this process's resident memory while the block runs; the list holds the peak, in bytes."""
-    process = psutil.Process()
-    peak = [process.memory_info().rss]
-
-    def watch() -> None:
-        peak[0] = max(peak[0], process.memory_info().rss)
-
-    with _every(SAMPLE_SECONDS, watch):
-        try:
-            yield peak
-        finally:
-            watch()
 
 
 @contextmanager

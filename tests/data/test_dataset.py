@@ -8,7 +8,6 @@ from written import GOOD, jsonl, texts
 from raft_fast.data.dataset import (
     REFINED_COLUMNS,
     Row,
-    open_rows,
     pick,
     read_table,
     split,
@@ -16,6 +15,7 @@ from raft_fast.data.dataset import (
     take_rows,
     write_rows,
 )
+from raft_fast.data.rows import OnDisk
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -153,7 +153,7 @@ def test_rows_left_on_disk_are_the_rows_in_memory_however_often_they_are_read(tm
     """Also spread over the categories, and picked from."""
     records = [{**GOOD, "id": f"r{at}", "category": name} for at, name in enumerate("aabbbbbbbcab")]
     path = jsonl(tmp_path / "a.jsonl", [*records[:5], "{", *records[5:], {**GOOD, "id": "r3"}])
-    table, kept = read_table(path, 0.5), open_rows(path, 0.5)
+    table, kept = read_table(path, 0.5), read_table(path, 0.5, rows=OnDisk())
     assert len(kept.rows) == len(table.rows) == 12
     assert list(kept.rows) == list(kept.rows) == table.rows
     assert (kept.rejected, kept.refined, kept.notes) == (table.rejected, False, [])
@@ -162,4 +162,4 @@ def test_rows_left_on_disk_are_the_rows_in_memory_however_often_they_are_read(tm
     places = range(len(chosen))[1::3]
     assert list(pick(chosen, places)) == list(chosen)[1::3]
     with pytest.raises(UserError, match=r"2 of 14 rows of .* are bad"):
-        open_rows(path, 0.1)
+        read_table(path, 0.1, rows=OnDisk())

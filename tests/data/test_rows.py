@@ -10,7 +10,7 @@ import pytest
 from written import GOOD, jsonl
 
 from raft_fast import paraphrase, refine
-from raft_fast.data.dataset import open_rows, read_table, take_rows, write_rows
+from raft_fast.data.dataset import read_table, take_rows, write_rows
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import DataOptions, TrainOptions
@@ -191,9 +191,8 @@ def test_prompts_alone_are_rows_where_asked_for_and_no_row_has_an_answer(tmp_pat
     assert not found.refined
     write_rows(found.rows, tmp_path / "out.parquet")
     assert read_table(str(tmp_path / "out.parquet"), 0, prompts=True).rows == found.rows
-    for read in (read_table, open_rows):
-        with pytest.raises(UserError, match=r"no row of .* can be used"):
-            read(path, 0.5)
+    with pytest.raises(UserError, match=r"no row of .* can be used"):
+        read_table(path, 0.5)
     for answered in (GOOD, {"prompt": "q", "completion": ""}, {"messages": asked(turn("a"))}):
         write_jsonl([record, GOOD, answered], tmp_path / "rows.jsonl")
         mixed = read_table(path, 1.0, prompts=True)

@@ -12,7 +12,8 @@ from faults import calls, fault
 from written import jsonl
 
 from raft_fast.data import screening
-from raft_fast.data.dataset import Data, Row, open_rows, screen_rows
+from raft_fast.data.dataset import Data, Row, read_table, screen_rows
+from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import (
     GRAM_WORDS,
     Reference,
@@ -92,8 +93,8 @@ def test_the_first_of_a_group_stays_and_likeness_does_not_travel_on(tmp_path):
     # 10 degrees are 0.985, 20 degrees 0.940: c is near b, which is a duplicate of a, but not near a
     rows = asking("a? @0", "other?", "b? @10", "c? @20", "A! @0")
     found, summary = run(tmp_path, rows)
-    assert found.dropped == []
-    assert found.rejected == []
+    assert found[0] == []
+    assert found[1] == []
     assert pairs(summary) == [("r2", "r0", "similarity"), ("r4", "r0", "same_words")]
     assert [one["value"] for one in summary["flagged"]] == [0.9848, 1.0]
     assert not any(one["dropped"] for one in summary["flagged"])
@@ -110,10 +111,10 @@ def test_the_systems_turn_is_no_part_of_the_question(tmp_path):
 
 def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
     found, summary = run(tmp_path, asking("a? @0", "b? @10", "a @0"), duplicates="drop")
-    assert (found.dropped, summary["dropped"]) == ([1, 2], 2)
-    assert [bad.reason for bad in found.rejected] == [
-        "row_id r1: asks what row_id r0 asks (similarity 0.985); --duplicates flag keeps it",
-        "row_id r2: asks what row_id r0 asks (the same words); --duplicates flag keeps it"]
+    assert (found[0], summary["dropped"]) == ([1, 2], 2)
+    assert [bad.reason for bad in found[1]] == [
+        "row_id r1: repeats row_id r0 (similarity 0.985); --duplicates flag keeps it",
+        "row_id r2: repeats row_id r0 (the same words); --duplicates flag keeps it"]
     assert all(one["dropped"] for one in summary["flagged"])
     assert "near-duplicate questions: 2 dropped" in capsys.readouterr().err
     run(tmp_path, asking("a? @0", "b? @10"))
@@ -127,7 +128,7 @@ def test_drop_drops_gives_the_reason_and_says_so(tmp_path, capsys):
 def test_off_is_off(tmp_path, off, kinds, counts):
     found, summary = run(tmp_path, asking("a", "a"), rows_as_references([row("h", "a", "Yes.")]), **off)
     if kinds is None:
-        assert (found.dropped, summary) == ([], None)
+        assert (found[0], summary) == ([], None)
         return
     assert {one["kind"] for one in summary["flagged"]} == kinds
     assert (summary["duplicates"], summary["overlap"]) == counts
@@ -152,11 +153,11 @@ def test_overlap_by_words_meaning_and_wording(tmp_path):
         ("near", {"suite": "held-out rows", "row_id": "h2"}, "similarity", 0.9848),
         ("same", {"suite": "held-out rows", "row_id": "h1"}, "same_words", 1.0),
         ("prompt", {"suite": "Exam", "index": 1}, "similarity", 0.9998)]
-    assert found.dropped == [0, 1, 3, 4, 5]
+    assert found[0] == [0, 1, 3, 4, 5]
     assert summary["compared_with"] == {"held-out rows": 2, "Exam": 2}
-    assert found.rejected[-1].reason == (
-        "row_id prompt: overlaps with prompt 1 of Exam (similarity 1.000); --overlap flag keeps it")
-    assert "row_id copied: overlaps with row_id h1 of held-out rows (95% of" in found.rejected[0].reason
+    assert found[1][-1].reason == (
+        "row_id prompt: repeats index 1 of Exam (similarity 1.000); --overlap flag keeps it")
+    assert "row_id copied: repeats row_id h1 of held-out rows (95% of" in found[1][0].reason
 
 
 def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
@@ -165,16 +166,16 @@ def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
     found, summary = run(tmp_path, rows, held, overlap="drop", duplicates="drop")
     assert [(one["row_id"], one["kind"], one["with"]["row_id"]) for one in summary["flagged"]] == [
         ("r0", "overlap", "h"), ("r2", "duplicate", "r1")]
-    assert found.dropped == [0, 2]
+    assert found[0] == [0, 2]
 
 
 def test_rows_on_disk_are_screened_alike(tmp_path):
     rows = asking("a? @0", "b?", "c? @10", "b!", "d?")
     lines = [{"id": one.row_id, "question": one.prompt[0]["content"], "answer": one.gold} for one in rows]
-    file = open_rows(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5)
+    file = read_table(jsonl(tmp_path / "rows.jsonl", [*lines[:1], "broken", *lines[1:]]), 0.5, rows=OnDisk())
     found, summary = run(tmp_path / "disk", file.rows, duplicates="drop")
     assert summary == run(tmp_path / "memory", rows, duplicates="drop")[1]
-    assert found.dropped == [2, 3]
+    assert found[0] == [2, 3]
 
 
 def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp_path):
@@ -188,21 +189,19 @@ def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp
     left = screened(overlap="drop")
     assert ([one.row_id for one in left.train], left.heldout) == (["r1", "r2"], data.heldout)
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
-    assert reasons == ["bad", "row_id r0: overlaps with row_id h of held-out rows (similarity 0.985); "
+    assert reasons == ["bad", "row_id r0: repeats row_id h of held-out rows (similarity 0.985); "
                               "--overlap flag keeps it"]
     data = replace(data, train=data.train[:1])
     with pytest.raises(UserError, match="no row is left to train on"):
         screened(overlap="drop")
 
 
-def test_the_report_shows_what_was_found_escaped(tmp_path):
+def test_the_report_counts_what_was_found(tmp_path):
     rows = [row("<b>1", "a"), row("<b>2", "A?")]
     run(tmp_path, rows, rows_as_references([row("<i>h", "x")]))
     text = write_refine_report(tmp_path).read_text()
-    assert "near-duplicate questions" in text
-    assert "overlap with held-out rows (1 texts)" in text
-    assert "&lt;b&gt;2" in text
-    assert "<b>2" not in text
+    assert "<td>near-duplicate questions</td><td>1 of 2</td><td>flag</td>" in text
+    assert "overlap with held-out rows" in text
     run(tmp_path, rows, duplicates="off", overlap="off")
     assert "Duplicates and overlap" not in write_refine_report(tmp_path).read_text()
 

@@ -13,7 +13,8 @@ from two_processes import run, work
 from raft_fast.distillation import planning, rows_per_step
 from raft_fast.distillation.resume import cut_of
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import TrainOptions, pinned_by
+from raft_fast.run.option import pinned_by
+from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 
 ONE = TrainOptions(per_device_train_batch_size=4, num_train_epochs=2, teacher_top_k=16, learning_rate=1e-3,

@@ -22,8 +22,6 @@ def said(monkeypatch, capsys):
 
 def test_defaults_point_at_the_run(tmp_path):
     model = ModelOptions(model=str(tmp_path / "model"))
-    with pytest.raises(UserError, match="no such folder"):
-        evaluate.find_data(DataOptions(), model)
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match="--data FILE"):
         evaluate.find_data(DataOptions(), model)

@@ -13,7 +13,7 @@ from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import EvaluateOptions, JuryOptions
+from raft_fast.run.options import CompareOptions, EvaluateOptions
 from raft_fast.run.progress import Reporter
 
 ASKED = EvaluateOptions(general_prompts=-1)
@@ -59,7 +59,7 @@ def held(tmp_path, judges, **options):
     known = [question for place, question in enumerate(gold) if place % 2]
     base = StubEngine(lambda asked: "It depends.", "base")
     trained = StubEngine(lambda asked: gold[asked] if asked in known else "", "trained")
-    options = JuryOptions(**{"eval_judge": ",".join(judges)} | options)
+    options = CompareOptions(**{"eval_judge": ",".join(judges)} | options)
     with open_jury(options, judges.__getitem__, tmp_path / "jury") as jury:
         return evaluate(base, trained, rows, ASKED, OverlapEncoder(), Reporter(), tmp_path, jury=jury)
 
@@ -118,9 +118,9 @@ def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
 def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said), \
-            open_jury(JuryOptions(**options), lambda spec: judge("same", bool), tmp_path / "jury"):
+            open_jury(CompareOptions(**options), lambda spec: judge("same", bool), tmp_path / "jury"):
         pass
-    with open_jury(JuryOptions(), pytest.fail, tmp_path / "none") as jury:  # without judges
+    with open_jury(CompareOptions(), pytest.fail, tmp_path / "none") as jury:  # without judges
         assert jury is None
     assert not (tmp_path / "none").exists()
 

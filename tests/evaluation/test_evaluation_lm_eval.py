@@ -12,7 +12,7 @@ from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation import lm_eval
 from raft_fast.evaluation.lm_eval import find_tasks, run_tasks
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import LMEvalOptions
+from raft_fast.run.options import CompareOptions
 from raft_fast.run.progress import Reporter
 
 DOCUMENTS = [{"question": f"Which is {number}?", "choices": ["ehknqt"[number] * 2, "adgjmp"[number] * 2],
@@ -40,7 +40,7 @@ def own_tasks(tmp_path, monkeypatch):
 def test_the_models_score_what_their_likelihoods_say(own_tasks, chat, tmp_path):
     engines = {name: HFEngine(make_model(seed), chat, name, 4)
                for seed, name in enumerate(("base", "trained"))}
-    tasks = find_tasks(LMEvalOptions(lm_eval="raft_even", lm_eval_include=own_tasks))
+    tasks = find_tasks(CompareOptions(lm_eval="raft_even", lm_eval_include=own_tasks))
     found = run_tasks(tasks, engines, tmp_path, Reporter())
     right = {name: [_choice(engine, one) == one["label"] for one in DOCUMENTS]
              for name, engine in engines.items()}
@@ -56,7 +56,8 @@ def test_the_models_score_what_their_likelihoods_say(own_tasks, chat, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "lm_eval.jsonl").read_text().splitlines()]
     assert [(one["model"], one["doc_id"], bool(one["acc"])) for one in lines] == [
         (name, place, here) for name in engines for place, here in enumerate(right[name])]
-    limited = run_tasks(find_tasks(LMEvalOptions("raft_even", 2, own_tasks)), engines, tmp_path, Reporter())
+    options = CompareOptions(lm_eval="raft_even", lm_eval_limit=2, lm_eval_include=own_tasks)
+    limited = run_tasks(find_tasks(options), engines, tmp_path, Reporter())
     assert limited["tasks"]["raft_even"]["acc,none"]["change"]["n"] == 2
 
 
@@ -73,29 +74,20 @@ def _choice(engine, document):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"lm_eval": "raft_evn"}, "did you mean raft_even"),
-    ({"lm_eval": "raft_gone"}, "its data cannot be loaded"),
+    ({"lm_eval": "raft_evn"}, "--lm_eval raft_evn: lm-eval has no such task"),
+    ({"lm_eval": "raft_gone"}, "--lm_eval raft_gone: cannot be loaded: "),
     ({"lm_eval": "raft_even", "lm_eval_include": "nowhere"}, "no such folder"),
 ])
 def test_what_cannot_run_is_refused_before_a_model_is_loaded(own_tasks, options, said):
     with pytest.raises(UserError, match=said):
-        find_tasks(LMEvalOptions(**{"lm_eval_include": own_tasks} | options))
-
-
-def test_a_task_that_wants_another_package_says_which(own_tasks, monkeypatch):
-    def load(self, names):
-        raise ModuleNotFoundError("No module named 'langdetect'", name="langdetect")
-
-    monkeypatch.setattr("lm_eval.tasks.TaskManager.func.load", load)
-    with pytest.raises(UserError, match="pip install langdetect"):
-        find_tasks(LMEvalOptions(lm_eval="raft_even", lm_eval_include=own_tasks))
+        find_tasks(CompareOptions(**{"lm_eval_include": own_tasks} | options))
 
 
 def test_without_the_package_the_install_line_is_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"\[lm-eval\]"):
-        find_tasks(LMEvalOptions(lm_eval="ifeval"))
-    assert find_tasks(LMEvalOptions()) is None
+        find_tasks(CompareOptions(lm_eval="ifeval"))
+    assert find_tasks(CompareOptions()) is None
 
 
 def test_a_prompt_of_several_instructions_counts_them_all():

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks import launches
-from benchmarks.compile_report import complaints, merged, narrow_offsets
+from benchmarks.compile_report import complaints, narrow_offsets
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"kernel": "_x", "pointers": "", "constants": "", "target": "sm_90", "stack": 0, "spills": 0,
@@ -46,16 +46,6 @@ def test_complaints(change, complaint):
     assert complaints(GOOD) == complaints(GOOD | {"stack": 8}) == []  # 8 bytes that nothing touches
     (found,) = complaints(GOOD | change)
     assert complaint in found
-
-
-def test_one_kernel_compiled_again_takes_its_rows_place():
-    old = {"command": "all", "machine": {}, "triton": "3", "tools": {}, "wrong": ["_x spills"],
-           "rows": [GOOD | {"spills": 2}, GOOD | {"kernel": "_y"}]}
-    report = merged(old, old | {"command": "one", "wrong": [], "rows": [GOOD]})
-    assert (report["wrong"], report["command"], report["earlier"]["command"]) == ([], "one", "all")
-    assert [row["kernel"] for row in report["rows"]] == ["_y", "_x"]
-    with pytest.raises(SystemExit, match="another Triton"):
-        merged(old, old | {"triton": "4"})
 
 
 def test_the_committed_report_is_green():

@@ -1,7 +1,5 @@
 """Shapes, strides and values at the edge, and what is never allocated."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -144,22 +142,6 @@ def test_targets_are_never_inference_tensors_and_never_copies(made):
     topk_kl_loss_from_logits(logits, targets).backward()
     TopKKLLoss()(hidden[: len(targets.ids)], weight.requires_grad_(), targets).backward()
     assert logits.grad.isfinite().all()
-
-
-def test_weight_rows_nobody_names_do_not_matter(make_case):
-    """NaN in rows outside every top-K must not reach value or gradient."""
-    case = make_case(n=3, k=4)
-    right = case.run("torch")
-    unused = torch.ones(97, dtype=torch.bool)
-    unused[case.targets.ids.unique()] = False
-    case.weight_VD[unused] = float("nan")
-    assert all(map(torch.equal, case.run("torch"), right))
-
-
-def test_import_stays_light():
-    code = ("import sys, raft_kernels; "
-            "assert not {'triton', 'transformers', 'safetensors'} & set(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

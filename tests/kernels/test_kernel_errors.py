@@ -4,13 +4,7 @@ import math
 
 import pytest
 import torch
-from raft_kernels import (
-    TopKKLLoss,
-    TopKTargets,
-    topk_kl_loss,
-    topk_kl_loss_from_logits,
-    topk_targets,
-)
+from raft_kernels import TopKTargets, topk_kl_loss, topk_kl_loss_from_logits, topk_targets
 
 HIDDEN, WEIGHT = torch.randn(4, 8), torch.randn(20, 8)
 TARGETS = topk_targets(HIDDEN, WEIGHT, 5)
@@ -27,26 +21,18 @@ def at_row(row, value):
 SELECT = [
     ({"k": 1}, "k was 1; it must be between 2"),
     ({"k": 21}, "k was 21; it must be between 2 .* 20"),
-    ({"k": 2.0}, "k was 2.0; it must be an int"),
     ({"k": 19, "vocab_size": 18}, "k was 19; it must be between 2 .* 18"),
     ({"temperature": 0}, "temperature was 0; it must be a finite number > 0"),
-    ({"temperature": -1.0}, "temperature was -1.0; it must be a finite number > 0"),
-    ({"temperature": math.inf}, "temperature was inf; it must be"),
     ({"temperature": math.nan}, "temperature was nan; it must be"),
     ({"temperature": "1"}, "temperature was '1'; it must be"),
     ({"hidden": torch.randn(4, 7)}, r"hidden was of shape \[4, 7\]; it must be .*\[..., 8\]"),
     ({"hidden": torch.ones(4, 8, dtype=torch.int64)}, "hidden was of dtype torch.int64; it must"),
     ({"hidden": [[1.0]]}, "hidden was a list; it must be a torch.Tensor"),
-    ({"hidden": torch.tensor(1.0)}, "hidden was a scalar; it must be"),
     ({"weight": torch.randn(20)}, r"weight was of shape \[20\]; it must be of shape \[V, D\]"),
     ({"weight": WEIGHT.to("meta")}, "weight was on meta; it must be on the device of hidden, cpu"),
     ({"bias": torch.randn(19)}, r"bias was of shape \[19\]; it must be of shape \[20\]"),
-    ({"bias": torch.ones(20).int()}, "bias was of dtype torch.int32; it must be"),
-    ({"vocab_size": 0}, "vocab_size was 0; it must be between 1 and the 20"),
     ({"vocab_size": 21}, "vocab_size was 21; it must be between 1 and the 20"),
-    ({"vocab_size": 3.5}, "vocab_size was 3.5; it must be an int"),
     ({"logit_scale": 0.0}, "logit_scale was 0.0; it must be a finite number other than 0"),
-    ({"logit_scale": math.nan}, "logit_scale was nan; it must be"),
     ({"softcap": 0.0}, "softcap was 0.0; it must be a finite number > 0"),
     ({"backend": "cuda"}, "backend was 'cuda'; it must be None, 'torch', 'triton' or 'reference'"),
 ]
@@ -56,13 +42,9 @@ LOSS = [
     ({"targets": LOGPROBS}, "targets was a Tensor; it must be a TopKTargets"),
     ({"weight": WEIGHT[:19]}, "targets was over a vocabulary of 20 ids; it must be .* 19"),
     ({"targets": TARGETS.to("meta")}, "targets was on meta; it must be on the device of hidden"),
-    ({"hidden": HIDDEN[:, :7]}, "hidden was of shape"),
     ({"token_weights": torch.ones(5)}, r"token_weights was of shape \[5\]; it must be .*\[4\]"),
-    ({"token_weights": [1.0]}, "token_weights was a list; it must be a torch.Tensor or None"),
     ({"token_weights": torch.ones(4) * 1j}, "token_weights was of dtype torch.complex64"),
     ({"reduction": "avg"}, "reduction was 'avg'; it must be 'mean', 'sum' or 'none'"),
-    ({"softcap": -1.0}, "softcap was -1.0; it must be"),
-    ({"backend": 3}, "backend was 3; it must be"),
     ({"hidden": HIDDEN.double(), "backend": "triton"}, "hidden was float64 with backend='triton'"),
     ({"backend": "triton"}, "hidden was on cpu with backend='triton'; it must be on a GPU"),
 ]
@@ -74,18 +56,13 @@ BUILD = [
     ({"vocab_size": 3}, "ids was from .*; it must be from 0 to 2"),
     ({"logprobs": LOGPROBS.half()}, "logprobs was of dtype torch.float16; it must be float32"),
     ({"logprobs": LOGPROBS[:, :4]}, r"logprobs was of shape \[4, 4\]; it must be .*\[4, 5\]"),
-    ({"logprobs": LOGPROBS.to("meta")}, "logprobs was on meta; it must be"),
-    ({"temperature": 0.0}, "temperature was 0.0; it must be"),
     ({"ids": IDS[:, :1], "logprobs": LOGPROBS[:, :1]}, "k was 1; it must be at least 2"),
 ]
 
 SERVER = [
     ({"ids": IDS.float()}, "ids was of dtype torch.float32; it must be of an integer dtype"),
     ({"logprobs": LOGPROBS.int()}, "logprobs was of dtype torch.int32; it must be"),
-    ({"logprobs": LOGPROBS[:2]}, r"logprobs was of shape \[2, 5\]; it must be"),
-    ({"source_temperature": 0.0}, "source_temperature was 0.0; it must be"),
     ({"temperature": math.inf}, "temperature was inf; it must be"),
-    ({"ids": IDS * 0}, "ids was repeated within a row"),
     ({"logprobs": at_row(2, -math.inf)}, r"logprobs was -inf for all K ids in the row at \[2\]; it must be"),
     ({"logprobs": at_row(1, math.nan)}, r"logprobs was NaN or inf in the row at \[1\]; it must be"),
     ({"logprobs": at_row(0, math.inf)}, r"logprobs was NaN or inf in the row at \[0\]; it must be"),
@@ -107,8 +84,6 @@ def test_a_wrong_argument_is_named(call, right, change, message):
 
 
 def test_others(tmp_path):
-    with pytest.raises(ValueError, match="reduction was 'max'"):
-        TopKKLLoss(reduction="max")
     with pytest.raises(ValueError, match="logits was a list"):
         topk_kl_loss_from_logits([1.0], TARGETS)
     with pytest.raises(ValueError, match=r"targets was for tokens of shape \[4\]"):

@@ -53,29 +53,3 @@ def test_processes_agree_with_one(world, backend, tmp_path):
                for line in lines]
     errors = [process.communicate(timeout=240)[1] for process in running]
     assert [process.returncode for process in running] == [0] * world, "\n".join(errors)[-4000:]
-
-
-@distributed
-def test_on_a_gpu_a_layout_is_read_once(monkeypatch):
-    """Reading it waits; a layout that is wrong is read, and refused, every time."""
-    from raft_kernels import vocab_parallel
-
-    class Rows:
-        shape, device, is_cuda = (20, 8), "cpu", True
-
-    class Group:
-        pass
-
-    asked = []
-    monkeypatch.setattr(vocab_parallel, "_gathered", lambda own, group: asked.append(own) or own)
-    one, other = Group(), Group()
-    for _ in range(3):
-        vocab_parallel._check_rows(0, Rows(), 16, one)
-    assert len(asked) == 1
-    vocab_parallel._check_rows(0, Rows(), 16, other)
-    vocab_parallel._check_rows(0, Rows(), 17, one)
-    assert len(asked) == 3
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"^first_row was"):
-            vocab_parallel._check_rows(0, Rows(), 21, one)
-    assert len(asked) == 5

@@ -47,22 +47,15 @@ def _file(path, tensors=None, about=None):
 @pytest.mark.parametrize(("tensors", "about", "reason"), [
     ({}, {"format": "another"}, "its format is not"),
     ({}, {"temperature": 0.0}, "temperature was 0.0"),
-    ({}, {"temperature": "hot"}, "temperature was 'hot'"),
     ({}, {"vocab_size": 8}, "ids was from 3 to 8; it must be from 0 to 7"),
     ({}, {"vocab_size": None}, "its metadata is"),
     ({"ids": torch.empty(0, 2).int(), "logprobs": torch.empty(0, 2)}, {"vocab_size": -7},
      "vocab_size was -7; it must be an int of at least 0"),
-    ({}, {"vocab_size": True}, "vocab_size was True"),
-    ({}, {"over_vocabulary": 1}, "its metadata is"),
     ({}, {"more": 1}, r"its metadata holds .*'more'"),
     ({"more": torch.ones(1)}, {}, r"it holds \['ids', 'logprobs', 'more'\]"),
     ({"ids": torch.tensor([[3.0, 8.0]])}, {}, "its ids are torch.float32"),
     ({"ids": torch.tensor([[3, 3]])}, {}, "ids was repeated within a row"),
-    ({"ids": torch.tensor([[3, -1]])}, {}, "ids was from -1 to 3"),
-    ({"ids": torch.tensor([[3, 8, 1]])}, {}, r"of the shape \[..., K\] of ids"),
-    ({"logprobs": torch.tensor([[0, 1]])}, {}, "its logprobs are torch.int64"),
     ({"logprobs": torch.ones(1, 2).half()}, {}, "its logprobs are torch.float16"),
-    ({"best": torch.ones(1, 1)}, {}, "its logprobs are torch.float32"),
     ({"logprobs": torch.ones(1, 2).half(), "best": torch.ones(1, 2)}, {},
      r"its best are torch.float32 of shape \[1, 2\]"),
 ])
@@ -115,12 +108,6 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
-def test_ids_nobody_looked_at_are_saved_whole(tmp_path):
-    targets = TopKTargets(torch.tensor([[7, 300]]), torch.zeros(1, 2), 1.0, checked=True)
-    targets.save(tmp_path / "x")
-    assert TopKTargets.load(tmp_path / "x").ids.tolist() == [[7, 300]]
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_rows_that_are_not_finite_come_back(tmp_path, dtype):
     logprobs = torch.tensor([
@@ -133,15 +120,6 @@ def test_rows_that_are_not_finite_come_back(tmp_path, dtype):
     assert got[5, 1] <= -65504
     assert got[5, 1].isfinite()
     assert got[5, 2] == -INF
-
-
-def test_rows_in_any_order_come_back(tmp_path):
-    """The best need not be first: what is far above the first id's log-prob is not cut off."""
-    logprobs = torch.tensor([[-9e4, -0.5, -3.25], [-INF, -1.0, -0.5], [NAN, -2e5, -0.25]])
-    TopKTargets(torch.arange(3).expand(3, 3), logprobs, 1.5).save(tmp_path / "x")
-    got = TopKTargets.load(tmp_path / "x").logprobs
-    torch.testing.assert_close(got[:, 1:][[0, 1]], logprobs[:, 1:][[0, 1]], rtol=0, atol=2e-3)
-    assert got[2, 2] == -0.25
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

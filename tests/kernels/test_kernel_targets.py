@@ -61,16 +61,6 @@ def test_leading_dimensions_are_free():
     assert topk_targets(hidden[:0], weight, 6).ids.shape == (0, 3, 6)
 
 
-def test_a_masked_vocabulary_is_never_chosen():
-    bias = torch.zeros(50)
-    bias[10:] = float("-inf")
-    targets = topk_targets(torch.randn(4, 8), torch.randn(50, 8), 10, bias=bias)
-    assert (targets.ids < 10).all()
-    torch.testing.assert_close(targets.mass, torch.ones(4))
-    wider = topk_targets(torch.randn(4, 8), torch.randn(50, 8), 12, bias=bias)
-    assert torch.isneginf(wider.logprobs[:, 10:]).all()
-
-
 def test_from_logprobs_at_the_same_temperature_knows_its_mass():
     probabilities = torch.tensor([[0.1, 0.6, 0.2]])
     targets = TopKTargets.from_logprobs(torch.tensor([[7, 3, 5]]), probabilities.log(), 1.5, 1.5)
@@ -86,13 +76,6 @@ def test_from_logprobs_at_another_temperature():
     assert lists.mass is None
     assert torch.equal(lists.ids, at_two.ids)
     torch.testing.assert_close(lists.logprobs.softmax(-1), at_two.logprobs.softmax(-1))
-
-
-def test_indexing_keeps_everything_else():
-    targets = topk_targets(torch.randn(2, 3, 8), torch.randn(20, 8), 6, 2.0)
-    part = targets[:, 1]
-    assert torch.equal(part.ids, targets.ids[:, 1])
-    assert (part.temperature, part.vocab_size, part.k) == (2.0, 20, 6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

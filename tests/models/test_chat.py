@@ -29,85 +29,60 @@ def test_views_hold_the_same_completion(template, pad_token, completion):
         assert batch.inputs["attention_mask"][row].sum() == len(view.prompt) + len(completion)
 
 
-def test_teacher_prompt_is_eq_7(chat):
-    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Three metres."))
-    assert ("Background reference knowledge: Three metres.\n"
-            "Answer the question based on the reference knowledge: How high?<eos>") in text
-    assert text.endswith("<turn>assistant\n")
-    assert REFERENCE_PROMPT.index("{answer}") < REFERENCE_PROMPT.index("{question}")
-    text = chat.tokenizer.decode(chat.teacher_prompt(USER, "Use {question} and {x}."))
-    assert "Use {question} and {x}." in text
-
-
-def test_system_and_history_stay_in_the_teacher_view(chat):
+def test_teacher_prompt_is_eq_7_behind_system_and_history(chat):
     messages = [{"role": "system", "content": "Be kind."}, *USER,
                 {"role": "assistant", "content": "Why?"}, {"role": "user", "content": "For a fence."}]
-    text = chat.tokenizer.decode(chat.teacher_prompt(messages, "1.1 m"))
-    assert "Be kind." in text
-    assert "Why?" in text
-    assert "Be brief." not in text
-    assert text.count("1.1 m") == 1
-    assert "knowledge: For a fence." in text
+    text = chat.tokenizer.decode(chat.teacher_prompt(messages, "Use {question} and {x}."))
+    assert text == (
+        "<turn>system\nBe kind.<eos>\n<turn>user\nHow high?<eos>\n<turn>assistant\nWhy?<eos>\n<turn>user\n"
+        "Background reference knowledge: Use {question} and {x}.\n"
+        "Answer the question based on the reference knowledge: For a fence.<eos>\n<turn>assistant\n")
+    assert REFERENCE_PROMPT.index("{answer}") < REFERENCE_PROMPT.index("{question}")
 
 
 def test_the_templates_own_end_of_turn_counts_as_eos_and_those_of_the_generation_config():
     template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<turn>{% endfor %}"
     chat = Chat(make_tokenizer(template))
-    assert chat.end_of_turn == 3
-    assert chat.eos_ids == {2, 3}
+    assert (chat.end_of_turn, chat.eos_ids) == (3, {2, 3})
     assert Chat(make_tokenizer(CHATML), GenerationConfig(eos_token_id=[2, 3])).eos_ids == {2, 3}
-
-
-def test_a_template_that_wants_a_system_turn_still_loads():
-    template = ("{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
-                + CHATML)
-    assert Chat(make_tokenizer(template)).end_of_turn == 2
+    wants = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+    assert Chat(make_tokenizer(wants + CHATML)).end_of_turn == 2
 
 
 def test_no_doubled_bos():
     chat = Chat(make_tokenizer(NO_SYSTEM))
-    bos = chat.tokenizer.bos_token_id
-    assert chat.sft_view(USER, "Yes.").ids.count(bos) == 1
-    assert chat.teacher_prompt(USER, "Yes.").count(bos) == 1
+    for ids in (chat.sft_view(USER, "Yes.").ids, chat.teacher_prompt(USER, "Yes.")):
+        assert ids.count(chat.tokenizer.bos_token_id) == 1
 
 
-def test_a_reading_takes_no_views_that_differ():
-    with pytest.raises(AssertionError, match="different completions"):
-        Reading(View([1], [5, 2]), View([1, 1], [5, 3]))
-
-
-def test_hidden_states_do_not_depend_on_the_company(model, chat):
+def test_hidden_states_do_not_depend_on_the_company(model):
     """Masks come from lengths: neighbours of any length, and pad == eos, change nothing."""
     views = [View([5, 6, 7], [8, 2]), View([5] * 40, [9, 9, 9, 2]), View([4, 4], [])]
-    together = completion_hidden(model, views, pad_id=2)
-    alone = [completion_hidden(model, [view], pad_id=0) for view in views]
-    start = 0
-    for view, single in zip(views, alone, strict=True):
-        found = together[start : start + len(view.completion)]
-        start += len(view.completion)
-        assert found.shape == single.shape
-        assert (found - single).abs().max() < 1e-5 if len(single) else True
-    assert start == len(together)
+    for implementation in ("packed", "sdpa"):
+        model.set_attn_implementation(implementation)
+        together = completion_hidden(model, views, pad_id=2).split([2, 4, 0])
+        for view, found in zip(views, together, strict=True):
+            single = completion_hidden(model, [view], pad_id=0)
+            assert found.shape == single.shape
+            assert not len(single) or (found - single).abs().max() < 1e-5
 
 
-def test_model_without_template_is_refused():
-    with pytest.raises(UserError, match="no chat template"):
-        Chat(make_tokenizer(None), name="plain")
-
-
-def test_different_tokenizers_are_refused():
+def test_what_cannot_be_aligned_is_refused():
     other = make_tokenizer()
     other.add_tokens(["<new>"])
     check_same_tokenizer(make_tokenizer(), make_tokenizer())
     with pytest.raises(UserError, match=r"different tokenizers.*<new>"):
         check_same_tokenizer(make_tokenizer(), other)
+    with pytest.raises(UserError, match="no chat template"):
+        Chat(make_tokenizer(None), name="plain")
+    with pytest.raises(AssertionError, match="different completions"):
+        Reading(View([1], [5, 2]), View([1, 1], [5, 3]))
 
 
 def test_the_templates_own_switches_reach_every_view(tokenizer):
     tokenizer.chat_template += "{% if enable_thinking is false %}!{% endif %}"
     plain, quiet = Chat(tokenizer), Chat(tokenizer, template_kwargs={"enable_thinking": False})
-    asked = [{"role": "user", "content": "Why?"}]
     mark = tokenizer("!", add_special_tokens=False).input_ids
-    assert quiet.student_prompt(asked) == plain.student_prompt(asked) + mark
-    assert quiet.teacher_prompt(asked, "So.")[-1:] == mark
-    assert quiet.sft_view(asked, "So.").prompt == quiet.student_prompt(asked)
+    assert quiet.student_prompt(USER) == plain.student_prompt(USER) + mark
+    assert quiet.teacher_prompt(USER, "So.")[-1:] == mark
+    assert quiet.sft_view(USER, "So.").prompt == quiet.student_prompt(USER)

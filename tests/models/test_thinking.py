@@ -10,45 +10,37 @@ from raft_fast.models.chat import Chat
 from raft_fast.models.thinking import marks, strip_thinking
 
 HARMONY = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>"
-CLOSED = [
-    "<think>\nhm\n</think>\n\nyes", "<thinking>hm</thinking>yes", "<reasoning>hm</reasoning>yes",
-    "<reason>hm</reason>yes", "<seed:think>hm</seed:think>yes", "[THINK]hm[/THINK]yes",
-    "\u25c1think\u25b7hm\u25c1/think\u25b7yes",
-    "<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>yes<|end_of_solution|>",
-    "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>",
-    "<unused94>thought\nhm<unused95>yes",
-    "<|channel>thought\nhm<channel|>yes<turn|>", HARMONY, "<|start|>assistant" + HARMONY,
-    "analysisWe need to think.assistantfinalyes", "<think>a<think>b</think>c</think>yes",
-    "<|im_start|>assistant\n<think>\n\n</think>\n\nyes<|im_end|>", "<think>hm</think>\n<answer>yes</answer>",
-    "Well. <think>hm</think>", "<|inner_prefix|>hm<|inner_suffix|>yes",
-]
+PAIRS = [("<think>", "</think>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"),
+         ("\u25c1think\u25b7", "\u25c1/think\u25b7"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+         ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<unused94>thought\n", "<unused95>"),
+         ("<|channel>thought\n", "<channel|>"), ("<|inner_prefix|>", "<|inner_suffix|>"),
+         ("<reasoning>", "</reasoning>"), ("<reason>", "</reason>"), ("<thinking>", "</thinking>")]
 
 
-@pytest.mark.parametrize("reply", CLOSED)
-def test_a_thought_is_no_part_of_the_answer(reply):
-    assert strip_thinking(reply) in ("yes", "Well.")
+@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+def test_a_thought_is_no_part_of_the_answer_whether_it_is_opened_closed_or_both(opening, closing):
+    assert strip_thinking(f"{opening}hm{closing}\n\nyes") == "yes"
+    assert strip_thinking(f"Well. {opening}hm{closing}") == "Well."
+    assert strip_thinking(f"hm{closing}yes") == "yes"  # opened by the prompt
+    assert strip_thinking(f"<|assistant|>{opening}hm") == ""
 
 
-@pytest.mark.parametrize("reply", [
-    "hm</think>yes", "hm</seed:think>yes", "hm[/THINK]yes", "hm\u25c1/think\u25b7yes",
-    "hm<|END_THINKING|>yes",
-    HARMONY.split("<|message|>", 1)[1], "I see the <think> tag.\n</think>\n\nyes"])
-def test_a_thought_may_have_been_opened_by_the_prompt(reply):
-    assert strip_thinking(reply) == "yes"
-
-
-@pytest.mark.parametrize("reply", [
-    "<think>hm", "<seed:think>hm", "[THINK]hm", "\u25c1think\u25b7hm", "<|START_THINKING|>hm",
-    "<unused94>thought\nhm",
-    HARMONY.split("<|end|>")[0], "analysisWe need to", "<|assistant|><think>hm"])
-def test_a_thought_that_does_not_end_leaves_no_answer(reply):
-    assert strip_thinking(reply) == ""
+@pytest.mark.parametrize(("reply", "answer"), [
+    *((before + HARMONY, "yes") for before in ("", "<|start|>assistant")),
+    (HARMONY.split("<|message|>", 1)[1], "yes"), (HARMONY.split("<|end|>")[0], ""),
+    ("analysisWe need to think.assistantfinalyes", "yes"), ("analysisWe need to", ""),
+    ("<think>a<think>b</think>c</think>yes", "yes"), ("<think>hm</think>\n<answer>yes</answer>", "yes"),
+    ("<|im_start|>assistant\n<think>\n\n</think>\n\nyes<|im_end|>", "yes"),
+    ("I see the <think> tag.\n</think>\n\nyes", "yes"),
+    ("<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>yes<|end_of_solution|>", "yes"),
+    ("<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>", "yes")])
+def test_the_answer_is_what_follows_the_last_thought(reply, answer):
+    assert strip_thinking(reply) == answer
 
 
 @pytest.mark.parametrize("mark", [
     "<|im_end|>", "<end_of_turn>", "<|eot_id|>", "</s>", "<|endoftext|>", "<|return|>", " [/INST]",
-    "<|assistant|>",
-    "[e~[", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[|endofturn|]", "<eos><pad><pad>",
+    "<|assistant|>", "[e~[", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[|endofturn|]", "<eos><pad><pad>",
     "<|im_end|>\n<|im_start|>assistant"])
 def test_marks_at_the_ends_are_left_out(mark):
     assert strip_thinking(f"yes{mark}\n") == "yes"
@@ -57,13 +49,12 @@ def test_marks_at_the_ends_are_left_out(mark):
 
 @pytest.mark.parametrize("text", [
     "Use the <think> tag to reason.", "Put it between <think> and </think>, then answer.",
-    "Close with `</think>`.",
-    "a <| b |> c", "The mark <|im_end|> ends a turn.",
-    "For example:\n```\n<think>\nx\n</think>\ny\n```\nDone.",
-    "analysis of the soil shows 5 m", "analysisResult = 3", "Dear Sir,\n<reason>\nRegards",
-    "<answer>yes</answer>"])
+    "Close with `</think>`.", "a <| b |> c", "The mark <|im_end|> ends a turn.",
+    "For example:\n```\n<think>\nx\n</think>\ny\n```\nDone.", "<answer>yes</answer>",
+    "analysis of the soil shows 5 m", "analysisResult = 3", "Dear Sir,\n<reason>\nRegards", "user"])
 def test_an_answer_that_speaks_of_marks_stays_whole(text):
     assert strip_thinking(text) == text
+    assert strip_thinking(f"{text}</s>") == text
 
 
 def test_marks_are_those_of_any_model_and_no_ordinary_brackets():
@@ -75,11 +66,9 @@ def test_special_tokens_tell_a_thought_in_this_process_too():
     """Decoding leaves them out, and what they enclosed would run into the answer."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|box|>"]})
-    model = make_model()
-    model.resize_token_embeddings(len(tokenizer))
-    engine = HFEngine(model, Chat(tokenizer), "m")
+    engine = HFEngine(make_model(vocab_size=264), Chat(tokenizer), "m")
     ids = tokenizer("[THINK]hm[/THINK]it is <|box|>yes<|box|>, I say<eos>",
-    add_special_tokens=False).input_ids
+                    add_special_tokens=False).input_ids
     assert engine._read(ids, 1, 0.0).text == "it is yes, I say"
     assert engine._read(ids[:3], 1, 0.0).text == ""
 

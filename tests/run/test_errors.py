@@ -7,8 +7,16 @@ import tempfile
 
 import pytest
 
-from raft_fast.run.diskmap import DiskMap
 from raft_fast.run.errors import UserError, entry
+from raft_fast.run.files import DiskMap
+
+
+def fill_a_map():
+    """Until SQLite has no page left, as on a full disk."""
+    found = DiskMap()
+    found._table.execute("PRAGMA max_page_count = 3")
+    for number in range(10_000):
+        found[str(number).encode()] = number
 
 
 @pytest.mark.parametrize(("error", "code", "line"), [
@@ -31,14 +39,8 @@ def test_an_entry_says_one_line_and_exits(capsys, error, code, line):
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
-
-
-def fill_a_map():
-    """Until SQLite has no page left, as on a full disk."""
-    found = DiskMap()
-    found._table.execute("PRAGMA max_page_count = 3")
-    for number in range(10_000):
-        found[str(number).encode()] = number
+    with pytest.raises(KeyError):  # of a bug
+        entry(lambda: {}["bug"])()
 
 
 def test_a_map_on_disk_keeps_the_last_value_of_a_key():
@@ -46,11 +48,6 @@ def test_a_map_on_disk_keeps_the_last_value_of_a_key():
     for number in range(2000):
         places[f"key {number % 1000}".encode()] = number
     assert (len(places), places.get(b"key 7"), places.get(b"key")) == (1000, 1007, None)
-
-
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(KeyError):
-        entry(lambda: {}["bug"])()
 
 
 LEAVING = """

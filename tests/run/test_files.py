@@ -1,10 +1,13 @@
-"""What a run wrote is read back, or its file is named in one line."""
+"""Files and folders appear whole or not at all; one line names the file that cannot be read back."""
 
+import errno
 import json
+import os
 from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
+from faults import calls
 from tiny import make_rows
 
 from raft_fast.data.dataset import read_table, write_rows
@@ -13,31 +16,134 @@ from raft_fast.distillation.metrics import cut_back, whole_lines
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
-from raft_fast.report.files import read_run
 from raft_fast.report.page import write_refine_report
-from raft_fast.run.durable import seal
+from raft_fast.report.results import read_run
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_jsonl, write_yaml
+from raft_fast.run.files import (
+    check_seal,
+    read_json,
+    read_jsonl,
+    read_yaml,
+    seal,
+    write_folder,
+    write_json,
+    write_jsonl,
+    write_yaml,
+)
 from raft_fast.run.folder import open_run, pin_inputs, save_costs
 from raft_fast.run.options import DataOptions
 from raft_fast.run.progress import Reporter
 
 GARBAGE = [b"", b"\n", b"\x80\x81\xff\n", b"7\n", b"null\n", b'"text"\n', b"[" * 5000 + b"\n",
-           bytes(64) + b"\n", b'{"a": \n', b"[1, 2]\n", b'{"a": ' * 5000 + b"1\n", b"NaN\n",
-           b"9" * 5000 + b"\n"]
+           bytes(64) + b"\n", b'{"a": \n', b"[1, 2]\n", b"NaN\n", b"9" * 5000 + b"\n"]
+
+
+def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [write_json, write_yaml, lambda value, path: write_jsonl([value], path)])
+def test_a_file_survives_a_power_cut(tmp_path, monkeypatch, write):
+    """The words are on disk before the name is, and the name before anything goes on."""
+    with calls(tmp_path, monkeypatch) as seen:
+        write({"step": 1}, tmp_path / "a")
+    partial, folder = str(tmp_path / ".partial-a"), str(tmp_path)
+    assert seen == [("open", partial), ("fsync", partial), ("os.rename", partial), ("open", folder),
+                    ("fsync", folder)]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_json({"good": 1}, tmp_path / "a.json")
+    for write, record, error in ((write_json, {"x": float("nan")}, ValueError),
+                                 (write_jsonl, [{"x": float("nan")}], ValueError),
+                                 (write_json, {"x": object()}, TypeError)):
+        with pytest.raises(error):
+            write(record, tmp_path / "a.json")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json("more", tmp_path / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == '{\n  "good": 1\n}\n'
+
+
+def test_folders_appear_whole_or_not_at_all_and_a_seal_knows_every_file(tmp_path):
+    def fill(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner/a").write_text("1")
+        seal(folder)
+
+    write_folder(tmp_path / "model", fill)
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "model", lambda folder: full((folder / "half").write_text("")))
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["model", "inner", "a", "manifest.json"]
+    check_seal(tmp_path / "model")
+    file = tmp_path / "model/inner/a"
+    for change, said in ((lambda: file.write_text("2"), "checksum of inner/a"), (file.unlink, "a is missing"),
+                         ((tmp_path / "model/manifest.json").unlink, "manifest.json cannot be read")):
+        change()
+        with pytest.raises(ValueError, match=said):
+            check_seal(tmp_path / "model")
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbage):
+def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbage, capsys):
+    """Whatever reads it: a run, its reports, finished answers, checkpoints, the journal."""
     path = tmp_path / "some.json"
     path.write_bytes(garbage)
     for read in (read_json, read_yaml):
-        with pytest.raises(UserError, match=r"some\.json cannot be read \(.+\): mend it"):
-            read(path, "mend it")
+        with pytest.raises(UserError, match=r"some\.json cannot be read \(.+\): fix it"):
+            read(path, "fix it")
     path.write_bytes(b'{"step": 1}\n' + garbage + b'{"step": 2}\n')
-    if garbage.strip():
-        with pytest.raises(UserError, match=r"some\.json cannot be read \(line 2: .+\): mend it"):
-            list(read_jsonl(path, "mend it", ["step"]))
+    run = tmp_path / "run"
+    open_run(run, [DataOptions()])
+    for name, read in (("config.yaml", lambda: open_run(run, [DataOptions()])),
+                       ("inputs.json", lambda: pin_inputs(run, {"the data": "a"})),
+                       ("collapse.json", lambda: collapse_of(run))):
+        (run / name).write_bytes(garbage)
+        with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): restore it, or "):
+            read()
+    names = ["config.yaml", "evaluation.json", "phases.json", "collapse.json"]
+    if garbage.strip():  # no lines are no garbage
+        with pytest.raises(UserError, match=r"some\.json cannot be read \(line 2: .+\): fix it"):
+            list(read_jsonl(path, "fix it", ["step"]))
+        (run / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + garbage)
+        with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(line 2: .*\): restore it, or "):
+            cut_back(run / "metrics.jsonl", 5)
+        names += ["metrics.jsonl", "generations.jsonl"]
+    for name in names:
+        (run / name).write_bytes(garbage)
+    assert set(read_run(run).unreadable) == set(names)
+    with (reporter := Reporter()).phase("train"):
+        pass
+    save_costs(run, reporter)  # no reason to end a run
+    assert "phases.json cannot be read" in capsys.readouterr().err
+    assert [cost["name"] for cost in json.loads((run / "phases.json").read_text())] == ["train"]
+    for name in ("summary.json", "config.yaml", "screen.json", "decisions.jsonl", "rejected.jsonl"):
+        (run / name).write_bytes(garbage)
+    assert write_refine_report(run).is_file()
+    for there in ("summary.json", "config.yaml", "decisions.jsonl", "refined.parquet"):
+        (tmp_path / there).write_text('{"a": 1}')
+    keep_finished(tmp_path, {"a": 1}, {}, "", {})
+    (tmp_path / "summary.json").write_bytes(garbage)
+    with pytest.raises(UserError, match=r"summary.json cannot be read \(.*\): restore it, or delete"):
+        keep_finished(tmp_path, {"a": 1}, {}, "", {})
+    for step in (1, 2):
+        write_json({"step": step}, make(tmp_path / f"step-{step:06d}") / "state.json")
+        seal(tmp_path / f"step-{step:06d}")
+    for name in ("manifest.json", "state.json", "score.json"):
+        (tmp_path / "step-000002" / name).write_bytes(garbage)
+    assert newest_whole(tmp_path).name == "step-000001"
+    assert "step-000002 is damaged" in capsys.readouterr().err
+    assert newest_state(tmp_path) == {"step": 1}
+    assert _score(tmp_path / "step-000002") == float("inf")
+    (tmp_path / "journal.jsonl").write_bytes(garbage + garbage)
+    with Journal(tmp_path) as journal:
+        assert journal.damaged == 2 * bool(garbage)
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize(("text", "kind", "reason"), [
@@ -51,7 +157,7 @@ def test_the_reason_says_what_is_there(tmp_path, text, kind, reason):
         read_json(tmp_path / "x.json", "", kind, ["a"])
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c", "å"])
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "å"])
 def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_path, mark):
     values = [{"a": f"one{mark}two", "step": 1}, {"a": mark, "step": 2}, {"a": None, "step": 3}]
     path = tmp_path / "a.jsonl"
@@ -67,90 +173,12 @@ def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_pat
         assert read(tmp_path / "a") == {"a": "\u2028 \x85 å"}
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
-def test_a_run_with_garbage_in_it_says_so(tmp_path, garbage):
-    options = [DataOptions()]
-    open_run(tmp_path, options)
-    for name, read in (
-        ("config.yaml", lambda: open_run(tmp_path, options)),
-        ("inputs.json", lambda: pin_inputs(tmp_path, {"the data": "a"})),
-        ("collapse.json", lambda: collapse_of(tmp_path)),
-    ):
-        (tmp_path / name).write_bytes(garbage)
-        with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): restore it, or "):
-            read()
-    for name in ("metrics.jsonl", "evaluations.jsonl", "completions.jsonl"):
-        (tmp_path / name).write_bytes(b'{"step": 1}\n' + garbage)
-        if garbage.strip():
-            with pytest.raises(UserError, match=rf"{name} cannot be read \(line 2: .*\): restore it, or "):
-                cut_back(tmp_path / name, 5)
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
-def test_finished_answers_with_garbage_beside_them_are_kept(tmp_path, name, garbage):
-    for there in ("summary.json", "config.yaml", "decisions.jsonl", "refined.parquet"):
-        (tmp_path / there).write_text('{"a": 1}')
-    keep_finished(tmp_path, {"a": 1}, {}, "", {})
-    (tmp_path / name).write_bytes(garbage)
-    with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): restore it, or delete it to write"):
-        keep_finished(tmp_path, {"a": 1}, {}, "", {})
-
-
 def test_a_last_line_that_a_kill_has_torn_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for torn in (b'{"step": 3', b'{"step": 3}', bytes(64), b"\xc3", b""):
         path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
         assert [line["step"] for line in cut_back(path, 9)] == [1, 2]
         assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-def test_costs_that_cannot_be_read_end_no_run(tmp_path, garbage, capsys):
-    (tmp_path / "phases.json").write_bytes(garbage)
-    reporter = Reporter()
-    with reporter.phase("train"):
-        pass
-    save_costs(tmp_path, reporter)
-    assert "phases.json cannot be read" in capsys.readouterr().err
-    assert [cost["name"] for cost in json.loads((tmp_path / "phases.json").read_text())] == ["train"]
-
-
-@pytest.mark.parametrize("garbage", [*GARBAGE, b'{"a": 1}\n'])
-def test_reports_name_what_they_cannot_read(tmp_path, garbage):
-    names = ["evaluation.json", "phases.json", "collapse.json"]
-    if garbage.strip():  # no lines are no garbage
-        names += ["metrics.jsonl", "generations.jsonl"]
-    for name in names:
-        (tmp_path / name).write_bytes(garbage)
-    assert set(read_run(tmp_path).unreadable) == set(names)
-    for name in ("summary.json", "config.yaml", "screen.json", "decisions.jsonl", "runs.jsonl",
-                 "rejected.jsonl"):
-        (tmp_path / name).write_bytes(garbage)
-    assert write_refine_report(tmp_path).is_file()
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-def test_checkpoints_with_garbage_are_no_checkpoints(tmp_path, garbage, capsys):
-    for step in (1, 2):
-        folder = tmp_path / f"step-{step:06d}"
-        folder.mkdir()
-        write_json({"step": step}, folder / "state.json")
-        seal(folder)
-    (tmp_path / "step-000002/manifest.json").write_bytes(garbage)
-    (tmp_path / "step-000002/state.json").write_bytes(garbage)
-    (tmp_path / "step-000002/score.json").write_bytes(garbage)
-    assert newest_whole(tmp_path).name == "step-000001"
-    assert "step-000002 is damaged" in capsys.readouterr().err
-    assert newest_state(tmp_path) == {"step": 1}
-    assert _score(tmp_path / "step-000002") == float("inf")
-
-
-@pytest.mark.parametrize("garbage", GARBAGE[1:])
-def test_a_journal_with_garbage_in_it_counts_damaged_lines(tmp_path, garbage):
-    (tmp_path / "journal.jsonl").write_bytes(garbage + garbage)
-    with Journal(tmp_path) as journal:
-        assert journal.damaged == 2
 
 
 def test_rows_that_were_cut_are_one_line(tmp_path):

@@ -1,0 +1,180 @@
+"""What an option is: a dataclass field with its help, its range, what it pins and what it requires.
+
+Credentials in options are refused: config.yaml, reports and errors would show them.
+"""
+
+import math
+import operator
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, ClassVar, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from raft_fast.run.errors import UserError
+from raft_fast.run.terminal import SECRET
+
+# What a change of an option would spoil: the rows of a run, the answers of stage 1, the steps of training, or
+# the final evaluation, if there are any. "nothing": it may change at any time (speed, devices, reporting).
+Part = Literal["rows", "refinement", "training", "evaluation", "nothing"]
+ENDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"),
+        "most": (operator.le, "at most"), "below": (operator.lt, "below")}
+
+URL = re.compile(r"\b\w+://[^\s,]+?(?=\+\w+://|[\s,]|$)")
+INSTEAD = "put the key into an environment variable and name it at the URL's end, as in https://host/v1#MY_KEY"
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+KEY_PART = re.compile(r"[^\W_]{12,}", re.ASCII)  # letters and digits of a key in a row
+# names that end in token or key and are not credentials: of a vocabulary, of a cache
+NO_SECRET = re.compile(
+    r"(?:^|[\W_])(?:max|min|stop|pad|padding|eos|bos|eot|eom|unk|sep|cls|mask|start|end|first|last|next|new|per"
+    r"|special|prefix|suffix|prompt|completion|output|input|budget|think|thinking|reasoning|image|audio|video"
+    r"|tool|text|single|draft|bad|banned|allowed|separator|trigger|assistant|system|role|turn|num)s?[\W_]?token$"
+    r"|(?:^|[\W_])(?:cache|sort|group|partition|primary|foreign|routing|index)[\W_]?key$", re.IGNORECASE)
+
+
+def option(default: Any, text: str, *, pins: Part | None = None, needs: str = "", must: str = "",
+           listed: bool = False, engines: bool = False, **ends: float) -> Any:
+    """A field of a `Group`; `text` is its help.
+
+    pins: where not that of its group. needs: the option without which this one is ignored, as "use_peft"
+    (switched on, or not 0) or "balance=ema|gradient". ends: its range, by the names in `ENDS`; `must` says in
+    other words what it takes. listed: names separated by commas. engines: names of engines, which may hold
+    the URL of a server.
+    """
+    known = {"help": text, "pins": pins, "needs": needs, "must": must, "listed": listed, "engines": engines}
+    metadata = {key: value for key, value in known.items() if value} | ends
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Group:
+    """Options of one subject, shown together by --help. Raises UserError for values out of their ranges."""
+
+    pins: ClassVar[Part] = "nothing"
+
+    def __init_subclass__(cls, pins: Part = "nothing") -> None:
+        cls.pins = pins
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            name, value, known = f"--{one.name}", getattr(self, one.name), one.metadata
+            if one.type in (int, float):
+                check(isinstance(value, Real), name, value, "a number")
+                check(math.isfinite(value), name, value, "finite")
+                ends = {end: known[end] for end in ENDS if end in known}
+                told = " and ".join(f"{ENDS[end][1]} {bound}" for end, bound in ends.items())
+                check(all(ENDS[end][0](value, bound) for end, bound in ends.items()), name, value,
+                      known.get("must", told))
+            if known.get("engines"):
+                refuse_in_urls(name, value)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The options of a command: each field is a group."""
+
+    @classmethod
+    def kinds(cls) -> list[Any]:
+        return [one.type for one in fields(cls)]
+
+    @property
+    def groups(self) -> list[Any]:
+        return list(vars(self).values())
+
+    def flat(self) -> dict[str, Any]:
+        return flat(self.groups)
+
+
+def check(holds: bool, name: str, value: Any, must: str) -> None:
+    """Raises UserError where `holds` is false."""
+    if not holds:
+        raise UserError(f"{name} {value}: must be {must}")
+
+
+def default_of(one: Any) -> Any:
+    """The default of an option (a dataclass field)."""
+    return one.default_factory() if callable(one.default_factory) else one.default
+
+
+def flat(groups: Iterable[Any]) -> dict[str, Any]:
+    """Every option of the groups by its name."""
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
+def pinned_by(groups: Iterable[type[Group] | Group], *parts: Part) -> set[str]:
+    """Names of the options that pin one of these parts of a run."""
+    return {one.name for group in groups for one in fields(group)
+            if one.metadata.get("pins", group.pins) in parts}
+
+
+def named(groups: Iterable[type[Group] | Group], key: str) -> set[str]:
+    """Names of the options whose metadata has `key`: listed, engines."""
+    return {one.name for group in groups for one in fields(group) if one.metadata.get(key)}
+
+
+def needed(needs: str) -> tuple[str, list[str]]:
+    """(option, its accepted values; none for any but 0 and false) of what an option needs."""
+    name, _, values = needs.partition("=")
+    return name, values.split("|") if values else []
+
+
+def check_needs(given: Iterable[str], groups: Sequence[Group]) -> None:
+    """Raises UserError for an option among the names `given` that would be ignored. What a file of options
+    holds may wait there for another command line."""
+    values = flat(groups)
+    needs = {one.name: one.metadata["needs"] for group in groups for one in fields(group)
+             if "needs" in one.metadata}
+    for name in sorted(needs.keys() & given):
+        other, accepted = needed(needs[name])
+        if not (values[other] in accepted if accepted else values[other]):
+            raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
+
+
+def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
+    """Raises UserError, which does not quote it and says what to do `instead`, if a URL in `text` holds a
+    password or a key."""
+    for url in URL.findall(text):
+        try:
+            parts = urlsplit(url)
+            keys = [key for key, _ in parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)]
+            _ = "@" in parts.netloc or parts.port  # raises for http://user:half/of@host
+        except ValueError as error:  # it quotes the URL, and so a password
+            raise UserError(f"{name}: the host or port of a URL cannot be read; correct it") from error
+        wrong = ("a URL holds a user or password" if "@" in parts.netloc
+                 else f"a URL holds a secret ({secret})" if (secret := _secret(keys))
+                 else "what follows # in a URL is not the name of an environment variable, and may be a key"
+                 if parts.fragment and parts.fragment not in os.environ and not _is_variable(parts.fragment)
+                 else None)
+        if wrong:
+            raise UserError(f"{name}: {wrong}, which would be written into files; {instead}")
+
+
+def refuse_in_body(name: str, body: Any) -> None:
+    """Raises UserError if a key of `body`, at any depth, is named like a credential."""
+    if isinstance(body, dict):
+        if key := _secret(str(key) for key, value in body.items() if not isinstance(value, bool | None)):
+            raise UserError(f"{name}: {key} looks like a secret, which would be written into files; {INSTEAD}")
+        # the properties of a JSON schema are names in replies
+        body = [list(value.values()) if key == "properties" and isinstance(value, dict) else value
+                for key, value in body.items()]
+    for one in body if isinstance(body, list) else ():
+        refuse_in_body(name, one)
+
+
+def _secret(names: Iterable[str]) -> str | None:
+    """The first name of a credential."""
+    for name in names:
+        parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)  # accessToken
+        if SECRET.search(parts) and not NO_SECRET.search(parts):
+            return name
+    return None
+
+
+def _is_variable(text: str) -> bool:
+    """Whether it is a variable's name and no key: keys have long parts of mixed case, or with digits."""
+    return VARIABLE.fullmatch(text) is not None and all(
+        part.isalpha() and part in (part.upper(), part.lower()) for part in KEY_PART.findall(text))
