@@ -49,17 +49,10 @@ LOAD_MODEL = """```python
 from transformers import pipeline
 
 chat = pipeline("text-generation", model="path/to/this/folder")
-messages = [{"role": "user", "content": "..."}]
-print(chat(messages, max_new_tokens=256)[0]["generated_text"][-1]["content"])
+print(chat([{"role": "user", "content": "..."}])[0]["generated_text"][-1]["content"])
 ```
 """
-LOAD_ROWS = """```python
-from datasets import load_dataset
-
-rows = load_dataset("path/to/this/folder", split="train")
-print(rows[0]["prompt"][-1]["content"], rows[0]["completion"])
-```
-"""
+LOAD_ROWS = '`datasets.load_dataset("path/to/this/folder", split="train")`\n'
 
 
 def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, float]:
