@@ -317,7 +317,7 @@ class RAFTTrainer:
         """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
         trained a little and there is no checkpoint to go on from."""
         from raft_fast.distillation.checkpoint import checkpoints
-        from raft_fast.engines.load import load_local, original_of
+        from raft_fast.engines.load import engine_of, load_local
         from raft_fast.models.load import fingerprint_loaded
 
         options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
@@ -326,8 +326,8 @@ class RAFTTrainer:
             return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
         if self._original is None:
             self._weights = fingerprint_loaded(self._model, tokenizer)
-            return original_of(self._model, tokenizer, whole, options.model.model, options.model,
-                               options.engines, size)
+            return engine_of(self._model, tokenizer, options.model.model, options.model, options.engines,
+                             size, trained=whole)
         if whole and not checkpoints(self.run_dir / "checkpoints") and (
                 fingerprint_loaded(self._model, tokenizer) != self._weights):
             raise UserError("model: training changed its weights and ended before the first checkpoint: load "

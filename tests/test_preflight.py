@@ -110,8 +110,8 @@ def test_what_is_not_used_may_be_anything(tmp_path):
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("entry", "argv", "said"), [
     (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
-    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM is not installed: pip install vllm"),
-    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM is not installed: pip install vllm"),
+    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM runs as a server"),
+    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM runs as a server: start `vllm serve"),
 ])
 def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):
     monkeypatch.chdir(tmp_path)
@@ -124,10 +124,9 @@ def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, ent
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-@pytest.mark.usefixtures("nothing_installed")
 def test_stage_1_names_its_engines_only_where_it_is_due():
     raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
-    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM is not installed"):
+    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM runs as a server"):
         check_stage1(raw, judged, RAFT().answers)
     check_stage1(replace(raw, refined=True), judged, RAFT().answers)
     for source in ("gold", "rewrite"):

@@ -1,7 +1,109 @@
 """Text generation behind one small protocol; engines know nothing of RAFT."""
 
-from raft_fast.data.texts import Message, trim
-from raft_fast.engines.base import OF_ONE_REQUEST, Engine, Price, Reply, Sampling, WindDown, stable_seed
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-__all__ = ["OF_ONE_REQUEST", "Engine", "Message", "Price", "Reply", "Sampling", "WindDown", "stable_seed",
-           "trim"]
+from raft_fast.data.texts import Message
+
+TOO_LONG = "too long for the model's context"
+FILTERED = "the server's content filter held the reply back"
+UNRENDERED = "the model's chat template does not take it"
+OF_ONE_REQUEST = (TOO_LONG, FILTERED, UNRENDERED)
+"""Beginnings of errors that say nothing about other requests to the same engine."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a reply. temperature 0 is greedy; the seed makes a draw repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
+
+    Tokens are what was paid for, second attempts included. `score` is what was asked for instead of a text: a
+    score in [0, 1], or a likelihood in nats. `key` names the reply's line in the journal, once it has one.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+    score: float | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """Cost of a million tokens, in the user's currency."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The cost of these tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+class WindDown(KeyboardInterrupt):
+    """Asks an engine to finish what is in flight without hurry, because a part of the run failed."""
+
+
+class Engine(Protocol):
+    """A language model that answers conversations.
+
+    `identity` names the model and its revision: engines of one identity give the same replies, so it is part
+    of every cache key. `price` is None if the user gave none. Conversations are read in the caller's thread,
+    a bounded number ahead of the replies. Several threads may use one engine at once.
+
+    On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
+    in flight (all on WindDown, else those that come soon), and raises it again.
+
+    Two methods are optional, for any thread: `interrupt(how: KeyboardInterrupt)` does the same to every call
+    that is not over; `under_way() -> str` says in a few words what the engine is busy with, empty if nothing.
+    """
+
+    identity: str
+    price: Price | None
+
+    def generate(
+        self, conversations: Iterable[list[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index into conversations, reply) as replies finish; each index exactly once.
+
+        Raises UserError if the engine as a whole fails, after yielding the replies it had."""
+        ...
+
+    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], or an error."""
+        ...
+
+
+def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+    """Replies that are there already; a KeyboardInterrupt waits until all of them are taken."""
+    rest = iter(replies)
+    try:
+        for one in rest:  # noqa: UP028 (`yield from` would pass the interrupt on to `replies`)
+            yield one
+    except KeyboardInterrupt:
+        yield from rest
+        raise
+
+
+def valid(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which no file and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def stable_seed(*parts: Any) -> int:
+    """A 63-bit seed from any JSON values; the same on every machine and run."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

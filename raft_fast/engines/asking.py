@@ -1,29 +1,26 @@
-"""How engines are asked: the words (one file a task in `prompts/`), the parts that engines play, several
-requests at once, and a line that tells what is under way."""
+"""How engines are asked: prompts (one file a task in `prompts/`), parts that engines play, work at once."""
 
 import hashlib
-import queue
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from string import Formatter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
 from raft_fast.engines.journal import Journal, Listener, Stopped
 from raft_fast.run.errors import WORKER, UserError
 
-FIELDS = {
-    "rewrite": {"question", "answer"},
-    "fuse": {"question", "gold", "rewrite"},
-    "judge": {"question", "gold", "answer"},
-    "jury": {"question", "gold", "answer"},
-    "paraphrase": {"question"},
-}
+FIELDS = {"rewrite": {"question", "answer"}, "fuse": {"question", "gold", "rewrite"},
+          "judge": {"question", "gold", "answer"}, "jury": {"question", "gold", "answer"},
+          "paraphrase": {"question"}}
 UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
 STREAK = 100  # failures in a row after which an engine that did work counts as gone
@@ -44,16 +41,8 @@ class Prompt:
     def version(self) -> str:
         return f"{self.name}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
 
-    @property
-    def fields(self) -> set[str]:
-        """The names in braces. Raises ValueError for a lone brace."""
-        return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
-
     def fill(self, **fields: str) -> str:
-        """The text with every field in place. Raises ValueError if fields and text disagree."""
-        if self.fields != set(fields):
-            raise ValueError(f"prompts/{self.name}.txt has the fields {sorted(self.fields)}, "
-                             f"given were {sorted(fields)}")
+        """The text with every field in place. Raises KeyError for one that is not given."""
         return self.text.format(**fields)
 
 
@@ -78,30 +67,26 @@ def load_prompts(folder: str | None = None) -> Prompts:
 def load_prompt(name: str, folder: str | None = None, option: str = "--prompts") -> Prompt:
     """The prompt of one task: `<name>.txt` in the folder that `option` names, else the shipped one.
 
-    Raises UserError for a folder without any prompt, a file that belongs to no task, and a text whose
-    {fields} are not the task's.
+    Raises UserError for a folder without any prompt or with an unknown one, and for a text whose {fields} are
+    not the task's.
     """
-    own = None if folder is None else Path(folder) / f"{name}.txt"
     if folder is not None:
-        names = {file.stem for file in Path(folder).glob("*.txt")}
-        known = ", ".join(f"{one}.txt" for one in FIELDS)
-        if not names:
-            raise UserError(f"{option} {folder}: holds no prompt; name a folder with {known}")
-        if unknown := sorted(names - set(FIELDS)):
-            raise UserError(f"{option} {folder}: {unknown[0]}.txt is no prompt; there are {known}")
-    if own is None or not own.is_file():
+        names, known = {file.stem for file in Path(folder).glob("*.txt")}, ".txt, ".join(FIELDS) + ".txt"
+        if not names or names - set(FIELDS):
+            what = f"{min(names - set(FIELDS))}.txt is no prompt" if names else "holds no prompt"
+            raise UserError(f"{option} {folder}: {what}; known are {known}")
+    own = Path(folder or "") / f"{name}.txt"
+    if folder is None or not own.is_file():
         shipped = resources.files("raft_fast.engines") / "prompts" / f"{name}.txt"
         return Prompt(name, shipped.read_text(encoding="utf-8").strip())
     try:
         prompt = Prompt(name, own.read_text(encoding="utf-8").strip())
-        found = prompt.fields
+        found = {field for _, field, _, _ in Formatter().parse(prompt.text) if field is not None}
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{own}: {error}; a brace that is only a brace is written twice") from error
-    for wanted in sorted(FIELDS[name] - found):
-        raise UserError(f"{own}: lacks the placeholder {{{wanted}}}")
-    for extra in sorted(found - FIELDS[name]):
-        raise UserError(f"{own}: has the placeholder {{{extra}}}, which nothing fills; there are "
-                        + ", ".join(f"{{{field}}}" for field in sorted(FIELDS[name])))
+    if wrong := sorted(found ^ FIELDS[name]):
+        raise UserError(f"{own}: {'lacks' if wrong[0] in FIELDS[name] else 'has'} the placeholder "
+                        f"{{{wrong[0]}}}; its placeholders are {', '.join(sorted(FIELDS[name]))}")
     return prompt
 
 
@@ -125,10 +110,9 @@ def whole_question(prompt: Sequence[Message]) -> str:
 class Part:
     """An engine in its part: it answers through the journal; the run stops if it never works, or no longer.
 
-    One failed reply costs one row its answer or one round a score. An engine that fails at every call is a
-    mistake in the set-up, and going on would quietly hand back the gold answers. An error that only its own
-    request is to blame for (`OF_ONE_REQUEST`) stops no run before its end: such refusals come at once, and
-    so before the first answer of an engine that works.
+    One failed reply costs one row its answer or one round a score; an engine that always fails would quietly
+    hand back the gold answers. Errors of single requests (`OF_ONE_REQUEST`) stop no run before its end: they
+    come at once, and so before the first answer of an engine that works.
     """
 
     def __init__(
@@ -185,45 +169,32 @@ def named(option: str, error: UserError) -> UserError:
 
 
 class Activity:
-    """The note behind the progress bar: replies by task, those that came from the journal apart, the rate of
-    the others; and what engines say of requests under way."""
+    """The note behind the progress bar: replies by task, and what engines say of requests under way."""
 
     def __init__(self, engines: Iterable[Engine]) -> None:
-        self._lock = threading.Lock()
         self._engines = list({id(engine): engine for engine in engines}.values())
-        self._counts: dict[str, int] = {}
-        self._cached = self._failed = 0
-        self._start = time.monotonic()
+        self._counts: Counter[str] = Counter()
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self.fresh = self._failed = 0  # replies that this start of the command asked for
 
     def listener(self, kind: str) -> Listener:
         """Counts replies of this task."""
-        self._counts.setdefault(kind, 0)
-
         def heard(reply: Reply, fresh: bool) -> None:
             with self._lock:
-                self._counts[kind] += 1
-                self._cached += not fresh
+                self._counts[UNITS.get(kind, kind)] += 1
+                self.fresh += fresh
                 self._failed += reply.error is not None
 
         return heard
 
-    @property
-    def fresh(self) -> int:
-        """Replies that this start of the command has asked for."""
-        return sum(self._counts.values()) - self._cached
-
     def note(self) -> str:
-        """In a line: what came, and what is under way."""
-        with self._lock:
-            parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in self._counts.items() if count]
-            if self._cached:
-                parts.append(f"{self._cached} of them from the journal")
-            if self._failed:
-                parts.append(f"{self._failed} failed")
-        if fresh := self.fresh:
-            parts.append(f"{fresh / max(time.monotonic() - self._start, 1e-9):.1f} replies/s")
-        busy = [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
-        return ", ".join(filter(None, [*parts, *busy]))
+        """In a line: what came, how fast, and what is under way."""
+        parts = [f"{count} {what}" for what, count in list(self._counts.items())]
+        parts += [f"{self._failed} failed"] if self._failed else []
+        rate = self.fresh / max(time.monotonic() - self._start, 1e-9)
+        parts += [f"{rate:.1f} replies/s"] if self.fresh else []
+        parts += [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
+        return ", ".join(filter(None, parts))
 
 
 def at_once(
@@ -232,57 +203,32 @@ def at_once(
 ) -> Iterator[Result]:
     """Yield work(item) for each item, in the items' order, with `limit` of them under way.
 
-    At most twice as many are begun and not yet yielded, so memory is bounded. If one fails, or the
-    caller leaves, `stop` is called with the reason and must make the others end: with Stopped,
-    if they are not done. After a failure all of them are waited for, and the error that is raised
-    is the one that Stopped came from; after Ctrl-C they have PATIENCE_SECONDS.
+    At most twice as many are begun and not yet yielded. If one fails, or the caller leaves, `stop` is called
+    with the reason and must make the others end: with Stopped, if they are not done. After a failure all of
+    them are waited for, and the first error but Stopped is raised; after Ctrl-C they have PATIENCE_SECONDS.
     """
-    # Threads of our own, because a pool's threads hold up the end of the process after Ctrl-C.
-    running: dict[int, threading.Thread] = {}
-    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-    ready: dict[int, Result] = {}
-    coming = enumerate(items)
-    following = 0
-
-    def run(number: int, item: Item) -> None:
-        try:
-            done.put((number, work(item), None))
-        except BaseException as error:  # whatever it is, it belongs to whoever waits for the result
-            done.put((number, None, error))
-
-    def start_some() -> None:
-        while len(running) < limit and len(running) + len(ready) < 2 * limit:
-            for number, item in coming:
-                running[number] = threading.Thread(target=run, args=(number, item), daemon=True, name=WORKER)
-                running[number].start()
-                break
-            else:
-                return
-
-    def wind_down(error: BaseException) -> BaseException:
-        stop(error)
-        until = time.monotonic() + PATIENCE_SECONDS
-        for thread in running.values():
-            leaves = not isinstance(error, Exception)
-            thread.join(max(0.0, until - time.monotonic()) if leaves else None)
-        while isinstance(error, Stopped) and not done.empty():
-            error = done.get()[2] or error  # whoever made it stop failed later or was heard later
-        return error
-
+    coming, begun = iter(items), deque[Future[Result]]()
+    pool = ThreadPoolExecutor(limit, thread_name_prefix=WORKER)
     try:
-        start_some()
-        while running:
-            number, result, error = done.get()
-            del running[number]
-            if error is not None:
-                raise error
-            ready[number] = result
-            while following in ready:
-                start_some()
-                yield ready.pop(following)
-                following += 1
-            start_some()
+        while True:
+            begun.extend(pool.submit(work, item) for item in islice(coming, 2 * limit - len(begun)))
+            for future in begun:
+                if future.done() and future.exception():
+                    future.result()
+            if not begun:
+                return
+            if begun[0].done():
+                yield begun.popleft().result()
+            else:
+                wait([future for future in begun if not future.done()], return_when=FIRST_COMPLETED)
     except BaseException as error:
-        if (cause := wind_down(error)) is error:
-            raise
-        raise cause from None
+        stop(error)
+        pool.shutdown(wait=False, cancel_futures=True)
+        ended, _ = wait([future for future in begun if not future.cancelled()],
+                        None if isinstance(error, Exception) else PATIENCE_SECONDS)
+        failed = [why for future in ended if (why := future.exception()) and not isinstance(why, Stopped)]
+        if isinstance(error, Stopped) and failed:  # whoever made it stop failed later, or was heard later
+            raise failed[0] from None
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,6 @@
-"""Sampling with transformers' `generate`: every row by random numbers of its own; calls that can be ended."""
+"""Sampling with transformers: `generate`, every row by random numbers of its own; continuous batching."""
 
-import time
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
-from raft_fast.engines.base import WindDown
+from raft_fast.engines import Sampling, WindDown
+from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
+from raft_fast.run.errors import UserError
+
+SEED_BITS = 31  # of continuous batching
 
 
 def generate_ids(
     model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[int]]:
-    """Sample a completion for each prompt: token ids up to and including the first eos, all of them known to
-    the tokenizer.
+    """A completion for each prompt: token ids up to and including the first eos, all known to the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
     `stopping` ends the batch early, rows without an eos are incomplete.
@@ -52,12 +55,44 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
         drawn = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
                                generation_config=config, logits_processor=[sampler] if sampler else [],
                                stopping_criteria=StoppingCriteriaList(stopping))
-    return [_until_eos(row, chat.eos_ids) for row in drawn[:, width:].tolist()]
+    rows = drawn[:, width:].tolist()
+    ends = [next((at for at, token in enumerate(row) if token in chat.eos_ids), len(row)) for row in rows]
+    return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
 
 
-def _until_eos(ids: list[int], eos_ids: frozenset[int]) -> list[int]:
-    end = next((position for position, token in enumerate(ids) if token in eos_ids), len(ids))
-    return ids[: end + 1]
+@torch.no_grad()
+def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
+                      settings: Any = None, logprobs: bool = False) -> list[Any]:
+    """A GenerationOutput of transformers' continuous batching for each prompt, for a GPU: a finished reply's
+    place is taken by the next prompt at once. Raises UserError if its scheduler stops.
+
+    Noise comes from one stream, so a draw depends on what else was asked and in which order. `settings` is a
+    ContinuousBatchingConfig, whose seed and return_logprobs are set here; by default the free memory decides.
+    The scheduler's thread knows no autocast: the model computes in its own dtype.
+    """
+    from transformers import ContinuousBatchingConfig
+
+    settings = copy.copy(settings) or ContinuousBatchingConfig()
+    settings.seed, settings.return_logprobs = sampling.seed % (1 << SEED_BITS), logprobs
+    random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=chat.pad_id,
+                              suppress_tokens=lacking(model, chat), eos_token_id=sorted(chat.eos_ids),
+                              **(random if sampling.temperature > 0 else {"do_sample": False}))
+    attention = model.config._attn_implementation
+    with own_settings(model):
+        if attention == PACKED:  # the scheduler knows transformers' own by name
+            model.set_attn_implementation("sdpa")
+        try:
+            found = list(model.generate_batch(prompts, generation_config=config,
+                                              continuous_batching_config=settings).values())
+        finally:
+            model.set_attn_implementation(attention)
+    errors = [one.error for one in found if one.error is not None]
+    if errors or len(found) < len(prompts):
+        why = errors[0] if errors else "its scheduler stopped"
+        raise UserError(f"continuous batching gave no reply ({why}): use --rollout_engine "
+                        "transformers")
+    return found
 
 
 def lacking(model: Any, chat: Chat) -> list[int] | None:
@@ -83,9 +118,8 @@ class Sampler(LogitsProcessor):
     """Turns greedy choice into an exact sample: the token at which the cumulative softmax(logits / T) passes
     a uniform number. Its sum is in float64: in float32 it would lose rare tokens of a large vocabulary.
 
-    Row i's numbers come from seeds[i] alone, so its draws depend neither on its neighbours in the batch nor
-    on the device. They are drawn beforehand: on a GPU each row and position would be a launch of its own.
-    With `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
+    Row i's numbers come from seeds[i] alone, and are drawn beforehand: on a GPU each would be a launch. With
+    `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
     """
 
     def __init__(self, temperature: float, seeds: Sequence[int], positions: int, device: torch.device,
@@ -113,41 +147,35 @@ class Sampler(LogitsProcessor):
 
 
 class Call(StoppingCriteria):
-    """One call of an engine of this process: how far its batch is, and whether it is to end. As a criterion
-    of `generate` it ends a batch after the token that is being drawn, unless it is a WindDown."""
+    """One call of an engine of this process: how far its batch is, and whether it is to end: at the next
+    token, as a criterion of `generate`, or on a WindDown after the batch. Of the engine's `interrupts` those
+    to come concern it."""
 
-    def __init__(self) -> None:
-        self.ended: KeyboardInterrupt | None = None
+    def __init__(self, interrupts: list[KeyboardInterrupt]) -> None:
+        self._interrupts, self._before = interrupts, len(interrupts)
         self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
-        self.began = self.seconds = 0.0  # of this batch; of each reply of the last one
 
     @contextmanager
     def drawing(self, rows: int, longest: int) -> Iterator[None]:
-        """While `rows` replies of at most `longest` tokens are drawn together. Raises what the call was ended
-        with."""
+        """While `rows` replies of at most `longest` tokens are drawn together. Raises as `go_on`."""
         self.go_on()
-        self.rows, self.longest, self.drawn, self.began = rows, longest, 0, time.monotonic()
+        self.rows, self.longest, self.drawn = rows, longest, 0
         try:
             yield
         finally:
-            self.rows, self.seconds = 0, (time.monotonic() - self.began) / rows
+            self.rows = 0
 
     def under_way(self) -> str:
         """What is being drawn, in words; empty if nothing."""
-        at = f", at token {self.drawn} of at most {self.longest}" if self.drawn else ""
-        return f"{self.rows} under way for {time.monotonic() - self.began:.0f} s{at}" if self.rows else ""
-
-    def end(self, how: KeyboardInterrupt) -> None:
-        """End the call, from any thread."""
-        self.ended = how
+        return f"{self.rows} under way, at token {self.drawn} of at most {self.longest}" if self.rows else ""
 
     def go_on(self) -> None:
         """Raises what the call was ended with."""
-        if self.ended is not None:
-            raise type(self.ended)
+        for how in self._interrupts[self._before :]:
+            raise type(how)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         """Whether each row is done, bool [rows]."""
         self.drawn += 1
-        at_once = self.ended is not None and not isinstance(self.ended, WindDown)
+        at_once = any(not isinstance(how, WindDown) for how in self._interrupts[self._before :])
         return torch.full((len(input_ids),), at_once, device=input_ids.device)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines.base import UNRENDERED, Calls, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
 from raft_fast.engines.generation import Call, generate_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -24,43 +24,42 @@ Refused = list[tuple[int, Reply]]
 
 
 class HFEngine:
-    """A model of transformers as an engine; see `engines.base.Engine` for the protocol.
+    """A model of transformers as an engine; see `Engine` for the protocol.
 
-    A batch holds conversations of similar length: at most `batch_size` of them, and at most
-    `batch_tokens` tokens (prompts with their padding, and the longest replies they may get).
+    A batch holds conversations of similar length: at most `batch_size` of them, and at most `batch_tokens`
+    tokens (prompts with their padding, and the longest replies they may get).
     """
 
     price: Price | None = None
 
     def __init__(
-        self, model: Any, chat: Chat, identity: str, batch_size: int = 32,
-        batch_tokens: int = BATCH_TOKENS,
+        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.model, self.chat, self.identity = model, chat, identity
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
-        self._calls: Calls[Call] = Calls()
+        self._interrupts: list[KeyboardInterrupt] = []
+        self._drawing: Call | None = None  # whose turn it is
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
-        """See `Engine`: no call begins another batch. With WindDown the current one is finished; else it ends
-        with the next token, and its complete replies are kept."""
-        self._calls.end(how)
+        """See `Engine`."""
+        self._interrupts.append(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
-        return next(filter(None, (call.under_way() for call in self._calls)), "")
+        return "" if self._drawing is None else self._drawing.under_way()
 
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        return self._generate(conversations, sampling, self._calls.begin(Call()))
+        return self._generate(conversations, sampling, Call(self._interrupts))
 
     def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        return self._score(conversations, self._calls.begin(Call()))
+        return self._score(conversations, Call(self._interrupts))
 
     def _generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
@@ -72,9 +71,10 @@ class HFEngine:
                 prompts = [prompt for _, _, prompt in batch]
                 seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
                 with self._turn, call.drawing(len(batch), longest):
-                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature,
-                                         seeds, [call])
-                yield from hand_over((index, self._read(ids, len(prompt), call.seconds))
+                    self._drawing = call
+                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
+                                         [call])
+                yield from hand_over((index, self._read(ids, len(prompt)))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
@@ -93,12 +93,11 @@ class HFEngine:
                 with self._turn, call.drawing(len(batch), 1):
                     scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                 yield from hand_over(
-                    (index, Reply("", "stop", len(prompt), 0, seconds=call.seconds, score=score))
+                    (index, Reply("", "stop", len(prompt), 0, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
 
-    def _read(self, ids: Sequence[int], prompt_tokens: int, seconds: float) -> Reply:
-        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length",
-                     prompt_tokens, len(ids), seconds=seconds)
+    def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
+        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length", prompt_tokens, len(ids))
 
     def _answer(self, ids: Sequence[int]) -> str:
         """The text without thoughts. Special tokens inside the reply may delimit these, so they go last."""

@@ -1,43 +1,34 @@
-"""Engines by the names users give them: self, a folder, a hub name, MODEL@URL, vllm:MODEL."""
+"""Engines by the names users give them: self, a folder, a hub name, MODEL@URL."""
 
 import copy
-import importlib.util
 import json
-import pkgutil
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft_fast.data.texts import Message
-from raft_fast.engines.base import Engine
+from raft_fast.engines import Engine
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import SMOLLM2, EngineOptions, ModelOptions
+from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
     from raft_fast.models.load import Quantization
 
-VLLM = "vllm:"  # what the name of an engine begins with that vLLM is to run
-ENGINES = ((".*://", "raft_fast.engines.openai:OpenAIEngine"), (VLLM, "raft_fast.engines.vllm:VLLMEngine"))
-"""How names of engines begin (a pattern), and the class whose `connect(name, EngineOptions)` gives them;
-all other names are models for this process."""
-IN_PROCESS = {"batch": "raft_fast.engines.hf:HFEngine",
-              "continuous": "raft_fast.engines.continuous:ContinuousEngine"}
-"""Classes for --generation: called with model, chat, identity, rows and tokens of a batch."""
+VLLM = "vllm:"
 
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
     engines: EngineOptions | None = None, option: str = "model",
 ) -> Engine:
-    """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, MODEL@URL / URL
-    of an OpenAI-compatible server (see `OpenAIEngine.connect`), or vllm:MODEL. `option` named it, for
-    errors."""
+    """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
+    URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
     engines = engines or EngineOptions()
-    for beginning, place in ENGINES:
-        if re.match(beginning, spec):
-            return pkgutil.resolve_name(place).connect(spec, engines)
+    check_engines([(option, spec)])
+    if "://" in spec:
+        from raft_fast.engines.openai import OpenAIEngine
+
+        return OpenAIEngine.connect(spec, engines)
     if spec == "self" and shared is not None:
         return shared
     return load_local(spec, options, engines, batch_size, option=option)
@@ -50,13 +41,7 @@ def load_local(
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process; `tokenizer`
     instead of the folder's own."""
     from raft_fast.models.fetch import fetch_model, fingerprint
-    from raft_fast.models.load import (
-        fingerprint_tokenizer,
-        frozen_dtype,
-        load_chat,
-        load_model,
-        pick_device,
-    )
+    from raft_fast.models.load import fingerprint_tokenizer, frozen_dtype, load_chat, load_model, pick_device
     from raft_fast.run.fetch import cache_dir
 
     name, revision, option = (
@@ -72,55 +57,29 @@ def load_local(
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
-              batch_size: int = 32) -> "HFEngine":
-    """A loaded model of transformers as an engine of this process. It moves to --device and into evaluation
-    mode; its attention packs if that changes nothing. Raises UserError if it cannot be used."""
-    from raft_fast.models.load import fingerprint_loaded, load_chat, made_ready, pick_device
-
-    own = engines.of("self", name)
-    made_ready(model, pick_device(options.device), name)
-    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
-    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, "", batch_size, own)
-
-
-def original_of(model: Any, tokenizer: Any, trained: bool, name: str, options: ModelOptions,
-                engines: EngineOptions, batch_size: int) -> "HFEngine":
-    """A caller's model as it is before training, as an engine: a frozen copy if it is itself `trained`."""
-    from raft_fast.models.load import frozen_dtype, made_ready, pick_device
+              batch_size: int = 32, trained: bool = False) -> "HFEngine":
+    """A loaded model of transformers as an engine of this process: a frozen copy if it will be `trained`. It
+    moves to --device and into evaluation mode; its attention packs if that changes nothing. Raises UserError
+    if it cannot be used."""
+    from raft_fast.models.load import fingerprint_loaded, frozen_dtype, load_chat, made_ready, pick_device
 
     device = pick_device(options.device)
     made_ready(model, device, name)
     if trained:
         model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
-    return engine_of(model, tokenizer, name, options, engines, batch_size)
+        made_ready(model, device, name)
+    own = engines.of("self", name)
+    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
+    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
+    return _engine(model, chat, identity, "", batch_size, own)
 
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
             own: EngineOptions) -> "HFEngine":
+    from raft_fast.engines.hf import HFEngine
+
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    kind = pkgutil.resolve_name(IN_PROCESS[own.generation])
-    return kind(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
-
-
-def load_tokens(spec: str, options: ModelOptions) -> Callable[[Sequence[Message]], int] | None:
-    """A function that counts a conversation's tokens for the model that `spec` names, without its weights;
-    None for a server, and if no tokenizer with a chat template can be loaded."""
-    from transformers import AutoTokenizer
-
-    from raft_fast.models.chat import Chat
-    from raft_fast.models.fetch import fetch_model
-
-    if "://" in spec:
-        return None
-    name, revision = (options.model, options.revision) if spec == "self" else (spec, None)
-    own = fetch_model(name, revision) if name == SMOLLM2 and revision is None else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
-        chat = Chat(tokenizer, None, name)
-    except Exception:  # the error is reported where the model is needed
-        return None
-    return lambda messages: len(chat.student_prompt(messages))
+    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
 
 
 def not_a_server(teacher: str) -> str:
@@ -131,7 +90,9 @@ def not_a_server(teacher: str) -> str:
 
 
 def check_engines(named: Iterable[tuple[str, str]]) -> None:
-    """Raises UserError if one of the (option, engine) needs vLLM, which is not installed."""
+    """Raises UserError if one of the (option, engine) names vLLM in this process: it runs as a server."""
     for option, spec in named:
-        if spec.startswith(VLLM) and importlib.util.find_spec("vllm") is None:
-            raise UserError(f"{option} {spec}: vLLM is not installed: pip install vllm")
+        if spec.startswith(VLLM):
+            model = spec.removeprefix(VLLM)
+            raise UserError(f"{option} {spec}: vLLM runs as a server: start `vllm serve {model}` and name "
+                            f"{model}@http://localhost:8000/v1")

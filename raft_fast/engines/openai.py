@@ -1,23 +1,27 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
 
-One model on one or more endpoints: `endpoint` sends requests and retries them, `connection` knows how a
-server is reached, `replies` what it said, `flow` keeps many requests under way.
+One model on one or more endpoints, whose requests wait in one event loop in the background. The openai client
+retries what may pass; `replies` reads what a server said.
 """
 
+import asyncio
+import functools
 import hashlib
 import json
+import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines.base import Calls, Price, Reply, Sampling, stable_seed, valid
-from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.endpoint import Endpoint, Pool
-from raft_fast.engines.flow import Ask, Call, in_background
-from raft_fast.engines.replies import Fault, complaint, fault_of, read_reply, refusal
+from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
+from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
+from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.option import refuse_in_urls
@@ -27,20 +31,27 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
+DRAIN_SECONDS = 10.0  # for requests in flight when a user wants to leave: they are paid for
+
+Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
+"""Answers one conversation; None if the event was set before the request was sent."""
 
 
 class OpenAIEngine:
-    """A model on servers; see `engines.base.Engine` for the protocol.
+    """A model on servers; see `Engine` for the protocol.
 
     Its identity is the model's name, and a hash of `extra_body`: the same model at another address, or at one
     more, goes on where it was.
     """
 
-    def __init__(self, pool: Pool, options: EngineOptions) -> None:
-        self.pool, self.model, self.extra = pool, pool.model, options.extra_body
-        self._calls: Calls[Call] = Calls()
+    def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions) -> None:
+        self.model, self.endpoints, self.extra = model, endpoints, options.extra_body
+        self.size, self.patience = len(endpoints) * options.requests_in_flight, options.request_timeout
+        self._slots = asyncio.Semaphore(self.size)
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
+        self._lock = threading.Lock()
         self.price = Price(*options.prices) if options.prices else None
-        self.identity = pool.model
+        self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
             self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -59,15 +70,15 @@ class OpenAIEngine:
         model, addresses = parse_spec(spec)
         options = (options or EngineOptions()).of(spec, model or "")
         endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
-        served = [_list_models(endpoint, len(endpoints) > 1) for endpoint in endpoints]
-        if all(names is None for names in served):
-            _list_models(endpoints[0])  # raises: says why
-        name = model or next((names[0] for names in served if names), None)
+        offered = [name for one in endpoints for name in asyncio.run_coroutine_threadsafe(
+            one.models(), background_loop()).result()]
+        if endpoints[0].down is not None and all(one.down for one in endpoints):
+            raise endpoints[0].down
+        name = model or next(iter(offered), None)
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        offered = list(dict.fromkeys(one for names in served for one in names or ()))
-        engine = cls(Pool(endpoints, options.max_retries, name, offered), options)
+        engine = cls(name, endpoints, options)
         if offered and name not in offered:
             list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
         return engine
@@ -91,15 +102,20 @@ class OpenAIEngine:
 
     def interrupt(self, how: KeyboardInterrupt) -> None:
         """See `Engine`: takes effect at once, however long the callers' replies take."""
-        self._calls.end(how)
+        with self._lock:
+            for call in self._calls:
+                call.end(how)
 
     def under_way(self) -> str:
         """See `Engine`."""
-        return self.pool.under_way()
+        in_flight = sum(one.in_flight for one in self.endpoints)
+        return f"{in_flight} in flight" if in_flight else ""
 
     def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
-        return self._calls.begin(Call(ask)).replies(
-            conversations, READ_AHEAD + self.pool.size, self.pool.patience)
+        call = Call(ask)
+        with self._lock:
+            self._calls.add(call)
+        return call.replies(conversations, READ_AHEAD + self.size, self.patience)
 
     async def _reply(
         self, messages: list[Message], sampling: Sampling, stopped: threading.Event
@@ -110,13 +126,13 @@ class OpenAIEngine:
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
-        longest = body.get("max_completion_tokens") or body["max_tokens"]
+        body = {key: value for key, value in body.items() if value is not None}
+        longest = body.get("max_completion_tokens") or body.get("max_tokens")
         try:
-            answer = await self.pool.post(
-                {key: value for key, value in body.items() if value is not None}, stopped)
-        except (openai.OpenAIError, TimeoutError, ValueError) as error:
-            return Reply("", error=valid(complaint(error)))
-        return None if answer is None else replace(read_reply(answer[0], longest), seconds=answer[1])
+            answer = await self._post(body, stopped)
+        except openai.OpenAIError as error:
+            return Reply("", error=complaint(error))
+        return None if answer is NOT_SENT else read_reply(answer, longest)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
         first = await self._reply(messages, SCORING, stopped)
@@ -127,38 +143,107 @@ class OpenAIEngine:
         second = await self._reply(messages, SECOND_SCORING, stopped)
         return None if second is None else second_attempt(first, second)
 
+    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
+        """As `Endpoint.post`, at the least busy endpoint; if that one is in trouble, at the next.
+
+        Raises the last error if only this request is at fault, UserError if the next would fail too.
+        """
+        import openai
+
+        async with self._slots:
+            since = time.monotonic()
+            waiting = sorted(self.endpoints, key=lambda one: (one.rests_until > since, one.in_flight))
+            for endpoint in waiting:
+                try:
+                    return await endpoint.post(body, stopped)
+                except openai.OpenAIError as error:
+                    last = endpoint is waiting[-1]
+                    gone = last and lost(error) and all(one.answered_at < since for one in waiting)
+                    if gone or stops_run(error):
+                        stopped.set()  # before the thread that waits for replies sees the failure
+                        raise endpoint.refusal(error, self.model) from error
+                    if last or not in_trouble(error):
+                        raise
+        return NOT_SENT
+
+
+class Call:
+    """One call of an engine: its requests, and a queue of those that are done."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask, self._stopped = ask, threading.Event()
+        self._running: set[Future[Reply | None]] = set()
+        self._done: queue.SimpleQueue[tuple[int, Future[Reply | None]] | KeyboardInterrupt]
+        self._done = queue.SimpleQueue()
+
+    def end(self, how: KeyboardInterrupt) -> None:
+        """As if it were thrown into `replies`, from another thread."""
+        self._done.put(how)  # before any request that is not sent because of it
+        self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
+
+    def replies(
+        self, conversations: Iterable[list[Message]], ahead: int, patience: float
+    ) -> Iterator[tuple[int, Reply]]:
+        """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
+
+        If a request raises, Ctrl-C is pressed or the call is ended, no further request is sent; replies in
+        flight are yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
+        DRAIN_SECONDS.
+        """
+        numbered, end = enumerate(conversations), float("inf")
+        raised: BaseException | None = None
+        try:
+            while raised is None or self._running:
+                try:
+                    while raised is None and len(self._running) < ahead and self._done.empty():
+                        if (following := next(numbered, None)) is None:
+                            break
+                        self._start(*following)
+                    if not self._running and self._done.empty():
+                        return
+                    done = self._done.get(
+                        timeout=None if raised is None else max(0.0, end - time.monotonic()))
+                    if isinstance(done, KeyboardInterrupt):
+                        raise done
+                    self._running.discard(done[1])
+                    if (reply := done[1].result()) is not None:
+                        yield done[0], reply
+                except queue.Empty:
+                    break
+                except (Exception, KeyboardInterrupt) as error:
+                    self._stopped.set()
+                    raised = raised or error  # the first failure is the one that is raised
+                    leaves = isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
+                    end = min(end, time.monotonic() + (DRAIN_SECONDS if leaves else patience))
+            if raised is not None:
+                raise raised
+        finally:
+            self._stopped.set()
+            for future in self._running:
+                future.cancel()
+
+    def _start(self, index: int, messages: list[Message]) -> None:
+        future = asyncio.run_coroutine_threadsafe(self._ask(messages, self._stopped), background_loop())
+        self._running.add(future)
+        future.add_done_callback(lambda finished: self._done.put((index, finished)))
+
+
+@functools.cache
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The event loop in which all requests of this process wait. It dies with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="servers", daemon=True).start()
+    return loop
+
 
 def parse_spec(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
     """(model or None, addresses) of `MODEL@URL+URL` or `URL`, each a URL and the environment variable of its
     key. Raises UserError for anything else."""
     refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>(?i:https?)://\S+)", spec)
-    urls = re.split(r"\+(?=(?i:https?)://)", match["urls"]) if match else []
-    if match is None or not all(urlsplit(url).hostname for url in urls):  # `refuse_in_urls` can read them
+    urls = [urlsplit(url) for url in re.split(r"\+(?=(?i:https?)://)", match["urls"])] if match else []
+    if match is None or not all(url.hostname for url in urls):  # `refuse_in_urls` can read them
         raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
                         "Qwen/Qwen3-32B@http://localhost:8000/v1")
-    return match["model"], [_address(url) for url in urls]
-
-
-def _address(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    plain = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/v1", fragment=""))
-    return plain, parts.fragment or KEY_VARIABLE
-
-
-def _list_models(endpoint: Endpoint, may_be_down: bool = False) -> list[str] | None:
-    """The endpoint's models; empty if it keeps no list, None if it is down and `may_be_down`."""
-    import openai
-
-    try:
-        return in_background(endpoint.models())
-    except (openai.OpenAIError, TimeoutError) as error:
-        status = getattr(error, "status_code", None)
-        if status == 404 or (status is not None and fault_of(error) is not Fault.FOR_GOOD):
-            return []  # some servers have no list, or fail to make one: requests will tell
-        if may_be_down and status is None:
-            return None
-        raise refusal(endpoint.address, endpoint.variable, error) from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{endpoint.address}: does not answer like an OpenAI-compatible server; "
-                        "give the address that ends before /chat/completions") from error
+    return match["model"], [(urlunsplit(url._replace(path=url.path.rstrip("/") or "/v1", fragment="")),
+                             url.fragment or KEY_VARIABLE) for url in urls]

@@ -4,27 +4,25 @@ Finish reasons and errors are those of OpenAI, vLLM, SGLang, TGI, llama.cpp, Oll
 Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat.
 """
 
-import html
 import json
-import math
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from enum import Enum, auto
 from typing import Any
 
-from raft_fast.engines.base import FILTERED, TOO_LONG, Reply, valid
+from raft_fast.engines import FILTERED, TOO_LONG, Reply, valid
 from raft_fast.models.thinking import strip_thinking
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import masked, visible, without_keys
 
-OFFERED = 10  # models of a server that an error names
 SHOWN = 300  # characters of a server's complaint that an error quotes
 MANY = 10**9  # tokens that no request has
-LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait has no quota left
-ELSEWHERE = 300  # stands for every redirect that is not followed
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, doubling, for a busy server that asks for none
+UNREADABLE = 598  # stands for an answer that is not JSON
+BUSY = (429, 502, 503, 504)
+FOR_GOOD = (401, 402, 403, 404, 407)  # and redirects: every request would fail
+QUOTA = "insufficient_quota"
 
 _HELD_BACK = re.compile("filter|safety|refus|recitation|prohibited|blocklist|spii|sensitive|toxic|guardrail"
                         "|moderat|policy|inspection", re.IGNORECASE)
@@ -40,133 +38,93 @@ _TOO_LONG = re.compile(
     r"|too many.{0,9}tokens|tokens.{0,30}must be <=|must have less than \d+ tokens"
     r"|length of the (prompt|message|input)|range of input length|max_seq_len|max_prompt_tokens"
     r"|exceed\w* (max|model).{0,9}(length|limit)", re.IGNORECASE | re.DOTALL)
-_STATUSES = (  # of errors that are only words
-    (429, "rate.?limit|too.?many|throttl|exhausted|quota|overload|unavailable|capacity|busy|temporar"),
-    (500, "server.?error|internal"), (401, "authenti|unauthori|api.?key"), (403, "permission|forbidden"),
-    (404, "not.?found"), (400, "invalid|bad.?request|validation|unsupported"))
 _NAMED = ("code", "status", "status_code", "statusCode", "type", "error_type", "errorType")
-_SAYS = ("message", "msg", "error", "errors", "detail", "description", "reason", "title")
-_TAGS = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
-_NESTED = 8  # levels of an error's JSON in which its words are looked for
-_PAGE, _SEARCHED = 100_000, 2_000  # characters of a complaint that are read, and matched against patterns
+_STATUSES = ((401, "authenti|unauthori|api.?key"), (429, "rate.?limit|too.?many|overload|unavailable"),
+             (400, "invalid|bad.?request|validation|unsupported"))  # of errors without a number
+_SEARCHED = 2_000  # characters of a complaint that are matched against patterns
 
 
-class Fault(Enum):
-    """What a failed attempt means for its request, its endpoint and the run."""
+def understand(response: Any) -> None:
+    """Put an HTTP response into the terms of the client, which retries 408, 409, 429 and 5xx.
 
-    LOST = auto()  # the endpoint cannot be reached or hung up: it rests
-    BUSY = auto()  # the endpoint has too much to do: it rests
-    SLOW = auto()  # no whole answer in time
-    PASSING = auto()  # another attempt may succeed
-    TOO_LONG = auto()  # the model's context has no room for this request
-    REFUSED = auto()  # another attempt would fail like this one
-    FOR_GOOD = auto()  # address, key, payment, model, proxy: every request would fail
-
-
-_OVERLOADED = (429, 502, 503, 504)
-_FAULTS = {**dict.fromkeys((ELSEWHERE, 401, 402, 403, 404, 407), Fault.FOR_GOOD), 413: Fault.TOO_LONG,
-           **dict.fromkeys(_OVERLOADED, Fault.BUSY), **dict.fromkeys((408, 409), Fault.PASSING)}
-
-
-def fault_of(error: Exception) -> Fault:
-    """The kind of an error that the client or `read_body` raised."""
-    import openai
-
-    status, code = getattr(error, "status_code", None), getattr(error, "code", None)
-    if code == "insufficient_quota" or (asked_to_wait(error) or 0.0) > LONGEST_WAIT:
-        return Fault.FOR_GOOD
-    if status is None:
-        late = isinstance(error, TimeoutError | openai.APITimeoutError)
-        if late and type(error.__cause__).__name__ != "ConnectTimeout":
-            return Fault.SLOW
-        return Fault.LOST if isinstance(error, openai.APIConnectionError) else Fault.PASSING
-    if status in _FAULTS:
-        return _FAULTS[status]
-    said = f"{code or ''} {getattr(error, 'type', '')} {_said_by(error)}"
-    if status in (400, 422, 500) and _says_too_long(said):
-        return Fault.TOO_LONG
-    return Fault.PASSING if status >= 500 else Fault.REFUSED
-
-
-def asked_to_wait(error: Exception) -> float | None:
-    """The seconds that a server's refusal asks to wait."""
-    response = getattr(error, "response", None)
-    return None if response is None else retry_after(response.headers)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that headers ask to wait, given in milliseconds, seconds or as a date (RFC 9110,
-    10.2.3)."""
-    for header, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[header]) * unit
-        except (KeyError, ValueError):
-            continue
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    try:
-        date = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    aware = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
-
-
-def read_body(response: Any) -> Any:
-    """The JSON of a successful HTTP response. Raises openai's APIStatusError for an error inside of it and
-    for a reply that was broken off, ValueError with its words for anything but JSON."""
-    import openai
-
+    An error inside a 200 gets the status that it names, an answer that is not JSON UNREADABLE; what would
+    fail again is marked, and a busy server that asks for no wait gets a longer one with every attempt. The
+    answer's JSON, or the words, code and type of an error are in `response.extensions`.
+    """
     try:
         body = json.loads(response.content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(words(response.text) or "an empty body") from error
-    status, said = _error_in(body)
+        status, said = _error_in(body) if response.is_success else (response.status_code, None)
+        named, told = _names(said or body), _words(said or response.text)
+    except (ValueError, RecursionError):
+        body, named, told = None, "", _words(response.text)
+        status = UNREADABLE if response.is_success else response.status_code
     if status is None:
-        return body
+        response.extensions["answer"] = body
+        return
     response.status_code = status
-    raise openai.APIStatusError("", response=response, body=said)
+    response.extensions |= {"said": told, "named": named}
+    if QUOTA in named or _too_long(status, f"{named} {told}"):
+        response.headers["x-should-retry"] = "false"
+    elif status in BUSY and "retry-after" not in response.headers:
+        attempt = int(response.request.headers.get("x-stainless-retry-count", 0))
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+        response.headers["retry-after"] = str(longest * random.uniform(0.5, 1))
 
 
 def _error_in(body: Any) -> tuple[int | None, Any]:
-    """(HTTP status, message) of an error inside a successful response; status None if there is none, or if it
-    is unknown."""
+    """(HTTP status, error) inside a successful response; status None if there is none."""
     answer = _mapping(body[0] if isinstance(body, list) and body else body)  # Gemini puts errors in a list
-    choice, named = _choice(answer), _named(answer)
-    if choice is None:
-        failed = answer.get("error") or named or answer.get("object") == "error" or (
-            answer.get("success") is False or answer.get("status") in ("error", "fail", "failed", "failure"))
-        said = named or answer
-        return _status_of(said) or (500 if failed and "choices" not in answer else None), said
-    reason = choice.get("finish_reason")
-    broken = ending(reason) == "broken off"
-    said = choice.get("error") or (named if not reason or broken else None)
-    if said is None and broken:
-        said = f"the reply was broken off: finish_reason {_called(reason)!r}"
-    return (_status_of(said) or 500, said) if said else (None, None)
+    choice, error = _choice(answer), answer.get("error") or answer.get("errors")
+    if choice is not None:
+        reason = choice.get("finish_reason")
+        broken = ending(reason) == "broken off"
+        said = choice.get("error") or (error if broken or not reason else None) or (
+            f"the reply was broken off: finish_reason {_called(reason)!r}" if broken else None)
+    else:  # a list of models has data
+        said = (answer if error is True else error) or (
+            None if "choices" in answer or "data" in answer else answer)
+    return (_status_of(said, answer), said) if said else (None, None)
 
 
-def _status_of(error: Any) -> int | None:
-    """The HTTP status that an error stands for by its code, type or words; None if they say nothing."""
-    named = [str(error[key]) for key in _NAMED if isinstance(error.get(key), str | int)
-             ] if isinstance(error, dict) else []
-    names, said = " ".join(named), words(error)
+def _status_of(error: Any, answer: Any) -> int:
+    """The HTTP status that an error stands for by its code, type or words."""
+    names, told = _names(error) or _names(answer), _words(error)
     code = re.search(r"\b([45]\d\d)(\d\d)?\b", names)  # FastChat's have five digits: 42901
-    if _says_too_long(said) and not (code and int(code[1]) in _OVERLOADED):
+    if _TOO_LONG.search(told[:_SEARCHED]) and not (code and int(code[1]) in BUSY):
         return 400
     if code:
         return int(code[1])
-    for status, pattern in _STATUSES:  # words alone stop no run
-        if re.search(pattern, names if 400 <= status < 429 else f"{names} {said}", re.IGNORECASE):
-            return status
-    return None
+    return next((status for status, pattern in _STATUSES if re.search(pattern, names, re.IGNORECASE)), 500)
+
+
+def _names(said: Any) -> str:
+    """Code and type of an error."""
+    error = _mapping(_mapping(said).get("error")) or _mapping(said)
+    return " ".join(str(error[key]) for key in _NAMED if isinstance(error.get(key), str | int))
+
+
+def _words(said: Any) -> str:
+    """An error's text, or its JSON, in a line; of a web page its text."""
+    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+    return " ".join(re.sub(r"<[^<>]*>", " ", text[: 10 * _SEARCHED]).split())
+
+
+def _too_long(status: int | None, said: str) -> bool:
+    """Whether the model's context has no room for a request."""
+    return status == 413 or (status in (400, 422, 500) and bool(_TOO_LONG.search(said[:_SEARCHED])))
 
 
 def ending(reason: Any) -> str:
     """How a reply ended: stop, length, held back, broken off, or unknown. No reason counts as stop: some
     servers never give one."""
-    name = reason.get("type") if isinstance(reason, dict) else reason or "stop"  # SGLang's own is a dict
-    name = re.sub(r"\W+", "_", name.lower()) if isinstance(name, str) else ""
+    name = re.sub(r"\W+", "_", _called(reason or "stop").lower())
     return next((how for how, pattern in _ENDINGS if pattern.search(name)), "unknown")
+
+
+def _called(reason: Any) -> str:
+    """A finish reason's name; SGLang's own is a dict."""
+    name = reason.get("type") if isinstance(reason, dict) else reason
+    return name if isinstance(name, str) else type(name).__name__
 
 
 def read_reply(body: Any, longest: Any = None) -> Reply:
@@ -177,63 +135,77 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
     spent = Reply("", prompt_tokens=count(usage.get("prompt_tokens")),
                   completion_tokens=count(usage.get("completion_tokens")))
     if choice is None:
-        said = words(_named(answer) or (answer if "choices" not in answer else None) or None)
-        error = "the server's answer holds no reply"
-        return replace(spent, error=f"{error}: {_quoted(said)}" if said else error)
+        error = answer.get("error")
+        return replace(spent, error="the server's answer holds no reply" + (
+            f": {_quoted(_words(error))}" if error else ""))
     reason = choice.get("finish_reason")
-    if (how := ending(reason)) not in ("stop", "length"):
-        return replace(spent, error=not_whole(reason))
+    if (how := ending(reason)) == "held back":
+        return replace(spent, error=FILTERED)
+    if how not in ("stop", "length"):
+        return replace(spent, error="the reply is not known to be whole: it ended with finish_reason "
+                                    f"{_quoted(_called(reason))!r}")
     if not reason and 0 < count(longest) <= spent.completion_tokens:
         how = "length"
     message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else message
+    content: Any = message.get("content") if isinstance(message, dict) else message
     content = choice.get("text") if content is None else content  # of /completions
-    if not content or isinstance(content, list):
-        parts = [message, *(content or ())]
-        if said := words([one for part in parts if (one := _mapping(part).get("refusal"))]):
-            return replace(spent, error=f"{FILTERED}: {_quoted(said)}")
-    text = _text(content)
-    if text is None:
+    parts = content if isinstance(content, list) else []
+    said = [one for part in (message, *parts) if (one := _mapping(part).get("refusal"))]
+    if said and (parts or not content):
+        return replace(spent, error=f"{FILTERED}: {_quoted(_words(said[0]))}")
+    if parts:  # others are pictures, or reasoning
+        texts = [part if isinstance(part, str) else _mapping(part).get("text") for part in parts]
+        content = "".join(found) if (found := [text for text in texts if isinstance(text, str)]) else parts
+    if content and not isinstance(content, str):
         return replace(spent, error="the server's answer holds no text")
-    return replace(spent, text=strip_thinking(without_keys(valid(text))), finish_reason=how)
+    return replace(spent, text=strip_thinking(without_keys(valid(content or ""))), finish_reason=how)
 
 
-def not_whole(reason: Any) -> str:
-    """The error of a reply that is neither complete nor cut at its limit."""
-    return FILTERED if ending(reason) == "held back" else (
-        f"the reply is not known to be whole: it ended with finish_reason {_quoted(_called(reason))!r}")
-
-
-def complaint(error: Exception) -> str:
-    """The error of the one request that a server refused."""
-    fault, held = fault_of(error), _HELD_BACK.search(str(getattr(error, "code", None)))
-    what = ("no whole answer within --request_timeout" if fault is Fault.SLOW
-            else TOO_LONG if fault is Fault.TOO_LONG
-            else FILTERED if held and getattr(error, "status_code", None) == 400
-            else "the server's answer is broken off or not JSON" if isinstance(error, ValueError) else "")
-    return f"{what} ({_one_line(error)})" if what else _one_line(error)
-
-
-def refusal(
-    address: str, variable: str, error: BaseException | None, model: str = "", offered: Sequence[str] = (),
-) -> UserError:
-    """What the user can do about a server that answers no request."""
+def lost(error: BaseException) -> bool:
+    """Whether a server cannot be reached or hung up."""
     import openai
 
+    late = isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout"
+    return isinstance(error, openai.APIConnectionError) and not late
+
+
+def in_trouble(error: Any) -> bool:
+    """Whether the server is lost or too busy."""
+    return lost(error) or getattr(error, "status_code", None) in BUSY
+
+
+def stops_run(error: Any) -> bool:
+    """Whether every request would fail like this one: address, key, payment, model, proxy."""
+    status = getattr(error, "status_code", 0)
+    return status in FOR_GOOD or 300 <= status < 400 or QUOTA in _understood(error).get("named", "")
+
+
+def complaint(error: Any) -> str:
+    """The error of the one request that a server refused."""
+    import openai
+
+    status, told = getattr(error, "status_code", None), _understood(error)
+    named = told.get("named", "")
+    what = ("no whole answer within --request_timeout" if isinstance(error, openai.APITimeoutError)
+            else "the server's answer is broken off or not JSON" if status == UNREADABLE
+            else TOO_LONG if _too_long(status, f"{named} {told.get('said')}")
+            else FILTERED if status == 400 and _HELD_BACK.search(named) else "")
+    return valid(f"{what} ({_one_line(error)})" if what else _one_line(error))
+
+
+def refusal(address: str, variable: str, error: Any, model: str = "") -> UserError:
+    """What the user can do about a server that answers no request."""
     status, said = getattr(error, "status_code", None), _one_line(error)
-    if isinstance(error, openai.APIConnectionError | TimeoutError):
-        why = error.__cause__ or error
-        told = f"cannot be reached ({_one_line(why)}): start the server or correct the address"
-    elif isinstance(error, openai.APIStatusError) and status == ELSEWHERE:
+    if status is None:
+        why = _one_line(error.__cause__ or error)
+        told = f"cannot be reached ({why}): start the server or correct the address"
+    elif status < 400:
         there = _quoted(error.response.headers.get("location", "several addresses"))
-        told = (f"redirects to {there}, and rows are only sent to addresses that were named: name that one "
-                "if it is meant")
+        told = f"redirects to {there}, and rows are only sent to addresses that were named: name that one"
     elif status in (401, 403):
         told = f"refuses the key in {variable} ({said}): set another"
     elif status == 404:
-        more = f" and {len(offered) - OFFERED} more" if len(offered) > OFFERED else ""
-        there = f"; it offers {', '.join(offered[:OFFERED])}{more}" if offered else ", or not at this address"
-        told = f"does not serve the model {model or 'asked for'}{there} ({said}): correct MODEL@URL"
+        told = f"does not serve the model {model}, or not at this address ({said}): correct MODEL@URL"
     elif status in (402, 429):
         told = f"the quota of the key in {variable} is used up ({said}): raise it or wait"
     else:
@@ -241,61 +213,25 @@ def refusal(
     return UserError(f"{address}: {told}, then run the same command again")
 
 
-def words(said: Any, nested: int = 0) -> str:
-    """The words of an error, wherever in its JSON a server keeps them; of a web page its text."""
-    if isinstance(said, str):
-        said = said[:_PAGE]
-        page = re.match(r"\s*<[!?a-zA-Z]", said) is not None
-        return " ".join((html.unescape(_TAGS.sub(" ", said)) if page else said).split())
-    if nested == _NESTED or said is None:
-        return ""
-    if isinstance(said, list):
-        return "; ".join(filter(None, (words(one, nested + 1) for one in said[:3])))
-    if isinstance(said, dict) and (found := next((said[key] for key in _SAYS if said.get(key)), None)):
-        upstream = _mapping(said.get("metadata")).get("raw")  # of OpenRouter
-        place = said.get("loc") if isinstance(said.get("loc"), list) else []  # of FastAPI
-        where = ".".join(one for one in place or () if isinstance(one, str))
-        return ": ".join(filter(None, (where, words(found, nested + 1), words(upstream, nested + 1))))
-    try:
-        return json.dumps(said)
-    except RecursionError:
-        return ""
-
-
 def count(value: Any) -> int:
     """A number of tokens; 0 if the server gives none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MANY else 0
 
 
-def _says_too_long(said: str) -> bool:
-    return _TOO_LONG.search(said[:_SEARCHED]) is not None  # takes time quadratic in the length
+def _understood(error: Any) -> Mapping[str, Any]:
+    return getattr(getattr(error, "response", None), "extensions", {})
 
 
-def _said_by(error: BaseException | None) -> str:
+def _one_line(error: Any) -> str:
     """A server's own words in an error of the client; the client's if there was no answer."""
     status = getattr(error, "status_code", None)
-    if status is None:
-        return str(error)
-    return " - ".join(filter(None, (f"Error code: {status}", words(getattr(error, "body", None)))))
-
-
-def _one_line(error: BaseException | None) -> str:
-    return _quoted(f"{type(error).__name__}: {_said_by(error)}")
+    said = str(error) if status is None else f"Error code: {status} - {_understood(error).get('said')}"
+    return _quoted(f"{type(error).__name__}: {said}")
 
 
 def _quoted(text: str) -> str:
     """A server's words for an error and for files: one line without control characters and keys."""
     return visible(masked(" ".join(text.split()))[:SHOWN])
-
-
-def _called(reason: Any) -> str:
-    return words(reason.get("type") if isinstance(reason, dict) else reason)
-
-
-def _named(answer: Mapping[str, Any]) -> Any:
-    """What a body names as its error; some only say that there is one."""
-    named = answer.get("error") or answer.get("errors")
-    return named if isinstance(named, dict | list | str) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -305,14 +241,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _choice(answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = answer.get("choices")
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-
-
-def _text(content: Any) -> str | None:
-    """The text of a message, or of its parts (others are pictures, or reasoning); None if it has none."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        return None
-    parts = [part if isinstance(part, str) else _mapping(part).get("text") for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if texts or not content else None

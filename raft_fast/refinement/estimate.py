@@ -19,12 +19,10 @@ TOKENS_A_SCORE = 4  # {"score": 7}; a judge that thinks writes more
 @dataclass
 class Estimate:
     """What one engine would be asked: requests, tokens of their prompts, tokens it would likely write and
-    could write at most (None: as many as its server lets it). `count` gives a prompt's tokens, None if only
-    characters can tell."""
+    could write at most (None: as many as its server lets it)."""
 
     option: str
     spec: str
-    count: Callable[[Sequence[Message]], int] | None = None
     price: Price | None = None
     requests: int = 0
     prompt_tokens: int = 0
@@ -32,8 +30,6 @@ class Estimate:
     most_tokens: int | None = 0
 
     def tokens(self, messages: Sequence[Message]) -> int:
-        if self.count is not None:
-            return self.count(messages)
         return round(sum(len(turn["content"]) for turn in messages) / CHARACTERS_A_TOKEN)
 
     def add(self, times: int, prompt: int, likely: int, most: int | None) -> None:
@@ -66,10 +62,8 @@ def estimate(rows: Iterable[Row], stage: Stage1, prompts: Prompts, engines: Sequ
 
 def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
     """Print a request of every kind, and how many there would be (--dry_run)."""
-    from raft_fast.engines.load import load_tokens  # heavy
-
     prompts = load_prompts(options.refine.prompts)
-    engines = [Estimate(option, spec, load_tokens(spec, options.model), price(spec, options.engines))
+    engines = [Estimate(option, spec, price(spec, options.engines))
                for option, spec in named_engines(options.refine)]
     for request in stage.requests(next(iter(rows)), stage.options, prompts):
         print(f"--- {request.task}")
@@ -104,9 +98,5 @@ def told(estimates: Sequence[Estimate], rows: int) -> Iterator[str]:
     costs = [one.cost for one in estimates if one.cost is not None]
     if costs:
         yield f"cost of all with a price, as written: at most {sum(costs):,.2f}"
-    guessed = sorted({one.spec for one in estimates if one.count is None})
-    if guessed:
-        yield (f"tokens of {', '.join(guessed)} are guessed, {CHARACTERS_A_TOKEN:g} characters each: "
-               "its tokenizer is not here")
-    yield ("rewrites and fusions are taken to be as long as the gold answers; what journal.jsonl holds "
-           "already is not asked for again")
+    yield (f"a token is taken to be {CHARACTERS_A_TOKEN:g} characters, a rewrite or fusion as long as the "
+           "gold answer; what journal.jsonl holds already is not asked for again")

@@ -32,6 +32,7 @@ KINDS: dict[Any, tuple[str, str]] = {
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 # options of earlier versions and their value now, which files of options may still hold
 DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10, "overlap_share": 0.5,
+           "tokens_per_minute": 0, "generation": "batch",
            "eval_general_max_new_tokens": 64, "log_completions_steps": 10, "paraphrase_max_new_tokens": 96,
            "paraphrase_temperature": 0.7, "license": "unknown", "language": None}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback

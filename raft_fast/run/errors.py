@@ -94,7 +94,7 @@ def _disk_trouble(error: Exception) -> str | None:
 
 def _stop(line: str, code: int) -> None:
     print(visible(masked(line)), file=sys.stderr, flush=True)
-    if any(thread.name == WORKER for thread in threading.enumerate()):
+    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
         # the interpreter would abort under a thread that is inside a model
         sys.stdout.flush()
         os._exit(code)

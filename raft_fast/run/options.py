@@ -53,15 +53,12 @@ class EngineOptions(Group):
 
     requests_in_flight: int = option(64, "Concurrent requests to each endpoint.", least=1)
     requests_per_minute: float = option(0, "Rate limit of each endpoint; 0: none.", least=0)
-    tokens_per_minute: float = option(0, "The same in tokens of prompts and replies; 0: none.", least=0)
     request_timeout: float = option(600, "Seconds that one attempt may take.", above=0)
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
     price: str | None = option(None, "Price of a million tokens, PROMPT/COMPLETION: 0.15/0.60.")
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
                                         'engines take chat_template_kwargs, as in {"chat_template_kwargs": '
                                         '{"enable_thinking": false}}.', pins="refinement")
-    generation: Literal["batch", "continuous"] = option("batch", "continuous: for a GPU, not repeatable.",
-                                                        pins="refinement")
     generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
     engine_overrides: dict[str, dict[str, Any]] = option(
         {}, "Values of these options for single engines, by the name that --fuser and the like give: "

@@ -10,9 +10,11 @@ from raft_fast.run.options import EngineOptions
 @pytest.fixture
 def serve(monkeypatch):
     """Start servers; back-off and the look for a free endpoint take next to no time."""
-    monkeypatch.setattr("raft_fast.engines.endpoint.FIRST_DELAY", 0.001)
-    monkeypatch.setattr("raft_fast.engines.endpoint.LONGEST_DELAY", 0.01)
-    monkeypatch.setattr("raft_fast.engines.endpoint.POLL", 0.001)
+    for place, seconds in (("openai._base_client.INITIAL_RETRY_DELAY", 0.001),
+                           ("openai._base_client.MAX_RETRY_DELAY", 0.01),
+                           ("raft_fast.engines.replies.FIRST_PAUSE", 0.001),
+                           ("raft_fast.engines.replies.LONGEST_PAUSE", 0.01)):
+        monkeypatch.setattr(place, seconds)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving() as start:
         yield start

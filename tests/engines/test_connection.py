@@ -9,7 +9,7 @@ from faulty_server import Say, ask, body, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Sampling
-from raft_fast.engines.connection import key_in, proxy_for
+from raft_fast.engines.endpoint import key_in, proxy_for
 from raft_fast.engines.journal import Journal
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
@@ -130,56 +130,6 @@ def test_socks_without_its_package_is_one_line(connect, no_proxies):
     no_proxies.setenv("HTTPS_PROXY", "socks5://h:1")
     with pytest.raises(UserError, match=r"HTTPS_PROXY: names a proxy that cannot be used .*socksio"):
         connect("m@https://192.0.2.1/v1")
-
-
-def test_a_proxy_is_used_unless_no_proxy_exempts_the_server(serve, connect, no_proxies):
-    proxy = serve()
-    no_proxies.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
-    assert ask(connect("m@http://192.0.2.1/v1"), "a")[0].text == "ok"
-    assert len(proxy.requests) == 1
-    for entry in ("192.0.2.1", "10.0.0.1, 192.0.2.0/24", "*"):
-        no_proxies.setenv("NO_PROXY", entry)
-        assert proxy_for("http://192.0.2.1/v1") is None
-    no_proxies.setenv("NO_PROXY", "a.org,*.b.org,.c.org")
-    assert all(proxy_for(f"http://{host}/v1") is None for host in ("x.a.org", "x.b.org", "x.c.org"))
-    assert proxy_for("http://ab.org/v1") is not None
-    assert proxy_for("https://x.org/v1") is None  # none is named for this scheme
-
-
-def test_authorities_that_cannot_be_read_are_named(connect, no_proxies, tmp_path):
-    (tmp_path / "garbage.pem").write_text("nothing")
-    for file in (tmp_path / "missing.pem", tmp_path / "garbage.pem"):
-        no_proxies.setenv("SSL_CERT_FILE", str(file))
-        with pytest.raises(UserError, match=f"SSL_CERT_FILE {file}: "):
-            connect("m@https://192.0.2.1/v1")
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("listed", [True, False])
-def test_rows_do_not_follow_a_redirect_to_another_host(serve, connect, status, listed):
-    elsewhere = serve()
-
-    def away(handler):
-        handler.send(status, "", headers={"location": f"{elsewhere.url}/chat/completions?token=secretword"})
-
-    server = serve(then(away))
-    server.redirect = None if listed else away
-    with pytest.raises(UserError, match=f"{server.url}: redirects to {elsewhere.url}/") as refused:
-        ask(connect(server), "a")
-    assert "secretword" not in str(refused.value)
-    assert not elsewhere.requests
-    assert len(server.requests) == listed
-
-
-def test_a_redirect_on_the_same_server_is_followed(serve, connect):
-    def slash(handler):
-        if handler.path.endswith("/"):
-            return handler.answer("fine")
-        return handler.send(307, "", headers={"location": handler.path + "/"})
-
-    server = serve(then(slash))
-    assert ask(connect(server), "a")[0].text == "fine"
-    assert server.requests[0]["authorization"] == server.requests[1]["authorization"]
 
 
 def test_key_in_names_nothing_where_there_is_none(monkeypatch):

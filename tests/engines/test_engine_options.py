@@ -27,7 +27,7 @@ def test_the_command_line_takes_json():
 
 @pytest.mark.parametrize(("name", "value", "says"), [
     ("requests_in_flight", "0", "--requests_in_flight 0: must be at least 1"),
-    ("tokens_per_minute", "-1", "--tokens_per_minute -1.0: must be at least 0"),
+    ("requests_per_minute", "-1", "--requests_per_minute -1.0: must be at least 0"),
     ("request_timeout", "0", "--request_timeout 0.0: must be above 0"),
     ("price", "3", "--price 3: must be PROMPT/COMPLETION"),
     ("engine_overrides", '{"m": {"prize": "1/2"}}', "--engine_overrides m: .*prize"),

@@ -1,7 +1,6 @@
 """The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
 
 import math
-import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,11 +9,12 @@ import pytest
 import torch
 from tiny import make_model, make_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from raft_fast.engines import Sampling, WindDown, generation, hf
-from raft_fast.engines.generation import Call, Sampler, generate_ids
+from raft_fast.engines.generation import Call, Sampler, draw_continuously, generate_ids
 from raft_fast.engines.hf import HFEngine
+from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
@@ -71,8 +71,7 @@ def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     together = dict(engine.generate(ASKED, sampling))
     for index, messages in enumerate(ASKED):
         alone = dict(engine.generate([messages], sampling))[0]
-        assert replace(alone, seconds=0) == replace(together[index], seconds=0)
-        assert min(alone.seconds, together[index].seconds) > 0
+        assert alone == together[index]
     other = dict(engine.generate(ASKED, replace(sampling, seed=4)))
     same = [other[index].text == together[index].text for index in range(3)]
     assert all(same) if temperature == 0 else not all(same)
@@ -91,42 +90,14 @@ def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
         index: expected[index % 3].text for index in found}
 
 
-def test_it_tells_how_far_the_replies_are(engine, monkeypatch):
-    """Of a batch of two and of the one that is left, token by token; between the batches nothing."""
-    told, count = [], Call.__call__
-
-    def listen(*args, **options):
-        done = count(*args, **options)
-        told.append(engine.under_way())
-        return done
-
-    monkeypatch.setattr(Call, "__call__", listen)
-    replies = engine.generate(ASKED, Sampling(2, temperature=1.0))
-    next(replies)
-    assert engine.under_way() == ""
-    assert [re.sub(r"\d+ s", "n s", one) for one in told] == [
-        f"2 under way for n s, at token {token} of at most 2" for token in (1, 2)]
-    list(replies)
-    assert told[-1].startswith("1 under way")
-
-
-def test_an_interrupt_waits_for_the_batch_that_is_drawn(engine):
-    """Two of a batch of two come although the interrupt follows the first; the third is not drawn."""
-    replies = engine.generate(ASKED, Sampling(4))
-    got = [next(replies)[0], replies.throw(KeyboardInterrupt())[0]]
-    with pytest.raises(KeyboardInterrupt):
-        next(replies)
-    assert len(set(got)) == 2
-
-
 @pytest.fixture
 def at_token(monkeypatch):
-    """Run something when the n-th token of a call has been drawn; gives a list that counts tokens."""
+    """Do something at the n-th token of a call; gives a list with an entry a token."""
     own, drawn = Call.__call__, []
 
     def plan(number, what):
         def counted(call, ids, scores, **rest):
-            drawn.append(len(ids))
+            drawn.append(call.under_way())
             if len(drawn) == number:
                 what()
             return own(call, ids, scores, **rest)
@@ -149,32 +120,24 @@ def drain(replies):
     found = {}
     try:
         for index, reply in replies:
-            found[index] = replace(reply, seconds=0)
+            found[index] = reply
     except KeyboardInterrupt as error:
         return found, error
     return found, None
 
 
-def test_an_interrupt_from_another_thread_ends_the_batch_and_keeps_its_whole_replies(short_spoken, at_token):
+@pytest.mark.parametrize(("how", "tokens", "whole"), [
+    (KeyboardInterrupt, 2, range(1, 8)), (WindDown, 3, [8])])
+def test_an_interrupt_from_another_thread_begins_no_other_batch(short_spoken, at_token, how, tokens, whole):
+    """KeyboardInterrupt ends the batch with its next token; replies that are whole by then are kept."""
     sampling = Sampling(6, 1.0, seed=1)
     uninterrupted, _ = drain(short_spoken.generate(MANY, sampling))
-    drawn = at_token(2, lambda: short_spoken.interrupt(KeyboardInterrupt()))
+    drawn = at_token(2, lambda: short_spoken.interrupt(how()))
     found, error = drain(short_spoken.generate(MANY, sampling))
-    assert type(error) is KeyboardInterrupt
-    assert len(drawn) == 2  # the first of three batches, two tokens of it
-    assert 0 < len(found) < 8
+    assert type(error) is how
+    assert len(drawn) == tokens  # of the first of three batches
+    assert len(found) in whole
     assert found == {index: uninterrupted[index] for index in found}
-    assert {reply.completion_tokens for reply in found.values()} == {1, 2}
-    assert {reply.finish_reason for reply in found.values()} == {"stop"}
-
-
-def test_winding_down_draws_the_batch_to_its_end_and_begins_no_other(short_spoken, at_token):
-    uninterrupted, _ = drain(short_spoken.generate(MANY, Sampling(6, 1.0)))
-    at_token(2, lambda: short_spoken.interrupt(WindDown()))
-    found, error = drain(short_spoken.generate(MANY, Sampling(6, 1.0)))
-    assert type(error) is WindDown
-    assert found == {index: uninterrupted[index] for index in found}
-    assert len(found) == 8
 
 
 def test_an_interrupt_concerns_the_calls_of_its_time_alone(engine):
@@ -183,17 +146,6 @@ def test_an_interrupt_concerns_the_calls_of_its_time_alone(engine):
     for begun in (before, scoring):
         assert drain(begun)[0] == {}
     assert len(dict(engine.generate(ASKED, Sampling(4)))) == len(dict(engine.score(ASKED))) == 3
-
-
-def test_a_batch_stays_within_its_tokens(engine, monkeypatch):
-    """Rows alone would allow eight at once."""
-    engine.batch_size, engine.batch_tokens = 8, 130
-    widths = []
-    monkeypatch.setattr(hf, "generate_ids", lambda model, chat, prompts, *rest: (
-        widths.append(len(prompts) * (max(map(len, prompts)) + 12)) or [[2]] * len(prompts)))
-    assert len(dict(engine.generate(ASKED * 3, Sampling(12)))) == 9
-    assert len(widths) > 3
-    assert max(widths) <= 130
 
 
 def test_threads_that_share_a_model_take_turns(engine):
@@ -230,13 +182,6 @@ def test_nothing_of_the_models_own_defaults_leaks_in(model, chat):
     own = model.generation_config
     assert generate_ids(model, chat, prompts, 8, 0.0, [0]) == plain
     assert model.generation_config is own
-
-
-def test_a_reply_cut_off_at_the_limit_says_so(engine):
-    replies = dict(engine.generate(ASKED, Sampling(1, 0.0)))
-    assert {reply.completion_tokens for reply in replies.values()} == {1}
-    for reply in replies.values():
-        assert reply.finish_reason == ("stop" if not reply.text else "length")
 
 
 def test_the_score_is_the_expected_digit(engine, chat):
@@ -282,4 +227,17 @@ def test_a_reply_keeps_the_indentation_of_its_code(model, chat, monkeypatch):
     for said, text in (("\n\n    return x\n", "    return x"), (" Yes. ", "Yes."),
                        ("<think>\nhm\n</think>\n\n\tgo()", "\tgo()")):
         ids = [*chat.tokenizer(said, add_special_tokens=False).input_ids, chat.end_of_turn]
-        assert HFEngine(model, chat, "tiny")._read(ids, 1, 0.0).text == text
+        assert HFEngine(model, chat, "tiny")._read(ids, 1).text == text
+
+
+def test_continuous_batching_draws_what_batches_do(model, chat):
+    prompts = [chat.student_prompt(messages) for messages in ASKED]
+    settings = ContinuousBatchingConfig(num_blocks=8, page_size=32, max_batch_tokens=64, use_cuda_graph=False)
+    own, attention = model.generation_config, model.config._attn_implementation
+    drawn = draw_continuously(model, chat, prompts, Sampling(8), settings)
+    expected = generate_ids(model, chat, prompts, 8, 0.0, [0] * 3)
+    assert [list(one.generated_tokens) for one in drawn] == expected
+    assert model.generation_config is own
+    assert model.config._attn_implementation == attention == PACKED
+    sampled = draw_continuously(model, chat, prompts[:1] * 6, Sampling(8, 1.0), settings)
+    assert len({tuple(one.generated_tokens) for one in sampled}) > 1

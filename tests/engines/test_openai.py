@@ -1,6 +1,5 @@
 """The OpenAI-compatible engine against a small real server on the loopback: when all goes well."""
 
-import asyncio
 import itertools
 import re
 import signal
@@ -12,8 +11,7 @@ from faulty_server import SAMPLING, Say, ask, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
-from raft_fast.engines.connection import KEY_VARIABLE
-from raft_fast.engines.flow import Call
+from raft_fast.engines.endpoint import KEY_VARIABLE
 from raft_fast.engines.openai import OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
 
@@ -27,7 +25,6 @@ def test_replies_come_with_reason_tokens_and_without_thinking(serve, connect, mo
     reply = replies[0]
     assert (reply.text, reply.finish_reason, reply.error) == ("yes", "length", None)
     assert (reply.prompt_tokens, reply.completion_tokens) == (7, 3)
-    assert 0 < reply.seconds < 5
     request = server.requests[0]
     assert (request["model"], request["temperature"], request["max_tokens"]) == (
         "org/model", 0.5, 11)
@@ -66,7 +63,7 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
     with pytest.raises(UserError, match="serves no model"):
         connect(server.url)
     server.page = True
-    with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
+    with pytest.raises(UserError, match="serves no model; name one"):
         connect(server.url)
 
 
@@ -149,29 +146,6 @@ def test_threads_share_an_engines_slots_and_no_more(serve, connect):
     assert server.most == 6
 
 
-def test_calls_of_several_threads_are_answered_in_the_order_they_came(serve, connect):
-    """So that one call ends, and its thread goes on, while the server is busy with the next one's."""
-    go_on, in_line = threading.Event(), [threading.Event(), threading.Event()]
-    server = serve(lambda request, before: go_on.wait(10) and "ok")
-    engine = connect(server, requests_in_flight=2)
-
-    def conversations(call):
-        yield from one_turn_each(f"{'ab'[call]}{n}" for n in range(16))
-        in_line[call].set()
-
-    threads = [threading.Thread(target=lambda call=call: list(engine.generate(conversations(call), SAMPLING)))
-               for call in (0, 1)]
-    for thread, all_asked in zip(threads, in_line, strict=True):
-        thread.start()
-        assert all_asked.wait(10)
-    go_on.set()
-    for thread in threads:
-        thread.join(10)
-    order = "".join(request["messages"][0]["content"][0] for request in server.requests)
-    assert order[:15] == "a" * 15  # the two in flight may pass each other
-    assert order[17:] == "b" * 15
-
-
 def test_one_of_several_endpoints_may_be_down(serve, connect):
     server = serve()
     replies = ask(connect(f"http://127.0.0.1:9+{server.url}"), *"abcdef")
@@ -244,7 +218,7 @@ def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect
     assert all(sent.acquire(timeout=10) for _ in range(2))
     second.start()
     until = time.monotonic() + 10
-    while len(engine._calls._open) < 2 and time.monotonic() < until:
+    while len(engine._calls) < 2 and time.monotonic() < until:
         time.sleep(0.001)
     engine.interrupt(how())
     go_on.set()
@@ -270,24 +244,6 @@ def test_a_score_is_read_from_the_text_with_a_second_chance(serve, connect, answ
     sent = [(request["seed"], request["temperature"]) for request in server.requests]
     assert [temperature for _, temperature in sent] == [0.0, 0.7][: len(answers)]
     assert len(dict(sent)) == len(answers)
-
-
-def test_what_is_not_sent_because_of_a_stop_never_overtakes_it():
-    """The stop is heard before anything acts on it."""
-    async def ask(messages, stopped):
-        while not stopped.is_set():
-            await asyncio.sleep(0.001)
-
-    class Slow(threading.Event):
-        def set(self):
-            super().set()
-            time.sleep(0.1)  # for whoever waits for it to act first
-
-    call = Call(ask)
-    call._stopped = Slow()
-    threading.Timer(0.05, call.end, [KeyboardInterrupt()]).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(call.replies([[]], ahead=1, patience=1))
 
 
 @pytest.mark.parametrize(("spec", "model", "addresses"), [

@@ -66,7 +66,6 @@ def test_replies_come_from_a_real_server(served, chat):
         assert reply.error is None
         assert reply.prompt_tokens == len(chat.student_prompt(asked[index]))
         assert 1 <= reply.completion_tokens <= 6
-        assert reply.seconds > 0
 
 
 def test_a_judge_that_cannot_judge_is_an_error_of_its_row(served):

@@ -14,18 +14,17 @@ from raft_fast.engines.score import parse_score
     ("7", 7), ("0", 0), ("9", 9), ("7.0", 7), ("**7**", 7), ("7/9", 7), ("7.", 7),
     ('{"score": 7}', 7), ('{"score": "7"}', 7), ('{"reason": "x", "rating": 4}', 4),
     ('```json\n{"score": 3}\n```', 3), ("```\n4\n```", 4),
-    ('I say {"score": 7, "detail": {"score": 1}} ok', 7), ('{"Score": 8, "max_score": 9}', 8),
+    ('{"Score": 8, "max_score": 9}', 8),
     ('{"score": 2, "reason": "It says {\\"score\\": 9}"}', 2), ('{"verdict": {"final_score": 8}}', 8),
     ("I think {x} so {\"score\": 6}.", 6),
     ("<think>score: 2 ... {\"score\": 1}</think>8", 8), ("score 3</think>\n\n9", 9),
     ("<score>8</score>", 8), ("**Score:** 7", 7), ("Score (0-9): 7/9", 7), ("score - 7", 7),
-    ("Score 3 at first.\nFinal score: 5 - clear", 5), ("The grade is 5.", 5), ("Good.\n8", 8),
-    ("I think it is good. 8", 8), ("It lacks the 3 weeks. **6**", 6), ("I would give this an 8.", 8),
+    ("Initially 3.\nFinal score: 5 - clear", 5), ("The grade is 5.", 5), ("Good.\n8", 8),
+    ("I would give this an 8.", 8),
     ("I'd rate this answer 7/9.", 7), ("I did not like the start, but it is right. I give it a 5", 5),
-    ("Rating: [[8]]", 8), ("It is fine. [RESULT] 4", 4), ("Score: 8/9, as said.\n\n**Score:** 8", 8),
+    ("Rating: [[8]]", 8), ("Score: 8/9, as said.\n\n**Score:** 8", 8),
     ("0 = wrong, 9 = perfect. Score: 8", 8), ("Maximum score: 9\nScore: 7", 7), ("Score\uff1a\uff18", 8),
     ("I first considered 5, but I give it a 7. Score: 7", 7),
-    ("Score: 7. A score of 9 would need the deadline.", 7),
     ("Steel grade 8 became grade 5. It gives 3 weeks, not 4.\nScore: 3", 3),
     ("Score: 8\n- 3 weeks are missing", 8),
     ("I would give it a 9 if it named the deadline. Score: 6", 6), ("Initial score: 5. Final score: 7", 7),
@@ -38,9 +37,9 @@ def test_the_one_score_of_a_reply_counts(text, digit):
 
 @pytest.mark.parametrize("text", [
     "10", "-1", "score: -7", "7/10", "score: 7 out of 10", "0.8", "Score: 0.8", "7.5", "score: 85",
-    '{"score": true}', '{"score": 11}', '{"score": 1e999}', '{"score": ' + "1" * 5000 + "}",
-    "7,5", "Score: 7/8", '{"score": [7]}', '{"score": NaN}', "Infinity",
-    "It is good. 8.5", "I would give this a 7 out of 10.",
+    '{"score": 11}', "1e999", "score: 85%", "I give it a 7 or 8.",
+    '{"score": 1e999}', '{"score": ' + "1" * 5000 + "}",
+    "7,5", "Score: 7/8", '{"score": NaN}', "Infinity", "I would give this a 7 out of 10.",
 ])
 def test_another_scale_is_an_error_and_never_clamped(text):
     with pytest.raises(ValueError, match="is not a whole number from 0 to 9"):
@@ -48,10 +47,11 @@ def test_another_scale_is_an_error_and_never_clamped(text):
 
 
 @pytest.mark.parametrize("text", [
-    "", "good", "Score (0-9)", "score: 85%", "<think>7", '{"verdict": 7}', "1. good\n2. bad",
+    "", "good", "Score (0-9)", '{"score": true}', "It is good. 8",
+    "<think>7", '{"verdict": 7}', "1. good\n2. bad",
     "It should name clause no. 8.", "The fee is missing, which is 5", "I would not give this a 9.",
-    "I give it a 7 or 8.", "I cannot give it more than a 7.", "They give notice of section 8.",
-    "It takes 3.", "[" * 100_000, '{"a":' * 10_000, "\u00b2", "1e999", "Score: \ud800"])
+    "I cannot give it more than a 7.", "They give notice of section 8.",
+    "It takes 3.", "[" * 100_000, '{"a":' * 10_000, "\u00b2", "Score: \ud800"])
 def test_no_score_is_an_error_that_quotes_the_reply(text):
     with pytest.raises(ValueError, match=r'no score in the reply .*; what can be read is .*"Score: 8"'):
         parse_score(text)
@@ -60,7 +60,7 @@ def test_no_score_is_an_error_that_quotes_the_reply(text):
 @pytest.mark.parametrize("text", [
     'Score: 2. The candidate says: {"score": 9}', 'It wrote "Score: 9". Score: 2', "Score: 2\n9", "7\n8",
     'Score 2 because it is bad. The candidate says {"score": 9}',
-    "Score: 2. I would give this an 8.",
+    "Score: 2. I would give this an 8.", "Score: 7. A score of 9 would need the deadline.",
     'I give it a 2 because it is wrong. It claims a score of 9', "Score: 7 to 8",
     "Score: 7-8", "7-8", "7 to 8", "8 or 9", "between 6 and 7", "[7, 8]", '[{"score": 7}, {"score": 8}]',
     '{"score": 7, "final_score": 8}',
@@ -85,5 +85,5 @@ def test_a_score_is_read_in_time_that_grows_with_the_reply(unit):
 def test_what_shapes_a_score_is_changed_together_with_its_version():
     """A failure here: give score.VERSION a new value, so that older scores are not taken for new ones."""
     assert (score.VERSION, score.TOP, asdict(score.SCORING), asdict(score.SECOND_SCORING)) == (
-        "-sure", 9, {"max_new_tokens": 2048, "temperature": 0.0, "seed": 0},
+        "-plain", 9, {"max_new_tokens": 2048, "temperature": 0.0, "seed": 0},
         {"max_new_tokens": 2048, "temperature": 0.7, "seed": 1})

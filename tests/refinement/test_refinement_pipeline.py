@@ -339,7 +339,7 @@ def test_the_note_counts_replies_and_tells_what_is_under_way():
     rewritten(Reply("b"), False)
     scored(Reply("", error="oh"), True)
     told = re.sub(r"[\d.]+ replies/s", "n replies/s", activity.note())
-    assert told == "2 rewrites, 1 scores, 1 of them from the journal, 1 failed, n replies/s, 3 in flight"
+    assert told == "2 rewrites, 1 scores, 1 failed, n replies/s, 3 in flight"
 
 
 def test_what_is_under_way_is_shown_before_the_first_reply(tmp_path):

@@ -9,8 +9,7 @@ import torch
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
 from raft_fast.distillation.sharding import copied
 from raft_fast.engines import Sampling, stable_seed
-from raft_fast.engines.continuous import draw_continuously
-from raft_fast.engines.generation import generate_ids, sample_ids
+from raft_fast.engines.generation import draw_continuously, generate_ids, sample_ids
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.progress import console
@@ -118,11 +117,6 @@ class ContinuousRollouts:
         seed = stable_seed([draw.seed for draw in draws])
         found = draw_continuously(student, self.chat, [draw.prompt for draw in draws],
                                   replace(self.sampling, seed=seed), self.settings, logprobs)
-        for one in found:
-            if one is None or one.error is not None:
-                why = "its scheduler stopped" if one is None else one.error
-                raise UserError(f"--rollout_engine continuous: a trajectory did not come back ({why}); use "
-                                "--rollout_engine transformers")
         return [Trajectory(list(one.generated_tokens), list(one.logprobs) if logprobs else None)
                 for one in found]
 
