@@ -14,17 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raft_fast.refinement.candidates import read_line
 from raft_fast.report import results, stage1
-from raft_fast.report.results import (
-    Lines,
-    Record,
-    RunFiles,
-    duration,
-    read,
-    read_run,
-    short,
-    value,
-    write_text,
-)
+from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run, short, value
 from raft_fast.report.stage1 import Stage1, read_stage1
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
@@ -72,7 +62,7 @@ def write_refine_report(folder: Path) -> Path:
     if found:
         sources = ", ".join(f"{count:,} {name}" for name, count in found.tally.sources.items())
         verdict = f"{found.tally.rows:,} rows; training answers: {sources}."
-        notes = stage1.notes(found.summary, stage1.rejected(folder))
+        notes = stage1.notes(found.summary)
     sections = [("Where the training answers come from", [screening(folder), *refinement(found, folder)])]
     return write_page(folder / "report.html", "RAFT, stage 1: refined data", folder.resolve().name, config,
                       sections, verdict, notes)
@@ -83,7 +73,7 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
     """Write a page of titled sections; returns its path. Whatever is not Markup is escaped."""
     environment = Environment(loader=PackageLoader("raft_fast.report", ""), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return write_text(environment.get_template("page.html.jinja").render(
+    return results.write_text(environment.get_template("page.html.jinja").render(
         kicker=kicker, heading=heading, config=config, sections=sections, verdict=verdict, notes=notes), path)
 
 
@@ -106,9 +96,11 @@ def training(steps: Sequence[Record]) -> list[Block]:
 
 def amount(steps: Sequence[Record]) -> Lines:
     """How much a run trained: (what, how much)."""
-    found = {"rows seen": steps[-1].get("rows_seen"), "optimizer steps": len(steps),
-             "tokens, prompts included": sum(step.get("tokens") or 0 for step in steps),
-             "tokens sampled by the student": sum(step.get("trajectory_tokens") or 0 for step in steps)}
+    summed = {"tokens": "tokens, prompts included", "trajectory_tokens": "tokens sampled by the student",
+              "lambda_bounded": "steps with λ at its bound",
+              "skipped": "steps skipped, their gradient was not finite"}
+    found = {"rows seen": steps[-1].get("rows_seen") if steps else 0, "optimizer steps": len(steps)} | {
+        what: sum(step.get(key) or 0 for step in steps) for key, what in summed.items()}
     return [(what, f"{count:,}") for what, count in found.items() if count]
 
 
@@ -116,10 +108,6 @@ def caveats(run: RunFiles) -> list[str]:
     """What qualifies a run's results, for page and card."""
     found = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
     found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
-    for key, what in (("lambda_bounded", "with λ at its bound"),
-                      ("skipped", "skipped, their gradient was not finite")):
-        if count := sum(bool(step.get(key)) for step in run.steps):
-            found.append(f"Steps {what}: {count} of {len(run.steps)}.")
     if run.config.get("load_best_model_at_end"):
         found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "
                      "these are a little too good.")

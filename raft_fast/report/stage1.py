@@ -1,7 +1,7 @@
 """Stage 1 as rows of text, for page, card and terminal: counts, candidates, costs, one row's story."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +13,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
 DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
-EXAMPLES, REASONS = 16, 3
+EXAMPLES = 16
 PRICED = {"rewrite": "rewriter", "fused": "fuser"}  # origin -> the engine whose price counts
 
 
@@ -63,6 +63,7 @@ def counts(summary: Record) -> Lines:
     """What came of the rows: (what, how many), for page and card."""
     used = summary["rows"]["used"]
     lines: Lines = [("rows", f"{used:,} of {summary['rows']['total']:,}"),
+                    ("rows set aside, in rejected.jsonl", f"{summary['rows'].get('rejected') or 0:,}"),
                     ("rewrites that passed the checks", _share(summary.get("passed_filter", 0), used))]
     lines += [(f"trained on: {source}", _share(count, used)) for source, count in summary["sources"].items()]
     if similarity := summary.get("similarity"):
@@ -76,26 +77,11 @@ def counts(summary: Record) -> Lines:
     return lines
 
 
-def notes(summary: Record, rejected: Sequence[str] = ()) -> list[str]:
-    """What qualifies the refined rows; `rejected` as in rejected.jsonl."""
+def notes(summary: Record) -> list[str]:
+    """What qualifies the refined rows."""
     if not summary:
         return ["Stage 1 left no summary; the training answers were used as they came."]
-    found, rows = [], summary.get("rows") or {}
-    if summary.get("fuser_is_judge"):
-        found.append("The fuser is also a judge: it scores its own fusions.")
-    if rows and rows["used"] < rows["total"]:
-        found.append(f"Rows used by stage 1: {rows['used']:,} of {rows['total']:,} (--max_rows 0 takes all).")
-    if rejected:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(rejected).most_common(REASONS))
-        found.append(f"Rows set aside, in rejected.jsonl: {len(rejected):,} ({reasons}).")
-    if failed := sum((summary.get("failed_scores") or {}).values()):
-        found.append(f"Judge replies without a score: {failed:,}.")
-    return found
-
-
-def rejected(folder: Path) -> list[str]:
-    """Why each row in rejected.jsonl was set aside."""
-    return [str(one["reason"]) for one in read_lines(folder / "rejected.jsonl", "reason") if one]
+    return ["The fuser is also a judge: it scores its own fusions."] if summary.get("fuser_is_judge") else []
 
 
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
