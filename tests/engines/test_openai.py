@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from faulty_server import SAMPLING, Say, ask, one_turn_each, then
+from faulty_server import SAMPLING, Say, ask, body, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Sampling, WindDown
@@ -62,9 +62,10 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
     server.models = ()
     with pytest.raises(UserError, match="serves no model"):
         connect(server.url)
-    server.page = True
-    with pytest.raises(UserError, match="serves no model; name one"):
-        connect(server.url)
+    for listing in (body("<html>hello</html>"), body({}), body({"data": [1]})):
+        server.listing = listing
+        with pytest.raises(UserError, match="serves no model; name one"):
+            connect(server.url)
 
 
 def test_the_identity_is_the_model_and_what_else_is_sent(serve, connect):
@@ -160,11 +161,11 @@ def test_one_of_several_endpoints_may_be_down(serve, connect):
 def test_a_server_without_a_list_of_models_needs_a_name(serve, connect, status):
     """`transformers serve` fails to make one where there is no hub cache."""
     server = serve()
-    server.list_status = status
+    server.listing = body("no", status)
     assert ask(connect(server), "a")[0].text == "ok"
     with pytest.raises(UserError, match="serves no model; name one as MODEL@"):
         connect(server.url)
-    server.list_status = 401
+    server.listing = body("no", 401)
     with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
         connect(server)
 

@@ -170,6 +170,21 @@ def test_a_model_that_no_list_has_is_asked_for_before_anything_is_loaded(serve, 
     assert [request["max_tokens"] for request in server.requests] == [1, 1]
 
 
+def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect):
+    served, got = iter(["one", "two"]), []
+    server = serve(lambda request, before: next(served, hang_up))
+    engine = connect(server, requests_in_flight=1, max_retries=1)
+
+    def collect():
+        for _, reply in engine.generate(one_turn_each("abcd"), Sampling()):
+            got.append(reply.text)
+
+    with pytest.raises(UserError, match="cannot be reached"):
+        collect()
+    assert got == ["one", "two"]
+    assert server.seen == {"a": 1, "b": 1, "c": 2}  # the fourth was never sent
+
+
 def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
     failed, got = threading.Event(), []
 
