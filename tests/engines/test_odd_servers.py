@@ -64,10 +64,6 @@ def test_any_other_end_is_no_reply(serve, connect, reason, says, asked):
     assert server.seen["bad"] == asked
 
 
-def test_an_aborted_reply_is_had_at_the_next_attempt(serve, connect):
-    assert ask(connect(serve(then(Say("half", reason="abort"), "whole"))), "a")[0].text == "whole"
-
-
 @pytest.mark.parametrize("said", [
     {"detail": [{"loc": ["body", "seed"], "msg": "no seed", "input": "the row"}]}, {"detail": "no seed"},
     {"error": "no seed"}, {"message": "no seed"}, [{"error": {"message": "no seed"}}], "no seed",

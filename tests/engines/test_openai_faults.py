@@ -77,17 +77,6 @@ def test_a_score_that_the_server_refuses_has_no_second_chance(serve, connect):
     assert server.seen == {"bad": 1, "odd": 2}
 
 
-@pytest.mark.parametrize(("say", "reason", "tokens"), [
-    (Say(None, reason="length", extra={"usage": None}), "length", (0, 0)),
-    (Say(" \n" * 500, reason="length"), "length", (7, 3)),
-    (Say("part", reason="content_filter"), None, (7, 3))])
-def test_a_reply_without_words_counts_what_was_paid_for(connect, say, reason, tokens):
-    reply = ask(connect(then(say)), "a")[0]
-    assert (reply.text, (reply.prompt_tokens, reply.completion_tokens)) == ("", tokens)
-    assert reply.error is None or reason is None
-    assert reason in (None, reply.finish_reason)
-
-
 def message(content):
     return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}]}
 
@@ -214,20 +203,6 @@ def test_what_an_endpoint_in_trouble_does_not_answer_is_asked_of_the_others(serv
     assert {reply.text for reply in replies.values()} == {"fine"}
     assert 2 <= len(broken.requests) <= 30
     assert len(well.requests) == 30
-
-
-def test_it_tells_what_it_waits_for(serve, connect):
-    answer = threading.Event()
-    slow = connect(serve(lambda request, before: answer.wait(10) and "fine"), requests_in_flight=3)
-    calls = threading.Thread(target=ask, args=(slow, *"abcd"))
-    calls.start()
-    until = time.monotonic() + 10
-    while slow.under_way() != "3 in flight":
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    answer.set()
-    calls.join()
-    assert slow.under_way() == ""
 
 
 def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
