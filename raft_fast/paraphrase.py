@@ -8,15 +8,15 @@ config.yaml. Started again on the same DIR it asks only for replies it does not 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.engines.load import check_engines
-from raft_fast.evaluation.domain import SimilarityEncoder
-from raft_fast.evaluation.paraphrases import paraphrase
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import write_json, write_jsonl, write_yaml
@@ -51,9 +51,10 @@ def main() -> None:
     make(rows, data.data, engine, encoder, options, data.seed, output_dir, reporter)
 
 
-def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEncoder,
-         options: ParaphraseOptions, seed: int, output_dir: Path, reporter: Reporter) -> Path:
-    """Paraphrase and review `rows` (read from `source`) into `output_dir`; returns its paraphrases.jsonl.
+def make(rows: Sequence[Row], source: str, engine: Engine, encoder: Any, options: ParaphraseOptions,
+         seed: int, output_dir: Path, reporter: Reporter) -> Path:
+    """Reword each row's last question once and review it, into `output_dir`; returns its paraphrases.jsonl,
+    whose lines read as rows (`completion` is the gold answer). `source`: where `rows` were read from.
 
     Raises UserError if none of the engine's replies can be used.
     """
@@ -62,14 +63,22 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEn
 
     prompt = load_prompt("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
     sampling = Sampling(MAX_NEW_TOKENS, TEMPERATURE, seed)
+    questions = [row.prompt[-1]["content"] for row in rows]
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:
         part = Part("--paraphraser", engine, journal, lambda reply, fresh: advance(fresh, found=not fresh))
-
-        def ask(conversations: list[list[Message]]) -> Sequence[Reply]:
-            return part.ask("paraphrase", conversations, sampling, prompt)
-
-        kept, refused = paraphrase(rows, ask, encoder, options.paraphrase_tau, prompt)
+        replies = part.ask("paraphrase", [
+            [*row.prompt[:-1], Message(role="user", content=prompt.fill(question=question))]
+            for row, question in zip(rows, questions, strict=True)], sampling, prompt)
         part.must_have_worked()
+    alike = encoder.similarities(questions, [reply.text for reply in replies])
+    kept, refused = [], []
+    for row, question, reply, similarity in zip(rows, questions, replies, alike, strict=True):
+        about = {"row_id": row.row_id, "original": question, "similarity": similarity}
+        if reasons := objections(question, reply, similarity, options.paraphrase_tau, prompt.text):
+            refused.append({**about, "paraphrase": reply.text, "reasons": reasons})
+        else:
+            kept.append({**about, "prompt": [*row.prompt[:-1], Message(role="user", content=reply.text)],
+                         "completion": row.gold, "category": row.category})
     write_jsonl(refused, output_dir / "refused.jsonl")
     write_json({
         "data": source, "rows": fingerprint_rows(rows), "made_by": engine.identity,
@@ -80,6 +89,24 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: SimilarityEn
     why = f"; {output_dir / 'refused.jsonl'} says why others were refused" if refused else ""
     reporter.say(f"{len(kept)} of {len(rows)} paraphrases kept; written to {output_dir}{why}")
     return output_dir / FILE
+
+
+def objections(question: str, reply: Reply, similarity: float, tau: float,
+               instructions: str = "") -> list[str]:
+    """Why a paraphrase cannot be used; empty if it can. Stage 1's checks compare it with the question as they
+    compare a rewrite with its gold answer: numbers, references, negation, language, copies, ..."""
+    from raft_fast.refinement.checks import Case, check
+
+    case = Case(question, question, replace(reply, text=reply.text.strip()), instructions)
+    found = check(case)
+    reasons = [reason.replace("the gold answer", "the question") for reason in found.values() if reason]
+    if found["reply"] or found["empty"]:
+        return reasons
+    if "?" in question and "?" not in case.answer:
+        reasons.append("no longer a question")
+    if not similarity >= tau:
+        reasons.append(f"similarity {similarity:.3f} is below --paraphrase_tau {tau:g}")
+    return reasons
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
     data, how = options.data, options.how
     folder = Path(data.output_dir or f"refined/{Path(data.data or '').stem}")
     if how.explain is not None:
-        from raft_fast.report.explain import explain
+        from raft_fast.report.stage1 import explain
 
         if not data.output_dir and not data.data:
             raise UserError(f"--explain {how.explain}: requires --output_dir, the folder refined into")

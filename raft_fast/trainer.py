@@ -208,7 +208,7 @@ class RAFTTrainer:
         trained model as eval_PART_METRIC, those of the model before with _base behind. Raises UserError
         before training has ended."""
         from raft_fast.evaluation import evaluate
-        from raft_fast.report.finish import finish
+        from raft_fast.report.cards import finish
 
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
@@ -260,7 +260,7 @@ class RAFTTrainer:
         """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
         written from the run, so the further arguments of transformers' method are ignored. Raises UserError
         if training collapsed, or if the upload fails."""
-        from raft_fast.report.finish import upload
+        from raft_fast.report.cards import upload
 
         self._must_be_trained()
         kept = self.options.watch.hub_private_repo if private is None else private

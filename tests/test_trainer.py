@@ -370,7 +370,7 @@ def test_own_rollouts_and_recipe_with_refined_rows(home):
 
 def test_a_model_is_pushed_with_its_card(home, rows, monkeypatch):
     pushed = []
-    monkeypatch.setattr("raft_fast.report.finish.push", lambda *words: pushed.append(words) or "address")
+    monkeypatch.setattr("raft_fast.report.cards.push", lambda *words: pushed.append(words) or "address")
     trainer = RAFTTrainer("model", config("runs/pushed"), rows)
     with pytest.raises(UserError, match="call train"):
         trainer.push_to_hub()

@@ -24,7 +24,7 @@ from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.jury import Jury, open_jury
-from raft_fast.report.text import counted, duration
+from raft_fast.report.results import counted, duration
 from raft_fast.run.errors import entry
 from raft_fast.run.progress import Reporter
 

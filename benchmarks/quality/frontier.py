@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.quality.points import MEASURES, Measured
-from raft_fast.evaluation.statistics import Pair
+from raft_fast.evaluation.scores import Pair
 
 RESAMPLES = 1000
 ENOUGH = 0.9  # of the resamples must have an answer before an interval is given

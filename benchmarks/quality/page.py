@@ -11,11 +11,17 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.quality.points import DISTANCE, MEASURES
 from benchmarks.quality.results import PLANES
-from raft_fast.report.figure import C1, MUTED, PLAIN, figure
-from raft_fast.report.files import write_text
-from raft_fast.report.page import plots, table, text, write_page
-from raft_fast.report.results import ENOUGH, beyond_noise
-from raft_fast.report.text import counted, markdown, percent, short, value
+from raft_fast.report.page import C1, MUTED, PLAIN, figure, plots, table, text, write_page
+from raft_fast.report.results import (
+    ENOUGH,
+    beyond_noise,
+    counted,
+    markdown,
+    percent,
+    short,
+    value,
+    write_text,
+)
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
          "text.nll", "general.strict_instruction")

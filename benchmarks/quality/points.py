@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raft_fast.evaluation import scores
 from raft_fast.evaluation.both_models import Answers
 from raft_fast.evaluation.drift import TokenDrift
-from raft_fast.evaluation.statistics import Pair
+from raft_fast.evaluation.scores import BEHAVIOUR, METRICS, Pair, pairs
 from raft_fast.run.errors import UserError
 
 Values = dict[str, list[Pair | None]]
@@ -109,16 +108,13 @@ class Outcome:
 
 def measure(answers: Answers, drift: dict[str, list[TokenDrift]]) -> Values:
     """Every measure that a model's answers and its drift from the base give, to six decimals."""
-    found: Values = {f"{part}.{metric}": one.parts(metric)
-                     for part, one in answers.domains.items() for metric in one.metrics}
-    if answers.general:
-        found |= {f"general.{metric}": answers.general.parts(metric)
-                  for metric in answers.general.metrics}
+    found: Values = {f"{part}.{metric}": pairs(records, metric)
+                     for part, records in answers.items() for metric in METRICS[part]}
     for part, texts in drift.items():
         found |= {f"{part}.{metric}": [one.part(metric) for one in texts]
                   for metric in ("kl", "nll", "agreement")}
-    return {name: [None if pair is None else (round(float(pair[0]), 6), pair[1]) for pair in pairs]
-            for name, pairs in found.items()}
+    return {name: [None if pair is None else (round(float(pair[0]), 6), pair[1]) for pair in rows]
+            for name, rows in found.items()}
 
 
 def read_cell(folder: Path) -> Outcome:
@@ -146,8 +142,8 @@ def behaviour_of(path: Path) -> Values:
     parts: dict[str, list[Record]] = {}
     for record in read_lines(path):
         parts.setdefault(record["suite"], []).append(record)
-    return {f"{part}.{metric}": [scores.behaviour_of(record, metric) for record in records]
-            for part, records in parts.items() for metric in scores.BEHAVIOUR}
+    return {f"{part}.{metric}": pairs(records, metric)
+            for part, records in parts.items() for metric in BEHAVIOUR}
 
 
 def verdicts_path(answers: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.frontier import Plane
 from benchmarks.quality.points import DISTANCE, MEASURES, Measured, Outcome, Values
-from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
+from raft_fast.evaluation.scores import Pair, paired_change, paired_p
 
 # (domain score, general loss) in which methods are compared by their frontiers
 PLANES = [("domain.nll", "own.kl"), ("domain.jury", "own.kl"), ("domain.token_f1", "own.kl"),

@@ -37,16 +37,16 @@ from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
-from raft_fast.evaluation.both_models import Answers, Exam, set_exam, sit
-from raft_fast.evaluation.domain import domain_scores
+from raft_fast.evaluation.both_models import Answers, Exam, generations, set_exam, sit
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift, weight_distance
-from raft_fast.evaluation.ifbench import fetched_suites, general_scores
+from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.evaluation.jury import Jury, agreement, pairs_of
-from raft_fast.evaluation.paraphrases import of_trained
 from raft_fast.models.architecture import positions
+from raft_fast.models.chat import View
 from raft_fast.models.load import load_encoder
 from raft_fast.recipes import find, terms_of
 from raft_fast.refinement.answers import answer_rows
+from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
 from raft_fast.run.files import write_json, write_jsonl
 from raft_fast.run.options import Options, ParaphraseOptions
@@ -72,7 +72,7 @@ class Shared:
     def identity(self) -> str:
         """Tells apart whatever changes a cell's outcome, its options aside."""
         return digest([fingerprint_rows(self.data.train), *map(fingerprint_rows, self.exam.rows.values()),
-                       self.original.identity, self.probes.as_json(),
+                       self.original.identity, _saved(self.probes),
                        [prompt.key for prompt in self.exam.general.prompts] if self.exam.general else None])
 
     def rows(self, cell: Cell) -> list[Row]:
@@ -97,7 +97,7 @@ class Shared:
     def examine(self, engine: HFEngine, name: str, place: dict[str, Any], keep: Path) -> Measured:
         """Ask a model everything and compare it with the base; raw answers go to `keep`."""
         answers = sit(self.exam, engine, name, self.reporter)
-        write_jsonl(answers.records(name), keep)
+        write_jsonl(generations(answers, name), keep)
         values = measure(answers, measure_drift(self.original, engine, self.probes, self.reporter))
         moved = weight_distance(self.original.model, engine.model)
         return Measured(**place, values=values, extra={"weights": moved})
@@ -138,11 +138,12 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
         exam = replace(exam, rows=exam.rows | {"paraphrases": reworded})
         asked.append(fingerprint_rows(reworded))
     key = digest(asked)
-    base = _loaded(_kept(folder / f"base-{key}.json", lambda: _saved(sit(exam, original, "base", reporter))))
-    write_jsonl(base.records("base"), folder / BASE_ANSWERS)
-    probes = _kept(folder / f"probes-{key}.json", lambda: draw_probes(
-        exam.drift_prompts, original, options.evaluate.drift_max_new_tokens, reporter).as_json())
-    return Shared(folder, options, data, original, encoder, exam, base, Probes.load(probes), reporter)
+    base = _kept(folder / f"answers-{key}.json", lambda: sit(exam, original, "base", reporter))
+    write_jsonl(generations(base, "base"), folder / BASE_ANSWERS)
+    probes = _kept(folder / f"probes-{key}.json", lambda: _saved(draw_probes(
+        exam.drift_prompts, original, options.evaluate.drift_max_new_tokens, reporter)))
+    return Shared(folder, options, data, original, encoder, exam, base,
+                  {name: [View(*ids) for ids in views] for name, views in probes.items()}, reporter)
 
 
 def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine, encoder: Any,
@@ -155,7 +156,10 @@ def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine
             paraphrase.make(data.train, str(options.data.data), original, encoder, ParaphraseOptions(),
                             options.data.seed, made, reporter)
         name = str(made / paraphrase.FILE)
-    found = of_trained(read_table(name, 0.0).rows, data.train, name)
+    golds = {row.gold for row in data.train}
+    found = [row for row in read_table(name, 0.0).rows if row.gold in golds]
+    if not found:
+        raise UserError(f"{name}: none of its rows has the gold answer of a row that is trained on")
     reporter.say(f"{len(found)} of {len(data.train)} trained questions in other words, from {name}")
     return spread(found, options.evaluate.eval_rows, options.data.seed)
 
@@ -257,7 +261,7 @@ def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> No
                 ballots = jury.hold(asked)
                 advance(len(asked))
             values[f"{part}.jury"] = pairs_of(ballots)
-            votes += [ballot.votes for ballot in ballots if ballot is not None]
+            votes += [ballot.votes for ballot in ballots]
         write_json({"about": about, "values": values, "votes": votes}, target)
 
 
@@ -280,13 +284,5 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _saved(answers: Answers) -> Record:
-    return {"model": answers.model,
-            "domains": {name: scores.records for name, scores in answers.domains.items()},
-            "general": answers.general.records if answers.general else None}
-
-
-def _loaded(saved: Record) -> Answers:
-    return Answers(saved["model"],
-                   {name: domain_scores(records) for name, records in saved["domains"].items()},
-                   general_scores(saved["general"]) if saved["general"] else None)
+def _saved(probes: Probes) -> Record:
+    return {name: [[view.prompt, view.completion] for view in views] for name, views in probes.items()}

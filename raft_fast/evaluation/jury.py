@@ -17,8 +17,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
 from raft_fast.engines.asking import Part, Prompt, load_prompt
 from raft_fast.engines.journal import Journal
-from raft_fast.evaluation.scores import MODELS, Record
-from raft_fast.evaluation.statistics import Pair, compare_pairs, share
+from raft_fast.evaluation.scores import MODELS, Pair, Record, compare_pairs, share
 from raft_fast.refinement.bench import load_judges
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.refinement.parts import verdicts
@@ -33,9 +32,9 @@ FOLDER, FILE = "jury", "jury.jsonl"  # beside evaluation.json: the journal of ra
 
 @dataclass(frozen=True)
 class Ballot:
-    """The verdicts on one answer. An empty answer is wrong without asking."""
+    """The verdicts on one answer. An empty answer is wrong without asking, a failed one is not judged."""
 
-    verdicts: list[Verdict]
+    verdicts: Sequence[Verdict]
     quorum: int
     empty: bool = False
 
@@ -66,23 +65,15 @@ class Jury:
     prompt: Prompt
     quorum: int
 
-    def hold(self, records: Sequence[Record]) -> list[Ballot | None]:
-        """A ballot for every generation record (prompt, gold, answer); None for an answer that failed.
-
-        Raises UserError if a judge never works.
-        """
-        ballots = [None if record["error"] is not None else Ballot([], self.quorum, empty=True)
-                   for record in records]
-        asked = [place for place, record in enumerate(records)
-                 if record["error"] is None and record["answer"].strip()]
-        if asked:
-            rows = [Row(records[place]["row_id"], records[place]["prompt"], "", gold=records[place]["gold"])
-                    for place in asked]
-            said = verdicts(rows, [records[place]["answer"] for place in asked], self.judges, self.prompt)
-            for place, found in zip(asked, said, strict=True):
-                ballots[place] = Ballot(found, self.quorum)
-            for one in self.judges:
-                one.must_have_worked()
+    def hold(self, records: Sequence[Record]) -> list[Ballot]:
+        """A ballot for every record of generations.jsonl. Raises UserError if a judge never works."""
+        asked = [one for one in records if one["error"] is None and one["answer"].strip()]
+        rows = [Row(one["row_id"], one["prompt"], "", gold=one["gold"]) for one in asked]
+        said = iter(verdicts(rows, [one["answer"] for one in asked], self.judges, self.prompt))
+        ballots = [Ballot(next(said) if one["error"] is None and one["answer"].strip() else [], self.quorum,
+                          one["error"] is None and not one["answer"].strip()) for one in records]
+        for judge in self.judges:
+            judge.must_have_worked()
         return ballots
 
     def about(self) -> Record:
@@ -109,33 +100,32 @@ def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Pa
 
 def add_accuracy(result: dict[str, Any], answers: Mapping[str, Mapping[str, Sequence[Record]]], jury: Jury,
                  output_dir: Path, reporter: Reporter) -> dict[str, Any]:
-    """`result` (evaluation.json) with accuracy among the metrics of every part, and with `jury`: the judges,
-    their agreement and missing votes. `answers` holds records by model and part; ballots go to jury.jsonl."""
-    ballots: dict[tuple[str, str], list[Ballot | None]] = {}
+    """`result` (evaluation.json) with accuracy among the metrics of every domain part, and with `jury`: the
+    judges, their agreement and missing votes. `answers` by model and part; ballots go to jury.jsonl."""
+    parts = [part for part in answers["base"] if part != "general"]
+    ballots: dict[tuple[str, str], list[Ballot]] = {}
     for model in MODELS:
-        for part, records in answers[model].items():
-            with reporter.phase(f"jury {model}: {part}", len(records), "answers") as advance:
-                ballots[model, part] = jury.hold(records)
-                advance(len(records))
-    write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"],
-                  **(ballot.as_json() if ballot else {"correct": None, "votes": []})}
+        for part in parts:
+            with reporter.phase(f"jury {model}: {part}"):
+                ballots[model, part] = jury.hold(answers[model][part])
+    write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], **ballot.as_json()}
                  for (model, part), held in ballots.items()
                  for record, ballot in zip(answers[model][part], held, strict=True)), output_dir / FILE)
-    for part in answers["base"]:
+    for part in parts:
         base, trained = (pairs_of(ballots[model, part]) for model in MODELS)
         metric = compare_pairs(base, trained, share) | {"higher_is_better": True}
         result |= {part: result[part] | {"metrics": result[part]["metrics"] | {METRIC: metric}}}
-    every = [ballot for held in ballots.values() for ballot in held if ballot is not None]
+    every = [ballot for held in ballots.values() for ballot in held]
     missing = Counter(one.judge for ballot in every for one in ballot.verdicts if one.score is None)
     return result | {METRIC: jury.about() | {
         "agreement": agreement([ballot.votes for ballot in every]), "missing_votes": dict(missing),
-        "not_judged": {model: sum(ballot is None or ballot.correct is None for part in answers[model]
-                                  for ballot in ballots[model, part]) for model in MODELS}}}
+        "not_judged": {model: sum(ballot.correct is None for part in parts for ballot in ballots[model, part])
+                       for model in MODELS}}}
 
 
-def pairs_of(ballots: Sequence[Ballot | None]) -> list[Pair | None]:
+def pairs_of(ballots: Sequence[Ballot]) -> list[Pair | None]:
     """(1 or 0, 1) for every answer that the jury decided on."""
-    return [None if one is None or one.correct is None else (float(one.correct), 1.0) for one in ballots]
+    return [None if one.correct is None else (float(one.correct), 1.0) for one in ballots]
 
 
 def agreement(votes: Sequence[Sequence[bool]]) -> Record:

@@ -1,13 +1,12 @@
 """Other suites: tasks of lm-eval (EleutherAI's lm-evaluation-harness) on both models."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raft_fast.engines import Engine
-from raft_fast.evaluation.statistics import Pair, paired_change, paired_p
+from raft_fast.evaluation.scores import Pair, paired_change, paired_p
 from raft_fast.run.errors import UserError, first_line, require
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import CompareOptions
@@ -43,19 +42,13 @@ def find_tasks(options: CompareOptions) -> Tasks | None:
     manager = TaskManager(include_path=options.lm_eval_include)
     for name in names:
         if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=1)
-            raise UserError(f"--lm_eval {name}: lm-eval has no such task"
-                            + (f" (did you mean {near[0]}?)" if near else "")
-                            + "; --lm_eval_include names a folder with your own")
+            raise UserError(f"--lm_eval {name}: lm-eval has no such task; --lm_eval_include names a folder "
+                            "with your own")
         try:
             manager.load([name])
-        except ImportError as error:
-            raise UserError(f"--lm_eval {name}: needs another package ({error}): pip install "
-                            f"{error.name or 'it'}, or see lm-eval's documentation of this task") from error
-        except Exception as error:  # every task reads its data in its own way
-            raise UserError(f"--lm_eval {name}: its data cannot be loaded: {first_line(error)}; it comes "
-                            "from the Hub or its cache (HF_HOME), or from files that a task in "
-                            "--lm_eval_include names") from error
+        except Exception as error:  # every task reads its data in its own way, some with another package
+            raise UserError(f"--lm_eval {name}: cannot be loaded: {first_line(error)}; its data come from "
+                            "the Hub or its cache (HF_HOME), or from files in --lm_eval_include") from error
     return Tasks(names, manager, options.lm_eval_limit or None)
 
 
@@ -65,32 +58,31 @@ def run_tasks(tasks: Tasks, engines: Mapping[str, Engine], output_dir: Path, rep
 
     Raises UserError for an engine that is not in this process.
     """
-    runs = {}
-    for model, engine in engines.items():
-        with reporter.phase(f"lm-eval {model}"):
-            runs[model] = _run(tasks, engine)
-    write_jsonl(_lines(runs), output_dir / FILE)
-    base, trained = runs.values()
     import lm_eval
-
-    return {"version": getattr(lm_eval, "__version__", None), "limit": tasks.limit, "tasks": {
-        task: {metric: _compared(metric, base, trained, task) for metric, value in scores.items()
-               if "," in metric and "_stderr," not in metric and isinstance(value, int | float)}
-        for task, scores in base["results"].items()}}
-
-
-def _run(tasks: Tasks, engine: Engine) -> Result:
-    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     from raft_fast.engines.hf import HFEngine
 
-    if not isinstance(engine, HFEngine):
-        raise UserError(f"--lm_eval: {engine.identity} is not a model in this process; name a folder or a "
-                        "Hub name")
-    model = HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer, batch_size=engine.batch_size)
-    return simple_evaluate(model=model, tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit,
-                           apply_chat_template=True, log_samples=True)
+    runs: dict[str, Result] = {}
+    for name, engine in engines.items():
+        if not isinstance(engine, HFEngine):
+            raise UserError(f"--lm_eval: {engine.identity} is not a model in this process; name a folder or "
+                            "a Hub name")
+        with reporter.phase(f"lm-eval {name}"):
+            model = HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer,
+                         batch_size=engine.batch_size)
+            runs[name] = lm_eval.simple_evaluate(
+                model=model, tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit,
+                apply_chat_template=True, log_samples=True)
+    write_jsonl(({"model": name, "task": task, **{key: one[key] for key in (*KEPT, *one.get("metrics", ()))
+                                                  if key in one}}
+                 for name, run in runs.items() for task, samples in run["samples"].items()
+                 for one in samples), output_dir / FILE)
+    return {"version": getattr(lm_eval, "__version__", None), "limit": tasks.limit, "tasks": {
+        task: {metric: _compared(metric, runs["base"], runs["trained"], task)
+               for metric, value in scores.items()
+               if "," in metric and "_stderr," not in metric and isinstance(value, int | float)}
+        for task, scores in runs["base"]["results"].items()}}
 
 
 def _compared(metric: str, base: Result, trained: Result, task: str) -> Result:
@@ -103,8 +95,8 @@ def _compared(metric: str, base: Result, trained: Result, task: str) -> Result:
                 "stderr": stderr if isinstance(stderr, int | float) else None}
 
     def pairs(run: Result) -> list[Pair | None]:
-        samples = [one for one in run["samples"].get(task, []) if one.get("filter", chosen) == chosen]
-        return [_pair(one.get(name)) for one in sorted(samples, key=lambda one: one["doc_id"])]
+        samples = sorted(run["samples"].get(task, []), key=lambda one: one["doc_id"])
+        return [_pair(one.get(name)) for one in samples if one.get("filter", chosen) == chosen]
 
     return {"base": score(base), "trained": score(trained),
             "higher_is_better": base.get("higher_is_better", {}).get(task, {}).get(name),
@@ -117,11 +109,3 @@ def _pair(value: Any) -> Pair | None:
             isinstance(one, bool) for one in value):  # several instructions in one prompt
         return float(sum(value)), float(len(value))
     return (float(value), 1.0) if isinstance(value, int | float) else None
-
-
-def _lines(runs: Mapping[str, Result]) -> Iterator[Result]:
-    for model, run in runs.items():
-        for task, samples in run["samples"].items():
-            for one in samples:
-                kept = {key: one[key] for key in (*KEPT, *one.get("metrics", ())) if key in one}
-                yield {"model": model, "task": task, **kept}

@@ -1,17 +1,21 @@
-"""Scores of any part: collecting answers, comparing both models, length and refusals of answers."""
+"""Scores of answers and their uncertainty: 95 % intervals, paired changes, permutation tests."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
-from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply, Sampling
-from raft_fast.evaluation.statistics import Mean, Pair, Pairs, compare_pairs, weighted_mean
-from raft_fast.run.progress import Reporter
+import numpy as np
+
+from raft_fast.data.texts import letters
+from raft_fast.refinement.checks.numbers import number_set
 
 MODELS = ("base", "trained")
+# metric in evaluation.json -> is higher better?
+DOMAIN = {"token_f1": True, "similarity": True, "number_f1": True, "nll": False}
+GENERAL = dict.fromkeys(("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction"), True)
+METRICS = {"domain": DOMAIN, "paraphrases": DOMAIN, "general": GENERAL}
 BEHAVIOUR = ("words", "cut_off", "refused")
 WORD = re.compile(r"\w+")
 OPENING = 240  # characters in which a refusal is looked for
@@ -28,69 +32,148 @@ REFUSAL = re.compile(r"""
     (?:help|assist|answer|respond|provide|give|comply|fulfil|tell\ you|share|discuss|advise|disclose|
        say(?=[.,!]|$)|do\ (?:this|that|so)(?=[.,!]|$))
 """, re.IGNORECASE | re.VERBOSE)
+RESAMPLES = 2000
+Z_95 = 1.959964
 Record = dict[str, Any]  # a line of generations.jsonl
+Pair = tuple[float, float]  # (value, weight) of one row
+Pairs = Sequence[Pair | None]  # None: this row has no value
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One model on one part: a record for each row in order, and how metrics are read from records."""
+class Mean(TypedDict):
+    """A mean, its 95 % interval (null if it has none) and the number of values."""
 
-    records: list[Record]
-    metrics: dict[str, bool]  # name -> is higher better?
-    pair: Callable[[Record, str], Pair | None]
-    mean: Callable[[Pairs], Mean] = weighted_mean
-
-    def parts(self, metric: str) -> list[Pair | None]:
-        """(value, weight) of every row."""
-        return [self.pair(record, metric) for record in self.records]
-
-    @cached_property
-    def means(self) -> dict[str, Mean]:
-        return {metric: self.mean(self.parts(metric)) for metric in self.metrics}
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
 
 
-def compare_scores(base: Scores, trained: Scores) -> dict[str, Any]:
-    """Metrics of both models with the change between them; failed and truncated answers of each."""
-    def count(holds: Callable[[Record], bool]) -> dict[str, int]:
-        return {name: sum(map(holds, one.records)) for name, one in zip(MODELS, (base, trained), strict=True)}
-
-    return {"metrics": {metric: compare_pairs(base.parts(metric), trained.parts(metric), base.mean)
-                        | {"higher_is_better": better} for metric, better in base.metrics.items()},
-            "failed": count(lambda record: record["error"] is not None),
-            "truncated": count(lambda record: record["finish_reason"] == "length")}
+def weighted_mean(pairs: Pairs, seed: int = 0) -> Mean:
+    """sum(values) / sum(weights), interval by bootstrap over the rows; a single row has no interval."""
+    return _bootstrap(pairs, seed=seed)
 
 
-def collect(engine: Engine, prompts: Sequence[list[Message]], max_new_tokens: int, reporter: Reporter,
-            phase: str) -> list[Reply]:
-    """Greedy replies in the order of `prompts`, with progress."""
-    replies: dict[int, Reply] = {}
-    under_way = getattr(engine, "under_way", "")
-    with reporter.phase(phase, len(prompts), "answers") as advance:
-        advance(0, note=under_way)
-        for index, reply in engine.generate(prompts, Sampling(max_new_tokens)):
-            replies[index] = reply
-            advance(note=under_way)
-    return [replies[index] for index in range(len(prompts))]
+def paired_change(base: Pairs, trained: Pairs, seed: int = 0) -> Mean:
+    """Mean of trained minus mean of base over the rows that both have, by paired bootstrap.
+
+    No interval where no row differs: a bootstrap would call that certain, which it is not.
+    """
+    return _bootstrap(base, trained, seed=seed)
+
+
+def share(pairs: Pairs) -> Mean:
+    """Successes / trials over (successes, trials) of each row, with Wilson's interval (valid at 0 and 1)."""
+    successes, trials = (sum(one[at] for one in pairs if one is not None) for at in (0, 1))
+    if not trials:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    p, z2 = successes / trials, Z_95**2
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": int(trials)}
+
+
+def paired_p(base: Pairs, trained: Pairs, seed: int = 0) -> float | None:
+    """Two-sided p-value of a permutation test that swaps the models row by row; None if no row has both."""
+    values = _known(base, trained)
+    if not len(values):
+        return None
+    swaps = np.random.default_rng(seed).random((RESAMPLES, len(values))) < 0.5
+    moved = swaps @ (values[:, 1] - values[:, 0])
+    left, right = values.sum(0)
+    changes = _ratio(right - moved) - _ratio(left + moved)
+    change = abs(float(_ratio(right) - _ratio(left)))
+    at_least = np.abs(changes) >= change - 1e-12 * max(1.0, change)  # ties are ties
+    return float((1 + at_least.sum()) / (1 + RESAMPLES))
+
+
+def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[[Pairs], Mean] = weighted_mean
+                  ) -> dict[str, Any]:
+    """One metric of evaluation.json: both means (by `mean`), the change with its interval, and p."""
+    return {"base": mean(base), "trained": mean(trained), "change": paired_change(base, trained),
+            "p": paired_p(base, trained)}
+
+
+def _bootstrap(*sides: Pairs, seed: int) -> Mean:
+    """The ratio of sums of one side, or of the second minus that of the first, resampled by rows."""
+    values = _known(*sides)
+    if not len(values):
+        return {"mean": None, "low": None, "high": None, "n": 0}
+
+    def statistic(draws: np.ndarray) -> np.ndarray:
+        ratios = [_ratio(values[:, side][draws].sum(axis=1)) for side in range(len(sides))]
+        return ratios[-1] - (ratios[0] if len(sides) == 2 else 0)
+
+    found = statistic(np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values))))
+    found = found[np.isfinite(found)]
+    low = high = None
+    if np.ptp(found) and not (len(sides) == 2 and np.array_equal(values[:, 0], values[:, 1])):
+        low, high = (float(at) for at in np.percentile(found, (2.5, 97.5)))
+    return {"mean": float(statistic(np.arange(len(values))[None])[0]), "low": low, "high": high,
+            "n": len(values)}
+
+
+def _known(*sides: Pairs) -> np.ndarray:
+    """The rows that every side has, [rows, sides, (value, weight)]; empty if a side has no weight at all."""
+    known = np.array([row for row in zip(*sides, strict=True) if None not in row], dtype=float)
+    known = known.reshape(-1, len(sides), 2)
+    return known[:0] if (known[:, :, 1].sum(0) == 0).any() else known
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: np.ndarray = sums[..., 0] / sums[..., 1]
+    return found
+
+
+def compare_scores(part: str, base: Sequence[Record], trained: Sequence[Record]) -> dict[str, Any]:
+    """Metrics of one part's records of both models with the change between them; how many answers of each
+    failed and were truncated."""
+    both = dict(zip(MODELS, (base, trained), strict=True))
+    mean = share if part == "general" else weighted_mean
+    return {"metrics": {metric: compare_pairs(pairs(base, metric), pairs(trained, metric), mean)
+                        | {"higher_is_better": better} for metric, better in METRICS[part].items()},
+            "failed": {model: sum(one["error"] is not None for one in records)
+                       for model, records in both.items()},
+            "truncated": {model: sum(one["finish_reason"] == "length" for one in records)
+                          for model, records in both.items()}}
 
 
 def behaviour(base: Sequence[Record], trained: Sequence[Record]) -> dict[str, Any]:
-    """Both models' mean number of words, share of answers cut off and share of refusals, with the change.
-
-    Takes the records of one part in one order; failed answers are left out.
-    """
-    def pairs(records: Sequence[Record], metric: str) -> list[Pair | None]:
-        return [behaviour_of(record, metric) for record in records]
-
+    """Mean number of words, share of answers cut off and share of refusals, with the change."""
     return {metric: compare_pairs(pairs(base, metric), pairs(trained, metric)) for metric in BEHAVIOUR}
 
 
-def behaviour_of(record: Record, metric: str) -> Pair | None:
-    """(value, weight) of one record for a metric of `BEHAVIOUR`; None for a failed answer."""
-    if record["error"] is not None:
-        return None
-    measured = {"words": len(WORD.findall(record["answer"])), "refused": refuses(record["answer"]),
-                "cut_off": record["finish_reason"] == "length"}
-    return float(measured[metric]), 1.0
+def pairs(records: Sequence[Record], metric: str) -> list[Pair | None]:
+    """(value, weight) of every record for a metric of `METRICS` or `BEHAVIOUR`; None where it has none."""
+    return [_pair(record, metric) for record in records]
+
+
+def _pair(record: Record, metric: str) -> Pair | None:
+    if metric in BEHAVIOUR:
+        answer = record["answer"]
+        return None if record["error"] is not None else (float(
+            len(WORD.findall(answer)) if metric == "words" else
+            refuses(answer) if metric == "refused" else record["finish_reason"] == "length"), 1.0)
+    if metric in GENERAL:
+        kind, level = metric.split("_")
+        if (followed := record[kind]) is None:
+            return None
+        return (float(all(followed)), 1.0) if level == "prompt" else (float(sum(followed)), len(followed))
+    key, weight = ("nll_sum", record["nll_tokens"]) if metric == "nll" else (metric, 1.0)
+    return None if record[key] is None else (record[key], weight)  # every gold token counts the same
+
+
+def score_answer(gold: str, answer: str) -> dict[str, float | None]:
+    """Token F1 (bags of words after Unicode normalisation, without case and punctuation), and F1 of the
+    numbers with their units, null where the gold answer has none."""
+    bags = [Counter(WORD.findall(letters(text))) for text in (gold, answer)]
+    numbers = [Counter(number_set(text)) for text in (gold, answer)]
+    return {"token_f1": _f1(*bags), "number_f1": _f1(*numbers) if numbers[0] else None}
+
+
+def _f1(left: Counter[Any], right: Counter[Any]) -> float:
+    total = left.total() + right.total()
+    return 2 * (left & right).total() / total if total else 1.0
 
 
 def refuses(answer: str) -> bool:

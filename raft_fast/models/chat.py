@@ -7,7 +7,7 @@ ids from the moment it is sampled or tokenised; nothing here decodes and re-enco
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from raft_fast.data.texts import Message, trim
@@ -34,8 +34,8 @@ class View:
 class Chat:
     """A tokenizer's chat template, with its own switches `template_kwargs` (enable_thinking, ...).
 
-    `eos_ids` holds every id that ends a completion, `end_of_turn` the one the template itself puts after an
-    answer. Raises UserError if the tokenizer has no template or no end of sequence.
+    `ids` have a token or end a completion, `eos_ids` end one, `end_of_turn` is what the template itself puts
+    after an answer. Raises UserError if the tokenizer has no template or no end of sequence.
     """
 
     def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
@@ -51,6 +51,7 @@ class Chat:
         self.eos_ids = _eos_ids(own, generation_config) | ({end} if end is not None else set())
         if not self.eos_ids:
             raise UserError(f"--model {name}: neither tokenizer nor generation config names an eos token")
+        self.ids = self.eos_ids | frozenset(tokenizer.get_vocab().values())
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids)
         self.end_of_turn = next(each for each in (end, own, min(self.eos_ids)) if each is not None)
 
@@ -84,11 +85,6 @@ class Chat:
         """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
         turns = tuple((turn["role"], turn["content"]) for turn in messages)
         return [*self._rendered(turns, self.template.thought(answer))]
-
-    @cached_property
-    def ids(self) -> frozenset[int]:
-        """The ids that the tokenizer has a token for, or that end a completion."""
-        return self.eos_ids | frozenset(self.tokenizer.get_vocab().values())
 
     def below(self, rows: int) -> "Chat":
         """The same chat where one of the models has only `rows` rows: it has no ids from there on."""

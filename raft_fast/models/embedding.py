@@ -31,7 +31,7 @@ class Encoder:
                     model_kwargs={"dtype": dtype, "use_safetensors": True})
             except Exception as error:  # a folder can be wrong in any way
                 raise UserError(f"--encoder {path}: cannot be loaded: {why(error, reports)}") from error
-        check_encoder(f"--encoder {path}", Path(path), self.model, reports)
+        check_encoder(f"--encoder {path}", self.model, reports)
         known = {"": self.model.prompts.get(self.model.default_prompt_name or "", ""), **self.model.prompts}
         if prompt not in known and not prompt.endswith((" ", ":")):
             raise UserError(f"--encoder_prompt {prompt}: is not a prompt of the encoder (it has: "

@@ -22,8 +22,7 @@ class Batch:
     """R rows of length S: one packed row, or one right-padded row a view.
 
     inputs: input_ids and position_ids, int64 [R, S], and what tells a model where sequences end.
-    predicts: int64 [N], flat positions (row * S + column) whose hidden state predicts a completion
-    token, view by view.
+    predicts: int64 [N], flat positions (row * S + column) that predict completion tokens, view by view.
     """
 
     inputs: dict[str, Any]
@@ -33,10 +32,9 @@ class Batch:
 def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.Tensor:
     """Final hidden states [N, D] at the positions that predict the views' completion tokens.
 
-    N counts the completion tokens of all views, view by view in the order given. A model that packs
-    (`attention.packs`) sees all views in one row; another sees padded rows of similar length together.
-    Where prompts are shared (`attention.shares_prompts`) what they begin with alike is read once. Views whose
-    rotary frequencies differ by their length (`architecture.rope_switches`) never share a pass.
+    N counts the completion tokens of all views, view by view in the order given. A model that packs sees all
+    views in one row, and where it shares prompts what they begin with alike once; another sees padded rows of
+    similar length together. Views whose rotary frequencies differ by their length never share a pass.
     """
     parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
     packed = packs(model)
@@ -69,11 +67,8 @@ def _passes(model: Any, lengths: Sequence[int]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Segment:
-    """What a view adds to a row: its tokens, but for those that prompts before it have brought.
-
-    places: the row's positions that hold the view's tokens, prompt and completion; what it attends to.
-    read: how many of its first tokens earlier segments have brought.
-    """
+    """What a view adds to a row: its tokens, but for the first `read`, which prompts before it have brought.
+    `places`: the row's positions that hold the view's tokens, prompt and completion; what it attends to."""
 
     view: View
     places: list[int]
@@ -101,7 +96,12 @@ def lay_out(views: Sequence[View], share: bool) -> list[Segment]:
     prompts: Known = {}
     end = 0
     for view in views:
-        read, following = _find(view.prompt, prompts) if share else ([], {})
+        read, following = [], prompts
+        for token in view.prompt if share else []:
+            if token not in following:
+                break
+            place, following = following[token]
+            read.append(place)
         added = range(end, end + len(view.ids) - len(read))
         if added:
             segments.append(Segment(view, [*read, *added], len(read)))
@@ -110,17 +110,6 @@ def lay_out(views: Sequence[View], share: bool) -> list[Segment]:
                 following = following[token][1]
         end = added.stop
     return segments
-
-
-def _find(prompt: Sequence[int], prompts: Known) -> tuple[list[int], Known]:
-    """Places of as many of its first tokens as stand in the row, and what has followed them so far."""
-    places = []
-    for token in prompt:
-        if token not in prompts:
-            break
-        place, prompts = prompts[token]
-        places.append(place)
-    return places, prompts
 
 
 def pack(views: Sequence[View], model: Any) -> Batch:
@@ -144,16 +133,11 @@ def pack(views: Sequence[View], model: Any) -> Batch:
 
 def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad views on the right. All masks come from lengths, so pad == eos is harmless."""
-    longest = max(len(view.ids) for view in views)
-    ids = torch.full((len(views), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    predicts: list[int] = []
-    for row, view in enumerate(views):
-        ids[row, : len(view.ids)] = torch.tensor(view.ids)
-        mask[row, : len(view.ids)] = 1
-        start = row * longest
-        predicts.extend(Segment(view, list(range(start, start + len(view.ids))), 0).predicts)
-    positions = torch.arange(longest).expand(len(views), longest)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(view.ids) for view in views], True, pad_id)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    mask = (positions < torch.tensor([[len(view.ids)] for view in views])).long()
+    predicts = [place for row, view in enumerate(views)
+                for place in Segment(view, list(range(row * ids.shape[1], ids.numel())), 0).predicts]
     return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device),
                   "position_ids": positions.to(device)}, to_device(predicts, device))
 

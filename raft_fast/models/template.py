@@ -3,7 +3,7 @@
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
 prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: where
-a tokenizer would read the name of a control token in one as that token, the name is spelled out.
+a tokenizer would read the name of a control token in one as that token, the name is read in pieces.
 """
 
 import json
@@ -19,7 +19,8 @@ ASKED, ANSWERED = "Which, if any?", "Because 12 of <b>37</b> do."
 _USER = Message(role="user", content=ASKED)
 PROBES = ([Message(role="system", content="Say so."), _USER], [_USER])  # some refuse system turns
 SHOWN = 120  # characters of a rendering that an error quotes
-_HELD = 0x100000  # characters of Unicode's last private plane stand for names that are held back in a text
+# private characters of Unicode's last plane: a name that is held back in a text, and a cut in one
+_HELD, _CUT = 0x100000, "\U0010FFFD"
 _PRIVATE = re.compile("[\U00100000-\U0010FFFF]")
 _MARK = re.compile(f"{OPENING}|{CLOSING}", re.IGNORECASE)
 _OPEN = re.compile(rf"({OPENING})(\s*)\Z", re.IGNORECASE)
@@ -55,10 +56,8 @@ class Template:
             own = own.replace(turn["content"], "")
         marks = {one for one in self.added if one in own and not (one.isalnum() or _MARK.fullmatch(one))}
         self.controls = {name: {**self.added, **special}[name] for name in {*special, *marks} if name.strip()}
-        self._swap = {name: chr(_HELD + at) for at, name in enumerate(sorted(self.controls))}
-        self._swap |= {char: name for name, char in self._swap.items()}
-        self._either = _any_of(self._swap)
-        self._speller: Any = None  # made when the first text needs it: that takes a second
+        self._held = {name: chr(_HELD + at) for at, name in enumerate(self.controls)}
+        self._names = _any_of(self.controls)
 
     def prompt(self, messages: Sequence[Message], thought: str = "") -> list[int]:
         """Token ids up to the answer, whose own `thought` takes the place of the template's. Raises UserError
@@ -91,22 +90,29 @@ class Template:
         which act in what an assistant says. Raises UserError for a text with such characters of its own."""
         if found := _PRIVATE.search(text):
             raise UserError(f"a text holds the private character U+{ord(found[0]):X} of Unicode's last plane")
-        return self._either.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
-                                else self._swap[found[0]], text)
+        return self._names.sub(lambda found: found[0] if thoughts and _MARK.fullmatch(found[0])
+                               else self._held[found[0]], text)
 
     def _ids(self, text: str) -> list[int]:
-        """Token ids of a text. If names were held back, these are text, and the private characters tokens, to
-        a tokenizer of its own. Raises UserError where there is none."""
-        if not (held := _PRIVATE.search(text)):
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        try:
-            self._speller = self._speller or _speller(
-                self.tokenizer, {name: self._swap[name] for name in self.controls})
-        except Exception as error:  # a tokenizer without Rust's side, or of a form that is not known
-            raise UserError(f"a text holds the control token {self._swap[held[0]]}, which cannot be read as "
-                            "mere text in this tokenizer") from error
-        swapped = self._either.sub(lambda found: self._swap[found[0]], text)
-        return self._speller.encode(swapped, add_special_tokens=False).ids
+        """Token ids of a text. A name that was held back in it is cut behind its first character, so that no
+        piece is a control token. Raises UserError where one still is."""
+        if not _PRIVATE.search(text):
+            return self._tokens(text)
+        cut = {ord(char): name[0] + _CUT + name[1:] for name, char in self._held.items()}
+        first, *others = text.translate(cut).split(_CUT)
+        ids, line = self._tokens(first), self._tokens("\n")
+        for piece in others:  # inside a line: at the beginning of a text some tokenizers add a space
+            behind = self._tokens("\n" + piece)
+            ids += behind[len(line):] if behind[: len(line)] == line else self._tokens(piece)
+        found, wanted = ([at for at in one if at in self.controls.values()]
+                         for one in (ids, self._tokens(_PRIVATE.sub("", text))))
+        if found != wanted:
+            raise UserError("a text holds a control token that this tokenizer cannot read as mere text: "
+                            f"{_quote(''.join([first, *others]))}")
+        return ids
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _before(self, opened: str, own: str) -> str:
         """The text before an answer that begins with the thought `own`, where `opened` is the prompt's."""
@@ -172,31 +178,6 @@ class Template:
                 raise UserError(f"--model {self.name}: its chat template drops what the {message['role']} "
                                 f"says ({_quote(message['content'])}): its text ends in {_quote(text)}")
         return text
-
-
-def _speller(tokenizer: Any, new: dict[str, str]) -> Any:
-    """A copy of a fast tokenizer with new names for some tokens, so that their old names are text like any
-    other; the ids stay. Merges that would make such a name again are left out."""
-    from tokenizers import Tokenizer
-
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec |= {"post_processor": None, "truncation": None, "padding": None}
-    for token in spec["added_tokens"]:
-        token["content"] = new.get(token["content"], token["content"])
-    model = spec["model"]
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {new.get(piece, piece): at for piece, at in model["vocab"].items()}
-    else:
-        model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
-    if "merges" in model:
-        model["merges"] = [pair for pair in pairs if new.keys().isdisjoint([*pair, "".join(pair)])]
-    if model.get("unk_token") in new:
-        model["unk_token"] = new[model["unk_token"]]
-    speller = Tokenizer.from_str(json.dumps(spec))
-    if any(speller.token_to_id(char) != tokenizer.convert_tokens_to_ids(name) for name, char in new.items()):
-        raise ValueError("its tokens cannot be renamed")
-    return speller
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

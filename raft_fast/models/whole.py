@@ -5,7 +5,7 @@ import json
 import logging
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.terminal import visible
 
 SHOWN = 3  # weights that an error names
-WHOLE_NUMBERS = ("I", "U", "BOOL")  # how safetensors' names of such types begin
+GENERATION = "generation_config.json"
 AGAIN = "copy or download the folder again"
 OR_CONFIG = f"{AGAIN}, or correct its config.json"
 
@@ -33,7 +33,7 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    stored = _stored(source, folder)
+    _check_files(source, folder)
     auto: Any = AutoModelForCausalLM  # its types leave the report out
     with load_reports() as reports:
         try:
@@ -45,15 +45,15 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
             if attention := how.get("attn_implementation"):
                 source = f"--attn_implementation {attention} (auto: what the model supports): {source}"
             raise UserError(f"{source}: cannot be loaded: {why(error, reports)}") from error
-    rest, quantized = set(found["unexpected_keys"]), _quantized(config)
+    rest = found["unexpected_keys"]
     shapes = [f"{name} {list(has)} for {list(asked)}" for name, has, asked in found["mismatched_keys"]]
-    if not quantized:  # tools for quantization write biases and scales of their own
+    if not _quantized(config):  # tools for quantization write biases and scales of their own
         _refuse(source, "config.json has no place for weights", _misplaced(rest, model),
                 "correct it (num_hidden_layers, attention_bias, quantization_config, model_type, ...), or "
                 "merge an adapter (peft's merge_and_unload)")
     _refuse(source, "weights are missing", found["missing_keys"])
     _refuse(source, "weights have the wrong shape", shapes)
-    _check_values(source, model, {} if quantized else {name: stored[name] for name in stored.keys() - rest})
+    _check_finite(source, model)
     if rest:
         warnings.warn(visible(f"{source}: weights that {type(model).__name__} does not have are left out: "
                               f"{_few(rest)}"), stacklevel=2)
@@ -67,29 +67,26 @@ def check_written(folder: Path) -> None:
         {"device_map": "meta"} if importlib.util.find_spec("accelerate") else {}))
 
 
-def check_encoder(source: str, folder: Path, encoder: torch.nn.Module, reports: list[str]) -> None:
+def check_encoder(source: str, encoder: torch.nn.Module, reports: list[str]) -> None:
     """The same for a model that sentence-transformers loaded under `load_reports`. A pooler may be missing:
     BERT has one, but most encoders neither use nor store it."""
     _refuse(source, "weights are missing",
             [name for name in _listed(reports, "MISSING") if not name.startswith("pooler.")])
-    configs = [part.config for part in encoder.modules() if hasattr(part, "get_input_embeddings")]
-    _check_values(source, encoder, {} if any(map(_quantized, configs)) else _stored(source, folder))
+    _check_finite(source, encoder)
 
 
-def _stored(source: str, folder: Path) -> dict[str, str]:
-    """The types of the stored weights. Raises UserError for a file of them that cannot be read, and for
-    generation_config.json, which transformers would silently do without."""
-    kinds: dict[str, str] = {}
-    try:
-        for name in ("generation_config.json", "model.safetensors.index.json"):
-            index = {**json.loads((folder / name).read_bytes())} if (folder / name).is_file() else {}
-        files = sorted(set(index["weight_map"].values())) if index else []
-        for name in ["model.safetensors"] if (folder / "model.safetensors").is_file() else files:
-            with safe_open(folder / name, "pt") as tensors:
-                kinds |= {weight: tensors.get_slice(weight).get_dtype() for weight in tensors.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors has its own, and JSON may hold anything
-        raise UserError(f"{source}: {name} cannot be read ({first_line(error)}); {AGAIN}") from error
-    return kinds
+def _check_files(source: str, folder: Path) -> None:
+    """Raises UserError for a file of weights that cannot be read, and for generation_config.json, which
+    transformers would silently do without."""
+    for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json"), *folder.glob(GENERATION)):
+        try:
+            if file.suffix == ".json":
+                dict(**json.loads(file.read_bytes()))  # anything but an object has no keys
+                continue
+            with safe_open(file, "pt"):
+                pass
+        except Exception as error:  # safetensors has its own
+            raise UserError(f"{source}: {file.name} cannot be read ({first_line(error)}); {AGAIN}") from error
 
 
 def _quantized(config: Any) -> bool:
@@ -117,15 +114,9 @@ def _misplaced(unexpected: Iterable[str], model: Any) -> list[str]:
     return list(filter(belongs, unexpected))
 
 
-def _check_values(source: str, model: torch.nn.Module, stored: Mapping[str, str]) -> None:
-    """Raises UserError for weights that are not finite, or `stored` as whole numbers (masks and positions may
-    be), which transformers takes as they are."""
-    own = model.state_dict()
-    _refuse(source, "weights are whole numbers, config.json does not say how they are quantized", [
-        name for name, kind in stored.items() if kind.startswith(WHOLE_NUMBERS)
-        and (name.endswith(".weight") or (name in own and own[name].is_floating_point()))],
-        "add its quantization_config, or name the model that is not quantized")
-    _refuse(source, "weights hold NaN or Inf", [name for name in own if not _finite(own[name])], AGAIN)
+def _check_finite(source: str, model: torch.nn.Module) -> None:
+    _refuse(source, "weights hold NaN or Inf",
+            [name for name, tensor in model.state_dict().items() if not _finite(tensor)], AGAIN)
 
 
 def _finite(tensor: Any) -> bool:

@@ -1,19 +1,30 @@
-"""README.md in the formats that the Hugging Face Hub reads: model card and data set card."""
+"""The end of a run: README.md in the formats that the Hugging Face Hub reads, report, table, upload."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from raft_fast.evaluation.during_training import collapse_of
 from raft_fast.report import results, stage1
-from raft_fast.report.files import Record, RunFiles, read, read_run, rejected, write_text
-from raft_fast.report.results import markdown_table
-from raft_fast.report.text import markdown
+from raft_fast.report.page import amount, caveats, write_run_report
+from raft_fast.report.results import (
+    Lines,
+    Record,
+    RunFiles,
+    markdown,
+    markdown_table,
+    read,
+    read_run,
+    write_text,
+)
 from raft_fast.run.errors import UserError
+from raft_fast.run.fetch import push, repository
+from raft_fast.run.files import read_json
 from raft_fast.run.option import needed, pinned_by
-from raft_fast.run.options import SMOLLM2, AdapterOptions, RefineOptions, TrainOptions
+from raft_fast.run.options import SMOLLM2, AdapterOptions, Options, RefineOptions, TrainOptions
+from raft_fast.run.progress import Reporter
 
 PAPER = "[arXiv 2606.00147](https://arxiv.org/abs/2606.00147)"
 LICENSES = {SMOLLM2: "apache-2.0"}
@@ -51,6 +62,38 @@ print(rows[0]["prompt"][-1]["content"], rows[0]["completion"])
 """
 
 
+def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, float]:
+    """Model card and report from what the run has written; prints the table; uploads with --push_to_hub.
+    Returns the means in evaluation.json as eval_PART_METRIC, those of the base with _base behind."""
+    evaluation = read_json(run_dir / "evaluation.json", "restore it, or delete it to evaluate again")
+    write_model_card(run_dir)
+    report = write_run_report(run_dir)
+    results.print_table(evaluation)
+    reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
+    if collapse := collapse_of(run_dir):
+        reporter.say(f"warning: training ended early: {collapse}")
+    if name := repository(options.watch, run_dir):
+        with reporter.phase("upload"):
+            address = upload(run_dir, name, options.watch.hub_private_repo)
+        reporter.say(f"hub    {address}")
+    means = {f"{part}_{metric}{ending}": both[model]["mean"]
+             for part in ("domain", "paraphrases", "general")
+             for metric, both in ((evaluation.get(part) or {}).get("metrics") or {}).items()
+             for model, ending in (("trained", ""), ("base", "_base"))}
+    means |= {f"drift_{probe}_kl": one["kl"]["mean"] for probe, one in (evaluation.get("drift") or {}).items()
+              if "kl" in (one or {})}
+    return {f"eval_{name}": mean for name, mean in means.items() if mean is not None}
+
+
+def upload(run_dir: Path, name: str, private: bool, message: str = "Trained with raft-fast") -> str:
+    """Upload RUN/model to the repository `name`; returns its address. Raises UserError if training
+    collapsed, or the hub refuses."""
+    if collapse := collapse_of(run_dir):
+        raise UserError(f"--hub_model_id {name}: not uploaded, because training ended early ({collapse}); "
+                        f"look at {run_dir / 'report.html'} first, then hf upload {name} {run_dir / 'model'}")
+    return push(run_dir / "model", name, private, message)
+
+
 def write_model_card(run_dir: Path) -> Path:
     """Write `run_dir`/model/README.md from the run's files; returns its path.
 
@@ -59,27 +102,21 @@ def write_model_card(run_dir: Path) -> Path:
     folder = run_dir / "model"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the run must have trained a model first")
-    return write_text(model_card(read_run(run_dir)), folder / "README.md")
-
-
-def model_card(run: RunFiles) -> str:
-    """The card as Markdown with the front matter that the Hub reads."""
+    run = read_run(run_dir)
     config, base = run.config, run.config.get("model")
     # a local folder is no name that the Hub could resolve
     named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
+    plain = config.get("data_source") == "gold" and not config.get("distillation", True)
+    recipe = "sft" if plain else str(config.get("recipe") or "raft").rpartition(":")[2]  # of file:Class
     front = {"base_model": named, "license": LICENSES.get(base or ""), "library_name": "transformers",
-             "pipeline_tag": "text-generation", "tags": tags(config)}
-    recipe = tags(config)[0]
+             "pipeline_tag": "text-generation", "tags": [recipe, *(["lora"] * bool(config.get("use_peft")))]}
     scores = [row[1:] for row in results.rows(run.evaluation)]
     source = config.get("data")
-    data: stage1.Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
+    data: Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
     data += stage1.counts(run.summary) if "sources" in run.summary and "rows" in run.summary else []
-    if run.evaluation:
-        data.append(("held-out rows, evaluated and never trained on", str(run.evaluation["domain"]["rows"])))
-    return _card({key: found for key, found in front.items() if found}, run.name, [
+    return write_text(_card({key: found for key, found in front.items() if found}, run.name, [
         f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
-        f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}. "
-        f"{markdown(results.verdict(run.evaluation, run.collapse))}\n",
+        f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}.\n",
         "## Measured\n",
         *([markdown_table(results.COLUMNS, scores), f"↓: lower is better. Intervals: "
            f"{run.evaluation['intervals']}. Both models answered the same prompts greedily; general prompts "
@@ -87,22 +124,49 @@ def model_card(run: RunFiles) -> str:
           if scores else ["This model has not been evaluated.\n"]),
         "## How to load it\n", LOAD_MODEL,
         "## Data\n", markdown_table(("", ""), data),
-        "## Training\n", markdown_table(("", ""), [*(results.amount(run.steps) if run.steps else []),
-                                                   *shown_options(run)]),
+        "## Training\n", markdown_table(("", ""), [*(amount(run.steps) if run.steps else []),
+                                                   *_shown_options(run)]),
         "## Limits\n", _limits([
             "It answers from what it was trained on and can be wrong: check what matters.",
             "The scores compare texts and verdicts of programs; no person has judged the answers.",
-            *results.caveats(run)])])
+            *caveats(run)])]), folder / "README.md")
 
 
-def tags(config: Record) -> list[str]:
-    """What the Hub finds the model by: its recipe (of file:Class the class), and lora."""
-    plain = config.get("data_source") == "gold" and not config.get("distillation", True)
-    recipe = "sft" if plain else str(config.get("recipe") or "raft").rpartition(":")[2]
-    return [recipe, *(["lora"] if config.get("use_peft") else [])]
+def write_card(folder: Path, license: str = "unknown", language: str | None = None) -> Path:
+    """Write `folder`/README.md, the card of a refined data set; returns its path. `language` holds codes
+    separated by commas. Only refined.parquet is data for `load_dataset`."""
+    summary, config = read(folder / "summary.json", {}), read(folder / "config.yaml", {})
+    used = summary["rows"]["used"]
+    languages = [code.strip() for code in (language or "").split(",") if code.strip()]
+    front = {
+        "license": license, **({"language": languages} if languages else {}),
+        "task_categories": ["text-generation"], "tags": ["raft", "synthetic"],
+        "size_categories": [next((size for limit, size in SIZES if used < limit), "n>100M")],
+        "configs": [{"config_name": "default",
+                     "data_files": [{"split": "train", "path": "refined.parquet"}]}],
+    }
+    changed, objections = used - summary["sources"]["gold"], summary.get("objections") or {}
+    return write_text(_card(front, folder.resolve().name, [
+        f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
+        "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
+        "gold answer, and judges choose.\n",
+        "## How to load it\n", LOAD_ROWS,
+        "## Columns\n", markdown_table(("column", "what it holds"), [
+            (f"`{column}`", what) for column, what in COLUMNS.items()]),
+        "## What came of it\n", markdown_table(("", ""), [*stage1.counts(summary), *(
+            (f"refused by the check {check}", f"{count:,}") for check, count in objections.items())]),
+        "## How it was made\n", markdown_table(("", ""), _made(summary, config)),
+        "## Limits\n", _limits([
+            f"{changed:,} of the answers in `completion` are synthetic text that no person has read: models "
+            "wrote them, programs and models checked them. They can be wrong." if changed else
+            "Nothing was refined: every answer in `completion` is the gold answer.",
+            "Questions and gold answers come from the data named above; its license is "
+            + ("not stated." if license == "unknown" else f"{license}.")
+            + " The licenses of the models that wrote the other answers may add terms.",
+            *stage1.notes(summary, stage1.rejected(folder))])]), folder / "README.md")
 
 
-def shown_options(run: RunFiles) -> stage1.Lines:
+def _shown_options(run: RunFiles) -> Lines:
     """(option, value) of the options that decided this run; those that it ignored are left out."""
     groups = [*([RefineOptions] if run.summary else []), TrainOptions, AdapterOptions]
     fields = {one.name: one.metadata for group in groups for one in dataclasses.fields(group)}
@@ -118,64 +182,16 @@ def shown_options(run: RunFiles) -> stage1.Lines:
             if name in decided and used(name)]
 
 
-def write_card(folder: Path, license: str = "unknown", language: str | None = None) -> Path:
-    """Write `folder`/README.md, the card of a refined data set; returns its path. `language` holds codes
-    separated by commas."""
-    summary, config = read(folder / "summary.json", {}), read(folder / "config.yaml", {})
-    text = data_card(folder.resolve().name, summary, config, license, language, rejected(folder))
-    return write_text(text, folder / "README.md")
-
-
-def data_card(name: str, summary: Record, config: Record, license: str, language: str | None,
-              rejected: Sequence[str] = ()) -> str:
-    """The card as Markdown; only refined.parquet is data for `load_dataset`. `rejected`: why rows were set
-    aside."""
-    used = summary["rows"]["used"]
-    languages = [code.strip() for code in (language or "").split(",") if code.strip()]
-    front = {
-        "license": license, **({"language": languages} if languages else {}),
-        "task_categories": ["text-generation"], "tags": ["raft", "synthetic"],
-        "size_categories": [next((size for limit, size in SIZES if used < limit), "n>100M")],
-        "configs": [{"config_name": "default",
-                     "data_files": [{"split": "train", "path": "refined.parquet"}]}],
-    }
-    changed = used - summary["sources"]["gold"]
-    made = [(what, str(found)) for what, found in _made(summary, config).items() if found not in (None, "")]
-    return _card(front, name, [
-        f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
-        "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
-        "gold answer, and judges choose.\n",
-        "## How to load it\n", LOAD_ROWS,
-        "## Columns\n", markdown_table(("column", "what it holds"), [
-            (f"`{column}`", what) for column, what in COLUMNS.items()]),
-        "## What came of it\n", markdown_table(("", ""), stage1.counts(summary) + stage1.refusals(summary)),
-        "## How it was made\n", markdown_table(("", ""), made),
-        "## Limits\n", _limits([
-            f"{changed:,} of the answers in `completion` are synthetic text that no person has read: models "
-            "wrote them, programs and models checked them. They can be wrong." if changed else
-            "Nothing was refined: every answer in `completion` is the gold answer.",
-            "Questions and gold answers come from the data named above; its license is "
-            + ("not stated." if license == "unknown" else f"{license}.")
-            + " The licenses of the models that wrote the other answers may add terms.",
-            "decisions.jsonl beside this file holds every candidate and the reason for every choice; "
-            "report.html shows it.", *stage1.notes(summary, rejected)])])
-
-
-def _made(summary: Record, config: Record) -> dict[str, Any]:
-    engines, data = summary["engines"], config.get("data")
-    return {"data": Path(data).name if data else None, "rewriter": _public(engines["rewriter"]),
-            "fuser": _public(engines["fuser"]), "judges": ", ".join(map(_public, engines["judges"])),
-            "encoder": _public(config.get("encoder")), "τ": summary["tau"],
-            "τ of fusions": summary.get("fused_tau"), "fusion rounds at most": summary["fusion_rounds"],
-            "no further round from a mean score of": summary["judge_stop"],
-            "judges that must give a score": summary.get("quorum"), "seed": summary["seed"],
-            **{f"prompt `{name}`": f"`{version}`"
-               for name, version in (summary.get("prompts") or {}).items()}}
-
-
-def _public(name: str | None) -> str:
-    """A model's name without the folders of a local path."""
-    return Path(name).name if name and name.startswith(("/", ".", "~")) else name or ""
+def _made(summary: Record, config: Record) -> Lines:
+    engines = summary["engines"]
+    names = {"data": Path(config.get("data") or "").name, "encoder": config.get("encoder"),
+             "rewriter": engines["rewriter"], "fuser": engines["fuser"],
+             **{f"judge {at}": one for at, one in enumerate(engines["judges"], 1)},
+             **{f"prompt `{name}`": version for name, version in (summary.get("prompts") or {}).items()}}
+    # of a local path the name without its folders
+    lines: Lines = [(what, Path(name).name if name.startswith(("/", ".", "~")) else name)
+                    for what, name in names.items() if name]
+    return lines + [(key, str(summary[key])) for key in ("tau", "fusion_rounds", "seed")]
 
 
 def _limits(lines: Sequence[str]) -> str:

@@ -1,46 +1,65 @@
 """report.html, of a run and of stage 1 alone: one self-contained page from the files in the folder."""
 
-import math
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from raft_fast.refinement.candidates import REWRITE, SIMILARITY, read_line
+from raft_fast.refinement.candidates import read_line
 from raft_fast.report import results, stage1
-from raft_fast.report.figure import bars, curve, histogram
-from raft_fast.report.files import Record, RunFiles, read, read_run, rejected, write_text
+from raft_fast.report.results import (
+    Lines,
+    Record,
+    RunFiles,
+    duration,
+    read,
+    read_run,
+    short,
+    value,
+    write_text,
+)
 from raft_fast.report.stage1 import Stage1, read_stage1
-from raft_fast.report.text import duration, gigabytes, value
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
           "lambda": "λ, the weight of the KL loss", "ce_kl_ratio": "CE / (λ KL): near 1 is balance",
           "teacher_mass": "Teacher mass in its top K", "grad_norm": "Gradient norm before clipping"}
+LOG = "ce_kl_ratio"  # drawn on a log scale
 SAMPLES = {"domain": 8, "general": 4}
 CLIP = 3000  # characters of one answer
-BIN = 0.04  # of similarities
+# stand-ins that no plot uses otherwise -> variables of the page's style sheet, so that plots follow light and
+# dark
+INKS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--line)", "#040404": "var(--c1)"}
+INK, MUTED, LINE, C1 = INKS
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "raft-fast", "font.size": 10, "axes.titlesize": 11,
+    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "text.color": INK, "axes.titlecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": LINE,
+    "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.8, "axes.titlelocation": "left",
+}
+SIZE = (4.6, 2.7)  # inches: about the width of a phone, so that text there keeps its size
+PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathematics
 Block = dict[str, Any]  # a part of a section; page.html.jinja has its kinds
 
 
 def write_run_report(run_dir: Path) -> Path:
     """Write `run_dir`/report.html; returns its path. A missing file is named in its section."""
-    run = read_run(run_dir)
-    refined = run_dir / "refine"
+    run, refined = read_run(run_dir), run_dir / "refine"
     gold = run.config.get("data_source") == "gold"
-    sections = [
-        ("Domain against general", scores(run.evaluation)),
-        ("Training", training(run)),
-        ("Where the training answers came from", screening(run_dir) + (
-            [text("Trained on the gold answers as they are.")] if gold else
-            refinement(read_stage1(refined, run.config.get("tau")), refined))),
-        ("Answers side by side", samples(run.generations)),
-        ("Time and memory", costs(run.phases)),
-    ]
+    origin = [text("Trained on the gold answers as they are.")] if gold else refinement(
+        read_stage1(refined, run.config.get("tau")), refined)
+    sections = [("Domain against general", scores(run.evaluation)), ("Training", training(run)),
+                ("Where the training answers came from", [screening(run_dir), *origin]),
+                ("Answers side by side", samples(run.generations)), ("Time and memory", costs(run.phases))]
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
-    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections,
-                      results.verdict(run.evaluation, run.collapse), results.caveats(run))
+    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, "", caveats(run))
 
 
 def write_refine_report(folder: Path) -> Path:
@@ -51,15 +70,14 @@ def write_refine_report(folder: Path) -> Path:
     if found:
         sources = ", ".join(f"{count:,} {name}" for name, count in found.tally.sources.items())
         verdict = f"{found.tally.rows:,} rows; training answers: {sources}."
-        notes = stage1.notes(found.summary, rejected(folder))
-    sections = [("Where the training answers come from", screening(folder) + refinement(found, folder))]
+        notes = stage1.notes(found.summary, stage1.rejected(folder))
+    sections = [("Where the training answers come from", [screening(folder), *refinement(found, folder)])]
     return write_page(folder / "report.html", "RAFT, stage 1: refined data", folder.resolve().name, config,
                       sections, verdict, notes)
 
 
 def write_page(path: Path, kicker: str, heading: str, config: Record,
-               sections: Sequence[tuple[str, list[Block]]], verdict: str,
-               notes: Sequence[str]) -> Path:
+               sections: Sequence[tuple[str, list[Block]]], verdict: str, notes: Sequence[str]) -> Path:
     """Write a page of titled sections; returns its path. Whatever is not Markup is escaped."""
     environment = Environment(loader=PackageLoader("raft_fast.report", ""), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -82,11 +100,33 @@ def training(run: RunFiles) -> list[Block]:
     """A curve for every loss and what belongs to it, as far as it was on."""
     if not run.steps:
         return [text("No metrics.jsonl in this folder: no training step was taken.", missing=True)]
-    steps = [step["step"] for step in run.steps]
     more = {key: key for step in run.steps for key in step if key.endswith("_loss") and key not in CURVES}
-    drawn = [curve(key, title, steps, [step.get(key) for step in run.steps], log=key == "ce_kl_ratio")
+    drawn = [curve(key, title, [(step["step"], step[key]) for step in run.steps if step.get(key) is not None])
              for key, title in (CURVES | more).items()]
-    return [plots(drawn), table(("", ""), results.amount(run.steps))]
+    return [plots(drawn), table(("", ""), amount(run.steps))]
+
+
+def amount(steps: Sequence[Record]) -> Lines:
+    """How much a run trained: (what, how much)."""
+    found = {"rows seen": steps[-1].get("rows_seen"), "optimizer steps": len(steps),
+             "tokens, prompts included": sum(step.get("tokens") or 0 for step in steps),
+             "tokens sampled by the student": sum(step.get("trajectory_tokens") or 0 for step in steps)}
+    return [(what, f"{count:,}") for what, count in found.items() if count]
+
+
+def caveats(run: RunFiles) -> list[str]:
+    """What qualifies a run's results, for page and card."""
+    found = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
+    found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
+    for key, what in (("lambda_bounded", "with λ at its bound"),
+                      ("skipped", "skipped, their gradient was not finite")):
+        if count := sum(bool(step.get(key)) for step in run.steps):
+            found.append(f"Steps {what}: {count} of {len(run.steps)}.")
+    if run.config.get("load_best_model_at_end"):
+        found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "
+                     "these are a little too good.")
+    found += results.notes(run.evaluation)
+    return [*found, *(f"{name} could not be read." for name in run.unreadable)]
 
 
 def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
@@ -94,33 +134,25 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     if found is None:
         return [text(f"No {folder.name}/decisions.jsonl: stage 1 was not part of it, or is not finished.",
                      missing=True)]
-    tally = found.tally
-    blocks = [plots([bars("flow", "How far the rows came", *stage1.flow(found)), *_similarities(found)]),
-              table(("", ""), stage1.counts(found.summary), "What came of the rows"),
-              table(*stage1.draws(tally), "Candidates by origin"),
-              table(*stage1.objections(tally), "Candidates refused, by check"),
+    blocks = [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
+              table(*stage1.draws(found.tally), "Candidates by origin"),
+              table(*stage1.objections(found.tally), "Candidates refused, by check"),
               table(("judge", "scores", "mean", "from the others", "failed", "first error"),
-                    stage1.judges(tally), "Judges"),
-              table(("", "true pairs that pass", "shuffled pairs that pass"),
-                    stage1.calibration(found.summary),
-                    "Calibration of τ: a gold answer with its own rewrite, or with another row's"),
+                    stage1.judges(found.tally), "Judges"),
               table(("", "replies", "tokens read", "written", "cost (--price)"), stage1.costs(found), "Cost")]
-    if said := stage1.started(folder):
-        blocks.append(text(f"{said}."))
     for title, examples in (("Rows with a new answer", found.accepted),
                             ("Rows that keep the gold answer", found.rejected)):
-        if shown := [_example(record) for record in examples.chosen()]:
-            blocks += [text(f"{title}: one example for every reason before a second for any."), *shown]
+        if examples:
+            blocks += [text(f"{title}: one example for every reason before a second for any."),
+                       *map(_example, stage1.spread(examples))]
     if found.damaged:
         blocks.append(text(f"{found.damaged} lines of decisions.jsonl could not be read.", missing=True))
     return blocks
 
 
-def screening(folder: Path) -> list[Block]:
+def screening(folder: Path) -> Block:
     """Near-duplicates and overlap; nothing if the rows were not screened."""
-    counts, first = stage1.screened(folder)
-    return [table(("", "rows", ""), counts, "Duplicates and overlap"),
-            table(("row", "repeats", "by", "value", ""), first, "The first findings; all are in screen.json")]
+    return table(("", "rows", ""), stage1.screened(folder), "Duplicates and overlap (screen.json)")
 
 
 def samples(generations: Sequence[Record]) -> list[Block]:
@@ -130,11 +162,10 @@ def samples(generations: Sequence[Record]) -> list[Block]:
         key = record["suite"], str(record["key" if record["suite"] == "general" else "row_id"])
         paired.setdefault(key, {})[record["model"]] = record
     blocks = []
-    for suite, count in SAMPLES.items():
+    for suite, most in SAMPLES.items():
         entries = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
-        count = min(count, len(entries))
-        for place in range(count):
-            blocks.append(_sample(entries[(2 * place + 1) * len(entries) // (2 * count)]))
+        count = min(most, len(entries))
+        blocks += [_sample(entries[(2 * place + 1) * len(entries) // (2 * count)]) for place in range(count)]
     if not blocks:
         return [text("No generations.jsonl in this folder: there are no answers to show.", missing=True)]
     return [text("Spread evenly, not picked by score; all answers are in generations.jsonl."), *blocks]
@@ -144,10 +175,11 @@ def costs(phases: Sequence[Record]) -> list[Block]:
     """Time and memory by phase."""
     if not phases:
         return [text("No phases.json in this folder: time and memory were not measured.", missing=True)]
-    lines = [(one["name"], duration(one["seconds"]), gigabytes(one["peak_bytes"])) for one in phases]
-    total = ("all", duration(sum(one["seconds"] for one in phases)),
-             gigabytes(max(one["peak_bytes"] for one in phases)))
-    return [table(("phase", "time", "peak memory"), [*lines, total])]
+    total = {"name": "all", "seconds": sum(one["seconds"] for one in phases),
+             "peak_bytes": max(one["peak_bytes"] for one in phases)}
+    return [table(("phase", "time", "peak memory"), [
+        (one["name"], duration(one["seconds"]), f"{one['peak_bytes'] / 1e9:.2f} GB")
+        for one in (*phases, total)])]
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> Block:
@@ -163,52 +195,71 @@ def text(said: str, missing: bool = False) -> Block:
     return {"kind": "missing" if missing else "text", "text": said}
 
 
-def _similarities(found: Stage1) -> list[Markup]:
-    """Rewrites by similarity to the gold answer; τ is an edge, so that no bar has both sides of it."""
-    tau = found.summary.get("tau")
-    rewrites = found.tally.origins.get(REWRITE)
-    scores = rewrites and rewrites.scores.get(SIMILARITY)
-    if not scores or not len(scores.all):
-        return []
-    first, last = -math.floor((1 + (tau or 0)) / BIN), math.ceil((1 - (tau or 0)) / BIN)
-    edges = [(tau or 0) + BIN * place for place in range(first, last + 1)]
-    passed, refused = (one.histogram(edges) for one in (scores.passed, scores.refused))
-    below = -first if tau is not None else 0  # bins below τ
-    kinds = {"passed": passed, "refused by another check": [0] * below + refused[below:],
-             "below τ": refused[:below] + [0] * len(refused[below:])}
-    title = "Rewrites by similarity to the gold answer"
-    return [histogram("similarity", title, edges, kinds, "cosine similarity", tau)]
-
-
 def _example(record: Record) -> Block:
     candidates, picks = read_line(record)
     shown = {one.origin: one for one in reversed(candidates)} | {one.origin: one for one in picks}
     answers = []
-    order = [*candidates, *picks]
-    for one in sorted(shown.values(), key=order.index):
+    for one in sorted(shown.values(), key=[*candidates, *picks].index):
         said = [f"{name} {value(score)}" for name, score in one.scores.items() if score is not None]
         said += [name.replace("_", " ") for name, reason in one.objections.items() if reason]
-        answers.append({"name": stage1.label(one) + (", chosen" if one in picks else ""),
-                        "note": " · ".join(said), "text": _clip(one.text)})
+        answers.append((stage1.label(one) + (", chosen" if one in picks else ""), said, one.text))
     question = record["prompt"][-1]["content"] if record.get("prompt") else record["row_id"]
-    return {"kind": "sample", "question": _clip(question), "answers": answers,
-            "note": record.get("why") or ""}
+    return _side_by_side(question, answers, record.get("why") or "")
 
 
 def _sample(found: dict[str, Record]) -> Block:
     asked = found["base"]["prompt"]
-    answers = [] if isinstance(asked, str) else [{"name": "gold", "note": "", "text": found["base"]["gold"]}]
+    answers = [] if isinstance(asked, str) else [("gold", list[str](), found["base"]["gold"])]
     for name in ("base", "trained"):
         one = found[name]
         said = [f"{key} {value(one[key])}" for key in ("token_f1", "similarity") if one.get(key) is not None]
-        if one.get("strict"):
-            said += [f"{name} {'✓' if follows else '✗'}"
-                     for name, follows in zip(one["instructions"], one["strict"], strict=True)]
-        said += ["cut off"] if one["finish_reason"] == "length" else []
-        answers.append({"name": name, "note": " · ".join(said), "text": one["answer"]})
-    question = asked if isinstance(asked, str) else asked[-1]["content"]
-    return {"kind": "sample", "question": question, "note": "", "answers": answers}
+        said += [f"{instruction} {'✓' if follows else '✗'}" for instruction, follows in zip(
+            one.get("instructions") or [], one.get("strict") or [], strict=False)]
+        answers.append((name, said + ["cut off"] * (one["finish_reason"] == "length"), one["answer"]))
+    return _side_by_side(asked if isinstance(asked, str) else asked[-1]["content"], answers)
 
 
-def _clip(said: str) -> str:
-    return said if len(said) <= CLIP else said[:CLIP] + " …"
+def _side_by_side(question: str, answers: Sequence[tuple[str, list[str], str]], note: str = "") -> Block:
+    return {"kind": "sample", "question": question[:CLIP], "note": note, "answers": [
+        {"name": name, "note": " · ".join(said), "text": answer[:CLIP]} for name, said, answer in answers]}
+
+
+def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup | None:
+    """One quantity by optimizer step: from 0 up, or on a log scale with a line at 1. None without points; a
+    single value is stated instead of drawn."""
+    points = [(step, height) for step, height in points if height > 0 or name != LOG]
+    if len(points) == 1:
+        return Markup("<h3>{}</h3><b>{} at step {:g}</b>").format(title, short(points[0][1]), points[0][0])
+
+    def draw(axes: Any) -> None:
+        axes.plot(*zip(*points, strict=True), color=C1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        if name == LOG:
+            axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0)
+
+    return figure(name, title, draw, "step") if points else None
+
+
+def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str | None,
+           height: float = SIZE[1]) -> Markup:
+    """Inline SVG of what `draw(axes)` draws. `name` keeps its ids apart from other plots' ids."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(SIZE[0], height), layout="constrained")
+        axes = canvas.add_subplot()
+        draw(axes)
+        axes.set_title(title, pad=10 if axes.get_legend() is None else 26)
+        axes.set_xlabel(xlabel or "")
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"(?<=\bid=\")|(?<=href=\"#)|(?<=url\(#)", f"{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+                 rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg, count=1)
+    svg = re.sub(r"font: ([^;\"']*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", svg)
+    for ink, variable in INKS.items():
+        svg = svg.replace(ink, variable)
+    return Markup(svg)

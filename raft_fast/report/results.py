@@ -1,15 +1,16 @@
-"""evaluation.json as rows: the only source of the terminal's table, the page's and the model card's."""
+"""The files of a run as rows of text: one source for the terminal, the page and the cards."""
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.report import stage1
-from raft_fast.report.files import RunFiles
-from raft_fast.report.text import markdown, percent, short, value
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml, replacing
 from raft_fast.run.terminal import visible
 
 PARTS = {
@@ -35,20 +36,19 @@ LABELS = {
     "refused": "answers that refuse",
 }
 DRIFT = {"own": "the base's own answers", "text": "general text"}
-HEADLINE = (("domain", "token_f1"), ("domain", "nll"), ("general", "strict_instruction"))
-TOO_FEW, ENOUGH = "too few rows", 10
+NONE, TOO_FEW, ENOUGH = "–", "too few rows", 10
 SURE = 0.05  # a p below it is beyond noise
 WIDTH_OF_FILES = 140  # a log file has no width of its own
 COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
-Section = dict[str, Any]
+Record = dict[str, Any]
+Lines = list[tuple[str, ...]]
 
 
 class Row(NamedTuple):
-    """One metric as text, in the order of `COLUMNS`, after the part of the evaluation it belongs to; ↓ in
-    the label: lower is better.
+    """One metric as text: the part of the evaluation, then the cells in the order of `COLUMNS`.
 
-    The interval is that of the difference, or of the trained model's value without a difference;
-    `n` counts what the difference rests on.
+    ↓ in the label: lower is better. The interval is that of the difference or, without one, of the trained
+    model's value; `n` counts what the difference rests on.
     """
 
     part: str
@@ -61,21 +61,18 @@ class Row(NamedTuple):
     judgement: str
 
 
-def rows(evaluation: Section) -> list[Row]:
-    """Every metric that some row has."""
+def rows(evaluation: Record) -> list[Row]:
+    """Every metric of evaluation.json that some row has."""
     return [Row(PARTS[part], *_cells(label, metric)) for part in PARTS if evaluation.get(part)
             for label, metric in _metrics(part, evaluation[part])
             if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
 
 
-def judgement(metric: Section) -> str:
-    """better or worse if the change is beyond noise; no verdict on a handful of rows, for which a bootstrap
-    means little."""
+def judgement(metric: Record) -> str:
+    """better or worse if the change is beyond noise; no verdict on a handful of rows."""
     change = metric["change"]
-    if change["n"] == 0:
-        return ""
     if change["n"] < ENOUGH:
-        return TOO_FEW
+        return TOO_FEW if change["n"] else ""
     if change["low"] is None and change["mean"] == 0:
         return "same"
     if not beyond_noise(change, metric.get("p")):
@@ -83,7 +80,7 @@ def judgement(metric: Section) -> str:
     return "better" if (change["mean"] > 0) == metric["higher_is_better"] else "worse"
 
 
-def beyond_noise(change: Section, p: float | None) -> bool:
+def beyond_noise(change: Record, p: float | None) -> bool:
     """Whether the interval of the change excludes zero. Rows that all change alike give a bootstrap no
     interval; the permutation test decides then."""
     if change["low"] is None:
@@ -91,79 +88,30 @@ def beyond_noise(change: Section, p: float | None) -> bool:
     return not change["low"] <= 0 <= change["high"]
 
 
-def verdict(evaluation: Section, collapse: Section) -> str:
-    """One line: the headline metrics of both models and whether they differ beyond noise."""
-    early = f"Training ended early: {collapse['reason']}. " if collapse else ""
-    if not evaluation:
-        return f"{early}This run has not been evaluated."
-    found = [f"{label} {value(metric['base']['mean'])} → {value(metric['trained']['mean'])} "
-             f"({judgement(metric) or 'not compared'})"
-             for part, name in HEADLINE if evaluation.get(part)
-             for label, metric in [(LABELS[name], evaluation[part]["metrics"][name])]
-             if metric["base"]["n"] and metric["trained"]["n"]]
-    general = evaluation["general"]
-    kept = general["metrics"]["strict_instruction"]["retention"] if general else None
-    if kept is not None:
-        found.append(f"{percent(kept)} of the base kept")
-    return f"{early}{'; '.join(found) or 'Nothing could be compared'}."
-
-
-def notes(evaluation: Section) -> list[str]:
-    """What qualifies the scores: parts left out, answers cut off or failed, the jury."""
+def notes(evaluation: Record) -> list[str]:
+    """What qualifies the scores: parts left out, answers that failed, the jury."""
     if not evaluation:
         return ["No evaluation.json: neither model was evaluated."]
-    general, found = evaluation["general"], []
+    general, domain, found = evaluation["general"], evaluation["domain"], []
     if general is None:
         found.append(f"General behaviour was left out: {evaluation['general_skipped']}.")
     else:
-        out, total = general["left_out"], general["prompts_total"]
-        reasons = "; ".join(f"{name} ({why})" for name, why in out["instructions"].items())
-        if out["prompts"]:
-            found.append(f"IFBench prompts that cannot be verified here: {out['prompts']} of {total} "
-                         f"({reasons}).")
-        if out["not_in_slice"]:
-            found.append(f"IFBench prompts not asked: {out['not_in_slice']} (--general_prompts 0 asks all).")
-    domain = evaluation["domain"]
+        found.append(f"IFBench: {general['prompts']} of {general['prompts_total']} prompts; "
+                     f"{general['left_out']['prompts']} cannot be verified here.")
     if domain.get("without_answers"):
         found.append("The held-out rows have no answers: there are no domain scores.")
-    for part in ("domain", "general"):
-        for key, what in (("truncated", "cut off at the length limit"), ("failed", "without an answer")):
-            base, trained = ((evaluation[part] or {}).get(key) or {"base": 0, "trained": 0}).values()
-            if base or trained:
-                found.append(f"Replies to {part} prompts {what}: base {base}, trained {trained}.")
+    found += [f"Replies to {part} prompts that failed: base {failed['base']}, trained {failed['trained']}."
+              for part in ("domain", "general") for failed in [(evaluation[part] or {}).get("failed") or {}]
+              if any(failed.values())]
     if jury := evaluation.get("jury"):
-        agreement = jury["agreement"]
-        missing = ", ".join(f"{judge} {count}" for judge, count in jury["missing_votes"].items())
+        agreement, missing = jury["agreement"], sum(jury["missing_votes"].values())
         found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(agreement['unanimous'])}; "
                      f"Krippendorff's alpha: {value(agreement['krippendorff_alpha'])}; missing votes: "
-                     f"{missing or 0}.")
+                     f"{missing}.")
     return found
 
 
-def caveats(run: RunFiles) -> list[str]:
-    """What qualifies a run's results, for page and card."""
-    found = [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
-    if not run.steps:
-        found.append("No metrics.jsonl: no training step is reported.")
-    for key, what in (("lambda_bounded", "with λ at its bound"),
-                      ("skipped", "skipped, their gradient was not finite")):
-        if count := sum(bool(step.get(key)) for step in run.steps):
-            found.append(f"Steps {what}: {count} of {len(run.steps)}.")
-    if run.config.get("load_best_model_at_end"):
-        found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "
-                     "these are a little too good.")
-    return [*found, *notes(run.evaluation), *(f"{name} could not be read." for name in run.unreadable)]
-
-
-def amount(steps: Sequence[Section]) -> list[tuple[str, ...]]:
-    """How much a run trained: (what, how much)."""
-    found = {"rows seen": steps[-1].get("rows_seen"), "optimizer steps": len(steps),
-             "tokens, prompts included": sum(step.get("tokens") or 0 for step in steps),
-             "tokens sampled by the student": sum(step.get("trajectory_tokens") or 0 for step in steps)}
-    return [(what, f"{count:,}") for what, count in found.items() if count]
-
-
-def print_table(evaluation: Section) -> None:
+def print_table(evaluation: Record) -> None:
     """Print the rows to stdout, and what qualifies them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     table = Table(title="Base against trained (↓: lower is better)", title_justify="left")
@@ -181,15 +129,9 @@ def print_table(evaluation: Section) -> None:
         console.print(visible(note), markup=False)
 
 
-def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; everything in it is escaped."""
-    written = ["| " + " | ".join(map(markdown, line)) + " |" for line in (columns, *lines)]
-    return "\n".join([written[0], "|" + "---|" * len(columns), *written[1:]]) + "\n"
-
-
-def _metrics(part: str, found: Section) -> Iterator[tuple[str, Section]]:
-    """(label, metric) of one part of evaluation.json. Metrics that are neither good nor bad, or that the two
-    models do not both have, have no `higher_is_better` or no `change`."""
+def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
+    """(label, metric) of one part. Metrics that are neither good nor bad, or that the two models do not both
+    have, have no `higher_is_better` or no `change`."""
     if part == "lm_eval":
         for task, metrics in found["tasks"].items():
             yield from ((f"{task}, {name.removesuffix(',none')}", metric) for name, metric in metrics.items())
@@ -197,17 +139,17 @@ def _metrics(part: str, found: Section) -> Iterator[tuple[str, Section]]:
         for suite, metrics in found.items():
             yield from ((f"{suite}: {LABELS[name]}", metric) for name, metric in metrics.items())
     elif part == "drift":
+        lower = {"higher_is_better": False}
         for suite, what in DRIFT.items():
-            yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"], "higher_is_better": False}
-            yield f"NLL of {what}, nats per token", found[suite]["nll"] | {"higher_is_better": False}
+            yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"]} | lower
+            yield f"NLL of {what}, nats per token", found[suite]["nll"] | lower
         if moved := found.get("weights"):
-            yield "Relative distance of the weights", {"trained": {"mean": moved["all"]},
-                                                       "higher_is_better": False}
+            yield "Relative distance of the weights", {"trained": {"mean": moved["all"]}} | lower
     else:
         yield from ((LABELS[name], metric) for name, metric in found["metrics"].items())
 
 
-def _cells(label: str, metric: Section) -> tuple[str, ...]:
+def _cells(label: str, metric: Record) -> tuple[str, ...]:
     base, trained, change = (metric.get(side) for side in ("base", "trained", "change"))
     judged, better = change or trained or {}, metric.get("higher_is_better")
     low, high = judged.get("low"), judged.get("high")
@@ -217,3 +159,114 @@ def _cells(label: str, metric: Section) -> tuple[str, ...]:
             value(change["mean"], signed=True) if change else "",
             "" if low is None else f"[{value(low, bool(change))}, {value(high, bool(change))}]",
             str(judged.get("n", "")), judgement(metric) if change and better is not None else "")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a training run; `unreadable` names those that could not be read."""
+
+    name: str
+    config: Record
+    summary: Record
+    steps: list[Record]
+    evaluation: Record
+    generations: list[Record]
+    phases: list[Record]
+    collapse: Record
+    unreadable: list[str]
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Whatever files of a training run `run_dir` has; what is missing or unreadable is empty."""
+    bad: list[str] = []
+
+    def take(name: str, empty: Any, *keys: str) -> Any:
+        return read(run_dir / name, empty, keys, bad)
+
+    return RunFiles(
+        name=run_dir.resolve().name, config=take("config.yaml", {}), summary=take("refine/summary.json", {}),
+        steps=take("metrics.jsonl", [], "step"), evaluation=take("evaluation.json", {}, "domain", "general"),
+        generations=take("generations.jsonl", [], "suite", "model"),
+        phases=take("phases.json", [], "name", "seconds", "peak_bytes"),
+        collapse=take("collapse.json", {}, "step", "reason"), unreadable=bad)
+
+
+def read(path: Path, empty: Any, keys: Sequence[str] = (), bad: list[str] | None = None) -> Any:
+    """A JSON, JSON lines or YAML file whose objects have these keys, of the type of `empty`; that itself for
+    a missing file and one that cannot be read, whose name is added to `bad`."""
+    try:
+        if not path.is_file():
+            return empty
+        if path.suffix == ".jsonl":
+            return list(read_jsonl(path, keys=keys))
+        return read_yaml(path) if path.suffix == ".yaml" else read_json(path, kind=type(empty), keys=keys)
+    except UserError:
+        if bad is not None:
+            bad.append(path.name)
+        return empty
+
+
+def read_lines(path: Path, *keys: str) -> Iterator[Record | None]:
+    """The lines of a file one at a time, None for one that is not an object with these keys."""
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in filter(bytes.strip, file):
+                try:
+                    yield json_object(line, keys)
+                except ValueError:
+                    yield None
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a text file atomically; returns its path."""
+    with replacing(path) as file:
+        file.write(text)
+    return path
+
+
+def value(number: float | None, signed: bool = False) -> str:
+    """Three decimals and a true minus sign; a dash for null."""
+    return NONE if number is None else _written(number, ".3f", signed)
+
+
+def short(number: float | None, signed: bool = False) -> str:
+    """As `value`, but two significant digits for numbers too small for three decimals."""
+    small = number is not None and 0 < abs(number) < 0.1
+    return _written(number, ".2g", signed) if number is not None and small else value(number, signed)
+
+
+def counted(count: int, noun: str) -> str:
+    """"1 row", "2,000 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(number: float | None, digits: int = 0) -> str:
+    """A share in percent; a dash for null."""
+    return NONE if number is None else _written(100 * number, f".{digits}f") + "\u00a0%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def markdown(text: str) -> str:
+    """Data inside Markdown: one line, no HTML and no table breaks."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(escaped.replace("|", "\\|").split())
+
+
+def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; everything in it is escaped."""
+    written = ["| " + " | ".join(map(markdown, line)) + " |" for line in (columns, *lines)]
+    return "\n".join([written[0], "|" + "---|" * len(columns), *written[1:]]) + "\n"
+
+
+def _written(number: float, form: str, signed: bool = False) -> str:
+    """A true minus sign, and no sign before what is rounded to zero."""
+    text = f"{number:z{form}}"
+    plus = "+" if signed and float(text) > 0 else ""
+    return plus + text.replace("-", "\u2212")

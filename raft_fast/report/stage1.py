@@ -1,57 +1,32 @@
-"""Stage 1 for report and cards: the tally of its decisions, what qualifies them, costs and examples."""
+"""Stage 1 as rows of text, for page, card and terminal: counts, candidates, costs, one row's story."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from raft_fast.refinement.candidates import GOLD, JUDGE, TASKS, Candidate, read_line
+from raft_fast.refinement.candidates import GOLD, TASKS, Candidate, read_line
 from raft_fast.refinement.summary import Tally
-from raft_fast.report.files import DECISIONS, read, read_lines
-from raft_fast.report.text import NONE, counted, duration, percent, value
+from raft_fast.report.results import NONE, Lines, Record, percent, read, read_lines, value
+from raft_fast.run.errors import UserError
+from raft_fast.run.terminal import visible
 
-Record = dict[str, Any]
-Lines = list[tuple[str, ...]]
-EXAMPLES, REASONS, SCREENED = 10, 3, 50
+DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
+EXAMPLES, REASONS = 10, 3
 PRICED = {"rewrite": "rewriter", "fused": "fuser"}  # origin -> the engine whose price counts
-MEASURES = {"same_words": "same words", "similarity": "similarity", "ngrams": "13-word sequences shared"}
-ACTIONS = {"flag": "flagged", "drop": "dropped"}
-
-
-@dataclass
-class Examples:
-    """At most `count` rows for every reason; which ones depends on their row_id alone."""
-
-    count: int = EXAMPLES
-    _kept: dict[str, list[tuple[str, Record]]] = field(default_factory=dict)
-
-    def add(self, reason: str, record: Record) -> None:
-        kept = self._kept.setdefault(reason, [])
-        rank = hashlib.sha256(str(record["row_id"]).encode()).hexdigest()
-        if len(kept) < self.count or rank < kept[-1][0]:
-            kept.append((rank, record))
-            kept.sort(key=lambda pair: pair[0])
-            del kept[self.count :]
-
-    def chosen(self) -> list[Record]:
-        """At most `count` rows, one of every reason before a second of any."""
-        groups = [[record for _, record in self._kept[reason]] for reason in sorted(self._kept)]
-        turns = [record for turn in zip_longest(*groups) for record in turn if record is not None]
-        return turns[: self.count]
 
 
 @dataclass
 class Stage1:
-    """What the files of stage 1 say, read in one pass over its decisions."""
+    """What the files of stage 1 say, read in one pass over its decisions. `accepted` and `rejected` hold the
+    first rows of every reason."""
 
     summary: Record
     tally: Tally = field(default_factory=Tally)
     damaged: int = 0
-    accepted: Examples = field(default_factory=Examples)
-    rejected: Examples = field(default_factory=Examples)
+    accepted: dict[str, list[Record]] = field(default_factory=dict)
+    rejected: dict[str, list[Record]] = field(default_factory=dict)
 
 
 def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
@@ -63,15 +38,25 @@ def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
             continue
         found.tally.add(record)
         candidates, picks = read_line(record)
-        if changed := [pick for pick in picks if pick.origin != GOLD]:
-            found.accepted.add(label(changed[0]), record)
+        if changed := [label(pick) for pick in picks if pick.origin != GOLD]:
+            kept = found.accepted.setdefault(changed[0], [])
         elif reasons := [name for one in candidates for name, why in one.objections.items() if why]:
-            found.rejected.add(reasons[0], record)
+            kept = found.rejected.setdefault(reasons[0], [])
+        else:
+            continue
+        if len(kept) < EXAMPLES:
+            kept.append(record)
     if not found.tally.rows:
         return None
     rows = {"rows": {"used": found.tally.rows, "total": found.tally.rows}}
     found.summary = rows | found.tally.as_json() | found.summary
     return found
+
+
+def spread(examples: dict[str, list[Record]]) -> list[Record]:
+    """At most `EXAMPLES` rows, one of every reason before a second of any."""
+    turns = zip_longest(*(examples[reason] for reason in sorted(examples)))
+    return [record for turn in turns for record in turn if record is not None][:EXAMPLES]
 
 
 def label(one: Candidate) -> str:
@@ -81,8 +66,8 @@ def label(one: Candidate) -> str:
 
 def counts(summary: Record) -> Lines:
     """What came of the rows: (what, how many), for page and card."""
-    rows, used = summary["rows"], summary["rows"]["used"]
-    lines: Lines = [("rows", f"{used:,} of {rows['total']:,}"),
+    used = summary["rows"]["used"]
+    lines: Lines = [("rows", f"{used:,} of {summary['rows']['total']:,}"),
                     ("rewrites that passed the checks", _share(summary.get("passed_filter", 0), used))]
     lines += [(f"trained on: {source}", _share(count, used)) for source, count in summary["sources"].items()]
     if similarity := summary.get("similarity"):
@@ -93,13 +78,14 @@ def counts(summary: Record) -> Lines:
                                     ("gap", "supervision-compatibility gap"))]
     elif summary.get("no_likelihoods"):
         lines.append(("nats per token for the rewriter", f"not measured: {summary['no_likelihoods']}"))
+    found = summary.get("calibration") or {}
+    passing = found.get("accepted") or {}
+    for tau, one in ((summary.get("tau"), passing.get("at_tau")),
+                     (found.get("suggested_tau"), passing.get("at_suggested_tau"))):
+        if one:
+            lines.append((f"true, shuffled pairs that pass τ {tau}",
+                          f"{percent(one['true'], 1)}, {percent(one['shuffled'], 1)}"))
     return lines
-
-
-def refusals(summary: Record) -> Lines:
-    """(check, how many rewrites it refused), for the card."""
-    return [(f"rewrites refused by the check {check}", _share(count, summary["rows"]["used"]))
-            for check, count in (summary.get("objections") or {}).items()]
 
 
 def notes(summary: Record, rejected: Sequence[str] = ()) -> list[str]:
@@ -119,16 +105,9 @@ def notes(summary: Record, rejected: Sequence[str] = ()) -> list[str]:
     return found
 
 
-def flow(stage1: Stage1) -> tuple[list[str], list[int]]:
-    """(steps, rows that reached each)."""
-    rows, tally = stage1.summary["rows"], stage1.tally
-    steps = {"in the data": rows["total"] + rows.get("rejected", 0), "read": rows["used"]}
-    steps |= {f"{origin}: passed": group.rows for origin, group in tally.origins.items() if origin != GOLD}
-    stop = stage1.summary.get("judge_stop")
-    judged = [group.scores[JUDGE].best for group in tally.origins.values() if JUDGE in group.scores]
-    if judged and stop is not None:
-        steps[f"judged {stop:g} or better"] = sum(best.share(stop) for best in judged)
-    return list(steps), list(steps.values())
+def rejected(folder: Path) -> list[str]:
+    """Why each row in rejected.jsonl was set aside."""
+    return [str(one["reason"]) for one in read_lines(folder / "rejected.jsonl", "reason") if one]
 
 
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
@@ -158,67 +137,71 @@ def judges(tally: Tally) -> Lines:
              f"{one.failed:,}", one.error or "") for name, one in tally.judges.items()]
 
 
-def calibration(summary: Record) -> Lines:
-    """(τ, share of true pairs that pass, share of shuffled ones) for the τ in use and the suggested one."""
-    found = summary.get("calibration") or {}
-    passing = found.get("accepted") or {}
-    return [(f"{name} {at}", percent(one["true"], 1), percent(one["shuffled"], 1)) for name, at, one in (
-        ("τ =", summary.get("tau"), passing.get("at_tau")),
-        ("suggested τ =", found.get("suggested_tau"), passing.get("at_suggested_tau"))) if one]
-
-
 def costs(stage1: Stage1) -> Lines:
-    """(who, replies, tokens read, tokens written, money) for every engine asked, and for all.
-
-    Tokens are those of the replies that the decisions rest on, paid for in this start of the command or in
-    an earlier one. Money is missing without --price.
-    """
+    """(engine, replies, tokens read, tokens written, money) of the replies that the decisions rest on,
+    whenever they were paid for. Money is missing without --price."""
     summary, prices = stage1.summary, stage1.summary.get("prices") or {}
     asked = [(origin, group.drawn, summary["tokens"].get(TASKS.get(origin, origin)),
               prices.get(PRICED.get(origin, origin)))
              for origin, group in stage1.tally.origins.items() if origin != GOLD]
     asked += [(f"judge {name}", one["scores"] + one["failed"], one.get("tokens"),
                (prices.get("judges") or {}).get(name)) for name, one in (summary.get("judges") or {}).items()]
-    lines: list[tuple[Any, ...]] = []
+    lines: Lines = []
+    total = 0.0
     for name, replies, spent, price in asked:
         if replies and spent:
             read, written = spent["prompt"], spent["completion"]
             money = (price["prompt"] * read + price["completion"] * written) / 1e6 if price else None
-            lines.append((name, replies, read, written, money))
-    if lines:
-        _, *columns = zip(*lines, strict=True)
-        lines.append(("all", *(None if None in column else sum(column) for column in columns)))
-    return [(name, *(f"{count:,}" for count in found), NONE if money is None else
-             f"{money:,.2f}" if money >= 1 else f"{money:.4f}") for name, *found, money in lines]
+            total += money or 0.0
+            lines.append((name, f"{replies:,}", f"{read:,}", f"{written:,}", value(money)))
+    return [*lines, ("all with a price", "", "", "", value(total))] if total else lines
 
 
-def started(folder: Path) -> str:
-    """All starts of the command together, those of shards included; empty if none was written down."""
-    paths = [folder / "runs.jsonl", *sorted(folder.glob("shards/*/runs.jsonl"))]
-    runs = [run for path in paths for run in read_lines(path, "seconds") if run]
-    total = {key: sum(run.get(key) or 0 for run in runs) for key in ("seconds", "asked", "cached", "failed")}
-    return (f"{counted(len(runs), 'start')} of the command, {duration(total['seconds'])}: {total['asked']:,} "
-            f"requests, {total['cached']:,} replies from the journal, {total['failed']:,} failures"
-            if runs else "")
-
-
-def screened(folder: Path) -> tuple[Lines, Lines]:
-    """((finding, rows, action), (row, repeats, by, value, action) of the first) from screen.json."""
+def screened(folder: Path) -> Lines:
+    """(finding, rows, action) from screen.json."""
     found = read(folder / "screen.json", {}, ["options", "flagged"])
-    lines: Lines = []
-    for kind, what in (("duplicates", "near-duplicate questions"), ("overlap", "overlap")):
-        if found and found[kind] is not None:
-            suites = ", ".join(f"{name} ({count:,} texts)" for name, count in found["compared_with"].items())
-            what += f" with {suites or 'nothing'}" if kind == "overlap" else ""
-            lines.append((what, f"{found[kind]:,} of {found['rows']:,}", ACTIONS[found["options"][kind]]))
-    return lines, [_finding(one) for one in found.get("flagged", [])[:SCREENED]]
+    names = {"duplicates": "near-duplicate questions",
+             "overlap": f"overlap with {', '.join(found.get('compared_with') or []) or 'nothing'}"}
+    return [(what, f"{found[kind]:,} of {found['rows']:,}", found["options"][kind])
+            for kind, what in names.items() if found and found[kind] is not None]
 
 
-def _finding(one: Record) -> tuple[str, ...]:
-    other = one["with"]
-    named = other.get("row_id", f"prompt {other.get('index')}")
-    return (one["row_id"], f"{named} ({other['suite']})" if "suite" in other else named,
-            MEASURES[one["measure"]], value(one["value"]), "dropped" if one["dropped"] else "flagged")
+def explain(folder: Path, row_id: str) -> None:
+    """Print the story of one row of `folder`, or of `folder`/refine for a training run.
+
+    Raises UserError if there are no decisions, or none about this row.
+    """
+    # newest first: a stopped run leaves its decisions beside those of an earlier, finished one
+    files = [path for place in (folder, folder / "refine") for name in (PARTIAL_DECISIONS, DECISIONS)
+             if (path := place / name).is_file()]
+    if not files:
+        raise UserError(f"--output_dir {folder}: holds no {DECISIONS}; name a folder that "
+                        "python -m raft_fast.refine has written")
+    for path in files:
+        for record in read_lines(path, "row_id", "source"):
+            if record and record["row_id"] == row_id:
+                print(*map(visible, _story(record)), f"\nfrom {path}", sep="\n")
+                return
+    raise UserError(f"--explain {row_id}: no such row in {' and '.join(map(str, files))}")
+
+
+def _story(record: Record) -> Iterator[str]:
+    """Question, candidates with scores, objections and verdicts, the choice and its cost."""
+    candidates, picks = read_line(record)
+    yield record["row_id"] + (f" ({record['category']})" if record.get("category") else "")
+    for turn in record.get("prompt") or []:
+        yield f"\n{turn['role']}:\n{turn['content']}"
+    for one in {id(one): one for one in (*candidates, *picks)}.values():
+        scores = ", ".join(f"{name} {value(score)}" for name, score in one.scores.items())
+        yield f"\n{label(one)}: {scores}\n{one.text or '(none)'}"
+        yield from (f"  {name}: {reason}" for name, reason in one.objections.items() if reason)
+        yield from (f"  judge {said.judge}: {value(said.score)} {said.error or ''}" for said in one.verdicts)
+        if one.verdicts:
+            yield f"  mean: {value(one.scores.get('judge'))} {one.no_score or ''}"
+    yield f"\nchosen: {', '.join(map(label, picks)) or 'nothing'}: {record.get('why') or ''}"
+    spent = [f"{task} {count['prompt']:,} read, {count['completion']:,} written"
+             for task, count in (record.get("tokens") or {}).items() if any(count.values())]
+    yield f"tokens: {'; '.join(spent) or NONE}"
 
 
 def _share(count: int, whole: int) -> str:

@@ -16,7 +16,7 @@ from markupsafe import escape
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import frontier, page, render, runs
 from benchmarks.quality.suite import load_suite
-from raft_fast.report.text import markdown
+from raft_fast.report.results import markdown
 from raft_fast.run.errors import UserError
 
 HERE = Path(__file__).parents[2] / "benchmarks"

@@ -19,7 +19,7 @@ from benchmarks.quality.frontier import (
     score_at,
 )
 from benchmarks.quality.points import Measured
-from raft_fast.evaluation.statistics import paired_change
+from raft_fast.evaluation.scores import paired_change
 
 NUMBERS = st.floats(-10, 10).map(lambda x: round(x, 3))
 POINTS = st.lists(st.builds(Point, NUMBERS, NUMBERS), min_size=1, max_size=12)

@@ -23,7 +23,7 @@ from raft_fast.evaluation.during_training import (
     nll,
     watchers,
 )
-from raft_fast.report.finish import finish
+from raft_fast.report.cards import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter

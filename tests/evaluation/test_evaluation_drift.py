@@ -6,7 +6,6 @@ from tiny import make_model
 
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.drift import (
-    Probes,
     compare_tokens,
     draw_probes,
     measure_drift,
@@ -57,22 +56,21 @@ def test_every_sum_is_the_dense_one_and_a_model_has_not_moved_from_itself(model,
         assert (drift.kl, drift.nll, drift.agreement) == (0, drift.base_nll, drift.tokens)
 
 
-def test_probes_are_what_the_base_says_and_survive_json(model, moved, chat):
+def test_probes_are_what_the_base_says(model, moved, chat):
     base, trained = HFEngine(model, chat, "base"), HFEngine(moved, chat, "trained")
     prompts = [Prompt(str(i), f"Say {i} twice.", [], []) for i in range(3)]
     probes = draw_probes(prompts, base, 6, Reporter())
     assert probes == draw_probes(prompts, base, 6, Reporter())
-    assert [view.prompt for view in probes.own] == [
+    assert [view.prompt for view in probes["own"]] == [
         chat.student_prompt([{"role": "user", "content": prompt.text}]) for prompt in prompts]
-    assert all(0 < len(view.completion) <= 6 for view in probes.own)
-    assert chat.decode(probes.text[1].ids) == "Say 1 twice."
+    assert all(0 < len(view.completion) <= 6 for view in probes["own"])
+    assert chat.decode(probes["text"][1].ids) == "Say 1 twice."
     assert text_views(chat, ["", "a"]) == []  # nothing is predicted
-    assert Probes.load(probes.as_json()) == probes
     found = summarize_drift(measure_drift(base, trained, probes, Reporter()))
     assert found["own"]["kl"]["low"] <= found["own"]["kl"]["mean"] <= found["own"]["kl"]["high"]
     change = found["text"]["nll"]
     assert change["change"]["mean"] == pytest.approx(change["trained"]["mean"] - change["base"]["mean"])
-    assert found["text"]["tokens"] == sum(len(view.completion) for view in probes.text)
+    assert found["text"]["tokens"] == sum(len(view.completion) for view in probes["text"])
 
 
 def test_weight_distance_by_hand(model):

@@ -5,12 +5,10 @@ import pytest
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine
 
 from raft_fast import paraphrase as entry
-from raft_fast.data.dataset import Row, read_table
+from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
-from raft_fast.engines.asking import load_prompt
-from raft_fast.evaluation.paraphrases import objections, of_trained, paraphrase
 from raft_fast.models import load as models
-from raft_fast.run.errors import UserError
+from raft_fast.paraphrase import objections
 
 QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 
@@ -35,21 +33,6 @@ def test_a_failed_or_cut_off_reply_and_low_similarity_are_named():
     cut = Reply("Under PBL 9 kap. 2 §, may a fence of 30 m?", "length", completion_tokens=8)
     assert objections(QUESTION, cut, 0.5, 0.8) == [
         "cut off after 8 tokens", "similarity 0.500 is below --paraphrase_tau 0.8"]
-
-
-def row(name, gold="That.", question="?", *before, **more):
-    return Row(name, [*before, {"role": "user", "content": question}], "c", gold=gold, **more)
-
-
-def test_kept_ones_are_rows_with_the_turns_before():
-    before = {"role": "system", "content": "Be kind."}
-    rows = [row("a", "That.", "What is this?", before, category="x"), row("b", "No.", "What?")]
-    kept, refused = paraphrase(rows, lambda asked: [Reply("This is what?"), Reply("What?")], OverlapEncoder(),
-                               0.1, load_prompt("paraphrase"))
-    (one,) = kept
-    assert one["prompt"] == [before, {"role": "user", "content": "This is what?"}]
-    assert (one["completion"], one["category"], one["original"]) == ("That.", "x", "What is this?")
-    assert [(row["row_id"], row["reasons"]) for row in refused] == [("b", ["the same words as the question"])]
 
 
 @pytest.fixture
@@ -86,29 +69,6 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, command):
     assert (made["made_by"], made["kept"], made["refused"]) == ("stub", 4, 0)
     assert made["prompt"].startswith("paraphrase-")
     assert made["date"].count("-") == 2
-
-
-def test_only_what_rewords_a_trained_row_is_asked():
-    trained = [row("a", "This."), row("b", "That.")]
-    assert [one.row_id for one in of_trained([row("b", "x"), row("c", "This.")], trained, "f")] == ["b"]
-    by_gold = of_trained([row("p-1", "This."), row("p-2", "Else.")], trained, "f")
-    assert [one.row_id for one in by_gold] == ["p-1"]
-    with pytest.raises(UserError, match="f: none of its 1 rows rewords one of the 2 rows"):
-        of_trained([row("c", "Else.")], trained, "f")
-
-
-def test_a_line_number_is_no_row_id():
-    """Rows without ids are named after their lines: of two files, different rows under one name."""
-    def numbered(*rows):
-        return [row(f"row-{line:06d}", gold) for line, gold in rows]
-
-    trained = numbered((1, "This."), (2, "That."), (4, "Those."))
-    reworded = numbered((1, "That."), (2, "Held out."), (3, "Those."), (4, "Those."))
-    assert [one.gold for one in of_trained(reworded, trained, "f")] == ["That.", "Those.", "Those."]
-    made = numbered((4, "Those."), (1, "This."), (3, "That."))  # of these very rows: 3 is held out
-    assert [one.row_id for one in of_trained(made, trained, "f")] == ["row-000004", "row-000001"]
-    with pytest.raises(UserError, match="none of its 1 rows"):
-        of_trained(numbered((1, "Else.")), trained, "f")
 
 
 def test_a_lost_negation_is_noticed():

@@ -63,17 +63,15 @@ NO_PLACE = "config.json has no place for weights: "
     (lambda t: t.update({f"{Q}.base_layer.weight": t.pop(f"{Q}.weight")}), f"{NO_PLACE}{Q}.base_layer"),
     (lambda t: t.update({f"{Q}.lora_A.default.weight": torch.ones(4, 32)}), f"{NO_PLACE}{Q}.lora_A"),
     (lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(1)}), f"{NO_PLACE}{Q}.weight_scale_inv"),
-    (lambda t: t.update({f"{Q}.weight": t[f"{Q}.weight"].to(torch.int8)}),
-     rf"weights are whole numbers, .*: {Q}.weight \(1 in all\); add its quantization_config"),
-    (lambda t: t.update({name.removeprefix("model."): t.pop(name).to(torch.uint8) for name in list(t)}),
-     r"weights are whole numbers, .*: embed_tokens.weight, .*\(21 in all\)"),
+    (lambda t: t.update({f"{Q}.weight": t[f"{Q}.weight"].to(torch.int8), f"{Q}.SCB": torch.ones(32)}),
+     f"{NO_PLACE}{Q}.SCB"),
     (lambda t: t.update({f"{Q}.bias": torch.ones(32)}), f"{NO_PLACE}{Q}.bias"),
     (lambda t: t.update({"lm_head.bias": torch.ones(260)}), f"{NO_PLACE}lm_head.bias"),
     (lambda t: t.update({"layers.1.self_attn.q_norm.weight": t.pop(NORM) * 2,
                          **{name.removeprefix("model."): t.pop(name) for name in list(t)},
                          "norm.weight": torch.ones(32)}), f"{NO_PLACE}layers.1.self_attn.q_norm.weight"),
     (lambda t: t.update({"model.layers.0.post_feedforward_layernorm.weight": torch.ones(32)}), "model_type"),
-], ids=range(15))
+], ids=range(14))
 def test_weights_that_are_not_the_configurations_are_named(model_folder, change, said):
     edit(model_folder, change)
     with pytest.raises(UserError, match=f"--model {model_folder}: .*{said}"):
@@ -86,13 +84,15 @@ def test_weights_that_are_not_the_configurations_are_named(model_folder, change,
     (lambda t: t[W2][0].fill_(torch.nan), "NaN or Inf: model.layers.1.mlp.experts.down_proj"),
     (lambda t: [t.pop(name) for name in list(t) if "layers.1.block" in name and "experts" in name],
      r"missing: .*experts.down_proj, .*experts.gate_up_proj \(2 in all\)"),
-    (another_layer, NO_PLACE),
-], ids=range(5))
+    (another_layer, NO_PLACE)], ids=range(5))
 def test_a_mixtures_experts_are_all_there(mixtral_folder, change, said):
-    load(mixtral_folder)
+    check_written(mixtral_folder)
     edit(mixtral_folder, change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=f"--model.*{said}"):
         load(mixtral_folder)
+    if "NaN" not in said:  # names and shapes alone
+        with pytest.raises(UserError, match=rf"{mixtral_folder} \(just written\): .*{said}"):
+            check_written(mixtral_folder)
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -113,24 +113,11 @@ def test_a_configuration_of_another_model_is_refused(model_folder, changes, said
     lambda t: t.update({"score.bias": torch.ones(1), "model.visual.blocks.0.norm.bias": torch.ones(3)}),
     lambda t: t.update({f"model.layers.0.self_attn.{name}": torch.ones(1, 1, 3, 3, dtype=torch.uint8)
                         for name in ("bias", "causal_mask")}),
-    lambda t: t.update({"visual.blocks.0.norm.weight": torch.ones(3, dtype=torch.int8)}),
-], ids=["heads", "vision", "mask", "integer"])
+], ids=["heads", "vision", "mask"])
 def test_weights_of_something_else_are_named_and_left_out(model_folder, change):
     edit(model_folder, change)
     with pytest.warns(UserWarning, match="weights that LlamaForCausalLM does not have are left out: "):
         assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
-
-
-@pytest.mark.parametrize("change", [
-    lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()}),
-    lambda t: t.update({name.removeprefix("model."): t.pop(name) for name in list(t)}),
-    lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
-], ids=["bfloat16", "no prefix", "old buffers"])
-def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys, recwarn):
-    edit(model_folder, change)
-    load(model_folder)
-    assert not recwarn
-    assert capsys.readouterr().err == ""
 
 
 def shards(folder):
@@ -138,6 +125,20 @@ def shards(folder):
     (folder / WEIGHTS).unlink()
     make_model().save_pretrained(folder, max_shard_size="50KB")
     return sorted(folder.glob("model-*.safetensors")), folder / f"{WEIGHTS}.index.json"
+
+
+@pytest.mark.parametrize("change", [
+    lambda folder: edit(folder, lambda t: t.update({name: one.bfloat16() for name, one in t.items()})),
+    lambda folder: edit(folder, lambda t: t.update(
+        {name.removeprefix("model."): t.pop(name) for name in list(t)})),
+    lambda folder: edit(folder, lambda t: t.update(
+        {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})),
+    shards], ids=["bfloat16", "no prefix", "old buffers", "shards"])
+def test_weights_that_transformers_reads_are_taken(model_folder, change, capsys, recwarn):
+    change(model_folder)
+    assert torch.allclose(load(model_folder).lm_head.weight, make_model().lm_head.weight, atol=0.01)
+    assert not recwarn
+    assert capsys.readouterr().err == ""
 
 
 def cut(file, size):
@@ -150,10 +151,10 @@ def cut(file, size):
     (lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
      "model.safetensors cannot be read"),
     (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "no file named model.safe"),
-    (lambda folder: shards(folder)[0][1].unlink(), "model-00002-of-00004.safetensors cannot be read"),
+    (lambda folder: shards(folder)[0][1].unlink(), "model-00002-of-00004.safetensors"),
     (lambda folder: cut(shards(folder)[0][1], -9), "model-00002-of-00004.safetensors cannot be read"),
     (lambda folder: shards(folder)[1].write_text("{"), "model.safetensors.index.json cannot be read"),
-    (lambda folder: shards(folder)[1].write_text('{"metadata": 1}'), "index.json cannot be read"),
+    (lambda folder: shards(folder)[1].write_text('{"metadata": 1}'), "KeyError: 'weight_map'"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json' is not a valid JSON file"),
     (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter, not a whole model"),
 ], ids=range(10))
@@ -161,18 +162,6 @@ def test_a_folder_that_is_not_whole_is_one_line(model_folder, damage, said):
     damage(model_folder)
     with pytest.raises(UserError, match=f"--teacher {model_folder}: .*{said}"):
         load(model_folder, "--teacher")
-
-
-def test_a_model_in_several_files_is_taken(model_folder):
-    shards(model_folder)
-    assert torch.equal(load(model_folder).lm_head.weight, make_model().lm_head.weight)
-
-
-def test_what_is_written_is_read_by_its_names_and_shapes(mixtral_folder):
-    check_written(mixtral_folder)
-    edit(mixtral_folder, lambda t: t.pop(W2))
-    with pytest.raises(UserError, match=rf"{mixtral_folder} \(just written\): .*experts.down_proj"):
-        check_written(mixtral_folder)
 
 
 def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_path, chat, monkeypatch):
@@ -190,9 +179,7 @@ def test_a_run_does_not_end_with_a_model_that_does_not_load(model_folder, tmp_pa
     (lambda t: t.pop("encoder.layer.0.output.dense.weight"), "missing: encoder.layer.0.output.dense.weight"),
     (lambda t: t.update({"encoder.layer.0.output.dense.bias": torch.ones(3)}), "wrong shape or number"),
     (lambda t: t["encoder.layer.0.output.dense.bias"].fill_(torch.nan), "NaN or Inf"),
-    (lambda t: t.update({name: t[name].to(torch.int8) for name in t if name.endswith("dense.weight")}),
-     "weights are whole numbers"),
-], ids=range(4))
+], ids=range(3))
 def test_an_encoder_is_whole_too(tmp_path, change, said):
     folder = make_home(tmp_path) / "encoder"
     edit(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("pooler")])

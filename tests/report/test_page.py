@@ -12,7 +12,7 @@ from raft_fast.report.cards import write_model_card
 from raft_fast.report.page import write_refine_report, write_run_report
 
 ATTACK = '<script>alert("x")</script> & $x_n$ </svg> {{ 7*7 }} '
-STAGE1_PLOTS = 2
+PLOTS = 6
 
 
 def check_self_contained(page):
@@ -36,7 +36,7 @@ def check_whole(page, plots, *words):
 
 
 def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
-    check_whole(write_run_report(run_dir).read_text(), 6 + STAGE1_PLOTS, "Domain against general",
+    check_whole(write_run_report(run_dir).read_text(), PLOTS, "Domain against general",
                 "The fuser is also a judge", "Rows used by stage 1: 96 of 302", "evaluate trained: general",
                 "2 min 40 s")
 
@@ -44,14 +44,12 @@ def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
 def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
     folder = write_folder(
         tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True,
-        calibration={"edges": [0.0, 0.5, 1.0], "true": [3, 93], "shuffled": [90, 6],
-                     "suggested_tau": 0.62, "n": {"true": 96, "shuffled": 96},
+        calibration={"suggested_tau": 0.62,
                      "accepted": {"at_tau": {"true": 0.5, "shuffled": 0.001},
                                   "at_suggested_tau": {"true": 0.75, "shuffled": 0.01}}})
     (folder / "config.yaml").write_text("tau: 0.8\n")
-    check_whole(write_refine_report(folder).read_text(encoding="utf-8"), STAGE1_PLOTS,
-                "How far the rows came", "Rewrites by similarity",
-                "<td>suggested τ = 0.62</td><td>75.0\u00a0%", "The fuser is also a judge",
+    check_whole(write_refine_report(folder).read_text(encoding="utf-8"), 0,
+                "pass τ 0.62</td><td>75.0\u00a0%, 1.0", "The fuser is also a judge",
                 "Rows with a new answer", "Rows that keep the gold answer", "fused 2, chosen")
 
 
@@ -78,7 +76,7 @@ def test_a_missing_file_is_named_in_its_section(run_dir, name):
 
 
 def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
-    assert "has not been evaluated" in write_run_report(tmp_path).read_text()
+    assert "nothing was measured" in write_run_report(tmp_path).read_text()
     (tmp_path / "evaluation.json").write_text('{"domain"')
     assert "evaluation.json could not be read" in write_run_report(tmp_path).read_text()
 
@@ -101,7 +99,7 @@ def test_what_was_off_is_not_drawn_and_a_further_loss_is(run_dir):
     kl, sft = ("kl_loss", "lambda", "ce_kl_ratio", "teacher_mass"), ("sft_loss", "ce_kl_ratio")
     for changed, curves in ((dict.fromkeys(kl), 2), (dict.fromkeys(sft), 4), ({"reverse_loss": 0.5}, 7)):
         path.write_text("".join(json.dumps(step | changed) + "\n" for step in steps))
-        assert write_run_report(run_dir).read_text().count("<svg") == curves + STAGE1_PLOTS
+        assert write_run_report(run_dir).read_text().count("<svg") == curves
 
 
 def test_a_run_of_one_step_states_its_values(run_dir):
@@ -109,4 +107,4 @@ def test_a_run_of_one_step_states_its_values(run_dir):
     path.write_text(path.read_text().splitlines()[0])
     page, one = write_run_report(run_dir).read_text(), json.loads(path.read_text())
     assert f"<b>{one['sft_loss']:.3f} at step 1</b>" in page
-    assert page.count("<svg") == STAGE1_PLOTS
+    assert page.count("<svg") == 0

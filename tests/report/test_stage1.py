@@ -1,12 +1,15 @@
-"""What the report takes from the tally of stage 1, against numbers worked out by hand."""
+"""What page, card and terminal take from stage 1's files, against numbers worked out by hand."""
 
-import json
-import random
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from stage1_stubs import many, write_folder
 
 from raft_fast.report.page import write_refine_report
-from raft_fast.report.stage1 import Examples, costs, counts, draws, flow, judges, objections, read_stage1
+from raft_fast.report.stage1 import costs, counts, draws, explain, judges, objections, read_stage1, spread
+from raft_fast.run.errors import UserError
 
 SUMMARY = {
     "tokens": {"rewrite": {"prompt": 1_500_000, "completion": 200_000},
@@ -16,7 +19,7 @@ SUMMARY = {
                        "tokens": {"prompt": 2_000_000, "completion": 500}},
                "two": {"scores": 4, "failed": 0, "mean": 0.5,
                        "tokens": {"prompt": 1_000_000, "completion": 0}}},
-    "prices": {"rewriter": {"prompt": 2.0, "completion": 10.0}, "fuser": {"prompt": 1.0, "completion": 1.0},
+    "prices": {"rewriter": {"prompt": 2.0, "completion": 10.0}, "fuser": None,
                "judges": {"one": {"prompt": 0.5, "completion": 1.0},
                           "two": {"prompt": 3.0, "completion": 9.0}}},
 }
@@ -38,15 +41,16 @@ def row(row_id, source, similarity=0.9, rounds=(), rewrite="r", nll=None, refuse
 
 def test_rows_and_candidates_are_counted_by_origin(tmp_path):
     found = read_stage1(write_folder(tmp_path, [
-        row("a", "fused", rounds=[a_round(1, 0.5, 0.7), a_round(2, 0.9, 0.8)]),
+        row("a", "fused", rounds=[a_round(1, 0.5, 0.7), a_round(2, 0.9, 0.8)],
+            nll={"gold": 3.0, "rewrite": 1.0, "fused": 2.0}),
         row("b", "fused", rounds=[a_round(1, 0.4, 0.4), a_round(2, 0.4, 0.4)]),
-        row("c", "rewrite", rounds=[a_round(1, None, None), a_round(2, checks={"copy": "same"})]),
-        row("d", "gold", similarity=0.5, refused={"similarity": "below"}),
+        row("c", "rewrite", rounds=[a_round(1, None, None), a_round(2, checks={"copy": "same"})],
+            nll={"gold": 4.0, "rewrite": 1.0, "fused": None}),
+        row("d", "gold", similarity=0.5, refused={"similarity": "below"},
+            nll={"gold": 2.0, "rewrite": 0.5, "fused": None}),
         row("e", "gold", rewrite=None, similarity=None, refused={"reply": "no reply: busy"}),
-        '{"row_id": "half', "[1, 2]"], rows={"used": 5, "total": 9, "rejected": 1}))
+        '{"row_id": "half', "[1, 2]"]))
     assert found.damaged == 2
-    assert dict(zip(*flow(found), strict=True)) == {
-        "in the data": 10, "read": 5, "rewrite: passed": 3, "fused: passed": 3, "judged 0.8 or better": 1}
     columns, lines = draws(found.tally)
     assert columns[:5] == ("origin", "draw", "candidates", "passed", "chosen")
     assert [line[:5] for line in lines] == [
@@ -57,19 +61,11 @@ def test_rows_and_candidates_are_counted_by_origin(tmp_path):
     first, second = judges(found.tally)
     assert first == ("j0", "4", "0.550", "−0.025", "1", "broken")
     assert second[3] == "+0.025"
-    assert ("trained on: gold", "2 (40\u00a0%)") in counts(found.summary)
-
-
-def test_the_gap_is_measured_on_what_each_row_is_trained_on(tmp_path):
-    folder = write_folder(tmp_path, [
-        row("a", "fused", rounds=[a_round(1, 0.5)], nll={"gold": 3.0, "rewrite": 1.0, "fused": 2.0}),
-        row("b", "gold", nll={"gold": 2.0, "rewrite": 0.5, "fused": None}, refused={"copy": "same"}),
-        row("c", "rewrite", nll={"gold": 4.0, "rewrite": 1.0, "fused": None}), row("d", "gold")])
-    found = dict(counts(read_stage1(folder).summary))
-    name = "nats per token for the rewriter: "
-    assert found[f"{name}gold answers"] == "3.000"
-    assert found[f"{name}training answers"] == "1.667"
-    assert found[f"{name}supervision-compatibility gap"] == "+1.333"
+    name, said = "nats per token for the rewriter: ", dict(counts(found.summary))
+    assert said["trained on: gold"] == "2 (40\u00a0%)"
+    # measured on what each row is trained on
+    assert [said[name + what] for what in ("gold answers", "training answers",
+                                           "supervision-compatibility gap")] == ["3.000", "1.667", "+1.333"]
 
 
 def test_without_likelihoods_the_reason_is_given(tmp_path):
@@ -80,39 +76,81 @@ def test_without_likelihoods_the_reason_is_given(tmp_path):
 def test_every_engine_has_its_replies_tokens_and_money(tmp_path):
     rows = [one for one in many(96) if one["rounds"]][:2]
     assert costs(read_stage1(write_folder(tmp_path, rows, **SUMMARY))) == [
-        ("rewrite", "2", "1,500,000", "200,000", "5.00"), ("fused", "4", "100,000", "10,000", "0.1100"),
-        ("judge one", "4", "2,000,000", "500", "1.00"), ("judge two", "4", "1,000,000", "0", "3.00"),
-        ("all", "14", "4,600,000", "210,500", "9.11")]
-    unpriced = SUMMARY | {"prices": SUMMARY["prices"] | {"fuser": None}}
-    found = costs(read_stage1(write_folder(tmp_path, rows, **unpriced)))
-    assert [line[-1] for line in found] == ["5.00", "–", "1.00", "3.00", "–"]
+        ("rewrite", "2", "1,500,000", "200,000", "5.000"), ("fused", "4", "100,000", "10,000", "–"),
+        ("judge one", "4", "2,000,000", "500", "1.000"), ("judge two", "4", "1,000,000", "0", "3.000"),
+        ("all with a price", "", "", "", "9.000")]
 
 
-def test_all_starts_of_the_command_are_added_up(tmp_path):
-    folder = write_folder(tmp_path, many(3))
-    runs = [{"finished": False, "seconds": 30.0, "asked": 1200, "cached": 0, "failed": 2},
-            {"finished": True, "seconds": 62.5, "asked": 10, "cached": 1200, "failed": 0}]
-    (folder / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs) + '{"half')
-    assert ("2 starts of the command, 1 min 32 s: 1,210 requests, 1,200 replies from the journal, 2 failures"
-            ) in write_refine_report(folder).read_text(encoding="utf-8")
+def test_examples_are_spread_over_reasons():
+    examples = {"often": [{"row_id": n} for n in range(10)], "once": ["once"], "twice": ["a", "b"]}
+    assert spread(examples)[:4] == [{"row_id": 0}, "once", "a", {"row_id": 1}]
+    assert len(spread(examples)) == 10
 
 
-def test_examples_are_the_same_in_any_order_and_spread_over_reasons():
-    rows = [(reason, {"row_id": f"{reason}{n}"}) for reason, n in
-            [*(("often", n) for n in range(50)), ("once", 0), *(("twice", n) for n in range(2))]]
-    found = []
-    for seed in range(3):
-        random.Random(seed).shuffle(rows)
-        examples = Examples(10)
-        for reason, record in rows:
-            examples.add(reason, record)
-        found.append([record["row_id"] for record in examples.chosen()])
-    assert found[0] == found[1] == found[2]
-    kinds = [name.rstrip("0123456789") for name in found[0]]
-    assert sorted(kinds[:3]) == ["often", "once", "twice"]
-    assert [kinds.count(kind) for kind in ("often", "once", "twice")] == [7, 1, 2]
+def shown(capsys, folder, row_id):
+    explain(folder, row_id)
+    return capsys.readouterr().out
 
 
-def test_every_kind_of_decision_has_examples(tmp_path):
-    found = read_stage1(write_folder(tmp_path, many(96)))
-    assert len(found.rejected.chosen()) == len(found.accepted.chosen()) == 10
+def fused_row(hostile=""):
+    return next(one for one in many(96, hostile) if len(one["rounds"]) == 2
+                and any(verdict["error"] for verdict in one["rounds"][1]["scores"]))
+
+
+def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
+    row = fused_row() | {"gold": "the gold words", "rewrite": "the rewritten words", "row_id": 'ä "q" \\',
+                         "tokens": {"rewrite": {"prompt": 1234, "completion": 56}}}
+    row["rounds"][1]["fused"] = "the fused words"
+    refused = next(one for one in many(96) if one["checks"]["similarity"] and not one["checks"]["copy"])
+    folder = write_folder(tmp_path, [row | {"row_id": row["row_id"] * 2}, row, refused])
+    out = shown(capsys, folder, row["row_id"])
+    parts = [row["row_id"], "Why?", "gold", "nll 2.500", "the gold words", "rewrite 1", "similarity",
+             "the rewritten words", "fused 1", "one", "two", "mean", "fused 2", "the fused words", "no score",
+             "chosen", "1,234 read, 56 written"]
+    places = [out.find(part) for part in parts]
+    assert min(places) >= 0
+    assert places == sorted(places)
+    out = shown(capsys, folder, refused["row_id"])
+    assert "is below --tau 0.8" in out
+    assert "chosen: gold: similarity" in out
+
+
+def test_text_of_the_data_does_not_control_the_terminal(tmp_path, capsys):
+    row = fused_row("\x1b[31m[bold]x[/bold]\x07\u009b2J :smile: ")
+    out = shown(capsys, write_folder(tmp_path, [row]), row["row_id"])
+    assert not {"\x1b", "\x07", "\u009b"} & set(out)
+    assert "[bold]x[/bold]" in out
+
+
+def test_a_training_run_and_a_stopped_run_have_stories_too(tmp_path, capsys):
+    """A stopped run is read before the finished one beside it, and the file is named."""
+    run = write_folder(tmp_path / "run" / "refine", [one | {"completion": "old"} for one in many(3)])
+    write_folder(tmp_path / "other", [many(1)[0] | {"completion": "new"}])
+    (tmp_path / "other/decisions.jsonl").rename(run / "decisions.partial.jsonl")
+    assert "from " + str(run / "decisions.partial.jsonl") in shown(capsys, tmp_path / "run", "faq-000")
+    assert "from " + str(run / "decisions.jsonl") in shown(capsys, run, "faq-001")
+    with pytest.raises(UserError, match=r"holds no decisions\.jsonl"):
+        explain(tmp_path, "faq-001")
+    with pytest.raises(UserError, match=r"no such row in .*partial\.jsonl and .*decisions\.jsonl"):
+        explain(run, "faq-01")
+
+
+WITHOUT_MODELS = """
+import sys
+for name in ("torch", "transformers", "sentence_transformers", "datasets"):
+    sys.modules[name] = None  # an import fails
+from raft_fast.refine import main
+main()
+"""
+
+
+def test_the_command_needs_no_data_and_no_model(tmp_path):
+    write_folder(tmp_path, [one | {"row_id": "17"} for one in many(1)])
+    for given, code, said in [(["17", "--output_dir", tmp_path], 0, ""),
+                              (["18", "--output_dir", tmp_path], 2, "no such row"),
+                              (["17"], 2, "requires --output_dir")]:
+        done = subprocess.run([sys.executable, "-c", WITHOUT_MODELS, "--explain", *map(str, given)],
+                              capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, bool(code))
+        assert said in done.stderr
+        assert done.stdout.startswith("17 ") == (not code)

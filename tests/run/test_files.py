@@ -16,8 +16,8 @@ from raft_fast.distillation.metrics import cut_back, whole_lines
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
-from raft_fast.report.files import read_run
 from raft_fast.report.page import write_refine_report
+from raft_fast.report.results import read_run
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import (
     check_seal,
