@@ -18,13 +18,12 @@ from transformers.trainer_utils import TrainOutput
 
 from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.distillation import rows_per_step
+from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks
 from raft_fast.distillation.checkpoint import check_resume, checkpoints
 from raft_fast.distillation.lora import options_of
-from raft_fast.distillation.preflight import check_stage2
-from raft_fast.distillation.sharding import check_shards
-from raft_fast.distillation.stage2 import load_teacher, train_student
-from raft_fast.distillation.student import check_adapter, check_checkpointing
-from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
+from raft_fast.distillation.stage2 import check_stage2, load_teacher, train_student
+from raft_fast.distillation.student import check_student
+from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.load import engine_of, load_engine, load_local
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.during_training import watchers
@@ -173,8 +172,7 @@ class RAFTTrainer:
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
             check_shards(original.model, options.train.parallelism, processes)
-            check_adapter(original.model, options.adapter, self._peft_config)
-            check_checkpointing(original.model, options.train)
+            check_student(original.model, options.adapter, options.train, self._peft_config)
             if processes.is_first:  # only stage 1 and the evaluation ask it
                 self._encoder = load.load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))

@@ -21,8 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
-from raft_fast.distillation.sharding import copied
-from raft_fast.distillation.weights import WEIGHTS_FILE
+from raft_fast.distillation.weights import WEIGHTS_FILE, copied
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.engines.generation import draw_continuously, generate_ids, sample_ids
 from raft_fast.models.architecture import positions

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.sharding import sampler
+from raft_fast.distillation.weights import sampler
 from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import own_settings
 from raft_fast.models.architecture import head_of

@@ -12,10 +12,9 @@ from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raft_fast.distillation import Adapter, Teacher, train
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.student import LoraStudent, adamw, check_adapter, checkpoint_activations
+from raft_fast.distillation.student import LoraStudent, adamw, check_student, checkpoint_activations
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import View
 from raft_fast.recipes import terms_of
@@ -63,7 +62,7 @@ def step(student, chat, rows, teacher):
     options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
     terms = terms_of("raft", options)
     student_pass = StudentPass(student.model, terms, chat.pad_id, by_gradient=False)
-    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options),
+    stepper = Stepper(student_pass, terms, teacher, chat,
                       adamw(student.model, options), options)
     return stepper.run([stepper.example(row, [z]) for row, z in zip(rows, Z, strict=True)])
 
@@ -189,8 +188,8 @@ def test_layers_that_cannot_have_an_adapter_are_named(names, tied, said):
     wrong, original = replace(LORA, lora_target_modules=names), make_model(0, tie_word_embeddings=tied)
     layers = dict(original.named_modules())
     with pytest.raises(UserError, match=said):  # before stage 1, in nobody's model
-        check_adapter(original, wrong)
-    check_adapter(original, LORA)
+        check_student(original, wrong)
+    check_student(original, LORA)
     assert dict(original.named_modules()) == layers
     with pytest.raises(UserError, match=said):
         make_student(wrong, original)

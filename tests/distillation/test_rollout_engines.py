@@ -12,7 +12,7 @@ from transformers import ContinuousBatchingConfig, LlamaConfig, LlamaForCausalLM
 from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Adapter, Draw
-from raft_fast.distillation.resume import go_on, of_each_process, seed_process
+from raft_fast.distillation.checkpoint import go_on, of_each_process, seed_process
 from raft_fast.distillation.rollout_engines import (
     BatchedRollouts,
     ContinuousRollouts,
