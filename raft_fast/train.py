@@ -25,12 +25,14 @@ def main() -> None:
     if "data" in given and not given & {"config", "recipe"} and options.train.teacher != "self" and (
             only_prompts(str(options.data.data))):
         name, options = read(["--sft", "false", *argv], "on_policy")
-    from raft_fast.trainer import RAFTConfig, RAFTTrainer  # after --help, which loads no torch
+    # after --help, which loads no torch
+    from raft_fast.run.processes import Processes
+    from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
     trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
     trainer.train()
     trainer.evaluate()
-    trainer.end()
+    Processes().end()
 
 
 def read(argv: list[str], default: str) -> tuple[str, Options]:

@@ -2,7 +2,6 @@
 
 Hold rows out, refine the answers (stage 1), train on them while the frozen original model, shown the answer,
 teaches the student on its own words (stage 2), then measure what was learnt and what was kept.
-`python -m raft_fast.train` is its first user.
 """
 
 import copy
@@ -42,13 +41,10 @@ from raft_fast.run.progress import Reporter, Silent
 
 
 class RAFTConfig(Arguments):
-    """Every option of `python -m raft_fast.train` under its name (--help explains them), as keywords; lists
-    may stand for names with commas between them.
-
-    output_dir: default runs/RECIPE. recipe: a name (default raft), or a class or object as in
-    `raft_fast.recipes`; what it says of options holds unless they are given. Raises UserError for an unknown
-    keyword, with the nearest name, and for a value that is refused.
-    """
+    """Every option of `python -m raft_fast.train` as a keyword (--help explains them); lists may stand for
+    names with commas between them. output_dir: default runs/RECIPE. recipe: a name (default raft), or a class
+    or object as in `raft_fast.recipes`, whose defaults hold for options that are not given. Raises UserError
+    for an unknown keyword, with the nearest name, and for an invalid value."""
 
     __signature__ = SIGNATURE
 
@@ -71,15 +67,13 @@ class RAFTConfig(Arguments):
 class RAFTTrainer:
     """Refines, trains and evaluates, with the same folder, numbers and resumption as the command line.
 
-    model: a name, a folder, or a loaded causal language model of transformers. A loaded model is trained in
-    place, in its own precision, and a frozen copy of it rewrites, teaches and is evaluated. With an adapter
-    there is no copy: the adapter is removed after training, and `trainer.model` is then the merged model.
-    args: a RAFTConfig.
+    model: a name, a folder, or a loaded causal language model of transformers, which is trained in place and
+    in its own precision, while a frozen copy rewrites, teaches and is evaluated. With an adapter there is no
+    copy: the adapter is removed after training, and `trainer.model` is then the merged model.
     train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
     question/answer, prompt/completion, messages, or those of a refined file. Rows with prompt or question
     alone are distilled on-policy from a `teacher`. Without eval_dataset rows are held out. To resume, pass
-    the same rows and weights again.
-    peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
+    the same rows and weights again. peft_config: a LoraConfig; replaces use_peft and the lora_ options.
     processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
     teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
@@ -131,10 +125,9 @@ class RAFTTrainer:
     def train(self, resume_from_checkpoint: str | Path | bool | None = None) -> Any:
         """Refine and train: every stage but the evaluation, up to RUN/model.
 
-        A run that output_dir contains is resumed, from its newest complete checkpoint.
-        resume_from_checkpoint: True requires a checkpoint, False a folder without a run; a path must be that
-        of the run or of its newest checkpoint. Returns transformers' TrainOutput. Raises UserError if another
-        process works in the folder, or it contains a run with different options.
+        A run in output_dir is resumed from its newest complete checkpoint. resume_from_checkpoint: True
+        requires a checkpoint, False a folder without a run; a path must be that of the run or of its newest
+        checkpoint. Raises UserError if another process works in the folder, or its run has other options.
         """
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
@@ -143,10 +136,10 @@ class RAFTTrainer:
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
             start = processes.first(lambda: open_run(run_dir, options.groups))
-            if start.resumed and (run_dir / "evaluation.json").is_file():
+            self._ended = start.resumed and (run_dir / "evaluation.json").is_file()
+            if self._ended:
                 reporter.say(f"{run_dir} is finished: nothing is left to do")
                 self._events.recall(run_dir)
-                self._ended = True
             else:
                 reporter.say(f"{'Going on with the run in' if start.resumed else 'New run in'} {run_dir}")
                 if start.changed:
@@ -197,13 +190,12 @@ class RAFTTrainer:
             reporter.say(f"stopped by a callback: {GO_ON}")
 
     def evaluate(self) -> dict[str, float]:
-        """Compare the trained model with the one before training, on held-out rows and in general, and write
-        evaluation.json, the model card and report.html; uploads with --push_to_hub. Returns the means of the
-        trained model as eval_PART_METRIC, those of the model before with _base behind. Raises UserError
-        before training has ended."""
+        """Compare the trained model with the one before training; writes evaluation.json, the model card and
+        report.html, and uploads with --push_to_hub. Returns the means of the trained model as
+        eval_PART_METRIC, those of the model before with _base behind."""
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        self._must_be_trained()
+        self._check_trained()
         if not processes.first((run_dir / "evaluation.json").is_file):
             self._original.batch_size = options.evaluate.eval_batch_size
             try:
@@ -223,8 +215,7 @@ class RAFTTrainer:
 
     @property
     def model(self) -> Any:
-        """Before training ends the model that was passed or, by name, the one that training begins with,
-        loaded when first asked for; afterwards the trained model."""
+        """The trained model; before training ends the one that it begins with."""
         with load.left_as_it_was(None):
             if self._ended and self._trained is None:  # an earlier process has trained it
                 self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
@@ -235,18 +226,16 @@ class RAFTTrainer:
         return self._original.model if self._model is None else self._model
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
-        """Copy RUN/model, which training has saved, with tokenizer and card: transformers loads the folder.
-        An adapter is merged in it; the adapter alone is RUN/adapter."""
-        self._must_be_trained()
+        """Copy RUN/model, as training saved it: merged, with tokenizer and card, for transformers to load."""
+        self._check_trained()
         if output_dir is not None:
             shutil.copytree(self.run_dir / "model", output_dir, dirs_exist_ok=True)
 
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
                     **ignored: Any) -> str:
-        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
-        written from the run, so the further arguments of transformers' method are ignored. Raises UserError
-        if training collapsed, or if the upload fails."""
-        self._must_be_trained()
+        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. Further arguments
+        of transformers' method are ignored. Raises UserError if training collapsed or the upload fails."""
+        self._check_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
         return upload(self.run_dir, self.hub_model_id, kept, commit_message)
 
@@ -254,10 +243,6 @@ class RAFTTrainer:
     def hub_model_id(self) -> str:
         """The repository of `push_to_hub`."""
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
-
-    def end(self) -> None:
-        """Leave the process group of a run of several processes; call it last."""
-        Processes().end()
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""
@@ -288,8 +273,8 @@ class RAFTTrainer:
         return found
 
     def _load_original(self) -> Any:
-        """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
-        trained a little and there is no checkpoint to go on from."""
+        """The model before training as an engine. Raises UserError if a loaded model has been trained a
+        little and there is no checkpoint to go on from."""
         options, tokenizer = self.options, self.processing_class
         loaded, size = self._model, options.refine.refine_batch_size
         whole = loaded is not None and not options.adapter.use_peft
@@ -305,7 +290,7 @@ class RAFTTrainer:
                             "it again, and make a new RAFTTrainer")
         return self._original
 
-    def _must_be_trained(self) -> None:
+    def _check_trained(self) -> None:
         if not self._ended:
             raise UserError("nothing is trained yet: call train() first (again, if a callback stopped it)")
 

@@ -51,7 +51,9 @@ def estimate(student: Any, teacher: Any | None, rows: Mapping[str, RowLengths], 
     chunk = 2 * 4 * min(ce_chunk(head.device), answers) * head.shape[0]  # logits and their gradient
     again = (4 * head.requires_grad + 4 * is_mixed(student)) * head.numel()
     pairs = PAIR_BYTES * count * sampled * options.teacher_top_k
-    loaded = _bytes(student) // parts + (0 if teacher in (None, student) else _bytes(teacher))
+    loaded = sum(weight.nbytes for weight in student.parameters()) // parts
+    if teacher is not None and teacher is not student:
+        loaded += sum(weight.nbytes for weight in teacher.parameters())
     return {"models": loaded, "gradients": trained, "AdamW": 2 * trained,
             "activations": tokens * (config.num_hidden_layers * kept + 2 * layer),
             "losses": chunk + again + pairs + 4 * 3 * (answers + count * sampled) * head.shape[1]}
@@ -70,10 +72,6 @@ def show_memory(found: Mapping[str, float], device: torch.device) -> None:
     console.print(table)
     if needed > free:
         console.print(f"warning: this will probably not fit: {LESS_MEMORY}", markup=False, soft_wrap=True)
-
-
-def _bytes(model: Any) -> int:
-    return sum(weight.nbytes for weight in model.parameters())
 
 
 def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]:

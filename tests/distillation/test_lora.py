@@ -88,22 +88,6 @@ def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, dr
     assert {value.data_ptr() for value in original.parameters()} <= own
 
 
-def test_while_it_teaches_nothing_is_checkpointed_dropped_or_recorded(chat, rows, monkeypatch):
-    student = moved(make_student(replace(LORA, lora_dropout=0.5)))
-    student.model.train()
-    checkpoint_activations(student.model)
-    seen = []
-    layer = student.model.model.layers[0]
-    layer.register_forward_hook(lambda module, args, out: seen.append(
-        (module.training, torch.is_grad_enabled(), out.requires_grad)))
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", None)
-    monkeypatch.setattr(layer, "_gradient_checkpointing_func", None, raising=False)
-    monkeypatch.setattr(torch.nn.functional, "dropout", None)
-    teacher = teacher_of(student, chat)
-    teacher.targets([View(chat.teacher_prompt(rows[0].prompt, rows[0].completion), [70, 71, 2])])
-    assert seen == [(False, False, False)]
-
-
 def test_a_step_trains_the_adapter_and_nothing_else(chat, rows):
     student = make_student()
     before = {name: value.clone() for name, value in student.model.named_parameters()}
