@@ -12,9 +12,8 @@ from typing import Any
 from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import add_calibration, outputs
-from raft_fast.refinement.alone import open_raw, refine_rows, set_aside, shard_of
+from raft_fast.refinement.answers import open_raw, refine_rows, set_aside, shard_of, show_estimate
 from raft_fast.refinement.bench import check_refinement
-from raft_fast.refinement.estimate import show_estimate
 from raft_fast.refinement.summary import outcome
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
