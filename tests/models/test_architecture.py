@@ -14,8 +14,8 @@ from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from raft_fast.distillation import Adapter, Teacher
 from raft_fast.distillation.memory import stored_bytes
-from raft_fast.distillation.sharding import check_shards
-from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
+from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
+from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.load import load_local
 from raft_fast.models.architecture import beside_text, check_head, layers, packs, positions, rope_switches
 from raft_fast.models.attention import pack_attention
@@ -62,7 +62,7 @@ def test_every_weight_that_learns_alone_learns_in_a_batch(name):
 @pytest.mark.parametrize("named", ["in_proj,out_proj", "out_proj"])
 def test_a_layer_that_peft_cannot_adapt_is_refused_before_stage_1_where_it_is_named(named):
     with pytest.raises(UserError, match=rf"--lora_target_modules {named}: .*incompatible with Mamba"):
-        check_adapter(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules=named))
+        check_student(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules=named))
 
 
 @pytest.mark.parametrize("folder", ["gemma2", "gpt_oss", "doge"], indirect=True)

@@ -10,7 +10,7 @@ from test_families import build
 from tiny import make_model
 from torch.profiler import ProfilerActivity, profile
 
-from raft_fast.distillation.sharding import longest_sequence
+from raft_fast.distillation.weights import longest_sequence
 from raft_fast.models import attention
 from raft_fast.models.architecture import PACKED, packs, shares_prompts
 from raft_fast.models.attention import pack_attention
