@@ -33,7 +33,7 @@ from raft_fast.run.progress import Reporter
 
 EVALUATIONS, COLLAPSE, REASON = "evaluations.jsonl", "collapse.json", "collapse at step "
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
-PASS_TOKENS, ANSWER_TOKENS, LOG_EVERY = 8192, 64, 10
+PASS_TOKENS, ANSWER_TOKENS = 8192, 64
 EvalScores = dict[str, float | None]
 
 
@@ -53,7 +53,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
-        found.append(LogCompletions(LOG_EVERY, original.chat))
+        found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
