@@ -10,7 +10,7 @@ import golden
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from documented import documented
+from golden import documented
 from home import OPTIONS, RUN, make_home
 from tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
