@@ -134,8 +134,8 @@ def train_student(rows: list[Row], terms: Sequence[Term], options: Options, orig
             reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
         if processes.is_first:
             kept = {row.row_id: lengths[row.row_id] for row in rows}
-            needed = estimate(model, frozen and frozen.model, kept, training, processes.size)
-            show_memory(needed, model.device)
+            show_memory(estimate(model, frozen and frozen.model, kept, training, processes.size),
+                        model.device)
         steps = step_count(len(rows), training, rows_per_step(training, run_dir))
         with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
             ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
