@@ -41,39 +41,27 @@ def test_value_and_gradients_are_those_of_dense_logits(bias, scale, softcap):
         assert (got - want).norm() <= allowed
 
 
-def test_the_loss_of_half_precision_states_is_a_float32_number():
-    """Judged by float64: far closer than a bf16 number (half its spacing is 2**-9) can be."""
+def test_half_precision_states_and_a_float32_head_give_float32_losses():
+    """A student's weights are float32, its states bf16 on a GPU. Judged by float64: far closer than a bf16
+    number (half its spacing is 2**-9) can be."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((600, 64), (500, 64)))
-    weight *= 0.1
-    ids = torch.randint(0, 500, (600,), generator=generator)
-    want = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, ids)
+    ids, bias = torch.randint(0, 500, (600,), generator=generator), torch.randn(500, generator=generator)
+    weight = (weight * 0.1).bfloat16().float().requires_grad_()
+    teacher = topk_targets(hidden.float(), weight.detach(), k=8, temperature=1.5)
     hidden.requires_grad_()
-    loss = sft_loss(hidden, ids, Head(weight.float(), None, 1.0, None), 600)
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert (loss.double() - want).abs() <= 2**-9 / 8 * want
-    assert hidden.grad.isfinite().all()
-
-
-def test_a_float32_head_with_a_bias_takes_half_precision_states():
-    """A student's weights are float32, its hidden states bf16 on a GPU."""
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((40, 8), (50, 8), (50,)))
-    targets = topk_targets(hidden, weight, k=8, temperature=1.5)
-    ids = torch.randint(0, 50, (40,), generator=generator)
-
-    def both(dtype):
-        leaves = [hidden.to(dtype), weight.clone(), bias.clone()]
-        head = Head(leaves[1].requires_grad_(), leaves[2].requires_grad_(), 1.0, None)
-        sft, kl = sft_loss(leaves[0], ids, head, 40), kl_loss(leaves[0], targets, head, [30, 0, 10], 2)
-        return torch.stack([sft, kl]), leaves
-
-    want, _ = both(torch.float32)
-    found, (_, *trained) = both(torch.bfloat16)
-    found.sum().backward()
-    assert (found - want).abs().max() <= 0.01 * want.max()
-    assert all(leaf.grad.dtype == torch.float32 and leaf.grad.isfinite().all() for leaf in trained)
+    for offset in (None, bias.requires_grad_()):
+        head = Head(weight, offset, 1.0, None)
+        loss = sft_loss(hidden, ids, head, 600)
+        logits = hidden.double() @ weight.double().T + (0 if offset is None else offset.double())
+        want = torch.nn.functional.cross_entropy(logits, ids)
+        assert (loss.double() - want).abs() <= (2**-9 / 8 if offset is None else 0.01) * want
+        kl, exact = (kl_loss(states, teacher, head, [400, 0, 200], 2) for states in (hidden, hidden.float()))
+        assert loss.dtype == kl.dtype == torch.float32
+        assert (kl - exact).abs() <= 0.01 * exact
+        (loss + kl).backward()
+    assert all(leaf.grad.isfinite().all() for leaf in (hidden, weight, bias))
+    assert weight.grad.dtype == bias.grad.dtype == torch.float32
 
 
 def test_a_gpu_takes_more_rows_of_logits_at_once():

@@ -1,5 +1,7 @@
-"""Two processes against one: the same losses, λ and weights, copied (DDP) or in parts (FSDP2)."""
+"""Two processes against one: the same losses, λ and weights, copied (DDP) or in parts (FSDP2); and where one
+of them fails, is stopped or is signalled, both end, soon, and with the reason."""
 
+import json
 import multiprocessing
 import shutil
 from dataclasses import replace
@@ -8,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from two_processes import run, work
+from two_processes import fail, run, work
 
 from raft_fast.distillation import planning, rows_per_step
 from raft_fast.run.errors import UserError
@@ -33,13 +35,30 @@ def halved(options, how):
     return replace(options, per_device_train_batch_size=2, parallelism=how)
 
 
+def begin():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["two_processes"])
+    forkserver.ensure_running()
+    return context
+
+
+def both(target, *given):
+    """The exit codes of two processes that do `target`."""
+    workers = [begin().Process(target=target, args=(rank, *given)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+        worker.kill()
+        worker.join()
+    return [worker.exitcode for worker in workers]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Every scenario, by one process and by each of two."""
     folder = tmp_path_factory.mktemp("processes")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["two_processes"])
-    forkserver.ensure_running()  # it imports while this process trains
+    begin()  # it imports while this process trains
     one = {name: run(folder / f"one-{name}", options, tied=name == "exact")
            for name, options in CASES.items()}
     for name, options in CASES.items():
@@ -53,14 +72,7 @@ def results(tmp_path_factory):
         shutil.copytree(folder / "one-cut", folder / f"{how}-resumed")
         shutil.rmtree(folder / f"{how}-resumed/checkpoints/step-000004")
         scenarios[f"{how} resumed"] = (f"{how}-resumed", {"options": halved(CUT, how)})
-    workers = [context.Process(target=work, args=(rank, folder, scenarios)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-        if worker.exitcode is None:
-            worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert both(work, folder, scenarios) == [0, 0]
     return folder, one, [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -136,3 +148,23 @@ def test_alone_nothing_is_asked_of_anybody():
     assert (processes.rank, processes.size, processes.is_first) == (0, 1, True)
     assert processes.first(lambda: 3) == processes.first_then_others(lambda: 3) == 3
     assert processes.collect(processes.deal("abc")[0]) == list("abc")
+
+
+@pytest.mark.parametrize(("what", "ended", "last"), [
+    # it used to go on from the one before, alone
+    ("checkpoint", [["SystemExit", "1", None], ["UserError", "step-000004: cannot be read here ([Errno 5] "
+                                                "Input/output error)", None]], 4),
+    ("sample", [["SystemExit", "1", None], ["UserError", "the engine of process 1", None]], None),
+    ("stop", [["ended"], ["ended"]], 1),
+    # sent twice: launchers pass on what the system has delivered already
+    ("signal", [["Stopped", "step 2 of 4", 143], ["SystemExit", "143", None]], 2)])
+def test_what_happens_to_one_process_ends_both(tmp_path, what, ended, last):
+    if what == "checkpoint":
+        run(tmp_path, ONE)
+    both(fail, tmp_path, replace(ONE, per_device_train_batch_size=2, steps_per_generation=1), what)
+    for rank, want in enumerate(ended):
+        found = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert (found[0], found[2:]) == (want[0], want[2:])
+        assert all(said in found[1] for said in want[1:2])
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").glob("*"))
+    assert saved[-1:] == ([f"step-{last:06d}"] if last else [])

@@ -36,9 +36,8 @@ def test_a_recipe_is_named_by_itself_or_by_its_configuration(word, recipe, sourc
     asked = options(word, recipe)
     assert (asked.recipe, asked.data_source) == (recipe, source)
     assert {term.name: term.balanced for term in terms_of(asked.recipe, asked)} == terms
-
-
-def test_every_recipe_has_a_configuration():
+    assert (asked.divergence, asked.distillation_temperature) == (
+        ("reverse_kl", 1.0) if recipe == "sdft" else ("forward_kl", 1.5))
     assert {*names()} <= {*shipped()}
 
 
@@ -83,10 +82,10 @@ def test_more_draws_only_add_some(tmp_path, chat):
 @pytest.mark.parametrize(("divergence", "beta"), [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.5),
                                                   ("jsd", 0.1)])
 def test_the_divergence_is_the_one_asked_for(chat, rows, divergence, beta):
-    """One trajectory in float64 with full logits; beta weighs the teacher's side, as in GKD."""
-    asked = replace(OPTIONS, divergence=divergence, jsd_beta=beta)
+    """One trajectory in float64 with full logits, the KL alone; beta weighs the teacher's side, as in GKD."""
+    asked = replace(OPTIONS, divergence=divergence, jsd_beta=beta, sft=False)
     stepper = make_stepper(make_model(0), make_model(1), chat, asked)
-    found = stepper.run([stepper.example(rows[0], [[70, 71, 2]])])["kl_loss"]
+    found = stepper.run([stepper.example(rows[0], [[70, 71, 2]])])
     logits = []
     for model, prompt in ((make_model(1), chat.teacher_prompt(rows[0].prompt, rows[0].completion)),
                           (make_model(0), chat.student_prompt(rows[0].prompt))):
@@ -100,16 +99,8 @@ def test_the_divergence_is_the_one_asked_for(chat, rows, divergence, beta):
 
     want = {"forward_kl": kl(log_q, log_p), "reverse_kl": kl(log_p, log_q),
             "jsd": beta * kl(log_q, log_m) + (1 - beta) * kl(log_p, log_m)}[divergence]
-    assert found == pytest.approx(1.5**2 * want.item(), rel=1e-5)
-
-
-def test_sdft_is_the_reverse_kl_alone(tmp_path, chat):
-    asked = options("--recipe", "sdft", "--teacher_top_k", "16", "--max_completion_length", "8",
-                    "--max_steps", "3", "--per_device_train_batch_size", "3", "--learning_rate", "3e-3")
-    _, metrics = run(tmp_path / "run", chat, asked)
-    assert all(step["sft_loss"] is step["lambda"] is step["ce_kl_ratio"] is None for step in metrics)
-    assert all(step["loss"] == step["kl_loss"] > 0 for step in metrics)
-    assert asked.distillation_temperature == 1.0
+    assert found["kl_loss"] == found["loss"] == pytest.approx(1.5**2 * want.item(), rel=1e-5)
+    assert found["sft_loss"] is found["lambda"] is found["ce_kl_ratio"] is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +125,8 @@ class Mine(Recipe):
 def test_a_recipe_of_ones_own(chat, rows, balance):
     """A third term has its own key; weights and λ are in the loss and in what λ balances."""
     told = options("--recipe", f"{__name__}:Mine", "--balance", balance)
+    assert isinstance(find(Mine), Mine)
+    assert find(made := Mine()) is made
     assert told.learning_rate == 0.5
     stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance),
                            terms_of(told.recipe, told))
@@ -143,11 +136,6 @@ def test_a_recipe_of_ones_own(chat, rows, balance):
     assert found["loss"] == pytest.approx(rest + found["lambda"] * kl)
     if balance == "ema":
         assert found["lambda"] == pytest.approx(rest / kl)
-
-
-def test_a_recipe_may_be_a_class_or_an_object():
-    assert isinstance(find(Mine), Mine)
-    assert find(made := Mine()) is made
 
 
 @pytest.mark.parametrize(("recipe", "message"), [

@@ -1,25 +1,30 @@
 """What two gloo processes do in test_processes.py; imported once and forked, so a process costs little."""
 
 import json
+import os
+import signal
 import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from tiny import make_model, make_rows, make_tokenizer
 
-from raft_fast.distillation import Callback, Teacher, train
+from raft_fast.distillation import Callback, SoftStop, Teacher, checkpoint, train
+from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.weights import whole_tensor
 from raft_fast.models.chat import Chat
 from raft_fast.recipes import terms_of
+from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 
 
-def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = False) -> dict:
+def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = False,
+        callbacks: Sequence[Callback] = ()) -> dict:
     """Train the tiny model in `folder`, in as many processes as there are; its metrics and its weights,
     before and after. `nudged`: from weights that are rounded to a neighbour."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,17 +34,6 @@ def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = 
             for weight in student.parameters():
                 weight.copy_(torch.nextafter(weight, torch.rand_like(weight) - 0.5))
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    run_with(folder, options, (), student)
-    weights = {name: whole_tensor(tensor).clone() for name, tensor in student.state_dict().items()}
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return {"metrics": [json.loads(line) for line in lines], "start": start,
-            "weights": weights}
-
-
-def run_with(folder: Path, options: TrainOptions, callbacks: Sequence[Callback],
-             student: Any = None) -> None:
-    """Train a tiny model in `folder` while `callbacks` listen."""
-    student = student or make_model(0)
     chat = Chat(make_tokenizer(), student.generation_config, "tiny")
     teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature)
     threads = torch.get_num_threads()
@@ -48,12 +42,19 @@ def run_with(folder: Path, options: TrainOptions, callbacks: Sequence[Callback],
         train(student, teacher, chat, make_rows(7), terms_of("raft", options), options, 0, folder, callbacks)
     finally:
         torch.set_num_threads(threads)  # other tests share the process, and compare with one of their own
+    weights = {name: whole_tensor(tensor).clone() for name, tensor in student.state_dict().items()}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {"metrics": [json.loads(line) for line in lines], "start": start, "weights": weights}
+
+
+def meet(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    warnings.simplefilter("ignore")
 
 
 def work(rank: int, folder: Path, scenarios: dict) -> None:
     """One of two processes: every scenario in turn, results by name into a file of the process."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    warnings.simplefilter("ignore")
+    meet(rank, folder)
     results = {}
     for name, (where, settings) in scenarios.items():
         try:
@@ -68,11 +69,8 @@ def work(rank: int, folder: Path, scenarios: dict) -> None:
 
 def talk(processes: Processes) -> dict:
     """What `Processes` promises, seen from one of two."""
-    def fails() -> None:
-        raise ValueError("of the first process")
-
     try:
-        processes.first(fails)
+        processes.first(fails(ValueError("of the first process")))
     except (ValueError, SystemExit) as error:
         told = repr(error)
     done: list[int] = []
@@ -81,3 +79,47 @@ def talk(processes: Processes) -> dict:
             "collected": processes.collect(shares[processes.rank]),
             "turns": processes.first_then_others(lambda: done.append(processes.rank) or list(done)),
             "sum": processes.sum(torch.tensor([1.0 + processes.rank])).item()}
+
+
+class StopAfterOne(Callback):
+    def on_step(self, state):
+        state.stop = True
+
+
+def fails(error):
+    def work(*args, **settings):
+        raise error
+
+    return work
+
+
+def signalled(real):
+    """Two signals, as Slurm and then torchrun would send them, in the second step."""
+    count = []
+
+    def step(self, examples):
+        count.append(1)
+        for _ in range(2 * (len(count) == 2)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, examples)
+
+    return step
+
+
+def fail(rank: int, folder: Path, options: TrainOptions, what: str) -> None:
+    """One of two processes, the second of which fails so; how it ended goes into a file of its own."""
+    meet(rank, folder)
+    if rank == 1 and what == "checkpoint":
+        checkpoint.load_file = fails(OSError(5, "Input/output error"))
+    if rank == 1 and what == "sample":
+        BatchedRollouts.sample = fails(UserError("the engine of process 1"))
+    if rank == 1 and what == "signal":
+        Stepper.run = signalled(Stepper.run)
+    told = ["ended"]
+    try:
+        with SoftStop() as stopping:
+            run(folder, options, callbacks=[*([StopAfterOne()] if what == "stop" else []), stopping])
+    except BaseException as error:
+        told = [type(error).__name__, str(error), getattr(error, "exit_code", None)]
+    (folder / f"rank-{rank}.json").write_text(json.dumps(told))
+    os._exit(0)  # as a process that died would: without a word to the other
