@@ -1,12 +1,8 @@
-"""Stage 1 of RAFT: refine a domain's answers so that learning them changes the model less.
+"""Stage 1 of RAFT: `python -m raft_fast.refine --data FILE --output_dir DIR`.
 
-    python -m raft_fast.refine --data FILE --output_dir DIR
-
-Rows are screened for near-duplicate questions and overlap with evaluation suites. Each answer is rewritten by
-the model itself (Eq. 1), kept if it still says the same (Eqs. 2-3), merged with the gold answer and judged
-(Eq. 4). DIR gets refined.parquet (trainable as it is), decisions.jsonl (what was chosen for each row, and
-why), summary.json, screen.json, rejected.jsonl (rows set aside), report.html, README.md (a dataset card) and
-config.yaml. Started again on the same DIR it asks only for missing replies.
+Each answer is rewritten by the model itself (Eq. 1), kept if it still says the same (Eqs. 2-3), merged with
+the gold answer and judged (Eq. 4). docs/FILES.md says what DIR gets; started again on it, the command asks
+only for missing replies.
 """
 
 from dataclasses import replace
@@ -16,9 +12,8 @@ from typing import Any
 from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import add_calibration, outputs
-from raft_fast.refinement.alone import open_raw, refine_rows, set_aside, shard_of
+from raft_fast.refinement.answers import open_raw, refine_rows, set_aside, shard_of, show_estimate
 from raft_fast.refinement.bench import check_refinement
-from raft_fast.refinement.estimate import show_estimate
 from raft_fast.refinement.summary import outcome
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry

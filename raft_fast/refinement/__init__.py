@@ -1,6 +1,6 @@
 """Stage 1: propose, criticise and choose a domain's training answers (Eqs. 1-4).
 
-A recipe's page (`equations.py` is RAFT's) is written in these words: proposers `rewrite` and `fuse`; critics
+A recipe (`recipes/raft.py` is RAFT's) is written in these words: proposers `rewrite` and `fuse`; critics
 `criticise`, `judge` and `likelihoods`; choices `best` and `first_passing`.
 """
 
@@ -12,5 +12,5 @@ from raft_fast.refinement.parts import criticise, fuse, judge, likelihoods, rewr
 from raft_fast.refinement.pipeline import refine
 
 __all__ = ["Candidate", "Decision", "Request", "Roles", "Stage1", "Workbench", "add_calibration", "best",
-           "build_roles", "criticise", "first_passing", "fuse", "index_golds", "judge", "likelihoods", "raft",
+           "build_roles", "criticise", "first_passing", "fuse", "index_golds", "judge", "likelihoods",
            "refine", "rewrite"]

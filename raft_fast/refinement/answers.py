@@ -1,20 +1,32 @@
-"""The answer that every row is trained on: stage 1 for raw rows, then what --data_source asks for."""
+"""Where training answers come from: stage 1 in a training run, as a command, or only counted (--dry_run)."""
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Data, Row, read_table
+from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, pick, read_table
+from raft_fast.data.rows import OnDisk
+from raft_fast.data.screening import screen
+from raft_fast.engines import Price
+from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.load import check_engines
+from raft_fast.refinement import outputs
 from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
 from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.golds import index_golds
-from raft_fast.refinement.outputs import REFINED, add_calibration
 from raft_fast.refinement.pipeline import refine
-from raft_fast.run.folder import only_process
-from raft_fast.run.options import Options
+from raft_fast.refinement.summary import REASONS
+from raft_fast.run.errors import UserError
+from raft_fast.run.files import write_jsonl, write_yaml
+from raft_fast.run.folder import defaults, only_process, without_address
+from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
+from raft_fast.run.terminal import visible
+
+CHARACTERS_A_TOKEN = 4.0  # of English; other languages have fewer
+TOKENS_A_SCORE = 4  # {"score": 7}; a judge that thinks writes more
 
 Answers = Callable[[Options], Stage1 | None]
 """A recipe's stage 1 under these options; None to train on the gold answers."""
@@ -22,8 +34,9 @@ Answers = Callable[[Options], Stage1 | None]
 
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
                 reporter: Reporter, answers: Answers) -> list[Row]:
-    """The training rows with the answer to train on. Raw rows are refined in RUN/refine; `original` is the
-    model behind the engine `self`."""
+    """The training rows with the answer that --data_source asks for: the chosen one (ŷ), the filtered rewrite
+    (ȳ) or the gold (y). Raw rows are refined in RUN/refine; `original` is the model behind the engine `self`.
+    """
     from raft_fast.engines.load import load_engine
 
     rows, stage = data.train, answers(options)
@@ -35,9 +48,11 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
             golds = index_golds(rows, stage.options, encoder, folder, reporter)
             refine(rows, stage, roles, encoder, folder, reporter, seed=options.data.seed,
                    total_rows=data.total, golds=golds)
-            add_calibration(folder, encoder)
-        rows = read_table(str(folder / REFINED), None).rows
-    return [replace(row, completion=answer(row, options.train.data_source)) for row in rows]
+            outputs.add_calibration(folder, encoder)
+        rows = read_table(str(folder / outputs.REFINED), None).rows
+    return [replace(row, completion={
+        "fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold,
+    }[options.train.data_source]) for row in rows]
 
 
 def check_names(options: Options, run_dir: Path) -> None:
@@ -56,6 +71,109 @@ def check_stage1(data: Data, options: Options, answers: Answers) -> None:
         check_engines(named_engines(stage.options))
 
 
-def answer(row: Row, source: str) -> str:
-    """The training answer of a refined row: the chosen one (ŷ), the filtered rewrite (ȳ) or the gold (y)."""
-    return {"fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold}[source]
+def open_raw(data: DataOptions, reporter: Reporter) -> Table:
+    """The rows of --data. Raises UserError without --data, or if the rows are refined."""
+    if not data.data:
+        raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
+                        "name, as in python -m raft_fast.refine --data rows.jsonl")
+    with reporter.phase("read rows", unit="rows") as advance:
+        table = read_table(data.data, data.max_bad_rows, rows=OnDisk(), advance=advance)
+    for note in table.notes:
+        reporter.say(note)
+    if table.refined:
+        raise UserError(f"--data {data.data}: is refined already; train on it with "
+                        "python -m raft_fast.train --data, or give the raw rows")
+    return table
+
+
+def shard_of(rows: Sequence[Row], how: RefineRunOptions) -> Sequence[Row]:
+    """The rows of --shard, all without it. Raises UserError if a shard would be empty."""
+    if how.shard is None:
+        return rows
+    number, of = map(int, how.shard.split("/"))
+    if of > len(rows):
+        raise UserError(f"--shard {how.shard}: there are only {len(rows)} rows; share them out over fewer")
+    return pick(rows, range(len(rows))[number - 1 :: of])
+
+
+def set_aside(rejected: list[Rejected], dry_run: bool) -> str:
+    """How many rows cannot be used, and the most frequent reasons; a dry run writes them nowhere."""
+    if not rejected:
+        return "0 set aside"
+    reasons = Counter(one.reason for one in rejected).most_common(REASONS)
+    told = "; ".join(f"{count} {reason}" for reason, count in reasons)
+    return f"{len(rejected):,} set aside{'' if dry_run else ': rejected.jsonl'} ({told})"
+
+
+def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Options,
+                suites: Mapping[str, Any], folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Load the engines and refine the rows of this shard into the folder; returns the summary.
+
+    `everyone` are the rows of all shards, which are screened and told apart as a whole; `total` is how many
+    there were before a slice was taken. `suites` are those of `raft_fast.evaluation.ifbench`.
+    """
+    from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
+    from raft_fast.models.load import load_encoder
+
+    if (folder / "heldout.parquet").exists():
+        raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
+    fingerprint = fingerprint_rows(everyone.rows)
+    if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
+        outputs.keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
+                              load_prompts(options.refine.prompts).versions)
+    write_yaml(options.flat(), folder / outputs.PARTIAL_CONFIG)
+    write_jsonl(everyone.rejected, folder / "rejected.jsonl")
+    with reporter.phase("load models"):
+        roles = build_roles(options.refine, lambda spec: load_engine(
+            spec, options.model, None, options.refine.refine_batch_size, options.engines))
+        encoder = load_encoder(options.model)
+    dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
+                               str(everyone.source))
+    rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
+    write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
+    golds = index_golds(rows, options.refine, encoder, folder, reporter)
+    summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,
+                     seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,
+                     golds=golds, data=fingerprint)
+    # config.yaml says how the finished files were made
+    (folder / outputs.PARTIAL_CONFIG).replace(folder / outputs.CONFIG)
+    if options.how.shard is not None:  # shards are calibrated together
+        return summary
+    with reporter.phase("calibrate"):
+        return outputs.add_calibration(folder, encoder)
+
+
+def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
+    """Print a request of every kind, and the most that stage 1 can ask of each engine (--dry_run). A text
+    that is not there yet is taken to be as long as the gold answer."""
+    prompts, longest = load_prompts(options.refine.prompts), stage.options.rewrite_max_new_tokens
+    for request in stage.requests(next(iter(rows)), stage.options, prompts):
+        print(f"--- {request.task}")
+        for turn in request.messages:
+            print(visible(f"[{turn['role']}] {turn['content']}"))
+    asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    with reporter.phase("count", len(rows), "rows") as advance:
+        for row in rows:
+            answer = min(_tokens(row.gold), longest)
+            for request in stage.requests(row, stage.options, prompts):
+                read = sum(_tokens(turn["content"]) for turn in request.messages)
+                asked[request.option].update(
+                    requests=request.times, read=request.times * read,
+                    written=request.times * (TOKENS_A_SCORE if request.score else answer))
+            advance(1)
+    engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
+    most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
+    print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
+          f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
+    for option, spec, each in engines:
+        own = options.engines.of(spec, without_address(spec))
+        price = Price(*own.prices) if own.prices and "://" in spec else None
+        cost = "-" if price is None else f"{price.of(each['read'], each['written']):,.2f}"
+        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
+              f"  {spec}")
+    print(f"guessed from {CHARACTERS_A_TOKEN:g} characters a token, rewrites and fusions as long as gold "
+          "answers; journal.jsonl is used before asking")
+
+
+def _tokens(text: str) -> int:
+    return round(len(text) / CHARACTERS_A_TOKEN)

@@ -1,26 +1,20 @@
 """Who works on stage 1: the engines that a user names, and the workbench that a recipe's parts share."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Price, Reply, Sampling
+from raft_fast.engines import Engine, Sampling
 from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, named
-from raft_fast.engines.journal import Journal
+from raft_fast.engines.journal import Journal, Listener
 from raft_fast.engines.load import check_engines
 from raft_fast.refinement.candidates import Decision
 from raft_fast.refinement.checks import RETRIEVAL, Checker
 from raft_fast.refinement.golds import GoldIndex
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
-
-NLL_VERSION = "nll-1"  # of what is asked; part of the journal's keys, as a prompt's version is
-SERVER = "the rewriter is a server, which shows no likelihoods"
-OFF = "--supervision_gap is off"
 
 
 @dataclass(frozen=True)
@@ -39,22 +33,16 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     Raises UserError, with the option in front, for whatever `load` refuses.
     """
     loaded: dict[str, Engine] = {}
-
-    def engine(option: str, spec: str) -> Engine:
-        if spec not in loaded:
-            try:
-                loaded[spec] = load(spec)
-            except UserError as error:
-                raise named(option, error) from error
-        return loaded[spec]
-
     for option, spec in sorted(named_engines(options), key=lambda one: "://" not in one[1]):
-        engine(option, spec)
-    rewriter = engine("--rewriter", options.rewriter)
+        try:
+            loaded[spec] = loaded.get(spec) or load(spec)
+        except UserError as error:
+            raise named(option, error) from error
+    rewriter = loaded[options.rewriter]
     if options.fusion_rounds == 0:
         return Roles(rewriter)
-    judges = load_judges(options.judge, options.quorum, lambda spec: engine("--judge", spec))
-    return Roles(rewriter, engine("--fuser", options.fuser), judges)
+    return Roles(rewriter, loaded[options.fuser],
+                 load_judges(options.judge, options.quorum, lambda spec: loaded[spec]))
 
 
 def check_refinement(options: RefineOptions) -> None:
@@ -64,27 +52,26 @@ def check_refinement(options: RefineOptions) -> None:
 
 
 def named_engines(options: RefineOptions) -> list[tuple[str, str]]:
-    """(option, engine) of all engines that the options name. Raises UserError as `name_judges`."""
+    """(option, engine) of all engines that the options name. Raises UserError as `load_judges`."""
     found = [("--rewriter", options.rewriter)]
     if options.fusion_rounds:
-        found.append(("--fuser", options.fuser))
-        found += [("--judge", spec) for spec in name_judges(options.judge, options.quorum)]
+        judges = _name_judges(options.judge, options.quorum)
+        found += [("--fuser", options.fuser), *(("--judge", spec) for spec in judges)]
     return found
 
 
 def load_judges(names: str, quorum: int, load: Callable[[str], Engine],
                 option: str = "--judge") -> list[Engine]:
-    """The judges that an option lists. Raises UserError as `name_judges`, and for two that are one."""
-    judges = [load(spec) for spec in name_judges(names, quorum, option)]
+    """The judges that an option lists. Raises UserError for none, twice the same, two that are one model, or
+    too few for the quorum (the option of the same name, with quorum for judge)."""
+    judges = [load(spec) for spec in _name_judges(names, quorum, option)]
     if len({judge.identity for judge in judges}) < len(judges):
         raise UserError(f"{option} {names}: two of them are one model; its vote counts once "
                         "(MODEL@URL+URL are replicas of one judge)")
     return judges
 
 
-def name_judges(names: str, quorum: int, option: str = "--judge") -> list[str]:
-    """The judges that an option lists. Raises UserError for none, twice the same, or too few for the
-    quorum (the option of the same name, with quorum for judge)."""
+def _name_judges(names: str, quorum: int, option: str = "--judge") -> list[str]:
     judges = check_once(option, names)
     if not judges:
         raise UserError(f"{option} {names!r}: name at least one judge" + (
@@ -129,8 +116,8 @@ class Stage1:
 
 @dataclass(frozen=True)
 class Workbench:
-    """What a recipe's parts share. All parts answer through one journal; `golds` tells gold answers apart
-    (None: no check `retrieval`); `read` asks for likelihoods (None: there are none)."""
+    """What a recipe's parts share. All parts answer through `journal`; `golds` tells gold answers apart
+    (None: no check `retrieval`); `heard` counts likelihoods."""
 
     options: RefineOptions
     rewriter: Part
@@ -141,25 +128,20 @@ class Workbench:
     prompts: Prompts
     sampling: Sampling
     check: Checker
-    read: Callable[[Sequence[list[Message]]], list[Reply]] | None
+    heard: Listener
 
     @classmethod
     def of(cls, options: RefineOptions, roles: Roles, encoder: SentenceEncoder, golds: GoldIndex | None,
            journal: Journal, activity: Activity, seed: int) -> "Workbench":
         """Raises UserError for an unknown check name and for prompts that cannot be used."""
-        check, reader, heard = Checker.of(options), _Reader(roles.rewriter), activity.listener("nll")
-
-        def read(turns: Sequence[list[Message]]) -> list[Reply]:
-            return journal.ask("nll", reader, turns, None, NLL_VERSION, heard)
-
-        readable = no_likelihoods(roles.rewriter, options.supervision_gap) is None
+        check = Checker.of(options)
         return cls(
             options, Part("--rewriter", roles.rewriter, journal, activity.listener("rewrite")),
             None if roles.fuser is None else Part("--fuser", roles.fuser, journal, activity.listener("fuse")),
             [Part("--judge", engine, journal, activity.listener("judge")) for engine in roles.judges],
             encoder, None if RETRIEVAL in check.skip else golds, load_prompts(options.prompts),
             Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed), check,
-            read if readable else None)
+            activity.listener("nll"))
 
     @property
     def quorum(self) -> int:
@@ -171,30 +153,3 @@ class Workbench:
         for part in (self.rewriter, self.fuser, *self.judges):
             if part is not None:
                 part.must_have_worked()
-
-
-def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
-    """Why there will be no likelihoods; None if there will be."""
-    if not wanted:
-        return OFF
-    return None if hasattr(rewriter, "nll") else SERVER
-
-
-class _Reader:
-    """The rewriter as an engine whose scores are likelihoods, so that the journal keeps them."""
-
-    price: Price | None = None
-
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.identity = engine, engine.identity
-
-    def generate(self, conversations: Any, sampling: Sampling) -> Iterator[tuple[int, Reply]]:
-        raise NotImplementedError("it reads answers and writes none")
-
-    def score(self, conversations: Any) -> Iterator[tuple[int, Reply]]:
-        """`Reply.score` is the sum in nats over the `completion_tokens` of each conversation's last turn."""
-        found = self.engine.nll([messages[:-1] for messages in conversations],
-                                [messages[-1]["content"] for messages in conversations])
-        for index, (nats, tokens) in found:
-            yield index, (Reply("", completion_tokens=tokens, score=nats) if math.isfinite(nats)
-                          else Reply("", error="no finite likelihood"))

@@ -119,9 +119,8 @@ class Decision:
     @property
     def whole(self) -> bool:
         """Whether every reply that it rests on was asked for."""
-        replies = [one.reply for one in self.candidates]
-        replies += [said.reply for one in self.candidates for said in one.verdicts]
-        return all(reply.error != NOT_ASKED for reply in replies)
+        return all(reply.error != NOT_ASKED for one in self.candidates
+                   for reply in (one.reply, *(said.reply for said in one.verdicts)))
 
     def as_json(self) -> Record:
         """The row's line in decisions.jsonl. Gold, one rewrite and its fusions have keys of their own; any
@@ -129,13 +128,17 @@ class Decision:
         row, pick = self.row, self.picks[0] if self.picks else None
         rewrites = _of(self.candidates, REWRITE)
         plain = len(rewrites) == 1 and {one.origin for one in self.candidates} <= {GOLD, REWRITE, FUSED}
+        long = any(Case("", row.gold, one.reply).too_long for one in rewrites)
+        nll = {one.origin: one.scores[NLL] for one in self.candidates if NLL in one.scores}
         return {
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
             **(self._rounds(rewrites[0]) if plain else {
                 "candidates": [_as_json(one) for one in self.candidates],
                 "picks": [[one.origin, one.number] for one in self.picks]}),
             "source": pick and pick.origin, "completion": pick and pick.text,
-            "why": self.why + _left_out(rewrites), "nll": self._nll(), "tokens": self._tokens(),
+            "why": self.why + (f"; too long for the checks {', '.join(COMPARING)}" if long else ""),
+            "nll": {**dict.fromkeys((GOLD, REWRITE, FUSED)), **nll} if nll else None,
+            "tokens": self._tokens(),
         }
 
     def _rounds(self, rewrite: Candidate) -> Record:
@@ -148,23 +151,13 @@ class Decision:
                     "scores": _said(one), "score": one.scores.get(JUDGE), "no_score": one.no_score,
                     "disagreement": disagreement(one.given)} for one in _of(self.candidates, FUSED)]}
 
-    def _nll(self) -> dict[str, float | None] | None:
-        read = {one.origin: one.scores[NLL] for one in self.candidates if NLL in one.scores}
-        return {**dict.fromkeys((GOLD, REWRITE, FUSED)), **read} if read else None
-
     def _tokens(self) -> Record:
         found: dict[str, list[Reply]] = {"rewrite": [], "fuse": [], "judge": []}
         for one in self.candidates:
             if one.origin != GOLD:
                 found.setdefault(TASKS.get(one.origin, one.origin), []).append(one.reply)
             found["judge"] += [said.reply for said in one.verdicts]
-        return {task: spent(*replies) for task, replies in found.items()}
-
-
-def spent(*replies: Reply) -> dict[str, int]:
-    """Tokens of requests and replies."""
-    return {"prompt": sum(reply.prompt_tokens for reply in replies),
-            "completion": sum(reply.completion_tokens for reply in replies)}
+        return {task: _spent(*replies) for task, replies in found.items()}
 
 
 def refined_rows(line: Record) -> list[Row]:
@@ -174,46 +167,40 @@ def refined_rows(line: Record) -> list[Row]:
     enough to train on.
     """
     everyone, picks = read_line(line)
-    rewrite = first_passing(_of(everyone, REWRITE))
-    first = next(iter(_of(everyone, REWRITE)), None)
+    rewrites = _of(everyone, REWRITE)
+    rewrite = first_passing(rewrites)
     return [Row(
         row_id=line["row_id"] + (f"#{place}" if place > 1 else ""), prompt=line["prompt"],
-        completion=pick.text if place > 1 else line["completion"], gold=line["gold"],
-        category=line["category"],
+        completion=pick.text, gold=line["gold"], category=line["category"],
         rewrite=(rewrite and rewrite.text) or None, fused=pick.text if pick.origin == FUSED else None,
-        source=pick.origin, similarity=(first or pick).scores.get(SIMILARITY),
+        source=pick.origin, similarity=(rewrites[0] if rewrites else pick).scores.get(SIMILARITY),
     ) for place, pick in enumerate(picks, 1)]
 
 
 def read_line(line: Record) -> tuple[list[Candidate], list[Candidate]]:
-    """(the candidates, the picks) of a line of decisions.jsonl, whichever recipe wrote it; what an older file
-    lacks is left out. Raises KeyError for a line without row_id or source."""
-    gold = line.get("gold") or ""
+    """(the candidates, the picks) of a line of decisions.jsonl, whichever recipe wrote it. Raises KeyError
+    for a line without row_id or source."""
+    gold, source = line.get("gold") or "", line["source"]
     row = Row(line["row_id"], line.get("prompt") or [], gold, gold, line.get("category"))
     if "candidates" in line:
         found = [_read(row, one["origin"], one["number"], one) for one in line["candidates"]]
-        chosen = [(origin, number) for origin, number in line["picks"]]
-        return found, [one for place in chosen for one in found if (one.origin, one.number) == place]
-    nll, source = line.get("nll") or {}, line["source"]
-    rewrite = _read(row, REWRITE, 1, {**line, "text": line.get("rewrite"),
-                                      "tokens": (line.get("tokens") or {}).get("rewrite")})
-    if "checks" not in line and source == GOLD:
-        rewrite.objections["unknown"] = "not passed"
-    found = [Candidate.gold(row), rewrite]
-    found += [_read(row, FUSED, one["round"], {
-        **one, "text": one.get("fused"), "verdicts": one.get("scores"), "judge": one.get("score")})
+        return found, [one for place in line["picks"] for one in found if [one.origin, one.number] == place]
+    rewrite = line | {"text": line.get("rewrite"), "tokens": None}
+    found = [Candidate.gold(row), _read(row, REWRITE, 1, rewrite)]
+    found += [_read(row, FUSED, one["round"], one | {
+        "text": one["fused"], "verdicts": one["scores"], "scores": None, "judge": one["score"]})
         for one in line.get("rounds") or []]
-    pick = {GOLD: found[0], REWRITE: rewrite}.get(source) or best(found[2:], JUDGE)
-    pick = pick or Candidate(row, source, 0, Reply(line.get("completion") or ""))
-    for one in {id(one): one for one in (found[0], rewrite, pick)}.values():
-        if one.origin in nll:
-            one.scores[NLL] = nll[one.origin]
-    return found, [pick]
+    same = [one for one in found if one.origin == source]
+    same = same or [Candidate(row, source, 0, Reply(line.get("completion") or ""))]
+    picks = [best(same, JUDGE) or same[0]] if source else []
+    for one in {id(one): one for one in (*found[:2], *picks)}.values():
+        if line.get("nll"):
+            one.scores[NLL] = line["nll"].get(one.origin)
+    return found, picks
 
 
 def _read(row: Row, origin: str, number: int, one: Record) -> Candidate:
-    scores = one["scores"] if isinstance(one.get("scores"), dict) else {
-        name: one[name] for name in (SIMILARITY, JUDGE) if name in one}
+    scores = one.get("scores") or {name: one[name] for name in (SIMILARITY, JUDGE) if name in one}
     verdicts = [Verdict(said["judge"], said["score"], said.get("error"), _reply(said))
                 for said in one.get("verdicts") or []]
     return Candidate(row, origin, number, _reply(one), dict(scores), dict(one.get("checks") or {}), verdicts,
@@ -229,20 +216,20 @@ def _reply(one: Record) -> Reply:
 def _as_json(one: Candidate) -> Record:
     return {"origin": one.origin, "number": one.number, "text": one.text or None,
             "finish_reason": one.reply.finish_reason, "error": one.reply.error, "key": one.reply.key,
-            "tokens": spent(one.reply), "scores": one.scores, "checks": one.objections, "passed": one.passed,
+            "tokens": _spent(one.reply), "scores": one.scores, "checks": one.objections, "passed": one.passed,
             "verdicts": _said(one)}
 
 
 def _said(one: Candidate) -> list[Record]:
     return [{"judge": said.judge, "score": said.score, "error": said.error, "key": said.key,
-             "tokens": spent(said.reply)} for said in one.verdicts]
+             "tokens": _spent(said.reply)} for said in one.verdicts]
+
+
+def _spent(*replies: Reply) -> dict[str, int]:
+    """Tokens of requests and replies."""
+    return {"prompt": sum(reply.prompt_tokens for reply in replies),
+            "completion": sum(reply.completion_tokens for reply in replies)}
 
 
 def _of(candidates: Iterable[Candidate], origin: str) -> list[Candidate]:
     return [one for one in candidates if one.origin == origin]
-
-
-def _left_out(rewrites: Sequence[Candidate]) -> str:
-    """The checks that a text was too long for, as the end of a sentence."""
-    long = any(Case("", one.row.gold, one.reply).too_long for one in rewrites)
-    return f"; too long for the checks {', '.join(COMPARING)}" if long else ""

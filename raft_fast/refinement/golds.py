@@ -6,6 +6,7 @@ suggested τ lets one in a hundred of them pass. Numbers and negations are the c
 """
 
 import hashlib
+import heapq
 import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -76,18 +77,13 @@ class GoldIndex:
         rivals = self.vectors[ids]  # [n, RANKS, D]
         alike = np.einsum("nd,nkd->nk", golds, rivals)
         nearer = (scores > own[:, None] + TIE) & (alike < SAME)
-        return [_objection(int(count)) for count in nearer.sum(1)]
+        ranks = [f"rank {count + 1}" if count < RANKS else f"rank above {RANKS}" for count in nearer.sum(1)]
+        return [f"nearer to another row's gold answer ({rank} among all for its own)" if rivals else None
+                for rank, rivals in zip(ranks, nearer.any(1), strict=True)]
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _objection(nearer: int) -> str | None:
-    if nearer == 0:
-        return None
-    rank = f"rank {nearer + 1}" if nearer < RANKS else f"rank above {RANKS}"
-    return f"nearer to another row's gold answer ({rank} among all for its own)"
 
 
 def calibrate(lines: Iterable[Record], encoder: SentenceEncoder, tau: float) -> Record | None:
@@ -106,17 +102,19 @@ def calibrate(lines: Iterable[Record], encoder: SentenceEncoder, tau: float) -> 
     true, shuffled = np.diag(scores), scores[(texts[:, None] != texts) & (golds @ golds.T < SAME)]
     if not len(shuffled):
         return None
-    suggested = suggest(shuffled)
+    suggested, ordered = suggest(shuffled), np.sort(shuffled)
+    below, up_to = (np.searchsorted(ordered, true, side) for side in ("left", "right"))
 
     def accepted(tau: float) -> dict[str, float]:
-        return {"true": round(float((true >= tau).mean()), 4),
-                "shuffled": round(float((shuffled >= tau).mean()), 4)}
+        return {name: round(float((pairs >= tau).mean()), 4)
+                for name, pairs in (("true", true), ("shuffled", shuffled))}
 
     return {
         "n": {"true": len(true), "shuffled": len(shuffled)},
         "edges": EDGES.tolist(),
-        "true": _histogram(true), "shuffled": _histogram(shuffled),
-        "auc": round(auc(true, shuffled), 4),
+        **{name: np.histogram(np.clip(pairs, -1, 1), EDGES)[0].tolist()
+           for name, pairs in (("true", true), ("shuffled", shuffled))},
+        "auc": round(float((below + up_to).sum() / 2 / len(true) / len(shuffled)), 4),
         "false_accepts": FALSE_ACCEPTS,
         "suggested_tau": suggested,
         "accepted": {"at_tau": accepted(tau),
@@ -126,33 +124,14 @@ def calibrate(lines: Iterable[Record], encoder: SentenceEncoder, tau: float) -> 
 
 def suggest(shuffled: np.ndarray) -> float | None:
     """The smallest τ, to two decimals, that at most one in a hundred shuffled pairs reaches; None above 1."""
-    at_least = float(np.quantile(shuffled, 1 - FALSE_ACCEPTS))
-    tau = np.ceil(at_least * 100) / 100
+    tau = np.ceil(float(np.quantile(shuffled, 1 - FALSE_ACCEPTS)) * 100) / 100
     while (shuffled >= tau).mean() > FALSE_ACCEPTS:
         tau += 0.01
     return None if tau > 1 + 1e-9 else round(float(tau), 2)
 
 
-def auc(true: np.ndarray, shuffled: np.ndarray) -> float:
-    """P(true > shuffled) + P(equal) / 2, over all pairs of one with the other."""
-    ordered = np.sort(shuffled)
-    below = np.searchsorted(ordered, true, "left")
-    up_to = np.searchsorted(ordered, true, "right")
-    return float((below + up_to).sum() / 2 / len(true) / len(shuffled))
-
-
 def _sample(lines: Iterable[Record]) -> list[Record]:
-    """The PAIRS usable lines with the smallest hashes, in the hashes' order; never many more in memory."""
-    kept: list[tuple[str, Record]] = []
-    for line in lines:
-        if line.get("similarity") is None or line["checks"].get("copy") is not None:
-            continue
-        key = hashlib.sha256(line["row_id"].encode()).hexdigest()
-        kept.append((key, {"gold": line["gold"], "rewrite": line["rewrite"]}))
-        if len(kept) > 2 * PAIRS:
-            kept = sorted(kept, key=lambda one: one[0])[:PAIRS]
-    return [line for _, line in sorted(kept, key=lambda one: one[0])[:PAIRS]]
-
-
-def _histogram(values: np.ndarray) -> list[int]:
-    return np.histogram(np.clip(values, -1, 1), EDGES)[0].tolist()
+    """The PAIRS usable lines with the smallest hashes, in the hashes' order."""
+    usable = ((hashlib.sha256(line["row_id"].encode()).hexdigest(), line["gold"], line["rewrite"])
+              for line in lines if line.get("similarity") is not None and line["checks"].get("copy") is None)
+    return [{"gold": gold, "rewrite": rewrite} for _, gold, rewrite in heapq.nsmallest(PAIRS, usable)]

@@ -1,10 +1,11 @@
-"""The files of stage 1: decisions.jsonl, what follows from it, shards that join, finished folders."""
+"""The files of stage 1: decisions.jsonl, what follows from it, finished folders, shards that join."""
 
 import fcntl
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ PROMPTS = "prompts"  # compared by their words, not by their folder
 ROWS = ("data", "max_rows", "seed")  # which rows are taken
 # options that decide what is written; the rows themselves are compared, not what their file is called
 PINNED = pinned_by(ALL_GROUPS, "rows", "refinement") - {"data"}
+# keys of a shard's summary that may differ from another's: counts, and prices, which may have been told later
+COUNTED = {"finished", "rows", "prices", "origins", "calibration", *Tally().as_json()}
 
 
 class Outputs:
@@ -97,15 +100,15 @@ def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[st
     summary = read_json(folder / SUMMARY, ANEW)
     # an option that is younger than the folder had its default then
     there = {**defaults, **read_yaml(folder / CONFIG, ANEW)}
-    names, told = sorted({*options} & PINNED - {PROMPTS}), []
+    names, told = {*options} & PINNED - {PROMPTS}, []
 
     def differ(names: Iterable[str]) -> list[str]:
-        return differing([name for name in names if meant(name, there.get(name))
+        return differing([name for name in sorted(names) if meant(name, there.get(name))
                           != meant(name, options.get(name))], there, options)
 
     if summary.get("data") not in (None, data):
         told = differ(ROWS) or [f"the rows of {options['data']} have changed"]
-        names = [name for name in names if name not in ROWS]
+        names -= {*ROWS}
     told += differ(names)
     if summary.get(PROMPTS, prompts) != prompts:
         told.append("the words of the prompts differ")
@@ -134,17 +137,12 @@ def unfinished(output_dir: Path, like: Path | None = None) -> list[str]:
         raise UserError(f"--output_dir {output_dir}: has shards of {counts[0]} and of {counts[1]}; "
                         f"remove those of one kind from {output_dir / SHARDS}")
     shards = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1)]
-    return [shard for shard in shards if not _finished(shard_folder(output_dir, shard), like)]
 
+    def finished(folder: Path) -> bool:
+        whole = all((folder / name).is_file() for name in (CONFIG, DECISIONS, SUMMARY))
+        return whole and (like is None or not _differing(_made(like), _made(folder)))
 
-def _finished(folder: Path, like: Path | None) -> bool:
-    if not all((folder / name).is_file() for name in (CONFIG, DECISIONS, SUMMARY)):
-        return False
-    if like is None:
-        return True
-    one, other = _summary(like), _summary(folder)
-    return (_differing(_config(like), _config(folder)) is None
-            and all(one.get(key) == other.get(key) for key in ("data", "engines")))
+    return [shard for shard in shards if not finished(shard_folder(output_dir, shard))]
 
 
 def merge(output_dir: Path, reporter: Reporter) -> Record:
@@ -156,83 +154,57 @@ def merge(output_dir: Path, reporter: Reporter) -> Record:
     if missing := unfinished(output_dir):
         raise UserError(f"--output_dir {output_dir}: shard {missing[0]} is not finished "
                         f"({len(missing)} are missing); refine it with --shard {missing[0]}")
-    count = len(list((output_dir / SHARDS).glob("*-of-*")))
-    folders = [shard_folder(output_dir, f"{number}/{count}") for number in range(1, count + 1)]
-    configs, summaries = [_config(folder) for folder in folders], [_summary(folder) for folder in folders]
-    settings = _must_fit(folders, configs, summaries)
-    used = sum(summary["rows"]["used"] for summary in summaries)
+    folders = sorted((output_dir / SHARDS).glob("*-of-*"), key=lambda path: int(path.name.split("-")[0]))
+    first, made = folders[0], _made(folders[0])
+    for folder in folders[1:]:
+        here = _made(folder)
+        if names := _differing(made, here):
+            raise UserError(f"{folder}: was refined with {names[0]} {here[names[0]]}, and {first} with "
+                            f"{made[names[0]]}; refine one of them again")
+    summaries = [_summary(folder) for folder in folders]
+    counts = [summary["rows"]["used"] for summary in summaries]
+    used = sum(counts)
+    if counts != [len(range(at, used, len(counts))) for at in range(len(counts))]:
+        raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
+                        "them again from the same --data")
+    settings = {key: value for key, value in summaries[0].items() if key not in COUNTED - {"prices"}}
     with (
         reporter.phase("join shards", used, "rows") as advance,
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
     ):
-        for line in _in_turns([read_jsonl(folder / DECISIONS, AGAIN, ["row_id"]) for folder in folders]):
-            outputs.add(line)
-            advance(1)
-        if outputs.tally.rows != used:
-            raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
-                            "them again from the same --data")
-    write_yaml(configs[0] | {"shard": None, "output_dir": str(output_dir)}, output_dir / CONFIG)
+        files = [read_jsonl(folder / DECISIONS, AGAIN, ["row_id"]) for folder in folders]
+        for line in chain.from_iterable(zip_longest(*files)):  # as rows were dealt out
+            if line is not None:
+                outputs.add(line)
+                advance(1)
+    config = read_yaml(first / CONFIG, AGAIN)
+    write_yaml(config | {"shard": None, "output_dir": str(output_dir)}, output_dir / CONFIG)
     for name in (REJECTED, SCREENED):
-        if (folders[0] / name).is_file():
-            (output_dir / name).write_bytes((folders[0] / name).read_bytes())
+        if (first / name).is_file():
+            (output_dir / name).write_bytes((first / name).read_bytes())
     return outputs.summary(finished=True)
-
-
-def _in_turns(files: Sequence[Iterator[Any]]) -> Iterator[Any]:
-    """A line of each file after the other, until one has no more; shards were dealt out like this."""
-    while True:
-        for lines in files:
-            if (line := next(lines, None)) is None:
-                return
-            yield line
-
-
-def _must_fit(folders: Sequence[Path], configs: Sequence[Record], summaries: Sequence[Record]) -> Record:
-    """The settings that all shards' summaries share. Raises UserError for shards that differ in an option, in
-    what screening dropped, or in what options do not tell: engines behind an address, words of prompts,
-    rows read."""
-    counted = {"finished", "rows", *Tally().as_json()}
-    settings = [{key: value for key, value in summary.items() if key not in counted}
-                | {"total rows": summary["rows"]["total"]} for summary in summaries]
-    dropped = _dropped(folders[0])
-    for folder, config, here in zip(folders, configs, settings, strict=True):
-        if (key := _differing(configs[0], config)) is not None:
-            raise UserError(f"{folder}: was refined with --{key} {config.get(key)}, and "
-                            f"{folders[0]} with {configs[0].get(key)}; refine one of them again")
-        if _dropped(folder) != dropped:
-            raise UserError(f"{folder}: dropped other rows as duplicates or overlap than {folders[0]}; an "
-                            "evaluation suite may be missing on one machine. Refine one of them again")
-        for key in {**settings[0], **here}.keys() - {"prices"}:  # one may have been told, another not
-            if here.get(key) != settings[0].get(key):
-                raise UserError(f"{folder}: has {key} {here.get(key)}, and {folders[0]} has "
-                                f"{settings[0].get(key)}; refine one of them again")
-    del settings[0]["total rows"]
-    return settings[0]
-
-
-def _differing(one: Record, other: Record) -> str | None:
-    """The first option that counts and differs. A URL alone may serve any model: summary.json knows which."""
-    def differs(name: str) -> bool:
-        here, there = meant(name, one.get(name)), meant(name, other.get(name))
-        return here != there and not (name in ENGINES and any("://" in spec for spec in (*here, *there)))
-
-    return next((name for name in sorted({*one, *other} & PINNED) if differs(name)), None)
-
-
-def _config(folder: Path) -> Record:
-    return read_yaml(folder / CONFIG, AGAIN)
 
 
 def _summary(folder: Path) -> Record:
     return dict(read_json(folder / SUMMARY, AGAIN, keys=["rows"]))
 
 
-def _dropped(folder: Path) -> set[str]:
-    """The row_ids that screening dropped."""
-    if not (folder / SCREENED).is_file():
-        return set()
-    flagged = read_json(folder / SCREENED, AGAIN, keys=["flagged"])["flagged"]
-    return {one["row_id"] for one in flagged if one["dropped"]}
+def _made(folder: Path) -> Record:
+    """What decided the answers of a finished shard, by name: options, what summary.json says of engines,
+    prompts and rows, and what screening dropped. A URL alone may serve any model: only the summary knows."""
+    config, summary = read_yaml(folder / CONFIG, AGAIN), _summary(folder)
+    options = {name: meant(name, config.get(name)) for name in sorted(PINNED)}
+    flagged = read_json(folder / SCREENED, AGAIN, keys=["flagged"])["flagged"] if (
+        folder / SCREENED).is_file() else []
+    return {**{f"--{name}": value for name, value in options.items()
+               if not (name in ENGINES and any("://" in spec for spec in value))},
+            **{key: value for key, value in summary.items() if key not in COUNTED},
+            "total rows": summary["rows"]["total"],
+            "dropped rows": sorted(one["row_id"] for one in flagged if one["dropped"])}
+
+
+def _differing(one: Record, other: Record) -> list[str]:
+    return [name for name in one if name in other and one[name] != other[name]]
 
 
 @contextmanager

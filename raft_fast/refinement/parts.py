@@ -5,20 +5,22 @@ engine is asked goes through the journal.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Reply
+from raft_fast.engines import Engine, Price, Reply, Sampling
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
 from raft_fast.refinement.checks import RETRIEVAL, Case
 
 SIMILARITY_DIGITS, NLL_DIGITS = 6, 4
+NLL_VERSION = "nll-1"  # of what is asked; part of the journal's keys, as a prompt's version is
 
 
 def rewrite(rows: Sequence[Row], bench: Workbench) -> list[Candidate]:
@@ -65,16 +67,16 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
         gold_vectors, vectors = bench.golds.of_texts(golds, bench.encoder), bench.encoder.embed(texts)
     else:
         gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
-    for one, similarity in zip(candidates, cosines(gold_vectors, vectors), strict=True):
+    found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
+    for place, similarity in enumerate(cosines(gold_vectors, vectors)):
+        one = candidates[place]
         case = Case(whole_question(one.row.prompt), one.row.gold, one.reply, prompt.text)
         one.scores[SIMILARITY] = similarity
         one.objections.update(bench.check(case))
         if tau is not None:
             one.objections[SIMILARITY] = below(similarity, tau, option)
-    if retrieval and bench.golds is not None:
-        found = bench.golds.objections(gold_vectors, vectors)
-        for one, objection in zip(candidates, found, strict=True):
-            one.objections[RETRIEVAL] = objection if one.scores[SIMILARITY] is not None else None
+        if found is not None:
+            one.objections[RETRIEVAL] = found[place] if similarity is not None else None
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> list[float | None]:
@@ -137,10 +139,39 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
     RAFT's premise is that a model bends least to answers it might have given itself: this measures, before
     training, how near they are. Does nothing without a rewriter that shows likelihoods.
     """
-    if bench.read is None:
+    part = bench.rewriter
+    if no_likelihoods(part.engine, bench.options.supervision_gap):
         return
     asked = [one for one in candidates if one.text]
-    replies = bench.read([[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked])
+    turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
+    replies = part.journal.ask("nll", _Reader(part.engine), turns, None, NLL_VERSION, bench.heard)
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))
+
+
+def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
+    """Why there will be no likelihoods; None if there will be."""
+    if not wanted:
+        return "--supervision_gap is off"
+    return None if hasattr(rewriter, "nll") else "the rewriter is a server, which shows no likelihoods"
+
+
+class _Reader:
+    """The rewriter as an engine whose scores are likelihoods, so that the journal keeps them."""
+
+    price: Price | None = None
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.identity = engine, engine.identity
+
+    def generate(self, conversations: Any, sampling: Sampling) -> Iterator[tuple[int, Reply]]:
+        raise NotImplementedError("it reads answers and writes none")
+
+    def score(self, conversations: Any) -> Iterator[tuple[int, Reply]]:
+        """`Reply.score` is the sum in nats over the `completion_tokens` of each conversation's last turn."""
+        found = self.engine.nll([messages[:-1] for messages in conversations],
+                                [messages[-1]["content"] for messages in conversations])
+        for index, (nats, tokens) in found:
+            yield index, (Reply("", completion_tokens=tokens, score=nats) if math.isfinite(nats)
+                          else Reply("", error="no finite likelihood"))

@@ -1,10 +1,9 @@
 """Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
 import json
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -46,23 +45,17 @@ def refine(
     with Journal(output_dir, retry_failed) as journal:
         bench = Workbench.of(stage.options, roles, encoder, golds, journal, activity, seed)
         about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
-        with (
-            _timed(journal),
-            Outputs(output_dir, about, total) as outputs,
-            reporter.phase("refine", len(rows), "rows") as advance,
-        ):
-            for line in notices(journal, roles):
-                reporter.say(line)
-            advance(0, note=activity.note)
-            _decide_all(rows, stage, bench, journal, activity, outputs, reporter, advance)
+        with _timed(journal), Outputs(output_dir, about, total) as outputs:
+            if journal.damaged:
+                reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
+                             "asked for again")
+            _decide_all(rows, stage, bench, journal, activity, outputs, reporter)
             bench.must_have_worked()
     return outputs.summary(finished=True)
 
 
-def _decide_all(
-    rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal, activity: Activity,
-    outputs: Outputs, reporter: Reporter, advance: Callable[..., None],
-) -> None:
+def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal, activity: Activity,
+                outputs: Outputs, reporter: Reporter) -> None:
     """Blocks at once, written in order; on Ctrl-C also what is decided of those that were begun."""
     begun: deque[list[Row]] = deque()
 
@@ -79,44 +72,25 @@ def _decide_all(
         if isinstance(why, Exception):
             reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C does not)")
 
-    try:
-        for decisions in at_once(lambda block: stage.decide(block, bench), blocks(), BLOCKS_AT_ONCE, stop):
-            with errors.uninterrupted():  # a block that is half written could not be told from a new one
-                for decision in decisions:
+    with reporter.phase("refine", len(rows), "rows") as advance:
+        advance(0, note=activity.note)
+        try:
+            for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
+                with errors.uninterrupted():  # a block that is half written could not be told from a new one
+                    for decision in decisions:
+                        outputs.add(decision.as_json())
+                    count = len(begun.popleft())
+                    found = 0 if activity.fresh else count  # all that came before was in the journal
+                    advance(count - found, note=activity.note, found=found)
+        except (KeyboardInterrupt, errors.Stopped):
+            reporter.say("stopping: writing the rows that are decided (again to leave at once)")
+            journal.replay()
+            for decision in stage.decide([row for block in begun for row in block], bench):
+                if decision.whole:
                     outputs.add(decision.as_json())
-                count = len(begun.popleft())
-                found = 0 if activity.fresh else count  # all that came before was in the journal
-                advance(count - found, note=activity.note, found=found)
-    except (KeyboardInterrupt, errors.Stopped):
-        reporter.say("stopping: writing the rows that are decided (again to leave at once)")
-        journal.replay()
-        for decision in stage.decide([row for block in begun for row in block], bench):
-            if decision.whole:
-                outputs.add(decision.as_json())
-        reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
-                     f"{outputs.folder / PARTIAL_REFINED}")
-        raise
-
-
-def notices(journal: Journal, roles: Roles) -> Iterator[str]:
-    """What a user should know before the first request."""
-    if journal.damaged:
-        yield (f"{journal.path}: {journal.damaged} lines cannot be read; what they held is asked for "
-               "again")
-    chosen = any(engine is not roles.rewriter for engine in (roles.fuser, *roles.judges))
-    kin = [judge.identity for judge in roles.judges
-           if roles.fuser is not None and family(judge.identity) == family(roles.fuser.identity)]
-    if kin and chosen:  # that one model plays all parts by default is said in the report
-        yield (f"--judge {', '.join(kin)} is of the fuser's family: models prefer their own words; "
-               "choose judges of other families")
-
-
-def family(identity: str) -> str:
-    """What models of one family share: the letters that a name with a version or size begins with (qwen
-    of Qwen3-32B). A name without a number is a family of its own: acme-judge is no kin of acme-fuser."""
-    name = identity.split("@")[0].split(" ")[0].rsplit("/")[-1].lower()
-    letters = re.split(r"[^a-z]", name)[0]
-    return letters if letters and re.search(r"\d", name) else name
+            reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
+                         f"{outputs.folder / PARTIAL_REFINED}")
+            raise
 
 
 @contextmanager

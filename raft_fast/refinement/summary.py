@@ -10,7 +10,7 @@ import numpy as np
 
 from raft_fast.engines import Engine
 from raft_fast.engines.asking import Prompts
-from raft_fast.refinement.bench import Roles, no_likelihoods
+from raft_fast.refinement.bench import Roles
 from raft_fast.refinement.candidates import (
     FUSED,
     GOLD,
@@ -24,7 +24,7 @@ from raft_fast.refinement.candidates import (
     read_line,
 )
 from raft_fast.refinement.checks import COMPARING, Case
-from raft_fast.refinement.parts import NLL_DIGITS
+from raft_fast.refinement.parts import NLL_DIGITS, no_likelihoods
 from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -32,11 +32,11 @@ REASONS = 3  # that a line names
 POOR = 0.5  # a fusion that judges find more bad than good
 
 
+@dataclass
 class Values:
-    """Numbers, eight bytes each, with their mean, quantiles and histogram; None where there are none."""
+    """Numbers, eight bytes each; their mean and quantiles are None where there are none."""
 
-    def __init__(self) -> None:
-        self.numbers = array("d")
+    numbers: "array[float]" = field(default_factory=lambda: array("d"))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -53,10 +53,9 @@ class Values:
     def quantile(self, share: float) -> float | None:
         return float(np.quantile(self.numbers, share)) if self.numbers else None
 
-    def quantiles(self) -> dict[str, float] | None:
+    def quantiles(self) -> dict[str, float | None] | None:
         """p00 (the least) to p100 (the most)."""
-        return {f"p{round(100 * at):02d}": float(value) for at, value in zip(
-            QUANTILES, np.quantile(self.numbers, QUANTILES), strict=True)} if self.numbers else None
+        return {f"p{round(100 * at):02d}": self.quantile(at) for at in QUANTILES} if self.numbers else None
 
     def histogram(self, edges: Sequence[float]) -> list[int]:
         """How many lie between each two of the ascending edges; what lies outside counts at the end."""
@@ -64,7 +63,7 @@ class Values:
 
     def share(self, least: float) -> int:
         """How many are at least this."""
-        return int((np.asarray(self.numbers) >= least).sum())
+        return sum(value >= least for value in self.numbers)
 
 
 @dataclass
@@ -78,9 +77,7 @@ class Scores:
 
     @property
     def all(self) -> Values:
-        both = Values()
-        both.numbers = self.passed.numbers + self.refused.numbers
-        return both
+        return Values(self.passed.numbers + self.refused.numbers)
 
 
 @dataclass
@@ -96,6 +93,7 @@ class Group:
 
     def add(self, candidates: Sequence[Candidate], picks: Sequence[Candidate]) -> None:
         """One row's candidates."""
+        best: dict[str, float] = {}
         for one in candidates:
             chosen = any(one is pick for pick in picks)
             self.drawn += 1
@@ -105,13 +103,12 @@ class Group:
             for name, value in one.scores.items():
                 found = self.scores[name]
                 (found.passed if one.passed else found.refused).add(value)
-                if chosen:
-                    found.chosen.add(value)
-        passed = [one for one in candidates if one.passed]
-        self.rows += bool(passed)
-        for name in {name for one in passed for name in one.scores}:
-            values = [value for one in passed if (value := one.scores.get(name)) is not None]
-            self.scores[name].best.add(max(values, default=None))
+                found.chosen.add(value if chosen else None)
+                if one.passed and value is not None:
+                    best[name] = max(best.get(name, value), value)
+        for name, value in best.items():
+            self.scores[name].best.add(value)
+        self.rows += any(one.passed for one in candidates)
 
 
 @dataclass
@@ -125,44 +122,48 @@ class Judged:
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
 
 
+@dataclass
 class Tally:
     """Counts over the lines of decisions.jsonl, by origin, draw, score and check. It depends on the lines
     alone, so shards add up to the whole.
 
-    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round.
+    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round. `rounds` counts rows by
+    their number of fusions.
     """
 
-    def __init__(self) -> None:
-        self.rows = self.too_long = 0
-        self.sources: Counter[str] = Counter()
-        self.origins: defaultdict[str, Group] = defaultdict(Group)
-        self.draws: defaultdict[tuple[str, int], Group] = defaultdict(Group)
-        self.rounds: Counter[int] = Counter()  # rows by their number of fusions
-        self.tokens: dict[str, Counter[str]] = {}
-        self.judges: defaultdict[str, Judged] = defaultdict(Judged)
-        self.ranges, self.differences = Values(), Values()
-        self.gold_nll, self.training_nll = Values(), Values()
+    rows: int = 0
+    too_long: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    origins: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
+    draws: defaultdict[tuple[str, int], Group] = field(default_factory=lambda: defaultdict(Group))
+    rounds: Counter[int] = field(default_factory=Counter)
+    tokens: dict[str, Counter[str]] = field(default_factory=dict)
+    judges: defaultdict[str, Judged] = field(default_factory=lambda: defaultdict(Judged))
+    ranges: Values = field(default_factory=Values)
+    differences: Values = field(default_factory=Values)
+    gold_nll: Values = field(default_factory=Values)
+    training_nll: Values = field(default_factory=Values)
 
     def add(self, line: Record) -> None:
-        """One row's line; what an older file's line lacks is not counted."""
+        """One row's line."""
         candidates, picks = read_line(line)
-        self.rows += 1
-        self.sources.update(pick.origin for pick in picks)
-        for origin in dict.fromkeys(one.origin for one in candidates):
-            self.origins[origin].add([one for one in candidates if one.origin == origin], picks)
+        by_origin = defaultdict(list)
         for one in candidates:
+            by_origin[one.origin].append(one)
             self.draws[one.origin, one.number].add([one], picks)
             self._add_verdicts(one)
-        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates
-                             if one.origin == REWRITE)
-        self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
+        for origin, found in by_origin.items():
+            self.origins[origin].add(found, picks)
+        self.rows += 1
+        self.sources.update(pick.origin for pick in picks)
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in by_origin[REWRITE])
+        self.rounds[len(by_origin[FUSED])] += 1
         for task, spent in (line.get("tokens") or {}).items():
             self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
-        gold, training = ([one.scores[NLL] for one in found if one.scores.get(NLL) is not None]
-                          for found in ([one for one in candidates if one.origin == GOLD], picks[:1]))
-        if gold and training:
-            self.gold_nll.add(gold[0])
-            self.training_nll.add(training[0])
+        gold, training = (found[0].scores.get(NLL) if found else None for found in (by_origin[GOLD], picks))
+        if gold is not None and training is not None:
+            self.gold_nll.add(gold)
+            self.training_nll.add(training)
 
     def _add_verdicts(self, one: Candidate) -> None:
         given = one.given
@@ -182,10 +183,10 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """The part of summary.json that the rows decide."""
-        rewrites, fusions = self.origins[REWRITE], self.origins[FUSED]
-        chosen = fusions.scores[JUDGE].chosen
-        failed = {name: one.failed for name, one in sorted(self.judges.items()) if one.failed}
-        others = {name: one for name, one in self.origins.items() if name not in (GOLD, REWRITE, FUSED)}
+        rewrites, chosen = self.origins[REWRITE], self.origins[FUSED].scores[JUDGE].chosen
+        judges = sorted(self.judges.items())
+        others = {name: one for name, one in sorted(self.origins.items())
+                  if name not in (GOLD, REWRITE, FUSED)}
         return {
             "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
             "fused_below_half": len(chosen) - chosen.share(POOR),
@@ -195,8 +196,8 @@ class Tally:
             "similarity": rewrites.scores[SIMILARITY].all.quantiles(),
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
             "judges": {name: {"scores": len(one.scores), "failed": one.failed, "mean": one.scores.mean,
-                              "tokens": dict(one.tokens)} for name, one in sorted(self.judges.items())},
-            "failed_scores": failed,
+                              "tokens": dict(one.tokens)} for name, one in judges},
+            "failed_scores": {name: one.failed for name, one in judges if one.failed},
             "disagreement": {"fusions": len(self.ranges), "mean_range": self.ranges.mean,
                              "mean_difference": self.differences.mean},
             "tokens": {task: dict(spent) for task, spent in self.tokens.items()},
@@ -205,7 +206,7 @@ class Tally:
                 "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
                 "objections": dict(sorted(one.objections.items())),
                 "scores": {score: found.all.quantiles() for score, found in sorted(one.scores.items())},
-            } for name, one in sorted(others.items())}} if others else {}),
+            } for name, one in others.items()}} if others else {}),
         }
 
     def _supervision_gap(self) -> dict[str, Any] | None:
@@ -227,21 +228,21 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "judge_stop": options.judge_stop,
         "fusion_rounds": options.fusion_rounds,
         "quorum": options.quorum or len(judges) // 2 + 1,
-        "engines": {
-            "rewriter": roles.rewriter.identity,
-            "fuser": roles.fuser.identity if roles.fuser else None,
-            "judges": judges,
-        },
-        "prices": {
-            "rewriter": _price(roles.rewriter),
-            "fuser": _price(roles.fuser),
-            "judges": {engine.identity: _price(engine) for engine in roles.judges},
-        },
+        "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
+                    "judges": judges},
+        "prices": {"rewriter": _price(roles.rewriter), "fuser": _price(roles.fuser),
+                   "judges": {engine.identity: _price(engine) for engine in roles.judges}},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
         "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }
+
+
+def _price(engine: Engine | None) -> dict[str, float] | None:
+    """What a million tokens of prompts and completions cost; None without a known price."""
+    price = getattr(engine, "price", None)
+    return None if price is None else asdict(price)
 
 
 def outcome(summary: dict[str, Any]) -> list[str]:
@@ -252,19 +253,9 @@ def outcome(summary: dict[str, Any]) -> list[str]:
     lines = [f"{passed:,} of {rows:,} {what}; training answers: {sources}"]
     if long := summary.get("too_long"):
         lines[0] += f"; {long:,} too long for the checks {', '.join(COMPARING)}"
-    if passed:
-        return lines
-    reasons = sorted(summary["objections"].items(), key=lambda one: -one[1])[:REASONS]
-    told = ", ".join(f"{name} {count:,}" for name, count in reasons)
-    lines.append(f"nothing was refined: every row keeps its gold answer. Refused by: {told}; report.html "
-                 "shows examples, decisions.jsonl every row")
-    suggested = (summary.get("calibration") or {}).get("suggested_tau")
-    if "similarity" in summary["objections"] and suggested is not None and suggested < summary["tau"]:
-        lines[1] += f"; --tau {suggested:g} fits this encoder (now {summary['tau']:g})"
+    if not passed:
+        told = ", ".join(f"{name} {count:,}" for name, count in
+                         Counter(summary["objections"]).most_common(REASONS))
+        lines.append(f"nothing was refined: every row keeps its gold answer. Refused by: {told}; report.html "
+                     "shows examples, decisions.jsonl every row")
     return lines
-
-
-def _price(engine: Engine | None) -> dict[str, float] | None:
-    """What a million tokens of prompts and completions cost; None without a known price."""
-    price = getattr(engine, "price", None)
-    return None if price is None else asdict(price)

@@ -14,7 +14,7 @@ from raft_fast.engines import Reply
 from raft_fast.models.embedding import unit
 from raft_fast.refinement import Roles, add_calibration, index_golds
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, auc, calibrate, suggest
+from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, calibrate, suggest
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
@@ -163,8 +163,7 @@ def test_equal_gold_answers_are_no_shuffled_pair():
     assert calibrate(same, turning(10), 0.8) is None
 
 
-def test_auc_and_suggestion_by_hand():
-    assert auc(np.array([1.0, 2.0]), np.array([0.0, 1.0, 3.0])) == pytest.approx((1.5 + 2) / 6)
+def test_the_suggested_tau_by_hand():
     scores = np.linspace(0, 0.999, 1000)
     assert suggest(scores) == 0.99
     assert (scores >= suggest(scores)).mean() <= 0.01

@@ -9,7 +9,6 @@ from refinement_stubs import StubEncoder, StubEngine, row, run
 from raft_fast.data.texts import Message
 from raft_fast.engines.hf import HFEngine
 from raft_fast.refinement import Roles
-from raft_fast.refinement.bench import OFF, SERVER
 
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({"gold far": 0.5})
@@ -68,8 +67,9 @@ def test_a_likelihood_that_is_no_number_is_null_and_counts_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize(("rewriter", "options", "reason"), [
-    (StubEngine("server", lambda text, seed: "rewritten"), {}, SERVER),
-    (local(), {"supervision_gap": False}, OFF),
+    (StubEngine("server", lambda text, seed: "rewritten"), {},
+     "the rewriter is a server, which shows no likelihoods"),
+    (local(), {"supervision_gap": False}, "--supervision_gap is off"),
 ])
 def test_without_likelihoods_the_reason_is_said(tmp_path, rewriter, options, reason):
     found, summary = read(tmp_path, rewriter, **options)

@@ -1,6 +1,5 @@
 """Many rows: blocks that overlap, shards that join, memory that does not grow."""
 
-import json
 import threading
 from contextlib import nullcontext
 
@@ -10,9 +9,7 @@ from refinement_stubs import OUTPUTS, StubEngine, rows_of, run
 
 from raft_fast.engines import Price, Reply
 from raft_fast.engines.asking import STREAK, at_once
-from raft_fast.engines.journal import Journal
 from raft_fast.refinement import Roles, outputs, pipeline
-from raft_fast.refinement.pipeline import notices
 from raft_fast.run.errors import UserError
 from raft_fast.run.progress import Reporter
 
@@ -71,7 +68,7 @@ def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tm
     with pytest.raises(UserError, match=r"--model b, and .*1-of-2 with a;"):
         outputs.merge(tmp_path, Reporter())
     (second / "config.yaml").write_text("model: a\n")
-    with pytest.raises(UserError, match=r"has tau 0.7, and .*1-of-2 has 0.8"):
+    with pytest.raises(UserError, match=r"with tau 0.7, and .*1-of-2 with 0.8"):
         outputs.merge(tmp_path, Reporter())
     refined(second, rows_of(50)[1:30:2])
     with pytest.raises(UserError, match="not of the same rows"):
@@ -91,7 +88,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     make(0, "hash 1")
     make(1, "hash 2")
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    with pytest.raises(UserError, match=r"has data hash 2, and .*1-of-2 has hash 1"):
+    with pytest.raises(UserError, match=r"with data hash 2, and .*1-of-2 with hash 1"):
         outputs.merge(tmp_path, Reporter())
     make(1, "hash 1", Price(1, 2))
     assert outputs.unfinished(tmp_path, folders[0]) == []
@@ -128,7 +125,7 @@ def test_shards_of_other_models_behind_a_url_are_told_apart_by_name(tmp_path):
     summary = (folders[1] / "summary.json").read_text()
     (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    with pytest.raises(UserError, match=r"has engines .*another"):
+    with pytest.raises(UserError, match=r"with engines .*another"):
         outputs.merge(tmp_path, Reporter())
 
 
@@ -185,22 +182,3 @@ def test_one_failure_stops_the_others_and_is_raised():
 
     with pytest.raises(UserError, match="two"):
         list(at_once(work, range(5), 3, lambda why: stopped.set()))
-
-
-def test_a_fuser_in_its_own_jury_is_told_of(tmp_path, capsys):
-    fuser = StubEngine("Qwen/Qwen3-32B@http://a/v1", lambda text, seed: "fusion")
-    other = StubEngine("Qwen/Qwen3-8B@http://b/v1", lambda text, seed: 0.9)
-    run(tmp_path, rows_of(2), Roles(roles().rewriter, fuser, [other]))
-    said = " ".join(capsys.readouterr().err.split())
-    assert "Qwen3-8B@http://b/v1 is of the fuser's family" in said
-    assert json.loads((tmp_path / "summary.json").read_text())["fuser_is_judge"] is False
-
-
-def test_defaults_and_strangers_are_no_family(tmp_path):
-    with Journal(tmp_path) as journal:
-        one = roles().rewriter
-        assert not list(notices(journal, Roles(one, one, [one])))  # one model in all parts: the default
-        for fuser, judge, kin in (("acme-fuser", "acme-judge", 0), ("acme-a", "acme-b", 0), ("m", "m", 1),
-                                  ("meta/Llama-3.1-8B", "llama3.3:70b", 1), ("gpt-4o", "gemma-2-9b", 0)):
-            given = Roles(one, StubEngine(fuser, str), [StubEngine(judge, str)])
-            assert len(list(notices(journal, given))) == kin, (fuser, judge)
