@@ -92,7 +92,7 @@ class Shared:
         path = self.folder / f"refined-{key}.parquet"
         if not path.is_file():
             write_rows(answered(), path)
-        return read_table(str(path), 0.0).rows
+        return list(read_table(str(path), 0.0).rows)
 
     def examine(self, engine: HFEngine, name: str, place: dict[str, Any], keep: Path) -> Measured:
         """Ask a model everything and compare it with the base; raw answers go to `keep`."""
@@ -135,7 +135,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]
     if suite.paraphrases:
         reworded = find_paraphrases(suite.paraphrases, data, options, original, encoder, folder, reporter)
-        exam = replace(exam, rows=exam.rows | {"paraphrases": reworded})
+        exam = replace(exam, rows=exam.rows | {"paraphrases": list(reworded)})
         asked.append(fingerprint_rows(reworded))
     key = digest(asked)
     base = _kept(folder / f"answers-{key}.json", lambda: sit(exam, original, "base", reporter))
@@ -161,7 +161,7 @@ def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine
     if not found:
         raise UserError(f"{name}: none of its rows has the gold answer of a row that is trained on")
     reporter.say(f"{len(found)} of {len(data.train)} trained questions in other words, from {name}")
-    return spread(found, options.evaluate.eval_rows, options.data.seed)
+    return list(spread(found, options.evaluate.eval_rows, options.data.seed))
 
 
 def find_rows(data: str | None) -> str:
@@ -225,7 +225,7 @@ def _train(rows: Sequence[Row], options: Options, shared: Shared, folder: Path, 
         original = load_local("self", options.model, options.engines)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train_student(rows, terms_of(options.train.recipe, options.train), options, original, teacher, folder,
+    train_student(list(rows), terms_of(options.train.recipe, options.train), options, original, teacher, folder,
                   shared.reporter, [points])
 
 
