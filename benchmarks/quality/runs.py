@@ -225,8 +225,8 @@ def _train(rows: Sequence[Row], options: Options, shared: Shared, folder: Path, 
         original = load_local("self", options.model, options.engines)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train_student(list(rows), terms_of(options.train.recipe, options.train), options, original, teacher, folder,
-                  shared.reporter, [points])
+    terms = terms_of(options.train.recipe, options.train)
+    train_student(list(rows), terms, options, original, teacher, folder, shared.reporter, [points])
 
 
 def step_count(rows: Sequence[Row], cell: Cell, shared: Shared, folder: Path) -> int:
