@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,12 @@ class Shared:
                        self.original.identity, _saved(self.probes),
                        [prompt.key for prompt in self.exam.general.prompts] if self.exam.general else None])
 
-    def rows(self, cell: Cell) -> list[Row]:
+    def rows(self, cell: Cell) -> Sequence[Row]:
         """The cell's training rows with the answers it trains on. Stage 1 runs once for each of its
         settings; all share one journal, so that no reply is asked for twice."""
         options = replace(cell.options, data=self.options.data)  # all seeds train on the same rows
 
-        def answered() -> list[Row]:
+        def answered() -> Sequence[Row]:
             return answer_rows(self.data, options, self.original, self.encoder, self.folder, self.reporter,
                                find(options.train.recipe).answers)
 
@@ -135,7 +135,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     asked = [vars(options.evaluate), fingerprint_rows(heldout), original.identity]
     if suite.paraphrases:
         reworded = find_paraphrases(suite.paraphrases, data, options, original, encoder, folder, reporter)
-        exam = replace(exam, rows=exam.rows | {"paraphrases": reworded})
+        exam = replace(exam, rows=exam.rows | {"paraphrases": list(reworded)})
         asked.append(fingerprint_rows(reworded))
     key = digest(asked)
     base = _kept(folder / f"answers-{key}.json", lambda: sit(exam, original, "base", reporter))
@@ -147,7 +147,7 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
 
 
 def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine, encoder: Any,
-                     folder: Path, reporter: Reporter) -> list[Row]:
+                     folder: Path, reporter: Reporter) -> Sequence[Row]:
     """Reworded questions of rows that are trained on, as many as held-out rows are asked; the model makes
     them once in `folder`/paraphrases where the suite says so."""
     if name == MAKE:
@@ -219,17 +219,17 @@ def run_cell(cell: Cell, suite: Suite, shared: Shared) -> None:
         shutil.rmtree(folder / left, ignore_errors=True)
 
 
-def _train(rows: list[Row], options: Options, shared: Shared, folder: Path, points: Points) -> None:
+def _train(rows: Sequence[Row], options: Options, shared: Shared, folder: Path, points: Points) -> None:
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
         original = load_local("self", options.model, options.engines)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
-    train_student(rows, terms_of(options.train.recipe, options.train), options, original, teacher, folder,
-                  shared.reporter, [points])
+    terms = terms_of(options.train.recipe, options.train)
+    train_student(list(rows), terms, options, original, teacher, folder, shared.reporter, [points])
 
 
-def step_count(rows: list[Row], cell: Cell, shared: Shared, folder: Path) -> int:
+def step_count(rows: Sequence[Row], cell: Cell, shared: Shared, folder: Path) -> int:
     """Optimizer steps of a cell; rows that are too long are set aside, as in training."""
     training, original = cell.options.train, shared.original
     takes = positions(original.model)

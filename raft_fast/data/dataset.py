@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -256,16 +257,14 @@ def hold_out(table: Table, apart: str | InMemory | None, training: TrainOptions,
     except UserError as error:  # it speaks of --data
         raise UserError(f"--heldout_data {apart}: cannot be used ({error})") from error
     # row ids may be line numbers, which other rows have in another file
-    known = {json.dumps([row.prompt, row.gold], sort_keys=True) for row in held.rows}
-    train, aside = [], [*table.rejected, *held.rejected]
-    for row in table.rows:
-        if json.dumps([row.prompt, row.gold], sort_keys=True) in known:
-            aside.append(Rejected(str(table.source), None, f"row_id {row.row_id}: is held out, in {apart}"))
-        else:
-            train.append(row)
-    if not train:
+    known = {json.dumps([row.prompt, row.gold]) for row in held.rows}
+    twice = [json.dumps([row.prompt, row.gold]) in known for row in table.rows]
+    if all(twice):
         raise UserError(f"--heldout_data {apart}: holds every row of --data {table.source}")
-    return train, held.rows, aside
+    among = [Rejected(str(table.source), None, f"row_id {row.row_id}: is held out, in {apart}")
+             for row in compress(table.rows, twice)]
+    train = [row for row, held_out in zip(table.rows, twice, strict=True) if not held_out]
+    return train, held.rows, [*table.rejected, *held.rejected, *among]
 
 
 def take_rendered(data: Data, chat: Any, options: Options, run_dir: Path, reporter: Reporter) -> Data:
