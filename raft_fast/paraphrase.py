@@ -2,9 +2,6 @@
 
     python -m raft_fast.paraphrase --data RUN/refine/refined.parquet --output_dir DIR
     python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl
-
-DIR gets paraphrases.jsonl (rows to evaluate on), refused.jsonl (with reasons), provenance.json and
-config.yaml. Started again on the same DIR it asks only for replies it does not have.
 """
 
 from collections.abc import Sequence
@@ -32,9 +29,8 @@ FILE, MAX_NEW_TOKENS, TEMPERATURE = "paraphrases.jsonl", 96, 0.7
 @entry
 def main() -> None:
     """Read rows, paraphrase, review, print the outcome."""
-    _, groups = parse("paraphrase", DESCRIPTION,
-                      [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions])
-    data, model, engines, options = groups
+    kinds = [DataOptions, ModelOptions, EngineOptions, ParaphraseOptions]
+    data, model, engines, options = groups = parse("paraphrase", DESCRIPTION, kinds)[1]
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
     check_engines([("--paraphraser", options.paraphraser)])

@@ -1,12 +1,8 @@
-"""Stage 1 of RAFT: refine a domain's answers so that learning them changes the model less.
+"""Stage 1 of RAFT: `python -m raft_fast.refine --data FILE --output_dir DIR`.
 
-    python -m raft_fast.refine --data FILE --output_dir DIR
-
-Rows are screened for near-duplicate questions and overlap with evaluation suites. Each answer is rewritten by
-the model itself (Eq. 1), kept if it still says the same (Eqs. 2-3), merged with the gold answer and judged
-(Eq. 4). DIR gets refined.parquet (trainable as it is), decisions.jsonl (what was chosen for each row, and
-why), summary.json, screen.json, rejected.jsonl (rows set aside), report.html, README.md (a dataset card) and
-config.yaml. Started again on the same DIR it asks only for missing replies.
+Each answer is rewritten by the model itself (Eq. 1), kept if it still says the same (Eqs. 2-3), merged with
+the gold answer and judged (Eq. 4). docs/FILES.md says what DIR gets; started again on it, the command asks
+only for missing replies.
 """
 
 from dataclasses import replace

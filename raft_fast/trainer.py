@@ -75,7 +75,7 @@ class RAFTTrainer:
                  eval_dataset: Any = None, peft_config: Any = None, processing_class: Any = None,
                  callbacks: Sequence[Any] | None = None, teacher: Any = None, rollout_engine: Any = None,
                  recipe: Any = None, *, teacher_model: Any = None) -> None:
-        from raft_fast.distillation.trainer_events import TrainerEvents, sorted_callbacks
+        from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks
 
         args, teacher = copy.copy(args or RAFTConfig()), teacher_model if teacher is None else teacher
         source = args.data if train_dataset is None else InMemory("train_dataset", train_dataset)
@@ -160,9 +160,9 @@ class RAFTTrainer:
     def _train(self, processes: Any, reporter: Reporter) -> None:
         """From rows to RUN/model."""
         from raft_fast.distillation import rows_per_step
-        from raft_fast.distillation.sharding import check_shards
         from raft_fast.distillation.stage2 import load_teacher, train_student
-        from raft_fast.distillation.student import check_adapter, check_checkpointing
+        from raft_fast.distillation.student import check_student
+        from raft_fast.distillation.weights import check_shards
         from raft_fast.evaluation.during_training import watchers
         from raft_fast.evaluation.ifbench import fetched_suites
         from raft_fast.models.load import load_encoder
@@ -177,8 +177,7 @@ class RAFTTrainer:
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
             check_shards(original.model, options.train.parallelism, processes)
-            check_adapter(original.model, options.adapter, self._peft_config)
-            check_checkpointing(original.model, options.train)
+            check_student(original.model, options.adapter, options.train, self._peft_config)
             if processes.is_first:  # only stage 1 and the evaluation ask it
                 self._encoder = load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))
@@ -341,7 +340,7 @@ class RAFTTrainer:
 
 def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
     """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
-    from raft_fast.distillation.preflight import check_stage2
+    from raft_fast.distillation.stage2 import check_stage2
 
     check_names(options, run_dir)
     check_stage2(options, run_dir, processes, in_memory)

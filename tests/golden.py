@@ -39,5 +39,15 @@ def options(entry: str) -> list[str]:
     return sorted(set(re.findall(r"^  (?:-\w, )?(--\w+)", said, re.MULTILINE)))
 
 
+def documented(name: str) -> set[str]:
+    """The keys that docs/FILES.md gives a file of stage 2: code in the first column of its table."""
+    section = (FILE.parents[1] / "docs/FILES.md").read_text().split("## What stage 2 writes\n")[1]
+    table = re.split(r"^##", section.split(f"### {name}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    keys = [key for line in table.splitlines() if line.startswith("| `")
+            for key in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    assert len(keys) == len(set(keys))
+    return set(keys)
+
+
 if __name__ == "__main__":
     FILE.write_text(json.dumps(facts(Path(sys.argv[1])), indent=1, ensure_ascii=False) + "\n")

@@ -3,8 +3,8 @@
 import json
 
 from distillation.watched_run import make_scorer, run
-from documented import documented
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench
+from golden import documented
 
 from raft_fast.distillation.watching import LogCompletions
 from raft_fast.evaluation import evaluate

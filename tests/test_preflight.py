@@ -10,7 +10,7 @@ import pytest
 
 from raft_fast import RAFTConfig, RAFTTrainer, paraphrase, refine, train
 from raft_fast.data.dataset import Data
-from raft_fast.distillation.preflight import check_processes, check_rollouts
+from raft_fast.distillation.stage2 import check_processes, check_rollouts
 from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement.answers import check_stage1
 from raft_fast.run.config import GROUPS, parse
@@ -83,7 +83,7 @@ def test_what_several_processes_cannot_do_is_refused(argv, message, monkeypatch,
     check_processes(asked, 1)
     two = SimpleNamespace(size=2, is_first=True, first=lambda work: work())
     monkeypatch.setattr(Processes, "start", lambda use_gpu: two)
-    for room in ("models.load", "distillation.preflight"):
+    for room in ("models.load", "distillation.stage2"):
         monkeypatch.setattr(f"raft_fast.{room}.pick_device", lambda name: SimpleNamespace(type="cpu"))
     asked = replace(asked, data=replace(asked.data, output_dir=str(tmp_path / "run")))
     with pytest.raises(UserError, match=message):

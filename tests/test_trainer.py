@@ -24,8 +24,8 @@ from transformers import (
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, evaluate, train
 from raft_fast.distillation import CrossEntropy, Distillation
+from raft_fast.distillation.callbacks import TrainerEvents
 from raft_fast.distillation.rollouts.local import BatchedRollouts
-from raft_fast.distillation.trainer_events import TrainerEvents
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
 from raft_fast.models.load import load_encoder

@@ -63,7 +63,7 @@ def write(found: Result, folder: Path) -> None:
         rows = [[Markup("<b>{}</b>").format(cell) if isinstance(cell, Sure) else cell for cell in row]
                 for row in one.rows]
         sections.append((one.title, [text(one.note), table(one.head, rows) if rows else
-                                     text("Nothing to compare yet.", missing=True)]))
+                                     text("Nothing to compare yet.")]))
     about = ("raft-fast", found["suite"], found["model"], found["data"])
     write_page(folder / "index.html", " · ".join(str(part) for part in about if part),
                "Does it forget less?", {"command": found["command"], **found["machine"]}, sections,

@@ -92,7 +92,7 @@ class Shared:
         path = self.folder / f"refined-{key}.parquet"
         if not path.is_file():
             write_rows(answered(), path)
-        return read_table(str(path), 0.0).rows
+        return list(read_table(str(path), 0.0).rows)
 
     def examine(self, engine: HFEngine, name: str, place: dict[str, Any], keep: Path) -> Measured:
         """Ask a model everything and compare it with the base; raw answers go to `keep`."""
@@ -161,7 +161,7 @@ def find_paraphrases(name: str, data: Data, options: Options, original: HFEngine
     if not found:
         raise UserError(f"{name}: none of its rows has the gold answer of a row that is trained on")
     reporter.say(f"{len(found)} of {len(data.train)} trained questions in other words, from {name}")
-    return spread(found, options.evaluate.eval_rows, options.data.seed)
+    return list(spread(found, options.evaluate.eval_rows, options.data.seed))
 
 
 def find_rows(data: str | None) -> str:

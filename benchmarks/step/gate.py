@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from benchmarks.step.ours import TEMPERATURE, Job, chat_of, load, make_teacher
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Example, Reading
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw
@@ -67,7 +66,7 @@ def _ours(job: Job) -> Found:
     chat = chat_of(job, student)
     terms = terms_of("raft", options)
     stepper = Stepper(StudentPass(student, terms, chat.pad_id, by_gradient=False), terms,
-                      make_teacher(job, chat), chat, make_balance(options), adamw(student, options), options)
+                      make_teacher(job, chat), chat, adamw(student, options), options)
     told = [stepper.run([Example({"sft": [Reading(answer)], "kl": [Reading(*sampled)]})
                           for answer, *sampled in step]) for step in _views(job, chat)]
     return _found(student, before, [(one["sft_loss"], one["kl_loss"], one["lambda"]) for one in told])

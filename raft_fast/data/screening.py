@@ -28,7 +28,6 @@ WHAT = {"duplicate": ("duplicates", "near-duplicate questions"), "overlap": ("ov
 MEASURES = {"same_words": "the same words", "similarity": "similarity {:.3f}",
             "ngrams": "{:.0%} of the 13-word sequences"}
 GRAM_WORDS = 13  # long enough that two people seldom write it alike (Brown et al. 2020, appendix C)
-OVERLAP_SHARE = 0.5  # two texts overlap that share this much of the shorter one's sequences
 # scripts written without spaces: each sign is a word
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
@@ -141,7 +140,7 @@ def screen(
     for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
         with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
             found += overlap(rows, vectors, texts, encoder, kept / f"references-{number}.npy", least,
-                             OVERLAP_SHARE, advance)
+                             options.overlap_share, advance)
     if options.duplicates != "off":
         gone = {place for place, _ in found} if options.overlap == "drop" else set()
         with reporter.phase("find duplicates", len(rows), "questions") as advance:

@@ -8,9 +8,9 @@ from raft_fast.distillation.memory import Estimate, estimate
 from raft_fast.distillation.planning import fitting, measure, plan, rows_per_step, step_count
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
 from raft_fast.distillation.teacher import Teacher, Teaching
-from raft_fast.distillation.weights import FullWeights, Weights
+from raft_fast.distillation.weights import FullWeights
 
 __all__ = ["Adapter", "Callback", "CrossEntropy", "Distillation", "Draw", "Estimate", "FullWeights",
            "RolloutEngine", "SoftStop", "Teacher", "Teaching", "Term", "TrainingState", "Trajectory",
-           "Weights", "estimate", "fitting", "measure", "plan", "rows_per_step", "step_count",
+           "estimate", "fitting", "measure", "plan", "rows_per_step", "step_count",
            "train"]

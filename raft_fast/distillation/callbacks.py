@@ -1,29 +1,34 @@
-"""Callbacks: the moments of a run and what is known at each; signals and bad steps, which end a run.
+"""Callbacks: the moments of a run and what is known at each; the log, signals, bad steps, transformers' own.
 
 A callback subclasses `Callback` and overrides what it cares about; `train(..., callbacks=[...])` calls
 them in order.
 """
 
+import json
+import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.checkpoint import MODEL, checkpoints
 from raft_fast.distillation.examples import Example
-from raft_fast.distillation.weights import AsModel
+from raft_fast.distillation.metrics import METRICS, cut_back, whole_lines
 from raft_fast.run.errors import Stopped, UserError
 from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
-BAD_STEPS = 2  # in a row before a run stops
 SAME_SIGNAL = 5.0  # seconds: a launcher passes on to its processes what the system sent them already
+METRIC = "eval_domain_nll"  # the best is the lowest: what --load_best_model_at_end goes by
 
 
 @dataclass
@@ -31,16 +36,16 @@ class TrainingState:
     """Where a run is, as callbacks see it.
 
     step: optimizer steps done, of `total`. metrics: the step's line of metrics.jsonl. rows, trajectories
-    (token ids, as many for each row as are drawn, row by row) and examples (the views made of both, one a
-    row): what the step was trained on. stop: set it, and
-    training stops after this step with a checkpoint. finished: set it to why, and no step comes after this
-    one, in a resumed run neither. weights: what of the student is saved, and how. listeners: every callback
-    of the run, for those who have something to tell the others.
+    (token ids, row by row) and examples (the views made of both, one a row): what the step was trained on.
+    stop: set it, and training stops after this step with a checkpoint. finished: set it to the reason, and no
+    step comes after this one, in a resumed run neither. weights: what of the student is saved, with `save`,
+    `read` and `put` (`FullWeights` or an `Adapter`).
+    saved: the newest checkpoint. listeners: all callbacks of the run, to notify them.
     """
 
     run_dir: Path
     student: Any
-    weights: AsModel
+    weights: Any
     total: int
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -49,19 +54,21 @@ class TrainingState:
     examples: Sequence[Example] = ()
     stop: bool = False
     finished: str | None = None
+    saved: Path | None = None
     listeners: "Callback" = field(default_factory=lambda: Callback())
 
 
 class Callback:
     """Every moment of a run; nothing happens unless overridden.
 
-    everywhere: whether every process of a run calls it, after those that the first one has for itself.
+    everywhere: whether every process of a run calls it, after the first process has called the others.
+    Evaluations happen in the first process alone.
     """
 
     everywhere = False
 
     def on_begin(self, state: TrainingState) -> None:
-        """Before the first step of this process; `state.step` is above 0 where a run goes on."""
+        """Before the first step of this process; `state.step` is above 0 in a resumed run."""
 
     def on_step(self, state: TrainingState) -> None:
         """After an optimizer step."""
@@ -77,51 +84,73 @@ class Callback:
 
 
 class OverProcesses(Callback):
-    """Callbacks of the first process, in their order, whose decisions (`stop`, `finished`) hold for all; then
-    those that are `everywhere`. The first process evaluates; the others hear of it after that moment."""
+    """Calls its members in their order: in the first process, whose decisions (`stop`, `finished`) hold for
+    all, then in every process those that are `everywhere`."""
 
     def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
-        self.processes = processes
-        self.first = [member for member in members if not member.everywhere]
-        self.all = [member for member in members if member.everywhere]
-        self.evaluated: list[dict[str, float | None]] = []
+        self.members, self.processes = members, processes
 
     def on_begin(self, state: TrainingState) -> None:
-        self._tell(state, lambda member: member.on_begin(state))
+        self._call("on_begin", state)
 
     def on_step(self, state: TrainingState) -> None:
-        self._tell(state, lambda member: member.on_step(state))
+        self._call("on_step", state)
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for member in self.first:
+        for member in self.members:
             member.on_evaluate(state, scores)
-        self.evaluated.append(scores)
 
     def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._tell(state, lambda member: member.on_save(state, checkpoint))
+        self._call("on_save", state, checkpoint)
 
     def on_end(self, state: TrainingState) -> None:
-        self._tell(state, lambda member: member.on_end(state))
+        self._call("on_end", state)
 
-    def _tell(self, state: TrainingState, moment: Callable[[Callback], None]) -> None:
-        def decide() -> tuple[bool, str | None, list[dict[str, float | None]]]:
-            for member in self.first:
-                moment(member)
-            evaluated, self.evaluated = self.evaluated, []
-            return state.stop, state.finished, evaluated
+    def _call(self, moment: str, state: TrainingState, *more: Any) -> None:
+        def call(everywhere: bool) -> tuple[bool, str | None]:
+            for member in self.members:
+                if member.everywhere == everywhere:
+                    getattr(member, moment)(state, *more)
+            return state.stop, state.finished
 
-        state.stop, state.finished, evaluated = self.processes.first(decide)
-        for member in self.all:
-            moment(member)
-            for scores in evaluated:
-                member.on_evaluate(state, scores)
+        state.stop, state.finished = self.processes.first(lambda: call(everywhere=False))
+        call(everywhere=True)
+
+
+class MetricsLog(Callback):
+    """Appends a line to metrics.jsonl after every step; steps after the checkpoint are made again.
+
+    Adds `skipped_steps`, the number of skipped steps of the run so far.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / METRICS
+
+    def on_begin(self, state: TrainingState) -> None:
+        if not state.step and (lines := whole_lines(self.path)):
+            warnings.warn(f"{self.path} holds {len(lines)} steps and no checkpoint was saved yet: training "
+                          "starts over", stacklevel=2)
+        kept = cut_back(self.path, state.step)
+        self.file = self.path.open("a", encoding="utf-8")
+        state.metrics = kept[-1] if kept else {}
+        self.skipped = sum(step["skipped"] for step in kept)
+
+    def on_step(self, state: TrainingState) -> None:
+        self.skipped += state.metrics["skipped"]
+        state.metrics["skipped_steps"] = self.skipped
+        self.file.write(json.dumps(state.metrics, allow_nan=False) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())  # a checkpoint never knows steps that the log does not
+
+    def on_end(self, state: TrainingState) -> None:
+        self.file.close()
 
 
 class SoftStop(Callback):
     """SIGTERM and SIGINT let the step finish and a checkpoint be saved; a second one leaves at once.
 
-    Use as a context manager around `train`, whose callback it is: afterwards it raises Stopped. Of several
-    processes any may be the one that was signalled; only the first says so.
+    Use as a context manager around `train` and as its callback: training then ends with Stopped. Any of
+    several processes may get the signal; only the first prints.
     """
 
     everywhere = True
@@ -137,8 +166,7 @@ class SoftStop(Callback):
                             for each in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
@@ -170,28 +198,95 @@ class SoftStop(Callback):
 class StopOnBadSteps(Callback):
     """Raises UserError after two steps in a row whose loss or gradient is not finite."""
 
-    def __init__(self) -> None:
-        self.bad_steps = 0
-
     def on_begin(self, state: TrainingState) -> None:
-        self.bad_steps = int(state.metrics.get("skipped_because") == "not finite")
+        self.was_bad = state.metrics.get("skipped_because") == "not finite"
 
     def on_step(self, state: TrainingState) -> None:
         bad = state.metrics["skipped_because"] == "not finite"
-        self.bad_steps = self.bad_steps + 1 if bad else 0
-        if self.bad_steps >= BAD_STEPS:
+        if bad and self.was_bad:
+            refined = f" with {options}" if (options := again(state.run_dir)) else ""
+            last = f"the last good weights are in {state.saved / 'model'}" if state.saved else \
+                "there is no checkpoint yet"
             raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
-                            f"{how_to_begin_again(state.run_dir)}")
+                            "train again with a lower --learning_rate in another --output_dir"
+                            f"{refined}; {last}")
+        self.was_bad = bad
 
 
-def how_to_begin_again(run_dir: Path) -> str:
-    """What to do where a run has gone wrong: options that the program takes."""
-    saved = checkpoints(run_dir / "checkpoints")
-    refined = f" with {options}" if (options := again(run_dir)) else ""
-    told = f"train again with a lower --learning_rate in another --output_dir{refined}"
-    if not saved:
-        return f"{told} (there is no checkpoint yet)"
-    last = saved[-1] / MODEL
-    if (last / "config.json").is_file():
-        return f"{told}, from the start or from the last good weights: --model {last} (which then teach too)"
-    return f"{told}; the last good adapter is {last}"
+class TrainerEvents(Callback):
+    """Keeps transformers' `TrainerState` and calls its callbacks: on_train_begin, on_step_end, on_log,
+    on_evaluate, on_save, on_train_end.
+
+    A step's line of log_history is that of metrics.jsonl, with learning_rate and epoch. If a callback sets
+    `control.should_training_stop`, training ends with the step, and for good: the model is saved and can be
+    evaluated. The other flags of TrainerControl are not read.
+    """
+
+    def __init__(self, callbacks: Iterable[TrainerCallback], args: Any, processing_class: Any = None) -> None:
+        self.callbacks, self.args, self.processing_class = list(callbacks), args, processing_class
+        self.state, self.control = TrainerState(), TrainerControl()
+
+    def on_begin(self, state: TrainingState) -> None:
+        self.state.max_steps, self.state.num_train_epochs = state.total, self.args.num_train_epochs
+        self.state.logging_steps, self.state.save_steps = 1, self.args.save_steps
+        self.recall(state.run_dir, state.total)
+        self._move(state)
+        self._call("on_train_begin", state)
+
+    def on_step(self, state: TrainingState) -> None:
+        self._move(state)
+        self._call("on_step_end", state)
+        self.state.log_history.append(self._line(state.metrics, state.total))
+        self._call("on_log", state, logs=self.state.log_history[-1])
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        self._move(state)
+        line: dict[str, Any] = {**scores, "step": state.step}
+        self.state.log_history.append(line)
+        self._call("on_evaluate", state, metrics=dict(scores))
+        score, best = scores.get(METRIC), self.state.best_metric
+        if score is not None and math.isfinite(score) and (best is None or score < best):
+            self.state.best_metric, self.state.best_global_step = score, state.step
+
+    def on_save(self, state: TrainingState, checkpoint: Any) -> None:
+        self._call("on_save", state)
+
+    def on_end(self, state: TrainingState) -> None:
+        self._call("on_train_end", state)
+
+    def recall(self, run_dir: Path, total: int | None = None) -> None:
+        """The log_history of a run as far as it went, of `total` steps; None: it has ended."""
+        lines = whole_lines(run_dir / METRICS)
+        self.state.global_step = lines[-1]["step"] if lines else 0
+        self.state.log_history = [self._line(line, total or self.state.global_step) for line in lines]
+
+    def _line(self, metrics: dict[str, Any], total: int) -> dict[str, Any]:
+        return {**metrics, "learning_rate": metrics["lr"], "epoch": self._epoch(metrics["step"], total)}
+
+    def _epoch(self, step: int, total: int) -> float | None:
+        """None if --max_steps decides: the number of rows is not known here."""
+        return None if self.args.max_steps > 0 else self.args.num_train_epochs * step / max(1, total)
+
+    def _move(self, state: TrainingState) -> None:
+        self.state.global_step = state.step
+        self.state.epoch = self._epoch(state.step, state.total) or 0.0
+
+    def _call(self, moment: str, state: TrainingState, **more: Any) -> None:
+        for callback in self.callbacks:
+            changed = getattr(callback, moment)(self.args, self.state, self.control, model=state.student,
+                                                processing_class=self.processing_class, **more)
+            self.control = changed or self.control
+            if self.control.should_training_stop and not state.finished:
+                state.finished = f"ended by {type(callback).__name__}"
+
+
+def sorted_callbacks(callbacks: Iterable[Any]) -> tuple[list[Callback], list[TrainerCallback]]:
+    """Our callbacks and those of transformers; classes among them are instantiated. Raises UserError for
+    anything else."""
+    made = [one() if isinstance(one, type) else one for one in callbacks or ()]
+    for one in made:
+        if not isinstance(one, Callback | TrainerCallback):
+            raise UserError(f"callbacks: {type(one).__name__} is neither a raft_fast.Callback nor a "
+                            "transformers.TrainerCallback")
+    return ([one for one in made if isinstance(one, Callback)],
+            [one for one in made if isinstance(one, TrainerCallback)])

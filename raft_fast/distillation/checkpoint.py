@@ -1,10 +1,12 @@
-"""Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all."""
+"""Checkpoints: safetensors and JSON in a sealed folder that appears whole or not at all, and resuming."""
 
-import base64
 import json
 import os
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +14,154 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import set_seed
 
-from raft_fast.distillation.weights import Weights, WholeOptimizer
+from raft_fast.distillation.callbacks import TrainingState
+from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
+from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.weights import FullWeights, gathered, part_of
+from raft_fast.engines import stable_seed
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import check_seal, discard, read_json, seal, sweep, write_folder
 from raft_fast.run.folder import paid
+from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 NAME = re.compile(r"step-\d{6,}")
+Tensors = dict[str, torch.Tensor]
 
 
-def save_checkpoint(folder: Path, step: int, weights: Weights,
-                    optimizer: torch.optim.Optimizer | WholeOptimizer, state: dict[str, Any],
-                    keep: int) -> Path:
-    """Write checkpoints/step-N with the weights, the optimizer, every random generator and `state`
-    (plain JSON), then drop all but the newest `keep`; returns its path."""
+@dataclass
+class Resumable:
+    """The state of a run. All processes call its methods together; the first one writes.
+
+    rollouts: None if nothing is sampled. rows_per_step: over all processes. rows: fingerprint of the training
+    rows, as one row more changes the order of all.
+    """
+
+    state: TrainingState
+    stepper: Stepper
+    scheduler: Any
+    rollouts: RolloutBuffer | None
+    rows_per_step: int
+    seed: int
+    rows: str
+
+    def restore(self) -> None:
+        """Go back to the newest whole checkpoint, if any. Raises UserError if its steps had other rows."""
+        kept = restore(self._folder, self.state.weights, self.stepper.optimizer)
+        if kept is None:
+            return
+        if kept["rows"] != self.rows:
+            raise UserError(f"{self._folder}: its steps had other rows, or the same in another order; resume "
+                            "with the data, --parallelism and screening that the run began with, or choose "
+                            "another --output_dir")
+        self.state.step, self.state.saved = kept["step"], kept["folder"]
+        self.state.finished = kept["finished"]
+        if Processes().is_first:
+            console.print(f"going on from the checkpoint of step {self.state.step} of {self.state.total}",
+                          markup=False, soft_wrap=True)
+        self.stepper.balance.load(kept["balance"])
+        if halved := kept["halved_to"]:  # smaller micro-batches take λ from elsewhere
+            self.stepper.limits = replace(self.stepper.limits, rows=min(halved, self.stepper.limits.rows))
+        self.scheduler.load_state_dict(kept["scheduler"])
+        for group, lr in zip(self.stepper.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
+        if self.rollouts:
+            self.rollouts.load(kept["buffer"])
+            self.rollouts.check.load(kept["rollout_gap"])
+        go_on(kept["processes"], self._engine, Processes(), [self.seed, self.state.step])
+
+    def save(self) -> Path:
+        """Write the checkpoint of the step just done; returns its folder."""
+        processes, options, weights = Processes(), self.stepper.options, self.state.weights
+        kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
+                "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
+                "finished": self.state.finished, "rows": self.rows, "rows_per_step": self.rows_per_step,
+                "batch": batch(options), "buffer": self.rollouts.state() if self.rollouts else {},
+                "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
+        if isinstance(weights, FullWeights):
+            weights.gather()
+        save = partial(save_checkpoint, self._folder, self.state.step, weights,
+                       moments(self.stepper.optimizer), kept, options.save_total_limit,
+                       self.stepper.chat.tokenizer)
+        self.state.saved = processes.first(save)
+        return self.state.saved
+
+    def saving_is_due(self) -> bool:
+        """Every --save_steps, and when training ends."""
+        state, steps = self.state, self.stepper.options.save_steps
+        every = steps > 0 and state.step % steps == 0
+        return every or state.step == state.total or state.stop or state.finished is not None
+
+    @property
+    def _folder(self) -> Path:
+        return self.state.run_dir / "checkpoints"
+
+    @property
+    def _engine(self) -> RolloutEngine | None:
+        return self.rollouts.engine if self.rollouts else None
+
+
+def save_checkpoint(folder: Path, step: int, weights: Any, optimizer: Tensors, state: dict[str, Any],
+                    keep: int, tokenizer: Any = None) -> Path:
+    """Write checkpoints/step-N with weights and tokenizer, the optimizer's `moments` and `state` (plain
+    JSON), then drop all but the newest `keep`; returns its path."""
     def fill(partial: Path) -> None:
         weights.save(partial / MODEL)
-        save_file({f"{index}.{name}": value
-                   for index, values in optimizer.state_dict()["state"].items()
-                   for name, value in values.items()}, partial / OPTIMIZER)
-        (partial / STATE).write_text(json.dumps({"step": step, "random": random_state(), **state}),
-                                     encoding="utf-8")
+        if tokenizer:
+            tokenizer.save_pretrained(partial / MODEL)
+        save_file(optimizer, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
         seal(partial)
 
     sweep(folder)
     target = folder / f"step-{step:06d}"
     write_folder(target, fill)
-    # later ones are damaged: the run went on from before them
+    # later ones are damaged: the run was resumed from before them
     older = [path for path in checkpoints(folder) if step_of(path) < step]
-    later = [path for path in checkpoints(folder) if step_of(path) > step]
-    for unwanted in [*later, *older[: max(0, len(older) + 1 - keep)]]:
-        discard(unwanted)
+    for path in checkpoints(folder):
+        if step_of(path) > step or path in older[: max(0, len(older) + 1 - keep)]:
+            discard(path)
     return target
 
 
-def restore(folder: Path, weights: Weights,
-            optimizer: torch.optim.Optimizer | WholeOptimizer) -> dict[str, Any] | None:
-    """Put the newest checkpoint that is whole in place; returns its JSON state, or None without one.
+def restore(folder: Path, weights: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Put weights and optimizer of the newest whole checkpoint in place; returns its JSON state and its
+    `folder`, or None without a checkpoint.
 
     All processes call it together: the first one chooses, and they go on from that one or not at all. Raises
-    UserError where no checkpoint is whole, and where the chosen one cannot be read.
+    UserError if no checkpoint is whole, or the chosen one cannot be read.
     """
     processes = Processes()
     chosen = processes.first(lambda: newest_whole(folder))
     if chosen is None:
         return None
-    tensors, moments, state = processes.together(lambda: _read(chosen, weights))
+    tensors, optimizer_state, state = processes.together(lambda: _read(chosen, weights))
     weights.put(tensors)
-    _put_moments(moments, optimizer)
-    set_random_state(state["random"])
-    return state
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    of_parameters: dict[int, Tensors] = {}
+    for key, value in optimizer_state.items():
+        index, name = key.split(".", 1)
+        of_parameters.setdefault(int(index), {})[name] = part_of(value, parameters[int(index)])
+    # the optimizer's settings come from the options and the schedule
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": of_parameters})
+    return {**state, "folder": chosen}
+
+
+def moments(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as `restore` reads it, in full on the first process; all take part."""
+    return gathered({f"{index}.{name}": value for index, values in optimizer.state_dict()["state"].items()
+                     for name, value in values.items()})
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is what its manifest says; None where there is no checkpoint at all.
+    """The newest checkpoint that matches its manifest; None if there is no checkpoint at all.
 
-    A damaged one is skipped with a line that says so. Raises UserError where every one is damaged: to begin
-    again would throw away what the run has cost.
+    A damaged one is skipped with a line that says so. Raises UserError if all are damaged: starting over
+    would throw away what the run has cost.
     """
     damaged = []
     for checkpoint in reversed(checkpoints(folder)):
@@ -94,19 +184,17 @@ def check_resume(asked: str | Path | bool | None, run_dir: Path) -> None:
     there = checkpoints(run_dir / "checkpoints")
     if asked is False and paid(run_dir):
         raise UserError(f"resume_from_checkpoint=False: {run_dir} already contains a run; use a new "
-                        "output_dir, or leave it out to go on")
+                        "output_dir")
     if asked is True and not there:
-        raise UserError(f"resume_from_checkpoint=True: {run_dir} has no checkpoint; leave it out to begin")
-    if isinstance(asked, str | os.PathLike):
-        known = [run_dir, run_dir / "checkpoints", *there[-1:]]
-        if not there or Path(asked).resolve() not in [one.resolve() for one in known]:
-            raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, "
-                            f"from its newest checkpoint ({there[-1] if there else 'it has none'}); to go "
-                            "on from an earlier one remove those after it")
+        raise UserError(f"resume_from_checkpoint=True: {run_dir} has no checkpoint")
+    known = [path.resolve() for path in (run_dir, run_dir / "checkpoints", *there[-1:])] if there else []
+    if isinstance(asked, str | os.PathLike) and Path(asked).resolve() not in known:
+        raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, from "
+                        f"its newest checkpoint ({there[-1] if there else 'it has none'}); to go on from an "
+                        "earlier one remove those after it")
 
 
-def _read(checkpoint: Path, weights: Weights) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor],
-                                                       dict[str, Any]]:
+def _read(checkpoint: Path, weights: Any) -> tuple[Tensors, Tensors, dict[str, Any]]:
     """(weights, optimizer's tensors, JSON state); nothing is put in place before all can be read."""
     try:
         return (weights.read(checkpoint / MODEL), load_file(checkpoint / OPTIMIZER),
@@ -127,7 +215,7 @@ def newest_state(folder: Path) -> dict[str, Any]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Every folder of a step, oldest first, damaged ones too; a copy under another name is none."""
+    """Every folder of a step, oldest first, damaged ones too; a copy under another name is ignored."""
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
@@ -135,25 +223,40 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _put_moments(tensors: dict[str, torch.Tensor],
-                 optimizer: torch.optim.Optimizer | WholeOptimizer) -> None:
-    """The optimizer's state per parameter; its settings come from the options and the schedule."""
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+def batch(options: TrainOptions) -> list[int]:
+    """The two options that give the rows of a step on one process."""
+    return [options.per_device_train_batch_size, options.gradient_accumulation_steps]
+
+
+def of_each_process(engine: RolloutEngine | None, processes: Processes) -> list[dict[str, Any]]:
+    """What a checkpoint keeps of every process; all take part."""
+    return processes.collect([{"random": random_state(), **(engine.state() if engine else {})}])
+
+
+def go_on(kept: Sequence[dict[str, Any]], engine: RolloutEngine | None, processes: Processes,
+          seed: list[int]) -> None:
+    """Put back what `of_each_process` gave; with a different number of processes, draw anew."""
+    if len(kept) != processes.size:
+        seed_process(processes, *seed)
+        return
+    own = kept[processes.rank]
+    if engine:
+        engine.load(own)
+    set_random_state(own["random"])
+
+
+def seed_process(processes: Processes, *seed: int) -> None:
+    """Dropout: every process draws its own, the first one as if it were alone."""
+    set_seed(stable_seed(*seed, processes.rank) % 2**32)
 
 
 def random_state() -> dict[str, Any]:
-    """The states of python's, numpy's and torch's generators, on the CPU and on every GPU."""
+    """The states of python's, numpy's and torch's generators, on the CPU and on every GPU, as JSON."""
     state: Any = np.random.get_state(legacy=True)  # a tuple; the stubs allow for the other form
     name, keys, *rest = state
-    version, internal, gauss = random.getstate()
-    return {"python": [version, list(internal), gauss],
-            "numpy": [name, keys.tolist(), *rest],
-            "torch": _text(torch.get_rng_state()),
-            "cuda": [_text(state) for state in torch.cuda.get_rng_state_all()]}
+    return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest],
+            "torch": torch.get_rng_state().tolist(),
+            "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()]}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
@@ -162,14 +265,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(_tensor(state["torch"]))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(_tensor(saved), device)
-
-
-def _text(state: torch.Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _tensor(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+        torch.cuda.set_rng_state(torch.tensor(saved, dtype=torch.uint8), device)

@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row, fingerprint_rows
-from raft_fast.distillation.balance import make_balance
-from raft_fast.distillation.callbacks import Callback, OverProcesses, StopOnBadSteps, TrainingState
+from raft_fast.distillation.callbacks import (
+    Callback,
+    MetricsLog,
+    OverProcesses,
+    StopOnBadSteps,
+    TrainingState,
+)
+from raft_fast.distillation.checkpoint import Resumable, seed_process
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
-from raft_fast.distillation.metrics import Clock, MetricsLog, peak_memory, speeds
+from raft_fast.distillation.metrics import Clock, peak_memory, speeds
 from raft_fast.distillation.planning import plan, rows_per_step
-from raft_fast.distillation.resume import Resumable, seed_process
 from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine, make_engine
-from raft_fast.distillation.sharding import spread
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
-from raft_fast.distillation.weights import AsModel, Weights, weights_of
+from raft_fast.distillation.weights import FullWeights, spread
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -26,18 +30,17 @@ from raft_fast.run.processes import Processes
 
 def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row],
           terms: Sequence[Term], options: TrainOptions, seed: int, run_dir: Path,
-          callbacks: Sequence[Callback] = (), weights: Weights | None = None,
+          callbacks: Sequence[Callback] = (), weights: Any = None,
           rollout_engine: RolloutEngine | None = None) -> bool:
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
-    `terms` are what is minimised (a recipe gives them); a teacher is needed where one of them is taught.
-    `weights` says what of the student is trained and
-    saved (default: all of it), `rollout_engine` who samples (default: what --rollout_engine names). Writes
+    terms: what is minimised (a recipe gives them); one that is taught needs the teacher. weights: what of the
+    student is trained and saved (default: all). rollout_engine: default what --rollout_engine names. Writes
     metrics.jsonl and checkpoints/. Every process of a run calls this with the same arguments; the first
-    one writes and has the callbacks, but for those that are `everywhere`. Returns whether training has come
-    to its end: False where a callback stopped it before. Raises UserError where loss or gradient are not
-    finite twice in a row, where no checkpoint of a run is whole, one process cannot read it or it is of other
-    rows, and where the engine samples from another model.
+    one writes and calls the callbacks, except those that are `everywhere`. Returns whether training has come
+    to its end, False if a callback stopped it before. Raises UserError if loss or gradient are not finite
+    twice in a row, if all checkpoints of a run are damaged, cannot be read or are of other rows, and if the
+    engine samples from another model.
     """
     processes, size = Processes(), rows_per_step(options, run_dir)
     seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
@@ -51,15 +54,13 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
                           options.parallelism, processes)
     optimizer = adamw(student, options)
     scheduler = schedule(optimizer, options, len(steps))
-    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options), optimizer, options)
+    stepper = Stepper(student_pass, terms, teacher, chat, optimizer, options)
     rollouts, draws = None, max(term.draws for term in terms)
     if draws:
         engine = rollout_engine or make_engine(options, chat, student)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
-    saved = AsModel(weights_of(student, weights), student, chat.tokenizer)
-    state = TrainingState(run_dir, student, saved, len(steps))
-    run = Resumable(state, stepper, scheduler, rollouts, options, size, seed,
-                    fingerprint_rows(rows))
+    state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps))
+    run = Resumable(state, stepper, scheduler, rollouts, size, seed, fingerprint_rows(rows))
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
     state.listeners = listeners

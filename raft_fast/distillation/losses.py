@@ -1,5 +1,6 @@
-"""What stage 2 minimises: terms with names, each a sum over the step's global counts."""
+"""What stage 2 minimises: terms with names, each a sum over the step's global counts; and λ (Eqs. 11-12)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from raft_fast.models.architecture import Head
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import completion_ids, to_device
 from raft_fast.run.options import TrainOptions
+
+EPSILON = 1e-8  # of λ's denominator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,3 +164,53 @@ def _checkpointed_ce(hidden: torch.Tensor, head: Head, targets: torch.Tensor) ->
         return F.cross_entropy(head.logits(rows), targets, reduction="sum")
 
     return torch.utils.checkpoint.checkpoint(run, hidden, use_reentrant=False)
+
+
+@dataclass
+class Balance:
+    """λ = m̂_sft / (m̂_kl + ε), at most `lambda_max`: a KL of zero would make it unbounded (Eqs. 11-12).
+
+    sft, kl: moving averages of the two sizes of a step, of the terms without λ and of those with it: loss
+    values, or gradient norms at the hidden states. m <- beta m + (1 - beta) x, and m̂ = m / (1 - beta^steps).
+    fixed: λ itself, when nothing is averaged. λ is a number and never differentiated.
+    """
+
+    beta: float
+    lambda_max: float
+    fixed: float | None = None
+    sft: float = 0.0
+    kl: float = 0.0
+    steps: int = 0
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> "Balance":
+        """λ as --balance says; ema and gradient differ in the sizes that they get."""
+        return cls(options.ema_beta, options.lambda_max,
+                   options.fixed_lambda if options.balance == "fixed" else None)
+
+    def update(self, sft: float, kl: float) -> None:
+        if math.isfinite(sft) and math.isfinite(kl):  # one bad step must not stay in the averages
+            self.sft, self.kl, self.steps = *self._averages(sft, kl), self.steps + 1
+
+    def weight(self) -> float:
+        """λ from everything seen so far; 1 before the first step."""
+        if self.fixed is not None or not self.steps:
+            return 1.0 if self.fixed is None else self.fixed
+        scale = 1 - self.beta**self.steps
+        return min(self.sft / scale / (self.kl / scale + EPSILON), self.lambda_max)
+
+    def weight_with(self, sft: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+        """λ with the sizes of a step included that are still on the device."""
+        if self.fixed is not None:
+            return torch.full_like(sft, self.fixed)
+        (sft, kl), scale = self._averages(sft, kl), 1 - self.beta ** (self.steps + 1)
+        return (sft / scale / (kl / scale + EPSILON)).clamp(max=self.lambda_max)
+
+    def state(self) -> dict[str, float]:
+        return {"sft": self.sft, "kl": self.kl, "steps": self.steps}
+
+    def load(self, state: dict[str, float]) -> None:
+        self.sft, self.kl, self.steps = state["sft"], state["kl"], int(state["steps"])
+
+    def _averages(self, sft: Any, kl: Any) -> tuple[Any, Any]:
+        return (self.beta * self.sft + (1 - self.beta) * sft, self.beta * self.kl + (1 - self.beta) * kl)

@@ -1,10 +1,7 @@
-"""metrics.jsonl: one JSON object a step, durable before anything else happens; seconds, speeds and memory."""
+"""What metrics.jsonl holds of a step: reading it back; seconds, speeds and memory."""
 
-import json
-import os
 import resource
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,40 +9,10 @@ from typing import Any
 
 import torch
 
-from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.examples import Example
 from raft_fast.run.files import read_jsonl, write_jsonl
 
 METRICS = "metrics.jsonl"
-
-
-class MetricsLog(Callback):
-    """Appends every step as it happens; what was logged after the checkpoint is made again.
-
-    Adds `skipped_steps`, how many steps of the run have been skipped so far.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / METRICS
-
-    def on_begin(self, state: TrainingState) -> None:
-        if not state.step and (lines := whole_lines(self.path)):
-            warnings.warn(f"{self.path} holds {len(lines)} steps and no checkpoint was saved yet: training "
-                          "starts over", stacklevel=2)
-        kept = cut_back(self.path, state.step)
-        self.file = self.path.open("a", encoding="utf-8")
-        state.metrics = kept[-1] if kept else {}
-        self.skipped = sum(step["skipped"] for step in kept)
-
-    def on_step(self, state: TrainingState) -> None:
-        self.skipped += state.metrics["skipped"]
-        state.metrics["skipped_steps"] = self.skipped
-        self.file.write(json.dumps(state.metrics, allow_nan=False) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())  # a checkpoint never knows steps that the log does not
-
-    def on_end(self, state: TrainingState) -> None:
-        self.file.close()
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -87,7 +54,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
-        self.laps: list[tuple[str, object, object]] = []
+        self.laps: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -99,19 +66,15 @@ class Clock:
         """Seconds a name, device work included."""
         seconds: dict[str, float] = {}
         for name, start, end in self.laps:
-            seconds[name] = seconds.get(name, 0.0) + self._between(start, end)
+            if self.on_gpu:
+                end.synchronize()
+            took = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            seconds[name] = seconds.get(name, 0.0) + took
         return seconds
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-    @staticmethod
-    def _between(start: object, end: object) -> float:
-        if isinstance(start, float) and isinstance(end, float):
-            return end - start
-        end.synchronize()  # type: ignore[attr-defined]
-        return start.elapsed_time(end) / 1000  # type: ignore[attr-defined, no-any-return]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raft_fast.data.dataset import Rejected, Row
-from raft_fast.distillation.checkpoint import newest_state
+from raft_fast.distillation.checkpoint import batch, newest_state
 from raft_fast.distillation.losses import Term
 from raft_fast.models.chat import Chat, View
 from raft_fast.run.errors import UserError
@@ -16,40 +16,22 @@ from raft_fast.run.processes import Processes
 
 
 def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
-    """Rows of an optimizer step over all processes; a run that goes on keeps what it began with, on
-    however many processes it goes on.
-
-    Raises UserError where the options are others than before and give other rows a step.
-    """
+    """Rows of an optimizer step over all processes; a resumed run keeps the number that it began with, on any
+    number of processes. Raises UserError if options that changed ask for another number."""
     processes = Processes()
-    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * processes.size
+    size = math.prod(batch(options)) * processes.size
 
     def kept() -> int:
         state = newest_state(run_dir / "checkpoints")
         rows = int(state.get("rows_per_step", size))
-        if rows != size and state.get("batch", batch(options)) != batch(options):
-            raise UserError(
-                f"--per_device_train_batch_size {options.per_device_train_batch_size} "
-                f"--gradient_accumulation_steps {options.gradient_accumulation_steps}: {size} rows a step "
-                f"(processes: {processes.size}), and the run in {run_dir} has {rows}; it goes on with "
-                f"{_fitting_batch(rows, options, processes.size, state['batch'])}")
+        if rows != size and state["batch"] != batch(options):
+            flags = "--per_device_train_batch_size {} --gradient_accumulation_steps {}"
+            raise UserError(f"{flags.format(*batch(options))}: {size} rows a step (processes: "
+                            f"{processes.size}), and the run in {run_dir} has {rows}; resume it with as "
+                            f"many, or as it began: {flags.format(*state['batch'])}")
         return rows
 
     return processes.first(kept)
-
-
-def batch(options: TrainOptions) -> list[int]:
-    """The two options that give the rows of a step on one process."""
-    return [options.per_device_train_batch_size, options.gradient_accumulation_steps]
-
-
-def _fitting_batch(rows: int, options: TrainOptions, processes: int, before: Sequence[int]) -> str:
-    """Both options for so many rows a step: passes of at most what is asked for, else as it was before."""
-    each = rows // processes
-    largest = max((size for size in range(1, each + 1)
-                   if each % size == 0 and size <= options.per_device_train_batch_size), default=1)
-    fits = [largest, each // largest] if rows % processes == 0 else before
-    return f"--per_device_train_batch_size {fits[0]} --gradient_accumulation_steps {fits[1]}"
 
 
 def step_count(rows: int, options: TrainOptions, size: int) -> int:
@@ -58,14 +40,14 @@ def step_count(rows: int, options: TrainOptions, size: int) -> int:
 
 
 def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> list[list[Row]]:
-    """The `size` rows of every optimizer step: each epoch in an order of its own, the last step of one may be
-    short."""
+    """The `size` rows of every optimizer step: each epoch in its own order, its last step may be short."""
     steps: list[list[Row]] = []
-    count = step_count(len(rows), options, size)
-    for epoch in range(-(-count // -(-len(rows) // size))):
+    count, epoch = step_count(len(rows), options, size), 0
+    while len(steps) < count:
         order = list(rows)
         random.Random(f"{seed} {epoch}").shuffle(order)
         steps += [order[start : start + size] for start in range(0, len(order), size)]
+        epoch += 1
     return steps[:count]
 
 
@@ -81,13 +63,11 @@ class RowLengths:
 def measure(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: TrainOptions,
             advance: Callable[[], None] = lambda: None) -> dict[str, RowLengths]:
     """The lengths of every row by its row_id, tokenised once; `advance` is called after each."""
-    found = {}
-    longest = options.max_completion_length
-    taught = [term for term in terms if term.taught]
+    found, longest = {}, options.max_completion_length
     for row in rows:
         view = chat.sft_view(row.prompt, row.completion) if row.completion else View(
             chat.student_prompt(row.prompt), [])
-        shown = [len(reading.teacher.ids) - longest for term in taught
+        shown = [len(reading.teacher.ids) - longest for term in terms if term.taught
                  for reading in term.readings(row, [[chat.pad_id] * longest], chat) if reading.teacher]
         found[row.row_id] = RowLengths(len(view.prompt), len(view.completion),
                                        max(shown, default=len(view.prompt)))
@@ -97,20 +77,20 @@ def measure(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: Tra
 
 def fitting(rows: Sequence[Row], lengths: Mapping[str, RowLengths], options: TrainOptions,
             positions: float, teacher_positions: float = math.inf) -> tuple[list[Row], list[Rejected]]:
-    """Rows whose three views fit, and the others with the reason.
+    """(rows that fit, rows set aside with the reason).
 
-    The SFT view must fit into --max_length and into the model's `positions`; with the longest trajectory the
-    student's view into those too, and the teacher's into its own. Raises UserError where no row fits.
+    Prompt and answer must fit into --max_length and into the model's `positions`, the prompt with the longest
+    trajectory into those too, and the teacher's into its own. Raises UserError if no row fits.
     """
-    fit, long = [], []
+    fit, long, drawn = [], [], options.max_completion_length
     for row in rows:
         own = lengths[row.row_id]
-        answered = own.prompt + own.answer
-        sampled, taught = (prompt + options.max_completion_length for prompt in (own.prompt, own.shown))
+        answered, sampled, taught = own.prompt + own.answer, own.prompt + drawn, own.shown + drawn
+        told = f"prompt and answer have {answered} tokens"
         if answered > options.max_length:
-            reason = f"prompt and answer have {answered} tokens, more than --max_length {options.max_length}"
+            reason = f"{told}, more than --max_length {options.max_length}"
         elif options.sft and answered > positions:
-            reason = f"prompt and answer have {answered} tokens; the model takes {positions}"
+            reason = f"{told}; the model takes {positions}"
         elif options.distillation and sampled > positions:
             reason = f"prompt and trajectory may have {sampled} tokens; the model takes {positions}"
         elif options.distillation and taught > teacher_positions:

@@ -1,30 +1,89 @@
-"""Stage 2 from rows with answers to a trained model: the teacher, the student, the steps, RUN/model."""
+"""Stage 2 from preflight checks and rows with answers to a trained model: teacher, student, RUN/model."""
 
+import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row, read_rejected
+from raft_fast.data.records import own_file
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import estimate
 from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
-from raft_fast.distillation.sharding import longest_sequence
-from raft_fast.distillation.student import Student, make_student
+from raft_fast.distillation.student import make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
-from raft_fast.distillation.watching import StepsInProgress
+from raft_fast.distillation.watching import StepsInProgress, find_trackers
+from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.load import engine_of, load_local
+from raft_fast.engines.load import engine_of, load_local, not_a_server
 from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
+from raft_fast.models.fetch import own_folder
+from raft_fast.models.load import pick_device, quantization_config
+from raft_fast.run.errors import UserError, require
+from raft_fast.run.fetch import check_upload
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.folder import has_steps, pin_inputs
-from raft_fast.run.options import Options
+from raft_fast.run.option import check
+from raft_fast.run.options import MEMORY, Options, TrainOptions
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter
+
+
+def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Collection[str] = ()) -> None:
+    """Raises UserError for missing packages, options that this device or number of processes does not
+    support, an upload without a token, and, in a new run, files and folders that are not there. (A resumed
+    run tells what has changed.) `in_memory`: options that name loaded models."""
+    train, device = options.train, pick_device(options.model.device)
+    check_processes(options, processes)
+    find_trackers(options.watch.report_to)
+    if options.adapter.use_peft:
+        require("peft", "lora")
+    if train.distillation:
+        check_rollouts(train, processes, device.type == "cuda")
+        quantization_config(train.teacher_quantization, device)
+    check_upload(options.watch, run_dir)
+    if run_dir.exists():
+        return
+    if options.data.data not in (None, MEMORY):
+        own_file(str(options.data.data))
+    if "model" not in in_memory:
+        own_folder(options.model.model)
+    own_folder(options.model.encoder, "--encoder")
+    if train.distillation and train.teacher != "self" and "teacher" not in in_memory:
+        own_folder(not_a_server(train.teacher), "--teacher")
+
+
+def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
+    """Raises UserError for a --rollout_engine that is not installed, or that this device or number of
+    processes does not support."""
+    name = options.rollout_engine
+    check(on_gpu or name == "transformers", "--rollout_engine", name,
+          "transformers on a CPU: the others need a GPU")
+    check(processes == 1 or name != "vllm", "--rollout_engine", name,
+          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")
+    needed = {"vllm": ["vllm"], "vllm_server": ["trl", "vllm"]}.get(name, [])
+    if missing := [one for one in needed if importlib.util.find_spec(one) is None]:
+        raise UserError(f"--rollout_engine {name}: {' and '.join(missing)} not installed: "
+                        f"pip install {' '.join(missing)}")
+
+
+def check_processes(options: Options, processes: int) -> None:
+    """Raises UserError for options that are not supported with this number of processes."""
+    if processes == 1:
+        return
+    check(":" not in options.model.device, "--device", options.model.device,
+          f"auto or cuda for {processes} processes: each takes the GPU of its local rank")
+    if options.train.parallelism == "fsdp2":
+        check(not options.adapter.use_peft, "--parallelism fsdp2 --use_peft", True,
+              "--parallelism ddp: adapters are small, and FSDP2 trains whole models")
+        check(not options.watch.eval_steps, "--parallelism fsdp2 --eval_steps", options.watch.eval_steps,
+              "0, or --parallelism ddp: the first process evaluates alone and needs whole weights")
 
 
 def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFEngine | None:
@@ -55,43 +114,31 @@ def train_student(rows: list[Row], terms: Sequence[Term], options: Options, orig
     """Minimise `terms` on `rows` and write RUN/model; returns the trained model as an engine, None if a
     callback stopped training before its end. `original` is the model before training, `frozen` the teacher;
     `given` and `peft_config` as in `make_student`."""
-    student = make_student(original.model, options.model, options.adapter, options.data.seed, given,
-                           peft_config)
-    try:
-        return _train(student, rows, terms, options, original, frozen, run_dir, reporter, callbacks,
-                      rollout_engine)
-    finally:
-        student.release()
-
-
-def _train(student: Student, rows: list[Row], terms: Sequence[Term], options: Options, original: HFEngine,
-           frozen: HFEngine | None, run_dir: Path, reporter: Reporter, callbacks: Sequence[Callback],
-           rollout_engine: RolloutEngine | None) -> HFEngine | None:
     training, chat, teacher, processes = options.train, original.chat, None, Processes()
-    model = student.model
-    if frozen is not None:
-        teacher = Teacher(frozen.model, chat, training.teacher_top_k,
-                          training.distillation_temperature, student_vocab=head_of(model).weight.shape[0],
-                          teaching=student.teaching(frozen.model))
-        processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
-    with reporter.phase("count tokens", len(rows), "rows") as advance:
-        lengths = processes.first(lambda: measure(rows, chat, terms, training, advance))
-    takes = longest_sequence(model, training.parallelism, processes)
-    rows, long = fitting(rows, lengths, training, takes,
-                         positions(frozen.model) if frozen is not None else math.inf)
-    if long:
-        processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
-        reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
-    if training.distillation and training.sft:
-        reporter.say("λ includes a step's own losses if the step is one micro-batch (Eqs. 11-12), else the "
-                     "averages of the step before: lambda_exact in metrics.jsonl")
-    if processes.is_first:
-        kept = {row.row_id: lengths[row.row_id] for row in rows}
-        estimate(model, frozen and frozen.model, kept, training, processes.size).show()
-    steps = step_count(len(rows), training, rows_per_step(training, run_dir))
-    with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
-        ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
-                      [StepsInProgress(advance), *callbacks, stopping], student.weights, rollout_engine)
-    if not ended:
-        return None
-    return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)
+    with ExitStack() as end:
+        student = make_student(original.model, options.model, options.adapter, options.data.seed, given,
+                               peft_config)
+        end.callback(student.release)
+        model = student.model
+        if frozen is not None:
+            teacher = Teacher(frozen.model, chat, training.teacher_top_k, training.distillation_temperature,
+                              head_of(model).weight.shape[0], student.teaching(frozen.model))
+            processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
+        with reporter.phase("count tokens", len(rows), "rows") as advance:
+            lengths = processes.first(lambda: measure(rows, chat, terms, training, advance))
+        most = longest_sequence(model, training.parallelism, processes)
+        rows, long = fitting(rows, lengths, training, most,
+                             positions(frozen.model) if frozen is not None else math.inf)
+        if long:
+            processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
+            reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
+        if processes.is_first:
+            kept = {row.row_id: lengths[row.row_id] for row in rows}
+            estimate(model, frozen and frozen.model, kept, training, processes.size).show()
+        steps = step_count(len(rows), training, rows_per_step(training, run_dir))
+        with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
+            ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,
+                          [StepsInProgress(advance), *callbacks, stopping], student.weights, rollout_engine)
+        if not ended:
+            return None
+        return HFEngine(student.finish(run_dir, chat), chat, f"{run_dir}", options.evaluate.eval_batch_size)

@@ -10,12 +10,11 @@ import torch
 from raft_kernels import TopKTargets
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.balance import EmaBalance, FixedBalance
 from raft_fast.distillation.examples import Counts, Example, Limits
-from raft_fast.distillation.losses import Term
+from raft_fast.distillation.losses import Balance, Term
 from raft_fast.distillation.metrics import Clock
-from raft_fast.distillation.sharding import accumulating, whole_tensor
 from raft_fast.distillation.teacher import Teacher
+from raft_fast.distillation.weights import accumulating, whole_tensor
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -25,7 +24,7 @@ from raft_fast.run.processes import Processes
 class Stepper:
     """Holds what every step needs; `run` is the step, which all processes take together.
 
-    student_pass: the student with the losses of `terms`, spread over the processes (`sharding.spread`).
+    student_pass: the student with the losses of `terms`, spread over the processes (`weights.spread`).
     `limits` cut a step into micro-batches; lowering them changes neither losses nor gradients at equal λ.
     """
 
@@ -33,11 +32,11 @@ class Stepper:
     terms: Sequence[Term]
     teacher: Teacher | None
     chat: Chat
-    balance: EmaBalance | FixedBalance
     optimizer: torch.optim.Optimizer
     options: TrainOptions
 
     def __post_init__(self) -> None:
+        self.balance = Balance.of(self.options)
         self.limits = Limits(self.options.per_device_train_batch_size,
                              self.options.max_tokens_per_micro_batch)
         self.parameters = [p for p in self.student_pass.parameters() if p.requires_grad]
@@ -51,11 +50,6 @@ class Stepper:
         """Rows of a micro-batch where memory was too scarce for as many as the options ask."""
         rows = self.limits.rows
         return rows if rows < self.options.per_device_train_batch_size else None
-
-    @property
-    def balances(self) -> bool:
-        """Whether λ is found by the losses of the terms that it stands between."""
-        return len({term.balanced for term in self.terms}) == 2 and isinstance(self.balance, EmaBalance)
 
     def example(self, row: Row, trajectories: Sequence[list[int]]) -> Example:
         """Render a row for every term; token ids only from here on."""
@@ -116,7 +110,7 @@ class Stepper:
     def _has_lambda(self, counts: Counts) -> bool:
         """Whether λ weighs anything: two sides to balance, or a λ that is given."""
         some = any(counts[term.name].sequences for term in self.terms if term.balanced)
-        return self._has_both(counts) or (some and isinstance(self.balance, FixedBalance))
+        return self._has_both(counts) or (some and self.balance.fixed is not None)
 
     def _sizes(self, sums: torch.Tensor) -> list[torch.Tensor]:
         """What λ balances, of the other terms and of the balanced ones: loss values, or gradient norms, whose
@@ -150,7 +144,7 @@ class Stepper:
                   for term in terms} if outcome else {}
         sft, kl = losses.get("sft"), scaled.get("kl")
         lambda_ = outcome.lambda_ if outcome and self._has_lambda(counts) else None
-        bounded = isinstance(self.balance, EmaBalance) and lambda_ == self.balance.lambda_max
+        bounded = self.balance.fixed is None and lambda_ == self.balance.lambda_max
         seconds = {"teacher_seconds": 0.0, "train_seconds": 0.0, **clock.read()}
         learnt = outcome is not None and outcome.finite
         return {

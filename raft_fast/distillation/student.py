@@ -2,15 +2,14 @@
 
 import copy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import get_scheduler
 
 from raft_fast.distillation.lora import Adapter
-from raft_fast.distillation.sharding import copied, whole_model
 from raft_fast.distillation.teacher import Teaching
-from raft_fast.distillation.weights import FullWeights, Weights
+from raft_fast.distillation.weights import FullWeights, copied, whole_model
 from raft_fast.models.architecture import beside_text
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
@@ -22,28 +21,8 @@ from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 from raft_fast.run.processes import Processes
 
 
-class Student(Protocol):
-    """What a run needs beside the model: which weights are trained, and what becomes of them."""
-
-    model: Any
-    weights: Weights
-
-    def teaching(self, teacher: Any) -> Teaching | None:
-        """Opens the context in which `teacher` (a model) is the frozen original; None where it always is."""
-        ...
-
-    def finish(self, run_dir: Path, chat: Chat) -> Any:
-        """Write RUN/model and return the trained model, frozen, at the precision the base is measured
-        at; the original is what it was before. All processes take part."""
-        ...
-
-    def release(self) -> None:
-        """Leave the original as it was, also where training did not come to its end."""
-        ...
-
-
 def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int,
-                 given: Any = None, peft_config: Any = None) -> Student:
+                 given: Any = None, peft_config: Any = None) -> "FullStudent | LoraStudent":
     """`original` is the model before training; with --use_peft it becomes the student, else `given`, a loaded
     model, or otherwise a copy in float32."""
     if adapter.use_peft:
@@ -54,43 +33,36 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
     return FullStudent(own, theirs=given is not None)
 
 
-def check_adapter(original: Any, adapter: AdapterOptions, peft_config: Any = None) -> None:
-    """Raises UserError where --use_peft asks for layers that `original` does not have: an adapter in a model
-    without weights tells before stage 1 is paid for."""
-    if adapter.use_peft:
-        empty = _empty(original)
+def check_student(original: Any, adapter: AdapterOptions, training: TrainOptions | None = None,
+                  peft_config: Any = None) -> None:
+    """Raises UserError before stage 1 if --use_peft asks for layers that `original` does not have, or
+    --gradient_checkpointing for what it cannot do."""
+    with torch.device("meta"):
+        empty = type(original)(copy.deepcopy(original.config))
         empty.tie_weights()
-        with torch.device("meta"):
+        if training and training.gradient_checkpointing:
+            checkpoint_activations(empty)
+        if adapter.use_peft:
             Adapter(empty, adapter, config=peft_config)
 
 
-def check_checkpointing(original: Any, training: TrainOptions) -> None:
-    """Raises UserError where --gradient_checkpointing is asked of a model that has none, before stage 1."""
-    if training.gradient_checkpointing:
-        checkpoint_activations(_empty(original))
-
-
-def _empty(original: Any) -> Any:
-    """A model like `original` without weights."""
-    with torch.device("meta"):
-        return type(original)(copy.deepcopy(original.config))
-
-
 class FullStudent:
-    """A model all of whose weights are trained that text passes through: a copy of the original, or with
-    `theirs` the caller's own, which keeps its precision."""
+    """A model whose weights are all trained, those apart that no text passes through: a copy of the original,
+    or with `theirs` the caller's own, which keeps its precision."""
 
     def __init__(self, model: Any, theirs: bool = False) -> None:
-        self.theirs = theirs
+        self.model, self.theirs = model, theirs
         for name in beside_text(model):
             model.get_submodule(name).requires_grad_(False)
-        self.model = model
-        self.weights: Weights = FullWeights(model)
+        self.weights = FullWeights(model)
 
     def teaching(self, teacher: Any) -> Teaching | None:
+        """Opens the context in which `teacher` (a model) is the frozen original; None if it always is."""
         return None
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
+        """Write RUN/model and return the trained model, frozen, at the precision the base is measured at.
+        All processes take part."""
         model = whole_model(self.model)
 
         def write() -> None:
@@ -99,7 +71,7 @@ class FullStudent:
 
         Processes().first(write)
         model.zero_grad(set_to_none=True)
-        dtype = frozen_dtype(model.device)  # at which the base is measured
+        dtype = frozen_dtype(model.device)
         if self.theirs and model is self.model:
             if model.dtype == dtype:
                 return model.eval()
@@ -107,7 +79,7 @@ class FullStudent:
         return model.eval().requires_grad_(False).to(dtype)
 
     def release(self) -> None:
-        pass
+        """Leave the original as it was, also if training did not come to its end."""
 
 
 class LoraStudent:
@@ -117,16 +89,16 @@ class LoraStudent:
     """
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
-        self.model, self.adapter, self.options, self.inside = adapter.model, adapter, options, True
-        self.weights: Weights = adapter
+        self.model, self.options, self.inside = adapter.model, options, True
+        self.weights = adapter
 
     def teaching(self, teacher: Any) -> Teaching | None:
-        return self.adapter.off if teacher is self.model else None
+        return self.weights.off if teacher is self.model else None
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
         def write() -> None:
-            write_folder(run_dir / "adapter", self.adapter.save)
-            _save(run_dir / "model", self.model, self.adapter.merged(), chat)
+            write_folder(run_dir / "adapter", self.weights.save)
+            _save(run_dir / "model", self.model, self.weights.merged(), chat)
 
         Processes().first(write)
         self.release()
@@ -135,7 +107,7 @@ class LoraStudent:
 
     def release(self) -> None:
         if self.inside:
-            self.adapter.remove()
+            self.weights.remove()
         self.inside = False
 
 
@@ -166,11 +138,11 @@ def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int
 
 
 def checkpoint_activations(student: Any) -> None:
-    """Recompute activations in the backward pass; the method's old name is deprecated in transformers.
-    Raises UserError where the model cannot."""
+    """Recompute activations in the backward pass. Raises UserError if the model cannot."""
+    # the method's old name is deprecated in transformers
     enable = getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)
     try:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(f"--gradient_checkpointing: {type(student).__name__} does not support it; leave it "
-                        "off, and lower --per_device_train_batch_size where memory is short") from error
+                        "off") from error

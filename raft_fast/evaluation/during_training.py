@@ -25,25 +25,15 @@ from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
-from raft_fast.run import fetch
+from raft_fast.run import fetch, files
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import (
-    check_seal,
-    discard,
-    read_json,
-    seal,
-    sweep,
-    write_folder,
-    write_json,
-    write_jsonl,
-)
 from raft_fast.run.option import check
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
 EVALUATIONS, COLLAPSE, REASON = "evaluations.jsonl", "collapse.json", "collapse at step "
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
-PASS_TOKENS, ANSWER_TOKENS, LOG_EVERY = 8192, 64, 10
+PASS_TOKENS, ANSWER_TOKENS = 8192, 64
 EvalScores = dict[str, float | None]
 
 
@@ -63,7 +53,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
-        found.append(LogCompletions(LOG_EVERY, original.chat))
+        found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
@@ -149,7 +139,7 @@ class EvaluateEvery(Callback):
         state.listeners.on_evaluate(state, scores)
         # last: a step that has its line is not evaluated again, so everybody must have been notified
         self.done.append({"step": state.step, **finite})
-        write_jsonl(self.done, self.path)
+        files.write_jsonl(self.done, self.path)
 
 
 def collapsed(scores: EvalScores, threshold: float) -> str | None:
@@ -177,7 +167,7 @@ class StopOnCollapse(Callback):
         path = state.run_dir / COLLAPSE
         # `finished` may come from a checkpoint, and another callback may have ended the run
         if (state.finished or "").startswith(REASON):
-            write_json({"step": state.step, "reason": state.finished}, path)
+            files.write_json({"step": state.step, "reason": state.finished}, path)
         else:
             path.unlink(missing_ok=True)
 
@@ -187,8 +177,8 @@ def collapse_of(run_dir: Path) -> str | None:
     path = run_dir / COLLAPSE
     if not path.is_file():
         return None
-    return str(read_json(path, "restore it, or delete it once evaluations.jsonl shows that the run did not "
-                               "collapse", keys=["reason"])["reason"])
+    fix = "restore it, or delete it once evaluations.jsonl shows that the run did not collapse"
+    return str(files.read_json(path, fix, keys=["reason"])["reason"])
 
 
 class KeepBest(Callback):
@@ -204,10 +194,10 @@ class KeepBest(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         self.folder = state.run_dir / "best"
-        sweep(self.folder)
+        files.sweep(self.folder)
         for kept in checkpoints(self.folder):
             if step_of(kept) > state.step:
-                discard(kept)
+                files.discard(kept)
         self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
 
     def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
@@ -218,10 +208,10 @@ class KeepBest(Callback):
 
         def fill(partial: Path) -> None:
             state.weights.save(partial / WEIGHTS)
-            write_json({"step": state.step, METRIC: score}, partial / SCORE)
-            seal(partial)
+            files.write_json({"step": state.step, METRIC: score}, partial / SCORE)
+            files.seal(partial)
 
-        write_folder(self.folder / f"step-{state.step:06d}", fill)
+        files.write_folder(self.folder / f"step-{state.step:06d}", fill)
         self.on_save(state, self.folder)
 
     def on_save(self, state: TrainingState, checkpoint: Path) -> None:
@@ -231,12 +221,12 @@ class KeepBest(Callback):
         needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
                   for moment in (*moments, state.step)}
         for kept in set(every) - needed:
-            discard(kept)
+            files.discard(kept)
 
     def on_end(self, state: TrainingState) -> None:
         for best in sorted(checkpoints(self.folder), key=_score):
             try:
-                check_seal(best)
+                files.check_seal(best)
                 state.weights.put(state.weights.read(best / WEIGHTS))
                 return
             except (SafetensorError, OSError, ValueError) as error:
@@ -246,6 +236,6 @@ class KeepBest(Callback):
 def _score(kept: Path) -> float:
     """Infinite if it cannot be read."""
     try:
-        return float(read_json(kept / SCORE, keys=[METRIC])[METRIC])
+        return float(files.read_json(kept / SCORE, keys=[METRIC])[METRIC])
     except (UserError, ValueError, TypeError):
         return math.inf

@@ -46,15 +46,8 @@ class Ballot:
     @property
     def correct(self) -> bool | None:
         """The majority of the votes; None below the quorum."""
-        if self.empty:
-            return False
-        return sum(self.votes) > len(self.votes) / 2 if len(self.votes) >= self.quorum else None
-
-    def as_json(self) -> Record:
-        """Its part of a line in jury.jsonl; `key` finds the raw reply in the journal."""
-        return {"correct": self.correct, "votes": [
-            {"judge": one.judge, "score": one.score, "error": one.error, "key": one.key,
-             "yes": None if one.score is None else one.score > CERTAIN} for one in self.verdicts]}
+        enough = self.empty or len(self.votes) >= self.quorum
+        return sum(self.votes) > len(self.votes) / 2 if enough else None
 
 
 @dataclass(frozen=True)
@@ -70,8 +63,8 @@ class Jury:
         asked = [one for one in records if one["error"] is None and one["answer"].strip()]
         rows = [Row(one["row_id"], one["prompt"], "", gold=one["gold"]) for one in asked]
         said = iter(verdicts(rows, [one["answer"] for one in asked], self.judges, self.prompt))
-        ballots = [Ballot(next(said) if one["error"] is None and one["answer"].strip() else [], self.quorum,
-                          one["error"] is None and not one["answer"].strip()) for one in records]
+        ballots = [Ballot(next(said) if one["answer"].strip() else [], self.quorum, not one["answer"].strip())
+                   if one["error"] is None else Ballot([], self.quorum) for one in records]
         for judge in self.judges:
             judge.must_have_worked()
         return ballots
@@ -108,7 +101,10 @@ def add_accuracy(result: dict[str, Any], answers: Mapping[str, Mapping[str, Sequ
         for part in parts:
             with reporter.phase(f"jury {model}: {part}"):
                 ballots[model, part] = jury.hold(answers[model][part])
-    write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], **ballot.as_json()}
+    write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], "correct": ballot.correct,
+                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.key,
+                             "yes": None if one.score is None else one.score > CERTAIN}
+                            for one in ballot.verdicts]}  # `key` finds the raw reply in the journal
                  for (model, part), held in ballots.items()
                  for record, ballot in zip(answers[model][part], held, strict=True)), output_dir / FILE)
     for part in parts:

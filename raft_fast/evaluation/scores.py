@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -37,19 +37,12 @@ Z_95 = 1.959964
 Record = dict[str, Any]  # a line of generations.jsonl
 Pair = tuple[float, float]  # (value, weight) of one row
 Pairs = Sequence[Pair | None]  # None: this row has no value
-
-
-class Mean(TypedDict):
-    """A mean, its 95 % interval (null if it has none) and the number of values."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
+Mean = dict[str, Any]
 
 
 def weighted_mean(pairs: Pairs, seed: int = 0) -> Mean:
-    """sum(values) / sum(weights), interval by bootstrap over the rows; a single row has no interval."""
+    """{mean, low, high, n} of sum(values) / sum(weights): 95 % interval by bootstrap over the rows, null if
+    there is none, as of a single row; mean null without values."""
     return _bootstrap(pairs, seed=seed)
 
 

@@ -62,9 +62,11 @@ class Chat:
             generation_config.eos_token_id = sorted(known | {self.end_of_turn})
             generation_config._from_model_config = False  # else it may be made anew from the model's
 
-    def student_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """What the student sees: the conversation up to the start of its answer."""
-        return self._prompt(messages)
+    def student_prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
+        """What the student sees: the conversation up to its answer, whose thought replaces the template's.
+        Rendered once for a draw, its answer and its trajectory."""
+        turns = tuple((turn["role"], turn["content"]) for turn in messages)
+        return [*self._rendered(turns, self.template.thought(answer))]
 
     def teacher_prompt(self, messages: Sequence[Message], answer: str) -> list[int]:
         """What the teacher sees (Eq. 7): the same, with the answer as reference knowledge."""
@@ -79,12 +81,7 @@ class Chat:
 
     def sft_view(self, messages: Sequence[Message], answer: str) -> View:
         """The student's prompt followed by the training answer."""
-        return View(self._prompt(messages, answer), self.completion(answer))
-
-    def _prompt(self, messages: Sequence[Message], answer: str = "") -> list[int]:
-        """A draw, its answer and its trajectory have the same prompt: it is rendered once."""
-        turns = tuple((turn["role"], turn["content"]) for turn in messages)
-        return [*self._rendered(turns, self.template.thought(answer))]
+        return View(self.student_prompt(messages, answer), self.completion(answer))
 
     def below(self, rows: int) -> "Chat":
         """The same chat where one of the models has only `rows` rows: it has no ids from there on."""

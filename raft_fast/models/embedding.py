@@ -18,8 +18,7 @@ ROOM_FOR_CUTS = 2  # tokens: a piece may come out a little longer when it is tok
 class Encoder:
     """A sentence-transformers model. Safe to use from several threads; they take turns."""
 
-    def __init__(self, path: Path | str, device: str = "cpu", *, prompt: str = "", dtype: str = "float32",
-                 batch_size: int = 32) -> None:
+    def __init__(self, path: Path | str, device: str = "cpu", *, prompt: str = "") -> None:
         """`prompt` stands before every text: the name of one of the model's own, or a text. Raises UserError
         for a model that cannot be loaded or a prompt that it does not have."""
         from sentence_transformers import SentenceTransformer
@@ -28,7 +27,7 @@ class Encoder:
             try:
                 self.model: Any = SentenceTransformer(
                     str(path), device=device, trust_remote_code=False,
-                    model_kwargs={"dtype": dtype, "use_safetensors": True})
+                    model_kwargs={"dtype": "float32", "use_safetensors": True})
             except Exception as error:  # a folder can be wrong in any way
                 raise UserError(f"--encoder {path}: cannot be loaded: {why(error, reports)}") from error
         check_encoder(f"--encoder {path}", self.model, reports)
@@ -38,9 +37,9 @@ class Encoder:
                             f"{', '.join(filter(known.get, known)) or 'none'}); a text of your own must end "
                             "with a space or a colon")
         self.prompt = known.get(prompt, prompt)
-        self.batch_size, self.device = batch_size, device
+        self.device = device
         content = fingerprint(Path(path), SENTENCE_ENCODER) if Path(path).is_dir() else str(path)
-        self.identity = f"{content} {dtype} {self.prompt!r}"  # not where it lies: folders are moved
+        self.identity = f"{content} float32 {self.prompt!r}"  # not where it lies: folders are moved
         self._turn = threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -52,8 +51,8 @@ class Encoder:
             if not pieces:
                 return np.zeros((len(texts), self.model.get_embedding_dimension() or 0), np.float32)
             owners, parts, weights = zip(*pieces, strict=True)
-            vectors = unit(self.model.encode(list(parts), prompt=self.prompt, batch_size=self.batch_size,
-                                             show_progress_bar=False, convert_to_numpy=True))
+            vectors = unit(self.model.encode(list(parts), prompt=self.prompt, show_progress_bar=False,
+                                             convert_to_numpy=True))
         pooled = np.zeros((len(texts), vectors.shape[1]), np.float64)
         np.add.at(pooled, list(owners), vectors * np.array(weights, np.float64)[:, None])
         return unit(pooled)

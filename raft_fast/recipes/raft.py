@@ -17,7 +17,7 @@ from dataclasses import replace
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.losses import CrossEntropy, Distillation, Term
 from raft_fast.engines.asking import Prompts
-from raft_fast.recipes.base import Recipe
+from raft_fast.recipes import Recipe
 from raft_fast.refinement.bench import Request, Stage1, Workbench
 from raft_fast.refinement.candidates import JUDGE, Candidate, Decision, best
 from raft_fast.refinement.parts import (

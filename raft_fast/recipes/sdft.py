@@ -4,16 +4,12 @@
     q = p_T(· | x, y, z)                 the same model, shown the demonstration y
     L = mean over the tokens of z of KL(p_S || q)
 
-The model that has read a demonstration teaches the one that has not. No token of y is ever a target: what
-the student already does as well as its teacher stays as it is.
+The model that has read a demonstration teaches the one that has not. No token of y is ever a target.
 
-What differs from the paper:
-- The teacher is the model before training (TRL's `teacher_model_kind="base"`), not an average of the
-  student's weights over the steps, which would be a second copy of them in memory and in checkpoints.
-- KL is taken over the teacher's --teacher_top_k likeliest tokens (512, renormalised), not the vocabulary. TRL
-  takes the student's likeliest and the Jensen-Shannon divergence: here --divergence jsd.
-- With --steps_per_generation above 1 later steps see older samples, without importance weights.
-- The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`).
+What differs from the paper: the teacher is the model before training (TRL's `teacher_model_kind="base"`),
+not an average of the student's weights, which would be a second copy of them. KL is taken over the teacher's
+--teacher_top_k likeliest tokens (512, renormalised). With --steps_per_generation above 1 later steps see
+older samples, without importance weights. The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`).
 """
 
 from raft_fast.distillation.losses import Distillation, Term

@@ -9,20 +9,10 @@ import yaml
 from raft_fast.evaluation.during_training import collapse_of
 from raft_fast.report import results, stage1
 from raft_fast.report.page import amount, caveats, write_run_report
-from raft_fast.report.results import (
-    Lines,
-    Record,
-    RunFiles,
-    markdown,
-    markdown_table,
-    read,
-    read_run,
-    write_text,
-)
+from raft_fast.report.results import Lines, Record, markdown, markdown_table, read, read_run
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import push, repository
 from raft_fast.run.files import read_json
-from raft_fast.run.option import needed, pinned_by
 from raft_fast.run.options import SMOLLM2, AdapterOptions, Options, RefineOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
@@ -31,7 +21,8 @@ LICENSES = {SMOLLM2: "apache-2.0"}
 # data set of the quickstart, used without --data
 QUICKSTART_DATA = ("The 503 English rows of the PyPI package `zaragoza-construction-faq` (Swedish "
                    "building law, Zaragoza AB, CC BY 4.0)")
-ALWAYS = {"per_device_train_batch_size", "gradient_accumulation_steps", "seed"}  # options of every model card
+ALWAYS = {"learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "data_source",
+          "seed"}
 COLUMNS = {
     "row_id": "the row's name in the original data",
     "prompt": "the conversation up to the answer: messages with `role` and `content`",
@@ -49,17 +40,10 @@ LOAD_MODEL = """```python
 from transformers import pipeline
 
 chat = pipeline("text-generation", model="path/to/this/folder")
-messages = [{"role": "user", "content": "..."}]
-print(chat(messages, max_new_tokens=256)[0]["generated_text"][-1]["content"])
+print(chat([{"role": "user", "content": "..."}])[0]["generated_text"][-1]["content"])
 ```
 """
-LOAD_ROWS = """```python
-from datasets import load_dataset
-
-rows = load_dataset("path/to/this/folder", split="train")
-print(rows[0]["prompt"][-1]["content"], rows[0]["completion"])
-```
-"""
+LOAD_ROWS = '`datasets.load_dataset("path/to/this/folder", split="train")`\n'
 
 
 def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, float]:
@@ -114,7 +98,7 @@ def write_model_card(run_dir: Path) -> Path:
     source = config.get("data")
     data: Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
     data += stage1.counts(run.summary) if "sources" in run.summary and "rows" in run.summary else []
-    return write_text(_card({key: found for key, found in front.items() if found}, run.name, [
+    return results.write_text(_card({key: found for key, found in front.items() if found}, run.name, [
         f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
         f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}.\n",
         "## Measured\n",
@@ -124,8 +108,7 @@ def write_model_card(run_dir: Path) -> Path:
           if scores else ["This model has not been evaluated.\n"]),
         "## How to load it\n", LOAD_MODEL,
         "## Data\n", markdown_table(("", ""), data),
-        "## Training\n", markdown_table(("", ""), [*(amount(run.steps) if run.steps else []),
-                                                   *_shown_options(run)]),
+        "## Training\n", markdown_table(("", ""), [*amount(run.steps), *_options(run.config)]),
         "## Limits\n", _limits([
             "It answers from what it was trained on and can be wrong: check what matters.",
             "The scores compare texts and verdicts of programs; no person has judged the answers.",
@@ -146,7 +129,7 @@ def write_card(folder: Path, license: str = "unknown", language: str | None = No
                      "data_files": [{"split": "train", "path": "refined.parquet"}]}],
     }
     changed, objections = used - summary["sources"]["gold"], summary.get("objections") or {}
-    return write_text(_card(front, folder.resolve().name, [
+    return results.write_text(_card(front, folder.resolve().name, [
         f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
         "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
         "gold answer, and judges choose.\n",
@@ -163,23 +146,15 @@ def write_card(folder: Path, license: str = "unknown", language: str | None = No
             "Questions and gold answers come from the data named above; its license is "
             + ("not stated." if license == "unknown" else f"{license}.")
             + " The licenses of the models that wrote the other answers may add terms.",
-            *stage1.notes(summary, stage1.rejected(folder))])]), folder / "README.md")
+            *stage1.notes(summary)])]), folder / "README.md")
 
 
-def _shown_options(run: RunFiles) -> Lines:
-    """(option, value) of the options that decided this run; those that it ignored are left out."""
-    groups = [*([RefineOptions] if run.summary else []), TrainOptions, AdapterOptions]
-    fields = {one.name: one.metadata for group in groups for one in dataclasses.fields(group)}
-    decided = pinned_by(groups, "rows", "refinement", "training") | ALWAYS
-
-    def used(name: str) -> bool:
-        needs = fields[name].get("needs") if name in fields else None
-        other, accepted = needed(needs) if needs else ("", [])
-        value = run.config.get(other, True)
-        return not needs or (bool(value in accepted if accepted else value) and used(other))
-
-    return [(f"`{name}`", f"`{found}`") for name, found in run.config.items()
-            if name in decided and used(name)]
+def _options(config: Record) -> Lines:
+    """(option, value) of training: the `ALWAYS` shown, and those that are not at their defaults."""
+    defaults = {one.name: one.default for group in (TrainOptions, AdapterOptions, RefineOptions)
+                for one in dataclasses.fields(group)}
+    return [(f"`{name}`", f"`{found}`") for name, found in config.items()
+            if name in ALWAYS or (name in defaults and found != defaults[name])]
 
 
 def _made(summary: Record, config: Record) -> Lines:

@@ -14,17 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raft_fast.refinement.candidates import read_line
 from raft_fast.report import results, stage1
-from raft_fast.report.results import (
-    Lines,
-    Record,
-    RunFiles,
-    duration,
-    read,
-    read_run,
-    short,
-    value,
-    write_text,
-)
+from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run, short, value
 from raft_fast.report.stage1 import Stage1, read_stage1
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
@@ -52,12 +42,14 @@ Block = dict[str, Any]  # a part of a section; page.html.jinja has its kinds
 def write_run_report(run_dir: Path) -> Path:
     """Write `run_dir`/report.html; returns its path. A missing file is named in its section."""
     run, refined = read_run(run_dir), run_dir / "refine"
-    gold = run.config.get("data_source") == "gold"
-    origin = [text("Trained on the gold answers as they are.")] if gold else refinement(
-        read_stage1(refined, run.config.get("tau")), refined)
-    sections = [("Domain against general", scores(run.evaluation)), ("Training", training(run)),
+    origin = [text("Trained on the gold answers as they are.")]
+    if run.config.get("data_source") != "gold":
+        origin = refinement(read_stage1(refined, run.config.get("tau")), refined)
+    sections = [("Domain against general", scores(run.evaluation) or missing("evaluation.json")),
+                ("Training", training(run.steps) or missing("metrics.jsonl")),
                 ("Where the training answers came from", [screening(run_dir), *origin]),
-                ("Answers side by side", samples(run.generations)), ("Time and memory", costs(run.phases))]
+                ("Answers side by side", samples(run.generations) or missing("generations.jsonl")),
+                ("Time and memory", costs(run.phases) or missing("phases.json"))]
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
     return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, "", caveats(run))
 
@@ -70,7 +62,7 @@ def write_refine_report(folder: Path) -> Path:
     if found:
         sources = ", ".join(f"{count:,} {name}" for name, count in found.tally.sources.items())
         verdict = f"{found.tally.rows:,} rows; training answers: {sources}."
-        notes = stage1.notes(found.summary, stage1.rejected(folder))
+        notes = stage1.notes(found.summary)
     sections = [("Where the training answers come from", [screening(folder), *refinement(found, folder)])]
     return write_page(folder / "report.html", "RAFT, stage 1: refined data", folder.resolve().name, config,
                       sections, verdict, notes)
@@ -81,36 +73,34 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
     """Write a page of titled sections; returns its path. Whatever is not Markup is escaped."""
     environment = Environment(loader=PackageLoader("raft_fast.report", ""), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return write_text(environment.get_template("page.html.jinja").render(
+    return results.write_text(environment.get_template("page.html.jinja").render(
         kicker=kicker, heading=heading, config=config, sections=sections, verdict=verdict, notes=notes), path)
 
 
 def scores(evaluation: Record) -> list[Block]:
     """Base against trained."""
     rows = results.rows(evaluation)
-    if not rows:
-        return [text("No evaluation.json in this folder: nothing was measured.", missing=True)]
     found = [table(results.COLUMNS, [row[1:] for row in rows if row.part == part], part)
              for part in dict.fromkeys(row.part for row in rows)]
     return [*found, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
-                         "if its interval excludes zero. ↓: lower is better.")]
+                         "if its interval excludes zero. ↓: lower is better.")] if found else []
 
 
-def training(run: RunFiles) -> list[Block]:
+def training(steps: Sequence[Record]) -> list[Block]:
     """A curve for every loss and what belongs to it, as far as it was on."""
-    if not run.steps:
-        return [text("No metrics.jsonl in this folder: no training step was taken.", missing=True)]
-    more = {key: key for step in run.steps for key in step if key.endswith("_loss") and key not in CURVES}
-    drawn = [curve(key, title, [(step["step"], step[key]) for step in run.steps if step.get(key) is not None])
+    more = {key: key for step in steps for key in step if key.endswith("_loss") and key not in CURVES}
+    drawn = [curve(key, title, [(step["step"], step[key]) for step in steps if step.get(key) is not None])
              for key, title in (CURVES | more).items()]
-    return [plots(drawn), table(("", ""), amount(run.steps))]
+    return [plots(drawn), table(("", ""), amount(steps))] if steps else []
 
 
 def amount(steps: Sequence[Record]) -> Lines:
     """How much a run trained: (what, how much)."""
-    found = {"rows seen": steps[-1].get("rows_seen"), "optimizer steps": len(steps),
-             "tokens, prompts included": sum(step.get("tokens") or 0 for step in steps),
-             "tokens sampled by the student": sum(step.get("trajectory_tokens") or 0 for step in steps)}
+    summed = {"tokens": "tokens, prompts included", "trajectory_tokens": "tokens sampled by the student",
+              "lambda_bounded": "steps with λ at its bound",
+              "skipped": "steps skipped, their gradient was not finite"}
+    found = {"rows seen": steps[-1].get("rows_seen") if steps else 0, "optimizer steps": len(steps)} | {
+        what: sum(step.get(key) or 0 for step in steps) for key, what in summed.items()}
     return [(what, f"{count:,}") for what, count in found.items() if count]
 
 
@@ -118,10 +108,6 @@ def caveats(run: RunFiles) -> list[str]:
     """What qualifies a run's results, for page and card."""
     found = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
     found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
-    for key, what in (("lambda_bounded", "with λ at its bound"),
-                      ("skipped", "skipped, their gradient was not finite")):
-        if count := sum(bool(step.get(key)) for step in run.steps):
-            found.append(f"Steps {what}: {count} of {len(run.steps)}.")
     if run.config.get("load_best_model_at_end"):
         found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "
                      "these are a little too good.")
@@ -132,22 +118,16 @@ def caveats(run: RunFiles) -> list[str]:
 def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     """Stage 1: counts, candidates by origin, checks, judges, costs, examples."""
     if found is None:
-        return [text(f"No {folder.name}/decisions.jsonl: stage 1 was not part of it, or is not finished.",
-                     missing=True)]
-    blocks = [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
-              table(*stage1.draws(found.tally), "Candidates by origin"),
-              table(*stage1.objections(found.tally), "Candidates refused, by check"),
-              table(("judge", "scores", "mean", "from the others", "failed", "first error"),
-                    stage1.judges(found.tally), "Judges"),
-              table(("", "replies", "tokens read", "written", "cost (--price)"), stage1.costs(found), "Cost")]
-    for title, examples in (("Rows with a new answer", found.accepted),
-                            ("Rows that keep the gold answer", found.rejected)):
-        if examples:
-            blocks += [text(f"{title}: one example for every reason before a second for any."),
-                       *map(_example, stage1.spread(examples))]
-    if found.damaged:
-        blocks.append(text(f"{found.damaged} lines of decisions.jsonl could not be read.", missing=True))
-    return blocks
+        return missing(f"{folder.name}/decisions.jsonl")
+    damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
+    return [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
+            table(*stage1.draws(found.tally), "Candidates by origin"),
+            table(*stage1.objections(found.tally), "Candidates refused, by check"),
+            table(("judge", "scores", "mean", "from the others", "failed", "first error"),
+                  stage1.judges(found.tally), "Judges"),
+            table(("", "tokens read", "written", "cost (--price)"), stage1.costs(found), "Cost"),
+            text(f"Examples, one of every kind before a second of any; decisions.jsonl has all.{damaged}"),
+            *map(_example, found.spread())]
 
 
 def screening(folder: Path) -> Block:
@@ -166,15 +146,14 @@ def samples(generations: Sequence[Record]) -> list[Block]:
         entries = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
         count = min(most, len(entries))
         blocks += [_sample(entries[(2 * place + 1) * len(entries) // (2 * count)]) for place in range(count)]
-    if not blocks:
-        return [text("No generations.jsonl in this folder: there are no answers to show.", missing=True)]
-    return [text("Spread evenly, not picked by score; all answers are in generations.jsonl."), *blocks]
+    said = text("Spread evenly, not picked by score; all are in generations.jsonl.")
+    return [said, *blocks] if blocks else []
 
 
 def costs(phases: Sequence[Record]) -> list[Block]:
     """Time and memory by phase."""
     if not phases:
-        return [text("No phases.json in this folder: time and memory were not measured.", missing=True)]
+        return []
     total = {"name": "all", "seconds": sum(one["seconds"] for one in phases),
              "peak_bytes": max(one["peak_bytes"] for one in phases)}
     return [table(("phase", "time", "peak memory"), [
@@ -191,8 +170,12 @@ def plots(drawn: Sequence[Markup | None]) -> Block:
     return {"kind": "plots", "plots": [one for one in drawn if one is not None]}
 
 
-def text(said: str, missing: bool = False) -> Block:
-    return {"kind": "missing" if missing else "text", "text": said}
+def text(said: str) -> Block:
+    return {"kind": "text", "text": said}
+
+
+def missing(name: str) -> list[Block]:
+    return [{"kind": "missing", "text": f"No {name} in this folder, or it is not finished."}]
 
 
 def _example(record: Record) -> Block:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,16 +115,12 @@ def notes(evaluation: Record) -> list[str]:
 def print_table(evaluation: Record) -> None:
     """Print the rows to stdout, and what qualifies them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-    table = Table(title="Base against trained (↓: lower is better)", title_justify="left")
-    for place, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if 0 < place < len(COLUMNS) - 1 else "left")
-    part = ""
-    for row in rows(evaluation):
-        if row.part != part:
-            part = row.part
-            table.add_section()
-            table.add_row(part)
-        table.add_row(*map(visible, (f"  {row.label}", *row[2:])))
+    table = Table(*COLUMNS, title="Base against trained (↓: lower is better)", title_justify="left")
+    for part, found in groupby(rows(evaluation), key=lambda row: row.part):
+        table.add_section()
+        table.add_row(part)
+        for row in found:
+            table.add_row(*map(visible, (f"  {row.label}", *row[2:])))
     console.print(table, markup=False)
     for note in notes(evaluation):
         console.print(visible(note), markup=False)

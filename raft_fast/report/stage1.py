@@ -1,7 +1,7 @@
 """Stage 1 as rows of text, for page, card and terminal: counts, candidates, costs, one row's story."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -13,20 +13,24 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
 DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
-EXAMPLES, REASONS = 10, 3
+EXAMPLES = 16
 PRICED = {"rewrite": "rewriter", "fused": "fuser"}  # origin -> the engine whose price counts
 
 
 @dataclass
 class Stage1:
-    """What the files of stage 1 say, read in one pass over its decisions. `accepted` and `rejected` hold the
-    first rows of every reason."""
+    """What the files of stage 1 say, read in one pass over its decisions. `examples` holds the first rows of
+    every kind: by what was chosen, or by what refused the first candidate."""
 
     summary: Record
     tally: Tally = field(default_factory=Tally)
     damaged: int = 0
-    accepted: dict[str, list[Record]] = field(default_factory=dict)
-    rejected: dict[str, list[Record]] = field(default_factory=dict)
+    examples: dict[str, list[Record]] = field(default_factory=dict)
+
+    def spread(self) -> list[Record]:
+        """At most `EXAMPLES` rows, one of every kind before a second of any."""
+        turns = zip_longest(*(self.examples[kind] for kind in sorted(self.examples)))
+        return [record for turn in turns for record in turn if record is not None][:EXAMPLES]
 
 
 def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
@@ -38,12 +42,9 @@ def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
             continue
         found.tally.add(record)
         candidates, picks = read_line(record)
-        if changed := [label(pick) for pick in picks if pick.origin != GOLD]:
-            kept = found.accepted.setdefault(changed[0], [])
-        elif reasons := [name for one in candidates for name, why in one.objections.items() if why]:
-            kept = found.rejected.setdefault(reasons[0], [])
-        else:
-            continue
+        kinds = [label(pick) for pick in picks if pick.origin != GOLD]
+        kinds += [name for one in candidates for name, why in one.objections.items() if why]
+        kept = found.examples.setdefault(kinds[0] if kinds else GOLD, [])
         if len(kept) < EXAMPLES:
             kept.append(record)
     if not found.tally.rows:
@@ -51,12 +52,6 @@ def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
     rows = {"rows": {"used": found.tally.rows, "total": found.tally.rows}}
     found.summary = rows | found.tally.as_json() | found.summary
     return found
-
-
-def spread(examples: dict[str, list[Record]]) -> list[Record]:
-    """At most `EXAMPLES` rows, one of every reason before a second of any."""
-    turns = zip_longest(*(examples[reason] for reason in sorted(examples)))
-    return [record for turn in turns for record in turn if record is not None][:EXAMPLES]
 
 
 def label(one: Candidate) -> str:
@@ -68,6 +63,7 @@ def counts(summary: Record) -> Lines:
     """What came of the rows: (what, how many), for page and card."""
     used = summary["rows"]["used"]
     lines: Lines = [("rows", f"{used:,} of {summary['rows']['total']:,}"),
+                    ("rows set aside, in rejected.jsonl", f"{summary['rows'].get('rejected') or 0:,}"),
                     ("rewrites that passed the checks", _share(summary.get("passed_filter", 0), used))]
     lines += [(f"trained on: {source}", _share(count, used)) for source, count in summary["sources"].items()]
     if similarity := summary.get("similarity"):
@@ -78,36 +74,14 @@ def counts(summary: Record) -> Lines:
                                     ("gap", "supervision-compatibility gap"))]
     elif summary.get("no_likelihoods"):
         lines.append(("nats per token for the rewriter", f"not measured: {summary['no_likelihoods']}"))
-    found = summary.get("calibration") or {}
-    passing = found.get("accepted") or {}
-    for tau, one in ((summary.get("tau"), passing.get("at_tau")),
-                     (found.get("suggested_tau"), passing.get("at_suggested_tau"))):
-        if one:
-            lines.append((f"true, shuffled pairs that pass τ {tau}",
-                          f"{percent(one['true'], 1)}, {percent(one['shuffled'], 1)}"))
     return lines
 
 
-def notes(summary: Record, rejected: Sequence[str] = ()) -> list[str]:
-    """What qualifies the refined rows; `rejected` as in rejected.jsonl."""
+def notes(summary: Record) -> list[str]:
+    """What qualifies the refined rows."""
     if not summary:
         return ["Stage 1 left no summary; the training answers were used as they came."]
-    found, rows = [], summary.get("rows") or {}
-    if summary.get("fuser_is_judge"):
-        found.append("The fuser is also a judge: it scores its own fusions.")
-    if rows and rows["used"] < rows["total"]:
-        found.append(f"Rows used by stage 1: {rows['used']:,} of {rows['total']:,} (--max_rows 0 takes all).")
-    if rejected:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(rejected).most_common(REASONS))
-        found.append(f"Rows set aside, in rejected.jsonl: {len(rejected):,} ({reasons}).")
-    if failed := sum((summary.get("failed_scores") or {}).values()):
-        found.append(f"Judge replies without a score: {failed:,}.")
-    return found
-
-
-def rejected(folder: Path) -> list[str]:
-    """Why each row in rejected.jsonl was set aside."""
-    return [str(one["reason"]) for one in read_lines(folder / "rejected.jsonl", "reason") if one]
+    return ["The fuser is also a judge: it scores its own fusions."] if summary.get("fuser_is_judge") else []
 
 
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
@@ -138,23 +112,17 @@ def judges(tally: Tally) -> Lines:
 
 
 def costs(stage1: Stage1) -> Lines:
-    """(engine, replies, tokens read, tokens written, money) of the replies that the decisions rest on,
-    whenever they were paid for. Money is missing without --price."""
+    """(engine, tokens read, tokens written, money) of the replies that the decisions rest on, whenever they
+    were paid for. Money is missing without --price."""
     summary, prices = stage1.summary, stage1.summary.get("prices") or {}
-    asked = [(origin, group.drawn, summary["tokens"].get(TASKS.get(origin, origin)),
+    asked = [(origin, summary["tokens"].get(TASKS.get(origin, origin)),
               prices.get(PRICED.get(origin, origin)))
-             for origin, group in stage1.tally.origins.items() if origin != GOLD]
-    asked += [(f"judge {name}", one["scores"] + one["failed"], one.get("tokens"),
-               (prices.get("judges") or {}).get(name)) for name, one in (summary.get("judges") or {}).items()]
-    lines: Lines = []
-    total = 0.0
-    for name, replies, spent, price in asked:
-        if replies and spent:
-            read, written = spent["prompt"], spent["completion"]
-            money = (price["prompt"] * read + price["completion"] * written) / 1e6 if price else None
-            total += money or 0.0
-            lines.append((name, f"{replies:,}", f"{read:,}", f"{written:,}", value(money)))
-    return [*lines, ("all with a price", "", "", "", value(total))] if total else lines
+             for origin in stage1.tally.origins if origin != GOLD]
+    asked += [(f"judge {name}", one.get("tokens"), (prices.get("judges") or {}).get(name))
+              for name, one in (summary.get("judges") or {}).items()]
+    return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", value(
+        sum(price[kind] * spent[kind] for kind in ("prompt", "completion")) / 1e6 if price else None))
+        for name, spent, price in asked if spent and any(spent.values())]
 
 
 def screened(folder: Path) -> Lines:

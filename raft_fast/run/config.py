@@ -25,16 +25,14 @@ from raft_fast.run.options import ALL_GROUPS, Options
 
 Option = dataclasses.Field[Any]
 GROUPS: list[Any] = Options.kinds()
-SWITCH = dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True) | dict.fromkeys(
-    ("false", "no", "off", "n", "f", "0"), False)
+SWITCH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 KINDS: dict[Any, tuple[str, str]] = {
     int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 # options of earlier versions and their value now, which files of options may still hold
-DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10, "overlap_share": 0.5,
-           "tokens_per_minute": 0, "generation": "batch",
-           "eval_general_max_new_tokens": 64, "log_completions_steps": 10, "paraphrase_max_new_tokens": 96,
-           "paraphrase_temperature": 0.7, "license": "unknown", "language": None}
+DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
+           "eval_general_max_new_tokens": 64, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
+           "license": "unknown", "language": None, "tokens_per_minute": 0, "generation": "batch"}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
@@ -56,11 +54,11 @@ def parse(
     program: str, description: str, groups: list[type], argv: list[str] | None = None,
     default: str = "raft", recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
 ) -> tuple[str, list[Any]]:
-    """Read the command line (`argv`, else that of the process) and the YAML file it names.
+    """The configuration's name and an instance of each of `groups`, from the command line (`argv`, else that
+    of the process) and the YAML file it names.
 
-    Returns the configuration's name and one instance for each of `groups`. `default` names the shipped
-    configuration used without --config; `recipe_defaults` gives the defaults that --recipe changes. Raises
-    UserError for everything that is not an option, or not a value of one.
+    `default`: the shipped configuration used without --config. `recipe_defaults`: the defaults that --recipe
+    changes. Raises UserError for everything that is not an option, or not a value of one.
     """
     parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
                      usage="%(prog)s [--config FILE] [--option value ...]")
@@ -72,7 +70,7 @@ def parse(
             value, flag = default_of(one), one.type is bool
             text = one.metadata["help"] + ("" if value is None else f" (default: {shown(value)})")
             section.add_argument(  # absent ones stay out of the result
-                f"--{one.name}", nargs="?" if flag else "+" if one.metadata.get("listed") else None,
+                f"--{one.name}", nargs="?" if flag else "+" if _listed(one) else None,
                 const="true" if flag else None, default=argparse.SUPPRESS, metavar=kind_of(one),
                 help=text.replace("%", "%%"))
     found = vars(parser.parse_args(argv))
@@ -98,10 +96,19 @@ class _Parser(argparse.ArgumentParser):
 
 def kind_of(option: Option) -> str:
     """The kind of value of an option, in a word or as its choices."""
-    kind: Any = get_args(option.type)[0] if isinstance(option.type, UnionType) else option.type
-    if get_origin(kind) is Literal:
-        return f"{{{','.join(get_args(kind))}}}"
-    return "NAMES" if option.metadata.get("listed") else KINDS[get_origin(kind) or kind][0]
+    plain, choices, _ = _kind(option)
+    return f"{{{','.join(choices)}}}" if plain is Literal else "NAMES" if _listed(option) else KINDS[plain][0]
+
+
+def _kind(option: Option) -> tuple[Any, tuple[Any, ...], bool]:
+    """The plain type of an option, its choices if it is Literal, and whether it may be None."""
+    optional = isinstance(option.type, UnionType)
+    kind: Any = get_args(option.type)[0] if optional else option.type
+    return get_origin(kind) or kind, get_args(kind), optional
+
+
+def _listed(option: Option) -> bool:
+    return bool(option.metadata.get("listed"))
 
 
 def shown(value: Any) -> str:
@@ -121,21 +128,14 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
 def taken(option: Option, told: Any) -> Any:
     """The value of an option from what the command line, a file or a caller gives: a text, a list of texts, a
     mapping, None for null, or the value itself. Raises UserError for anything that is not a value of it."""
-    kind: Any = option.type
-    if isinstance(kind, UnionType):  # of a kind and None
-        kind = get_args(kind)[0]
-        if told in (None, "null"):
-            return None
-    plain: Any = get_origin(kind) or kind
+    plain, choices, optional = _kind(option)
+    if optional and told in (None, "null"):
+        return None
+    must = (f"one of {', '.join(choices)}" if plain is Literal else
+            "names separated by commas, or a list of them" if _listed(option) else KINDS[plain][1])
     try:
-        if plain is Literal:
-            found, must = told if told in get_args(kind) else None, f"one of {', '.join(get_args(kind))}"
-        elif option.metadata.get("listed"):
-            must = "names separated by commas, or a list of them"
-            found = _names(told)
-        else:
-            must = KINDS[plain][1]
-            found = _plain(plain, told)
+        found = (_names(told) if _listed(option) else _plain(plain, told) if plain is not Literal else
+                 told if told in choices else None)
     except (TypeError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
         found = None
     if found is None:

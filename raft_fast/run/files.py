@@ -235,8 +235,5 @@ class DiskMap:
     def __setitem__(self, key: bytes, value: int) -> None:
         self._table.execute("INSERT OR REPLACE INTO map VALUES (?, ?)", (key, value))
 
-    def __len__(self) -> int:
-        return self._table.execute("SELECT count(*) FROM map").fetchone()[0]
-
     def close(self) -> None:
         self._table.close()

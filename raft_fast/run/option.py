@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, ClassVar, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from raft_fast.run.errors import UserError
-from raft_fast.run.terminal import SECRET
+from raft_fast.run.terminal import SECRET, masked
 
 # What a change of an option would spoil: the rows of a run, the answers of stage 1, the steps of training, or
 # the final evaluation, if there are any. "nothing": it may change at any time (speed, devices, reporting).
@@ -138,17 +138,14 @@ def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
     """Raises UserError, which does not quote it and says what to do `instead`, if a URL in `text` holds a
     password or a key."""
     for url in URL.findall(text):
+        wrong = "a URL holds a user or password, or a key" if masked(url) != url else ""
         try:
             parts = urlsplit(url)
-            keys = [key for key, _ in parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)]
-            _ = "@" in parts.netloc or parts.port  # raises for http://user:half/of@host
+            _ = wrong or parts.port  # raises for http://user:half/of@host
         except ValueError as error:  # it quotes the URL, and so a password
             raise UserError(f"{name}: the host or port of a URL cannot be read; correct it") from error
-        wrong = ("a URL holds a user or password" if "@" in parts.netloc
-                 else f"a URL holds a secret ({secret})" if (secret := _secret(keys))
-                 else "what follows # in a URL is not the name of an environment variable, and may be a key"
-                 if parts.fragment and parts.fragment not in os.environ and not _is_variable(parts.fragment)
-                 else None)
+        if parts.fragment and parts.fragment not in os.environ and not _is_variable(parts.fragment):
+            wrong = "what follows # in a URL is not the name of an environment variable, and may be a key"
         if wrong:
             raise UserError(f"{name}: {wrong}, which would be written into files; {instead}")
 
@@ -156,22 +153,16 @@ def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
 def refuse_in_body(name: str, body: Any) -> None:
     """Raises UserError if a key of `body`, at any depth, is named like a credential."""
     if isinstance(body, dict):
-        if key := _secret(str(key) for key, value in body.items() if not isinstance(value, bool | None)):
-            raise UserError(f"{name}: {key} looks like a secret, which would be written into files; {INSTEAD}")
+        for key, value in body.items():
+            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(key))  # accessToken
+            if not isinstance(value, bool | None) and SECRET.search(words) and not NO_SECRET.search(words):
+                raise UserError(f"{name}: {key} looks like a secret, which would be written into files; "
+                                f"{INSTEAD}")
         # the properties of a JSON schema are names in replies
         body = [list(value.values()) if key == "properties" and isinstance(value, dict) else value
                 for key, value in body.items()]
     for one in body if isinstance(body, list) else ():
         refuse_in_body(name, one)
-
-
-def _secret(names: Iterable[str]) -> str | None:
-    """The first name of a credential."""
-    for name in names:
-        parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)  # accessToken
-        if SECRET.search(parts) and not NO_SECRET.search(parts):
-            return name
-    return None
 
 
 def _is_variable(text: str) -> bool:

@@ -26,7 +26,8 @@ distilled = partial(option, needs="distillation")
 class DataOptions(Group, pins="rows"):
     """Rows"""
 
-    data: str | None = option(None, "A file (docs/DATA.md), or a `datasets` name.")
+    data: str | None = option(None, "A file or a `datasets` name, with question/answer, prompt/completion or "
+                              "messages (docs/DATA.md).")
     max_rows: int = option(0, "Rows to use at most, spread over the categories; 0: all.", least=0)
     max_bad_rows: float = free(0.1, "Share of rows that may be bad; they are set aside.", least=0, most=1)
     seed: int = option(0, "Seed of all draws.", least=-2**63, below=2**63, must="a whole number of 64 bits")
@@ -39,12 +40,10 @@ class ModelOptions(Group, pins="refinement"):
 
     model: str = option(SMOLLM2, "The instruct model, a folder or hub name; for evaluate RUN/model.")
     encoder: str = option(MINILM, "Sentence encoder: a folder or a sentence-transformers name.")
-    encoder_prompt: str = option("", "Prefix of encoded texts: the name of a prompt of the encoder's, or a "
-                                 "text that ends with a space or a colon. Default: what its config says.")
+    encoder_prompt: str = option("", "Prefix of encoded texts, or the name of a prompt of the encoder's.")
     revision: str | None = option(None, "Revision of the model on the hub.")
     device: str = free("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    attn_implementation: str = free("auto", "auto (sdpa if supported, else eager), sdpa, flash_attention_2 "
-                                    "(both packed without padding) or eager.")
+    attn_implementation: str = free("auto", "auto, sdpa, flash_attention_2 (both packed) or eager (padded).")
 
 
 @dataclass
@@ -57,8 +56,7 @@ class EngineOptions(Group):
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
     price: str | None = option(None, "Price of a million tokens, PROMPT/COMPLETION: 0.15/0.60.")
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
-                                        'engines take chat_template_kwargs, as in {"chat_template_kwargs": '
-                                        '{"enable_thinking": false}}.', pins="refinement")
+                                        'engines take {"chat_template_kwargs": {...}}.', pins="refinement")
     generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
     engine_overrides: dict[str, dict[str, Any]] = option(
         {}, "Values of these options for single engines, by the name that --fuser and the like give: "
@@ -99,11 +97,10 @@ class EngineOptions(Group):
 class ScreenOptions(Group, pins="rows"):
     """Duplicates and overlap"""
 
-    duplicates: Action = option("flag", "Rows whose question nearly repeats an earlier one: flag, drop or "
-                                "off.")
-    overlap: Action = option("flag", "Rows that repeat a held-out row or evaluation prompt: flag, drop or "
-                             "off.")
+    duplicates: Action = option("flag", "Questions that nearly repeat an earlier one.")
+    overlap: Action = option("flag", "Rows that repeat a held-out row or an evaluation prompt.")
     duplicate_similarity: float = option(0.97, "Least cosine similarity of duplicates.", above=0, most=1)
+    overlap_share: float = option(0.5, "Share of equal 13-word sequences of an overlap.", above=0, most=1)
 
 
 @dataclass
@@ -119,13 +116,11 @@ class RefineOptions(Group, pins="refinement"):
     prompts: str | None = option(None, "A folder with your own rewrite.txt, fuse.txt or judge.txt.")
     tau: float = option(0.8, "Least cosine similarity of rewrite and gold answer (Eq. 3).", least=-1, most=1)
     fused_tau: float = option(0.0, "As --tau, for fused answers. 0: judges alone decide.", least=-1, most=1)
-    fused_least: float = option(0.0, "Least mean score of a fusion. 0: any, as in the paper.", least=0,
-                                most=1)
-    skip_checks: str = option("", "Checks to leave out: cut_off, copy, length, refusal, loops, leak, marks, "
-                              "language, numbers, negation, bounds, duty, retrieval, or your own.",
+    fused_least: float = option(0.0, "Least mean score of a fusion; 0: any.", least=0, most=1)
+    skip_checks: str = option("", "Checks to leave out, also your own: cut_off, copy, length, refusal, "
+                              "loops, leak, marks, language, numbers, negation, bounds, duty, retrieval.",
                               listed=True)
-    check_patterns: str | None = option(None, "A TOML file of patterns that gold and rewrite must agree in, "
-                                        "or legal_references.")
+    check_patterns: str | None = option(None, "A TOML file of patterns to agree in, or legal_references.")
     checks: str = option("", "Your own checks as module:function of question, gold answer and answer; it "
                          "returns what is wrong, or None.", listed=True)
     fusion_rounds: int = option(3, "Fusions drawn and judged for a row at most; 0: no fusion.", least=0)
@@ -161,14 +156,14 @@ class TrainOptions(Group, pins="training"):
 
     recipe: str = option("raft", "The method: raft, sft, self_distilled_data, sdft, on_policy, or your own "
                          "as module:Class. It sets defaults of other options.", pins="refinement")
-    heldout: float = option(0.1, "Share of the rows held out, from every category.", pins="rows", above=0,
-                            below=1, must="above 0 and below 1 (or name --heldout_data)")
-    heldout_data: str | None = option(None, "Rows to hold out instead: another run's heldout.parquet.",
-                                      pins="rows")
-    data_source: Literal["fused", "rewrite", "gold"] = option("fused", "The trained answer.", pins="rows")
+    heldout: float = option(0.1, "Share of rows held out, of every category.", pins="rows", above=0, below=1)
+    heldout_data: str | None = option(None, "A file of rows to hold out instead.", pins="rows")
+    data_source: Literal["fused", "rewrite", "gold"] = option("fused", "Which answer is trained on.",
+                                                              pins="rows")
     sft: bool = option(True, "Train on the answers by cross-entropy.")
     distillation: bool = option(True, "Distil the frozen teacher on the student's own trajectories.")
-    teacher: str = distilled("self", "Frozen teacher: self (before training), or one with the same tokens.")
+    teacher: str = distilled("self", "Frozen teacher: self (before training), or one with the same "
+                             "tokenizer.")
     teacher_quantization: Literal["none", "int8", "nf4"] = distilled("none", "Of a separate teacher.")
     teacher_sees_answer: bool = distilled(True, "Show the teacher the training answer (Eq. 7).")
     learning_rate: float = option(5e-6, "Peak learning rate of AdamW.", above=0)
@@ -195,16 +190,13 @@ class TrainOptions(Group, pins="training"):
                                      needs="rollout_engine=vllm_server")
     vllm_gpu_memory_utilization: float = free(0.3, "Share of the GPU's memory for vllm.", above=0, below=1,
                                               needs="rollout_engine=vllm")
-    num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss (of thinking "
-                                             "models).", least=0)
+    num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss.", least=0)
     distillation_temperature: float = distilled(1.5, "Softens both distributions (T of Eqs. 8-10).", above=0)
-    teacher_top_k: int = distilled(512, "How many of the teacher's likeliest tokens are compared (K of Eq. "
-                                   "9).", least=2, must="at least 2 (KL at K = 1 is zero)")
+    teacher_top_k: int = distilled(512, "Likeliest teacher tokens compared (K of Eq. 9).", least=2)
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = distilled(
         "forward_kl", "KL(teacher || student) as in Eq. 10, KL(student || teacher), or the generalised JSD "
         "of --jsd_beta.")
-    jsd_beta: float = option(0.5, "0: the forward KL, 1: the reverse.", least=0, most=1,
-                             needs="divergence=jsd")
+    jsd_beta: float = option(0.5, "0: forward KL, 1: reverse.", least=0, most=1, needs="divergence=jsd")
     balance: Literal["ema", "gradient", "fixed"] = distilled(
         "ema", "lambda from averages of both losses (Eqs. 11-12), of their gradient norms, or fixed.")
     ema_beta: float = option(0.9, "Decay (beta of Eq. 11).", least=0, below=1, needs="balance=ema|gradient")
@@ -253,18 +245,22 @@ class WatchOptions(Group):
                                        needs="eval_steps")
     load_best_model_at_end: bool = option(False, "End with the weights of the lowest eval_domain_nll, chosen "
                                           "on the held-out rows: their final scores are slightly too good.",
-                                          pins="training", needs="eval_steps")
-    collapse_threshold: float = option(1.0, "Training ends early once the student is this many nats a token "
-                                       "further from the original's own answers than the original (healthy: "
-                                       "below 0.2).", pins="training", above=0, needs="eval_steps")
+                                          pins="training")
+    collapse_threshold: float = option(1.0, "Training ends once the student is this many nats a token "
+                                       "further from the original's own answers than the original.",
+                                       pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
-    report_to: str = option("none", "Trackers: tensorboard, wandb, trackio or others of accelerate.",
-                            listed=True)
+    log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
+    report_to: str = option("none", "Trackers of accelerate: tensorboard, wandb, trackio, ...", listed=True)
     push_to_hub: bool = option(False, "Upload RUN/model with HF_TOKEN.",
                                must="true or false (see --hub_model_id)")
-    hub_model_id: str | None = option(None, "USER/NAME. Default: the name of --output_dir.",
-                                      needs="push_to_hub")
+    hub_model_id: str | None = option(None, "USER/NAME. Default: name of --output_dir.", needs="push_to_hub")
     hub_private_repo: bool = option(True, "Make a new repository private.", needs="push_to_hub")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.eval_steps > 0 or not self.load_best_model_at_end, "--load_best_model_at_end", True,
+              "false where --eval_steps is 0")
 
 
 @dataclass
@@ -273,8 +269,7 @@ class EvaluateOptions(Group, pins="evaluation"):
 
     eval_rows: int = option(0, "Held-out rows to evaluate on at most; 0: all.", pins="training", least=0)
     eval_max_new_tokens: int = option(256, "Longest answer to a held-out question.", least=1)
-    general_prompts: int = option(0, "IFBench prompts at most; 0: all that can be verified, -1: none.",
-                                  least=-1)
+    general_prompts: int = option(0, "IFBench prompts at most; 0: all, -1: none.", least=-1)
     general_max_new_tokens: int = option(512, "Longest answer to an IFBench prompt.", least=1)
     drift_prompts: int = option(64, "IFBench prompts to compare both models on by token; 0: none.", least=0)
     drift_max_new_tokens: int = option(64, "Longest of the base's own answers that are compared.", least=1)

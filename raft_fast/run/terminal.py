@@ -68,7 +68,8 @@ def _pattern(values: frozenset[str]) -> re.Pattern[str]:
 
 def _forms(value: str) -> Iterator[str]:
     """The value as servers echo it: plain, escaped, and inside of base64 at any offset."""
-    yield from (value, quote(value, safe=""), html.escape(value), json.dumps(value)[1:-1])
+    yield from (value, quote(value, "", errors="surrogateescape"), html.escape(value))
+    yield json.dumps(value)[1:-1]
     data = value.encode("utf-8", "surrogateescape")
     for skipped in range(3):
         text = base64.b64encode(bytes(skipped) + data).decode()

@@ -41,8 +41,7 @@ def kl_is_scaled(monkeypatch, by):
 
 def averages_forget(monkeypatch, by):
     """λ from the step's own losses, or from averages of another length."""
-    right = gate_module.make_balance
-    monkeypatch.setattr(gate_module, "make_balance", lambda options: right(replace(options, ema_beta=by)))
+    monkeypatch.setattr(losses.Balance, "of", lambda options: losses.Balance(by, options.lambda_max))
 
 
 def clips(monkeypatch, by):

@@ -12,10 +12,9 @@ from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raft_fast.distillation import Adapter, Teacher, train
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.step import Stepper
-from raft_fast.distillation.student import LoraStudent, adamw, check_adapter, checkpoint_activations
+from raft_fast.distillation.student import LoraStudent, adamw, check_student, checkpoint_activations
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import View
 from raft_fast.recipes import terms_of
@@ -63,7 +62,7 @@ def step(student, chat, rows, teacher):
     options = replace(OPTIONS, per_device_train_batch_size=4, learning_rate=1e-2)
     terms = terms_of("raft", options)
     student_pass = StudentPass(student.model, terms, chat.pad_id, by_gradient=False)
-    stepper = Stepper(student_pass, terms, teacher, chat, make_balance(options),
+    stepper = Stepper(student_pass, terms, teacher, chat,
                       adamw(student.model, options), options)
     return stepper.run([stepper.example(row, [z]) for row, z in zip(rows, Z, strict=True)])
 
@@ -191,8 +190,8 @@ def test_layers_that_cannot_have_an_adapter_are_named(names, said):
         make_student(wrong)
     layers = dict(original.named_modules())
     with pytest.raises(UserError, match=said):  # before stage 1, in nobody's model
-        check_adapter(original, wrong)
-    check_adapter(original, LORA)
+        check_student(original, wrong)
+    check_student(original, LORA)
     assert dict(original.named_modules()) == layers
 
 
@@ -200,7 +199,7 @@ def test_an_adapter_at_embeddings_that_are_the_head_is_refused_too():
     """The folder would say that they are tied and hold two."""
     named = replace(LORA, lora_target_modules="q_proj,embed_tokens")
     make_student(named)
-    for check in (make_student, lambda options, model: check_adapter(model, options)):
+    for check in (make_student, lambda options, model: check_student(model, options)):
         with pytest.raises(UserError, match="embed_tokens: the embeddings are also this model's head"):
             check(named, make_model(0, tie_word_embeddings=True))
 

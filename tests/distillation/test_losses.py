@@ -8,8 +8,7 @@ import torch
 from raft_kernels import topk_targets
 
 from raft_fast.distillation import losses
-from raft_fast.distillation.balance import EmaBalance, FixedBalance, MovingAverage
-from raft_fast.distillation.losses import ce_chunk, kl_loss, sft_loss
+from raft_fast.distillation.losses import Balance, ce_chunk, kl_loss, sft_loss
 from raft_fast.models.architecture import Head
 
 
@@ -96,28 +95,20 @@ def test_every_token_weighs_one_over_its_trajectory(spoken, monkeypatch):
     assert len(handed) == 1
 
 
-def test_moving_average_by_hand():
-    average = MovingAverage(beta=0.9)
-    # 0.9 * 0.2 + 0.1 * 4 = 0.58, and 1 - 0.9**2 = 0.19
-    for value, kept, corrected in ((2.0, 0.2, 2.0), (4.0, 0.58, 0.58 / 0.19)):
-        average.update(value)
-        assert average.value == pytest.approx(kept)
-        assert average.corrected == pytest.approx(corrected)
-
-
 @pytest.mark.parametrize(("balance", "sizes", "weight"), [
-    (EmaBalance(0.9, 100), [], 1.0),
-    (EmaBalance(0.9, 100), [(2.0, 0.5)], 4.0),  # the paper's example
-    (EmaBalance(0.9, 100), [(2.0, 0.0)], 100),  # bounded where the KL is zero
-    (EmaBalance(0.9, 100), [(2.0, 0.5), (math.nan, 0.5), (2.0, math.inf)], 4.0),  # bad steps leave no trace
-    (FixedBalance(0.1), [(5.0, 0.0)], 0.1)])
+    (Balance(0.9, 100), [], 1.0),
+    (Balance(0.9, 100), [(2.0, 0.5)], 4.0),  # the paper's example
+    (Balance(0.9, 100), [(2.0, 1.0), (4.0, 1.0)], (0.9 * 0.2 + 0.1 * 4) / (1 - 0.9**2)),
+    (Balance(0.9, 100), [(2.0, 0.0)], 100),  # bounded where the KL is zero
+    (Balance(0.9, 100), [(2.0, 0.5), (math.nan, 0.5), (2.0, math.inf)], 4.0),  # bad steps leave no trace
+    (Balance(0.9, 100, fixed=0.1), [(5.0, 0.0)], 0.1)])
 def test_lambda_by_hand(balance, sizes, weight):
     for sft, kl in sizes:
         balance.update(sft, kl)
     assert balance.weight() == pytest.approx(weight)
 
 
-@pytest.mark.parametrize("balance", [EmaBalance(0.9, 100), EmaBalance(0.9, 2), FixedBalance(0.5)])
+@pytest.mark.parametrize("balance", [Balance(0.9, 100), Balance(0.9, 2), Balance(0.9, 2, fixed=0.5)])
 def test_lambda_on_the_device_and_after_a_restart_is_the_same(balance):
     other = copy.deepcopy(balance)
     for sft, kl in ((2.0, 0.5), (3.0, 0.4)):

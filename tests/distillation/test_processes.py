@@ -11,7 +11,6 @@ import torch
 from two_processes import run, work
 
 from raft_fast.distillation import planning, rows_per_step
-from raft_fast.distillation.resume import cut_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.option import pinned_by
 from raft_fast.run.options import TrainOptions
@@ -92,7 +91,7 @@ def test_two_processes_are_one(results, how, name):
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_one_process_goes_on_where_two_stopped(results, how, tmp_path, capsys):
+def test_one_process_goes_on_where_two_stopped(results, how, tmp_path):
     """With options that a run takes when it goes on: as one pass the same λ, with those of each of the two a
     step of two passes, whose λ comes from the step before."""
     folder, one, _ = results
@@ -103,37 +102,25 @@ def test_one_process_goes_on_where_two_stopped(results, how, tmp_path, capsys):
     changed = {name for name, value in vars(ONE).items() if value != getattr(two, name)}
     assert changed <= pinned_by([TrainOptions], "nothing")
     assert_same(run(stopped, ONE, tied=True), one["exact"])
-    assert "2 rows a process in micro-batches" not in capsys.readouterr().err
     late = run(tmp_path / "same", two, tied=True)["metrics"]
-    assert "in micro-batches of at most 2 rows from here on, 2 rows a process" in capsys.readouterr().err
     assert [line["lambda_exact"] for line in late] == [True, True, False, False]
     assert [line["tokens"] for line in late[:3]] == [line["tokens"] for line in one["exact"]["metrics"][:3]]
 
 
-def test_where_lambda_moves_is_known():
-    """Steps that were one pass on each of two processes still are on four, and not on one."""
-    before, told = cut_of(4, 2, 2, 0)
-    assert told == "2 rows a process in micro-batches of at most 2 rows"
-    assert [cut_of(4, processes, 2, 0)[0] == before for processes in (1, 2, 4)] == [False, True, True]
-    assert cut_of(4, 2, 2, 9)[0] != before
-
-
-def test_other_rows_a_step_are_refused_with_a_combination_that_fits(tmp_path, monkeypatch):
+def test_other_rows_a_step_are_refused(tmp_path, monkeypatch):
+    """Those of before are taken on any number of processes, and so is another cut of as many rows."""
     run(tmp_path, replace(ONE, max_steps=2))
-    both = "--per_device_train_batch_size {} --gradient_accumulation_steps {}"
-    for processes, (rows, passes), fits in ((1, (3, 1), (2, 2)), (1, (8, 1), (4, 1)), (2, (4, 1), None),
-                                            (2, (4, 2), (2, 1)), (3, (1, 2), (4, 1))):
+    for processes, rows, passes, taken in ((1, 3, 1, False), (1, 8, 1, False), (1, 2, 2, True),
+                                           (2, 4, 1, True), (2, 4, 2, False), (2, 2, 1, True)):
         monkeypatch.setattr(planning, "Processes",
                             lambda size=processes: SimpleNamespace(size=size, first=lambda work: work()))
         asked = replace(ONE, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-        if fits is None:  # the options of before: on any number of processes
+        if taken:
             assert rows_per_step(asked, tmp_path) == 4
             continue
-        with pytest.raises(UserError, match=f"{both.format(rows, passes)}: .* {both.format(*fits)}$"):
+        both = "--per_device_train_batch_size {} --gradient_accumulation_steps {}"
+        with pytest.raises(UserError, match=f"^{both.format(rows, passes)}: .* began: {both.format(4, 1)}$"):
             rows_per_step(asked, tmp_path)
-        if 4 % processes == 0:
-            assert rows_per_step(replace(ONE, per_device_train_batch_size=fits[0],
-                                         gradient_accumulation_steps=fits[1]), tmp_path) == 4
 
 
 def test_what_processes_tell_each_other(results):

@@ -7,7 +7,7 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Draw
-from raft_fast.distillation.resume import go_on, of_each_process, seed_process
+from raft_fast.distillation.checkpoint import go_on, of_each_process, seed_process
 from raft_fast.distillation.rollouts import local
 from raft_fast.distillation.rollouts.local import BatchedRollouts, RolloutBatch
 from raft_fast.engines import Sampling

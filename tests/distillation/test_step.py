@@ -9,7 +9,6 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
-from raft_fast.distillation.balance import make_balance
 from raft_fast.distillation.examples import Counts, Limits
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations
@@ -31,7 +30,7 @@ def make_stepper(student, teacher_model, chat, options=OPTIONS, terms=None):
                           options.distillation_temperature)
     terms = terms or terms_of("raft", options)
     student_pass = StudentPass(student, terms, chat.pad_id, options.balance == "gradient")
-    return Stepper(student_pass, terms, teacher, chat, make_balance(options), adamw(student, options),
+    return Stepper(student_pass, terms, teacher, chat, adamw(student, options),
                    options)
 
 
@@ -40,77 +39,69 @@ def run(stepper, rows, trajectories=TRAJECTORIES):
                         for row, trajectory in zip(rows, trajectories, strict=True)])
 
 
-def dense_losses(student, teacher, chat, rows, trajectories, k=16, temperature=1.5):
+def dense_losses(student, teacher, chat, rows, trajectories, k=16, temperature=1.5, skip=0):
     """L_SFT and L_KL (Eqs. 8-10) one row at a time with full logits, float64."""
     student, teacher = student.double(), teacher.double()
     ce, tokens, kls = torch.zeros((), dtype=torch.float64), 0, []
+
+    def logits(model, prompt, completion):
+        return model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+
     for row, z in zip(rows, trajectories, strict=True):
         view = chat.sft_view(row.prompt, row.completion)
-        logits = student(torch.tensor([view.ids])).logits[0, len(view.prompt) - 1 : -1]
-        answer = torch.tensor(view.completion)
-        ce = ce - logits.log_softmax(-1).gather(1, answer[:, None]).sum()
-        tokens += len(answer)
-        if not z:
+        log_p = logits(student, view.prompt, view.completion).log_softmax(-1)
+        ce = ce - log_p.gather(1, torch.tensor(view.completion)[:, None]).sum()
+        tokens += len(view.completion)
+        if len(z) <= skip:
             continue
-        prompt = chat.teacher_prompt(row.prompt, row.completion)
-        u = teacher(torch.tensor([prompt + z])).logits[0, len(prompt) - 1 : -1].detach()
-        prompt = chat.student_prompt(row.prompt)
-        v = student(torch.tensor([prompt + z])).logits[0, len(prompt) - 1 : -1]
+        u = logits(teacher, chat.teacher_prompt(row.prompt, row.completion), z)[skip:].detach()
+        v = logits(student, chat.student_prompt(row.prompt), z)[skip:]
         ids = u.topk(k).indices
-        log_q = (u.gather(1, ids) / temperature).log_softmax(-1)
-        log_p = (v.gather(1, ids) / temperature).log_softmax(-1)
+        log_q, log_p = ((each.gather(1, ids) / temperature).log_softmax(-1) for each in (u, v))
         kls.append((log_q.exp() * (log_q - log_p)).sum(-1).mean())
     return ce / tokens, temperature**2 * torch.stack(kls).mean()
+
+
+def without_update(stepper):
+    """Keeps the gradient, leaves the weights."""
+    stepper.optimizer.step = lambda: None
+    return stepper
 
 
 def test_a_bf16_teacher_beside_a_float32_student(chat, rows):
     """The KL loss is the float32 teacher's up to bf16's rounding, and the gradient stays float32."""
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
-        stepper = make_stepper(make_model(0), make_model(1).to(dtype), chat)
-        stepper.optimizer.step = lambda: None
+        stepper = without_update(make_stepper(make_model(0), make_model(1).to(dtype), chat))
         losses.append(run(stepper, rows[:4])["kl_loss"])
         assert {p.grad.dtype for p in stepper.parameters} == {torch.float32}
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_losses_and_gradient_are_the_equations(chat, rows):
-    student, teacher = make_model(0), make_model(1)
-    stepper = make_stepper(student, teacher, chat)
-    stepper.optimizer.step = lambda: None  # keep the gradient, leave the weights
+@pytest.mark.parametrize("tied", [False, True])
+def test_losses_and_gradient_are_the_equations(chat, rows, tied):
+    """Of a tied head the gradient of both its uses. λ is a number: it is held while the rest is derived."""
+    student, exact = (make_model(0, tie_word_embeddings=tied) for _ in range(2))
+    stepper = without_update(make_stepper(student, make_model(1), chat))
     metrics = run(stepper, rows[:4])
-    exact = make_model(0).double()
-    sft, kl = dense_losses(exact, make_model(1), chat, rows[:4], TRAJECTORIES)
-    assert metrics["sft_loss"] == pytest.approx(sft.item(), rel=1e-5)
-    assert metrics["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
-    assert metrics["lambda"] == pytest.approx((sft / kl).item(), rel=1e-5)
+    sft, kl = dense_losses(exact.double(), make_model(1), chat, rows[:4], TRAJECTORIES)
+    want = {"sft_loss": sft.item(), "kl_loss": kl.item(), "lambda": (sft / kl).item(), "ce_kl_ratio": 1.0,
+            "loss": 2 * sft.item()}
+    assert {key: metrics[key] for key in want} == pytest.approx(want, rel=1e-5)
     assert metrics["lambda_exact"]
     assert stepper.balance.weight() == pytest.approx(metrics["lambda"])
-    assert metrics["ce_kl_ratio"] == pytest.approx(1.0)
-    assert metrics["loss"] == pytest.approx(2 * sft.item(), rel=1e-5)
-    # λ is a number: the gradient is that of L_SFT + λ L_KL with λ held
     (sft + (sft / kl).item() * kl).backward()
     for (name, got), want in zip(student.named_parameters(), exact.parameters(), strict=True):
-        error = (got.grad.double() - want.grad).norm() / want.grad.norm()
-        assert error < 1e-4, name
+        assert (got.grad.double() - want.grad).norm() < 1e-4 * want.grad.norm(), name
 
 
 def test_skipped_tokens_are_read_and_not_scored(chat, rows):
     """The rest counts as if the skipped tokens had been the end of either prompt; what has no rest is out."""
     options = replace(OPTIONS, num_loss_tokens_to_skip=2, sft=False)
     found = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
-    student, teacher, kls = make_model(0).double(), make_model(1).double(), []
-    for row, z in zip(rows, TRAJECTORIES, strict=False):
-        if len(z) > 2:
-            prompt = chat.teacher_prompt(row.prompt, row.completion)
-            u = teacher(torch.tensor([prompt + z])).logits[0, len(prompt) + 1 : -1]
-            prompt = chat.student_prompt(row.prompt)
-            v = student(torch.tensor([prompt + z])).logits[0, len(prompt) + 1 : -1]
-            ids = u.topk(16).indices
-            log_q, log_p = ((logits.gather(1, ids) / 1.5).log_softmax(-1) for logits in (u, v))
-            kls.append(2.25 * (log_q.exp() * (log_q - log_p)).sum(-1).mean())
-    assert found["kl_loss"] == pytest.approx(torch.stack(kls).mean().item(), rel=1e-5)
+    _, kl = dense_losses(make_model(0), make_model(1), chat, rows[:4], TRAJECTORIES, skip=2)
+    assert found["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
     assert (found["trajectories"], found["trajectory_tokens"]) == (2, 5)
     with pytest.raises(UserError, match="--num_loss_tokens_to_skip 9: must be below"):
         replace(OPTIONS, num_loss_tokens_to_skip=9, max_completion_length=9)
@@ -227,22 +218,10 @@ def test_gradient_checkpointing_changes_nothing(chat, rows):
         student = make_model(0).train()
         if checkpointing:
             checkpoint_activations(student)
-        stepper = make_stepper(student, make_model(1), chat)
-        stepper.optimizer.step = lambda: None
+        stepper = without_update(make_stepper(student, make_model(1), chat))
         run(stepper, rows[:4])
         gradients.append([p.grad for p in student.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True))
-
-
-def test_a_tied_head_gets_the_gradient_of_both_its_uses(chat, rows):
-    stepper = make_stepper(make_model(0, tie_word_embeddings=True), make_model(1), chat)
-    stepper.optimizer.step = lambda: None
-    metrics = run(stepper, rows[:4])
-    exact = make_model(0, tie_word_embeddings=True).double()
-    sft, kl = dense_losses(exact, make_model(1), chat, rows[:4], TRAJECTORIES)
-    (sft + metrics["lambda"] * kl).backward()
-    got, want = stepper.student_pass.model.lm_head.weight.grad.double(), exact.lm_head.weight.grad
-    assert (got - want).norm() <= 1e-4 * want.norm()
 
 
 def test_a_frozen_head_stays_as_it_is(chat, rows):
@@ -253,23 +232,15 @@ def test_a_frozen_head_stays_as_it_is(chat, rows):
     assert student.lm_head.weight.grad is None
 
 
-def test_only_empty_trajectories_leave_the_sft_term(chat, rows):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
-    metrics = run(stepper, rows[:2], [[], []])
-    assert metrics["kl_loss"] is None
-    assert metrics["lambda"] is None
-    assert metrics["loss"] == metrics["sft_loss"]
-    assert not metrics["skipped"]
-
-
-def test_nothing_to_learn_from_skips_the_step(chat, rows):
-    options = replace(OPTIONS, sft=False)
-    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+@pytest.mark.parametrize("sft", [True, False])
+def test_only_empty_trajectories_leave_the_sft_term_or_nothing(chat, rows, sft):
+    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, sft=sft))
     before = copy.deepcopy(stepper.student_pass.model.state_dict())
     metrics = run(stepper, rows[:2], [[], []])
-    assert metrics["skipped"]
-    assert metrics["loss"] is None
-    assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
+    assert metrics["kl_loss"] is metrics["lambda"] is None
+    assert metrics["loss"] == metrics["sft_loss"]
+    assert metrics["skipped"] == (not sft) == (metrics["loss"] is None)
+    assert sft or all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
 
 
 def test_a_micro_batch_without_any_view_adds_nothing(chat, rows):
@@ -282,30 +253,15 @@ def test_a_micro_batch_without_any_view_adds_nothing(chat, rows):
     assert not found["skipped"]
 
 
-@pytest.mark.parametrize(("balance", "weight"), [("fixed", 0.5), ("ema", None)])
-def test_the_kl_term_alone_has_a_weight_only_where_one_is_given(chat, rows, balance, weight):
-    options = replace(OPTIONS, sft=False, balance=balance, fixed_lambda=0.5)
+@pytest.mark.parametrize(("sft", "balance", "weight"), [
+    (False, "fixed", 2.0), (False, "ema", None), (True, "fixed", 2.0)])
+def test_the_kl_term_has_a_weight_that_is_given_or_balanced(chat, rows, sft, balance, weight):
+    """One that is given is never called bounded."""
+    options = replace(OPTIONS, sft=sft, balance=balance, fixed_lambda=2.0, lambda_max=2.0)
     metrics = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
     assert metrics["lambda"] == weight
-    assert metrics["loss"] == pytest.approx((weight or 1.0) * metrics["kl_loss"])
-
-
-def test_a_given_weight_is_never_called_bounded(chat, rows):
-    options = replace(OPTIONS, balance="fixed", fixed_lambda=2.0, lambda_max=2.0)
-    metrics = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
-    assert metrics["lambda"] == 2.0
+    assert metrics["loss"] == pytest.approx((metrics["sft_loss"] or 0) + (weight or 1.0) * metrics["kl_loss"])
     assert not metrics["lambda_bounded"]
-
-
-def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(chat, rows):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
-    with torch.no_grad():
-        stepper.student_pass.model.lm_head.weight[5] = float("inf")
-    before = copy.deepcopy(stepper.student_pass.model.state_dict())
-    metrics = run(stepper, rows[:4])
-    assert metrics["skipped"]
-    assert metrics["loss"] is None
-    assert all(torch.equal(before[k], v) for k, v in stepper.student_pass.model.state_dict().items())
 
 
 def test_a_trajectory_whose_first_tokens_are_skipped_shares_its_prompt(chat, rows):

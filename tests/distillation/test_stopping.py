@@ -48,23 +48,18 @@ def same_end(one, other):
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_finish_and_saves(tmp_path, chat, signum, code, capsys):
-    with pytest.raises(Stopped, match=r"step 3 of 6 .*run the same command again") as stopped, \
-            SoftStop() as stopping:
-        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signum, 3), stopping])
-    assert stopped.value.exit_code == code
-    assert checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-000003"
-    run(tmp_path / "run", chat, STEPS)
+def test_a_signal_lets_the_step_finish_and_saves_and_a_second_leaves_at_once(tmp_path, chat, signum, code):
+    handler = signal.getsignal(signum)
+    for times, said, saved in ((1, "step 3 of 6 .*run the same command again", 3), (2, "at once", 2)):
+        folder = tmp_path / f"{times}"
+        with pytest.raises(Stopped, match=said) as stopped, SoftStop() as stopping:
+            run(folder, chat, STEPS, callbacks=[Signal(signum, 3, times), stopping])
+        assert stopped.value.exit_code == code
+        assert checkpoints(folder / "checkpoints")[-1].name == f"step-00000{saved}"
+        assert signal.getsignal(signum) is handler
+    run(tmp_path / "1", chat, STEPS)
     run(tmp_path / "whole", chat, STEPS)
-    same_end(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_second_signal_leaves_at_once(tmp_path, chat):
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="at once"), SoftStop() as stopping:
-        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGINT, 3, times=2), stopping])
-    assert [path.name for path in checkpoints(tmp_path / "run/checkpoints")] == ["step-000002"]
-    assert signal.getsignal(signal.SIGINT) is handler
+    same_end(tmp_path / "1", tmp_path / "whole")
 
 
 def test_sigterm_outside_training_is_one_line_too(capsys):
@@ -142,21 +137,19 @@ def test_one_bad_step_is_skipped_counted_and_survived(tmp_path, chat, monkeypatc
     assert all(torch.isfinite(value).all() for value in student.state_dict().values())
 
 
-def test_two_bad_steps_in_a_row_name_the_last_good_checkpoint(tmp_path, chat, monkeypatch):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_two_bad_steps_in_a_row_name_the_last_good_checkpoint(tmp_path, chat, monkeypatch, stopped):
+    """A stop between them changes nothing, but that there is a checkpoint in between."""
     not_finite(monkeypatch, 3, 4)
-    with pytest.raises(UserError, match=r"not finite in steps 3 and 4: .*checkpoints/step-000002"):
+    if stopped:
+        with pytest.raises(Stopped), SoftStop() as stopping:
+            run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGTERM, 3), stopping])
+    step = 3 if stopped else 2
+    with pytest.raises(UserError, match=rf"not finite in steps 3 and 4: .*/step-00000{step}/model"):
         run(tmp_path / "run", chat, STEPS)
     assert len(metrics_of(tmp_path / "run")) == 4
-    weights = load_file(tmp_path / "run/checkpoints/step-000002/model/model.safetensors")
+    weights = load_file(tmp_path / f"run/checkpoints/step-00000{step}/model/model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
-
-
-def test_a_stop_between_two_bad_steps_changes_nothing(tmp_path, chat, monkeypatch):
-    not_finite(monkeypatch, 3, 4)
-    with pytest.raises(Stopped), SoftStop() as stopping:
-        run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGTERM, 3), stopping])
-    with pytest.raises(UserError, match="not finite in steps 3 and 4"):
-        run(tmp_path / "run", chat, STEPS)
 
 
 def emptied(monkeypatch, count):
@@ -167,19 +160,17 @@ def emptied(monkeypatch, count):
         for place, one in enumerate(real(self, draws, logprobs))])
 
 
-def test_steps_of_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):
-    emptied(monkeypatch, 99)
-    _, metrics = run(tmp_path / "run", chat, replace(STEPS, sft=False))
-    assert [step["skipped_because"] for step in metrics] == ["nothing to learn from"] * 6
-    assert metrics[-1]["skipped_steps"] == 6
-    assert all(step["lr"] == metrics[0]["lr"] for step in metrics)  # the schedule waits for real steps
-    _, metrics = run(tmp_path / "sft", chat, STEPS)
-    assert not any(step["skipped"] for step in metrics)
-
-
-def test_one_empty_completion_among_others_changes_nothing_but_the_count(tmp_path, chat, monkeypatch):
+def test_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):
+    with monkeypatch.context() as patch:
+        emptied(patch, 99)
+        _, metrics = run(tmp_path / "run", chat, replace(STEPS, sft=False))
+        assert [step["skipped_because"] for step in metrics] == ["nothing to learn from"] * 6
+        assert metrics[-1]["skipped_steps"] == 6
+        assert all(step["lr"] == metrics[0]["lr"] for step in metrics)  # the schedule waits for real steps
+        _, metrics = run(tmp_path / "sft", chat, STEPS)
+        assert not any(step["skipped"] for step in metrics)
     emptied(monkeypatch, 1)
-    _, metrics = run(tmp_path / "run", chat, replace(STEPS, steps_per_generation=1))
+    _, metrics = run(tmp_path / "one", chat, replace(STEPS, steps_per_generation=1))
     assert all(step["trajectories"] == 2 and step["kl_loss"] >= 0 for step in metrics)
 
 

@@ -224,27 +224,12 @@ def test_an_end_that_somebody_else_chose_is_no_collapse(folder, chat):
         assert collapse_of(folder) is None
 
 
-class Everywhere(Told):
-    everywhere = True
-
-    def on_evaluate(self, state, scores):
-        self.heard.append(scores["eval_domain_nll"])
-
-
-def test_every_process_hears_of_evaluations(folder, chat):
-    """After the moment of the first process that they were made in, its beginning included."""
-    each = Everywhere()
-    run(folder, chat, [each, EvaluateEvery(2, make_scorer(chat))], replace(OPTIONS, max_steps=2))
-    zero, two = (line["eval_domain_nll"] for line in lines(folder / "evaluations.jsonl"))
-    assert each.heard[:5] == [("begin", 0), zero, ("step", 1), ("step", 2), two]
-
-
-def test_another_process_hears_what_the_first_says(tmp_path):
+def test_another_process_hears_what_the_first_decides(tmp_path):
     """There `Processes.first` gives what was decided elsewhere, and does no work."""
-    each, state = Everywhere(), TrainingState(tmp_path, None, None, 4, step=3)
-    told = SimpleNamespace(first=lambda work: (False, "enough", [{"eval_domain_nll": 0.5}]))
-    OverProcesses([each], told).on_step(state)
-    assert (each.heard, state.finished) == ([("step", 3), 0.5], "enough")
+    each, state = Told(), TrainingState(tmp_path, None, None, 4, step=3)
+    each.everywhere = True
+    OverProcesses([each, Told()], SimpleNamespace(first=lambda work: (False, "enough"))).on_step(state)
+    assert (each.heard, state.finished) == ([("step", 3)], "enough")
 
 
 def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tiny import make_model, make_rows, make_tokenizer
 
 from raft_fast.distillation import Callback, Teacher, train
-from raft_fast.distillation.sharding import whole_tensor
+from raft_fast.distillation.weights import whole_tensor
 from raft_fast.models.chat import Chat
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions

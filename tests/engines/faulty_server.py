@@ -16,33 +16,32 @@ SAMPLING = Sampling(seed=1)
 
 @dataclass(frozen=True)
 class Say:
-    """An answer over HTTP; what is not 200 is sent as an error with `text` as its message."""
+    """An answer over HTTP; what is not 200 is sent as an error with `text` as its message. `extra` replaces
+    keys of the body."""
 
     text: str | None = ""
     status: int = 200
     reason: str = "stop"
     headers: dict = field(default_factory=dict)
-    extra: dict = field(default_factory=dict)  # replaces keys of the body
+    extra: dict = field(default_factory=dict)
 
 
 def hang_up(handler):
-    """Not a word."""
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 def half_json(handler):
-    """A whole HTTP answer that holds half a JSON."""
     handler.send(200, '{"id": "1", "choices": [{"index": 0, "mess')
 
 
 def cut_off(handler):
-    """More is promised than comes before the connection is cut."""
+    """More is promised than comes."""
     handler.send(200, '{"id": "1", "choi', promised=1000)
-    handler.connection.shutdown(socket.SHUT_RDWR)
+    hang_up(handler)
 
 
 def whitespace_forever(handler):
-    """A space every few milliseconds, which no time-out between two reads ever notices."""
+    """No time-out between two reads ever notices."""
     handler.send(200, " ", promised=10**9)
     while True:
         time.sleep(0.005)
@@ -50,7 +49,6 @@ def whitespace_forever(handler):
 
 
 def after(seconds, answer):
-    """`answer` once `seconds` have passed."""
     def late(handler):
         time.sleep(seconds)
         handler.answer(answer)
@@ -88,9 +86,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
     models = ("first", "second", "m", "org/m", "org/model")
-    page = False  # answer as a web page would
-    list_status = 200  # of the list of models
-    redirect = None  # what answers in its place
+    listing = None  # what answers in place of the list of models
 
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -129,14 +125,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        if self.server.redirect:
-            return self.server.redirect(self)
-        if self.server.page:
-            return self.send(200, "<html>hello</html>", kind="text/html")
-        if self.server.list_status != 200:
-            return self.send(self.server.list_status, "Internal Server Error", kind="text/plain")
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"}
-                for name in self.server.models]
+        if self.server.listing:
+            return self.server.listing(self)
+        data = [{"id": name, "object": "model", "context_length": 4096} for name in self.server.models]
         return self.send(200, json.dumps({"object": "list", "data": data}))
 
     def do_POST(self):
@@ -162,8 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         if say.status != 200:
             body = {"error": {"message": say.text, **say.extra}}
         else:
-            body = {"id": "1", "object": "chat.completion", "created": 0,
-                    "model": self.request_body["model"],
+            body = {"id": "1", "object": "chat.completion",
                     "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
                     "choices": [{"index": 0, "finish_reason": say.reason,
                                  "message": {"role": "assistant", "content": say.text}}], **say.extra}

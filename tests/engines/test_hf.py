@@ -140,14 +140,6 @@ def test_an_interrupt_from_another_thread_begins_no_other_batch(short_spoken, at
     assert found == {index: uninterrupted[index] for index in found}
 
 
-def test_an_interrupt_concerns_the_calls_of_its_time_alone(engine):
-    before, scoring = engine.generate(ASKED, Sampling(4)), engine.score(ASKED)
-    engine.interrupt(KeyboardInterrupt())
-    for begun in (before, scoring):
-        assert drain(begun)[0] == {}
-    assert len(dict(engine.generate(ASKED, Sampling(4)))) == len(dict(engine.score(ASKED))) == 3
-
-
 def test_threads_that_share_a_model_take_turns(engine):
     """Equal to one after the other, and the model's own settings come back."""
     own = engine.model.generation_config

@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from faulty_server import SAMPLING, Say, ask, one_turn_each, then
+from faulty_server import SAMPLING, Say, ask, body, one_turn_each, then
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Price, Sampling, WindDown
+from raft_fast.engines import Sampling, WindDown
 from raft_fast.engines.endpoint import KEY_VARIABLE
 from raft_fast.engines.openai import OpenAIEngine, parse_spec
 from raft_fast.run.errors import UserError
@@ -62,9 +62,10 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
     server.models = ()
     with pytest.raises(UserError, match="serves no model"):
         connect(server.url)
-    server.page = True
-    with pytest.raises(UserError, match="serves no model; name one"):
-        connect(server.url)
+    for listing in (body("<html>hello</html>"), body({}), body({"data": [1]})):
+        server.listing = listing
+        with pytest.raises(UserError, match="serves no model; name one"):
+            connect(server.url)
 
 
 def test_the_identity_is_the_model_and_what_else_is_sent(serve, connect):
@@ -85,17 +86,6 @@ def test_extra_body_is_sent_and_null_leaves_a_key_out(serve, connect):
     assert request["chat_template_kwargs"] == {"enable_thinking": False}
     assert request["max_completion_tokens"] == 5
     assert "seed" not in request
-
-
-def test_options_of_one_model_override_those_of_all(serve, connect):
-    server = serve()
-    overrides = {"judge": {"extra_body": {"top_p": 0.5}, "price": "2/8"}}
-    other = connect(f"judge@{server.url}", price="1/2", engine_overrides=overrides)
-    assert other.price == Price(2, 8)
-    assert other.price.of(1_000_000, 500_000) == 6
-    assert other.extra == {"top_p": 0.5}
-    assert connect(server, price="1/2", engine_overrides=overrides).price == Price(1, 2)
-    assert connect(server).price is None
 
 
 def test_the_least_loaded_endpoint_is_asked(serve, connect):
@@ -127,25 +117,6 @@ def test_conversations_are_read_a_bounded_number_ahead(connect, monkeypatch):
     replies.close()
 
 
-def test_threads_share_an_engines_slots_and_no_more(serve, connect):
-    """None is answered before as many are there as may be."""
-    six = threading.Barrier(6)
-    server = serve(lambda request, before: six.wait(5) >= 0 and request["messages"][0]["content"])
-    engine, found = connect(server, requests_in_flight=6), {}
-
-    def work(name):
-        replies = ask(engine, *(f"{name}{n}" for n in range(15)))
-        found[name] = [replies[place].text for place in range(15)]
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert found == {name: [f"{name}{n}" for n in range(15)] for name in "ab"}
-    assert server.most == 6
-
-
 def test_one_of_several_endpoints_may_be_down(serve, connect):
     server = serve()
     replies = ask(connect(f"http://127.0.0.1:9+{server.url}"), *"abcdef")
@@ -160,11 +131,11 @@ def test_one_of_several_endpoints_may_be_down(serve, connect):
 def test_a_server_without_a_list_of_models_needs_a_name(serve, connect, status):
     """`transformers serve` fails to make one where there is no hub cache."""
     server = serve()
-    server.list_status = status
+    server.listing = body("no", status)
     assert ask(connect(server), "a")[0].text == "ok"
     with pytest.raises(UserError, match="serves no model; name one as MODEL@"):
         connect(server.url)
-    server.list_status = 401
+    server.listing = body("no", 401)
     with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
         connect(server)
 
@@ -248,16 +219,11 @@ def test_a_score_is_read_from_the_text_with_a_second_chance(serve, connect, answ
 
 @pytest.mark.parametrize(("spec", "model", "addresses"), [
     ("http://h:8000", None, [("http://h:8000/v1", KEY_VARIABLE)]),
-    ("http://h:8000/v1/", None, [("http://h:8000/v1", KEY_VARIABLE)]),
-    ("org/m@https://h/api", "org/m", [("https://h/api", KEY_VARIABLE)]),
+    ("org/m@https://h/api/", "org/m", [("https://h/api", KEY_VARIABLE)]),
     ("a@b@http://h/v1", "a@b", [("http://h/v1", KEY_VARIABLE)]),
-    ("m@http://a+http://b:1/v2#KEY_B", "m", [("http://a/v1", KEY_VARIABLE), ("http://b:1/v2", "KEY_B")]),
-])
+    ("m@http://a+http://b:1/v2#KEY_B", "m", [("http://a/v1", KEY_VARIABLE), ("http://b:1/v2", "KEY_B")])])
 def test_specs(spec, model, addresses):
     assert parse_spec(spec) == (model, addresses)
-
-
-@pytest.mark.parametrize("spec", ["http://", "m@ftp://h", "m@https://a b", "m@http://a+http://"])
-def test_bad_specs(spec):
-    with pytest.raises(UserError, match="must be MODEL@URL"):
-        OpenAIEngine.connect(spec)
+    for bad in ("http://", "m@ftp://h", "m@https://a b", "m@http://a+http://"):
+        with pytest.raises(UserError, match="must be MODEL@URL"):
+            OpenAIEngine.connect(bad)

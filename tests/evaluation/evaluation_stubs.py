@@ -97,22 +97,18 @@ def write_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-FAKE_UTIL = '''
-import nltk
-nltk.download("punkt")
-def missing():
-    raise LookupError("\\n****\\n  Resource \\x1b[93mpunkt_tab\\x1b[0m not found.\\n****")
-'''
-FAKE_INSTRUCTIONS = '''
+FAKE_REGISTRY = '''
 import random
 import nltk
 from spacy.cli import download
-import ifbench.instructions_util as util
 download("en_core_web_sm")
+nltk.download("punkt")
 
 class Base:
     def __init__(self, id):
         self.id = id
+    def build_description(self):
+        nltk.download("punkt_tab", quiet=True)
     def get_instruction_args(self):
         return None
 
@@ -123,20 +119,14 @@ class MinWords(Base):
         return len(value.split()) >= self.n
 
 class EndsWithStop(Base):
-    def build_description(self):
-        nltk.download("punkt_tab", quiet=True)
     def check_following(self, value):
         return value.endswith(".")
 
 class NeedsData(Base):
-    def build_description(self):
-        pass
     def check_following(self, value):
-        return util.missing()
+        raise LookupError("\\n****\\n  Resource \\x1b[93mpunkt_tab\\x1b[0m not found.\\n****")
 
 class Fragile(Base):
-    def build_description(self):
-        pass
     def check_following(self, value):
         return value.split("house")[1] != ""
 
@@ -147,12 +137,9 @@ class RepeatsPrompt(Base):
         return {"prompt": self.prompt}
     def check_following(self, value):
         return self.prompt in value
-'''
-FAKE_REGISTRY = '''
-import ifbench.instructions as instructions
-INSTRUCTION_DICT = {"count:min": instructions.MinWords, "format:stop": instructions.EndsWithStop,
-    "needs:data": instructions.NeedsData, "fragile:house": instructions.Fragile,
-    "repeat:prompt": instructions.RepeatsPrompt}
+
+INSTRUCTION_DICT = {"count:min": MinWords, "format:stop": EndsWithStop, "needs:data": NeedsData,
+                    "fragile:house": Fragile, "repeat:prompt": RepeatsPrompt}
 '''
 FAKE_PROMPTS = [
     ("0", "Say a lot.", ["count:min"], [{"small_n": 3, "other": None}]),
@@ -166,13 +153,10 @@ FAKE_PROMPTS = [
 
 def fake_ifbench(folder: Path) -> Path:
     """A folder like the unpacked wheel, whose import would download."""
-    package = folder / "ifbench"
-    (package / "data").mkdir(parents=True)
-    for name, text in {"__init__": "", "instructions_util": FAKE_UTIL,
-                       "instructions": FAKE_INSTRUCTIONS,
-                       "instructions_registry": FAKE_REGISTRY}.items():
-        (package / f"{name}.py").write_text(text)
-    write_lines(package / "data/IFBench_test.jsonl", [
+    (folder / "ifbench/data").mkdir(parents=True)
+    (folder / "ifbench/__init__.py").touch()
+    (folder / "ifbench/instructions_registry.py").write_text(FAKE_REGISTRY)
+    write_lines(folder / "ifbench/data/IFBench_test.jsonl", [
         {"key": key, "prompt": text, "instruction_id_list": ids, "kwargs": kwargs}
         for key, text, ids, kwargs in FAKE_PROMPTS])
     return folder

@@ -96,8 +96,12 @@ def test_a_judge_that_fails_now_and_then_owes_votes_and_the_quorum_decides(tmp_p
     assert found["jury"]["missing_votes"] == {"moody": 2}
     assert found["jury"]["not_judged"] == {"base": 1, "trained": 1}
     assert found["domain"]["metrics"]["jury"]["base"]["n"] == 11
-    lenient = held(tmp_path / "other", judges, eval_quorum=1)
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/jury.txt").write_text("{question} {gold} Answer to check: {answer}")
+    lenient = held(tmp_path / "other", judges, eval_quorum=1, eval_prompts=str(tmp_path / "words"))
     assert lenient["jury"]["not_judged"] == {"base": 0, "trained": 0}
+    assert lenient["jury"]["prompt"] != found["jury"]["prompt"]
+    assert judges["moody"].asked[-1][0]["content"].startswith("How long")  # in the user's own words
 
 
 def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
@@ -123,16 +127,6 @@ def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said)
     with open_jury(CompareOptions(), pytest.fail, tmp_path / "none") as jury:  # without judges
         assert jury is None
     assert not (tmp_path / "none").exists()
-
-
-def test_own_words_ask_anew(tmp_path):
-    judges = {"one": judge("one", lambda text: True)}
-    shipped = held(tmp_path, judges)["jury"]["prompt"]
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words/jury.txt").write_text("{question} {gold} Answer to check: {answer}")
-    own = held(tmp_path, judges, eval_prompts=str(tmp_path / "words"))
-    assert own["jury"]["prompt"] != shipped
-    assert judges["one"].asked[-1][0]["content"].startswith("How long")
 
 
 def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsys, model_folder):

@@ -9,7 +9,6 @@ import yaml
 from tiny import make_model
 
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation import lm_eval
 from raft_fast.evaluation.lm_eval import find_tasks, run_tasks
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import CompareOptions
@@ -88,10 +87,3 @@ def test_without_the_package_the_install_line_is_told(monkeypatch):
     with pytest.raises(UserError, match=r"\[lm-eval\]"):
         find_tasks(CompareOptions(lm_eval="ifeval"))
     assert find_tasks(CompareOptions()) is None
-
-
-def test_a_prompt_of_several_instructions_counts_them_all():
-    assert lm_eval._pair([True, False, True]) == (2.0, 3.0)
-    assert lm_eval._pair(True) == (1.0, 1.0)
-    assert lm_eval._pair((0.5, 3)) is None
-    assert lm_eval._pair("x") is None

@@ -13,26 +13,29 @@ from raft_fast.paraphrase import objections
 QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?", None),
-    ("how high may a fence of 30 m under PBL 9 kap. 2 § be", "the same words"),
-    (QUESTION.upper(), "the same words as the question"),
-    ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", "numbers: lacks 30 m; adds 40 m"),
-    ("Under PBL, how high may a fence of 30 m be?", "numbers: lacks 2, 9"),
-    ("A fence of 30 m may be high under PBL 9 kap. 2 §.", "no longer a question"),
-    ("Πόσο ψηλός μπορεί να είναι ένας φράχτης 30 m, PBL 9 kap. 2 §?", "has Greek letters"),
-    ("", "empty reply"),
-])
-def test_stage_1s_checks_review_a_paraphrase(text, said):
-    found = objections(QUESTION, Reply(text), 0.9, 0.8)
-    assert (found == []) if said is None else (said in found[0])
+HEIGHT = "Must a building with two storeys not be higher than 8 m?"
 
 
-def test_a_failed_or_cut_off_reply_and_low_similarity_are_named():
-    assert objections(QUESTION, Reply("x", error="down"), 0.9, 0.8) == ["no reply: down"]
-    cut = Reply("Under PBL 9 kap. 2 §, may a fence of 30 m?", "length", completion_tokens=8)
-    assert objections(QUESTION, cut, 0.5, 0.8) == [
-        "cut off after 8 tokens", "similarity 0.500 is below --paraphrase_tau 0.8"]
+@pytest.mark.parametrize(("reply", "said"), [
+    ("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?", []),
+    (QUESTION.upper(), ["the same words as the question"]),
+    ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", ["numbers: lacks 30 m; adds 40 m"]),
+    ("A fence of 30 m may be high under PBL 9 kap. 2 §.", ["no longer a question"]),
+    ("Πόσο ψηλός μπορεί να είναι ένας φράχτης 30 m, PBL 9 kap. 2 §?", ["has Greek letters"]),
+    ("", ["empty reply"]), (Reply("x", error="down"), ["no reply: down"]),
+    (Reply("Under PBL 9 kap. 2 §, may a fence of 30 m?", "length", completion_tokens=8),
+     ["cut off after 8 tokens"])])
+def test_stage_1s_checks_review_a_paraphrase(reply, said):
+    found = objections(QUESTION, reply if isinstance(reply, Reply) else Reply(reply), 0.9, 0.8)
+    assert len(found) == len(said)
+    assert all(one in reason for one, reason in zip(said, found, strict=True))
+
+
+def test_a_lost_negation_and_low_similarity_are_named():
+    assert objections(HEIGHT, Reply("May no building with two storeys be higher than 8 m?"), 0.9, 0.8) == []
+    lost, low = objections(HEIGHT, Reply("Must a building with two storeys be higher than 8 m?"), 0.5, 0.8)
+    assert "'higher than' 8 m" in lost
+    assert low == "similarity 0.500 is below --paraphrase_tau 0.8"
 
 
 @pytest.fixture
@@ -69,13 +72,6 @@ def test_the_entry_leaves_rows_and_provenance_and_asks_once(tmp_path, command):
     assert (made["made_by"], made["kept"], made["refused"]) == ("stub", 4, 0)
     assert made["prompt"].startswith("paraphrase-")
     assert made["date"].count("-") == 2
-
-
-def test_a_lost_negation_is_noticed():
-    asked = "Must a building with two storeys not be higher than 8 m?"
-    assert objections(asked, Reply("May no building with two storeys be higher than 8 m?"), 0.9, 0.8) == []
-    (lost,) = objections(asked, Reply("Must a building with two storeys be higher than 8 m?"), 0.9, 0.8)
-    assert "'higher than' 8 m" in lost
 
 
 def test_an_engine_that_never_answers_stops_it(tmp_path, command, capsys):

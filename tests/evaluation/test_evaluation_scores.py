@@ -65,7 +65,6 @@ def test_retention_is_null_if_the_base_scores_zero(tmp_path):
     assert (found["metrics"]["strict_prompt"]["retention"], found["prompts"]) == (None, 5)
     metrics = both(tmp_path, wordy, StubEngine(lambda text: "a b c"))["general"]["metrics"]
     assert metrics["strict_prompt"]["retention"] == pytest.approx(1 / 2)  # of prompts 0 and 1
-    assert metrics["strict_instruction"]["retention"] == pytest.approx(2 / 3)
     assert metrics["strict_prompt"]["change"]["mean"] == pytest.approx(-1 / 5)
 
 
@@ -176,24 +175,18 @@ def test_length_cuts_and_refusals():
     assert found["refused"]["change"] | {"low": 0, "high": 0} == {"mean": 0.5, "low": 0, "high": 0, "n": 2}
 
 
-@pytest.mark.parametrize("answer", [
-    "As an AI language model, I have no opinion.", "I’m sorry, I can’t do this.", "I must decline.",
-    "I cannot help you with that.", "I can't tell you.", "I will not answer that.", "I won't say.",
-    "Sorry, but I do not answer such questions.", "I refuse to discuss it.", "I'm not allowed to say."])
-def test_refusals_come_first_and_say_so(answer):
-    assert refuses(answer)
-
-
-@pytest.mark.parametrize("answer", [
-    "You cannot help but notice the sea.",
-    "No, I'm not permitted to put up a charging box without an electrician.",
-    "If I cannot build there, I can appeal within three weeks.",
-    "The board may refuse to give a permit, and I must then tear it down.",
-    "I cannot say enough good of a pitched roof. I do not tell fairy tales.",
-    "The neighbour will not share the cost. I will not do this twice.",
-    "I am sorry to hear that your roof leaks. Call an inspector.", "word " * 100 + "I cannot help."])
-def test_an_answer_with_the_words_of_a_refusal_is_none(answer):
-    assert not refuses(answer)
+@pytest.mark.parametrize(("answer", "refused"), [
+    ("As an AI language model, I have no opinion.", True), ("I’m sorry, I can’t do this.", True),
+    ("I must decline.", True), ("I cannot help you with that.", True), ("I won't say.", True),
+    ("Sorry, but I do not answer such questions.", True), ("I'm not allowed to say.", True),
+    ("You cannot help but notice the sea.", False),  # the words of a refusal, and none
+    ("No, I'm not permitted to put up a charging box without an electrician.", False),
+    ("If I cannot build there, I can appeal within three weeks.", False),
+    ("The board may refuse to give a permit, and I must then tear it down.", False),
+    ("I am sorry to hear that your roof leaks. Call an inspector.", False),
+    ("word " * 100 + "I cannot help.", False)])
+def test_refusals_come_first_and_say_so(answer, refused):
+    assert refuses(answer) is refused
 
 
 def test_p_by_hand():

@@ -244,19 +244,3 @@ def test_offsets_beyond_32_bits(make_case, tiles, monkeypatch):
 
     for one, other in zip(run(*far), run(*near), strict=True):
         assert torch.equal(one, other)
-
-
-def test_custom_operators_are_well_formed(make_case):
-    """Schema, fake tensors and autograd registration, by PyTorch's own check."""
-    from raft_kernels import ops
-
-    case = make_case(n=4, vocab=20, d=8, k=3)
-    hidden, weight = case.hidden_ND.requires_grad_(), case.weight_VD.requires_grad_()
-    head = (hidden.detach(), weight.detach())
-    torch.library.opcheck(ops.sampled_logits, (hidden, weight, case.targets.ids, None, "triton"),
-                          test_utils=("test_schema", "test_faketensor"))
-    torch.library.opcheck(ops.sampled_backward, (
-        torch.randn(4, 3), *head, case.targets.ids, None, True, False, "triton"),
-        test_utils=("test_schema", "test_faketensor"))
-    torch.library.opcheck(ops.select, (*head, None, 3, 1.5, 1.0, None, "triton"),
-                          test_utils=("test_schema", "test_faketensor"))

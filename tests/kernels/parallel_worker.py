@@ -97,40 +97,23 @@ for start, stop in (alone[rank], (first, 52 if rank == world - 1 else last)):
         hidden, padded[start:stop], start, 43, k, bias=hidden.new_zeros(stop - start))
     assert torch.equal(got.ids, right.ids)
     torch.testing.assert_close(got.logprobs, right.logprobs)
-# a process whose ids are all impossible adds nothing
-masked = torch.where(torch.arange(43) >= even[-1][0], -torch.inf, bias)
-right = topk_targets(hidden, weight, 8, bias=masked)
-got = vocab_parallel_topk_targets(hidden, weight[first:last], first, 43, 8, bias=masked[first:last])
-assert torch.equal(got.ids, right.ids)
-torch.testing.assert_close(got.logprobs, right.logprobs)
-
 right = topk_targets(hidden, weight, k)
 mine = weight[first:last]
 gap = mine[:-1] if rank == world - 1 else mine  # nobody holds id 42
 for refused, message in (
     (lambda: vocab_parallel_topk_kl_loss(hidden, gap, first, right), "first_row"),
     (lambda: vocab_parallel_topk_targets(hidden, gap, first, 43, k), "first_row"),
-    (lambda: vocab_parallel_topk_kl_loss(hidden, weight, 0, right), "first_row"),
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right[:1]), "targets"),
-    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right.ids), "targets"),
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="reference"), "backend"),
-    (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, backend="fast"), "backend"),
     (lambda: vocab_parallel_topk_kl_loss(hidden, mine, first, right, divergence="kl"), "divergence"),
     (lambda: vocab_parallel_topk_targets(hidden, mine, first, 43, k, backend="fast"), "backend"),
 ):
     with pytest.raises(ValueError, match=f"^{message} was"):
         refused()
 
-# a sharded parameter (as under FSDP2) is gathered, and its gradient comes back sharded
 mesh = init_device_mesh("cpu", (world,))
-sharded = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
-(h,), (w,) = leaves(hidden + 0.3), leaves(weight)
-loss = topk_kl_loss(h, sharded, topk_targets(hidden, sharded, k))
-loss.backward()
-topk_kl_loss(hidden + 0.3, w, topk_targets(hidden, weight, k)).backward()
-torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
-
-# every process its own data: the gradient is the average, sharded by hand and by FSDP2
+# every process its own data, and a sharded head, which is gathered: the gradient comes back sharded, and is
+# the average, sharded by hand and by FSDP2
 own = [hidden + 0.3 + i for i in range(world)]
 seen = [topk_targets(h - 0.5, weight, k) for h in own]
 w, b = leaves(weight, bias)

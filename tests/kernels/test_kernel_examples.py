@@ -46,12 +46,6 @@ def _batch(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _with_lora(model):
-    """LoRA layers in the attention and a PeftModel around it all."""
-    peft = pytest.importorskip("peft")
-    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
-
-
 @torch.no_grad()
 def _kl(student, teacher):
     from raft_kernels import topk_kl_loss, topk_targets
@@ -130,10 +124,9 @@ def _loss_of(trainer, student, processes):
         return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_transformers_trainer_over_processes(hf_trainer, lora):
+def test_transformers_trainer_over_processes(hf_trainer):
     """Tokens are counted over all processes and gradients averaged: the loss of one batch is its mean."""
-    student = _with_lora(_model(0)) if lora else _model(0)
+    student = _model(0)
     trainer = hf_trainer(student, _model(1))
     alone = _loss_of(trainer, student, 1)
     torch.testing.assert_close(_loss_of(trainer, student, 2), alone)

@@ -120,12 +120,6 @@ def test_a_divergence_takes_a_few_slices(divergence, softcap):
     assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_only_pairs_grow_with_tokens(run):
-    one, two = (_peak(run, n, 512, 128256, 1024, torch.bfloat16) for n in (8192, 16384))
-    assert two - one <= 8192 * 512 * (4 + 8 + 8 + 4 + 4)
-
-
 def test_the_count_sees_what_is_held():
     with Alive() as alive:
         first = torch.empty(100, dtype=torch.uint8, device="meta")

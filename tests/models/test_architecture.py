@@ -8,26 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_families import SMALL, build
 from tiny import make_model, make_rows, make_tokenizer
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    DogeConfig,
-    Gemma2Config,
-    Gemma3Config,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GptOssConfig,
-    Llama4ForCausalLM,
-    Llama4TextConfig,
-    MambaConfig,
-    OpenAIGPTConfig,
-)
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from raft_fast.distillation import Adapter, Teacher
 from raft_fast.distillation.memory import stored_bytes
-from raft_fast.distillation.sharding import check_shards
-from raft_fast.distillation.student import FullStudent, check_adapter, checkpoint_activations
+from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
+from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.load import load_local
 from raft_fast.models.architecture import beside_text, check_head, layers, packs, positions, rope_switches
 from raft_fast.models.attention import pack_attention
@@ -38,25 +26,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions, TrainOptions
 from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
-TEXT = {"vocab_size": 260, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-ATTENTION = {**TEXT, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
-             "num_key_value_heads": 2, "max_position_embeddings": 512}
-GEMMA3 = {**ATTENTION, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-          "image_size": 28, "patch_size": 14}
-CONFIGS = {"gemma3": Gemma3Config(text_config=GEMMA3, vision_config=VISION),
-           "bloom": BloomConfig(**TEXT, n_layer=2, n_head=4),
-           "gemma2": Gemma2Config(**ATTENTION, sliding_window=16),
-           "gpt-oss": GptOssConfig(**ATTENTION, sliding_window=16, num_local_experts=4, num_experts_per_tok=2,
-                                   rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
-           "doge": DogeConfig(**ATTENTION), "mamba": MambaConfig(**TEXT, num_hidden_layers=2),
-           "gpt": OpenAIGPTConfig(vocab_size=260, n_embd=32, n_layer=1, n_head=4, n_positions=64)}
 CPU = ModelOptions(device="cpu")
-
-
-def build(name):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
 
 
 @pytest.fixture
@@ -66,7 +36,7 @@ def folder(request, tmp_path):
     return tmp_path / request.param
 
 
-@pytest.mark.parametrize("folder", ["gpt"], indirect=True)
+@pytest.mark.parametrize("folder", ["openai-gpt"], indirect=True)
 def test_gradient_checkpointing_is_refused_before_stage_1_where_there_is_none(folder, tmp_path, monkeypatch):
     (rows := tmp_path / "rows.jsonl").write_text("".join(
         json.dumps({"prompt": f"What is {i}?", "completion": f"{i}"}) + "\n" for i in range(20)))
@@ -92,10 +62,10 @@ def test_every_weight_that_learns_alone_learns_in_a_batch(name):
 @pytest.mark.parametrize("named", ["in_proj,out_proj", "out_proj"])
 def test_a_layer_that_peft_cannot_adapt_is_refused_before_stage_1_where_it_is_named(named):
     with pytest.raises(UserError, match=rf"--lora_target_modules {named}: .*incompatible with Mamba"):
-        check_adapter(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules=named))
+        check_student(build("mamba"), AdapterOptions(use_peft=True, lora_target_modules=named))
 
 
-@pytest.mark.parametrize("folder", ["gemma2", "gpt-oss", "doge"], indirect=True)
+@pytest.mark.parametrize("folder", ["gemma2", "gpt_oss", "doge"], indirect=True)
 def test_attention_is_what_the_model_supports_unless_it_is_named(folder):
     doge = folder.name == "doge"
     assert load_model(folder, CPU, torch.float32).config._attn_implementation == ("sdpa" if doge else "eager")
@@ -119,8 +89,9 @@ def test_what_no_text_passes_through_is_not_trained():
 
 
 def test_positions_and_layers_are_found_wherever_they_stand():
-    assert [positions(one) for one in (make_model(), build("gemma3"), build("bloom"))] == [512, 512, math.inf]
-    gpt2 = GPT2LMHeadModel(GPT2Config(**TEXT, n_layer=3, n_head=4, n_positions=64))
+    models = make_model(), build("gemma3"), build("bloom", max_position_embeddings=None)
+    assert [positions(one) for one in models] == [512, 512, math.inf]
+    gpt2 = build("gpt2")
     assert layers(gpt2) is gpt2.transformer.h
     assert len(layers(make_model())) == len(layers(build("gemma3"))) == 2
     ropes = {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64},
@@ -131,8 +102,7 @@ def test_positions_and_layers_are_found_wherever_they_stand():
 
 
 def test_a_model_whose_decoder_cannot_be_had_is_refused_when_it_is_loaded():
-    config = Llama4TextConfig(**TEXT, intermediate_size=64, intermediate_size_mlp=64, num_hidden_layers=2,
-                              num_attention_heads=4, num_key_value_heads=2, num_local_experts=2)
+    config = Llama4TextConfig(**SMALL, intermediate_size_mlp=64, num_local_experts=2)
     with pytest.raises(UserError, match="--model it: Llama4ForCausalLM has no decoder"):
         check_head(Llama4ForCausalLM(config).eval(), "it")
 

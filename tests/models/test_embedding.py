@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def test_vectors_are_what_sentence_transformers_gives_whatever_else_is_in_the_batch(folder):
-    encoder, model = Encoder(folder, batch_size=2), SentenceTransformer(str(folder), device="cpu")
+    encoder, model = Encoder(folder), SentenceTransformer(str(folder), device="cpu")
     texts = [" ".join(WORDS[:n]) for n in (3, 14, 1, 9)]
     together = encoder.embed(texts)
     np.testing.assert_allclose(together, np.concatenate([encoder.embed([text]) for text in texts]), atol=1e-6)

@@ -6,29 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_families import build
 from tiny import make_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import (
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from raft_fast.distillation.sharding import longest_sequence
+from raft_fast.distillation.weights import longest_sequence
 from raft_fast.models import attention
 from raft_fast.models.architecture import PACKED, packs, shares_prompts
 from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
 from raft_fast.models.packing import completion_hidden, consecutive, pack
 
-SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-         "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 VIEWS = [View([5, 6, 7], [8, 2]), View([5] * 20, [9, 10, 11, 2]), View([4, 4], []), View([3], [12, 13, 14])]
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
 SHARED = {
@@ -55,10 +43,9 @@ def family(name):
                           num_key_value_heads={"llama": 2, "all heads": 4, "one head": 1}[name])
     if name == "dynamic":
         return make_model(max_position_embeddings=32, rope_parameters=DYNAMIC)
-    model = {"qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=8)),
-             "window": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
-             "longrope": lambda: Phi3ForCausalLM(Phi3Config(
-                 **SMALL, original_max_position_embeddings=32, rope_parameters=LONGROPE))}[name]().eval()
+    model = {"qwen3": lambda: build("qwen3"), "window": lambda: build("mistral", sliding_window=5),
+             "longrope": lambda: build("phi3", original_max_position_embeddings=32,
+                                       rope_parameters=LONGROPE)}[name]()
     pack_attention(model)
     return model
 
@@ -277,10 +264,7 @@ def test_a_model_packs_and_shares_only_where_that_changes_nothing(model, monkeyp
 def test_a_window_that_only_the_mask_tells_of_keeps_padding():
     """Qwen2-MoE gives its window to the mask and not to the attention function; without one it packs."""
     def load(**window):
-        torch.manual_seed(0)
-        config = Qwen2MoeConfig(**SMALL, **window, max_window_layers=1, num_experts=4, num_experts_per_tok=2,
-                                moe_intermediate_size=16, shared_expert_intermediate_size=16)
-        model = Qwen2MoeForCausalLM(config).eval()
+        model = build("qwen2_moe", **window, max_window_layers=1)
         pack_attention(model)
         return model
 

@@ -1,6 +1,5 @@
 """What a chat template writes around an answer is what the model is trained on, whatever the template."""
 
-import json
 import string
 from dataclasses import replace
 
@@ -239,16 +238,6 @@ def test_private_characters_are_text_but_for_those_of_the_last_plane(chat):
     assert said[0]["content"] in text_of(chat, chat.student_prompt(said))
     with pytest.raises(UserError, match=r"private character U\+108001"):
         chat.student_prompt([{"role": "user", "content": "\U00108001"}])
-
-
-def test_a_name_that_merges_would_make_is_spelled_out():
-    spec = json.loads(make_tokenizer().backend_tokenizer.to_str())
-    for piece in ("<e", "os", "os>"):
-        spec["model"]["vocab"][piece] = len(spec["model"]["vocab"])
-    spec["model"]["merges"] = [["<", "e"], ["o", "s"], ["os", ">"], ["<e", "os>"]]
-    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token="<eos>",
-                                   additional_special_tokens=["<turn>"], chat_template=CHATML)
-    assert made.convert_ids_to_tokens(Chat(made).completion("<eos>")) == ["<", "e", "os>", "<eos>"]
 
 
 def test_words_of_the_probe_are_no_marks():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from home import make_home
 from safetensors.torch import load_file, save_file
+from test_families import build
 from tiny import make_model, make_tokenizer
-from transformers import AutoModelForCausalLM, MixtralConfig
 
 from raft_fast.distillation.student import make_student
 from raft_fast.engines.load import load_local
@@ -41,11 +41,7 @@ def another_layer(tensors):
 
 @pytest.fixture
 def mixtral_folder(tmp_path):
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MixtralConfig(
-        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=4))
-    model.save_pretrained(tmp_path / "mixtral")
+    build("mixtral").save_pretrained(tmp_path / "mixtral")
     make_tokenizer().save_pretrained(tmp_path / "mixtral")
     return tmp_path / "mixtral"
 

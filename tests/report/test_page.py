@@ -37,20 +37,15 @@ def check_whole(page, plots, *words):
 
 def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
     check_whole(write_run_report(run_dir).read_text(), PLOTS, "Domain against general",
-                "The fuser is also a judge", "Rows used by stage 1: 96 of 302", "evaluate trained: general",
+                "The fuser is also a judge", "96 of 302", "evaluate trained: general",
                 "2 min 40 s")
 
 
 def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
-    folder = write_folder(
-        tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True,
-        calibration={"suggested_tau": 0.62,
-                     "accepted": {"at_tau": {"true": 0.5, "shuffled": 0.001},
-                                  "at_suggested_tau": {"true": 0.75, "shuffled": 0.01}}})
+    folder = write_folder(tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True)
     (folder / "config.yaml").write_text("tau: 0.8\n")
     check_whole(write_refine_report(folder).read_text(encoding="utf-8"), 0,
-                "pass τ 0.62</td><td>75.0\u00a0%, 1.0", "The fuser is also a judge",
-                "Rows with a new answer", "Rows that keep the gold answer", "fused 2, chosen")
+                "The fuser is also a judge", "Examples, one of every kind", "fused 2, chosen")
 
 
 def test_what_data_holds_is_escaped_everywhere(tmp_path, ifbench):
@@ -76,7 +71,7 @@ def test_a_missing_file_is_named_in_its_section(run_dir, name):
 
 
 def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
-    assert "nothing was measured" in write_run_report(tmp_path).read_text()
+    assert "No evaluation.json" in write_run_report(tmp_path).read_text()
     (tmp_path / "evaluation.json").write_text('{"domain"')
     assert "evaluation.json could not be read" in write_run_report(tmp_path).read_text()
 
@@ -90,7 +85,7 @@ def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
 ])
 def test_a_folder_with_little_in_it_still_makes_a_page(tmp_path, decisions):
     page = write_refine_report(write_folder(tmp_path, decisions)).read_text(encoding="utf-8")
-    assert ("/decisions.jsonl: stage 1 was not" in page) == (not decisions or isinstance(decisions[0], str))
+    assert ("/decisions.jsonl in this folder" in page) == (not decisions or isinstance(decisions[0], str))
 
 
 def test_what_was_off_is_not_drawn_and_a_further_loss_is(run_dir):

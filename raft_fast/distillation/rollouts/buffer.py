@@ -9,7 +9,7 @@ import torch
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.rollouts.base import Draw, RolloutEngine, Trajectory
-from raft_fast.distillation.sharding import sampler
+from raft_fast.distillation.weights import sampler
 from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import own_settings
 from raft_fast.models.architecture import head_of

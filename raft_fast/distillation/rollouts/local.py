@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raft_fast.distillation.rollouts.base import Draw, Trajectory
-from raft_fast.distillation.sharding import copied
+from raft_fast.distillation.weights import copied
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.engines.generation import draw_continuously, generate_ids, sample_ids
 from raft_fast.models.chat import Chat

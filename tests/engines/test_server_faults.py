@@ -1,0 +1,330 @@
+"""Everything a server can do wrong or say in its own way: what comes of it, how many requests it costs."""
+
+import itertools
+import re
+import threading
+import time
+
+import pytest
+from faulty_server import (
+    Say,
+    after,
+    ask,
+    body,
+    cut_off,
+    fails_for,
+    half_json,
+    hang_up,
+    one_turn_each,
+    then,
+    whitespace_forever,
+)
+
+from raft_fast.data.texts import Message
+from raft_fast.engines import FILTERED, TOO_LONG, Sampling, WindDown
+from raft_fast.engines import openai as engine_of_servers
+from raft_fast.engines.replies import read_reply
+from raft_fast.run.errors import UserError
+
+TEXT = {"role": "assistant", "content": "half of"}
+
+
+def read(message, reason="stop", longest=None, **rest):
+    return read_reply({"choices": [{"message": message, "finish_reason": reason}], **rest}, longest)
+
+
+@pytest.mark.parametrize(("how", "reasons"), [
+    ("stop", ["stop", "STOP", "eos", "stop_sequence", "end_turn", None, "", "FinishReason.STOP",
+              {"type": "stop", "matched": 2}]),
+    ("length", ["length", "max_tokens", "MAX_TOKENS", "model_length", {"type": "length"}])])
+def test_known_ends_are_whole_or_cut(how, reasons):
+    for reason in reasons:
+        reply = read(TEXT, reason)
+        assert (reply.text, reply.finish_reason, reply.error) == ("half of", how, None)
+    used = {"usage": {"completion_tokens": 64}}  # no reason, and all its tokens used
+    ends = [read(TEXT, None, longest, **used).finish_reason for longest in (64, 65, None)]
+    assert ends == ["length", "stop", "stop"]
+
+
+@pytest.mark.parametrize("message", [
+    {"content": None, "refusal": "I will not."}, {"content": "", "refusal": "I will not."},
+    {"content": [{"type": "refusal", "refusal": "I will not."}]},
+    {"content": [], "refusal": "I will not."}], ids=str)
+def test_a_refusal_is_no_reply_and_is_quoted(message):
+    assert (read(message).text, read(message).error) == ("", f"{FILTERED}: I will not.")
+    assert read(TEXT | {"refusal": None}).text == "half of"
+    assert read({"content": None, "refusal": ""}).error is None
+
+
+NO_TEXT, NO_REPLY = "holds no text", "holds no reply"
+
+
+def message(content):
+    return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}]}
+
+
+@pytest.mark.parametrize(("answer", "text", "error"), [
+    (message("half \ud83d of it"), "half \ufffd of it", None), (message(None), "", None),
+    (message([{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]),
+     "one two", None),
+    (message({"text": "x"}), "", NO_TEXT), (message(7), "", NO_TEXT),
+    (message([{"type": "image"}]), "", NO_TEXT), ({"choices": [{"message": "plain"}]}, "plain", None),
+    ({"choices": [{"message": {"content": None}, "text": "legacy"}]}, "legacy", None),
+    ({"choices": {"0": 1}}, "", NO_REPLY), ({"choices": ["x"]}, "", NO_REPLY), ({"choices": 7}, "", NO_REPLY),
+    ({"usage": {"prompt_tokens": "7", "completion_tokens": None}} | message("ok"), "ok", None),
+    ({"usage": [1]} | message("ok"), "ok", None), ({"usage": "much"} | message("ok"), "ok", None)])
+def test_an_odd_answer_is_a_reply_or_its_requests_error(answer, text, error):
+    reply = read_reply(answer)
+    assert (reply.text, isinstance(reply.prompt_tokens, int)) == (text, True)
+    assert (error in reply.error) if error else reply.error is None
+
+
+@pytest.mark.parametrize(("reason", "says", "asked"), [
+    ("abort", "finish_reason 'abort'", 2), ("cancelled", "'cancelled'", 2),
+    ({"type": "abort", "message": "x"}, "abort", 2), ("insufficient_system_resource", "resource", 2),
+    ("SAFETY", FILTERED, 1), ("content_filter: RECITATION", FILTERED, 1), ("refusal", FILTERED, 1),
+    ("tool_calls", "'tool_calls'", 1), ("banana", "'banana'", 1), (7, "finish_reason", 1)], ids=str)
+def test_any_other_end_is_no_reply(serve, connect, reason, says, asked):
+    """What was broken off is asked for again; nothing of it is kept."""
+    server = serve(fails_for("bad", Say("half of", reason=reason)))
+    replies = ask(connect(server, max_retries=1), "bad", "a")
+    assert says in replies[0].error
+    assert (replies[0].text, replies[1].text) == ("", "fine")
+    assert server.seen["bad"] == asked
+
+
+@pytest.mark.parametrize("said", [
+    {"detail": [{"loc": ["body", "seed"], "msg": "no seed", "input": "the row"}]}, {"detail": "no seed"},
+    {"error": "no seed"}, {"message": "no seed"}, [{"error": {"message": "no seed"}}], "no seed",
+    {"error": {"message": "upstream", "metadata": {"raw": "no seed"}}}, {"error": {"seed": "no seed"}},
+    "<html><head><title>Bad</title></head>no <b>seed</b></html>"], ids=str)
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_reason_of_an_error_is_quoted(serve, connect, status, said):
+    reply = ask(connect(serve(fails_for("bad", body(said, status)))), "a", "bad")[1]
+    assert re.search(f"Error code: {status} - .*no seed", reply.error)
+
+
+@pytest.mark.parametrize(("status", "said"), [
+    (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens",
+           "error_type": "validation"}),
+    (422, {"detail": "The prompt is longer than the maximum context length"}),
+    (400, "the request exceeds the available context size"),
+    (400, {"error": {"code": "context_length_exceeded"}}),
+    (400, {"error": {"type": "exceed_context_size_error", "message": "no"}}),
+    (500, {"error": "the input length exceeds the context length"}),
+    (400, [{"error": {"message": "The input token count (9) exceeds the maximum number of tokens"}}]),
+    (400, {"message": "Range of input length should be [1, 8]"}), (413, "<html>entity</html>"),
+    (200, {"object": "error", "message": "This model's maximum context length is 8 tokens", "code": 40303}),
+    (200, {"error": "prompt is too long: 9 tokens > 8 maximum"})], ids=str)
+def test_a_request_that_is_too_long_costs_its_row_alone(serve, connect, status, said):
+    server = serve(fails_for("bad", body(said, status)))
+    assert ask(connect(server), "a", "bad")[1].error.startswith(TOO_LONG)
+    assert server.seen["bad"] == 1
+
+
+@pytest.mark.parametrize("said", [
+    {"error": {"code": 429}}, {"error": {"code": "rate_limit_exceeded"}}, {"error": {"type": "server_error"}},
+    {"code": 503, "message": "later"}, {"error": "overloaded"}, {"error": "boom"}, {"status": "error"},
+    [{"error": {"code": 503, "status": "UNAVAILABLE"}}], {"detail": "Too Many Requests"},
+    {"object": "error", "code": 42901, "message": "later"}, {"error": True, "message": "boom"},
+    {"choices": [{"finish_reason": "error", "message": TEXT, "error": {"code": 502, "message": "provider"}}]},
+    {"choices": [{"finish_reason": None, "message": TEXT}], "error": {"code": 502}},
+    "<html><body>Bad gateway</body></html>", ""], ids=str)
+def test_an_error_inside_a_200_is_tried_again(serve, connect, said):
+    server = serve(then(body(said), body(said, kind="text/html"), "fine"))
+    assert ask(connect(server, requests_in_flight=1), "a")[0].text == "fine"
+    assert server.seen["a"] == 3
+
+
+def test_an_error_inside_a_200_that_stays_is_its_requests_error(serve, connect):
+    server = serve(fails_for("bad", body({"error": {"code": 400, "message": "no seed"}})))
+    assert "no seed" in ask(connect(server), "a", "bad")[1].error
+    assert server.seen["bad"] == 1
+    page = ask(connect(serve(fails_for("bad", body("<p>Sign in</p>"))), max_retries=0), "a", "bad")[1]
+    assert re.match("the server's answer is broken off or not JSON .*Sign in", page.error)
+    with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
+        ask(connect(serve(then(body({"error": {"code": "invalid_api_key"}})))), "a")
+
+
+@pytest.mark.parametrize("said", [
+    "[" * 5000 + "]" * 5000, '{"error": ' * 900 + "1" + "}" * 900, '{"choices": ' + "9" * 5000 + "}",
+    '{"error": {"message": ' + "[" * 900 + "]" * 900 + "}}",
+    '{"choices": [{"finish_reason": ' + "[" * 900 + "]" * 900 + "}]}",
+    '{"usage": {"total_tokens": 1' + "0" * 400 + ', "completion_tokens": 1' + "0" * 400
+    + '}, "choices": [{"message": "ok"}]}', "\x00", "null", "<" * 200_000], ids=lambda said: said[:20])
+@pytest.mark.parametrize("status", [200, 400])
+def test_no_body_ends_a_run(serve, connect, said, status):
+    engine = connect(serve(fails_for("bad", body(said, status))), max_retries=1)
+    replies = ask(engine, "a", "bad", "b")
+    assert (replies[0].text, replies[2].text) == ("fine", "fine")
+    assert replies[1].error or replies[1].text == "ok"
+
+
+PASSING = [Say("busy", 429), Say("busy", 429, headers={"retry-after": "0"}), Say("oh", 500),
+           Say("busy", 503), Say("gateway", 502), Say("timeout", 408), Say("conflict", 409), Say("odd", 520),
+           hang_up, cut_off, half_json]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=str)
+def test_what_passes_is_tried_again(serve, connect, fault):
+    server = serve(then(fault, fault, "fine"))
+    assert ask(connect(server, requests_in_flight=1), "a")[0].text == "fine"
+    assert server.seen == {"a": 3}
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("oh", 500), "InternalServerError.*oh"), (Say("busy", 429), "RateLimitError.*busy"),
+    (half_json, "broken off or not JSON"), (after(0.1, hang_up), "APIConnectionError"),
+    (after(0.1, cut_off), "APIConnectionError")])
+def test_what_stays_is_its_requests_error_after_so_many_retries(serve, connect, fault, says):
+    """The others are answered meanwhile, so the server itself is well."""
+    server = serve(fails_for("bad", fault))
+    replies = ask(connect(server, requests_in_flight=2, max_retries=2), "bad", *"abcdefghij")
+    assert re.search(says, replies[0].error)
+    assert [replies[place].text for place in range(1, 11)] == ["fine"] * 10
+    assert server.seen["bad"] == 3
+    assert sum(server.seen.values()) == 13
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("no such sampling \ud83d", 400), "BadRequestError.*no such sampling"),
+    (Say("", extra={"choices": []}), "holds no reply"),
+    (Say("part of it", reason="content_filter"), "content filter"),
+])
+def test_what_a_second_try_cannot_mend_is_asked_once(serve, connect, fault, says):
+    server = serve(fails_for("bad", fault))
+    replies = ask(connect(server), "a", "bad", "b")
+    assert (replies[0].text, replies[2].text) == ("fine", "fine")
+    assert re.search(says, replies[1].error)
+    assert replies[1].text == ""
+    assert server.seen["bad"] == 1
+
+
+def test_a_score_that_the_server_refuses_has_no_second_chance(serve, connect):
+    """One with a reply that cannot be read has."""
+    server = serve(fails_for("bad", Say("prompt is too long", 422), otherwise="Hm."))
+    replies = dict(connect(server).score([[Message(role="user", content=text)] for text in ("bad", "odd")]))
+    assert "too long for the model's context" in replies[0].error
+    assert "no score" in replies[1].error
+    assert server.seen == {"bad": 1, "odd": 2}
+
+
+def test_after_a_failure_replies_in_flight_may_take_their_time(serve, connect, monkeypatch):
+    monkeypatch.setattr(engine_of_servers, "DRAIN_SECONDS", 0.01)
+    begun = threading.Barrier(2, timeout=10)
+
+    def reply(request, before):
+        begun.wait()
+        return "quick" if request["messages"][0]["content"] == "quick" else after(0.3, "slow")
+
+    def still_comes(asks_for_it):
+        replies = connect(serve(reply), requests_in_flight=2).generate(
+            one_turn_each(["quick", "slow"]), Sampling())
+        assert next(replies)[1].text == "quick"
+        try:
+            first = replies.throw(asks_for_it)
+        except KeyboardInterrupt:
+            return None
+        with pytest.raises(WindDown):
+            next(replies)
+        return first[1].text
+
+    assert still_comes(KeyboardInterrupt()) is None
+    assert still_comes(WindDown()) == "slow"
+
+
+@pytest.mark.parametrize("fault", [whitespace_forever, after(0.6, "late")], ids=["trickle", "silence"])
+def test_a_request_takes_no_longer_than_the_time_out_allows(serve, connect, fault):
+    """One more attempt, and no more."""
+    server, start = serve(fails_for("bad", fault)), time.monotonic()
+    replies = ask(connect(server, request_timeout=0.15), "bad", "a")
+    assert "no whole answer within --request_timeout" in replies[0].error
+    assert replies[1].text == "fine"
+    assert server.seen["bad"] == 2
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (Say("no", 401), "refuses the key in OPENAI_API_KEY"),
+    (Say("no", 403), "refuses the key in OPENAI_API_KEY"),
+    (Say("no model x", 404), "does not serve the model m, or not at this address .*no model x"),
+    (Say("pay", 402), "the quota of the key in OPENAI_API_KEY is used up"),
+    (Say("pay", 429, extra={"code": "insufficient_quota"}), "the quota of the key"),
+])
+def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
+    server = serve(then(fault))
+    with pytest.raises(UserError, match=says):
+        ask(connect(server, requests_in_flight=1), "a", "b", "c")
+    assert len(server.requests) == 1
+
+
+def test_a_model_that_no_list_has_is_asked_for_before_anything_is_loaded(serve, connect):
+    server = serve(lambda request, before: Say("no such", 404) if request["model"] == "wrong" else "ok")
+    with pytest.raises(UserError, match="does not serve the model wrong"):
+        connect(f"wrong@{server.url}")
+    assert connect(f"alias@{server.url}").model == "alias"  # served under a name that is not listed
+    assert [request["max_tokens"] for request in server.requests] == [1, 1]
+
+
+def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect):
+    served, got = iter(["one", "two"]), []
+    server = serve(lambda request, before: next(served, hang_up))
+    engine = connect(server, requests_in_flight=1, max_retries=1)
+
+    def collect():
+        for _, reply in engine.generate(one_turn_each("abcd"), Sampling()):
+            got.append(reply.text)
+
+    with pytest.raises(UserError, match="cannot be reached"):
+        collect()
+    assert got == ["one", "two"]
+    assert server.seen == {"a": 1, "b": 1, "c": 2}  # the fourth was never sent
+
+
+def test_replies_in_flight_when_another_fails_are_kept(serve, connect):
+    failed, got = threading.Event(), []
+
+    def reply(request, before):
+        if request["messages"][0]["content"] == "bad":
+            failed.set()
+            return Say("no", 401)
+        failed.wait(5)
+        return "paid for"
+
+    engine = connect(serve(reply), requests_in_flight=2)
+
+    def collect():
+        for _, one in engine.generate(one_turn_each(["good", "bad"]), Sampling()):
+            got.append(one.text)
+
+    with pytest.raises(UserError):
+        collect()
+    assert got == ["paid for"]
+
+
+def test_what_an_endpoint_in_trouble_does_not_answer_is_asked_of_the_others(serve, connect):
+    """After its first failure it gets one request at a time."""
+    broken, well = serve(then(Say("busy", 503))), serve(then("fine"))
+    replies = ask(connect(f"m@{broken.url}+{well.url}", requests_in_flight=2, max_retries=1),
+                  *map(str, range(30)))
+    assert {reply.text for reply in replies.values()} == {"fine"}
+    assert 2 <= len(broken.requests) <= 30
+    assert len(well.requests) == 30
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
+    """Retry-After in seconds, for the whole endpoint."""
+    times = []
+
+    def reply(request, before):
+        times.append(time.monotonic())
+        return Say("busy", 429, headers={"retry-after": "0.3"}) if len(times) == 1 else "fine"
+
+    assert ask(connect(serve(reply), requests_in_flight=1), "a", "b")[1].text == "fine"
+    assert times[1] - times[0] > 0.29
+
+
+def test_requests_are_spaced_by_the_rate_limit_of_their_endpoint(serve, connect):
+    times = []
+    ask(connect(serve(lambda *_: times.append(time.monotonic()) or "ok"), requests_per_minute=600), *"abc")
+    assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(times))
