@@ -41,6 +41,11 @@ class Reply:
     key: str | None = None
 
 
+Replies = Iterator[tuple[int, Reply]]
+"""(index into the conversations, reply)"""
+Conversations = Iterable[list[Message]]
+
+
 @dataclass(frozen=True)
 class Price:
     """Cost of a million tokens, in the user's currency."""
@@ -74,20 +79,17 @@ class Engine(Protocol):
     identity: str
     price: Price | None
 
-    def generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, Reply]]:
-        """Yield (index into conversations, reply) as replies finish; each index exactly once.
-
-        Raises UserError if the engine as a whole fails, after yielding the replies it had."""
+    def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
+        """Yield replies as they finish; each index exactly once. Raises UserError if the engine as a whole
+        fails, after yielding the replies it had."""
         ...
 
-    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Conversations) -> Replies:
         """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], or an error."""
         ...
 
 
-def hand_over(replies: Iterable[tuple[int, Reply]]) -> Iterator[tuple[int, Reply]]:
+def hand_over(replies: Iterable[tuple[int, Reply]]) -> Replies:
     """Replies that are there already; a KeyboardInterrupt waits until all of them are taken."""
     rest = iter(replies)
     try:

@@ -2,13 +2,22 @@
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines import UNRENDERED, Price, Reply, Sampling, hand_over, stable_seed
+from raft_fast.engines import (
+    UNRENDERED,
+    Conversations,
+    Price,
+    Replies,
+    Reply,
+    Sampling,
+    hand_over,
+    stable_seed,
+)
 from raft_fast.engines.generation import Call, generate_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -51,19 +60,15 @@ class HFEngine:
         """See `Engine`."""
         return "" if self._drawing is None else self._drawing.under_way()
 
-    def generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, Reply]]:
+    def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
         return self._generate(conversations, sampling, Call(self._interrupts))
 
-    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Conversations) -> Replies:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
         return self._score(conversations, Call(self._interrupts))
 
-    def _generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling, call: Call
-    ) -> Iterator[tuple[int, Reply]]:
+    def _generate(self, conversations: Conversations, sampling: Sampling, call: Call) -> Replies:
         longest = sampling.max_new_tokens
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
@@ -79,7 +84,7 @@ class HFEngine:
                                      if self._ended(ids) or len(ids) == longest)
                 call.go_on()
 
-    def _score(self, conversations: Iterable[list[Message]], call: Call) -> Iterator[tuple[int, Reply]]:
+    def _score(self, conversations: Conversations, call: Call) -> Replies:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
@@ -146,7 +151,7 @@ class HFEngine:
         losses = head_of(self.model).nll(hidden, completion_ids(views, hidden.device))
         return list(losses.split([len(view.completion) for view in views]))
 
-    def _read_ahead(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[Asked, Refused]]:
+    def _read_ahead(self, conversations: Conversations) -> Iterator[tuple[Asked, Refused]]:
         """A window of conversations at a time: with their prompts, and those that the template refuses."""
         numbered = enumerate(conversations)
         while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):

@@ -9,14 +9,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply, Sampling, WindDown
+from raft_fast.engines import Engine, Replies, Reply, Sampling, WindDown
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import DiskMap
 
@@ -32,7 +32,6 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """The run ends: nothing more is asked for."""
 
 
-Answers = Iterator[tuple[int, Reply]]
 Listener = Callable[[Reply, bool], None]
 """Called with every distinct request's reply, and whether an engine gave it just now."""
 
@@ -167,7 +166,7 @@ class Journal:
                 listen(futures[key].result(), False)
         return [futures[key].result() for key in keys]
 
-    def _hear(self, answers: Answers, listen: Listener, record: Callable[[int, Reply], Reply]) -> None:
+    def _hear(self, answers: Replies, listen: Listener, record: Callable[[int, Reply], Reply]) -> None:
         """Write every reply down before it is listened to, also those that come after the last word."""
         try:
             if self._stop.is_set():
@@ -221,7 +220,7 @@ class Journal:
         return _reply(json.loads(self._reader.readline()))
 
 
-def _in_flight(answers: Answers, last_word: KeyboardInterrupt) -> Answers:
+def _in_flight(answers: Replies, last_word: KeyboardInterrupt) -> Replies:
     """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
     if not isinstance(answers, Generator):
         return

@@ -9,13 +9,13 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Price, Reply, Sampling, WindDown, stable_seed
+from raft_fast.engines import Conversations, Price, Replies, Reply, Sampling, WindDown, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
 from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
@@ -78,9 +78,7 @@ class OpenAIEngine:
             list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
         return engine
 
-    def generate(
-        self, conversations: Iterable[list[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, Reply]]:
+    def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server
         is gone or refuses the key or model, after yielding every reply that was paid for."""
         async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
@@ -88,7 +86,7 @@ class OpenAIEngine:
 
         return self._each(conversations, ask)
 
-    def score(self, conversations: Iterable[list[Message]]) -> Iterator[tuple[int, Reply]]:
+    def score(self, conversations: Conversations) -> Replies:
         """Read the score from the reply's text; one second chance with another seed."""
         return self._each(conversations, self._score)
 
@@ -103,15 +101,14 @@ class OpenAIEngine:
         in_flight = sum(one.in_flight for one in self.endpoints)
         return f"{in_flight} in flight" if in_flight else ""
 
-    def _each(self, conversations: Iterable[list[Message]], ask: Ask) -> Iterator[tuple[int, Reply]]:
+    def _each(self, conversations: Conversations, ask: Ask) -> Replies:
         call = Call(ask)
         with self._lock:
             self._calls.add(call)
         return call.replies(conversations, READ_AHEAD + self.size, self.patience)
 
-    async def _reply(
-        self, messages: list[Message], sampling: Sampling, stopped: threading.Event
-    ) -> Reply | None:
+    async def _reply(self, messages: list[Message], sampling: Sampling, stopped: threading.Event
+                     ) -> Reply | None:
         """One reply without its thinking, or with the error of this request; None if it was not sent."""
         import openai
 
@@ -171,9 +168,7 @@ class Call:
         self._done.put(how)  # before any request that is not sent because of it
         self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
 
-    def replies(
-        self, conversations: Iterable[list[Message]], ahead: int, patience: float
-    ) -> Iterator[tuple[int, Reply]]:
+    def replies(self, conversations: Conversations, ahead: int, patience: float) -> Replies:
         """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
         If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for

@@ -54,13 +54,13 @@ def understand(response: Any) -> None:
     try:
         body = json.loads(response.content)
         status, said = _error_in(body) if response.is_success else (response.status_code, None)
+        if status is None:
+            response.extensions["answer"] = body
+            return
         named, told = _names(said or body), _words(said or response.text)
     except (ValueError, RecursionError):
-        body, named, told = None, "", _words(response.text)
         status = UNREADABLE if response.is_success else response.status_code
-    if status is None:
-        response.extensions["answer"] = body
-        return
+        named, told = "", _words(response.text)
     response.status_code = status
     response.extensions |= {"said": told, "named": named}
     if QUOTA in named or _too_long(status, f"{named} {told}"):

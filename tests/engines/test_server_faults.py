@@ -1,6 +1,5 @@
 """Everything a server can do wrong or say in its own way: what comes of it, how many requests it costs."""
 
-import itertools
 import re
 import threading
 import time
@@ -324,7 +323,7 @@ def test_the_wait_that_a_server_asks_for_is_kept(serve, connect):
     assert times[1] - times[0] > 0.29
 
 
-def test_requests_are_spaced_by_the_rate_limit_of_their_endpoint(serve, connect):
-    times = []
-    ask(connect(serve(lambda *_: times.append(time.monotonic()) or "ok"), requests_per_minute=600), *"abc")
-    assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(times))
+def test_requests_are_spaced_by_the_rate_limit_of_their_endpoint(connect):
+    start = time.monotonic()
+    ask(connect(requests_per_minute=600), *"abc")
+    assert time.monotonic() - start >= 0.2
