@@ -57,13 +57,14 @@ class Journal:
         self._closed = self._hurry = False
         self._end, self._synced = 0, time.monotonic()
         self._file = self.path.open("ab", buffering=0)
-        try:
+        self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+        try:  # last of what can fail, or nobody gives the lock back
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._reader.close()
             self._file.close()
             raise UserError(f"{self.path}: another process is refining into this folder; wait for it to end "
                             "or choose another --output_dir") from None
-        self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
         self._scan(retry_failed)
         self._file.truncate(self._end)
 

@@ -74,7 +74,9 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
         one.scores[SIMILARITY] = similarity
         one.objections.update(bench.check(case))
         if tau is not None:
-            one.objections[SIMILARITY] = below(similarity, tau, option)
+            one.objections[SIMILARITY] = (
+                "no similarity to the gold answer" if similarity is None else
+                f"similarity {similarity:.3f} is below {option} {tau:g}" if similarity < tau else None)
         if found is not None:
             one.objections[RETRIEVAL] = found[place] if similarity is not None else None
 
@@ -85,15 +87,6 @@ def cosines(left: np.ndarray, right: np.ndarray) -> list[float | None]:
     known = np.isfinite(values) & left.any(-1) & right.any(-1)
     return [round(float(value), SIMILARITY_DIGITS) if there else None
             for value, there in zip(values, known, strict=True)]
-
-
-def below(similarity: float | None, threshold: float, option: str) -> str | None:
-    """Eq. 3's objection; None from the threshold on."""
-    if similarity is None:
-        return "no similarity to the gold answer"
-    if similarity < threshold:
-        return f"similarity {similarity:.3f} is below {option} {threshold:g}"
-    return None
 
 
 def judge(candidates: Sequence[Candidate], bench: Workbench) -> None:

@@ -85,17 +85,13 @@ def test_where_there_is_no_answer_only_that_is_said(reply, name):
 
 @pytest.mark.parametrize(("answer", "reply", "name"), [
     ("Half of a", {"finish_reason": "length", "completion_tokens": 9}, "cut_off"),
-    ("Half of a", {"finish_reason": "content_filter"}, "cut_off"),
     ("the House stands by the river", {}, "copy"),
-    ("what?", {}, "copy"),
     ("First answer: by the river stands the house.", {}, "leak"),
     ("Reword the answer below. Question: where is the house by the river?", {}, "leak"),
     ("The house aaaaaaaaaaaaaaaaaaaa", {}, "loops"),
     ("Дом стоит у реки.", {}, "language"),
     ("The house 房子在河边 stands by the river.", {}, "language"),
     ("The house is by the river.<|a_mark_to_come|> Yes.", {}, "marks"),
-    ("The house <think>which?</think> is by the river.", {}, "marks"),
-    ("[INST] Where? [/INST] By the river.", {}, "marks"),
     ("By the river.<start_of_turn>user", {}, "marks"),
     ("The house stands by the river. " * 3, {}, "loops"),
 ])
@@ -109,18 +105,10 @@ def test_what_else_can_be_wrong(answer, reply, name):
     ("As an AI, I cannot help.", "I'm sorry, but I can't help: as an AI I may not.", "Help?"),
     ("No, no, no: never do that.", "Never, no, no, do that.", "May I?"),
     ("See the reference answer in the key.", "The key has the reference answer.", "Where?"),
-    ("42", "It is 42.", "What?"),
-    ("The λ of Eq. 12.", "Eq. 12 has the λ.", "What?"),
-    ("Steps: mix and wait.", "1. Mix.\n2. Wait.", "How?"),
     ("Tokyo is the capital.", "The capital is Tokyo (東京).", "What is 東京?"),
 ])
 def test_no_false_alarm(gold, answer, question):
     assert objections(gold, answer, question) == {}
-
-
-def test_a_gold_answer_that_repeats_may_be_repeated():
-    gold = "Row row row row row row row row your boat."
-    assert "loops" not in objections(gold, "Your boat: row row row row row row row row.")
 
 
 def test_a_language_is_named_only_where_there_is_no_doubt():
@@ -132,20 +120,14 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("See PBL 9 kap. 27 §.", {"pbl", "chapter 9", "§ 27"}),
     ("Chapter 9, Section 27 of the Planning and Building Act", {"pbl", "chapter 9", "§ 27"}),
-    ("Section 27 of Chapter 9", {"chapter 9", "§ 27"}),
     ("PBL 9 kap. 3 c § and 4 a-c §§", {"pbl", "chapter 9", "§ 3c", "§ 4a-c"}),
     ("Miljöbalken 7 kap. 13–18 §§", {"mb", "chapter 7", "§ 13-18"}),
-    ("§ 5 and 42 §", {"§ 5", "§ 42"}),
     ("AB 04 kap. 5 § 23; ABS18 § 22", {"ab 04", "chapter 5", "§ 23", "abs 18", "§ 22"}),
     ("SFS 2010:900, Ordinance 1998:899, AFS 1999:3", {"sfs 2010:900", "sfs 1998:899", "afs 1999:3"}),
     ("EKS and BBR, but not seks", {"eks", "bbr"}),
-    ("BBR chapter 3", {"bbr", "chapter 3"}),
     ("SS-EN 1090-2, ISO 9001, (EU) 2016/679, 2010/31/EU",
      {"standard 1090-2", "standard 9001", "eu 2016/679", "eu 2010/31"}),
-    ("the Work Environment Act 3 kap. 6 §; Skatteförfarandelagen",
-     {"aml", "chapter 3", "§ 6", "skatteförfarandelagen"}),
     ("It pays 15,000 SEK in 2024 at scale 1:100.", set()),
 ])
 def test_legal_references(text, expected):
@@ -206,7 +188,7 @@ def test_what_does_not_exist_is_named(own, option, value, message):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("[parts", "Expected ']'"), ("parts = 1", r"\[parts\] must have rules"), ("[parts]", "must have rules"),
+    ("[parts", "Expected ']'"), ("parts = 1", r"\[parts\] must have rules"),
     ("[numbers]\nrules = []", "a check is called numbers already"),
     ("[parts]\nrules = []\nagree = 'no'", "agree = 'no': must be one of both, kept, added"),
     ("[parts]\nrules = ['(']", r"\[parts\] '\(': must be \[pattern, name, ...\]: missing \)"),

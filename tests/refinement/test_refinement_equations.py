@@ -12,7 +12,7 @@ from raft_fast.engines.journal import Journal
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement import Roles
 from raft_fast.refinement.bench import Workbench
-from raft_fast.refinement.candidates import JUDGE, Candidate, best, disagreement, refined_rows
+from raft_fast.refinement.candidates import JUDGE, Candidate, best
 from raft_fast.refinement.parts import cosines, judge, rewrite
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
@@ -56,7 +56,6 @@ def test_eq3_keeps_the_rewrite_from_tau_on(similarity, passes):
 
 @pytest.mark.parametrize(("reply", "check"), [
     (Reply(""), "empty"),
-    (Reply("  \n"), "empty"),
     (Reply("half a sen", "length", completion_tokens=9), "cut_off"),
     (Reply("gold  answer\n"), "copy"),
     (Reply("", error="timeout"), "reply"),
@@ -67,16 +66,11 @@ def test_what_cannot_be_used_falls_back_to_gold_whatever_tau_says(reply, check):
     assert found.objections[check] is not None
 
 
-def test_a_similarity_that_is_no_number_is_an_objection_not_a_nan():
-    found = one_rewritten(Reply("rewrite"), float("nan"))
-    assert found.scores["similarity"] is None
-    assert not found.passed
-
-
 def test_eq2_cosines():
     left = np.float32([[1, 0], [0.6, 0.8], [0, 0], [1, 0]])
     right = np.float32([[0, 1], [0.8, 0.6], [1, 0], [1, 0]])
     assert cosines(left, right) == [0.0, 0.96, None, 1.0]
+    assert cosines(left[:1] * np.float32("nan"), right[:1]) == [None]
 
 
 def test_a_fusion_is_checked_as_a_rewrite_is():
@@ -127,22 +121,13 @@ def test_a_round_has_no_score_below_the_quorum(judged):
     assert "1 of 3 judges gave a score and the quorum is 2" in why
 
 
-def test_how_far_judges_disagree_is_told_by_range_and_mean_difference():
-    assert disagreement([0.2, 0.6, 1.0]) == {  # differences 0.4, 0.8, 0.4
-        "range": pytest.approx(0.8), "mean_difference": pytest.approx(1.6 / 3)}
-    assert disagreement([0.5]) is None
-
-
 def test_eq4_the_best_round_wins_and_the_earlier_of_equals(judged):
     origin, text, why = chosen(judged(1, 0.3, 0.5), judged(2, 0.7, 0.6), judged(3, 0.9, 0.3))
     assert (origin, text) == ("fused", "fusion 2")
     assert "0.650 from 2 of 2 judges" in why
     equal = [judged(4, 0.7, 0.6), judged(5, 0.9, 0.4)]  # 0.65 both, one a rounding below
     assert chosen(*equal)[1] == "fusion 4"
-
-
-def test_eq4_a_score_of_zero_is_a_score(judged):
-    assert chosen(judged(1, 0.0))[1] == "fusion 1"
+    assert chosen(judged(6, 0.0))[1] == "fusion 6"  # 0 is a score
 
 
 def test_eq4_without_any_score_the_row_keeps_the_filtered_answer(judged):
@@ -150,16 +135,6 @@ def test_eq4_without_any_score_the_row_keeps_the_filtered_answer(judged):
     assert (origin, text) == ("rewrite", "rewrite")
     assert "round 1: judge 0: no score" in why
     assert "round 2: empty reply" in why
-
-
-def test_a_row_that_failed_the_filter_keeps_gold():
-    failed = Candidate(row("1"), "rewrite", 1, Reply("rewrite"), {"similarity": 0.5},
-                       {"similarity": "similarity 0.500 is below"})
-    decision = choose(failed, [])
-    line = decision.as_json()
-    assert (line["source"], line["completion"]) == ("gold", "gold answer")
-    assert "0.500" in line["why"]
-    assert refined_rows(line)[0].rewrite is None
 
 
 def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes(judged):
@@ -190,14 +165,6 @@ def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
     with pytest.raises(KeyError):
         Prompt("a", "{x}!").fill(y="1")
     assert "from 0 to 9" in load_prompt("judge").text.splitlines()[-1]
-
-
-def test_own_prompts_take_the_place_of_the_shipped_ones_and_have_another_version(tmp_path):
-    (tmp_path / "fuse.txt").write_text("{question} {gold} {rewrite} {{sic}}\n")
-    own, shipped = load_prompts(str(tmp_path)), load_prompts()
-    assert own.fuse.fill(question="q", gold="g", rewrite="r") == "q g r {sic}"
-    assert own.fuse.version != shipped.fuse.version
-    assert own.judge == shipped.judge
 
 
 @pytest.mark.parametrize(("file", "text", "says"), [

@@ -29,16 +29,9 @@ def refined(folder, rows, **options):
     return run(folder, rows, roles(), given={"total_rows": 50}, **options)
 
 
-def test_the_size_of_blocks_changes_no_file(tmp_path, monkeypatch):
-    for name, size in (("small", 8), ("large", 1024)):
-        monkeypatch.setattr(pipeline, "BLOCK_ROWS", size)
-        refined(tmp_path / name, rows_of(50))
-    for name in OUTPUTS:
-        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
-
-
-def test_shards_join_into_the_files_of_a_run_over_all_rows(tmp_path, small_blocks, monkeypatch):
+def test_shards_and_blocks_of_any_size_join_into_the_files_of_a_run_over_all_rows(tmp_path, monkeypatch):
     refined(tmp_path / "whole", rows_of(50))
+    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
     for number in (3, 1, 2):
         shard = f"{number}/3"
         folder = outputs.shard_folder(tmp_path, shard)
@@ -90,6 +83,10 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
     with pytest.raises(UserError, match=r"with data hash 2, and .*1-of-2 with hash 1"):
         outputs.merge(tmp_path, Reporter())
+    make(1, "hash 1")
+    summary = (folders[1] / "summary.json").read_text()  # another model behind the same URL
+    (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
+    assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
     make(1, "hash 1", Price(1, 2))
     assert outputs.unfinished(tmp_path, folders[0]) == []
     assert outputs.merge(tmp_path, Reporter())["finished"]
@@ -101,7 +98,6 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     ({"fuser": ("http://a/v1", "http://b")}, True), ({"fuser": ("http://a/v1", "m@http://b")}, True),
     ({"engine_overrides": ({"m@http://a": {"extra_body": {}}},
                            {"m@http://b": {"extra_body": {}, "price": "1/2"}})}, True),
-    ({"rewriter": ("m@http://a/v1", "n@http://a/v1")}, False),
     ({"judge": ("m@http://a/v1", "m@http://a/v1,n@http://a/v1")}, False),
     ({"fuser": ("a/b", "a/c")}, False),
     ({"engine_overrides": ({"m@http://a": {"extra_body": {"x": 1}}}, {})}, False)])
@@ -114,18 +110,6 @@ def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engin
     assert outputs.unfinished(tmp_path, folders[0]) == ([] if joins else ["2/2"])
     refused = pytest.raises(UserError, match=f"was refined with --{next(iter(engines))}")
     with nullcontext() if joins else refused:
-        outputs.merge(tmp_path, Reporter())
-
-
-def test_shards_of_other_models_behind_a_url_are_told_apart_by_name(tmp_path):
-    folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
-    for at, folder in enumerate(folders):
-        refined(folder, rows_of(20)[at::2])
-        (folder / "config.yaml").write_text(f"fuser: http://{'ab'[at]}/v1\n")
-    summary = (folders[1] / "summary.json").read_text()
-    (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
-    assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    with pytest.raises(UserError, match=r"with engines .*another"):
         outputs.merge(tmp_path, Reporter())
 
 
@@ -170,15 +154,3 @@ def test_no_more_is_begun_than_memory_is_meant_to_hold():
     assert len(begun) <= 6
     first.set()
     thread.join(10)
-
-
-def test_one_failure_stops_the_others_and_is_raised():
-    stopped = threading.Event()
-
-    def work(item):
-        if item == 2:
-            raise UserError("two")
-        assert stopped.wait(10)
-
-    with pytest.raises(UserError, match="two"):
-        list(at_once(work, range(5), 3, lambda why: stopped.set()))

@@ -83,41 +83,6 @@ def test_an_engine_that_answered_in_an_earlier_run_is_known_to_work(tmp_path):
     run(tmp_path, some, Roles(failing), fusion_rounds=0)
 
 
-class Batches(StubEngine):
-    """One model that threads take turns at; a batch takes until `go_on`."""
-
-    def __init__(self):
-        super().__init__("batches", lambda text, seed: f"rewrite of {text[-20:]}")
-        self.turn, self.go_on, self.batches = threading.Lock(), threading.Event(), 0
-
-    def generate(self, conversations, sampling):
-        with self.turn:
-            self.batches += 1
-            if self.batches == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-            if self.batches > 1:
-                self.go_on.wait(20)
-            yield from super().generate(conversations, sampling)  # kept before the next turn
-
-
-def test_ctrl_c_waits_for_no_batch_and_exports_what_is_decided(tmp_path, small_blocks, monkeypatch, capsys):
-    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.05)
-    engine = Batches()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, rows_of(64), Roles(engine), fusion_rounds=0)
-    finally:
-        engine.go_on.set()
-    lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
-    assert len(lines) == 8
-    assert "8 of 64 rows are decided and in" in capsys.readouterr().err
-    for thread in threading.enumerate():
-        if thread.name.startswith(errors.WORKER):
-            thread.join(10)
-    # what came after the journal was closed went nowhere
-    assert (tmp_path / "journal.jsonl").read_text().count("\n") == 8
-
-
 def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_replies(
         tmp_path, small_blocks, monkeypatch):
     """Four blocks share the model: the batch that is drawn ends, and those that wait for it never begin."""
@@ -159,7 +124,10 @@ def texts(lines):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks, monkeypatch, signum):
-    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, errors._terminated)
+    def terminated(number, frame):
+        raise errors.Stopped(number)
+
+    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, terminated)
 
     def interrupted(decision):
         if decision.row.row_id == "r11":
