@@ -20,7 +20,7 @@ both texts are compared: named groups that matched (but `of`) are a name's sides
 
 import re
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -127,7 +127,8 @@ def _patterns(name: str, table: Any) -> Patterns:
 def meaning(name: str, text: str) -> Found:
     """What a set of meaning.toml finds, with numbers in digits."""
     rules = [(pattern, names) for pattern, *names in MEANING[name]]
-    return find(rules, GROUPED.sub("", in_digits(text.replace("’", "'"))), guess_language(text))[0]
+    plain = GROUPED.sub("", in_digits(text.replace("’", "'"))).lstrip(" ;")
+    return defaultdict(Counter, find(rules, plain, guess_language(text))[0])
 
 
 def turned(name: str, case: Case) -> str | None:
@@ -139,7 +140,7 @@ def negation(case: Case) -> str | None:
     """A yes became a no, words that deny came or went without others in their place, or of two texts in
     nearly the same words one has more of them. A bound that turned too makes up for it."""
     there, here = (meaning("negation", text) for text in (case.gold, case.answer))
-    denied, denies = (found.get("word", Counter()).total() for found in (there, here))
+    denied, denies = (found["word"].total() for found in (there, here))
     told = turned("negation", case)
     if not told and denies != denied and here["denial"]["affirms"] == there["denial"]["affirms"]:
         one, other = ({word[:STEM] for word in words(text) if len(word) > 2 and word not in SPEAKERS}
