@@ -89,7 +89,7 @@ def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
     names = list(dict.fromkeys(name for group in tally.draws.values() for name in group.scores))
     order = list(tally.origins)
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",
-              *(value(group.scores[name].all.quantile(0.5)) if name in group.scores else NONE
+              *(value((group.scores[name].quantiles or {}).get("p50")) if name in group.scores else NONE
                 for name in names))
              for (origin, number), group in sorted(
                  tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))]
