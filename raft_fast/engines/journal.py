@@ -59,13 +59,16 @@ class Journal:
         self._file = self.path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+            self._scan(retry_failed)
+            self._file.truncate(self._end)
         except BlockingIOError:
             self._file.close()
             raise UserError(f"{self.path}: another process is refining into this folder; wait for it to end "
                             "or choose another --output_dir") from None
-        self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
-        self._scan(retry_failed)
-        self._file.truncate(self._end)
+        except BaseException:
+            self._file.close()  # gives the lock back
+            raise
 
     def _scan(self, retry_failed: bool) -> None:
         """Find every reply, to the last whole line."""
