@@ -159,7 +159,10 @@ def texts(lines):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks, monkeypatch, signum):
-    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, errors._terminated)
+    def terminated(signum, frame):
+        raise errors.Stopped(signum)
+
+    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, terminated)
 
     def interrupted(decision):
         if decision.row.row_id == "r11":
