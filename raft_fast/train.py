@@ -8,7 +8,6 @@ from raft_fast.run.config import GROUPS, parse
 from raft_fast.run.errors import entry
 from raft_fast.run.option import check_needs
 from raft_fast.run.options import Options
-from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
 quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and
@@ -26,6 +25,8 @@ def main() -> None:
     if "data" in given and not given & {"config", "recipe"} and options.train.teacher != "self" and (
             only_prompts(str(options.data.data))):
         name, options = read(["--sft", "false", *argv], "on_policy")
+    from raft_fast.trainer import RAFTConfig, RAFTTrainer  # after --help, which loads no torch
+
     trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
     trainer.train()
     trainer.evaluate()

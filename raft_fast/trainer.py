@@ -14,13 +14,30 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import TrainOutput
+
 from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
+from raft_fast.distillation import rows_per_step
+from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks
+from raft_fast.distillation.checkpoint import check_resume, checkpoints
+from raft_fast.distillation.lora import options_of
+from raft_fast.distillation.stage2 import check_stage2, load_teacher, train_student
+from raft_fast.distillation.student import check_student
+from raft_fast.distillation.weights import check_shards
+from raft_fast.engines.load import engine_of, load_engine, load_local
+from raft_fast.evaluation import evaluate
+from raft_fast.evaluation.during_training import watchers
+from raft_fast.evaluation.ifbench import fetched_suites
+from raft_fast.models import load
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
+from raft_fast.report.cards import finish, upload
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
+from raft_fast.run.fetch import repository
 from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
+from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter, Silent
 
 
@@ -52,17 +69,16 @@ class RAFTConfig(Arguments):
 
 
 class RAFTTrainer:
-    """Refines, trains and evaluates; the same folder, numbers and resumption as the command line's.
+    """Refines, trains and evaluates, with the same folder, numbers and resumption as the command line.
 
     model: a name, a folder, or a loaded causal language model of transformers. A loaded model is trained in
-    place, in its own precision; a frozen copy of it rewrites, teaches and is the base of the evaluation, so
-    two copies of the weights are in memory, as with a name. With an adapter one copy is enough: the adapter
-    is inserted into the model and removed after training, and `trainer.model` is then the merged model.
+    place, in its own precision, and a frozen copy of it rewrites, teaches and is evaluated. With an adapter
+    there is no copy: the adapter is removed after training, and `trainer.model` is then the merged model.
     args: a RAFTConfig.
     train_dataset, eval_dataset: a `datasets.Dataset` or a list of dictionaries, with the columns
     question/answer, prompt/completion, messages, or those of a refined file. Rows with prompt or question
-    alone are distilled on-policy from a `teacher`. Without eval_dataset rows are held out. config.yaml says
-    <memory>; to resume, pass the same rows and weights again.
+    alone are distilled on-policy from a `teacher`. Without eval_dataset rows are held out. To resume, pass
+    the same rows and weights again.
     peft_config: a LoraConfig of peft; it replaces use_peft and the lora_ options.
     processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
@@ -75,11 +91,11 @@ class RAFTTrainer:
                  eval_dataset: Any = None, peft_config: Any = None, processing_class: Any = None,
                  callbacks: Sequence[Any] | None = None, teacher: Any = None, rollout_engine: Any = None,
                  recipe: Any = None, *, teacher_model: Any = None) -> None:
-        from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks
-
         args, teacher = copy.copy(args or RAFTConfig()), teacher_model if teacher is None else teacher
-        source = args.data if train_dataset is None else InMemory("train_dataset", train_dataset)
-        taught, given = args.teacher if teacher in (None, model) else teacher, args.given or {}
+        self._rows = None if train_dataset is None else InMemory("train_dataset", train_dataset)
+        self._eval_rows = None if eval_dataset is None else InMemory("eval_dataset", eval_dataset)
+        source, taught = self._rows or args.data, args.teacher if teacher in (None, model) else teacher
+        given = args.given or {}
         if taught != "self" and recipe is None and "recipe" not in (args.given or ["recipe"]) and (
                 source and only_prompts(source)):
             recipe, given = "on_policy", {"sft": False, **given}
@@ -91,26 +107,19 @@ class RAFTTrainer:
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
         if isinstance(rollout_engine, str):
             self.args.rollout_engine = read("rollout_engine", rollout_engine)
-        self._rows: dict[str, InMemory | None] = {"data": None, "heldout_data": None}
-        for option, name, rows in (("data", "train_dataset", train_dataset),
-                                   ("heldout_data", "eval_dataset", eval_dataset)):
+        for option, rows in (("data", self._rows), ("heldout_data", self._eval_rows)):
             if rows is not None:
-                self._rows[option] = InMemory(name, rows)
                 setattr(self.args, option, MEMORY)
         if self.args.data is None and self.args.given is not None:
             raise UserError("train_dataset is missing: pass a datasets.Dataset, or RAFTConfig(data=FILE)")
         self._peft_config = peft_config
         if peft_config is not None:
-            from raft_fast.distillation.lora import options_of
-
             self.args.__dict__.update(vars(options_of(peft_config)))
         self.options, self.run_dir = self.args.options(), self.args.folder
         self._terms = terms_of(self.args.method, self.options.train)
         self.processing_class = getattr(processing_class, "tokenizer", processing_class)
         if self._model is not None and self.processing_class is None:
-            from raft_fast.models.load import tokenizer_of
-
-            self.processing_class = tokenizer_of(self._model)
+            self.processing_class = load.tokenizer_of(self._model)
         self._callbacks, theirs = sorted_callbacks(callbacks or ())
         self._events = TrainerEvents(theirs, self.args, self.processing_class)
         self._original: Any = None  # engines of the model before training and after
@@ -127,14 +136,9 @@ class RAFTTrainer:
         of the run or of its newest checkpoint. Returns transformers' TrainOutput. Raises UserError if another
         process works in the folder, or it contains a run with different options.
         """
-        from transformers.trainer_utils import TrainOutput
-
-        from raft_fast.distillation.checkpoint import check_resume
-        from raft_fast.models.load import left_as_it_was
-
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
-        with ExitStack() as held, left_as_it_was(self._model):
+        with ExitStack() as held, load.left_as_it_was(self._model):
             processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
@@ -152,34 +156,25 @@ class RAFTTrainer:
                 finally:
                     if processes.is_first:
                         save_costs(run_dir, reporter)
-        losses = processes.first(lambda: [line["loss"] for line in self.state.log_history
-                                          if line.get("loss") is not None])
+        step, history = processes.first(lambda: (self.state.global_step, self.state.log_history))
+        losses = [line["loss"] for line in history if line.get("loss") is not None]
         mean = sum(losses) / max(1, len(losses))
-        return TrainOutput(processes.first(lambda: self.state.global_step), mean, {"train_loss": mean})
+        return TrainOutput(step, mean, {"train_loss": mean})
 
     def _train(self, processes: Any, reporter: Reporter) -> None:
         """From rows to RUN/model."""
-        from raft_fast.distillation import rows_per_step
-        from raft_fast.distillation.stage2 import load_teacher, train_student
-        from raft_fast.distillation.student import check_student
-        from raft_fast.distillation.weights import check_shards
-        from raft_fast.evaluation.during_training import watchers
-        from raft_fast.evaluation.ifbench import fetched_suites
-        from raft_fast.models.load import load_encoder
-
-        options, run_dir = self.options, self.run_dir
+        options, run_dir, method = self.options, self.run_dir, self.args.method
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
-        data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter,
-                                                 self._rows["data"], self._rows["heldout_data"],
-                                                 not needs_answers(self.args.method, options)))
-        processes.first(lambda: check_stage1(data, options, self.args.method.answers))
+        data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter, self._rows,
+                                                 self._eval_rows, not needs_answers(method, options)))
+        processes.first(lambda: check_stage1(data, options, method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)
             check_shards(original.model, options.train.parallelism, processes)
             check_student(original.model, options.adapter, options.train, self._peft_config)
             if processes.is_first:  # only stage 1 and the evaluation ask it
-                self._encoder = load_encoder(options.model)
+                self._encoder = load.load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         processes.first(lambda: pin_inputs(run_dir, self._objects(), has_steps))
@@ -188,13 +183,13 @@ class RAFTTrainer:
         data = processes.first(lambda: screen_rows(
             data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
             self._encoder, run_dir, reporter))
-        answered = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir,
-                                                       reporter, self.args.method.answers))
+        rows = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir, reporter,
+                                                   method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
                             ) if processes.is_first else []
         self._trained = train_student(
-            answered, self._terms, options, original, teacher, run_dir, reporter,
+            rows, self._terms, options, original, teacher, run_dir, reporter,
             [*self._callbacks, self._events, *watching], given=self._model,
             peft_config=self._peft_config, rollout_engine=self._rollout_engine)
         self._ended = self._trained is not None
@@ -206,18 +201,14 @@ class RAFTTrainer:
         evaluation.json, the model card and report.html; uploads with --push_to_hub. Returns the means of the
         trained model as eval_PART_METRIC, those of the model before with _base behind. Raises UserError
         before training has ended."""
-        from raft_fast.evaluation import evaluate
-        from raft_fast.report.cards import finish
-
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
         self._must_be_trained()
         if not processes.first((run_dir / "evaluation.json").is_file):
-            original, trained = self._original, self._trained
-            original.batch_size = options.evaluate.eval_batch_size
+            self._original.batch_size = options.evaluate.eval_batch_size
             try:
-                processes.first(lambda: evaluate(original, trained, self._heldout, options.evaluate,
-                                                 self._encoder, reporter, run_dir))
+                processes.first(lambda: evaluate(self._original, self._trained, self._heldout,
+                                                 options.evaluate, self._encoder, reporter, run_dir))
             finally:
                 if processes.is_first:
                     save_costs(run_dir, reporter)
@@ -234,16 +225,12 @@ class RAFTTrainer:
     def model(self) -> Any:
         """Before training ends the model that was passed or, by name, the one that training begins with,
         loaded when first asked for; afterwards the trained model."""
-        from raft_fast.engines.load import load_engine
-        from raft_fast.models.load import left_as_it_was
-
-        if self._ended and self._trained is None:  # an earlier process has trained it
-            with left_as_it_was(None):
+        with load.left_as_it_was(None):
+            if self._ended and self._trained is None:  # an earlier process has trained it
                 self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
-        if self._trained is not None:
-            return self._trained.model
-        if self._original is None:
-            with left_as_it_was(None):
+            if self._trained is not None:
+                return self._trained.model
+            if self._original is None:
                 self._original = self._load_original()
         return self._original.model if self._model is None else self._model
 
@@ -259,8 +246,6 @@ class RAFTTrainer:
         """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. The model card is
         written from the run, so the further arguments of transformers' method are ignored. Raises UserError
         if training collapsed, or if the upload fails."""
-        from raft_fast.report.cards import upload
-
         self._must_be_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
         return upload(self.run_dir, self.hub_model_id, kept, commit_message)
@@ -268,67 +253,54 @@ class RAFTTrainer:
     @property
     def hub_model_id(self) -> str:
         """The repository of `push_to_hub`."""
-        from raft_fast.run.fetch import repository
-
         return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
 
     def end(self) -> None:
         """Leave the process group of a run of several processes; call it last."""
-        from raft_fast.run.processes import Processes
-
         Processes().end()
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""
-        from raft_fast.models.load import pick_device
-        from raft_fast.run.processes import Processes
-
-        processes = Processes.start(use_gpu=pick_device(self.options.model.device).type == "cuda")
+        processes = Processes.start(use_gpu=load.pick_device(self.options.model.device).type == "cuda")
         return processes, Reporter() if processes.is_first else Silent()
 
     def _named(self, option: str, model: Any) -> Any:
         """A loaded model, whose name the option becomes; None if it is a name or absent."""
-        if model is None or isinstance(model, str | os.PathLike):
-            if model is not None:
-                setattr(self.args, option, read(option, model))
-            return None
-        from raft_fast.models.load import check_loaded
-
-        check_loaded(option, model)
-        if model is self._model:  # as teacher it is the model before training
-            return None
-        setattr(self.args, option, model.name_or_path or MEMORY)
-        self._in_memory.add(option)
-        return model
+        if isinstance(model, str | os.PathLike):
+            setattr(self.args, option, read(option, model))
+        elif model is not None:
+            load.check_loaded(option, model)
+            if model is not self._model:  # as teacher it is the model before training
+                setattr(self.args, option, model.name_or_path or MEMORY)
+                self._in_memory.add(option)
+                return model
+        return None
 
     def _objects(self) -> dict[str, str]:
-        """What the options do not tell of the objects that were passed, to be the same in a resumed run."""
+        """Objects that were passed, as a resumed run must have them too."""
         found = {}
         if self._rollout_engine is not None:
             found["the rollout engine"] = type(self._rollout_engine).__qualname__
         if self._peft_config is not None:
-            told = self._peft_config.to_dict()
+            fields = sorted(self._peft_config.to_dict().items())
             found["the adapter"] = str({name: sorted(one) if isinstance(one, set) else one
-                                        for name, one in sorted(told.items())})
+                                        for name, one in fields})
         return found
 
     def _load_original(self) -> Any:
         """The model before training as an engine, loaded once. Raises UserError if a loaded model has been
         trained a little and there is no checkpoint to go on from."""
-        from raft_fast.distillation.checkpoint import checkpoints
-        from raft_fast.engines.load import engine_of, load_local
-        from raft_fast.models.load import fingerprint_loaded
-
-        options, size, tokenizer = self.options, self.options.refine.refine_batch_size, self.processing_class
-        whole = self._model is not None and not options.adapter.use_peft
-        if self._original is None and self._model is None:
-            return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+        options, tokenizer = self.options, self.processing_class
+        loaded, size = self._model, options.refine.refine_batch_size
+        whole = loaded is not None and not options.adapter.use_peft
         if self._original is None:
-            self._weights = fingerprint_loaded(self._model, tokenizer)
-            return engine_of(self._model, tokenizer, options.model.model, options.model, options.engines,
-                             size, trained=whole)
+            if loaded is None:
+                return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+            self._weights = load.fingerprint_loaded(loaded, tokenizer)
+            return engine_of(loaded, tokenizer, options.model.model, options.model, options.engines, size,
+                             trained=whole)
         if whole and not checkpoints(self.run_dir / "checkpoints") and (
-                fingerprint_loaded(self._model, tokenizer) != self._weights):
+                load.fingerprint_loaded(loaded, tokenizer) != self._weights):
             raise UserError("model: training changed its weights and ended before the first checkpoint: load "
                             "it again, and make a new RAFTTrainer")
         return self._original
@@ -340,7 +312,5 @@ class RAFTTrainer:
 
 def preflight(options: Options, run_dir: Path, processes: int = 1, in_memory: Collection[str] = ()) -> None:
     """Fail before rows are read, models are loaded or paid APIs are called: what each room checks."""
-    from raft_fast.distillation.stage2 import check_stage2
-
     check_names(options, run_dir)
     check_stage2(options, run_dir, processes, in_memory)

@@ -76,7 +76,8 @@ def test_no_memory_in_a_later_step(home, command, pass_fails):
     """What the run has learnt from may not change; how it is driven may, with as many rows a step."""
     pass_fails(2, "no memory")
     said = command(*GOLD, "--output_dir", "run", code=2)
-    assert "a run that has done a step needs another --output_dir for these" in said
+    assert "use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new " \
+           "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length" in said
     assert steps(home / "run") == [1]
     said = command(*GOLD, "--output_dir", "run", "--use_peft", "true", code=2)
     assert "use_peft is False there and True here); use a new --output_dir" in said

@@ -1,19 +1,16 @@
 """RAFTTrainer as users of transformers and TRL know trainers; the command is the same run."""
 
 import json
-import signal
 import sys
 from dataclasses import replace
-from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, load_dataset
 from golden import NOT_REPEATED
 from home import OPTIONS, RUN, make_home
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from tiny import make_model, make_tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -23,14 +20,7 @@ from transformers import (
 )
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, evaluate, train
-from raft_fast.distillation import CrossEntropy, Distillation
-from raft_fast.distillation.callbacks import TrainerEvents
-from raft_fast.distillation.rollouts.local import BatchedRollouts
-from raft_fast.engines import Sampling
-from raft_fast.models.chat import Chat
 from raft_fast.models.load import load_encoder
-from raft_fast.recipes import Recipe
-from raft_fast.run.errors import Stopped
 
 GOLD = {**OPTIONS, "encoder": "encoder", "data_source": "gold"}
 
@@ -328,161 +318,3 @@ def test_prompts_alone_are_refused_where_answers_are_needed(words, options, said
     trainer = RAFTTrainer("student", args, ASKED, **words)
     with pytest.raises(UserError, match=said):
         trainer.train()
-
-
-class Twice(Recipe):
-    """A method of one's own: cross-entropy, and distillation with an eye on two trajectories."""
-
-    name = "twice"
-    defaults: ClassVar = {"num_generations": 2, "learning_rate": 0.25, "data_source": "fused"}
-
-    def terms(self, options):
-        return [CrossEntropy(), Distillation.of(options, balanced=True)]
-
-
-def test_own_rollouts_and_recipe_with_refined_rows(home):
-    """A RolloutEngine of one's own samples what a recipe of one's own asks for, on rows refined before."""
-    drawn = []
-
-    class Mine(BatchedRollouts):
-        def sample(self, draws, logprobs=False):
-            drawn.extend(draws)
-            return super().sample(draws, logprobs)
-
-    model, tokenizer = make_model(), make_tokenizer()
-    refined = Dataset.from_list([{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"What is {i}?"}],
-                                  "completion": f"{i}!", "gold": f"It is {i}.", "rewrite": f"{i}.",
-                                  "fused": f"{i}!", "source": "fused", "similarity": 0.9} for i in range(6)])
-    options = {name: value for name, value in GOLD.items() if name != "data_source"}
-    args = RAFTConfig(recipe=Twice, **options)
-    trainer = RAFTTrainer(model, args, refined, processing_class=tokenizer,
-                          rollout_engine=Mine(Chat(tokenizer, model.generation_config), Sampling(8, 1.0)))
-    trainer.train()
-    run = home / "runs/twice"
-    assert len(drawn) == 2 * 4
-    assert not (run / "refine").exists()
-    assert json.loads((run / "inputs.json").read_text())["the rollout engine"].endswith("Mine")
-    options = yaml.safe_load((run / "config.yaml").read_text())
-    assert (options["recipe"], options["learning_rate"]) == ("test_trainer:Twice", 0.25)
-    assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=Twice(), processing_class=tokenizer
-                       ).args.learning_rate == 1
-
-
-def test_a_model_is_pushed_with_its_card(home, rows, monkeypatch):
-    pushed = []
-    monkeypatch.setattr("raft_fast.report.cards.push", lambda *words: pushed.append(words) or "address")
-    trainer = RAFTTrainer("model", config("runs/pushed"), rows)
-    with pytest.raises(UserError, match="call train"):
-        trainer.push_to_hub()
-    trainer.train()
-    trainer.evaluate()
-    assert trainer.push_to_hub(dataset_name="rows", private=False) == "address"
-    ((folder, name, private, _),) = pushed
-    assert (str(folder), name, private) == ("runs/pushed/model", trainer.hub_model_id, False)
-    assert (home / "runs/pushed/model/README.md").is_file()
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"learning_rte": 1}, r"unknown option \(did you mean learning_rate\?\)"),
-    ({"learning_rate": "fast"}, "--learning_rate fast: must be a number"),
-    ({"learning_rate": -1}, "--learning_rate -1.0: must be above 0"),
-    ({"bf16": True}, "weights train in float32"), ({"eval_strategy": "steps"}, "use eval_steps"),
-    ({"warmup_ratio": 0.1}, "use warmup_steps"), ({"lora_r": 8}, "--lora_r requires --use_peft"),
-    ({"recipe": "rafft"}, "recipe"),
-])
-def test_bad_arguments_are_named(options, said):
-    with pytest.raises(UserError, match=said):
-        RAFTConfig("out", **options)
-
-
-def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
-    args = RAFTConfig(tmp_path, eval_steps=2, eval_strategy="steps", logging_steps=1, report_to=["none"],
-                      lora_target_modules=["q_proj", "v_proj"], use_peft=True, num_train_epochs=2.0)
-    assert (args.output_dir, args.report_to, args.lora_target_modules, args.num_train_epochs) == (
-        str(tmp_path), "none", "q_proj,v_proj", 2)
-    assert (args.eval_strategy, args.metric_for_best_model) == ("steps", "eval_domain_nll")
-    assert RAFTConfig(recipe="sft").data_source == "gold"
-    assert RAFTConfig(recipe="sft", data_source="fused").data_source == "fused"
-
-
-ROW = [{"question": "What?", "answer": "This."}]
-
-
-@pytest.mark.parametrize(("words", "said"), [
-    ({}, "train_dataset is missing"),
-    ({"train_dataset": DatasetDict(train=Dataset.from_list(ROW))}, "one split, .*is DatasetDict"),
-    ({"train_dataset": Dataset.from_list(ROW).to_iterable_dataset()}, "not streamed.*is IterableDataset"),
-    ({"train_dataset": "rows.jsonl"}, r"RAFTConfig\(data=FILE\)"),
-    ({"train_dataset": ROW, "model": 3}, "model: int is no causal language model"),
-    ({"train_dataset": ROW, "model": make_model()}, "processing_class is missing"),
-    ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))},
-     "model: PeftModel has an adapter already"),
-    ({"train_dataset": ROW, "peft_config": LoraConfig(use_dora=True)}, "peft_config: use_dora=True"),
-    ({"train_dataset": ROW, "peft_config": LoraConfig(modules_to_save=["lm_head"])}, "modules_to_save"),
-    ({"train_dataset": ROW, "peft_config": LoraConfig(init_lora_weights="pissa")}, "init_lora_weights="),
-    ({"train_dataset": ROW, "callbacks": [print]}, "callbacks: builtin_function_or_method is neither"),
-    ({"train_dataset": ROW, "rollout_engine": "sglang"}, "--rollout_engine sglang: must be one of"),
-])
-def test_bad_objects_are_named_at_once(words, said, home):
-    with pytest.raises(UserError, match=said):
-        RAFTTrainer(args=None if not words else config("runs/never"), **words)
-
-
-@pytest.mark.parametrize(("words", "said"), [
-    ({"train_dataset": ROW}, "train_dataset: 1 rows are too few to hold some out"),
-    ({"train_dataset": [{"text": "x"}] * 3}, "no row of train_dataset can be used"),
-    ({"train_dataset": Dataset.from_list([{"text": "x"}] * 3)}, "no row of train_dataset can be used"),
-    ({"train_dataset": ROW, "eval_dataset": ROW}, "eval_dataset: holds every row of --data train_dataset"),
-    ({"train_dataset": ROW * 8, "model": "./nowhere"}, "--model ./nowhere: no such folder"),
-])
-def test_bad_rows_and_names_are_errors_of_train(words, said, tmp_path):
-    trainer = RAFTTrainer(**{"model": "model", **words}, args=config(tmp_path / "run"))
-    with pytest.raises(UserError, match=said):
-        trainer.train()
-
-
-def test_nothing_global_is_left(rows, monkeypatch):
-    """Handlers of signals, progress bars, threads, the environment; a signal is an exception."""
-    from transformers.utils import logging
-
-    class Interrupt(Callback):
-        times = 1
-
-        def on_step(self, state):
-            if self.times:
-                self.times = 0
-                signal.raise_signal(signal.SIGINT)
-
-    def state():
-        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-        return handlers, logging.is_progress_bar_enabled(), torch.get_num_threads()
-
-    logging.enable_progress_bar()
-    before = state()
-    args = config("runs/signal", num_train_epochs=3, use_peft=True)
-    trainer = RAFTTrainer("model", args, rows, callbacks=[Interrupt()])
-    names = set(trainer.model.state_dict())
-    with pytest.raises(Stopped, match="the checkpoint of step 1"):
-        trainer.train()
-    assert set(trainer.model.state_dict()) == names  # the adapter is out again
-    assert state() == before
-    assert trainer.train().global_step == 6
-
-
-def test_a_model_that_failed_in_training_is_loaded_again(rows):
-    class Fail(Callback):
-        def on_step(self, state):
-            raise RuntimeError
-
-    trainer = RAFTTrainer(make_model(), config("runs/failed", learning_rate=1e-2), rows, callbacks=[Fail()],
-                          processing_class=make_tokenizer())
-    with pytest.raises(RuntimeError):
-        trainer.train()
-    with pytest.raises(UserError, match="ended before the first checkpoint: load it again"):
-        trainer.train()
-
-
-def test_events_remember_nothing_of_a_run_that_is_not_there(tmp_path):
-    events = TrainerEvents([], RAFTConfig())
-    events.recall(tmp_path)
-    assert (events.state.log_history, events.state.global_step) == ([], 0)

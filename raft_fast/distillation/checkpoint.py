@@ -71,7 +71,6 @@ class Resumable:
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
         if self.rollouts:
             self.rollouts.load(kept["buffer"])
-            self.rollouts.check.load(kept["rollout_gap"])
         go_on(kept["processes"], self._engine, Processes(), [self.seed, self.state.step])
 
     def save(self) -> Path:
@@ -80,8 +79,7 @@ class Resumable:
         kept = {"balance": self.stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": self.stepper.halved_to, "processes": of_each_process(self._engine, processes),
                 "finished": self.state.finished, "rows": self.rows, "rows_per_step": self.rows_per_step,
-                "batch": batch(options), "buffer": self.rollouts.state() if self.rollouts else {},
-                "rollout_gap": self.rollouts.check.state() if self.rollouts else None}
+                "batch": batch(options), "buffer": self.rollouts.state() if self.rollouts else {}}
         if isinstance(weights, FullWeights):
             weights.gather()
         save = partial(save_checkpoint, self._folder, self.state.step, weights,

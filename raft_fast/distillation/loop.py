@@ -17,7 +17,8 @@ from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
 from raft_fast.distillation.metrics import Clock, peak_memory, speeds
 from raft_fast.distillation.planning import plan, rows_per_step
-from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine, make_engine
+from raft_fast.distillation.rollout_engines import make_engine
+from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass

@@ -1,7 +1,6 @@
 """LoRA by peft: small trained matrices inside a model whose own weights stay the teacher's."""
 
 import copy
-import inspect
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ ADAPTER_FILE = "adapter_model.safetensors"  # the name that peft loads
 ALL_LINEAR = "all-linear"
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")  # peft refuses their out_proj
 # fields of peft's LoraConfig that say where products of matrices are added, how large, and how they begin
-TAKEN = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "r",
-         "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules",
-         "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora",
-         "fan_in_fan_out", "runtime_config")
+ALLOWED = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "r",
+           "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules",
+           "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora",
+           "fan_in_fan_out", "runtime_config")
 INITIAL = [("init_lora_weights", how) for how in (True, False, "gaussian", "orthogonal")]
 EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 
@@ -32,9 +31,9 @@ EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 class Adapter:
     """An adapter inside `model`, whose layers are wrapped in place; the model's own weights are frozen.
 
-    As `Weights` it is what checkpoints hold: a few megabytes that peft loads too. `config`, one of peft,
-    instead of the one that `options` describe (`options_of`). Raises UserError where peft is missing or no
-    layer has the names asked for.
+    It is the `Weights` of a checkpoint: a few megabytes that peft loads too. `config`: a LoraConfig of peft
+    instead of the one that `options` describe (see `options_of`). Raises UserError if peft is missing or
+    layers that were named have no adapter.
     """
 
     def __init__(self, model: Any, options: AdapterOptions, base_name: str | None = None,
@@ -43,40 +42,37 @@ class Adapter:
         from peft import LoraConfig, get_peft_model
 
         names = options.lora_target_modules
-        # as in peft, a text that no layer can be called is an expression for whole names
+        # as in peft, a text that cannot be a layer's name is an expression for whole names
         layers = [] if config or names == ALL_LINEAR or EXPRESSION.search(names) else [
             name.strip() for name in names.split(",") if name.strip()]
         tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         config = copy.deepcopy(config) or LoraConfig(
             task_type="CAUSAL_LM", r=options.lora_r, lora_alpha=options.lora_alpha,
             lora_dropout=options.lora_dropout, target_modules=layers or names)
-        config.exclude_modules = config.exclude_modules or _left_alone(model, names == ALL_LINEAR)
+        config.exclude_modules = config.exclude_modules or _excluded(model, names == ALL_LINEAR)
         try:
-            with warnings.catch_warnings():  # peft asks by the name that transformers gave up
+            with warnings.catch_warnings():
+                # of what peft sets itself: an old name in transformers, GPT-2's layers, experts
                 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-                # what it sets itself, for GPT-2's layers and for experts
                 warnings.filterwarnings("ignore", ".*(fan_in_fan_out|(rank|alpha)_pattern)")
                 self.peft = cast(Any, get_peft_model(model, config))  # its stubs take methods for tensors
         except (ValueError, re.error) as error:
             raise UserError(f"--lora_target_modules {names}: {error}") from error
-        wrapped = [name for name, layer in self.peft.get_base_model().named_modules()
-                   if hasattr(layer, "lora_A")]
-        for asked in sorted(config.target_modules or ()) if layers else ():  # peft takes names of experts out
-            if not any(f".{name}".endswith(f".{asked}") for name in wrapped):
-                raise UserError(f"--lora_target_modules {names}: no layer is called {asked}, or none that an "
-                                "adapter would change")
-        config.base_model_name_or_path = base_name  # not the cache's folder, which nobody else has
+        config.base_model_name_or_path = base_name  # not a folder of the cache
         self.model = self.peft.get_base_model()
-        if hasattr(self.model.get_output_embeddings(), "lora_A"):
-            raise UserError(f"--lora_target_modules {names}: the head cannot have an adapter; leave it out")
-        if tied and hasattr(self.model.get_input_embeddings(), "lora_A"):
-            raise UserError(f"--lora_target_modules {names}: the embeddings are also this model's head, "
-                            "which cannot have an adapter; leave them out")
+        wrapped = [name for name, layer in self.model.named_modules() if hasattr(layer, "lora_A")]
+        for asked in sorted(config.target_modules or ()) if layers else ():  # without peft's experts
+            if not any(f".{name}".endswith(f".{asked}") for name in wrapped):
+                raise UserError(f"--lora_target_modules {names}: no layer is called {asked}, or it cannot "
+                                "have an adapter")
+        if hasattr(self.model.get_output_embeddings(), "lora_A") or (
+                tied and hasattr(self.model.get_input_embeddings(), "lora_A")):
+            raise UserError(f"--lora_target_modules {names}: the head (or the embeddings, if they are also "
+                            "the head) cannot have an adapter; leave it out")
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The model as it was before training: adapter, dropout and gradient checkpointing off, and
-        nothing is recorded for gradients."""
+        """The model before training: without adapter, dropout, gradient checkpointing and gradients."""
         training = self.model.training
         self.model.eval()  # checkpointing acts in training mode alone
         try:
@@ -101,10 +97,6 @@ class Adapter:
 
         set_peft_model_state_dict(self.peft, tensors)
 
-    def merged(self) -> dict[str, torch.Tensor]:
-        """The state of a model without adapter that computes the same (see `merged_weights`)."""
-        return dict(merged_weights(self.model))
-
     def remove(self) -> None:
         """Take the adapter out again: the model has its own layers, untouched."""
         self.peft.unload()
@@ -113,22 +105,20 @@ class Adapter:
     def _tensors(self) -> dict[str, torch.Tensor]:
         from peft import get_peft_model_state_dict
 
-        return {name: value.contiguous() for name, value in
-                get_peft_model_state_dict(self.peft, save_embedding_layers=False).items()}
+        found = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
+        return {name: value.contiguous() for name, value in found.items()}
 
 
 def options_of(config: Any) -> AdapterOptions:
-    """A LoraConfig of peft as our options, which say less. Raises UserError for an adapter that trains or
-    changes weights of the model itself: with the adapter off it would not be what it was, nor could it be
-    merged as a sum of products."""
+    """A LoraConfig of peft as AdapterOptions, which have fewer fields. Raises UserError for an adapter that
+    changes the model's own weights: it could not be switched off, or merged as a sum of products."""
     require("peft", "lora")
     from peft import LoraConfig
 
     if not isinstance(config, LoraConfig):
         raise UserError(f"peft_config: must be a LoraConfig, is {type(config).__name__}")
-    plain = LoraConfig()
     for name, value in vars(config).items():
-        if name not in TAKEN and value != getattr(plain, name) and (name, value) not in INITIAL:
+        if name not in ALLOWED and value != getattr(LoraConfig(), name) and (name, value) not in INITIAL:
             raise UserError(f"peft_config: {name}={value!r} is not supported (an adapter is products of "
                             "matrices beside frozen weights); leave it out")
     asked = config.target_modules or "peft's own choice"
@@ -137,38 +127,14 @@ def options_of(config: Any) -> AdapterOptions:
                           lora_target_modules=asked if isinstance(asked, str) else ",".join(sorted(asked)))
 
 
-def _left_alone(model: Any, all_linear: bool) -> str | None:
-    """What peft is to leave alone, as a pattern: an adapter there would never get a gradient, or break it, or
-    be refused by peft, which is no answer where nobody named the layer."""
-    refused = [name for name, _ in model.named_modules() if name.endswith(".out_proj")
-               ] if all_linear and model.config.model_type in MAMBA else []
-    names = [*beside_text(model), *_routers(model), *_only_read(model), *refused]
+def _excluded(model: Any, all_linear: bool) -> str | None:
+    """A pattern of layers that peft must leave alone: those beside the text, dt_proj (state spaces use its
+    weight without calling it), routers (their outputs are tuples), and with all-linear what peft refuses."""
+    refused = (".dt_proj", ".out_proj") if all_linear and model.config.model_type in MAMBA else ".dt_proj"
+    names = [*beside_text(model), *(
+        name for name, layer in model.named_modules() if name.endswith(refused)
+        or (isinstance(layer, torch.nn.Linear) and "Router" in type(layer).__name__))]
     return f"({'|'.join(map(re.escape, names))})(\\..*)?" if names else None
-
-
-def _only_read(model: Any) -> list[str]:
-    """Layers whose weight is used without a call of the layer, hence without its adapter (Mamba's dt_proj).
-    transformers names them to `force_accelerate_hooks`, which wraps the forward of the layer around them."""
-    found = []
-    for name, layer in model.named_modules():
-        forward: Any = inspect.unwrap(type(layer).forward, stop=_names_children)
-        if _names_children(forward):
-            at = forward.__code__.co_freevars.index("child_module_names")
-            found += [f"{name}.{child}" for child in forward.__closure__[at].cell_contents]
-    return found
-
-
-def _names_children(forward: Any) -> bool:
-    return "child_module_names" in getattr(getattr(forward, "__code__", None), "co_freevars", ())
-
-
-@torch.no_grad()
-def _routers(model: Any) -> list[str]:
-    """Linear layers by their class that give more than the tensor that peft adds to (PhiMoE's routers)."""
-    kinds = {name: layer for name, layer in model.named_modules()
-             if isinstance(layer, torch.nn.Linear) and type(layer).forward is not torch.nn.Linear.forward}
-    return [name for name, layer in kinds.items()
-            if not isinstance(layer(layer.weight.new_zeros(1, layer.in_features)), torch.Tensor)]
 
 
 @torch.no_grad()
@@ -176,8 +142,8 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The state of a model, by the names it has without an adapter; adapters are added to their weights.
 
     peft wraps a layer once, or a mixture's experts once for every parameter: `experts.base_layer.base_layer`.
-    Sums are made in float32 and kept in the model's dtype, one at a time. The model is left as it is: to
-    merge in place and take out again would leave the teacher's weights rounded.
+    Sums are made in float32 and kept in the model's dtype, one at a time. Not by peft's own merge, which
+    changes the model: taken out again, it would leave the teacher's weights rounded.
     """
     added, adapted = set[str](), {}
     for name, layer in model.named_modules():

@@ -12,7 +12,7 @@ from raft_fast.data.records import own_file
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
-from raft_fast.distillation.memory import estimate
+from raft_fast.distillation.memory import estimate, show_memory
 from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.student import make_student
@@ -134,7 +134,8 @@ def train_student(rows: list[Row], terms: Sequence[Term], options: Options, orig
             reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
         if processes.is_first:
             kept = {row.row_id: lengths[row.row_id] for row in rows}
-            estimate(model, frozen and frozen.model, kept, training, processes.size).show()
+            show_memory(estimate(model, frozen and frozen.model, kept, training, processes.size),
+                        model.device)
         steps = step_count(len(rows), training, rows_per_step(training, run_dir))
         with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
             ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,

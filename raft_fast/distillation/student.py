@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from raft_fast.distillation.lora import Adapter
+from raft_fast.distillation.lora import Adapter, merged_weights
 from raft_fast.distillation.teacher import Teaching
 from raft_fast.distillation.weights import FullWeights, copied, whole_model
 from raft_fast.models.architecture import beside_text
@@ -98,7 +98,7 @@ class LoraStudent:
     def finish(self, run_dir: Path, chat: Chat) -> Any:
         def write() -> None:
             write_folder(run_dir / "adapter", self.weights.save)
-            _save(run_dir / "model", self.model, self.weights.merged(), chat)
+            _save(run_dir / "model", self.model, dict(merged_weights(self.model)), chat)
 
         Processes().first(write)
         self.release()

@@ -13,13 +13,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.distillation.metrics import cut_back
-from raft_fast.distillation.watching import (
-    FirstBatch,
-    LogCompletions,
-    RolloutAdvice,
-    Trackers,
-    find_trackers,
-)
+from raft_fast.distillation.watching import FirstBatch, LogCompletions, Trackers, find_trackers
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
 from raft_fast.models.architecture import head_of
@@ -46,10 +40,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
               "false: the held-out rows have no answers to choose the weights by")
         check(not options.eval_steps or options.eval_general_prompts > 0, "--eval_general_prompts", 0,
               "above 0: the held-out rows have no answers, so only general drift can be watched")
-    advice = RolloutAdvice(config["steps_per_generation"], config["rollout_engine"],
-                           original.model.device.type == "cuda", config["max_completion_length"],
-                           reporter.say)
-    found: list[Callback] = [FirstBatch(original.chat), advice]
+    found: list[Callback] = [FirstBatch(original.chat)]
     if kinds := find_trackers(options.report_to):
         found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:

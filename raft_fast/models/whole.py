@@ -165,7 +165,7 @@ def load_reports() -> Iterator[list[str]]:
         return not is_report
 
     level = logger.level
-    logger.setLevel(logging.WARNING)  # reports come whatever the user's verbosity shows
+    logger.setLevel(logging.WARNING - 1)  # at which it reports, but no plan of shards
     logger.addFilter(keep)
     try:
         yield kept

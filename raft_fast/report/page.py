@@ -51,7 +51,9 @@ def write_run_report(run_dir: Path) -> Path:
                 ("Answers side by side", samples(run.generations) or missing("generations.jsonl")),
                 ("Time and memory", costs(run.phases) or missing("phases.json"))]
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
-    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, "", caveats(run))
+    notes = caveats(run)
+    verdict = notes.pop(0) if run.collapse else ""
+    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, verdict, notes)
 
 
 def write_refine_report(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from two_processes import run_with
 
 from raft_fast.distillation import Callback, SoftStop, checkpoint
-from raft_fast.distillation.rollouts.local import BatchedRollouts
+from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.distillation.step import Stepper
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions

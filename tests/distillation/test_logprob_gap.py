@@ -1,19 +1,17 @@
 """Rollout engine against trainer: the right model passes, another one is caught, in float32 and bf16."""
 
 import copy
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from test_loop import OPTIONS, run
 from tiny import make_model
+from watched_run import OPTIONS, lines, run
 
-from raft_fast.distillation import Draw, Trajectory
-from raft_fast.distillation.rollouts import buffer
-from raft_fast.distillation.rollouts.buffer import ANOTHER_MODEL, CHECKED, Gap, GapCheck, rounding
-from raft_fast.distillation.rollouts.local import BatchedRollouts
+from raft_fast.distillation import Draw, Trajectory, rollouts
+from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.rollouts import ANOTHER_MODEL, GapCheck, rounding
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 
@@ -38,28 +36,15 @@ def moved(model, by):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_student_itself_passes(chat, capsys, dtype, temperature):
+def test_the_student_itself_passes_and_stale_weights_do_not(chat, capsys, dtype, temperature):
     model = make_model().to(dtype)
-    found = GapCheck(chat, temperature).check(0, model, *sampled(chat, model, temperature))
-    assert 0 <= found <= rounding(model)
-    told = capsys.readouterr().err
-    assert told.count("log-probs differ by") == 1
-    assert "warning" not in told
-
-
-def test_an_engine_that_does_not_say_how_likely_its_tokens_were_is_told_to(chat):
-    model = make_model()
-    draws, drawn = sampled(chat, model)
-    with pytest.raises(UserError, match=r"sample\(draws, logprobs=True\)"):
-        GapCheck(chat, 1.0).check(0, model, draws, [Trajectory(one.ids) for one in drawn])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_stale_weights_are_caught(chat, dtype):
-    """The engine kept the weights that it began with."""
-    model = make_model().to(dtype)
+    drawn = sampled(chat, model, temperature)
+    assert 0 <= GapCheck(chat, temperature).check(0, model, *drawn) <= rounding(model)
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="they did not arrive"):
-        GapCheck(chat, 1.0).check(4, moved(model, 0.5), *sampled(chat, model))
+        GapCheck(chat, temperature).check(4, moved(model, 0.5), *drawn)
+    with pytest.raises(UserError, match="at another temperature"):
+        GapCheck(chat, temperature / 2).check(0, model, *drawn)
 
 
 def test_weights_that_are_a_little_off_are_a_warning(chat, capsys):
@@ -69,101 +54,57 @@ def test_weights_that_are_a_little_off_are_a_warning(chat, capsys):
     assert "warning: rollout engine and trainer log-probs differ" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_in_bf16_a_slightly_stale_policy_is_seen(chat, capsys, resumed):
-    """Held against the rounding of refill 0: what it may be in bf16 at all hides the difference."""
-    begun = make_model().bfloat16()
-    check = GapCheck(chat, 1.0)
-    usual = check.check(0, begun, *sampled(chat, begun))
-    if resumed:
-        kept, check = json.loads(json.dumps(check.state())), GapCheck(chat, 1.0)
-        check.load(kept)
-    now = moved(make_model(), 0.01).bfloat16()  # as float32 weights that are handed over in bf16
-    fresh = check.check(1, now, *sampled(chat, now))
-    assert "warning" not in capsys.readouterr().err
-    stale = check.check(2, now, *sampled(chat, begun))
-    assert "warning: rollout engine and trainer log-probs differ" in capsys.readouterr().err
-    assert max(usual, fresh) < stale < rounding(now)
-
-
-def test_a_mean_that_chance_explains_is_no_warning(chat, capsys):
-    """The same spread on fewer tokens."""
-    check = GapCheck(chat, 1.0)
-    check.load([20.0, 1.0, 1000.0])  # 0.02 nats a token, and about as much spread
-    model = make_model().bfloat16()
-    for tokens, far in ((4, False), (4000, True)):
-        gap = Gap(0.04 * tokens, tokens * (0.04**2 + 0.03**2), tokens)
-        assert (gap.mean > check._bound(gap, model)) == far
-
-
-def test_another_temperature_is_caught(chat):
+@pytest.mark.parametrize(("values", "said"), [(lambda ids: None, r"sample\(draws, logprobs=True\)"),
+                                              (lambda ids: [float("nan")] * len(ids), "differ by nan nats")])
+def test_values_that_are_missing_or_no_numbers_are_caught(chat, values, said):
     model = make_model()
-    for engine, asked in ((0.5, 1.0), (1.0, 0.5)):
-        with pytest.raises(UserError, match="at another temperature"):
-            GapCheck(chat, asked).check(0, model, *sampled(chat, model, engine))
-
-
-def test_values_that_are_no_numbers_are_caught(chat):
-    draws, (first, *rest) = sampled(chat, make_model())
-    broken = Trajectory(first.ids, [float("nan")] * len(first.ids))
-    with pytest.raises(UserError, match="differ by nan nats/token"):
-        GapCheck(chat, 1.0).check(0, make_model(), draws, [broken, *rest])
-
-
-def test_every_trajectory_has_its_values():
+    draws, (first, *rest) = sampled(chat, model)
+    with pytest.raises(UserError, match=said):
+        GapCheck(chat, 1.0).check(0, model, draws, [Trajectory(first.ids, values(first.ids)), *rest])
     with pytest.raises(ValueError, match="2 token ids with 1 log-probabilities"):
         Trajectory([1, 2], [-0.5])
 
 
-def test_refills_are_looked_at_ever_less_often_and_at_every_start(chat):
+def test_refills_are_compared_ever_less_often_and_at_every_start(chat):
     model, check = make_model(), GapCheck(chat, 1.0)
     drawn = sampled(chat, model)
-    looked = [check.check(refill, model, *drawn) is not None for refill in range(10)]
-    assert [refill for refill, at in enumerate(looked) if at] == [0, 1, 2, 4, 8]
-    with pytest.raises(UserError, match="they did not arrive"):  # the first one of a run that goes on
+    assert check.check(0, model, [Draw([1], 0)], [Trajectory([], [])]) is None  # waits for tokens
+    compared = [check.check(refill, model, *drawn) is not None for refill in range(10)]
+    assert [refill for refill, at in enumerate(compared) if at] == [0, 1, 2, 4, 8]
+    with pytest.raises(UserError, match="they did not arrive"):  # the first refill of a resumed run
         GapCheck(chat, 1.0).check(3, moved(model, 0.5), *drawn)
-    assert GapCheck(chat, 1.0).check(3, model, *drawn) is None  # and yet metrics.jsonl is what it would be
+    assert GapCheck(chat, 1.0).check(3, model, *drawn) is None  # metrics.jsonl is that of one start
 
 
-def test_empty_trajectories_wait_for_the_next_refill(chat, capsys):
-    model, check = make_model(), GapCheck(chat, 1.0)
-    assert check.check(0, model, [Draw([1], 0)], [Trajectory([], [])]) is None
-    assert check.check(3, model, *sampled(chat, model)) is None
-    assert "log-probs differ" in capsys.readouterr().err
-
-
-def test_any_number_of_processes_looks_at_the_same_trajectories(chat, monkeypatch):
-    model = make_model()
+def test_any_number_of_processes_compares_the_same_trajectories(chat, monkeypatch):
+    model, sums = make_model(), []
     draws, drawn = sampled(chat, model, rows=12)
-    first = [(draw.prompt, one) for draw, one in zip(draws, drawn, strict=True)][:CHECKED]
-    alone = GapCheck(chat, 1.0)._compare(model, first)
-    sums = []
-    for rank in range(2):
-        processes = SimpleNamespace(rank=rank, size=2, is_first=False, sum=lambda t: sums.append(t) or t)
-        monkeypatch.setattr(buffer, "Processes", lambda processes=processes: processes)
-        GapCheck(chat, 1.0).check(0, model, draws[rank::2], drawn[rank::2])
-    assert torch.allclose(sum(sums), alone, atol=1e-4)
-    assert sum(sums)[2] == alone[2]
+    for size in (1, 2):
+        for rank in range(size):
+            processes = SimpleNamespace(rank=rank, size=size, is_first=False,
+                                        sum=lambda sums_of_one: sums.append(sums_of_one) or sums_of_one)
+            monkeypatch.setattr(rollouts, "Processes", lambda processes=processes: processes)
+            GapCheck(chat, 1.0).check(0, model, draws[rank::size], drawn[rank::size])
+    alone, *two = sums
+    assert torch.allclose(sum(two), alone, atol=1e-4)
+    assert sum(two)[1] == alone[1]
 
 
 class Stale(BatchedRollouts):
     """Keeps the first weights it was given."""
 
-    def __init__(self, chat, sampling):
-        super().__init__(chat, sampling)
-        self.kept = None
+    kept = None
 
     def sync(self, student):
         self.kept = self.kept or copy.deepcopy(student)
         super().sync(self.kept)
 
 
-def test_a_run_logs_the_gap_and_stops_where_weights_do_not_arrive(tmp_path, chat, monkeypatch):
-    options = replace(OPTIONS, steps_per_generation=1, num_train_epochs=4)
-    _, metrics = run(tmp_path / "right", chat, options)
-    assert [step["rollout_logprob_gap"] is not None for step in metrics] \
-        == [True, True, True, False, True, False, False, False]
-    monkeypatch.setattr("raft_fast.distillation.loop.make_engine",
-                        lambda options, chat, student: Stale(chat, Sampling(8, 1.0)))
+def test_a_run_logs_the_gap_and_stops_when_weights_do_not_arrive(tmp_path, chat):
+    options = replace(OPTIONS, num_train_epochs=5)
+    run(tmp_path / "right", chat, options=options)
+    assert [step["rollout_logprob_gap"] is not None for step in lines(tmp_path / "right/metrics.jsonl")] \
+        == [True, True, True, False, True, False, False, False, True, False]
     with pytest.raises(UserError, match="they did not arrive"):
-        run(tmp_path / "stale", chat, replace(options, learning_rate=0.1))
+        run(tmp_path / "stale", chat, options=replace(options, learning_rate=0.1),
+            rollout_engine=Stale(chat, Sampling(8, 1.0)))

@@ -11,7 +11,6 @@ from tiny import make_model, make_rows
 
 from raft_fast.distillation import Callback, Teacher, TrainingState, fitting, measure, plan, train
 from raft_fast.distillation.callbacks import MetricsLog
-from raft_fast.distillation.rollouts.buffer import GapCheck
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
@@ -99,25 +98,6 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept, schedule):
         (tmp_path / f"run/checkpoints/step-{step:06d}/optimizer.safetensors").write_bytes(bytes(100))
     (tmp_path / "run/checkpoints/.partial-step-000009").mkdir()
     same_run(run(tmp_path / "run", chat, options), whole)
-
-
-def test_a_resumed_run_remembers_how_far_engine_and_trainer_are_apart(tmp_path, chat, monkeypatch):
-    """Refill 0 alone measures their rounding; without it later refills would be held against too much."""
-    seen, check = [], GapCheck.check
-
-    def look(self, refill, *asked):
-        seen.append((refill, self.usual))
-        return check(self, refill, *asked)
-
-    monkeypatch.setattr(GapCheck, "check", look)
-    options = replace(OPTIONS, steps_per_generation=1)
-    run(tmp_path / "run", chat, options)
-    measured = dict(seen)[1]
-    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
-    seen.clear()
-    run(tmp_path / "run", chat, options)
-    assert measured is not None
-    assert seen[0] == (2, measured)
 
 
 def test_a_resumed_run_keeps_the_micro_batches_that_memory_asked_for(tmp_path, chat, monkeypatch):

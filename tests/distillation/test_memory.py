@@ -1,4 +1,4 @@
-"""The estimate before a run, and what happens where it was wrong."""
+"""The estimate before a run, and smaller rollouts and micro-batches when memory runs out."""
 
 from dataclasses import replace
 
@@ -7,12 +7,17 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, make_stepper
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Estimate, estimate, fitting, measure, memory, plan
+from raft_fast.distillation import Adapter, Draw, fitting, measure, memory, plan, rollout_engines
 from raft_fast.distillation.checkpoint import random_state
-from raft_fast.distillation.memory import run_halving
+from raft_fast.distillation.memory import estimate, run_halving, show_memory
+from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.engines import Sampling
+from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
+
+OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore lines")
 
 
 def scarce(stepper, rows):
@@ -24,7 +29,7 @@ def scarce(stepper, rows):
         if len(examples) > rows:
             torch.rand(3)  # random numbers were drawn before it failed
             losses.sum().backward()
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore lines")
+            raise OUT
         return losses, measures
 
     stepper.student_pass.forward = forward
@@ -34,7 +39,7 @@ def examples_of(stepper, rows):
     return [stepper.example(row, [z]) for row, z in zip(rows, TRAJECTORIES, strict=True)]
 
 
-@pytest.mark.parametrize("fits", [1, 2, 3])
+@pytest.mark.parametrize("fits", [1, 3])
 @pytest.mark.parametrize("balance", ["gradient", "ema"])
 def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balance):
     gradients, states = [], []
@@ -52,7 +57,7 @@ def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balan
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
     assert states[0] == states[1]  # the random numbers of the failed tries were taken back
-    assert stepper.limits.rows <= max(fits, 1)
+    assert stepper.limits.rows <= fits
 
 
 def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
@@ -64,7 +69,7 @@ def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
     run_halving(stepper, examples_of(stepper, rows[:4]))
     assert capsys.readouterr().err == ""
     scarce(stepper, 0)
-    with pytest.raises(UserError, match=r"with one row of \d+ tokens \(CUDA out of memory.*\): --gradient"):
+    with pytest.raises(UserError, match=r"with 1 rows a micro-batch \(CUDA out of.*\): use --gradient"):
         run_halving(stepper, examples_of(stepper, rows[:4]))
 
 
@@ -72,11 +77,42 @@ def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
     stepper = make_stepper(make_model(0), make_model(1), chat)
 
     def out(*_):
-        raise torch.OutOfMemoryError("no room")
+        raise OUT
 
     stepper.optimizer._init_group = out
-    with pytest.raises(UserError, match="while the optimizer made its state"):
+    with pytest.raises(UserError, match="in the optimizer's update"):
         run_halving(stepper, examples_of(stepper, rows[:4]))
+
+
+def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, monkeypatch, capsys):
+    real, tried, fits = rollout_engines.generate_ids, [], [99]
+
+    def generate(model, chat, prompts, *rest):
+        tried.append(len(prompts))
+        if len(prompts) > fits[0]:
+            raise OUT
+        return real(model, chat, prompts, *rest)
+
+    def sample():
+        tried.clear()
+        engine.sync(make_model(0))
+        return [trajectory.ids for trajectory in engine.sample(draws)]
+
+    monkeypatch.setattr(rollout_engines, "generate_ids", generate)
+    engine = BatchedRollouts(chat, Sampling(4, 1.0))
+    draws = [Draw(chat.student_prompt(row.prompt), seed) for seed, row in enumerate(rows)]
+    want = sample()
+    fits[0] = 2
+    for expected in ([6, 3, 2, 2, 2], [2, 2, 2]):
+        assert sample() == want
+        assert tried == expected
+    assert capsys.readouterr().err.count("out of memory") == 2
+    engine.tokens = max(len(draw.prompt) for draw in draws) + 4
+    assert sample() == want
+    assert set(tried) == {1}
+    fits[0] = 0
+    with pytest.raises(UserError, match=r"sampling one trajectory \(CUDA out of.*1 GiB\): use --gradient"):
+        sample()
 
 
 def estimated(student, teacher, chat, options=OPTIONS, processes=1, rows=None):
@@ -86,60 +122,48 @@ def estimated(student, teacher, chat, options=OPTIONS, processes=1, rows=None):
     return estimate(student, teacher, lengths, options, processes)
 
 
-def test_what_stays_is_counted(chat):
+def test_weights_gradients_and_optimizer_state_are_counted(chat):
     model = make_model(0)
     numbers = sum(p.numel() for p in model.parameters())
-    found = estimated(model, make_model(0), chat)
-    assert found.staying == {"gradients": 4 * numbers, "AdamW": 8 * numbers}
-    assert found.loaded == 2 * 4 * numbers
-    four = estimated(model, make_model(0), chat, replace(OPTIONS, parallelism="fsdp2"), 4)
-    assert four.staying == {"gradients": numbers, "AdamW": 2 * numbers}
-    assert four.loaded == numbers + 4 * numbers
-    assert four.passing["rollouts"] == found.passing["rollouts"] + 4 * numbers  # a whole copy samples
-    assert estimated(model, make_model(0), chat, processes=4).staying == found.staying
+    for options, processes, parts in ((OPTIONS, 1, 1), (OPTIONS, 4, 1),
+                                      (replace(OPTIONS, parallelism="fsdp2"), 4, 4)):
+        found = estimated(model, make_model(0), chat, options, processes)
+        assert (found["gradients"], found["AdamW"]) == (4 * numbers / parts, 8 * numbers / parts)
+        assert found["models"] == 4 * numbers / parts + 4 * numbers
     adapted = Adapter(model, AdapterOptions(use_peft=True)).model  # student and teacher are one
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     lora = estimated(adapted, adapted, chat)
-    assert lora.staying == {"gradients": 4 * trained, "AdamW": 8 * trained}
-    assert lora.loaded == 4 * sum(p.numel() for p in adapted.parameters())
+    assert (lora["gradients"], lora["AdamW"]) == (4 * trained, 8 * trained)
+    assert lora["models"] == 4 * sum(p.numel() for p in adapted.parameters())
 
 
-def test_activations_are_what_autograd_keeps():
-    model, before = make_model(0), torch.get_rng_state()
-    token, once = memory._activations(model, checkpointing=False)
-    kept = token * 2 / 3  # of two layers, whose states are kept; one layer's gradients come on top
-    assert kept * 400 + once == pytest.approx(memory._saved(model.train(), 400), rel=0.1)
-    assert torch.equal(torch.get_rng_state(), before)
-    half, _ = memory._activations(make_model(0).bfloat16(), checkpointing=False)
-    assert half == pytest.approx(token / 2, rel=0.2)
-    deep = make_model(0, num_hidden_layers=8)
-    assert memory._activations(deep, True)[0] < memory._activations(deep, False)[0] / 2
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_about_what_autograd_keeps(chat, dtype):
+    """Of one row, whose tokens are packed; the formula counts two more layers for their gradients."""
+    kept = {}
+    model = make_model(0, hidden_size=128, intermediate_size=256, num_hidden_layers=8).to(dtype).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    row = make_rows(1)[0]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _ = completion_hidden(model, [chat.sft_view(row.prompt, row.completion)], pad_id=0)
+    found = estimated(model, None, chat, replace(OPTIONS, distillation=False), rows=[row])["activations"]
+    assert found * 8 / 10 == pytest.approx(sum(kept.values()), rel=0.25)
 
 
 @pytest.mark.parametrize("less", [{"sft": False}, {"distillation": False}, {"per_device_train_batch_size": 2},
                                   {"max_tokens_per_micro_batch": 100}, {"gradient_checkpointing": True}])
 def test_what_needs_less_is_estimated_at_less(chat, less):
     model, options = make_model(0, num_hidden_layers=8), replace(OPTIONS, num_generations=2)
-    activations = [estimated(model, make_model(1), chat, asked).passing["activations"]
+    activations = [estimated(model, make_model(1), chat, asked)["activations"]
                    for asked in (options, replace(options, **less))]
     assert activations[1] < activations[0]
-
-
-def test_one_long_row_is_a_micro_batch_of_its_own(chat):
-    rows = make_rows(6)
-    rows[3] = replace(rows[3], completion="x" * 200)
-    capped = replace(OPTIONS, max_tokens_per_micro_batch=10)
-    found, alone = (estimated(make_model(0), None, chat, capped, rows=own) for own in (rows, rows[3:4]))
-    assert found.passing == alone.passing
-
-
-def test_rollout_engines_hold_what_is_theirs(chat, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 10 << 30))
-    found = {engine: estimated(make_model(0), make_model(1), chat, replace(
-        OPTIONS, rollout_engine=engine, vllm_gpu_memory_utilization=0.25)).passing["rollouts"]
-        for engine in ("transformers", "vllm", "vllm_server")}
-    assert found.pop("transformers") > 0
-    assert found == {"vllm": 10 * (1 << 30) // 4, "vllm_server": 0}
 
 
 def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
@@ -153,11 +177,10 @@ def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
     assert (len(seen), len(told)) == (12, 6)  # the student's prompt and the teacher's
 
 
-def test_what_does_not_fit_is_said_before_it_costs_anything(capsys, monkeypatch):
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("M", (), {"available": 7}))
-    assert memory.free_memory(torch.device("cpu")) == 7
-    for free, said in ((1 << 40, False), (1 << 20, True)):
-        Estimate({"gradients": 1 << 30, "AdamW": 2 << 30}, {"activations": 1 << 30}, 0, free).show()
-        text = capsys.readouterr().err
-        assert ("will probably not fit" in text) == said
-        assert "4.00" in text
+@pytest.mark.parametrize(("free", "warned"), [(1 << 40, False), (1 << 20, True)])
+def test_what_does_not_fit_is_a_warning_before_it_costs_anything(capsys, monkeypatch, free, warned):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    show_memory({"models": 9 << 30, "gradients": 1 << 30, "AdamW": 3 << 30}, torch.device("cpu"))
+    text = capsys.readouterr().err
+    assert ("will probably not fit: use --gradient" in text) == warned
+    assert "4.00" in text

@@ -7,15 +7,21 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 import vllm_stand_in
-from test_loop import OPTIONS, run
 from tiny import make_model
 from transformers import ContinuousBatchingConfig, LlamaConfig, LlamaForCausalLM
+from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Adapter, Draw
-from raft_fast.distillation.rollouts import make_engine
-from raft_fast.distillation.rollouts.buffer import GapCheck
-from raft_fast.distillation.rollouts.local import BatchedRollouts, ContinuousRollouts
-from raft_fast.distillation.rollouts.vllm import VLLMRollouts, VLLMServerRollouts, weights_for_engine
+from raft_fast.distillation.checkpoint import go_on, of_each_process, seed_process
+from raft_fast.distillation.rollout_engines import (
+    BatchedRollouts,
+    ContinuousRollouts,
+    VLLMRollouts,
+    VLLMServerRollouts,
+    make_engine,
+    weights_for_engine,
+)
+from raft_fast.distillation.rollouts import GapCheck
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
@@ -37,16 +43,16 @@ def vllm(monkeypatch):
         monkeypatch.setitem(sys.modules, name, each)
 
 
-def engine_of(name, chat, temperature=1.0, length=8):
-    sampling = Sampling(length, temperature)
+def engine_of(name, chat, temperature=1.0):
+    sampling = Sampling(8, temperature)
     if name == "transformers":
         return BatchedRollouts(chat, sampling)
     if name == "continuous":
         return ContinuousRollouts(chat, sampling, ContinuousBatchingConfig(
             num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
     if name == "vllm":
-        return VLLMRollouts.start("folder", chat, sampling, 0.3, 128)
-    return VLLMServerRollouts.connect("http://host:8000", chat, sampling, torch.device("cpu"))
+        return VLLMRollouts(chat, sampling, "folder", 128, 0.3)
+    return VLLMServerRollouts(chat, sampling, "http://host:8000", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -65,12 +71,14 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
         assert all(0 < len(one.ids) <= 8 and not chat.eos_ids & set(one.ids[:-1]) for one in drawn)
         assert student.training
         assert student.config._attn_implementation == attention
+    engine.sync(student)
     assert engine.sample([], logprobs=True) == []
+    assert getattr(engine, "student", None) is None  # no copy is kept while the student trains
 
 
 @pytest.mark.parametrize("name", ["vllm", "vllm_server"])
 def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
-    """By engines of this process neither: tests/models/test_vocabulary.py."""
+    """For engines of this process: tests/models/test_vocabulary.py."""
     engine, student = engine_of(name, chat), make_model(1, vocab_size=300)
     with torch.no_grad():
         student.lm_head.weight[260:] *= 8
@@ -78,13 +86,6 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
     drawn = engine.sample(DRAWS, logprobs=True)
     assert max(token for one in drawn for token in one.ids) < 260
     assert GapCheck(chat, 1.0).check(0, student, DRAWS, drawn) < 0.1  # weights went over as bf16
-
-
-def test_continuous_batching_keeps_no_copy_where_there_is_nothing_to_draw(chat):
-    engine = engine_of("continuous", chat)
-    engine.sync(make_model())
-    assert engine.sample([]) == []
-    assert engine.student is None
 
 
 @pytest.mark.parametrize("name", ["transformers", "vllm", "vllm_server"])
@@ -98,106 +99,56 @@ def test_a_draw_depends_on_its_seed_alone(chat, vllm, name):
     assert together[0] != together[-1]  # one prompt, two seeds
 
 
-def test_a_whole_run_with_an_engine_that_has_weights_of_its_own(tmp_path, chat, vllm, monkeypatch, capsys):
+def test_a_run_with_vllm_in_this_process_and_one_with_a_server_that_loses_weights(tmp_path, chat, vllm):
     engine = engine_of("vllm", chat)
-    monkeypatch.setattr("raft_fast.distillation.loop.make_engine", lambda *_: engine)
-    _, metrics = run(tmp_path / "run", chat, replace(OPTIONS, steps_per_generation=2, learning_rate=0.05))
+    run(tmp_path / "run", chat, options=replace(OPTIONS, steps_per_generation=3), rollout_engine=engine)
+    metrics = lines(tmp_path / "run/metrics.jsonl")
     assert all(step["trajectories"] == 3 for step in metrics)
-    assert metrics[2]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
+    assert metrics[3]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
     assert engine.llm.done == ["weights", "cache", "sleep"] * 2
-
-
-def test_a_server_that_loses_weights_is_caught(tmp_path, chat, vllm, monkeypatch):
-    engine = engine_of("vllm_server", chat)
-    engine.client.loses_weights = True
-    monkeypatch.setattr("raft_fast.distillation.loop.make_engine", lambda *_: engine)
+    server = engine_of("vllm_server", chat)
+    server.client.loses_weights = True
     with pytest.raises(UserError, match="they did not arrive"):
-        run(tmp_path / "run", chat)
-    assert engine.client.resets == 1
-    assert engine.client.device == torch.device("cpu")
+        run(tmp_path / "lost", chat, rollout_engine=server)
+    assert (server.client.resets, server.client.device) == (1, torch.device("cpu"))
 
 
-def test_a_request_that_fails_is_asked_again_and_then_named(chat, vllm):
-    engine = engine_of("vllm_server", chat)
-    engine.sync(make_model(1))
-    want = engine.sample(DRAWS[:1])
-    engine.client.failures = 2
-    assert [one.ids for one in engine.sample(DRAWS[:1])] == [one.ids for one in want]
-    engine.client.failures = 3
-    with pytest.raises(UserError, match=r"http://host:8000: a trajectory .* in 3 attempts: Request failed"):
-        engine.sample(DRAWS[:1])
-
-
-def test_an_aborted_rollout_is_not_a_trajectory(chat, vllm, monkeypatch):
-    """Of a server TRL's client says no reason: what has no end and is shorter than allowed was broken off."""
-    engine = engine_of("vllm_server", chat)
-    engine.sync(make_model(1))
-    whole, shortened = engine.client.generate, []
-
-    def generate(*args, **kwargs):
-        found = whole(*args, **kwargs)
-        if len(shortened) < 2:
-            shortened.append(found["completion_ids"][0].pop())
-            found["completion_ids"][0][:] = [1] * len(found["completion_ids"][0])
-            found["logprobs"][0].pop()
-        return found
-
-    want = engine.sample(DRAWS[:1])
-    monkeypatch.setattr(engine.client, "generate", generate)
-    assert [one.ids for one in engine.sample(DRAWS[:1])] == [one.ids for one in want]
-    assert len(shortened) == 2
-    shortened.clear()
-    monkeypatch.setattr("raft_fast.distillation.rollouts.vllm.ATTEMPTS", 2)
-    with pytest.raises(UserError, match=r"a trajectory could not be had in 2 attempts: .* was broken off"):
-        engine.sample(DRAWS[:1])
-
-
-@pytest.mark.parametrize("reason", ["abort", "error"])
-def test_an_aborted_rollout_in_process_is_one_line(chat, vllm, monkeypatch, reason):
-    engine = engine_of("vllm", chat)
-    answer = engine.llm._answer
-    monkeypatch.setattr(engine.llm, "_answer", lambda *asked: ended(answer(*asked), reason))
-    engine.sync(make_model(1))
-    with pytest.raises(UserError, match=f"no trajectories could be had .*finish_reason '{reason}'"):
-        engine.sample(DRAWS)
-    assert engine.asleep
-
-
-def ended(answer, reason):
-    answer.outputs[0].finish_reason = reason
+def cut_off(answer):
+    answer["completion_ids"][0][:] = [1]
+    del answer["logprobs"][0][1:]
     return answer
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (ConnectionError("Connection refused\nTraceback (most recent call last): ..."), "Connection refused"),
-    (Exception("Request failed: 500, out of memory"), "Request failed: 500, out of memory"),
-    (RuntimeError(), "RuntimeError")])
-def test_weights_that_a_server_does_not_take_are_one_line(chat, vllm, error, said):
-    engine = engine_of("vllm_server", chat)
-    engine.client.refuses_weights = error
-    with pytest.raises(UserError) as told:
-        engine.sync(make_model(1))
-    assert str(told.value) == (
-        f"--vllm_server_base_url http://host:8000: the student's weights could not be handed over ({said}): "
-        "look at the server's log, start it again, then run the same command, which goes on from the last "
-        "checkpoint")
+def ended(answers):
+    answers[0].outputs[0].finish_reason = "abort"
+    return answers
 
 
-@pytest.mark.parametrize(("call", "said"), [
-    ("generate", "no trajectories could be had"), ("collective_rpc", "weights could not be handed over")])
-def test_what_vllm_itself_raises_is_one_line(chat, vllm, monkeypatch, call, said):
-    engine = engine_of("vllm", chat)
+def failed(_):
+    raise RuntimeError("EngineCore died\nTraceback (most recent call last): ...")
 
-    def fail(*_, **__):
-        raise RuntimeError("EngineCore died\nTraceback (most recent call last): ...")
 
-    def work():
+@pytest.mark.parametrize(("name", "call", "change", "said"), [
+    ("vllm", "generate", ended, r"sampling failed \(a trajectory ended with finish_reason 'abort'\)"),
+    ("vllm", "generate", failed, r"sampling failed \(EngineCore died\)"),
+    ("vllm", "collective_rpc", failed, r"weights could not be sent \(EngineCore died\)"),
+    ("vllm_server", "generate", cut_off, "a trajectory was cut off after 1 of 8 tokens"),
+    ("vllm_server", "generate", failed, r"sampling failed \(EngineCore died\)"),
+    ("vllm_server", "update_named_params", failed, r"weights could not be sent \(EngineCore died\)")])
+def test_trajectories_that_are_not_whole_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatch, name, call,
+                                                                         change, said):
+    engine = engine_of(name, chat)
+    inner = engine.llm if name == "vllm" else engine.client
+    real = getattr(inner, call)
+    monkeypatch.setattr(inner, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
+
+    def sample():
         engine.sync(make_model(1))
         engine.sample(DRAWS)
 
-    monkeypatch.setattr(engine.llm, call, fail)
-    with pytest.raises(UserError, match=rf"^--rollout_engine vllm: .*{said} \(EngineCore died\): run the"):
-        work()
+    option = "--rollout_engine vllm" if name == "vllm" else "--vllm_server_base_url http://host:8000"
+    with pytest.raises(UserError, match=rf"^{option}: .*{said}.*; run the same command again"):
+        sample()
 
 
 def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
@@ -208,7 +159,7 @@ def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    found = dict(weights_for_engine(student))
+    found = weights_for_engine(student)
     assert sorted(found) == sorted(names)
     merged = make_model(0, tie_word_embeddings=True)
     merged.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False)
@@ -219,30 +170,47 @@ def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
-def test_the_option_names_the_engine(chat, vllm):
-    assert isinstance(make_engine(OPTIONS, chat, make_model()), BatchedRollouts)
-    assert isinstance(make_engine(replace(OPTIONS, rollout_engine="continuous"), chat, ON_GPU),
-                      ContinuousRollouts)
-    engine = make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
-    assert engine.llm.settings == ("folder", "bfloat16", 512, 0.3)
-    server = replace(OPTIONS, rollout_engine="vllm_server")
-    assert isinstance(make_engine(server, chat, ON_GPU), VLLMServerRollouts)
-    with pytest.raises(UserError, match="--vllm_server_base_url http://nobody: The vLLM server can't be"):
-        make_engine(replace(server, vllm_server_base_url="http://nobody"), chat, ON_GPU)
+def test_the_option_names_the_engine_and_what_is_missing(chat, vllm, monkeypatch):
+    for name, kind in (("transformers", BatchedRollouts), ("continuous", ContinuousRollouts),
+                       ("vllm", VLLMRollouts), ("vllm_server", VLLMServerRollouts)):
+        engine = make_engine(replace(OPTIONS, rollout_engine=name, max_length=1000), chat, ON_GPU)
+        assert type(engine) is kind
+        if name == "vllm":
+            assert engine.llm.settings == ("folder", "bfloat16", 512, 0.3)
+    nobody = replace(OPTIONS, rollout_engine="vllm_server", vllm_server_base_url="http://nobody")
+    with pytest.raises(UserError, match=r"--vllm_server_base_url http://nobody: .*The vLLM server can't be"):
+        make_engine(nobody, chat, ON_GPU)
+    for name, module, said in (("vllm", "vllm", "pip install vllm"),
+                               ("vllm_server", "trl.generation.vllm_client", r"pip install 'trl\[vllm\]'")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(UserError, match=said):
+            make_engine(replace(OPTIONS, rollout_engine=name), chat, ON_GPU)
 
 
-def test_what_is_missing_is_named_with_its_install_line(chat, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match="pip install vllm"):
-        make_engine(replace(OPTIONS, rollout_engine="vllm"), chat, ON_GPU)
-    monkeypatch.setitem(sys.modules, "trl.generation.vllm_client", None)
-    with pytest.raises(UserError, match=r"pip install 'trl\[vllm\]'"):
-        make_engine(replace(OPTIONS, rollout_engine="vllm_server"), chat, ON_GPU)
-
-
-def test_continuous_batching_that_loses_a_trajectory_says_so(chat, monkeypatch):
+def test_continuous_batching_that_loses_a_trajectory_is_an_error(chat, monkeypatch):
     engine = engine_of("continuous", chat)
     engine.sync(make_model())
     monkeypatch.setattr(LlamaForCausalLM, "generate_batch", lambda *_, **__: {})
     with pytest.raises(UserError, match=r"its scheduler stopped\): use .*--rollout_engine transformers"):
         engine.sample(DRAWS[:1], logprobs=True)
+
+
+def test_every_process_goes_on_with_its_own_random_numbers():
+    def drawn(process, engine):
+        go_on(kept, engine, process, [0, 5])
+        return torch.rand(()).item()
+
+    processes = [SimpleNamespace(rank=rank, size=2, collect=list) for rank in range(2)]
+    kept, expected = [], []
+    for process, rows in zip(processes, (8, 16), strict=True):
+        seed_process(process, 0, 0)
+        engine = BatchedRollouts(None, None)
+        engine.rows = rows
+        kept += of_each_process(engine, process)
+        expected.append(torch.rand(()).item())
+    assert expected[0] != expected[1]  # dropout masks of two processes have nothing in common
+    engines = [BatchedRollouts(None, None) for _ in processes]
+    assert list(map(drawn, processes, engines)) == expected
+    assert [engine.rows for engine in engines] == [8, 16]
+    alone = SimpleNamespace(rank=0, size=1)
+    assert drawn(alone, engines[0]) == drawn(alone, engines[1]) not in expected

@@ -15,7 +15,7 @@ from test_loop import OPTIONS, metrics_of, run, timeless
 
 from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.rollouts.local import BatchedRollouts
+from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.distillation.step import Stepper
 from raft_fast.run.errors import Stopped, UserError, entry
 

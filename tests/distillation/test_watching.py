@@ -1,255 +1,66 @@
-"""What listens to a run, on a tiny model: evaluation, best weights, collapse, samples."""
+"""What a run shows: its progress, samples, the first batch, trackers."""
 
-import json
 import re
+import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-import torch
 from tiny import make_model, make_rows
-from transformers import AutoModelForCausalLM
 from watched_run import OPTIONS, lines, make_scorer, run
 
-from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.callbacks import OverProcesses
-from raft_fast.distillation.watching import FirstBatch, LogCompletions, RolloutAdvice
-from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.during_training import (
-    EvaluateEvery,
-    KeepBest,
-    StopOnCollapse,
-    collapse_of,
-    nll,
-    watchers,
+from raft_fast.distillation import Callback
+from raft_fast.distillation.checkpoint import checkpoints
+from raft_fast.distillation.metrics import speeds
+from raft_fast.distillation.watching import (
+    FirstBatch,
+    LogCompletions,
+    StepsInProgress,
+    Trackers,
+    find_trackers,
 )
-from raft_fast.report.cards import finish
+from raft_fast.engines.hf import HFEngine
+from raft_fast.evaluation.during_training import EvaluateEvery, KeepBest, StopOnCollapse, watchers
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
 
-def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):
-    student, scorer = make_model(0).train(), make_scorer(chat)
-    scores = scorer(student)
-    assert student.training
-    assert scores["eval_general_drift"] == 0.0
-    engine, rows = HFEngine(make_model(0), chat, "tiny"), make_rows(6)
-    sums = [value for _, value in engine.nll([row.prompt for row in rows], [row.gold for row in rows])]
-    expected = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
-    assert scores["eval_domain_nll"] == pytest.approx(expected, rel=1e-5)
-    assert scorer(make_model(1))["eval_general_drift"] != 0
-    assert nll(student, chat, []) is None
+def test_speeds_are_tokens_over_seconds():
+    metrics = {"tokens": 100, "train_seconds": 2.0, "teacher_seconds": None, "rollout_seconds": 4.0}
+    assert speeds(metrics, 4, []) == {
+        "rollout_tokens": 4, "teacher_tokens": 0, "rollout_tokens_per_second": 1.0,
+        "teacher_tokens_per_second": None, "train_tokens_per_second": 50.0}
 
 
-class Told(Callback):
-    """What was heard: (moment, step)."""
-
-    def __init__(self):
-        self.heard = []
-
-    def on_begin(self, state):
-        self.heard.append(("begin", state.step))
-
-    def on_step(self, state):
-        self.heard.append(("step", state.step))
-
-    def on_evaluate(self, state, scores):
-        self.heard.append(("evaluate", state.step))
-
-    def on_save(self, state, checkpoint):
-        assert (checkpoint / "manifest.json").is_file()
-        self.heard.append(("save", state.step))
-
-    def on_end(self, state):
-        self.heard.append(("end", state.step))
+def shown():
+    """A reporter of steps, and the (steps, note, steps found) that it showed."""
+    told = []
+    return StepsInProgress(lambda steps, note="", found=0: told.append((steps, note, found))), told
 
 
-def test_callbacks_hear_every_moment_in_order(folder, chat):
-    told = Told()
-    run(folder, chat, [told, EvaluateEvery(4, make_scorer(chat))])
-    assert told.heard == [
-        ("begin", 0), ("evaluate", 0), ("step", 1), ("step", 2), ("save", 2), ("step", 3), ("step", 4),
-        ("evaluate", 4), ("save", 4), ("step", 5), ("step", 6), ("evaluate", 6), ("save", 6), ("end", 6)]
-    found = lines(folder / "evaluations.jsonl")
-    assert [line["step"] for line in found] == [0, 4, 6]
-    run(folder, chat, [EvaluateEvery(4, make_scorer(chat))])  # finished: nothing is added
-    assert lines(folder / "evaluations.jsonl") == found
+def test_every_step_logs_its_speeds_and_shows_its_losses(tmp_path, chat):
+    (steps, told), options = shown(), replace(OPTIONS, steps_per_generation=2, save_steps=4)
+    run(tmp_path / "run", chat, [steps], options)
+    metrics = lines(tmp_path / "run/metrics.jsonl")
+    assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
+    assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
+    assert [steps for steps, *_ in told] == [0] + [1] * 6
+    assert re.fullmatch(r"loss \S+  sft \S+  kl \S+  λ \S+", told[1][1])
+    shutil.rmtree(checkpoints(tmp_path / "run/checkpoints")[-1])
+    steps, told = shown()
+    run(tmp_path / "run", chat, [steps], options)
+    assert [(done, found) for done, _, found in told] == [(0, 4), (1, 0), (1, 0)]
 
 
-class Scripted:
-    """Scores as a test writes them: (domain, drift) each, or the domain's alone."""
-
-    def __init__(self, *scores):
-        self.scores = iter(scores)
-
-    def __call__(self, student):
-        found = next(self.scores)
-        domain, drift = found if isinstance(found, tuple) else (found, 0)
-        return {"eval_domain_nll": domain, "eval_general_drift": drift}
+def test_the_last_evaluation_stands_beside_the_last_step():
+    steps, told = shown()
+    steps.on_evaluate(None, {"eval_domain_nll": 3.0, "eval_general_drift": None})
+    steps.on_evaluate(None, {"eval_domain_nll": 2.5, "eval_general_drift": 0.25})
+    assert [note for _, note, _ in told] == ["domain_nll 3", "domain_nll 2.5  general_drift 0.25"]
 
 
-class Remember(Callback):
-    """The weights after every step."""
-
-    def __init__(self):
-        self.weights = {}
-
-    def on_step(self, state):
-        self.weights[state.step] = {k: v.clone() for k, v in state.student.state_dict().items()}
-
-
-def same(student, weights):
-    return all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
-
-
-class Killed(Callback):
-    """A kill -9 after a step or in an evaluation: nothing is saved."""
-
-    def __init__(self, step=None):
-        self.step = step
-
-    def on_step(self, state):
-        if state.step == self.step:
-            raise KeyboardInterrupt
-
-    def on_evaluate(self, state, scores):
-        if self.step is None:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "run"
-
-
-def best(folder):
-    return sorted(path.name for path in (folder / "best").iterdir())
-
-
-def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
-    """Killed while the best weights were saved: only what all have heard has a line."""
-    told, evaluate = Told(), EvaluateEvery(2, lambda _: {"eval_domain_nll": 1.0, "eval_general_drift": 0.0})
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=Killed()))
-    evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=told))
-    assert told.heard == [("evaluate", 0)]
-    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
-
-
-def test_training_ends_with_the_best_weights(folder, chat):
-    seen, scripted = Remember(), Scripted((5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (float("nan"), 0.1))
-    (folder / "best/.partial-step-000003/model").mkdir(parents=True)  # left by a kill, and taken away
-    student = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
-    assert best(folder) == ["step-000004"]
-    kept = AutoModelForCausalLM.from_pretrained(folder / "best/step-000004/model")  # as --model would
-    again = run(folder, chat, [KeepBest(1.0)])  # killed before the model was saved
-    assert all(same(each, seen.weights[4]) for each in (student, kept, again))
-    assert not same(student, seen.weights[6])
-
-
-@pytest.mark.parametrize("last", [(2.0, 1.5), (2.0, float("inf")), (2.0, float("nan"))])
-def test_best_weights_are_never_those_of_a_collapse(folder, chat, last):
-    """A collapse may have the lowest likelihood of all, and its evaluation is heard here first."""
-    seen, scripted = Remember(), EvaluateEvery(2, Scripted((5.0, 0.0), (3.0, 0.1), last))
-    student = run(folder, chat, [seen, KeepBest(1.0), StopOnCollapse(1.0), scripted])
-    assert (best(folder), max(seen.weights)) == (["step-000002"], 4)
-    assert same(student, seen.weights[2])
-
-
-def test_best_weights_are_never_those_of_steps_that_were_made_again(folder, chat):
-    """The step was evaluated, then the run was killed before its checkpoint; made again, it is worse."""
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 3, 2, 0.1)), Killed(3)])
-    assert best(folder) == ["step-000002", "step-000003"]
-    seen = Remember()
-    again = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[2.5] * 4))])
-    assert best(folder) == ["step-000002"]
-    assert not any(torch.equal(value, weights[name]) for weights in seen.weights.values()
-                   for name, value in again.state_dict().items() if "embed" in name)
-
-
-def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(folder, chat, capsys):
-    four = replace(OPTIONS, max_steps=4)
-    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 1, 2, 0.5, 3))], four)
-    assert best(folder) == ["step-000001", "step-000003"]
-    (folder / "checkpoints/step-000004/state.json").write_text("{}")
-    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(3, 3))], four)
-    assert "step-000004 is damaged" in capsys.readouterr().err
-    assert best(folder) == ["step-000001"]
-
-
-def test_damaged_best_weights_leave_the_last_ones(folder, chat):
-    seen = Remember()
-    run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted(5, 3, 4))])
-    file = folder / "best/step-000004/model/model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.warns(UserWarning, match="step-000004 is damaged"):
-        assert same(run(folder, chat, [KeepBest(1.0)]), seen.weights[6])
-
-
-@pytest.mark.parametrize(("scores", "said"), [((3.0, 1.5), "eval_general_drift 1.5 is above"),
-                                              ((float("nan"), 0.1), "eval_domain_nll is not finite")])
-def test_collapse_ends_training_for_good(folder, chat, scores, said):
-    ended = []
-
-    class End(Callback):
-        def on_end(self, state):
-            ended.append(state.finished)
-
-    run(folder, chat, [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores)), End()])
-    run(folder, chat, [End()])  # the same command again trains no further
-    assert (len(lines(folder / "metrics.jsonl")), len(ended)) == (3, 2)
-    assert all(said in each for each in [*ended, collapse_of(folder)])
-    assert lines(folder / "evaluations.jsonl")[-1]["step"] == 3
-
-
-def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(folder, chat):
-    """The checkpoint that knew of it was damaged, and the steps were done again."""
-    folder.mkdir()
-    (folder / "collapse.json").write_text('{"step": 3, "reason": "collapse at step 3"}')
-    run(folder, chat, [StopOnCollapse(1.0)])
-    assert collapse_of(folder) is None
-
-
-def test_an_end_that_somebody_else_chose_is_no_collapse(folder, chat):
-    class Patience(Callback):
-        def on_evaluate(self, state, scores):
-            state.finished = "no better for two evaluations" if state.step == 2 else None
-
-    callbacks = [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))]
-    for _ in range(2):  # the second one goes on from a checkpoint that says it is finished
-        run(folder, chat, callbacks)
-        assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
-        assert collapse_of(folder) is None
-
-
-def test_another_process_hears_what_the_first_decides(tmp_path):
-    """There `Processes.first` gives what was decided elsewhere, and does no work."""
-    each, state = Told(), TrainingState(tmp_path, None, None, 4, step=3)
-    each.everywhere = True
-    OverProcesses([each, Told()], SimpleNamespace(first=lambda work: (False, "enough"))).on_step(state)
-    assert (each.heard, state.finished) == ([("step", 3)], "enough")
-
-
-def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("raft_fast.run.fetch.push", lambda *_: pytest.fail("uploaded"))
-    monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "evaluation.json").write_text("{}")
-    why = "collapse at step 3: eval_general_drift 1.5 is above --collapse_threshold 1"
-    (tmp_path / "collapse.json").write_text(json.dumps({"step": 3, "reason": why}))
-    finish(tmp_path, SimpleNamespace(watch=WatchOptions()), Reporter())
-    assert f"warning: training ended early: {why}" in capsys.readouterr().err
-    for page in ("model/README.md", "report.html"):
-        assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")
-    watch = WatchOptions(push_to_hub=True, hub_model_id="me/model")
-    with pytest.raises(UserError, match=r"--hub_model_id me/model: .*collapse at step 3.*hf upload me/model"):
-        finish(tmp_path, SimpleNamespace(watch=watch), Reporter())
-
-
-def test_completions_are_logged_and_not_twice(folder, chat):
-    heard = {}
+def test_completions_are_logged_and_not_twice(tmp_path, chat):
+    heard, folder = {}, tmp_path / "run"
 
     class Listen(Callback):
         def on_step(self, state):
@@ -274,46 +85,106 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     options = replace(OPTIONS, max_steps=2, num_loss_tokens_to_skip=1)
     run(tmp_path / "run", chat, [FirstBatch(chat)], options)
     text = (tmp_path / "run/first_batch.md").read_text()
-    assert text.count("## row_id r") == 3
-    blocks = re.findall(r"(masked|in the loss), (\d+) tokens:\n\n(`{3,})text\n(.*?)\n\3\n", text, re.DOTALL)
-    shown, counts = [block[3] for block in blocks], [int(block[1]) for block in blocks]
-    assert [block[0] for block in blocks] == ["masked", "in the loss"] * 9
-    assert counts[0] == len(chat.tokenizer(shown[0], add_special_tokens=False).input_ids)
-    assert shown[0].endswith("<turn>assistant\n")
-    assert "<turn>user\nWhat is" in shown[0]
-    assert shown[1].startswith("It is ")
-    assert shown[1].endswith("<eos>")
-    assert "reference knowledge: It is" in shown[4]  # the teacher sees the answer, and the student does not
-    assert "reference knowledge" not in shown[2]
-    assert shown[3] == shown[5]
-    assert counts[3] <= OPTIONS.max_completion_length - 1  # the skipped token is masked
-    assert f"masked [0, {counts[0]}), in the loss [{counts[0]}, {counts[0] + counts[1]})" in text
-    assert text.count("Control tokens: `<turn>` ") == 9
+    assert len(re.findall(r'## Row \d\n\n    row_id: "r\d"\n', text)) == 3
+    views = re.findall(r'### (.*)\n\n    control tokens: ({"<turn>": .*})\n\nmasked, tokens \[0, (\d+)\):\n\n'
+                       r"((?:    .*\n)+)\nin the loss, tokens \[\3, (\d+)\):\n\n((?:    .*\n)+)", text)
+    assert len(views) == 9
+    titles, _, starts, masked, ends, scored = zip(*views, strict=True)
+    assert titles[:3] == ("Answer to train on (sft)", "Trajectory, for the student (kl)",
+                          "Trajectory, for the teacher (kl)")
+    masked, scored = ([re.sub("(?m)^    ", "", part)[:-1] for part in parts] for parts in (masked, scored))
+    counts = [len(chat.tokenizer(part, add_special_tokens=False).input_ids) for part in masked]
+    assert counts[0] == int(starts[0])
+    assert int(ends[1]) - int(starts[1]) < OPTIONS.max_completion_length  # the skipped token is masked
+    assert masked[0].endswith("<turn>assistant\n")
+    assert "<turn>user\nWhat is" in masked[0]
+    assert re.fullmatch("It is .*<eos>", scored[0])
+    assert "reference knowledge: It is" in masked[2]  # the teacher sees the answer, and the student does not
+    assert "reference knowledge" not in masked[1]
+    assert scored[1] == scored[2]
     (tmp_path / "run/first_batch.md").unlink()
     run(tmp_path / "run", chat, [FirstBatch(chat)], replace(options, max_steps=3))
-    assert not (tmp_path / "run/first_batch.md").exists()  # a run that goes on has no first batch
+    assert not (tmp_path / "run/first_batch.md").exists()  # a resumed run has no first batch
 
 
-def test_a_mark_in_the_text_of_a_row_is_no_control_token(chat):
-    view = chat.sft_view([{"role": "user", "content": "<eos> <turn>?"}], "<turn>user")
-    assert "Control tokens: `<turn>` 3, `<eos>` 3.\n" in FirstBatch(chat)._shown(view)
+def test_nothing_in_a_row_is_markdown_or_a_control_token_of_the_first_batch(chat):
+    view = chat.sft_view([{"role": "user", "content": "<eos> <turn>?\n\n# <b>\r```"}], "<turn>user")
+    text = FirstBatch(chat).show("A view", view)
+    assert 'control tokens: {"<turn>": 3, "<eos>": 3}\n' in text
+    assert all(line.startswith("    ") for line in re.split("[\r\n]+", text) if re.search("[<`]", line))
 
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     engine = HFEngine(make_model(0), chat, "tiny")
-    config = {"steps_per_generation": 1, "rollout_engine": "transformers", "max_completion_length": 8}
-    assert [type(each) for each in watchers(WatchOptions(), engine, [], tmp_path, Reporter(), config)] \
-        == [FirstBatch, RolloutAdvice]
 
     def no_wheel(name):
         raise UserError("cannot be fetched")
 
     monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", no_wheel)
-    options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
-    found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), config)
-    assert [type(each) for each in found] == [
-        FirstBatch, RolloutAdvice, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery]
+    all_of_them = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
+    for options, kinds in ((WatchOptions(), [FirstBatch]), (all_of_them, [
+            FirstBatch, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery])):
+        found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), {})
+        assert [type(each) for each in found] == kinds
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
-    with pytest.raises(UserError, match="--load_best_model_at_end"):
-        WatchOptions(load_best_model_at_end=True)
+
+
+@pytest.fixture
+def stub_tracker(monkeypatch):
+    from accelerate import tracking
+
+    class Stub(tracking.GeneralTracker):
+        name, requires_logging_directory, made = "stub", True, []
+
+        def __init__(self, run_name, logging_dir=None):
+            super().__init__()
+            self.values, self.config, self.finished, self.broken = [], None, False, False
+            Stub.made.append(self)
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            self.config = values
+
+        def log(self, values, step=None, **kwargs):
+            if self.broken:
+                raise ConnectionError("service is down")
+            self.values.append((step, values))
+
+        def finish(self):
+            self.finished = True
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "stub", Stub)
+    return Stub
+
+
+def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
+    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {"learning_rate": 0.1, "revision": None})
+    run(tmp_path / "run", chat, [trackers, EvaluateEvery(3, make_scorer(chat))])
+    (stub,) = stub_tracker.made
+    assert (stub.config, stub.finished) == ({"learning_rate": 0.1, "revision": "None"}, True)
+    assert [step for step, values in stub.values if "eval_domain_nll" in values] == [0, 3, 6]
+    logged = [(step, values) for step, values in stub.values if "loss" in values]
+    metrics = lines(tmp_path / "run/metrics.jsonl")
+    assert logged == [(line["step"], {name: value for name, value in line.items() if name in values})
+                      for line, (_, values) in zip(metrics, logged, strict=True)]
+    assert logged[0][1].keys() > {"loss", "kl_loss", "lambda", "grad_norm", "peak_memory_bytes"}
+
+
+def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(tmp_path, chat, stub_tracker):
+    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {})
+    stub_tracker.made.pop().broken = True
+    with pytest.warns(UserWarning, match="tracker stub failed and is dropped: service is down"):
+        run(tmp_path / "run", chat, [trackers])
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 6
+
+
+def test_unknown_and_missing_trackers_are_named_and_all_are_those_installed(monkeypatch):
+    for name, said in (("none, nonsense", "--report_to .*nonsense"), ("clearml", "clearml: not installed")):
+        with pytest.raises(UserError, match=said):
+            find_trackers(name)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    assert find_trackers("none") == find_trackers("None") == find_trackers("no") == find_trackers("all") == []

@@ -101,16 +101,14 @@ class LLM:
                                          wanted.stop_token_ids, wanted.logit_bias)
         told = [{token: SimpleNamespace(logprob=value, rank=1)}
                 for token, value in zip(ids, logprobs, strict=True)]
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(ids), logprobs=told)])
+        return SimpleNamespace(outputs=[SimpleNamespace(
+            token_ids=tuple(ids), logprobs=told, finish_reason="stop")])
 
 
 class VLLMClient:
-    """As TRL's; `loses_weights` acknowledges them and keeps what it had; `refuses_weights` is the error they
-    end in; `failures` requests to come fail."""
+    """As TRL's; with `loses_weights` it acknowledges them and keeps what it had."""
 
     loses_weights = False
-    refuses_weights: Exception | None = None
-    failures = 0
 
     def __init__(self, base_url, connection_timeout=0.0):
         if "nobody" in base_url:
@@ -121,8 +119,6 @@ class VLLMClient:
         self.device = device
 
     def update_named_params(self, metadata, named_params):
-        if self.refuses_weights:
-            raise self.refuses_weights
         came = list(named_params)
         assert metadata == [(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
                             for name, tensor in came]
@@ -134,9 +130,6 @@ class VLLMClient:
 
     def generate(self, prompts, temperature, max_tokens, logprobs, generation_kwargs):
         assert logprobs == 0
-        if self.failures:
-            self.failures -= 1
-            raise Exception("Request failed: 500, out of blocks")
         (prompt,) = prompts
         ids, values = self.served.draw(prompt, temperature, max_tokens, **generation_kwargs)
         return {"completion_ids": [ids], "logprobs": [[[value] for value in values]]}

@@ -14,11 +14,11 @@ OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=3, teache
                        max_completion_length=8, learning_rate=3e-2, save_steps=2)
 
 
-def run(folder, chat, callbacks=(), options=OPTIONS):
+def run(folder, chat, callbacks=(), options=OPTIONS, **more):
     folder.mkdir(exist_ok=True)
     student = make_model(0)
     train(student, Teacher(make_model(0), chat, 16, 1.5), chat, make_rows(6),
-          terms_of("raft", options), options, 0, folder, callbacks)
+          terms_of("raft", options), options, 0, folder, callbacks, **more)
     return student
 
 

@@ -115,7 +115,6 @@ def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"eval_judge": "a,a"}, "--eval_judge a,a: names a twice: name each judge once"),
-    ({"eval_judge": "a", "eval_quorum": 2}, "--eval_quorum 2: is more than the 1 judges"),
     ({"eval_judge": "a,b"}, "two of them are one model"),
     ({"eval_judge": "a", "eval_prompts": "."}, "holds no prompt"),
 ])

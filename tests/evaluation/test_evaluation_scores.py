@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
 
-from raft_fast.engines import Reply
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.both_models import collect, evaluate_domain
 from raft_fast.evaluation.scores import (
@@ -145,22 +144,16 @@ def test_change_is_paired():
 def test_progress_tells_what_the_engine_is_at():
     """Nothing advances while a batch is drawn, minutes long."""
     shown = []
-
-    class Engine:
-        def under_way(self):
-            return "at token 3 of at most 9"
-
-        def generate(self, prompts, sampling):
-            assert shown[-1]() == "at token 3 of at most 9"
-            yield from ((index, Reply("yes")) for index, _ in enumerate(prompts))
+    engine = StubEngine(str)
+    engine.under_way = lambda: "at token 3 of at most 9"
 
     class Shown(Reporter):
         @contextmanager
         def phase(self, *_):
-            yield lambda steps=1, note="": shown.append(note)
+            yield lambda steps=1, note="": shown.append((steps, note()))
 
-    assert len(collect(Engine(), [[], []], 9, Shown(), "evaluate")) == 2
-    assert len(shown) == 3
+    assert len(collect(engine, [make_rows(1)[0].prompt], 9, Shown(), "evaluate")) == 1
+    assert shown == [(0, "at token 3 of at most 9"), (1, "at token 3 of at most 9")]
 
 
 def test_length_cuts_and_refusals():

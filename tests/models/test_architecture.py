@@ -13,7 +13,6 @@ from tiny import make_model, make_rows, make_tokenizer
 from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from raft_fast.distillation import Adapter, Teacher
-from raft_fast.distillation.memory import stored_bytes
 from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
 from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.load import load_local
@@ -132,6 +131,13 @@ def test_four_bits_need_a_gpu_and_their_library(monkeypatch):
     config = quantization_config("nf4", cuda)
     assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def stored_bytes(tensor):
+    """What a weight takes, quantised ones with their scales."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.nbytes
 
 
 def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):

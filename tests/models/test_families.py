@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.rollouts.vllm import weights_for_engine
+from raft_fast.distillation.lora import merged_weights
+from raft_fast.distillation.rollout_engines import weights_for_engine
 from raft_fast.distillation.student import make_student
 from raft_fast.engines.load import load_engine
 from raft_fast.recipes import terms_of
@@ -92,7 +93,7 @@ def test_the_saved_model_is_the_trained_one(name, adapter, tmp_path):
     teacher = Teacher(original.model, chat, 16, 1.5, teaching=student.teaching(original.model))
     train(student.model, teacher, chat, make_rows(6), terms_of("raft", TRAIN), TRAIN, 0, run_dir,
           weights=student.weights)
-    trained, for_engine = logits(student.model), {name for name, _ in weights_for_engine(student.model)}
+    trained, for_engine = logits(student.model), set(weights_for_engine(student.model))
     assert not is_close(trained, before)
 
     measured = student.finish(run_dir, chat)
@@ -119,7 +120,7 @@ def test_merged_weights_are_those_of_peft(name, dtype):
     for key, value in model.named_parameters():
         if "lora_" in key:
             value.data.normal_(std=0.1)
-    merged = adapter.merged()
+    merged = dict(merged_weights(model))
     with adapter.off():
         off = logits(model)
     by_peft = adapter.peft.merge_and_unload().state_dict()

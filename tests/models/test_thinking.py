@@ -69,8 +69,8 @@ def test_special_tokens_tell_a_thought_in_this_process_too():
     engine = HFEngine(make_model(vocab_size=264), Chat(tokenizer), "m")
     ids = tokenizer("[THINK]hm[/THINK]it is <|box|>yes<|box|>, I say<eos>",
                     add_special_tokens=False).input_ids
-    assert engine._read(ids, 1, 0.0).text == "it is yes, I say"
-    assert engine._read(ids[:3], 1, 0.0).text == ""
+    assert engine._read(ids, 1).text == "it is yes, I say"
+    assert engine._read(ids[:3], 1).text == ""
 
 
 @pytest.mark.parametrize("unit", [

@@ -12,9 +12,8 @@ from tokenizers import AddedToken, models
 from transformers import AutoTokenizer, ContinuousBatchingConfig
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
-from raft_fast.distillation.rollouts.buffer import GapCheck
-from raft_fast.distillation.rollouts.local import BatchedRollouts, ContinuousRollouts
-from raft_fast.distillation.rollouts.vllm import suppressed
+from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts, suppressed
+from raft_fast.distillation.rollouts import GapCheck
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.hf import HFEngine

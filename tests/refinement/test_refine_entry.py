@@ -215,7 +215,7 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
             "--refine_batch_size", "3", "--retry_failed", "true", "--engine_overrides",
             '{"big": {"requests_per_minute": 60}}')
-    assert "license: mit" in (tmp_path / "out" / "config.yaml").read_text()
+    assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, monkeypatch):

@@ -116,9 +116,13 @@ def test_the_data_card_has_what_the_hub_reads(folder):
     assert (data.license, data.language, data.size_categories) == ("cc-by-4.0", ["en", "sv"], ["n<1K"])
     assert "synthetic" in data.tags
     for used, size in ((999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M")):
-        (folder / "summary.json").write_text(json.dumps(SUMMARY | {"rows": {"used": used, "total": used}}))
-        bare = front(write_card(folder).read_text())
+        (folder / "summary.json").write_text(json.dumps(SUMMARY | {
+            "rows": {"used": used, "total": used, "rejected": 2}, "sources": {"gold": used}}))
+        text = write_card(folder).read_text()
+        bare = front(text)
         assert (bare["license"], "language" in bare, bare["size_categories"]) == ("unknown", False, [size])
+        assert "| rows set aside, in rejected.jsonl | 2 |" in text
+        assert ("Nothing was refined" in text, "synthetic text" in text) == (True, False)
 
 
 def test_the_data_card_has_the_runs_own_numbers_and_no_paths(folder):
@@ -143,13 +147,3 @@ def test_datasets_reads_the_folder_and_only_its_rows(folder, tmp_path, streaming
         assert [(line["completion"], line["similarity"], line["fused"]) for line in lines] == [
             ("ŷ", 0.9, "ŷ"), ("ȳ", 0.8, None), ("y", None, None)]
         assert lines[0]["prompt"] == rows()[0].prompt
-
-
-def test_rows_set_aside_are_named_and_nothing_refined_is_said(folder):
-    summary = SUMMARY | {"sources": {"gold": 3, "rewrite": 0, "fused": 0},
-                         "rows": {"used": 3, "total": 3, "rejected": 2}}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    text = write_card(folder).read_text()
-    assert "Nothing was refined" in text
-    assert "synthetic text" not in text
-    assert "| rows set aside, in rejected.jsonl | 2 |" in text

@@ -1,0 +1,277 @@
+"""The engines of --rollout_engine: transformers and continuous batching in this process, vLLM in this process
+or as a server.
+
+vLLM in this process is written against docs.vllm.ai (`LLM`, `SamplingParams`, sleep mode, `reload_weights`
+with `weights_path`) for vLLM 0.22 and newer. The server is called through TRL's VLLMClient (TRL 1.16: vLLM
+0.22 to 0.31), which retries failed requests and sends weights by NCCL. Neither has been run with vLLM itself;
+tests/distillation/vllm_stand_in.py has what they rely on.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers.core_model_loading import revert_weight_conversion
+
+from raft_fast.distillation.lora import merged_weights, plain_name
+from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
+from raft_fast.distillation.weights import WEIGHTS_FILE, copied
+from raft_fast.engines import Sampling, stable_seed
+from raft_fast.engines.generation import draw_continuously, generate_ids, sample_ids
+from raft_fast.models.architecture import positions
+from raft_fast.models.chat import Chat
+from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.options import TrainOptions
+from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
+
+ROLLOUT_ROWS = 64  # with few rows the matrix units idle
+ROLLOUT_TOKENS = 65536  # upper bound of the cache of keys and values, padding and completions included
+CONNECT_SECONDS = 240.0  # for a server to be up
+IN_FLIGHT = 64  # requests to a server
+LESS_MEMORY = ("use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new "
+               "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length")
+
+
+def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngine:
+    """The engine that --rollout_engine names. Raises UserError if its package is missing;
+    `preflight.check_rollouts` checks which of them the device supports."""
+    sampling = Sampling(options.max_completion_length, options.rollout_temperature)
+    if options.rollout_engine == "transformers":
+        return BatchedRollouts(chat, sampling)
+    if options.rollout_engine == "continuous":
+        return ContinuousRollouts(chat, sampling)
+    if options.rollout_engine == "vllm":
+        longest = int(min(options.max_length + options.max_completion_length, positions(student)))
+        return VLLMRollouts(chat, sampling, student.name_or_path, longest,
+                            options.vllm_gpu_memory_utilization)
+    return VLLMServerRollouts(chat, sampling, options.vllm_server_base_url, student.device)
+
+
+class BatchedRollouts(RolloutEngine):
+    """Samples from the student itself. A draw's noise depends on its seed alone; its probabilities are the
+    student's, rounded according to the padding of its batch. (Where rotary frequencies depend on the longest
+    sequence of a pass, as in `generate`, they depend on the batch.)
+
+    At most `rows` rows and `tokens` tokens are sampled at once; out of memory, `rows` is halved for good.
+    """
+
+    def __init__(self, chat: Chat, sampling: Sampling) -> None:
+        self.chat, self.sampling, self.rows, self.tokens = chat, sampling, ROLLOUT_ROWS, ROLLOUT_TOKENS
+        self.student: Any = None
+
+    def sync(self, student: Any) -> None:
+        self.student = student
+
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
+        drawn: dict[int, Trajectory] = {}
+        while waiting:
+            longest = len(draws[waiting[0]].prompt) + self.sampling.max_new_tokens
+            chosen = waiting[: max(1, min(self.rows, self.tokens // longest))]
+            try:
+                found = self._generate([draws[index] for index in chosen], logprobs)
+                drawn.update(zip(chosen, found, strict=True))
+                waiting, failed = waiting[len(chosen) :], None
+            except torch.OutOfMemoryError as error:
+                failed = first_line(error)
+            if failed:  # outside of the handler: the error holds on to the cache of keys and values
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if len(chosen) == 1:
+                    raise UserError(f"out of memory while sampling one trajectory ({failed}): {LESS_MEMORY}")
+                self.rows = (len(chosen) + 1) // 2
+                console.print(f"out of memory while sampling {len(chosen)} trajectories: {self.rows} at once "
+                              "from here on", markup=False, soft_wrap=True)
+        self.student = None  # frees the copy of a sharded one while the student trains
+        return [drawn[index] for index in range(len(draws))]
+
+    def _generate(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:
+        asked = (self.student, self.chat, [draw.prompt for draw in draws], self.sampling.max_new_tokens,
+                 self.sampling.temperature, [draw.seed for draw in draws])
+        if not logprobs:  # a tenth faster
+            return [Trajectory(ids) for ids in generate_ids(*asked)]
+        return [Trajectory(ids, values) for ids, values in sample_ids(*asked)]
+
+    def state(self) -> dict[str, Any]:
+        return {"rollout_rows": self.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.rows = state.get("rollout_rows", self.rows)
+
+
+class ContinuousRollouts(RolloutEngine):
+    """transformers' continuous batching, for a GPU: a finished trajectory's place is taken by the next prompt
+    at once. Samples from the student, or from a bf16 copy of it if it trains in float32 on a GPU.
+
+    One stream of noise, seeded by the draws, serves everything in flight, so the same refill may draw
+    differently. `settings` is a transformers ContinuousBatchingConfig; by default the free memory decides.
+    """
+
+    def __init__(self, chat: Chat, sampling: Sampling, settings: Any = None) -> None:
+        self.chat, self.sampling, self.settings = chat, sampling, settings
+        self.student: Any = None
+
+    def sync(self, student: Any) -> None:
+        autocast = student.device.type == "cuda" and student.dtype == torch.float32
+        self.student = copied(student, torch.bfloat16) if autocast else student
+
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        student, self.student = self.student, None
+        if not draws:
+            return []
+        seed = stable_seed([draw.seed for draw in draws])
+        found = draw_continuously(student, self.chat, [draw.prompt for draw in draws],
+                                  replace(self.sampling, seed=seed), self.settings, logprobs)
+        return [Trajectory(list(one.generated_tokens), list(one.logprobs) if logprobs else None)
+                for one in found]
+
+
+class VLLM(RolloutEngine):
+    """What both forms of vLLM share: `send` weights, then `ask` for one request per draw, each with its own
+    seed; vLLM's results may still depend on what else is in a batch."""
+
+    option: str  # that an error names
+    send: Callable[[Any], None]
+    ask: Callable[[Sequence[Draw]], list[Trajectory]]
+
+    def __init__(self, chat: Chat, sampling: Sampling) -> None:
+        self.chat, self.sampling = chat, sampling
+
+    def sync(self, student: Any) -> None:
+        self.suppressed = suppressed(student, self.chat)
+        with self.errors("the student's weights could not be sent"):
+            self.send(student)
+
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        with self.errors("sampling failed"):
+            return self.ask(draws)
+
+    def parameters(self, draw: Draw) -> dict[str, Any]:
+        return {"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids), **self.suppressed}
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """One line for what vLLM, its engine, torch, NCCL, requests and TRL raise."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(f"{self.option}: {what} ({first_line(error)}); run the same command again to go "
+                            "on from the last checkpoint") from error
+
+
+class VLLMRollouts(VLLM):
+    """vLLM in this process, on the GPU that trains. Weights go over as a file, since its engine may run in
+    another process; it sleeps, weights and cache freed, while the student trains."""
+
+    option = "--rollout_engine vllm"
+
+    def __init__(self, chat: Chat, sampling: Sampling, folder: str, longest: int, memory: float) -> None:
+        """folder: the model on disk. longest: tokens of a prompt and its trajectory. memory: share of the
+        GPU. Raises UserError without vLLM."""
+        super().__init__(chat, sampling)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(f"{self.option}: vLLM is not installed: pip install vllm") from error
+        with self.errors(f"{folder} could not be loaded"):
+            self.llm = LLM(model=folder, dtype="bfloat16", max_model_len=longest,
+                           gpu_memory_utilization=memory, enable_sleep_mode=True,
+                           logprobs_mode="processed_logprobs", trust_remote_code=False)
+        self.asleep = False
+
+    def send(self, student: Any) -> None:
+        with tempfile.TemporaryDirectory(prefix="raft-fast-weights-") as folder:
+            save_file({name: tensor.contiguous() for name, tensor in weights_for_engine(student).items()},
+                      Path(folder, WEIGHTS_FILE))
+            if self.asleep:
+                self.llm.wake_up(tags=["weights"])
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+        self.llm.reset_prefix_cache()
+        self.asleep = False
+
+    def ask(self, draws: Sequence[Draw]) -> list[Trajectory]:
+        from vllm import SamplingParams
+
+        wanted = [SamplingParams(temperature=self.sampling.temperature, logprobs=0, detokenize=False,
+                                 max_tokens=self.sampling.max_new_tokens, **self.parameters(draw))
+                  for draw in draws]
+        prompts = [{"prompt_token_ids": draw.prompt} for draw in draws]
+        answers = self.llm.generate(prompts, wanted, use_tqdm=False) if draws else []
+        self.llm.sleep(level=2)
+        self.asleep = True
+        return [self._read(answer.outputs[0]) for answer in answers]
+
+    def _read(self, drawn: Any) -> Trajectory:
+        if drawn.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"a trajectory ended with finish_reason {drawn.finish_reason!r}")
+        ids = list(drawn.token_ids)
+        return Trajectory(ids, [at[token].logprob for token, at in zip(ids, drawn.logprobs, strict=True)])
+
+
+class VLLMServerRollouts(VLLM):
+    """A vLLM server on GPUs of its own. Every process asks it for its own draws, and the first one sends the
+    weights. `client` is TRL's VLLMClient."""
+
+    def __init__(self, chat: Chat, sampling: Sampling, url: str, device: Any) -> None:
+        """Raises UserError without TRL or vLLM, and if the server does not answer or takes no weights."""
+        super().__init__(chat, sampling)
+        self.option = f"--vllm_server_base_url {url}"
+        try:
+            from trl.generation.vllm_client import VLLMClient
+        except ImportError as error:
+            raise UserError("--rollout_engine vllm_server requires TRL and vLLM: pip install 'trl[vllm]' "
+                            f"({error})") from error
+        with self.errors("cannot connect"):
+            self.client = VLLMClient(base_url=url, connection_timeout=CONNECT_SECONDS)
+            Processes().first(lambda: self.client.init_communicator(device=device))
+
+    def send(self, student: Any) -> None:
+        def update() -> None:  # names, dtypes and shapes go first
+            tensors = weights_for_engine(student)
+            self.client.update_named_params(
+                [(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+                 for name, tensor in tensors.items()], iter(tensors.items()))
+            self.client.reset_prefix_cache()
+
+        Processes().first(update)  # the others wait: no draw from older weights
+
+    def ask(self, draws: Sequence[Draw]) -> list[Trajectory]:
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            return list(pool.map(self._ask, draws))
+
+    def _ask(self, draw: Draw) -> Trajectory:
+        found: Any = self.client.generate(
+            [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
+            logprobs=0, generation_kwargs=self.parameters(draw))
+        ids: list[int] = found["completion_ids"][0]
+        # the client gives no finish reason
+        if len(ids) < self.sampling.max_new_tokens and not self.chat.eos_ids.intersection(ids[-1:]):
+            raise RuntimeError(f"a trajectory was cut off after {len(ids)} of {self.sampling.max_new_tokens} "
+                               "tokens; is --max-model-len of the server large enough?")
+        return Trajectory(ids, [value for value, *_ in found["logprobs"][0]])
+
+
+def weights_for_engine(student: Any) -> dict[str, torch.Tensor]:
+    """Tensors by name as in a checkpoint of the model: adapters merged, experts one by one, tied weights
+    once, float32 as bf16."""
+    once = {name for name, _ in student.named_parameters()}
+    every = {name for name, _ in student.named_parameters(remove_duplicate=False)}
+    tied = {plain_name(name) for name in every - once}
+    tensors = {name: tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
+               for name, tensor in merged_weights(student) if name not in tied}
+    return dict(revert_weight_conversion(student, tensors))
+
+
+def suppressed(student: Any, chat: Chat) -> dict[str, Any]:
+    """Sampling parameters of vLLM for ids that the tokenizer lacks; -100 means never in its API."""
+    lacking = chat.lacking(student.get_output_embeddings().weight.shape[0])
+    return {"logit_bias": dict.fromkeys(lacking, -100.0)} if lacking else {}
