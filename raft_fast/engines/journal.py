@@ -57,16 +57,17 @@ class Journal:
         self._closed = self._hurry = False
         self._end, self._synced = 0, time.monotonic()
         self._file = self.path.open("ab", buffering=0)
-        self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
-        try:  # last of what can fail, or nobody gives the lock back
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._reader.close()
-            self._file.close()
+            self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+            self._scan(retry_failed)
+            self._file.truncate(self._end)
+        except BaseException as error:
+            self._file.close()  # gives the lock back
+            if not isinstance(error, BlockingIOError):
+                raise
             raise UserError(f"{self.path}: another process is refining into this folder; wait for it to end "
                             "or choose another --output_dir") from None
-        self._scan(retry_failed)
-        self._file.truncate(self._end)
 
     def _scan(self, retry_failed: bool) -> None:
         """Find every reply, to the last whole line."""
