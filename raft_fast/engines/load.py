@@ -49,11 +49,10 @@ def load_local(
     folder = fetch_model(name, revision, option)
     model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
-    own = engines.of(spec, name)
-    chat = load_chat(folder, model, own.chat_template_kwargs, tokenizer)
+    chat = load_chat(folder, model, engines.chat_template_kwargs, tokenizer)
     told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
     bits = "" if quantization == "none" else f" {quantization}"
-    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size, own)
+    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size, engines)
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
@@ -68,18 +67,17 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     if trained:
         model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
         made_ready(model, device, name)
-    own = engines.of("self", name)
-    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
+    chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, "", batch_size, own)
+    return _engine(model, chat, identity, "", batch_size, engines)
 
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
-            own: EngineOptions) -> "HFEngine":
+            engines: EngineOptions) -> "HFEngine":
     from raft_fast.engines.hf import HFEngine
 
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
+    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, engines.generation_tokens)
 
 
 def not_a_server(teacher: str) -> str:

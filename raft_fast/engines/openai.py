@@ -63,7 +63,7 @@ class OpenAIEngine:
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
-        options = (options or EngineOptions()).of(spec, model or "")
+        options = options or EngineOptions()
         endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
         offered = [name for one in endpoints for name in asyncio.run_coroutine_threadsafe(
             one.models(), background_loop()).result()]

@@ -20,7 +20,7 @@ from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
-from raft_fast.run.folder import defaults, only_process, without_address
+from raft_fast.run.folder import defaults, only_process
 from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
 from raft_fast.run.terminal import visible
@@ -166,8 +166,8 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, re
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
           f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
     for option, spec, each in engines:
-        own = options.engines.of(spec, without_address(spec))
-        price = Price(*own.prices) if own.prices and "://" in spec else None
+        prices = options.engines.prices
+        price = Price(*prices) if prices and "://" in spec else None
         cost = "-" if price is None else f"{price.of(each['read'], each['written']):,.2f}"
         print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
               f"  {spec}")

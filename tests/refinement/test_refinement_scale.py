@@ -96,11 +96,9 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     ({"rewriter": ("m@http://a/v1", "m@https://b:8/v1+http://c/v1")}, True),
     ({"judge": ("m@http://a/v1, n@http://a/v1", "m@http://b/v1,n@http://c/v1#KEY")}, True),
     ({"fuser": ("http://a/v1", "http://b")}, True), ({"fuser": ("http://a/v1", "m@http://b")}, True),
-    ({"engine_overrides": ({"m@http://a": {"extra_body": {}}},
-                           {"m@http://b": {"extra_body": {}, "price": "1/2"}})}, True),
     ({"judge": ("m@http://a/v1", "m@http://a/v1,n@http://a/v1")}, False),
     ({"fuser": ("a/b", "a/c")}, False),
-    ({"engine_overrides": ({"m@http://a": {"extra_body": {"x": 1}}}, {})}, False)])
+    ({"extra_body": ({"x": 1}, {})}, False)])
 def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engines, joins):
     folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
     for at, folder in enumerate(folders):
