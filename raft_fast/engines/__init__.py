@@ -58,10 +58,6 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-class WindDown(KeyboardInterrupt):
-    """Asks an engine to finish what is in flight without hurry, because a part of the run failed."""
-
-
 class Engine(Protocol):
     """A language model that answers conversations.
 
@@ -70,10 +66,8 @@ class Engine(Protocol):
     a bounded number ahead of the replies. Several threads may use one engine at once.
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
-    in flight (all on WindDown, else those that come soon), and raises it again.
-
-    Two methods are optional, for any thread: `interrupt(how: KeyboardInterrupt)` does the same to every call
-    that is not over; `under_way() -> str` says in a few words what the engine is busy with, empty if nothing.
+    in flight, and raises it again. `interrupt()` is optional: from any thread it does the same to every call
+    that is not over; a model of this process ends at its next token.
     """
 
     identity: str

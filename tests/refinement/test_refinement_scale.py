@@ -132,7 +132,7 @@ def test_blocks_overlap_and_results_keep_their_order():
         together.wait()
         return item * item
 
-    assert list(at_once(work, range(6), 3, lambda why: None)) == [0, 1, 4, 9, 16, 25]
+    assert list(at_once(work, range(6), 3, lambda: None)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_no_more_is_begun_than_memory_is_meant_to_hold():
@@ -144,7 +144,7 @@ def test_no_more_is_begun_than_memory_is_meant_to_hold():
             first.wait(10)
         return item
 
-    results = at_once(work, range(100), 3, lambda why: None)
+    results = at_once(work, range(100), 3, lambda: None)
     thread = threading.Thread(target=lambda: results.__next__())
     thread.start()
     thread.join(0.3)
