@@ -12,7 +12,6 @@ from raft_fast.data.texts import Message, trim
 from raft_fast.engines import (
     UNRENDERED,
     Conversations,
-    Price,
     Replies,
     Reply,
     Sampling,
@@ -40,7 +39,7 @@ class HFEngine:
     tokens (prompts with their padding, and the longest replies they may get).
     """
 
-    price: Price | None = None
+    price: dict[str, float] | None = None
 
     def __init__(
         self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,

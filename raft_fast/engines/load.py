@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
     from raft_fast.models.load import Quantization
 
-VLLM = "vllm:"
-
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
@@ -24,7 +21,6 @@ def load_engine(
     """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
     URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
     engines = engines or EngineOptions()
-    check_engines([(option, spec)])
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
 
@@ -82,15 +78,6 @@ def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
 
 def not_a_server(teacher: str) -> str:
     """The teacher's name. Raises UserError if it names a server."""
-    if "://" in teacher or teacher.startswith(VLLM):
+    if "://" in teacher or teacher.startswith("vllm:"):
         raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
     return teacher
-
-
-def check_engines(named: Iterable[tuple[str, str]]) -> None:
-    """Raises UserError if one of the (option, engine) names vLLM in this process: it runs as a server."""
-    for option, spec in named:
-        if spec.startswith(VLLM):
-            model = spec.removeprefix(VLLM)
-            raise UserError(f"{option} {spec}: vLLM runs as a server: start `vllm serve {model}` and name "
-                            f"{model}@http://localhost:8000/v1")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Conversations, Price, Replies, Reply, Sampling, stable_seed
+from raft_fast.engines import Conversations, Replies, Reply, Sampling, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
 from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
@@ -45,7 +45,7 @@ class OpenAIEngine:
         self._slots = asyncio.Semaphore(self.size)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
-        self.price = Price(*options.prices) if options.prices else None
+        self.price = options.prices
         self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)

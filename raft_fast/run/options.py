@@ -71,10 +71,10 @@ class EngineOptions(Group):
         return self.extra_body.get("chat_template_kwargs") or {}
 
     @property
-    def prices(self) -> tuple[float, float] | None:
+    def prices(self) -> dict[str, float] | None:
         """Price of a million tokens of prompts and of completions."""
         match = PRICE.fullmatch(self.price or "")
-        return (float(match[1]), float(match[2])) if match else None
+        return {"prompt": float(match[1]), "completion": float(match[2])} if match else None
 
 
 @dataclass

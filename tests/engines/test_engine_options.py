@@ -48,7 +48,7 @@ def test_a_name_with_token_or_key_that_is_no_secrets_is_taken():
     body["chat_template_kwargs"] = {"enable_thinking": False}
     body["guided_json"] = {"properties": {"key": {"type": "string"}, "token": {"type": "string"}}}
     given = options("--extra_body", json.dumps(body), "--price", "0.15/0.6")
-    assert (given.extra_body, given.prices) == (body, (0.15, 0.6))
+    assert (given.extra_body, given.prices) == (body, {"prompt": 0.15, "completion": 0.6})
     assert given.chat_template_kwargs == {"enable_thinking": False}
 
 

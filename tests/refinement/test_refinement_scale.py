@@ -7,7 +7,7 @@ import pytest
 import yaml
 from refinement_stubs import OUTPUTS, StubEngine, rows_of, run
 
-from raft_fast.engines import Price, Reply
+from raft_fast.engines import Reply
 from raft_fast.engines.asking import STREAK, at_once
 from raft_fast.refinement import Roles, outputs, pipeline
 from raft_fast.run.errors import UserError
@@ -87,7 +87,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     summary = (folders[1] / "summary.json").read_text()  # another model behind the same URL
     (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    make(1, "hash 1", Price(1, 2))
+    make(1, "hash 1", {"prompt": 1.0, "completion": 2.0})
     assert outputs.unfinished(tmp_path, folders[0]) == []
     assert outputs.merge(tmp_path, Reporter())["finished"]
 
