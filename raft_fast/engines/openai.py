@@ -57,8 +57,7 @@ class OpenAIEngine:
         server lists. A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its
         fragment names: `MODEL@https://host/v1#OTHER_KEY`.
 
-        Raises UserError if no endpoint can be reached, or one refuses the key or serves no model, or not this
-        (one request checks a name that no list has: it may be an alias).
+        Raises UserError if no endpoint can be reached, or one refuses the key, or if there is no name.
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -72,10 +71,7 @@ class OpenAIEngine:
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        engine = cls(name, endpoints, options)
-        if offered and name not in offered:
-            list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
-        return engine
+        return cls(name, endpoints, options)
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server

@@ -5,7 +5,19 @@ import threading
 import time
 
 import pytest
-from faulty_server import Say, after, ask, ask_until, body, cut_off, fails_for, half_json, hang_up, then, trickle
+from faulty_server import (
+    Say,
+    after,
+    ask,
+    ask_until,
+    body,
+    cut_off,
+    fails_for,
+    half_json,
+    hang_up,
+    then,
+    trickle,
+)
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import FILTERED, TOO_LONG
@@ -203,14 +215,6 @@ def test_what_fails_for_everybody_stops_at_once(serve, connect, fault, says):
     with pytest.raises(UserError, match=says):
         ask(connect(server, requests_in_flight=1), "a", "b", "c")
     assert len(server.requests) == 1
-
-
-def test_a_model_that_no_list_has_is_asked_for_before_anything_is_loaded(serve, connect):
-    server = serve(lambda request, before: Say("no such", 404) if request["model"] == "wrong" else "ok")
-    with pytest.raises(UserError, match="does not serve the model wrong"):
-        connect(f"wrong@{server.url}")
-    assert connect(f"alias@{server.url}").model == "alias"  # served under a name that is not listed
-    assert [request["max_tokens"] for request in server.requests] == [1, 1]
 
 
 def test_a_server_that_goes_away_loses_nothing_that_was_paid_for(serve, connect):
