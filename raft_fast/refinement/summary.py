@@ -112,10 +112,9 @@ class Group:
 
 @dataclass
 class Judged:
-    """One judge: its scores, failures, tokens, and how far each score is from the other judges' mean."""
+    """One judge: its scores, failures with the first error, and tokens."""
 
     scores: Values = field(default_factory=Values)
-    apart: Values = field(default_factory=Values)
     failed: int = 0
     error: str | None = None
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
@@ -165,7 +164,6 @@ class Tally:
             self.training_nll.add(training)
 
     def _add_verdicts(self, one: Candidate) -> None:
-        given = one.given
         for said in one.verdicts:
             judge = self.judges[said.judge]
             judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
@@ -174,9 +172,7 @@ class Tally:
                 judge.error = judge.error or said.error
                 continue
             judge.scores.add(said.score)
-            if len(given) > 1:
-                judge.apart.add(said.score - (sum(given) - said.score) / (len(given) - 1))
-        if apart := disagreement(given):
+        if apart := disagreement(one.given):
             self.ranges.add(apart["range"])
             self.differences.add(apart["mean_difference"])
 
