@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_step import OPTIONS, TRAJECTORIES, make_stepper
+from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
 from raft_fast.distillation import Adapter, Draw, fitting, measure, memory, plan, rollout_engines
@@ -35,53 +35,51 @@ def scarce(stepper, rows):
     stepper.student_pass.forward = forward
 
 
-def examples_of(stepper, rows):
-    return [stepper.example(row, [z]) for row, z in zip(rows, TRAJECTORIES, strict=True)]
+def halving(stepper, rows):
+    pairs = zip(rows[:4], TRAJECTORIES, strict=True)
+    return run_halving(stepper, [stepper.example(row, [z]) for row, z in pairs])
 
 
 @pytest.mark.parametrize("fits", [1, 3])
 @pytest.mark.parametrize("balance", ["gradient", "ema"])
 def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balance):
     gradients, states = [], []
-    for is_scarce in (False, True):
+    for most in (4, fits):
         torch.manual_seed(3)
-        stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance))
+        stepper = without_update(stepper_of(chat, balance=balance))
         stepper.balance.weight = lambda: 0.7
         stepper.balance.weight_with = lambda *_: torch.tensor(0.7, dtype=torch.float64)
-        stepper.optimizer.step = lambda: None
-        if is_scarce:
-            scarce(stepper, fits)
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        scarce(stepper, most)
+        halving(stepper, rows)
         gradients.append([p.grad.clone() for p in stepper.parameters])
         states.append(random_state()["torch"])
+        assert stepper.limits.rows <= most
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
     assert states[0] == states[1]  # the random numbers of the failed tries were taken back
-    assert stepper.limits.rows <= fits
 
 
 def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
     scarce(stepper, 2)
-    run_halving(stepper, examples_of(stepper, rows[:4]))
-    assert stepper.limits.rows == 2
-    assert capsys.readouterr().err.count("out of memory with 4 rows") == 1
-    run_halving(stepper, examples_of(stepper, rows[:4]))
-    assert capsys.readouterr().err == ""
+    for told in (1, 0):
+        halving(stepper, rows)
+        assert stepper.limits.rows == 2
+        assert capsys.readouterr().err.count("out of memory with 4 rows") == told
     scarce(stepper, 0)
     with pytest.raises(UserError, match=r"with 1 rows a micro-batch \(CUDA out of.*\): use --gradient"):
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        halving(stepper, rows)
 
 
 def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
 
     def out(*_):
         raise OUT
 
     stepper.optimizer._init_group = out
     with pytest.raises(UserError, match="in the optimizer's update"):
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        halving(stepper, rows)
 
 
 def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, monkeypatch, capsys):
