@@ -192,15 +192,6 @@ def test_shipped_suites_are_whole(name):
     assert seeds == sorted(seeds)  # a grid that is stopped early compares all methods
 
 
-def test_methods_are_configurations():
-    suite = load_suite(HERE / "suites/full.yaml")
-    by_name = {cell.method: cell.options for cell in suite.cells()}
-    assert (by_name["sft"].train.distillation, by_name["sft"].train.data_source) == (False, "gold")
-    assert by_name["self_distilled_data"].train.data_source == "rewrite"
-    assert by_name["raft_gradient"].train.balance == "gradient"
-    assert (by_name["raft_lora"].adapter.use_peft, by_name["raft_tau03"].refine.tau) == (True, 0.3)
-
-
 def test_what_was_measured_renders_again_to_the_same(stored, monkeypatch, capsys):
     """The committed results: points, frontiers and means exactly; intervals by fewer resamples."""
     monkeypatch.setattr(sys, "argv", ["render", str(stored)])
