@@ -19,7 +19,7 @@ from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.scores import Pair, compare_pairs, weighted_mean
 from raft_fast.models.architecture import LOGIT_ROWS, head_of
-from raft_fast.models.chat import Chat, View
+from raft_fast.models.chat import View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
 from raft_fast.run.progress import Reporter
 
@@ -48,9 +48,11 @@ class TokenDrift:
 
 def draw_probes(prompts: Sequence[Prompt], base: HFEngine, max_new_tokens: int, reporter: Reporter) -> Probes:
     """What the models are compared on: under `own` the base's own answers to the prompts, under `text` the
-    wording of the prompts."""
+    wording of the prompts without a chat template, where every token but the first is predicted."""
+    texts = [base.chat.tokenizer(prompt.text, split_special_tokens=True).input_ids[:TEXT_TOKENS]
+             for prompt in prompts]
     return {"own": own_answers(base, prompts, max_new_tokens, reporter),
-            "text": text_views(base.chat, [prompt.text for prompt in prompts])}
+            "text": [View(ids[:1], ids[1:]) for ids in texts if len(ids) > 1]}
 
 
 def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, reporter: Reporter
@@ -72,12 +74,6 @@ def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, 
     return views
 
 
-def text_views(chat: Chat, texts: Sequence[str]) -> list[View]:
-    """Plain texts without a chat template: every token but the first is predicted."""
-    ids = [chat.tokenizer(text, split_special_tokens=True).input_ids[:TEXT_TOKENS] for text in texts]
-    return [View(one[:1], one[1:]) for one in ids if len(one) > 1]
-
-
 def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: Reporter
                   ) -> dict[str, list[TokenDrift]]:
     """Both models on every probe, under `own` and `text`."""
@@ -88,15 +84,13 @@ def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: R
 
 def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
     """Means over tokens with intervals (perplexity is the exponential of nll)."""
-    found: dict[str, Any] = {}
-    for name, drifts in measured.items():
+    def summarized(drifts: list[TokenDrift]) -> dict[str, Any]:
         kl, agreement, base, trained = ([one.part(metric) for one in drifts]
                                         for metric in ("kl", "agreement", "base_nll", "nll"))
-        found[name] = {
-            "texts": len(drifts), "tokens": sum(one.tokens for one in drifts),
-            "kl": weighted_mean(kl), "agreement": weighted_mean(agreement),
-            "nll": compare_pairs(base, trained)}
-    return found
+        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": weighted_mean(kl),
+                "agreement": weighted_mean(agreement), "nll": compare_pairs(base, trained)}
+
+    return {name: summarized(drifts) for name, drifts in measured.items()}
 
 
 @torch.inference_mode()
@@ -150,8 +144,6 @@ def weight_distance(base: Any, trained: Any) -> dict[str, Any] | None:
         squares[0] += float((after[name].to(old.device).double() - old.double()).square().sum())
         squares[1] += float(old.double().square().sum())
 
-    def ratio(moved: float, norm: float) -> float:
-        return (moved / norm) ** 0.5 if norm else 0.0
-
-    total = [sum(column) for column in zip(*sums.values(), strict=True)]
-    return {"all": ratio(*total), "parts": {part: ratio(*squares) for part, squares in sums.items()}}
+    sums["all"] = [sum(column) for column in zip(*sums.values(), strict=True)]
+    ratios = {part: (moved / norm) ** 0.5 if norm else 0.0 for part, (moved, norm) in sums.items()}
+    return {"all": ratios.pop("all"), "parts": ratios}

@@ -15,7 +15,7 @@ from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.distillation.watching import FirstBatch, LogCompletions, Trackers, find_trackers
 from raft_fast.evaluation.drift import own_answers
-from raft_fast.evaluation.ifbench import WHEEL, fixed_slice, prompts_of
+from raft_fast.evaluation.ifbench import WHEEL, Prompt, fixed_slice, prompts_of
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -48,25 +48,19 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_d
     if options.load_best_model_at_end:
         found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
-        general = general_answers(options, original, reporter)
+        prompts: list[Prompt] = []
+        try:
+            if count := options.eval_general_prompts:
+                prompts = fixed_slice(prompts_of(fetch.fetch_wheel(WHEEL)), count)
+        except UserError as error:  # no reason not to train
+            reporter.say(f"general drift is not watched: {error}")
+        # the original's own answers: the same ones at every start of a run
+        general = own_answers(original, prompts, ANSWER_TOKENS, reporter) if prompts else []
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
         found += [StopOnCollapse(options.collapse_threshold), EvaluateEvery(options.eval_steps, scorer)]
     return found
-
-
-def general_answers(options: WatchOptions, original: Any, reporter: Reporter) -> list[View]:
-    """The original's own answers to general prompts: the same ones at every start of a run."""
-    if not options.eval_general_prompts:
-        return []
-    try:
-        prompts = prompts_of(fetch.fetch_wheel(WHEEL))
-    except UserError as error:  # no reason not to train
-        reporter.say(f"general drift is not watched: {error}")
-        return []
-    return own_answers(original, fixed_slice(prompts, options.eval_general_prompts),
-                       ANSWER_TOKENS, reporter)
 
 
 class Scorer:
@@ -125,11 +119,11 @@ class EvaluateEvery(Callback):
 
     def _evaluate(self, state: TrainingState) -> None:
         scores = self.scorer(state.student)
-        finite = {name: score if score is not None and math.isfinite(score) else None
-                  for name, score in scores.items()}
         state.listeners.on_evaluate(state, scores)
         # last: a step that has its line is not evaluated again, so everybody must have been notified
-        self.done.append({"step": state.step, **finite})
+        self.done.append({"step": state.step, **{
+            name: score if score is not None and math.isfinite(score) else None
+            for name, score in scores.items()}})
         files.write_jsonl(self.done, self.path)
 
 
@@ -174,11 +168,8 @@ def collapse_of(run_dir: Path) -> str | None:
 
 class KeepBest(Callback):
     """RUN/best/step-N: the weights with the lowest eval_domain_nll that have not collapsed; the run ends with
-    them.
-
-    Steps after the checkpoint that a run resumes from are repeated and may come out differently, so the best
-    of them is forgotten on resuming, and the best before each checkpoint is kept until then.
-    """
+    them. Steps after the checkpoint that a run resumes from are repeated and may come out differently: the
+    best of them is forgotten on resuming, and the best before each checkpoint is kept until then."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold  # --collapse_threshold; this callback hears of a collapse before the end

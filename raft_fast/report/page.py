@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raft_fast.refinement.candidates import read_line
 from raft_fast.report import results, stage1
-from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run, short, value
+from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run, value
 from raft_fast.report.stage1 import Stage1, read_stage1
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
@@ -82,10 +82,10 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
 def scores(evaluation: Record) -> list[Block]:
     """Base against trained."""
     rows = results.rows(evaluation)
-    found = [table(results.COLUMNS, [row[1:] for row in rows if row.part == part], part)
+    parts = [table(results.COLUMNS, [row[1:] for row in rows if row.part == part], part)
              for part in dict.fromkeys(row.part for row in rows)]
-    return [*found, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
-                         "if its interval excludes zero. ↓: lower is better.")] if found else []
+    return [*parts, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
+                         "if its interval excludes zero. ↓: lower is better.")] if parts else []
 
 
 def training(steps: Sequence[Record]) -> list[Block]:
@@ -118,18 +118,16 @@ def caveats(run: RunFiles) -> list[str]:
 
 
 def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
-    """Stage 1: counts, candidates by origin, checks, judges, costs, examples."""
+    """Stage 1: counts, candidates, engines, examples."""
     if found is None:
         return missing(f"{folder.name}/decisions.jsonl")
     damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
     return [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
-            table(*stage1.draws(found.tally), "Candidates by origin"),
-            table(*stage1.objections(found.tally), "Candidates refused, by check"),
-            table(("judge", "scores", "mean", "from the others", "failed", "first error"),
-                  stage1.judges(found.tally), "Judges"),
-            table(("", "tokens read", "written", "cost (--price)"), stage1.costs(found), "Cost"),
-            text(f"Examples, one of every kind before a second of any; decisions.jsonl has all.{damaged}"),
-            *map(_example, found.spread())]
+            table(*stage1.draws(found.tally), "Candidates"),
+            table(("", "tokens read", "written", "cost (--price)", "scores", "mean", "failed", "first error"),
+                  stage1.engines(found), "Engines"),
+            text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
+            *(_example(record) for kind in sorted(found.examples) for record in found.examples[kind])]
 
 
 def screening(folder: Path) -> Block:
@@ -210,14 +208,11 @@ def _side_by_side(question: str, answers: Sequence[tuple[str, list[str], str]], 
 
 
 def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup | None:
-    """One quantity by optimizer step: from 0 up, or on a log scale with a line at 1. None without points; a
-    single value is stated instead of drawn."""
+    """One quantity by optimizer step: from 0 up, or on a log scale with a line at 1. None without points."""
     points = [(step, height) for step, height in points if height > 0 or name != LOG]
-    if len(points) == 1:
-        return Markup("<h3>{}</h3><b>{} at step {:g}</b>").format(title, short(points[0][1]), points[0][0])
 
     def draw(axes: Any) -> None:
-        axes.plot(*zip(*points, strict=True), color=C1)
+        axes.plot(*zip(*points, strict=True), color=C1, marker="." if len(points) == 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         if name == LOG:
             axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")

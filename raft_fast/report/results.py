@@ -41,6 +41,11 @@ NONE, TOO_FEW, ENOUGH = "–", "too few rows", 10
 SURE = 0.05  # a p below it is beyond noise
 WIDTH_OF_FILES = 140  # a log file has no width of its own
 COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
+# (file, what stands for a missing one, keys of its objects), in the order of RunFiles
+FILES: list[tuple[Any, ...]] = [
+    ("config.yaml", {}), ("refine/summary.json", {}), ("metrics.jsonl", [], "step"),
+    ("evaluation.json", {}, "domain", "general"), ("generations.jsonl", [], "suite", "model"),
+    ("phases.json", [], "name", "seconds", "peak_bytes"), ("collapse.json", {}, "step", "reason")]
 Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
@@ -163,6 +168,7 @@ class RunFiles:
     """The files of a training run; `unreadable` names those that could not be read."""
 
     name: str
+    unreadable: list[str]
     config: Record
     summary: Record
     steps: list[Record]
@@ -170,22 +176,13 @@ class RunFiles:
     generations: list[Record]
     phases: list[Record]
     collapse: Record
-    unreadable: list[str]
 
 
 def read_run(run_dir: Path) -> RunFiles:
     """Whatever files of a training run `run_dir` has; what is missing or unreadable is empty."""
     bad: list[str] = []
-
-    def take(name: str, empty: Any, *keys: str) -> Any:
-        return read(run_dir / name, empty, keys, bad)
-
-    return RunFiles(
-        name=run_dir.resolve().name, config=take("config.yaml", {}), summary=take("refine/summary.json", {}),
-        steps=take("metrics.jsonl", [], "step"), evaluation=take("evaluation.json", {}, "domain", "general"),
-        generations=take("generations.jsonl", [], "suite", "model"),
-        phases=take("phases.json", [], "name", "seconds", "peak_bytes"),
-        collapse=take("collapse.json", {}, "step", "reason"), unreadable=bad)
+    found = [read(run_dir / name, empty, keys, bad) for name, empty, *keys in FILES]
+    return RunFiles(run_dir.resolve().name, bad, *found)
 
 
 def read(path: Path, empty: Any, keys: Sequence[str] = (), bad: list[str] | None = None) -> Any:

@@ -1,9 +1,8 @@
-"""Stage 1 as rows of text, for page, card and terminal: counts, candidates, costs, one row's story."""
+"""Stage 1 as rows of text, for page, card and terminal: counts, candidates, engines, one row's story."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 from raft_fast.refinement.candidates import GOLD, TASKS, Candidate, read_line
@@ -13,7 +12,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
 DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
-EXAMPLES = 16
+EXAMPLES = 2  # rows of every kind
 PRICED = {"rewrite": "rewriter", "fused": "fuser"}  # origin -> the engine whose price counts
 
 
@@ -25,12 +24,7 @@ class Stage1:
     summary: Record
     tally: Tally = field(default_factory=Tally)
     damaged: int = 0
-    examples: dict[str, list[Record]] = field(default_factory=dict)
-
-    def spread(self) -> list[Record]:
-        """At most `EXAMPLES` rows, one of every kind before a second of any."""
-        turns = zip_longest(*(self.examples[kind] for kind in sorted(self.examples)))
-        return [record for turn in turns for record in turn if record is not None][:EXAMPLES]
+    examples: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
 
 
 def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
@@ -44,9 +38,8 @@ def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
         candidates, picks = read_line(record)
         kinds = [label(pick) for pick in picks if pick.origin != GOLD]
         kinds += [name for one in candidates for name, why in one.objections.items() if why]
-        kept = found.examples.setdefault(kinds[0] if kinds else GOLD, [])
-        if len(kept) < EXAMPLES:
-            kept.append(record)
+        kept = found.examples[kinds[0] if kinds else GOLD]
+        kept += [record] * (len(kept) < EXAMPLES)
     if not found.tally.rows:
         return None
     rows = {"rows": {"used": found.tally.rows, "total": found.tally.rows}}
@@ -85,44 +78,34 @@ def notes(summary: Record) -> list[str]:
 
 
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
-    """(columns, lines) of the candidates by origin and draw, with the median of each score."""
+    """(columns, lines) of the candidates by origin and draw: how many, the median of each score, and how many
+    each check refused."""
     names = list(dict.fromkeys(name for group in tally.draws.values() for name in group.scores))
     order = list(tally.origins)
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",
               *(value(group.scores[name].all.quantile(0.5)) if name in group.scores else NONE
-                for name in names))
+                for name in names),
+              ", ".join(f"{check} {count:,}" for check, count in group.objections.most_common()))
              for (origin, number), group in sorted(
                  tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))]
-    return ("origin", "draw", "candidates", "passed", "chosen", *(f"{name}, median" for name in names)), lines
+    return ("origin", "draw", "candidates", "passed", "chosen", *(f"{name}, median" for name in names),
+            "refused by"), lines
 
 
-def objections(tally: Tally) -> tuple[tuple[str, ...], Lines]:
-    """(columns, lines) of how many candidates of each origin every check refused."""
-    origins = [origin for origin, group in tally.origins.items() if group.objections]
-    total = sum((tally.origins[origin].objections for origin in origins), Counter[str]())
-    return ("check", *origins), [
-        (check, *(f"{tally.origins[origin].objections[check]:,}" for origin in origins))
-        for check, _ in total.most_common()]
-
-
-def judges(tally: Tally) -> Lines:
-    """(judge, scores, mean, mean difference from the other judges, failed, first error)."""
-    return [(name, f"{len(one.scores):,}", value(one.scores.mean), value(one.apart.mean, signed=True),
-             f"{one.failed:,}", one.error or "") for name, one in tally.judges.items()]
-
-
-def costs(stage1: Stage1) -> Lines:
-    """(engine, tokens read, tokens written, money) of the replies that the decisions rest on, whenever they
-    were paid for. Money is missing without --price."""
-    summary, prices = stage1.summary, stage1.summary.get("prices") or {}
+def engines(stage1: Stage1) -> Lines:
+    """(engine, tokens read, tokens written, money, and of a judge: scores, mean, failed, first error) of the
+    replies that the decisions rest on, whenever they were paid for. Money is missing without --price."""
+    summary, prices, judges = stage1.summary, stage1.summary.get("prices") or {}, stage1.tally.judges
     asked = [(origin, summary["tokens"].get(TASKS.get(origin, origin)),
-              prices.get(PRICED.get(origin, origin)))
+              prices.get(PRICED.get(origin, origin)), ("",) * 4)
              for origin in stage1.tally.origins if origin != GOLD]
-    asked += [(f"judge {name}", one.get("tokens"), (prices.get("judges") or {}).get(name))
+    asked += [(f"judge {name}", one.get("tokens"), (prices.get("judges") or {}).get(name),
+               (f"{one['scores']:,}", value(one["mean"]), f"{one['failed']:,}",
+                judges[name].error or "" if name in judges else ""))
               for name, one in (summary.get("judges") or {}).items()]
     return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", value(
-        sum(price[kind] * spent[kind] for kind in ("prompt", "completion")) / 1e6 if price else None))
-        for name, spent, price in asked if spent and any(spent.values())]
+        sum(price[kind] * spent[kind] for kind in ("prompt", "completion")) / 1e6 if price else None), *more)
+        for name, spent, price, more in asked if spent]
 
 
 def screened(folder: Path) -> Lines:
@@ -156,20 +139,16 @@ def explain(folder: Path, row_id: str) -> None:
 def _story(record: Record) -> Iterator[str]:
     """Question, candidates with scores, objections and verdicts, the choice and its cost."""
     candidates, picks = read_line(record)
-    yield record["row_id"] + (f" ({record['category']})" if record.get("category") else "")
-    for turn in record.get("prompt") or []:
-        yield f"\n{turn['role']}:\n{turn['content']}"
-    for one in {id(one): one for one in (*candidates, *picks)}.values():
+    yield f"{record['row_id']} ({record.get('category')})"
+    yield from (f"\n{turn['role']}:\n{turn['content']}" for turn in record.get("prompt") or [])
+    for one in dict.fromkeys((*candidates, *picks)):
         scores = ", ".join(f"{name} {value(score)}" for name, score in one.scores.items())
-        yield f"\n{label(one)}: {scores}\n{one.text or '(none)'}"
+        yield f"\n{label(one)}: {scores} {one.no_score or ''}\n{one.text or '(none)'}"
         yield from (f"  {name}: {reason}" for name, reason in one.objections.items() if reason)
         yield from (f"  judge {said.judge}: {value(said.score)} {said.error or ''}" for said in one.verdicts)
-        if one.verdicts:
-            yield f"  mean: {value(one.scores.get('judge'))} {one.no_score or ''}"
     yield f"\nchosen: {', '.join(map(label, picks)) or 'nothing'}: {record.get('why') or ''}"
-    spent = [f"{task} {count['prompt']:,} read, {count['completion']:,} written"
-             for task, count in (record.get("tokens") or {}).items() if any(count.values())]
-    yield f"tokens: {'; '.join(spent) or NONE}"
+    yield from (f"{task}: {count['prompt']:,} tokens read, {count['completion']:,} written"
+                for task, count in (record.get("tokens") or {}).items())
 
 
 def _share(count: int, whole: int) -> str:

@@ -10,7 +10,6 @@ from raft_fast.evaluation.drift import (
     draw_probes,
     measure_drift,
     summarize_drift,
-    text_views,
     weight_distance,
 )
 from raft_fast.evaluation.ifbench import Prompt
@@ -65,7 +64,8 @@ def test_probes_are_what_the_base_says(model, moved, chat):
         chat.student_prompt([{"role": "user", "content": prompt.text}]) for prompt in prompts]
     assert all(0 < len(view.completion) <= 6 for view in probes["own"])
     assert chat.decode(probes["text"][1].ids) == "Say 1 twice."
-    assert text_views(chat, ["", "a"]) == []  # nothing is predicted
+    short = draw_probes([Prompt("", text, [], []) for text in ("", "a")], base, 1, Reporter())
+    assert short["text"] == []  # nothing is predicted
     found = summarize_drift(measure_drift(base, trained, probes, Reporter()))
     assert found["own"]["kl"]["low"] <= found["own"]["kl"]["mean"] <= found["own"]["kl"]["high"]
     change = found["text"]["nll"]

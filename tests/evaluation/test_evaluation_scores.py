@@ -2,14 +2,13 @@
 
 import json
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
 
 from raft_fast.evaluation import evaluate
-from raft_fast.evaluation.both_models import collect, evaluate_domain
+from raft_fast.evaluation.both_models import evaluate_domain
 from raft_fast.evaluation.scores import (
     behaviour,
     paired_change,
@@ -139,21 +138,6 @@ def test_change_is_paired():
     assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
     assert paired_change(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
-
-
-def test_progress_tells_what_the_engine_is_at():
-    """Nothing advances while a batch is drawn, minutes long."""
-    shown = []
-    engine = StubEngine(str)
-    engine.under_way = lambda: "at token 3 of at most 9"
-
-    class Shown(Reporter):
-        @contextmanager
-        def phase(self, *_):
-            yield lambda steps=1, note="": shown.append((steps, note()))
-
-    assert len(collect(engine, [make_rows(1)[0].prompt], 9, Shown(), "evaluate")) == 1
-    assert shown == [(0, "at token 3 of at most 9"), (1, "at token 3 of at most 9")]
 
 
 def test_length_cuts_and_refusals():

@@ -45,7 +45,7 @@ def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
     folder = write_folder(tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True)
     (folder / "config.yaml").write_text("tau: 0.8\n")
     check_whole(write_refine_report(folder).read_text(encoding="utf-8"), 0,
-                "The fuser is also a judge", "Examples, one of every kind", "fused 2, chosen")
+                "The fuser is also a judge", "Examples of every kind", "fused 2, chosen")
 
 
 def test_what_data_holds_is_escaped_everywhere(tmp_path, ifbench):
@@ -90,16 +90,8 @@ def test_a_folder_with_little_in_it_still_makes_a_page(tmp_path, decisions):
 
 def test_what_was_off_is_not_drawn_and_a_further_loss_is(run_dir):
     path = run_dir / "metrics.jsonl"
-    steps = [json.loads(line) for line in path.read_text().splitlines()][:3]
+    steps = [json.loads(line) for line in path.read_text().splitlines()][:1]  # a run of one step has a plot
     kl, sft = ("kl_loss", "lambda", "ce_kl_ratio", "teacher_mass"), ("sft_loss", "ce_kl_ratio")
     for changed, curves in ((dict.fromkeys(kl), 2), (dict.fromkeys(sft), 4), ({"reverse_loss": 0.5}, 7)):
         path.write_text("".join(json.dumps(step | changed) + "\n" for step in steps))
         assert write_run_report(run_dir).read_text().count("<svg") == curves
-
-
-def test_a_run_of_one_step_states_its_values(run_dir):
-    path = run_dir / "metrics.jsonl"
-    path.write_text(path.read_text().splitlines()[0])
-    page, one = write_run_report(run_dir).read_text(), json.loads(path.read_text())
-    assert f"<b>{one['sft_loss']:.3f} at step 1</b>" in page
-    assert page.count("<svg") == 0

@@ -8,7 +8,7 @@ import pytest
 from stage1_stubs import many, write_folder
 
 from raft_fast.report.page import write_refine_report
-from raft_fast.report.stage1 import costs, counts, draws, explain, judges, objections, read_stage1
+from raft_fast.report.stage1 import counts, draws, engines, explain, read_stage1
 from raft_fast.run.errors import UserError
 
 SUMMARY = {
@@ -52,15 +52,12 @@ def test_rows_and_candidates_are_counted_by_origin(tmp_path):
         '{"row_id": "half', "[1, 2]"]))
     assert found.damaged == 2
     columns, lines = draws(found.tally)
-    assert columns[:5] == ("origin", "draw", "candidates", "passed", "chosen")
-    assert [line[:5] for line in lines] == [
-        ("gold", "", "5", "5", "2"), ("rewrite", "1", "5", "3", "1"), ("fused", "1", "3", "3", "1"),
-        ("fused", "2", "3", "2", "1")]
-    assert objections(found.tally) == (("check", "rewrite", "fused"), [
-        ("similarity", "1", "0"), ("reply", "1", "0"), ("copy", "0", "1")])
-    first, second = judges(found.tally)
-    assert first == ("j0", "4", "0.550", "−0.025", "1", "broken")
-    assert second[3] == "+0.025"
+    assert [(*line[:5], line[-1]) for line in (columns, *lines)] == [
+        ("origin", "draw", "candidates", "passed", "chosen", "refused by"),
+        ("gold", "", "5", "5", "2", ""), ("rewrite", "1", "5", "3", "1", "similarity 1, reply 1"),
+        ("fused", "1", "3", "3", "1", ""), ("fused", "2", "3", "2", "1", "copy 1")]
+    assert [line for line in engines(found) if line[0] == "judge j0"] == [
+        ("judge j0", "0", "0", "–", "4", "0.550", "1", "broken")]
     name, said = "nats per token for the rewriter: ", dict(counts(found.summary))
     assert said["trained on: gold"] == "2 (40\u00a0%)"
     # measured on what each row is trained on
@@ -75,17 +72,17 @@ def test_without_likelihoods_the_reason_is_given(tmp_path):
 
 def test_every_engine_has_its_tokens_and_money(tmp_path):
     rows = [one for one in many(96) if one["rounds"]][:2]
-    assert costs(read_stage1(write_folder(tmp_path, rows, **SUMMARY))) == [
+    assert [line[:4] for line in engines(read_stage1(write_folder(tmp_path, rows, **SUMMARY)))] == [
         ("rewrite", "1,500,000", "200,000", "5.000"), ("fused", "100,000", "10,000", "–"),
         ("judge one", "2,000,000", "500", "1.000"), ("judge two", "1,000,000", "0", "3.000")]
 
 
-def test_examples_are_spread_over_kinds(tmp_path):
+def test_every_kind_has_an_example(tmp_path):
     rows = [row(str(n), "gold", refused={"copy": "same"}) for n in range(50)]
     rows += [row("x", "gold", refused={"reply": "busy"}), row("y", "rewrite")]
-    found = read_stage1(write_folder(tmp_path, rows)).spread()
-    assert [one["row_id"] for one in found[:4]] == ["0", "x", "y", "1"]
-    assert len(found) == 16
+    assert {kind: [one["row_id"] for one in kept] for kind, kept in read_stage1(
+        write_folder(tmp_path, rows)).examples.items()} == {
+            "copy": ["0", "1"], "reply": ["x"], "rewrite 1": ["y"]}
 
 
 def shown(capsys, folder, row_id):
@@ -106,8 +103,8 @@ def test_the_story_has_every_part_in_its_order(tmp_path, capsys):
     folder = write_folder(tmp_path, [row | {"row_id": row["row_id"] * 2}, row, refused])
     out = shown(capsys, folder, row["row_id"])
     parts = [row["row_id"], "Why?", "gold", "nll 2.500", "the gold words", "rewrite 1", "similarity",
-             "the rewritten words", "fused 1", "one", "two", "mean", "fused 2", "the fused words", "no score",
-             "chosen", "1,234 read, 56 written"]
+             "the rewritten words", "fused 1", "one", "two", "fused 2", "the fused words", "no score",
+             "chosen", "1,234 tokens read, 56 written"]
     places = [out.find(part) for part in parts]
     assert min(places) >= 0
     assert places == sorted(places)
