@@ -154,9 +154,7 @@ def part(text, kind="text", **more):
 
 
 @pytest.mark.parametrize("parts", [
-    [part("What is")], [part("What"), part(" is")], [part("What is", image_url=None)],
-    [part("What ", "input_text"), part("is", "output_text")],
-])
+    [part("What"), part(" is", image_url=None)], [part("What ", "input_text"), part("is", "output_text")]])
 def test_parts_that_are_text_are_joined(tmp_path, parts):
     turns = [turn(parts, "user"), turn(parts)]
     pq.write_table(pa.table({"messages": [turns]}), tmp_path / "a.parquet")

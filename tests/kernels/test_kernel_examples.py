@@ -115,23 +115,21 @@ def test_transformers_trainer_accumulates_as_one_batch(hf_trainer):
             after[1][name] - before[name], one - before[name], rtol=1e-2, atol=1e-6)
 
 
-def _loss_of(trainer, student, processes):
-    """compute_loss in one of several processes, each with the same batch: its own share of one step."""
-    from accelerate import Accelerator
-
-    batch = _batch(_rows())
-    with mock.patch.object(Accelerator, "num_processes", processes):
-        return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
-
-
 def test_transformers_trainer_over_processes(hf_trainer):
     """Tokens are counted over all processes and gradients averaged: the loss of one batch is its mean."""
-    student = _model(0)
+    from accelerate import Accelerator
+
+    student, batch = _model(0), _batch(_rows())
     trainer = hf_trainer(student, _model(1))
-    alone = _loss_of(trainer, student, 1)
-    torch.testing.assert_close(_loss_of(trainer, student, 2), alone)
+
+    def loss(processes):
+        with mock.patch.object(Accelerator, "num_processes", processes):
+            return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
+
+    alone = loss(1)
+    torch.testing.assert_close(loss(2), alone)
     trainer.args.average_tokens_across_devices = False
-    torch.testing.assert_close(_loss_of(trainer, student, 2), alone / 2)
+    torch.testing.assert_close(loss(2), alone / 2)
 
 
 @pytest.fixture
