@@ -95,9 +95,8 @@ def test_positions_and_layers_are_found_wherever_they_stand():
     assert len(layers(make_model())) == len(layers(build("gemma3"))) == 2
     ropes = {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64},
              "sliding_attention": {"rope_type": "default"}}
-    configs = [make_model().config, SimpleNamespace(rope_parameters=ropes), SimpleNamespace()]
-    assert [rope_switches(SimpleNamespace(config=SimpleNamespace(get_text_config=lambda one=one: one)))
-            for one in configs] == [[], [64], []]
+    models[0].config.rope_parameters = ropes
+    assert [rope_switches(one) for one in (models[0], gpt2)] == [[64], []]
 
 
 def test_a_model_whose_decoder_cannot_be_had_is_refused_when_it_is_loaded():

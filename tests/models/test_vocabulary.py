@@ -132,14 +132,11 @@ GENERATION, TOKENIZER = "generation_config.json", "tokenizer.json"
 
 @pytest.mark.parametrize(("file", "held", "said"), [
     *((GENERATION, {"eos_token_id": given}, rf"{GENERATION}: eos_token_id {re.escape(json.dumps(given))}: ")
-      for given in ("</s>", [2, 99999], -1, 2.5, True, [[2]], {"a": 2}, 260)),
-    *((GENERATION, text, f"{GENERATION} cannot be read") for text in ("[]", "null", "{")),
+      for given in ("</s>", [2, 99999], -1, 2.5, True, [[2]], 260)),
+    *((GENERATION, text, f"{GENERATION} cannot be read") for text in ("[]", "{")),
     *((TOKENIZER, text, "tokenizer cannot be loaded: ") for text in ("[]", "{")),
-    ("tokenizer_config.json", "[]", "tokenizer cannot be loaded: "),
-    *(("config.json", {"dtype": dtype}, "cannot be loaded: ") for dtype in ("foo", [])),
-    (TOKENIZER, {"version": "1.0", "added_tokens": [], "model": {"type": "nothing"}}, "cannot be loaded: "),
-    ("tokenizer_config.json", {"added_tokens_decoder": 3}, "cannot be loaded: "),
-    ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded: ")], ids=str)
+    ("config.json", {"dtype": "foo"}, "cannot be loaded: "),
+    ("tokenizer_config.json", {"added_tokens_decoder": 3}, "tokenizer cannot be loaded: ")], ids=str)
 def test_a_file_of_the_wrong_content_is_one_line(model_folder, file, held, said):
     """`held` is all of the file, or keys of it."""
     text = held if isinstance(held, str) else json.dumps(
