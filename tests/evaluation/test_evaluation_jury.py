@@ -10,7 +10,7 @@ from refinement.refinement_stubs import StubEngine as StubJudge
 
 from raft_fast.engines import Reply
 from raft_fast.evaluation import evaluate
-from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
+from raft_fast.evaluation.jury import Ballot, agreement, open_jury
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import CompareOptions, EvaluateOptions
@@ -32,15 +32,15 @@ def test_the_majority_of_the_votes_there_are(scores, quorum, said):
     assert Ballot(verdicts(*scores), quorum).correct is said
 
 
-def test_alpha_by_hand():
-    """Krippendorff's own example of two observers and ten units: 0.095."""
-    first, second = "0100000010", "1110010000"
-    assert krippendorff_alpha(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
-    assert krippendorff_alpha([[True, True], [False, False]]) == 1
-    assert krippendorff_alpha([[True, False], [False, True]]) == pytest.approx(-0.5)
-    assert krippendorff_alpha([[True, True], [True]]) is None  # nothing could disagree
+@pytest.mark.parametrize(("votes", "alpha"), [
+    # Krippendorff's own example of two observers and ten units: 0.095
+    (list(zip(map(int, "0100000010"), map(int, "1110010000"), strict=True)), 0.095),
+    ([[1, 1], [0, 0]], 1), ([[1, 0], [0, 1]], -0.5), ([[1, 1], [1]], None), ([], None),
     # a vote that is missing leaves the other pairs in: by hand, observed 2/5, expected 12/20
-    assert krippendorff_alpha([[1, 1, 0], [0, 0], [1]]) == pytest.approx(1 - (2 / 5) / (12 / 20))
+    ([[1, 1, 0], [0, 0], [1]], 1 - (2 / 5) / (12 / 20))])
+def test_alpha_by_hand(votes, alpha):
+    found = agreement(votes)["krippendorff_alpha"]
+    assert found == (alpha if alpha is None else pytest.approx(alpha, abs=5e-4))
 
 
 def judge(name, knows):
