@@ -55,7 +55,7 @@ def main() -> None:
     wrong = [complaint for row in rows for complaint in complaints(row)]
     if args.json:
         report = {"command": measure.command(), "machine": measure.machine("cpu"),
-                  "triton": triton.__version__, "tools": _tools(), "wrong": wrong, "rows": rows}
+                  "triton": triton.__version__, "wrong": wrong, "rows": rows}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     for complaint in wrong:
         print(f"error: {complaint}")
@@ -130,13 +130,6 @@ def _disassembled(cubin: bytes) -> tuple[str, dict[str, int]]:
     numbers = {name.lower(): int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", dump)}
     spills = len(re.findall(r"\b(?:LDL|STL)\b", machine_code))
     return machine_code, {"registers": numbers["reg"], "stack": numbers["stack"], "spills": spills}
-
-
-def _tools() -> dict[str, str]:
-    """Versions of the assemblers and the disassembler that the wheel carries."""
-    tools = triton.knobs.nvidia
-    return {name: getattr(tools, name).version for name in
-            ("ptxas", "ptxas_blackwell", "cuobjdump") if hasattr(tools, name)}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 # A visit to a machine with a GPU, in stages that each fit a call of ten minutes:
 #   benchmarks/gpu_visit.sh correct speed        # the first call
 #   benchmarks/gpu_visit.sh sanitize
+#   benchmarks/gpu_visit.sh tune
 #   benchmarks/gpu_visit.sh whole_step           # needs trl
 #   MODEL=HuggingFaceTB/SmolLM2-135M-Instruct benchmarks/gpu_visit.sh real
 # Every command has its own limit, and writes its result when it ends: a later failure or a stop
@@ -16,13 +17,14 @@ failed=0
 if [ -n "${DRY:-}" ]; then
     device="--device cpu"; shape="--n 40 --v 300 --k 8"; dtype="--dtype float32"
     repeats="--repeats 1"
+    tiles="--device cpu --dtype float16 --n 64 --d 16 --v 200 --k 6 --repeats 1 --limit 1"
     report="--quick --target sm_90 --kernel _tile_logits"
     job="--model random-llama-tiny --rows 2 --max_completion_length 4 --top_k 8"
     RESULTS_DIR=$(mktemp -d)
 else
     device="--device cuda"; shape="--n 8192 --v 128256"; dtype="--dtype bfloat16"
     repeats="--repeats 20"
-    report="--quick"
+    tiles=""; report="--quick"
     job="--model random-llama-3b --rows 16 --max_completion_length 256 --steps 8"
 fi
 export RESULTS_DIR=${RESULTS_DIR:-$PWD/benchmarks/results}
@@ -63,14 +65,16 @@ sanitize() {  # at most 9 minutes
     done
 }
 
+tune() { step 400 env ${DRY:+TRITON_INTERPRET=1} python3 -m benchmarks.tune_tiles $tiles; }
+
 whole_step() { step 560 python3 -m benchmarks.step $device $job; }  # a 3B model against TRL's trainers
 
 stages=("$@")
-[ ${#stages[@]} -gt 0 ] || stages=(correct speed real sanitize whole_step)
+[ ${#stages[@]} -gt 0 ] || stages=(correct speed real sanitize tune whole_step)
 for stage in "${stages[@]}"; do
     case $stage in
-        correct | speed | real | sanitize | whole_step) "$stage" ;;
-        *) echo "error: no stage '$stage'; there are correct speed real sanitize whole_step"; exit 2 ;;
+        correct | speed | real | sanitize | tune | whole_step) "$stage" ;;
+        *) echo "error: no stage '$stage'; there are correct speed real sanitize tune whole_step"; exit 2 ;;
     esac
 done
 exit "$failed"

@@ -23,7 +23,7 @@ from benchmarks.slow_server import ANSWER, SlowServer
 from raft_fast.data.dataset import read_table
 from raft_fast.data.rows import OnDisk
 from raft_fast.data.texts import Message
-from raft_fast.engines import Price, Reply, Sampling
+from raft_fast.engines import Reply, Sampling
 from raft_fast.recipes.raft import stage1
 from raft_fast.refinement import Roles, refine
 from raft_fast.run.options import RefineOptions
@@ -38,7 +38,7 @@ WORDS = 40  # of an answer
 class Instant:
     """An engine that answers at once; its third fusion of a row is the first one good enough."""
 
-    price: Price | None = None
+    price: dict[str, float] | None = None
 
     def __init__(self, identity: str) -> None:
         self.identity = identity

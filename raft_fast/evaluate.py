@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.engines import Engine
-from raft_fast.engines.load import check_engines
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import read_jsonl, read_yaml, write_jsonl
@@ -42,7 +41,6 @@ def run(options: ComparisonOptions) -> Path:
     # preflight: before rows are read or models loaded
     own_folder(model.model)
     judges = check_once("--eval_judge", options.compare.eval_judge)
-    check_engines([("--eval_judge", spec) for spec in judges])
     tasks = find_tasks(options.compare)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     before = options.compare.base or find_base(model)

@@ -13,7 +13,6 @@ from typing import Any
 from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
-from raft_fast.engines.load import check_engines
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import write_json, write_jsonl, write_yaml
@@ -33,7 +32,6 @@ def main() -> None:
     data, model, engines, options = groups = parse("paraphrase", DESCRIPTION, kinds)[1]
     if not data.data:
         raise UserError("--data is missing: name the rows that a model was trained on")
-    check_engines([("--paraphraser", options.paraphraser)])
     from raft_fast.data.dataset import read_rows  # heavy: not for --help or a typo
     from raft_fast.engines.load import load_engine
     from raft_fast.models.load import load_encoder

@@ -110,8 +110,8 @@ def test_what_is_not_used_may_be_anything(tmp_path):
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("entry", "argv", "said"), [
     (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
-    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: vLLM runs as a server"),
-    (paraphrase, ["--paraphraser", "vllm:some/model"], "vLLM runs as a server: start `vllm serve"),
+    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: must be MODEL@URL for vLLM"),
+    (paraphrase, ["--paraphraser", "vllm:some/model"], "--paraphraser vllm:some/model: must be MODEL@URL"),
 ])
 def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):
     monkeypatch.chdir(tmp_path)
@@ -120,14 +120,14 @@ def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, ent
     with pytest.raises(SystemExit) as stopped:
         entry.main()
     assert stopped.value.code == 2
-    assert f"error: {said}" in capsys.readouterr().err.replace("--paraphraser vllm:some/model: ", "")
+    assert f"error: {said}" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_stage_1_names_its_engines_only_where_it_is_due():
-    raw, judged = Data([], [], False, 0), options("--judge", "vllm:some/model")
-    with pytest.raises(UserError, match="--judge vllm:some/model: vLLM runs as a server"):
+def test_stage_1_names_its_judges_only_where_it_is_due():
+    raw, judged = Data([], [], False, 0), options("--judge", "self,self")
+    with pytest.raises(UserError, match="--judge self,self: names self twice"):
         check_stage1(raw, judged, RAFT().answers)
     check_stage1(replace(raw, refined=True), judged, RAFT().answers)
     for source in ("gold", "rewrite"):
-        check_stage1(raw, options("--judge", "vllm:some/model", "--data_source", source), RAFT().answers)
+        check_stage1(raw, options("--judge", "self,self", "--data_source", source), RAFT().answers)

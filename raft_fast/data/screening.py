@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 EMBED_TEXTS = 1024  # texts embedded at once
 BLOCK, BASE_ROWS = 1024, 32_768  # vectors of one matrix product: 128 MiB of scores
+GPU_K = 2048  # the most neighbours that faiss finds on a GPU
 DIGITS = 4  # similarities are compared to these: batch size and device change the digits after
 LONGER = 2  # a reference this much longer than any question is compared by words alone
 
@@ -88,24 +90,37 @@ def embed_to_file(
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
             among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """For queries, float32 [Q, D], the k vectors of float32 [N, D] with the largest inner products, best
-    first: (scores float32 [Q, min(k, N)], ids int64). Vectors outside of `among`, bool [N], score -inf."""
+    """For queries, float32 [Q, D], the k vectors of float32 [N, D] (of those `among`, bool [N]) with the
+    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact;
+    by FAISS where it is installed, else by torch."""
+    chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
+    search = _by_faiss if find_spec("faiss") else _by_torch
+    scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for begin in range(0, len(chosen), BASE_ROWS):
+        own = chosen[begin : begin + BASE_ROWS]
+        best, places = search(np.array(queries), vectors[own], min(k, len(own)), device)
+        scores, ids = np.hstack([scores, best]), np.hstack([ids, own[places]])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+    return scores, ids
+
+
+def _by_torch(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    queries_QD = torch.from_numpy(np.array(queries)).to(device)
-    scores = torch.empty(len(queries), 0, device=device)
-    ids = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
-    for begin in range(0, len(vectors), BASE_ROWS):
-        # copied: a read-only memory-mapped file is no tensor
-        base_BD = torch.from_numpy(np.array(vectors[begin : begin + BASE_ROWS])).to(device)
-        products = queries_QD @ base_BD.T
-        if among is not None:
-            products[:, torch.from_numpy(~among[begin : begin + BASE_ROWS]).to(device)] = -torch.inf
-        best, places = products.topk(min(k, len(base_BD)))
-        scores, ids = torch.cat([scores, best], 1), torch.cat([ids, places + begin], 1)
-        scores, kept = scores.topk(min(k, scores.shape[1]))
-        ids = ids.gather(1, kept)
-    return scores.cpu().numpy(), ids.cpu().numpy()
+    best = (torch.from_numpy(queries).to(device) @ torch.from_numpy(base).to(device).T).topk(k)
+    return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+
+def _by_faiss(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import faiss
+
+    index: Any = faiss.IndexFlatIP(base.shape[1])
+    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and k <= GPU_K:
+        place = int(device.partition(":")[2] or 0)
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), place, index)
+    index.add(base)
+    return index.search(queries, k)
 
 
 @dataclass(frozen=True)

@@ -46,38 +46,21 @@ Replies = Iterator[tuple[int, Reply]]
 Conversations = Iterable[list[Message]]
 
 
-@dataclass(frozen=True)
-class Price:
-    """Cost of a million tokens, in the user's currency."""
-
-    prompt: float
-    completion: float
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The cost of these tokens."""
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
-
-
-class WindDown(KeyboardInterrupt):
-    """Asks an engine to finish what is in flight without hurry, because a part of the run failed."""
-
-
 class Engine(Protocol):
     """A language model that answers conversations.
 
     `identity` names the model and its revision: engines of one identity give the same replies, so it is part
-    of every cache key. `price` is None if the user gave none. Conversations are read in the caller's thread,
-    a bounded number ahead of the replies. Several threads may use one engine at once.
+    of every cache key. `price` is that of a million tokens of "prompt" and "completion", None if none was
+    given. Conversations are read in the caller's thread, a bounded number ahead of the replies. Several
+    threads may use one engine at once.
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
-    in flight (all on WindDown, else those that come soon), and raises it again.
-
-    Two methods are optional, for any thread: `interrupt(how: KeyboardInterrupt)` does the same to every call
-    that is not over; `under_way() -> str` says in a few words what the engine is busy with, empty if nothing.
+    in flight, and raises it again. `interrupt()` is optional: from any thread it does the same to every call
+    that is not over; a model of this process ends at its next token.
     """
 
     identity: str
-    price: Price | None
+    price: dict[str, float] | None
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """Yield replies as they finish; each index exactly once. Raises UserError if the engine as a whole

@@ -24,7 +24,6 @@ FIELDS = {"rewrite": {"question", "answer"}, "fuse": {"question", "gold", "rewri
 UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
 STREAK = 100  # failures in a row after which an engine that did work counts as gone
-PATIENCE_SECONDS = 15.0  # how long Ctrl-C waits for threads to write down what they get
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -169,10 +168,9 @@ def named(option: str, error: UserError) -> UserError:
 
 
 class Activity:
-    """The note behind the progress bar: replies by task, and what engines say of requests under way."""
+    """The note behind the progress bar: replies by task, and how fast they come."""
 
-    def __init__(self, engines: Iterable[Engine]) -> None:
-        self._engines = list({id(engine): engine for engine in engines}.values())
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock, self._start = threading.Lock(), time.monotonic()
         self.fresh = self._failed = 0  # replies that this start of the command asked for
@@ -188,24 +186,23 @@ class Activity:
         return heard
 
     def note(self) -> str:
-        """In a line: what came, how fast, and what is under way."""
+        """In a line."""
         parts = [f"{count} {what}" for what, count in list(self._counts.items())]
         parts += [f"{self._failed} failed"] if self._failed else []
         rate = self.fresh / max(time.monotonic() - self._start, 1e-9)
         parts += [f"{rate:.1f} replies/s"] if self.fresh else []
-        parts += [engine.under_way() for engine in self._engines if hasattr(engine, "under_way")]
-        return ", ".join(filter(None, parts))
+        return ", ".join(parts)
 
 
 def at_once(
     work: Callable[[Item], Result], items: Iterable[Item], limit: int,
-    stop: Callable[[BaseException], None],
+    stop: Callable[[], None],
 ) -> Iterator[Result]:
     """Yield work(item) for each item, in the items' order, with `limit` of them under way.
 
     At most twice as many are begun and not yet yielded. If one fails, or the caller leaves, `stop` is called
-    with the reason and must make the others end: with Stopped, if they are not done. After a failure all of
-    them are waited for, and the first error but Stopped is raised; after Ctrl-C they have PATIENCE_SECONDS.
+    and must make the others end: with Stopped, if they are not done. They are waited for, until a second
+    Ctrl-C, and the first error but Stopped is raised.
     """
     coming, begun = iter(items), deque[Future[Result]]()
     pool = ThreadPoolExecutor(limit, thread_name_prefix=WORKER)
@@ -222,10 +219,9 @@ def at_once(
             else:
                 wait([future for future in begun if not future.done()], return_when=FIRST_COMPLETED)
     except BaseException as error:
-        stop(error)
+        stop()
         pool.shutdown(wait=False, cancel_futures=True)
-        ended, _ = wait([future for future in begun if not future.cancelled()],
-                        None if isinstance(error, Exception) else PATIENCE_SECONDS)
+        ended, _ = wait([future for future in begun if not future.cancelled()])
         failed = [why for future in ended if (why := future.exception()) and not isinstance(why, Stopped)]
         if isinstance(error, Stopped) and failed:  # whoever made it stop failed later, or was heard later
             raise failed[0] from None

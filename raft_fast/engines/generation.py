@@ -1,6 +1,7 @@
 """Sampling with transformers: `generate`, every row by random numbers of its own; continuous batching."""
 
 import copy
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
-from raft_fast.engines import Sampling, WindDown
+from raft_fast.engines import Sampling
 from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
@@ -146,36 +147,12 @@ class Sampler(LogitsProcessor):
         return chosen
 
 
-class Call(StoppingCriteria):
-    """One call of an engine of this process: how far its batch is, and whether it is to end: at the next
-    token, as a criterion of `generate`, or on a WindDown after the batch. Of the engine's `interrupts` those
-    to come concern it."""
+class Interrupt(StoppingCriteria):
+    """Ends a batch at the next token once `stopped` is set."""
 
-    def __init__(self, interrupts: list[KeyboardInterrupt]) -> None:
-        self._interrupts, self._before = interrupts, len(interrupts)
-        self.rows = self.longest = self.drawn = 0  # replies drawn together, their limit, tokens so far
-
-    @contextmanager
-    def drawing(self, rows: int, longest: int) -> Iterator[None]:
-        """While `rows` replies of at most `longest` tokens are drawn together. Raises as `go_on`."""
-        self.go_on()
-        self.rows, self.longest, self.drawn = rows, longest, 0
-        try:
-            yield
-        finally:
-            self.rows = 0
-
-    def under_way(self) -> str:
-        """What is being drawn, in words; empty if nothing."""
-        return f"{self.rows} under way, at token {self.drawn} of at most {self.longest}" if self.rows else ""
-
-    def go_on(self) -> None:
-        """Raises what the call was ended with."""
-        for how in self._interrupts[self._before :]:
-            raise type(how)
+    def __init__(self, stopped: threading.Event) -> None:
+        self.stopped = stopped
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         """Whether each row is done, bool [rows]."""
-        self.drawn += 1
-        at_once = any(not isinstance(how, WindDown) for how in self._interrupts[self._before :])
-        return torch.full((len(input_ids),), at_once, device=input_ids.device)
+        return torch.full((len(input_ids),), self.stopped.is_set(), device=input_ids.device)

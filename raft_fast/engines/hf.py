@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,14 +12,13 @@ from raft_fast.data.texts import Message, trim
 from raft_fast.engines import (
     UNRENDERED,
     Conversations,
-    Price,
     Replies,
     Reply,
     Sampling,
     hand_over,
     stable_seed,
 )
-from raft_fast.engines.generation import Call, generate_ids
+from raft_fast.engines.generation import Interrupt, generate_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -39,7 +39,7 @@ class HFEngine:
     tokens (prompts with their padding, and the longest replies they may get).
     """
 
-    price: Price | None = None
+    price: dict[str, float] | None = None
 
     def __init__(
         self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
@@ -49,42 +49,39 @@ class HFEngine:
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
-        self._interrupts: list[KeyboardInterrupt] = []
-        self._drawing: Call | None = None  # whose turn it is
+        self._stopped = threading.Event()  # of all calls that are not over
 
-    def interrupt(self, how: KeyboardInterrupt) -> None:
+    def interrupt(self) -> None:
         """See `Engine`."""
-        self._interrupts.append(how)
-
-    def under_way(self) -> str:
-        """See `Engine`."""
-        return "" if self._drawing is None else self._drawing.under_way()
+        stopped, self._stopped = self._stopped, threading.Event()
+        stopped.set()
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        return self._generate(conversations, sampling, Call(self._interrupts))
+        return self._generate(conversations, sampling, self._stopped)
 
     def score(self, conversations: Conversations) -> Replies:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        return self._score(conversations, Call(self._interrupts))
+        return self._score(conversations, self._stopped)
 
-    def _generate(self, conversations: Conversations, sampling: Sampling, call: Call) -> Replies:
+    def _generate(self, conversations: Conversations, sampling: Sampling,
+                  stopped: threading.Event) -> Replies:
         longest = sampling.max_new_tokens
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
             for batch in self._batches(asked, longest):
                 prompts = [prompt for _, _, prompt in batch]
                 seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-                with self._turn, call.drawing(len(batch), longest):
-                    self._drawing = call
+                with self._turn_of(stopped):
                     drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
-                                         [call])
+                                         [Interrupt(stopped)])
                 yield from hand_over((index, self._read(ids, len(prompt)))
                                      for (index, _, prompt), ids in zip(batch, drawn, strict=True)
                                      if self._ended(ids) or len(ids) == longest)
-                call.go_on()
+                if stopped.is_set():
+                    raise KeyboardInterrupt
 
-    def _score(self, conversations: Conversations, call: Call) -> Replies:
+    def _score(self, conversations: Conversations, stopped: threading.Event) -> Replies:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
@@ -95,11 +92,19 @@ class HFEngine:
         for asked, refused in self._read_ahead(conversations):
             yield from hand_over(refused)
             for batch in self._batches(asked, 1):
-                with self._turn, call.drawing(len(batch), 1):
+                with self._turn_of(stopped):
                     scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
                 yield from hand_over(
                     (index, Reply("", "stop", len(prompt), 0, score=score))
                     for (index, _, prompt), score in zip(batch, scores, strict=True))
+
+    @contextmanager
+    def _turn_of(self, stopped: threading.Event) -> Iterator[None]:
+        """While a call has the model. Raises KeyboardInterrupt if it was stopped before its turn came."""
+        with self._turn:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            yield
 
     def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
         return Reply(self._answer(ids), "stop" if self._ended(ids) else "length", prompt_tokens, len(ids))

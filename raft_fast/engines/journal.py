@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Replies, Reply, Sampling, WindDown
+from raft_fast.engines import Engine, Replies, Reply, Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import DiskMap
 
@@ -54,19 +54,19 @@ class Journal:
         self._engines: list[Engine] = []  # all that were asked
         self._lock = threading.Lock()
         self._stop, self._replaying = threading.Event(), False
-        self._closed = self._hurry = False
-        self._end, self._synced = 0, time.monotonic()
+        self._closed, self._end, self._synced = False, 0, time.monotonic()
         self._file = self.path.open("ab", buffering=0)
-        self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
-        try:  # last of what can fail, or nobody gives the lock back
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._reader.close()
-            self._file.close()
+            self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+            self._scan(retry_failed)
+            self._file.truncate(self._end)
+        except BaseException as error:
+            self._file.close()  # gives the lock back
+            if not isinstance(error, BlockingIOError):
+                raise
             raise UserError(f"{self.path}: another process is refining into this folder; wait for it to end "
                             "or choose another --output_dir") from None
-        self._scan(retry_failed)
-        self._file.truncate(self._end)
 
     def _scan(self, retry_failed: bool) -> None:
         """Find every reply, to the last whole line."""
@@ -104,16 +104,15 @@ class Journal:
                 for one in (self._places, self._reader, self._file):  # the last gives the lock back
                     one.close()
 
-    def stop(self, why: BaseException | None = None) -> None:
+    def stop(self) -> None:
         """From now on every `ask`, under way too, raises Stopped, after writing down what its engine has in
-        flight; only what comes at once if the user or the system wants to leave (`why` is no Exception)."""
-        self._hurry |= why is not None and not isinstance(why, Exception)
+        flight."""
         self._stop.set()  # first: a call that does not see it is one that the engine knows of
         with self._lock:
             engines = list(self._engines)
         for engine in engines:
             if (interrupt := getattr(engine, "interrupt", None)) is not None:
-                interrupt(self._last_word())
+                interrupt()
 
     def replay(self) -> None:
         """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
@@ -167,7 +166,7 @@ class Journal:
         return [futures[key].result() for key in keys]
 
     def _hear(self, answers: Replies, listen: Listener, record: Callable[[int, Reply], Reply]) -> None:
-        """Write every reply down before it is listened to, also those that come after the last word."""
+        """Write every reply down before it is listened to, also those in flight when it ends."""
         try:
             if self._stop.is_set():
                 raise Stopped
@@ -176,15 +175,11 @@ class Journal:
                 if self._stop.is_set():
                     raise Stopped
         except BaseException as error:
-            for index, reply in _in_flight(answers, self._last_word()):
+            for index, reply in _in_flight(answers):
                 record(index, reply)
             if self._stop.is_set() and isinstance(error, KeyboardInterrupt):
                 raise Stopped from None  # the engine was told to end; why is known to whoever called `stop`
             raise
-
-    def _last_word(self) -> KeyboardInterrupt:
-        """What ends an engine's call (see `Engine`)."""
-        return KeyboardInterrupt() if self._hurry else WindDown()
 
     def _record(self, key: bytes, kind: str, identity: str, reply: Reply) -> Reply:
         told = {name: value for name, value in vars(reply).items() if name != "key"}
@@ -220,12 +215,12 @@ class Journal:
         return _reply(json.loads(self._reader.readline()))
 
 
-def _in_flight(answers: Replies, last_word: KeyboardInterrupt) -> Replies:
+def _in_flight(answers: Replies) -> Replies:
     """What an engine that is interrupted still hands over (see `Engine`): it is paid for."""
     if not isinstance(answers, Generator):
         return
     try:
-        yield answers.throw(last_word)
+        yield answers.throw(KeyboardInterrupt())
         yield from answers
     except (KeyboardInterrupt, StopIteration, UserError):
         return

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
     from raft_fast.models.load import Quantization
 
-VLLM = "vllm:"
-
 
 def load_engine(
     spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
@@ -24,7 +21,6 @@ def load_engine(
     """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
     URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
     engines = engines or EngineOptions()
-    check_engines([(option, spec)])
     if "://" in spec:
         from raft_fast.engines.openai import OpenAIEngine
 
@@ -49,11 +45,10 @@ def load_local(
     folder = fetch_model(name, revision, option)
     model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
-    own = engines.of(spec, name)
-    chat = load_chat(folder, model, own.chat_template_kwargs, tokenizer)
+    chat = load_chat(folder, model, engines.chat_template_kwargs, tokenizer)
     told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
     bits = "" if quantization == "none" else f" {quantization}"
-    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size, own)
+    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size, engines)
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
@@ -68,31 +63,21 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     if trained:
         model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
         made_ready(model, device, name)
-    own = engines.of("self", name)
-    chat = load_chat(Path(name), model, own.chat_template_kwargs, tokenizer)
+    chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, "", batch_size, own)
+    return _engine(model, chat, identity, "", batch_size, engines)
 
 
 def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
-            own: EngineOptions) -> "HFEngine":
+            engines: EngineOptions) -> "HFEngine":
     from raft_fast.engines.hf import HFEngine
 
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, own.generation_tokens)
+    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size, engines.generation_tokens)
 
 
 def not_a_server(teacher: str) -> str:
     """The teacher's name. Raises UserError if it names a server."""
-    if "://" in teacher or teacher.startswith(VLLM):
+    if "://" in teacher or teacher.startswith("vllm:"):
         raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
     return teacher
-
-
-def check_engines(named: Iterable[tuple[str, str]]) -> None:
-    """Raises UserError if one of the (option, engine) names vLLM in this process: it runs as a server."""
-    for option, spec in named:
-        if spec.startswith(VLLM):
-            model = spec.removeprefix(VLLM)
-            raise UserError(f"{option} {spec}: vLLM runs as a server: start `vllm serve {model}` and name "
-                            f"{model}@http://localhost:8000/v1")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import Conversations, Price, Replies, Reply, Sampling, WindDown, stable_seed
+from raft_fast.engines import Conversations, Replies, Reply, Sampling, stable_seed
 from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
 from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
@@ -27,7 +27,6 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
-DRAIN_SECONDS = 10.0  # for requests in flight when a user wants to leave: they are paid for
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
 """Answers one conversation; None if the event was set before the request was sent."""
@@ -46,7 +45,7 @@ class OpenAIEngine:
         self._slots = asyncio.Semaphore(self.size)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
-        self.price = Price(*options.prices) if options.prices else None
+        self.price = options.prices
         self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
@@ -63,7 +62,7 @@ class OpenAIEngine:
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
-        options = (options or EngineOptions()).of(spec, model or "")
+        options = options or EngineOptions()
         endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
         offered = [name for one in endpoints for name in asyncio.run_coroutine_threadsafe(
             one.models(), background_loop()).result()]
@@ -90,16 +89,11 @@ class OpenAIEngine:
         """Read the score from the reply's text; one second chance with another seed."""
         return self._each(conversations, self._score)
 
-    def interrupt(self, how: KeyboardInterrupt) -> None:
+    def interrupt(self) -> None:
         """See `Engine`: takes effect at once, however long the callers' replies take."""
         with self._lock:
             for call in self._calls:
-                call.end(how)
-
-    def under_way(self) -> str:
-        """See `Engine`."""
-        in_flight = sum(one.in_flight for one in self.endpoints)
-        return f"{in_flight} in flight" if in_flight else ""
+                call.end()
 
     def _each(self, conversations: Conversations, ask: Ask) -> Replies:
         call = Call(ask)
@@ -160,21 +154,20 @@ class Call:
     def __init__(self, ask: Ask) -> None:
         self._ask, self._stopped = ask, threading.Event()
         self._running: set[Future[Reply | None]] = set()
-        self._done: queue.SimpleQueue[tuple[int, Future[Reply | None]] | KeyboardInterrupt]
-        self._done = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, Future[Reply | None]] | None] = queue.SimpleQueue()
 
-    def end(self, how: KeyboardInterrupt) -> None:
-        """As if it were thrown into `replies`, from another thread."""
-        self._done.put(how)  # before any request that is not sent because of it
+    def end(self) -> None:
+        """As if a KeyboardInterrupt were thrown into `replies`, from another thread."""
+        self._done.put(None)  # before any request that is not sent because of it
         self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
 
     def replies(self, conversations: Conversations, ahead: int, patience: float) -> Replies:
         """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
         If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
-        `patience` seconds at most, after Ctrl-C for DRAIN_SECONDS, and then it is raised.
+        `patience` seconds at most, and then it is raised. A second Ctrl-C is raised at once.
         """
-        numbered, end = enumerate(conversations), float("inf")
+        numbered, end, waits = enumerate(conversations), float("inf"), False
         raised: BaseException | None = None
         try:
             while raised is None or self._running:
@@ -185,20 +178,23 @@ class Call:
                         self._start(*following)
                     if not self._running and self._done.empty():
                         return
+                    waits = True
                     done = self._done.get(
                         timeout=None if raised is None else max(0.0, end - time.monotonic()))
-                    if isinstance(done, KeyboardInterrupt):
-                        raise done
+                    waits = False
+                    if done is None:
+                        raise KeyboardInterrupt
                     self._running.discard(done[1])
                     if (reply := done[1].result()) is not None:
                         yield done[0], reply
                 except queue.Empty:
                     break
                 except (Exception, KeyboardInterrupt) as error:
+                    if waits and raised is not None:  # Ctrl-C again
+                        raise
                     self._stopped.set()
                     raised = raised or error  # the first failure is the one that is raised
-                    leaves = isinstance(error, KeyboardInterrupt) and not isinstance(error, WindDown)
-                    end = min(end, time.monotonic() + (DRAIN_SECONDS if leaves else patience))
+                    end = min(end, time.monotonic() + patience)
             if raised is not None:
                 raise raised
         finally:

@@ -149,12 +149,10 @@ def collect(engine: Engine, prompts: Sequence[list[Message]], max_new_tokens: in
             phase: str) -> list[Reply]:
     """Greedy replies in the order of `prompts`, with progress."""
     replies: dict[int, Reply] = {}
-    under_way = getattr(engine, "under_way", "")
     with reporter.phase(phase, len(prompts), "answers") as advance:
-        advance(0, note=under_way)
         for index, reply in engine.generate(prompts, Sampling(max_new_tokens)):
             replies[index] = reply
-            advance(note=under_way)
+            advance()
     return [replies[index] for index in range(len(prompts))]
 
 

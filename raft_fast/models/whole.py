@@ -33,7 +33,7 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _check_files(source, folder)
+    whole = _check_files(source, folder)
     auto: Any = AutoModelForCausalLM  # its types leave the report out
     with load_reports() as reports:
         try:
@@ -48,6 +48,7 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     rest = found["unexpected_keys"]
     shapes = [f"{name} {list(has)} for {list(asked)}" for name, has, asked in found["mismatched_keys"]]
     if not _quantized(config):  # tools for quantization write biases and scales of their own
+        _refuse(source, "weights are whole numbers and config.json does not say how they are quantized", whole)
         _refuse(source, "config.json has no place for weights", _misplaced(rest, model),
                 "correct it (num_hidden_layers, attention_bias, quantization_config, model_type, ...), or "
                 "merge an adapter (peft's merge_and_unload)")
@@ -75,18 +76,21 @@ def check_encoder(source: str, encoder: torch.nn.Module, reports: list[str]) -> 
     _check_finite(source, encoder)
 
 
-def _check_files(source: str, folder: Path) -> None:
-    """Raises UserError for a file of weights that cannot be read, and for generation_config.json, which
-    transformers would silently do without."""
+def _check_files(source: str, folder: Path) -> list[str]:
+    """The weights that are stored as whole numbers, which transformers takes as they are. Raises UserError for
+    a file that cannot be read, generation_config.json too, which transformers would silently do without."""
+    whole: list[str] = []
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json"), *folder.glob(GENERATION)):
         try:
             if file.suffix == ".json":
                 dict(**json.loads(file.read_bytes()))  # anything but an object has no keys
                 continue
-            with safe_open(file, "pt"):
-                pass
+            with safe_open(file, "pt") as stored:
+                whole += [name for name in stored.keys() if name.endswith(".weight")  # noqa: SIM118
+                          and stored.get_slice(name).get_dtype().startswith(("I", "U", "BOOL"))]
         except Exception as error:  # safetensors has its own
             raise UserError(f"{source}: {file.name} cannot be read ({first_line(error)}); {AGAIN}") from error
+    return whole
 
 
 def _quantized(config: Any) -> bool:

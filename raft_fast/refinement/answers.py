@@ -9,9 +9,7 @@ from typing import Any
 from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, pick, read_table
 from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
-from raft_fast.engines import Price
 from raft_fast.engines.asking import load_prompts
-from raft_fast.engines.load import check_engines
 from raft_fast.refinement import outputs
 from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
 from raft_fast.refinement.checks import Checker
@@ -20,7 +18,7 @@ from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
-from raft_fast.run.folder import defaults, only_process, without_address
+from raft_fast.run.folder import defaults, only_process
 from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
 from raft_fast.run.terminal import visible
@@ -65,10 +63,10 @@ def check_names(options: Options, run_dir: Path) -> None:
 
 
 def check_stage1(data: Data, options: Options, answers: Answers) -> None:
-    """Raises UserError, before a model is loaded, if stage 1 names an engine that is not installed."""
+    """Raises UserError, before a model is loaded, for a bad list of judges."""
     stage = answers(options)
     if stage is not None and not data.refined:
-        check_engines(named_engines(stage.options))
+        named_engines(stage.options)
 
 
 def open_raw(data: DataOptions, reporter: Reporter) -> Table:
@@ -166,9 +164,9 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, re
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
           f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
     for option, spec, each in engines:
-        own = options.engines.of(spec, without_address(spec))
-        price = Price(*own.prices) if own.prices and "://" in spec else None
-        cost = "-" if price is None else f"{price.of(each['read'], each['written']):,.2f}"
+        price = options.engines.prices if "://" in spec else None
+        cost = "-" if price is None else (
+            f"{(price['prompt'] * each['read'] + price['completion'] * each['written']) / 1e6:,.2f}")
         print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
               f"  {spec}")
     print(f"guessed from {CHARACTERS_A_TOKEN:g} characters a token, rewrites and fusions as long as gold "

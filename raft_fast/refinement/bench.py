@@ -9,7 +9,6 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Sampling
 from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, named
 from raft_fast.engines.journal import Journal, Listener
-from raft_fast.engines.load import check_engines
 from raft_fast.refinement.candidates import Decision
 from raft_fast.refinement.checks import RETRIEVAL, Checker
 from raft_fast.refinement.golds import GoldIndex
@@ -46,9 +45,9 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
 
 
 def check_refinement(options: RefineOptions) -> None:
-    """Preflight: raises UserError for unknown checks, bad lists of judges, engines that are not installed."""
+    """Preflight: raises UserError for unknown checks and bad lists of judges."""
     Checker.of(options)
-    check_engines(named_engines(options))
+    named_engines(options)
 
 
 def named_engines(options: RefineOptions) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Price, Reply, Sampling
+from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
@@ -153,7 +153,7 @@ def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
 class _Reader:
     """The rewriter as an engine whose scores are likelihoods, so that the journal keeps them."""
 
-    price: Price | None = None
+    price: dict[str, float] | None = None
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.identity = engine, engine.identity

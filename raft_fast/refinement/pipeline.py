@@ -41,7 +41,7 @@ def refine(
     that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
     total = len(rows) if total_rows is None else total_rows
-    activity = Activity(engine for engine in (roles.rewriter, roles.fuser, *roles.judges) if engine)
+    activity = Activity()
     with Journal(output_dir, retry_failed) as journal:
         bench = Workbench.of(stage.options, roles, encoder, golds, journal, activity, seed)
         about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
@@ -67,10 +67,9 @@ def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal:
             begun.append(block)
             yield block
 
-    def stop(why: BaseException) -> None:
-        journal.stop(why)
-        if isinstance(why, Exception):
-            reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C does not)")
+    def stop() -> None:
+        journal.stop()
+        reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
 
     with reporter.phase("refine", len(rows), "rows") as advance:
         advance(0, note=activity.note)

@@ -3,12 +3,11 @@
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from raft_fast.engines import Engine
 from raft_fast.engines.asking import Prompts
 from raft_fast.refinement.bench import Roles
 from raft_fast.refinement.candidates import (
@@ -226,19 +225,14 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "quorum": options.quorum or len(judges) // 2 + 1,
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
-        "prices": {"rewriter": _price(roles.rewriter), "fuser": _price(roles.fuser),
-                   "judges": {engine.identity: _price(engine) for engine in roles.judges}},
+        "prices": {"rewriter": getattr(roles.rewriter, "price", None),
+                   "fuser": getattr(roles.fuser, "price", None),
+                   "judges": {engine.identity: getattr(engine, "price", None) for engine in roles.judges}},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
         "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }
-
-
-def _price(engine: Engine | None) -> dict[str, float] | None:
-    """What a million tokens of prompts and completions cost; None without a known price."""
-    price = getattr(engine, "price", None)
-    return None if price is None else asdict(price)
 
 
 def outcome(summary: dict[str, Any]) -> list[str]:

@@ -129,11 +129,7 @@ def defaults(options: Iterable[Any]) -> dict[str, Any]:
 
 def meant(name: str, value: Any) -> Any:
     """The part of an option's value that decides what comes out: names without spaces, models without
-    addresses, of --engine_overrides no limits or prices."""
-    if name == "engine_overrides":
-        kept = {without_address(engine): {key: one for key, one in own.items() if key not in FREE}
-                for engine, own in (value or {}).items()}
-        return {engine: own for engine, own in kept.items() if own}
+    addresses."""
     names = [one.strip() for one in str(value or "").split(",") if one.strip()]
     return [without_address(one) for one in names] if name in ENGINES else names if name in LISTED else value
 

@@ -71,6 +71,7 @@ class Group:
                       known.get("must", told))
             if known.get("engines"):
                 refuse_in_urls(name, value)
+                check("vllm:" not in value, name, value, "MODEL@URL for vLLM: start `vllm serve MODEL`")
 
 
 @dataclass(frozen=True)

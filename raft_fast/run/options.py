@@ -5,12 +5,11 @@ Names are those of transformers and TRL where the same thing exists. An option i
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from raft_fast.run.errors import UserError
 from raft_fast.run.option import Group, Groups, check, option, refuse_in_body, refuse_in_urls
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -58,9 +57,6 @@ class EngineOptions(Group):
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
                                         'engines take {"chat_template_kwargs": {...}}.', pins="refinement")
     generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
-    engine_overrides: dict[str, dict[str, Any]] = option(
-        {}, "Values of these options for single engines, by the name that --fuser and the like give: "
-        '{"MODEL": {"requests_per_minute": 60, "price": "2/8"}}.', pins="refinement")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,18 +64,6 @@ class EngineOptions(Group):
               "PROMPT/COMPLETION, as in 0.15/0.60")
         refuse_in_body("--extra_body", self.extra_body)
         check(isinstance(self.extra_body, dict), "--extra_body", "", "an object")
-        for name, values in self.engine_overrides.items():
-            refuse_in_urls("--engine_overrides", name)
-            refuse_in_body("--engine_overrides", values)
-            self.of(name)
-
-    def of(self, *names: str) -> "EngineOptions":
-        """The options of the engine that goes by one of `names`. Raises UserError for a bad value."""
-        name = next((name for name in names if name in self.engine_overrides), "")
-        try:
-            return replace(self, engine_overrides={}, **self.engine_overrides.get(name, {}))
-        except (TypeError, UserError) as error:
-            raise UserError(f"--engine_overrides {name}: {error}") from error
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
@@ -87,10 +71,10 @@ class EngineOptions(Group):
         return self.extra_body.get("chat_template_kwargs") or {}
 
     @property
-    def prices(self) -> tuple[float, float] | None:
+    def prices(self) -> dict[str, float] | None:
         """Price of a million tokens of prompts and of completions."""
         match = PRICE.fullmatch(self.price or "")
-        return (float(match[1]), float(match[2])) if match else None
+        return {"prompt": float(match[1]), "completion": float(match[2])} if match else None
 
 
 @dataclass

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_loop import OPTIONS, metrics_of, timeless
+from test_loop import OPTIONS
 from tiny import make_model, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
+from watched_run import same_weights, timeless
 
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
@@ -28,12 +29,6 @@ Z = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
 def make_student(options=LORA, model=None):
     torch.manual_seed(7)
     return LoraStudent(Adapter(model or make_model(0), options, "tiny"), ModelOptions(device="cpu"))
-
-
-def test_no_warning_that_a_user_can_do_nothing_about():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        make_student()
 
 
 def moved(student):
@@ -55,7 +50,7 @@ def run(folder, chat, options=OPTIONS, lora=LORA):
     student = make_student(lora)
     train(student.model, teacher_of(student, chat), chat, make_rows(6), terms_of("raft", options),
           options, 0, folder, weights=student.weights)
-    return student, metrics_of(folder)
+    return student
 
 
 def step(student, chat, rows, teacher):
@@ -67,12 +62,13 @@ def step(student, chat, rows, teacher):
     return stepper.run([stepper.example(row, [z]) for row, z in zip(rows, Z, strict=True)])
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, dropout, checkpointing):
+def test_the_teacher_is_the_original_with_one_copy_of_the_weights(chat, rows, checkpointing):
     original = make_model(0)
     copied = copy.deepcopy(original)
-    student = moved(make_student(replace(LORA, lora_dropout=dropout), original))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none that a user can do nothing about
+        student = moved(make_student(replace(LORA, lora_dropout=0.5), original))
     student.model.train()
     if checkpointing:
         checkpoint_activations(student.model)
@@ -121,26 +117,22 @@ def test_a_frozen_head_gets_no_gradient_and_none_is_computed(chat, rows, tied, f
     assert (head.grad is None) == frozen
 
 
-def test_a_resumed_run_is_the_uninterrupted_run_with_dropout(tmp_path, chat):
+def test_a_resumed_run_with_dropout_is_the_uninterrupted_run_and_checkpoints_hold_the_adapter(tmp_path, chat):
     options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9, lr_scheduler_type="linear")
     lora = replace(LORA, lora_dropout=0.3)
-    whole, metrics = run(tmp_path / "run", chat, options, lora)
-    for checkpoint in checkpoints(tmp_path / "run/checkpoints")[1:]:
+    whole = run(tmp_path / "run", chat, options, lora)
+    once = timeless(tmp_path / "run")
+    first, *later = checkpoints(tmp_path / "run/checkpoints")
+    for checkpoint in later:
         shutil.rmtree(checkpoint)
-    resumed, again = run(tmp_path / "run", chat, options, lora)
-    assert timeless(again) == timeless(metrics)
-    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(),
-                                                 resumed.model.state_dict().values(), strict=True))
-
-
-def test_checkpoints_hold_the_adapter_only(tmp_path, chat):
-    student, _ = run(tmp_path / "run", chat)
-    folder = checkpoints(tmp_path / "run/checkpoints")[-1] / "model"
-    names = {path.name for path in folder.iterdir()}
+    resumed = run(tmp_path / "run", chat, options, lora)
+    assert timeless(tmp_path / "run") == once
+    assert same_weights(resumed.model.state_dict(), whole.model.state_dict())
+    names = {path.name for path in (first / "model").iterdir()}
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     assert not names & {"config.json", "model.safetensors"}
-    trained = sum(value.numel() for value in student.model.parameters() if value.requires_grad)
-    assert (folder / "adapter_model.safetensors").stat().st_size < 4 * trained + 10_000
+    trained = sum(value.numel() for value in whole.model.parameters() if value.requires_grad)
+    assert (first / "model/adapter_model.safetensors").stat().st_size < 4 * trained + 10_000
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -166,17 +158,13 @@ def test_the_merged_model_loads_and_answers_as_the_trained_one(tmp_path, chat, t
 @pytest.mark.parametrize(("names", "tied", "said"), [
     ("nothing_like_it", False, "nothing_like_it"), ("q_projj,v_proj", False, "no layer is called q_projj"),
     ("lm_head", False, r"the head .* cannot have an adapter"), ("q_proj,embed_tokens", True, "also the head"),
-    (".*(q|v", False, r"lora_target_modules \.\*\(q\|v: "),
-    (r".*\.nothing_\d+", False, "lora_target_modules .*not found")])
+    (".*(q|v", False, r"lora_target_modules \.\*\(q\|v: ")])
 def test_layers_that_cannot_have_an_adapter_are_named(names, tied, said):
     wrong, original = replace(LORA, lora_target_modules=names), make_model(0, tie_word_embeddings=tied)
     layers = dict(original.named_modules())
     with pytest.raises(UserError, match=said):  # before stage 1, in nobody's model
         check_student(original, wrong)
-    check_student(original, LORA)
     assert dict(original.named_modules()) == layers
-    with pytest.raises(UserError, match=said):
-        make_student(wrong, original)
 
 
 @pytest.mark.parametrize("names", ["q_proj, v_proj", r".*\.(q|v)_proj"])

@@ -1,6 +1,5 @@
 """Runs that are stopped: by a signal, by kill -9, by steps that are not finite, by nothing to learn."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import OPTIONS, metrics_of, run, timeless
+from test_loop import OPTIONS, run
+from watched_run import lines, same_weights, timeless
 
 from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
@@ -35,16 +35,13 @@ class Signal(Callback):
 
 
 def same_end(one, other):
-    """Weights, optimizer and metrics of two finished runs, bit for bit; times apart."""
-    assert timeless(metrics_of(one)) == timeless(metrics_of(other))
+    """Weights, optimizer, state and metrics of two finished runs, bit for bit; times apart."""
+    assert timeless(one) == timeless(other)
     last, again = (checkpoints(folder / "checkpoints")[-1] for folder in (one, other))
-    assert last.name == again.name
     for name in ("model/model.safetensors", "optimizer.safetensors"):
-        ours, theirs = load_file(last / name), load_file(again / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    states = [json.loads((folder / "state.json").read_text()) for folder in (last, again)]
-    assert states[0] == states[1]  # balance, schedule and every random generator among them
+        assert same_weights(load_file(last / name), load_file(again / name))
+    # balance, schedule and every random generator among them
+    assert lines(last / "state.json") == lines(again / "state.json")
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -103,7 +100,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint(tmp_path, chat):
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], cwd=root, env=environment,
                             capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(metrics_of(tmp_path / "run")) == 4
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 4
     assert [path.name for path in checkpoints(tmp_path / "run/checkpoints")] == ["step-000002"]
     run(tmp_path / "run", chat, STEPS)
     run(tmp_path / "whole", chat, STEPS)
@@ -111,20 +108,16 @@ def test_kill_9_in_the_middle_of_a_checkpoint(tmp_path, chat):
 
 
 def not_finite(monkeypatch, *steps):
-    """Poison the loss of these steps."""
-    count, real = 0, Stepper.run
+    """Poison the loss of these steps, of a run and of those that resume it."""
+    count, real, loss = [0], Stepper.run, losses.sft_loss
 
-    def poisoned(self, examples):
-        nonlocal count
-        count += 1
-        if count in steps:
-            with monkeypatch.context() as patch:
-                poison = self.parameters[0].sum() * torch.nan
-                patch.setattr(losses, "sft_loss", lambda *a: poison)
-                return real(self, examples)
+    def run(self, examples):
+        count[0] += 1
         return real(self, examples)
 
-    monkeypatch.setattr(Stepper, "run", poisoned)
+    monkeypatch.setattr(Stepper, "run", run)
+    monkeypatch.setattr(losses, "sft_loss", lambda *given: loss(*given) * (
+        torch.nan if count[0] in steps else 1.0))
 
 
 def test_one_bad_step_is_skipped_counted_and_survived(tmp_path, chat, monkeypatch):
@@ -147,31 +140,26 @@ def test_two_bad_steps_in_a_row_name_the_last_good_checkpoint(tmp_path, chat, mo
     step = 3 if stopped else 2
     with pytest.raises(UserError, match=rf"not finite in steps 3 and 4: .*/step-00000{step}/model"):
         run(tmp_path / "run", chat, STEPS)
-    assert len(metrics_of(tmp_path / "run")) == 4
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 4
     weights = load_file(tmp_path / f"run/checkpoints/step-00000{step}/model/model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def emptied(monkeypatch, count):
-    """The first `count` of what is drawn together come back empty."""
+@pytest.mark.parametrize(("empty", "changes", "trajectories", "skipped"), [
+    (99, {"sft": False}, 0, "nothing to learn from"), (99, {}, 0, None),
+    (1, {"steps_per_generation": 1}, 2, None)])
+def test_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch, empty, changes,
+                                                            trajectories, skipped):
+    """The first `empty` of what is drawn together."""
     real = BatchedRollouts.sample
     monkeypatch.setattr(BatchedRollouts, "sample", lambda self, draws, logprobs: [
-        Trajectory([]) if place < count else one
+        Trajectory([]) if place < empty else one
         for place, one in enumerate(real(self, draws, logprobs))])
-
-
-def test_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monkeypatch):
-    with monkeypatch.context() as patch:
-        emptied(patch, 99)
-        _, metrics = run(tmp_path / "run", chat, replace(STEPS, sft=False))
-        assert [step["skipped_because"] for step in metrics] == ["nothing to learn from"] * 6
-        assert metrics[-1]["skipped_steps"] == 6
-        assert all(step["lr"] == metrics[0]["lr"] for step in metrics)  # the schedule waits for real steps
-        _, metrics = run(tmp_path / "sft", chat, STEPS)
-        assert not any(step["skipped"] for step in metrics)
-    emptied(monkeypatch, 1)
-    _, metrics = run(tmp_path / "one", chat, replace(STEPS, steps_per_generation=1))
-    assert all(step["trajectories"] == 2 and step["kl_loss"] >= 0 for step in metrics)
+    _, metrics = run(tmp_path / "run", chat, replace(STEPS, **changes))
+    assert {(step["trajectories"], step["skipped_because"]) for step in metrics} == {(trajectories, skipped)}
+    assert metrics[-1]["skipped_steps"] == (6 if skipped else 0)
+    # the schedule waits for real steps
+    assert len({step["lr"] for step in metrics}) == (1 if skipped else 6)
 
 
 def test_steps_without_any_checkpoint_start_over_and_say_so(tmp_path, chat):

@@ -11,8 +11,8 @@ from tiny import make_model, make_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from raft_fast.engines import Sampling, WindDown, generation, hf
-from raft_fast.engines.generation import Call, Sampler, draw_continuously, generate_ids
+from raft_fast.engines import Sampling, generation, hf
+from raft_fast.engines.generation import Interrupt, Sampler, draw_continuously, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
@@ -91,53 +91,35 @@ def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
 
 
 @pytest.fixture
-def at_token(monkeypatch):
-    """Do something at the n-th token of a call; gives a list with an entry a token."""
-    own, drawn = Call.__call__, []
-
-    def plan(number, what):
-        def counted(call, ids, scores, **rest):
-            drawn.append(call.under_way())
-            if len(drawn) == number:
-                what()
-            return own(call, ids, scores, **rest)
-
-        monkeypatch.setattr(Call, "__call__", counted)
-        return drawn
-
-    return plan
-
-
-@pytest.fixture
 def short_spoken(model):
     """Every other token ends a reply, so some of a batch are whole early."""
     chat = Chat(make_tokenizer(), GenerationConfig(eos_token_id=list(range(2, 260, 2))))
     return HFEngine(model, chat, "tiny", batch_size=8)
 
 
-def drain(replies):
-    """(what came, what it ended with)."""
-    found = {}
-    try:
-        for index, reply in replies:
+def test_an_interrupt_from_another_thread_ends_the_batch_and_begins_no_other(short_spoken, monkeypatch):
+    """With its next token; replies that are whole by then are kept."""
+    sampling, own, drawn, found = Sampling(6, 1.0, seed=1), Interrupt.__call__, [], {}
+    uninterrupted = dict(short_spoken.generate(MANY, sampling))
+
+    def counted(call, ids, scores, **rest):
+        drawn.append(len(ids))
+        if len(drawn) == 2:
+            short_spoken.interrupt()
+        return own(call, ids, scores, **rest)
+
+    monkeypatch.setattr(Interrupt, "__call__", counted)
+
+    def collect():
+        for index, reply in short_spoken.generate(MANY, sampling):
             found[index] = reply
-    except KeyboardInterrupt as error:
-        return found, error
-    return found, None
 
-
-@pytest.mark.parametrize(("how", "tokens", "whole"), [
-    (KeyboardInterrupt, 2, range(1, 8)), (WindDown, 3, [8])])
-def test_an_interrupt_from_another_thread_begins_no_other_batch(short_spoken, at_token, how, tokens, whole):
-    """KeyboardInterrupt ends the batch with its next token; replies that are whole by then are kept."""
-    sampling = Sampling(6, 1.0, seed=1)
-    uninterrupted, _ = drain(short_spoken.generate(MANY, sampling))
-    drawn = at_token(2, lambda: short_spoken.interrupt(how()))
-    found, error = drain(short_spoken.generate(MANY, sampling))
-    assert type(error) is how
-    assert len(drawn) == tokens  # of the first of three batches
-    assert len(found) in whole
+    with pytest.raises(KeyboardInterrupt):
+        collect()
+    assert drawn == [8, 8]  # of the first of three batches
+    assert len(found) in range(1, 8)
     assert found == {index: uninterrupted[index] for index in found}
+    assert dict(short_spoken.generate(MANY, sampling)) == uninterrupted  # a later call is not concerned
 
 
 def test_threads_that_share_a_model_take_turns(engine):

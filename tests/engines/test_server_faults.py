@@ -20,8 +20,7 @@ from faulty_server import (
 )
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import FILTERED, TOO_LONG, Sampling, WindDown
-from raft_fast.engines import openai as engine_of_servers
+from raft_fast.engines import FILTERED, TOO_LONG, Sampling
 from raft_fast.engines.replies import read_reply
 from raft_fast.run.errors import UserError
 
@@ -206,30 +205,6 @@ def test_a_score_that_the_server_refuses_has_no_second_chance(serve, connect):
     assert "too long for the model's context" in replies[0].error
     assert "no score" in replies[1].error
     assert server.seen == {"bad": 1, "odd": 2}
-
-
-def test_after_a_failure_replies_in_flight_may_take_their_time(serve, connect, monkeypatch):
-    monkeypatch.setattr(engine_of_servers, "DRAIN_SECONDS", 0.01)
-    begun = threading.Barrier(2, timeout=10)
-
-    def reply(request, before):
-        begun.wait()
-        return "quick" if request["messages"][0]["content"] == "quick" else after(0.3, "slow")
-
-    def still_comes(asks_for_it):
-        replies = connect(serve(reply), requests_in_flight=2).generate(
-            one_turn_each(["quick", "slow"]), Sampling())
-        assert next(replies)[1].text == "quick"
-        try:
-            first = replies.throw(asks_for_it)
-        except KeyboardInterrupt:
-            return None
-        with pytest.raises(WindDown):
-            next(replies)
-        return first[1].text
-
-    assert still_comes(KeyboardInterrupt()) is None
-    assert still_comes(WindDown()) == "slow"
 
 
 @pytest.mark.parametrize("fault", [whitespace_forever, after(0.6, "late")], ids=["trickle", "silence"])

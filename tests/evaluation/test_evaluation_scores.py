@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
 
 from raft_fast.evaluation import evaluate
-from raft_fast.evaluation.both_models import collect, evaluate_domain
+from raft_fast.evaluation.both_models import evaluate_domain
 from raft_fast.evaluation.scores import (
     behaviour,
     paired_change,
@@ -136,15 +135,6 @@ def test_bootstrap_covers_repeats_and_is_paired():
     ([(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)], 1)])
 def test_p_by_hand(base, trained, p):
     assert paired_p(base, trained) == p
-
-
-def test_progress_shows_what_the_engine_is_at():
-    """Nothing advances while a batch is drawn, minutes long."""
-    shown, engine, reporter = [], StubEngine(str), Reporter()
-    engine.under_way = lambda: "at token 3 of at most 9"
-    reporter.phase = lambda *_: nullcontext(lambda steps=1, note="": shown.append((steps, note())))
-    assert len(collect(engine, [make_rows(1)[0].prompt], 9, reporter, "evaluate")) == 1
-    assert shown == [(0, "at token 3 of at most 9"), (1, "at token 3 of at most 9")]
 
 
 def test_length_cuts_and_refusals():

@@ -182,8 +182,7 @@ FINISHED = ("refined.parquet", "decisions.jsonl", "summary.json", "config.yaml",
     (["--data", "rows.jsonl", "--max_rows", "2"], "max_rows is 0 there and 2 here"),
     (["--data", "rows.jsonl", "--tau", "0.7"], "tau is 0.8 there and 0.7 here"),
     (["--data", "rows.jsonl", "--prompts", "words"], "the words of the prompts differ"),
-    (["--data", "rows.jsonl", "--engine_overrides", '{"self": {"extra_body": {"top_p": 0.5}}}'],
-     "engine_overrides is"),
+    (["--data", "rows.jsonl", "--extra_body", '{"top_p": 0.5}'], "extra_body is"),
 ])
 def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, capsys, arguments, says):
     write(tmp_path / "rows.jsonl", *questions(4))
@@ -210,8 +209,8 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     folder = ["--output_dir", "out", "--judge"]
     command("--data", "rows.jsonl", *folder, "big@http://a/v1")
     command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
-            "--refine_batch_size", "3", "--retry_failed", "true", "--engine_overrides",
-            '{"big": {"requests_per_minute": 60}}')
+            "--refine_batch_size", "3", "--retry_failed", "true",
+            "--requests_per_minute", "60")
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from refinement_stubs import OUTPUTS, StubEngine, rows_of, run
 
-from raft_fast.engines import Price, Reply
+from raft_fast.engines import Reply
 from raft_fast.engines.asking import STREAK, at_once
 from raft_fast.refinement import Roles, outputs, pipeline
 from raft_fast.run.errors import UserError
@@ -87,7 +87,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     summary = (folders[1] / "summary.json").read_text()  # another model behind the same URL
     (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    make(1, "hash 1", Price(1, 2))
+    make(1, "hash 1", {"prompt": 1.0, "completion": 2.0})
     assert outputs.unfinished(tmp_path, folders[0]) == []
     assert outputs.merge(tmp_path, Reporter())["finished"]
 
@@ -96,11 +96,9 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     ({"rewriter": ("m@http://a/v1", "m@https://b:8/v1+http://c/v1")}, True),
     ({"judge": ("m@http://a/v1, n@http://a/v1", "m@http://b/v1,n@http://c/v1#KEY")}, True),
     ({"fuser": ("http://a/v1", "http://b")}, True), ({"fuser": ("http://a/v1", "m@http://b")}, True),
-    ({"engine_overrides": ({"m@http://a": {"extra_body": {}}},
-                           {"m@http://b": {"extra_body": {}, "price": "1/2"}})}, True),
     ({"judge": ("m@http://a/v1", "m@http://a/v1,n@http://a/v1")}, False),
     ({"fuser": ("a/b", "a/c")}, False),
-    ({"engine_overrides": ({"m@http://a": {"extra_body": {"x": 1}}}, {})}, False)])
+    ({"extra_body": ({"x": 1}, {})}, False)])
 def test_shards_of_the_same_models_join_whatever_their_addresses(tmp_path, engines, joins):
     folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
     for at, folder in enumerate(folders):
@@ -134,7 +132,7 @@ def test_blocks_overlap_and_results_keep_their_order():
         together.wait()
         return item * item
 
-    assert list(at_once(work, range(6), 3, lambda why: None)) == [0, 1, 4, 9, 16, 25]
+    assert list(at_once(work, range(6), 3, lambda: None)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_no_more_is_begun_than_memory_is_meant_to_hold():
@@ -146,7 +144,7 @@ def test_no_more_is_begun_than_memory_is_meant_to_hold():
             first.wait(10)
         return item
 
-    results = at_once(work, range(100), 3, lambda why: None)
+    results = at_once(work, range(100), 3, lambda: None)
     thread = threading.Thread(target=lambda: results.__next__())
     thread.start()
     thread.join(0.3)

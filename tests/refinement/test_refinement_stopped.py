@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
 from raft_fast.engines.asking import PATIENCE, Part
-from raft_fast.engines.generation import Call
+from raft_fast.engines.generation import Interrupt
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
@@ -44,7 +44,22 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         raise Stopped
 
     with pytest.raises(UserError, match="zero"):
-        list(asking.at_once(work, range(3), 3, lambda why: None))
+        list(asking.at_once(work, range(3), 3, lambda: None))
+
+
+def test_a_second_ctrl_c_waits_for_nobody():
+    hangs, main, start = threading.Event(), threading.main_thread().ident, time.monotonic()
+
+    def interrupt():
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+    interrupt()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(asking.at_once(lambda item: hangs.wait(20), range(3), 3, interrupt))
+        assert time.monotonic() - start < 10
+    finally:
+        hangs.set()
 
 
 def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, small_blocks):
@@ -94,18 +109,18 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
         return HFEngine(make_model(), chat, "tiny", batch_size=4)
 
     run(tmp_path / "whole", rows_of(32), Roles(engine()), **options)
-    own, tokens = Call.__call__, []
+    own, tokens = Interrupt.__call__, []
 
     def interrupted(call, *given, **rest):
         tokens.append(call)
         if len(tokens) == 8:
             os.kill(os.getpid(), signal.SIGINT)
             until = time.monotonic() + 20
-            while not call._interrupts and time.monotonic() < until:
+            while not call.stopped.is_set() and time.monotonic() < until:
                 time.sleep(0.001)
         return own(call, *given, **rest)
 
-    monkeypatch.setattr(Call, "__call__", interrupted)
+    monkeypatch.setattr(Interrupt, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", rows_of(32), Roles(engine()), **options)
     assert len(tokens) == 8
