@@ -59,9 +59,8 @@ def fabricate_run(folder: Path, hostile: str = "") -> Path:
              StubEngine(lambda asked: known.get(asked, said), "trained@1", 2.4), rows,
              EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder,
              ifbench=fake_ifbench(folder / "wheel"))
-    config = {"data": None, "max_rows": 96, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2,
-              "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5,
-              "note": hostile}
+    config = {"data": None, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2, "note": hostile,
+              "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_folder(folder / "refine", many(96, hostile), rows={"used": 96, "total": 302}, fuser_is_judge=True,
                  sources={"gold": 50, "rewrite": 0, "fused": 46}, passed_filter=46, objections={"copy": 11})
@@ -71,7 +70,7 @@ def fabricate_run(folder: Path, hostile: str = "") -> Path:
          "skipped": False} for number in range(1, 61)])
     (folder / "phases.json").write_text(json.dumps([
         {"name": name + hostile, "seconds": seconds, "peak_bytes": 4e8} for name, seconds in [
-            ("read rows", 0.4), ("train", 141.0), ("evaluate trained: general", 18.5)]]))
+            ("train", 141.4), ("evaluate trained: general", 18.5)]]))
     return folder
 
 
@@ -88,7 +87,7 @@ nltk.download("punkt")
 
 class Base:
     def __init__(self, id):
-        self.id = id
+        pass
     def build_description(self):
         nltk.download("punkt_tab", quiet=True)
     def get_instruction_args(self):
@@ -123,13 +122,13 @@ class RepeatsPrompt(Base):
 INSTRUCTION_DICT = {"count:min": MinWords, "format:stop": EndsWithStop, "needs:data": NeedsData,
                     "fragile:house": Fragile, "repeat:prompt": RepeatsPrompt}
 '''
-FAKE_PROMPTS = [
-    ("0", "Say a lot.", ["count:min"], [{"small_n": 3, "other": None}]),
-    ("1", "End well.", ["format:stop", "count:min"], [{}, {"small_n": 2}]),
-    ("2", "Needs a corpus.", ["needs:data", "format:stop"], [{}, {}]),
-    ("3", "Speak of a house.", ["fragile:house"], [{}]),
-    ("4", "Repeat me.", ["repeat:prompt"], [{}]),
-    ("5", "Say as much as drawn.", ["count:min"], [{"small_n": None}]),
+FAKE_PROMPTS = [  # instruction -> arguments
+    ("Say a lot.", {"count:min": {"small_n": 3, "other": None}}),
+    ("End well.", {"format:stop": {}, "count:min": {"small_n": 2}}),
+    ("Needs a corpus.", {"needs:data": {}, "format:stop": {}}),
+    ("Speak of a house.", {"fragile:house": {}}),
+    ("Repeat me.", {"repeat:prompt": {}}),
+    ("Say as much as drawn.", {"count:min": {"small_n": None}}),
 ]
 
 
@@ -139,6 +138,6 @@ def fake_ifbench(folder: Path) -> Path:
     (folder / "ifbench/__init__.py").touch()
     (folder / "ifbench/instructions_registry.py").write_text(FAKE_REGISTRY)
     write_lines(folder / "ifbench/data/IFBench_test.jsonl", [
-        {"key": key, "prompt": text, "instruction_id_list": ids, "kwargs": kwargs}
-        for key, text, ids, kwargs in FAKE_PROMPTS])
+        {"key": str(key), "prompt": text, "instruction_id_list": list(asked), "kwargs": list(asked.values())}
+        for key, (text, asked) in enumerate(FAKE_PROMPTS)])
     return folder

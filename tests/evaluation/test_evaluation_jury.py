@@ -17,17 +17,12 @@ from raft_fast.run.options import CompareOptions, EvaluateOptions
 from raft_fast.run.progress import Reporter
 
 
-def verdicts(*scores):
-    return [Verdict(f"j{place}", score, None if score is not None else "down")
-            for place, score in enumerate(scores)]
-
-
 @pytest.mark.parametrize(("scores", "quorum", "said"), [
     ((1.0, 0.9, 0.1), 2, True), ((1.0, 0.2, 0.1), 2, False), ((1.0, 0.1), 2, False),  # a tie is no majority
     ((1.0, None, 0.9), 2, True), ((1.0, None, None), 2, None), ((None, None, None), 1, None),
     ((0.5,), 1, False), ((0.51,), 1, True)])
 def test_the_majority_of_the_votes_there_are(scores, quorum, said):
-    assert Ballot(verdicts(*scores), quorum).correct is said
+    assert Ballot([Verdict("j", score, None) for score in scores], quorum).correct is said
 
 
 @pytest.mark.parametrize(("votes", "alpha"), [
@@ -128,17 +123,17 @@ def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsy
     (tmp_path / "rows.jsonl").write_text("".join(
         f'{{"id": "r{i}", "question": "What is {i}?", "answer": "It is {i}."}}\n' for i in range(3)))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
+    monkeypatch.chdir(tmp_path)
     with serving() as serve:
         server = serve(lambda request, before: "Let me see.\n**Score: 9**")
         monkeypatch.setattr(sys, "argv", [
-            "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data",
-            str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--general_prompts", "-1",
-            "--eval_max_new_tokens", "4", "--eval_judge", f"first@{server.url}"])
+            "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data", "rows.jsonl",
+            "--output_dir", "out", "--general_prompts", "-1", "--eval_max_new_tokens", "4", "--eval_judge",
+            f"first@{server.url}"])
         entry.main()
-    assert "Correct by the jury" in capsys.readouterr().out
-    report = (tmp_path / "out/report.html").read_text()
-    assert "Correct by the jury" in report
-    assert "Jury: first" in report
+    for text in (capsys.readouterr().out, (tmp_path / "out/report.html").read_text()):
+        assert "Correct by the jury" in text
+        assert "Jury: first" in text
     assert "Let me see." in (tmp_path / "out/jury/journal.jsonl").read_text()
     found = json.loads((tmp_path / "out/evaluation.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "out/generations.jsonl").read_text().splitlines()]
