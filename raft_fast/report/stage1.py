@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raft_fast.refinement.candidates import GOLD, TASKS, Candidate, read_line
 from raft_fast.refinement.summary import Tally
-from raft_fast.report.results import Lines, Record, percent, read, read_lines, value
+from raft_fast.report.results import NONE, Lines, Record, percent, read, read_lines, value
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
