@@ -29,13 +29,9 @@ def objections(gold, answer, question="What?", **reply):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair['language']} {pair['gold'][:30]}")
-def test_what_is_wrong_is_found(pair):
+def test_what_is_wrong_is_found_and_other_words_for_the_same_are_let_through(pair):
     for name, answer in pair["bad"].items():
         assert name in objections(pair["gold"], answer), answer
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair['language']} {pair['gold'][:30]}")
-def test_what_is_said_in_other_words_is_let_through(pair):
     for answer in pair["good"]:
         assert objections(pair["gold"], answer) == {}, answer
 

@@ -14,7 +14,7 @@ from raft_fast.engines import Reply
 from raft_fast.models.embedding import unit
 from raft_fast.refinement import Roles, add_calibration, index_golds
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, calibrate, suggest
+from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, calibrate
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -143,12 +143,6 @@ def test_calibration_reads_a_bounded_sample(monkeypatch):
     assert len(encoder.asked) == 20
     assert calibrate(lines(FEWEST - 1), turning(10), 0.8) is None
     assert calibrate([line | {"gold": "gold 0"} for line in lines(10)], turning(10), 0.8) is None
-
-
-def test_the_suggested_tau_by_hand():
-    scores = np.linspace(0, 0.999, 1000)
-    assert suggest(scores) == 0.99
-    assert (scores >= suggest(scores)).mean() <= 0.01
 
 
 def test_the_summary_has_the_calibration(tmp_path):
