@@ -71,7 +71,7 @@ def test_every_way_to_say_a_bound_agrees_with_its_own_kind_and_with_no_other(lan
     ("duty", "Rauchen ist verboten.", "Rauchen ist erlaubt.", True),
     ("duty", "Es obligatorio pagar.", "Es opcional pagar.", True),
     ("duty", "C'est obligatoire.", "C'est facultatif.", True),
-    ("duty", "Die Miete darf um höchstens 20 % steigen.", "Mehr als 20 % Mieterhöhung ist unzulässig.", False),
+    ("duty", "Die Miete darf höchstens 20 % steigen.", "Mehr als 20 % Mieterhöhung ist unzulässig.", False),
     ("negation", "No permit is required below 15 m2.", "A permit is required below 15 m2.", True),
     ("negation", "Yes, a permit is required.", "No permit is required.", True),
     ("negation", "No, a permit is not required.", "Nej, det krävs inget bygglov.", False),
