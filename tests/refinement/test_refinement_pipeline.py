@@ -1,6 +1,7 @@
 """Stage 1 from rows to files, with engines that answer by a rule."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -247,3 +248,13 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
     both = [Candidate(ROWS[0], "sample", number, Reply(f"answer {number}")) for number in (1, 2)]
     assert [(one.row_id, one.completion) for one in refined_rows(
         Decision(ROWS[0], both, both, "all").as_json())] == [("near", "answer 1"), ("near#2", "answer 2")]
+
+
+def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path, monkeypatch):
+    told, reporter = [], Reporter()
+    monkeypatch.setattr(reporter, "phase", lambda *_: nullcontext(
+        lambda steps=1, note="", found=0: told.append((steps, found, note()))))
+    for _ in range(2):
+        run(tmp_path, ROWS[:1], Roles(writer()), reporter=reporter, fusion_rounds=0)
+    assert [one[:2] for one in told] == [(0, 0), (1, 0), (0, 0), (0, 1)]
+    assert told[1][2] == told[3][2] == "1 rewrites"
