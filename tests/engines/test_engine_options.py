@@ -58,7 +58,7 @@ def test_a_name_with_token_or_key_that_is_no_secrets_is_taken():
     "m@http://h#K+http://b#Bearer%20PASSW", "http://user:PASSW/x@host", "http://user:PASSW,x@host"])
 def test_a_secret_in_a_url_is_refused_and_not_repeated(spec):
     for refuse in (lambda: parse_spec(spec), lambda: RefineOptions(judge=f"self,{spec}")):
-        with pytest.raises(UserError, match="#MY_KEY|cannot be read") as refused:
+        with pytest.raises(UserError, match=r"#MY_KEY|cannot be read") as refused:
             refuse()
         assert "PASSW" not in str(refused.value)
     assert parse_spec("m@http://host/v1?api-version=2")[0] == "m"  # what is no secret may be in it
