@@ -58,7 +58,7 @@ def test_rows_and_candidates_are_counted_by_origin(tmp_path):
         ("fused", "1", "3", "3", "1", ""), ("fused", "2", "3", "2", "1", "copy 1")]
     assert [line for line in engines(found) if line[0] == "judge j0"] == [
         ("judge j0", "0", "0", "–", "4", "0.550", "1", "broken")]
-    name, said = "nats per token for the rewriter: ", dict(counts(found.summary))
+    name, said = "nats per token for the rewriter: ", dict(counts(found.summary, tmp_path))
     assert said["trained on: gold"] == "2 (40\u00a0%)"
     # measured on what each row is trained on
     assert [said[name + what] for what in ("gold answers", "training answers",
