@@ -239,11 +239,10 @@ def overlap(
     short = [number for number, one in enumerate(references) if len(one.question) <= longest]
     scores, alike = np.zeros(len(vectors)), np.zeros(len(vectors), int)
     if short:
-        texts = [references[number].question for number in short]
-        theirs = embed_to_file(lambda: texts, len(texts), encoder, path, advance)
-        for begin, block in _blocks(vectors):
-            best, places = nearest(block, theirs, 1, encoder.device)
-            scores[begin : begin + len(block)], alike[begin : begin + len(block)] = best[:, 0], places[:, 0]
+        theirs = embed_to_file(lambda: (references[number].question for number in short), len(short), encoder,
+                               path, advance)
+        near = [nearest(block, theirs, 1, encoder.device) for _, block in _blocks(vectors)]
+        scores, alike = (np.concatenate(parts)[:, 0] for parts in zip(*near, strict=True))
     for place, row in enumerate(rows):
         found = grams(words(f"{question(row)}\n{row.gold}"))
         common = Counter(number for gram in found for number in holders.get(gram, ()))

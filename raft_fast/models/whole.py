@@ -48,7 +48,7 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     rest = found["unexpected_keys"]
     shapes = [f"{name} {list(has)} for {list(asked)}" for name, has, asked in found["mismatched_keys"]]
     if not _quantized(config):  # tools for quantization write biases and scales of their own
-        _refuse(source, "weights are whole numbers and config.json does not say how they are quantized", whole)
+        _refuse(source, "weights are whole numbers, and config.json has no quantization_config", whole)
         _refuse(source, "config.json has no place for weights", _misplaced(rest, model),
                 "correct it (num_hidden_layers, attention_bias, quantization_config, model_type, ...), or "
                 "merge an adapter (peft's merge_and_unload)")
@@ -77,8 +77,8 @@ def check_encoder(source: str, encoder: torch.nn.Module, reports: list[str]) -> 
 
 
 def _check_files(source: str, folder: Path) -> list[str]:
-    """The weights that are stored as whole numbers, which transformers takes as they are. Raises UserError for
-    a file that cannot be read, generation_config.json too, which transformers would silently do without."""
+    """The weights stored as whole numbers, which transformers takes as they are. Raises UserError for a file
+    that cannot be read, generation_config.json too, which transformers would silently do without."""
     whole: list[str] = []
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json"), *folder.glob(GENERATION)):
         try:

@@ -121,7 +121,7 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     if found is None:
         return missing(f"{folder.name}/decisions.jsonl")
     damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
-    return [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
+    return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
             table(*stage1.draws(found.tally), "Candidates"),
             table(("", "tokens read", "written", "cost (--price)", "scores", "mean", "failed", "first error"),
                   stage1.engines(found), "Engines"),

@@ -101,12 +101,6 @@ def plane(*points):
     return Plane(BASE, points, "domain.nll", "own.kl")
 
 
-def test_axes_are_changes_from_the_base():
-    found = plane(measured("sft", 3.5, 0.2), measured("sft", 3.0, 0.6, lr=2e-5))
-    assert found.points("sft") == [pytest.approx((0.2, 0.5)), pytest.approx((0.6, 1.0))]
-    assert found.frontiers("sft")[0] == found.points("sft")  # the base is no part of it
-
-
 def test_compare_by_hand():
     """sft: (0.1, 0.2), (0.4, 0.5); raft: (0.2, 0.4), (0.6, 0.6); the stretches from the base do not count."""
     found = plane(measured("sft", 3.8, 0.1), measured("sft", 3.5, 0.4, lr=2e-5),
@@ -139,23 +133,6 @@ def test_a_clear_difference_is_sure_and_none_is_not():
     same = found.compare("twin", "sft")["mean_score"]
     assert same["mean"] == 0  # the same rows, seeds and noise
     assert plane(*points).compare("raft", "sft") == found.compare("raft", "sft")
-
-
-def test_a_rate_tried_with_fewer_seeds_still_has_an_interval():
-    """Of three seeds sft has one: it stands where it is, in every resample."""
-    points = [measured(method, 4 - gain, kl, seed, lr, noise=0.05)
-              for seed in range(3) for lr, kl in ((1e-5, 0.3), (2e-5, 0.6))
-              for method, gain in (("sft", kl), ("raft", kl + 0.3)) if method == "raft" or not seed]
-    found = plane(*points).compare("raft", "sft")["mean_score"]
-    assert 0 < found["low"] < found["mean"] < found["high"]
-
-
-def test_a_row_without_a_value_counts_nowhere():
-    some = measured("sft", 3.5, 0.2)
-    some.values["domain.nll"][:5] = [None] * 5
-    assert some.mean("domain.nll") == 3.5
-    assert replace(some, values={"x": [None]}).mean("x") is None
-    assert plane(some).score[0] == pytest.approx(4.0 - 3.5)
 
 
 def test_a_row_that_one_side_lacks_counts_on_neither():

@@ -1,6 +1,5 @@
 """Rows in and out, held out and spread; every bad row is named by file and line."""
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from written import GOOD, jsonl, texts
@@ -21,23 +20,6 @@ from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
 
-@pytest.mark.parametrize("record", [
-    GOOD,
-    {"prompt": "How high?", "completion": " Three metres. "},
-    {"prompt": [{"role": "user", "content": "How high?"}], "completion": "Three metres."},
-    {"prompt": [{"role": "user", "content": "How high?"}],
-     "completion": [{"role": "assistant", "content": "Three metres."}]},
-    {"messages": [{"role": "user", "content": "How high?"},
-                  {"role": "assistant", "content": "Three metres."}]},
-], ids=["question", "prompt", "conversational prompt", "conversational both", "messages"])
-def test_every_layout_gives_the_same_row(tmp_path, record):
-    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "a.parquet")
-    for source in (jsonl(tmp_path / "a.jsonl", [record]), str(tmp_path / "a.parquet")):
-        (row,) = read_table(source, 0).rows
-        assert row.prompt == [{"role": "user", "content": "How high?"}]
-        assert row.completion == row.gold == "Three metres."
-
-
 def numbered(count):
     return [{"question": f"Why {number}?", "answer": "So."} for number in range(count)]
 
@@ -47,17 +29,12 @@ def take(tmp_path, rows, training, **options):
     return take_rows(data, training, tmp_path, Reporter())
 
 
-def test_of_how_many_rows_a_slice_is_taken_is_said(tmp_path, capsys):
-    take(tmp_path, numbered(14), TrainOptions(heldout=0.15), max_rows=6)
-    assert "training on 6 of 12 (--max_rows 0 takes all), 2 held out, 0 set aside" in " ".join(
-        capsys.readouterr().err.split())
-
-
-def test_rows_of_a_file_are_held_out_and_never_trained_on(tmp_path):
+def test_rows_of_a_file_are_held_out_and_never_trained_on(tmp_path, capsys):
     """No row is in both parts. Row ids that are line numbers tell nothing apart."""
     held = [{"answer": "So.", "question": "Why 5?"}, {"question": "Why 99?", "answer": "So."}]
     training = TrainOptions(heldout_data=jsonl(tmp_path / "held.jsonl", held))
     data = take(tmp_path, numbered(8), training)
+    assert "training on 7, 2 held out" in " ".join(capsys.readouterr().err.split())
     assert texts(data.heldout) == texts(read_table(str(tmp_path / "heldout.parquet"), 0).rows) == [
         ("Why 5?", "So."), ("Why 99?", "So.")]
     assert len(data.train) == data.total == 7
@@ -81,13 +58,9 @@ def test_rows_that_cannot_be_held_out_are_refused(tmp_path, held, said):
 @pytest.mark.parametrize(("record", "reason"), [
     ('{"question": "a\tb"}', "not valid JSON: Invalid control character at column 16"),
     (b'{"question": "\xff"}', "not UTF-8 at byte"),
-    ([1], "must be an object, is list"),
-    ({"question": "x"}, "needs prompt and completion"),
-    ({"question": "x", "answer": "  "}, "answer is empty"),
+    ([1], "must be an object, is list"), ({"question": "x"}, "needs prompt and completion"),
     ({"question": 3, "answer": "x"}, "question must be text, is int"),
     ({"messages": [{"role": "user", "content": "x"}]}, "messages must end with an assistant turn"),
-    ({"messages": [{"role": "robot", "content": "x"}]}, "has 'robot'"),
-    ({"prompt": "x", "completion": [{"role": "user", "content": "y"}]}, "end with an assistant turn"),
     ({"question": "x\ud800", "answer": "y"}, "question holds half a character"),
     ({**GOOD, "similarity": "high"}, "similarity must be a number, is str"),
     ({**GOOD, "gold": 3}, "gold must be text, is int"),

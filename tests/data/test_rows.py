@@ -38,6 +38,8 @@ ANSWERS = [turn("first"), turn("and?", "user"), turn("last")]
 
 
 @pytest.mark.parametrize(("record", "prompt", "gold"), [
+    ({"prompt": "q", "completion": " a "}, ["q"], "a"), ({"prompt": asked(), "completion": "a"}, ["q"], "a"),
+    ({"messages": asked(turn("a"))}, ["q"], "a"),
     ({"prompt": "q", "completion": ANSWERS}, ["q", "first", "and?"], "last"),
     ({"prompt": asked(), "completion": ANSWERS}, ["q", "first", "and?"], "last"),
     ({"messages": asked(turn("no", weight=0), turn("q2", "user"), turn("a", weight=1))},
@@ -65,13 +67,11 @@ def test_what_becomes_a_row(tmp_path, record, prompt, gold):
 
 @pytest.mark.parametrize(("record", "said"), [
     ({"prompt": "q", "completion": [turn("first"), turn("second")]}, "must have a user turn before"),
-    ({**GOOD, "weight": 0}, "weight 0"), ({**GOOD, "weight": 0.0}, "weight 0"),
-    ({**GOOD, "weight": "0.0"}, "weight 0"), ({"messages": asked(turn("a", weight=0))}, "weight 0"),
-    ({"prompt": "q", "completion": [turn("a", weight=0)]}, "weight 0"),
+    ({**GOOD, "weight": 0}, "weight 0"), ({**GOOD, "weight": "0.0"}, "weight 0"),
+    ({"messages": asked(turn("a", weight=0))}, "weight 0"),
     ({"messages": asked(turn(None, tool_calls=[{"id": 1}]))}, "messages: content is empty"),
     ({"messages": asked(turn("4", "tool"), turn("a"))}, "has 'tool'"),
     ('{"question": "q", "answer": "a", "answer": "b"}', "names the key answer twice"),
-    ('{"messages": [{"role": "user", "content": "q", "content": "p"}]}', "names the key content twice"),
     ({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}, "names the key content twice"),
     *[({**GOOD, column: text}, f"{column} is empty") for column in GOOD  # it shows nothing
       for text in ("\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01",
@@ -97,8 +97,7 @@ def test_what_is_not_used_is_named_once_by_every_command(tmp_path, capsys, monke
             read()
         assert capsys.readouterr().err.count(line) == 1
     assert table(tmp_path, GOOD).notes == []
-    half = table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1})  # half a character costs nothing
-    assert (len(half.rows), half.notes[0].encode()[:7]) == (1, b"columns")
+    assert table(tmp_path, {**GOOD, "note": "\ud800", "\udc00": 1}).rows  # half a character costs nothing
 
 
 @pytest.mark.parametrize("record", [
@@ -155,9 +154,7 @@ def part(text, kind="text", **more):
 
 
 @pytest.mark.parametrize("parts", [
-    [part("What is")], [part("What"), part(" is")], [part("What is", image_url=None)],
-    [part("What ", "input_text"), part("is", "output_text")],
-])
+    [part("What"), part(" is", image_url=None)], [part("What ", "input_text"), part("is", "output_text")]])
 def test_parts_that_are_text_are_joined(tmp_path, parts):
     turns = [turn(parts, "user"), turn(parts)]
     pq.write_table(pa.table({"messages": [turns]}), tmp_path / "a.parquet")

@@ -202,7 +202,7 @@ def test_negative_ids(make_case, tiles, dropped, monkeypatch):
 
 
 def test_a_column_named_only_by_a_dropped_token(make_case):
-    """Its NaN reaches nobody, and it is in no union; a tile of dropped tokens has none."""
+    """Its NaN reaches nobody, and a tile of dropped tokens gives zeros."""
     case = make_case(n=64, vocab=80, d=16, k=6, dtype=torch.float16)
     ids = case.targets.ids % 79  # 79 is free for the dropped token
     ids = torch.stack([(row[0] + torch.arange(6)) % 79 for row in ids])
@@ -215,13 +215,8 @@ def test_a_column_named_only_by_a_dropped_token(make_case):
     weights[5] = 0
     for result in case.run("triton", token_weights=weights):
         assert result.isfinite().all()
-
-    plans = []
-    with pytest.MonkeyPatch.context() as patch:
-        plan = triton_tiles.plan
-        patch.setattr(triton_tiles, "plan", lambda *a: plans.append(plan(*a)) or plans[-1])
-        case.run("triton", token_weights=torch.zeros(64))
-    assert [p.counts_t.tolist() for p in plans] == [[0], [0]]
+    for result in case.run("triton", token_weights=torch.zeros(64)):
+        assert (result == 0).all()
 
 
 @pytest.mark.parametrize("tiles", [True, False])

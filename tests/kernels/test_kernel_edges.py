@@ -94,12 +94,6 @@ def test_select_ranks_nan_above_everything(k):
         assert torch.equal(got, topk_targets(hidden, weight, k, bias=b, backend="reference").ids)
 
 
-def in_inference_mode(make, *args, **options):
-    """What a teacher hands over that was asked in inference mode."""
-    with torch.inference_mode():
-        return make(*args, **options)
-
-
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("trained", ["hidden", "weight", "bias"])
@@ -117,8 +111,10 @@ def test_what_inference_mode_made_is_as_good_as_any(make_case, trained, divergen
                              token_weights=make(token_weights.clone), divergence=divergence)
         return found.detach(), *torch.autograd.grad(found, own[trained])
 
-    right = run(lambda make, *args, **options: make(*args, **options))
-    assert all(map(torch.equal, run(in_inference_mode), right))
+    def call(make, *given, **options):
+        return make(*given, **options)
+
+    assert all(map(torch.equal, run(torch.inference_mode()(call)), run(call)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

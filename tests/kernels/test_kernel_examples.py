@@ -1,28 +1,22 @@
 """The trainers in examples/ train a tiny model: the KL to a frozen teacher falls."""
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+from tiny import make_model, make_tokenizer
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 VOCAB, K, ROWS = 64, 16, 16
+_model = partial(make_model, vocab_size=VOCAB)
 
 
 def needs(module):
     return pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed")
-
-
-def _model(seed):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2))
 
 
 def _rows():
@@ -60,7 +54,6 @@ def _kl(student, teacher):
 @pytest.fixture
 def models():
     student, teacher = _model(0), _model(1)
-    teacher.lm_head.weight.data *= 20  # a fresh model's distributions are nearly uniform
     before = _kl(student, teacher)
     frozen = {name: value.clone() for name, value in teacher.state_dict().items()}
     yield student, teacher
@@ -115,23 +108,21 @@ def test_transformers_trainer_accumulates_as_one_batch(hf_trainer):
             after[1][name] - before[name], one - before[name], rtol=1e-2, atol=1e-6)
 
 
-def _loss_of(trainer, student, processes):
-    """compute_loss in one of several processes, each with the same batch: its own share of one step."""
-    from accelerate import Accelerator
-
-    batch = _batch(_rows())
-    with mock.patch.object(Accelerator, "num_processes", processes):
-        return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
-
-
 def test_transformers_trainer_over_processes(hf_trainer):
     """Tokens are counted over all processes and gradients averaged: the loss of one batch is its mean."""
-    student = _model(0)
+    from accelerate import Accelerator
+
+    student, batch = _model(0), _batch(_rows())
     trainer = hf_trainer(student, _model(1))
-    alone = _loss_of(trainer, student, 1)
-    torch.testing.assert_close(_loss_of(trainer, student, 2), alone)
+
+    def loss(processes):
+        with mock.patch.object(Accelerator, "num_processes", processes):
+            return trainer.compute_loss(student, batch, num_items_in_batch=processes * batch["reads"].sum())
+
+    alone = loss(1)
+    torch.testing.assert_close(loss(2), alone)
     trainer.args.average_tokens_across_devices = False
-    torch.testing.assert_close(_loss_of(trainer, student, 2), alone / 2)
+    torch.testing.assert_close(loss(2), alone / 2)
 
 
 @pytest.fixture
@@ -139,20 +130,15 @@ def sft_trainer(tmp_path):
     """(student, teacher) -> the example's trainer on the tiny rows."""
     import trl
     from datasets import Dataset
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast, default_data_collator
+    from transformers import default_data_collator
     from trl_sft import DistillingSFTTrainer
 
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(VOCAB)}, unk_token="0")),
-        eos_token="1", pad_token="2")
     arguments = _arguments(trl.SFTConfig, tmp_path, bf16=False,
                            dataset_kwargs={"skip_prepare_dataset": True})
     rows = [{name: value.tolist() for name, value in row.items()} for row in _rows()]
     return lambda student, teacher: DistillingSFTTrainer(
-        student, arguments, data_collator=default_data_collator, processing_class=tokenizer, teacher=teacher,
-        train_dataset=Dataset.from_list(rows).with_format("torch"), kl_weight=10.0, k=K)
+        student, arguments, data_collator=default_data_collator, processing_class=make_tokenizer(),
+        train_dataset=Dataset.from_list(rows).with_format("torch"), teacher=teacher, kl_weight=10.0, k=K)
 
 
 @needs("trl")

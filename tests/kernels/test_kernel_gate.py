@@ -19,45 +19,33 @@ def _green(inputs):
     return head_gate.gate(inputs, rows=16)["green"]
 
 
-def test_right_results_are_green(inputs):
-    assert _green(inputs)
-
-
-def _last_row_of_zeros(ids, logprobs):
-    logprobs[-1] = 0
-
-
-def _a_repeated_id(ids, logprobs):
-    ids[32, 7] = ids[32, 6]
-
-
-def _an_id_off_by_one(ids, logprobs):
-    ids[-1, 3] = (ids[-1, 3] + 1) % 120
-
-
-def _one_row_nan(ids, logprobs):
-    logprobs[3] = torch.nan
-
-
-def _rows_of_their_neighbours(ids, logprobs):
-    ids[:], logprobs[:] = ids.roll(1, 0), logprobs.roll(1, 0)
-
-
-def _wrong(targets, how):
-    ids, logprobs = targets.ids.clone(), targets.logprobs.clone()
-    how(ids, logprobs)
-    return replace(targets, ids=ids, logprobs=logprobs, checked=True)
-
-
-def _wrong_select(monkeypatch, how=_a_repeated_id):
+def _wrong_select(monkeypatch, how):
+    """`how` changes a select's ids and log-probs in place."""
     select = head_gate.topk_targets
-    monkeypatch.setattr(head_gate, "topk_targets", lambda *a, **o: _wrong(select(*a, **o), how))
+
+    def wrong(*given, **options):
+        targets = select(*given, **options)
+        ids, logprobs = targets.ids.clone(), targets.logprobs.clone()
+        how(ids, logprobs)
+        return replace(targets, ids=ids, logprobs=logprobs, checked=True)
+
+    monkeypatch.setattr(head_gate, "topk_targets", wrong)
 
 
-@pytest.mark.parametrize("how", [_last_row_of_zeros, _a_repeated_id, _an_id_off_by_one, _one_row_nan,
-                                 _rows_of_their_neighbours])
+WRONG_SELECTS = {
+    "a last row of zeros": lambda ids, logprobs: logprobs[-1].zero_(),
+    "a repeated id": lambda ids, logprobs: ids[32, 7].copy_(ids[32, 6]),
+    "an id off by one": lambda ids, logprobs: ids[-1, 3].copy_((ids[-1, 3] + 1) % 120),
+    "one row of NaN": lambda ids, logprobs: logprobs[3].fill_(torch.nan),
+    "rows of their neighbours": lambda ids, logprobs: (ids.copy_(ids.roll(1, 0)),
+                                                       logprobs.copy_(logprobs.roll(1, 0))),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_SELECTS)
 def test_a_wrong_select_is_red(inputs, how, monkeypatch):
-    _wrong_select(monkeypatch, how)
+    assert _green(inputs)
+    _wrong_select(monkeypatch, WRONG_SELECTS[how])
     assert not _green(inputs)
 
 
@@ -92,7 +80,7 @@ def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
 
 def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
     """The whole program, with a select that repeats an id: it ends before anything is timed."""
-    _wrong_select(monkeypatch)
+    _wrong_select(monkeypatch, WRONG_SELECTS["a repeated id"])
     monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
     monkeypatch.setattr("sys.argv", ["it", "--d", "8"])
     monkeypatch.setattr(head_inputs, "random_inputs", lambda *a, make=head_inputs.random_inputs:

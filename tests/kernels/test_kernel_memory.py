@@ -19,11 +19,10 @@ MIB = 1 << 20
 
 
 class Alive(TorchDispatchMode):
-    """The most bytes of tensors made inside it that were alive together; views count once."""
+    """The bytes of tensors made inside it that are alive together; views count once."""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
         self.views: dict[int, int] = {}
         self.steps: list[tuple[int, int]] = []  # (storage, bytes that came or went)
 
@@ -51,7 +50,7 @@ class Alive(TorchDispatchMode):
             if key in given:
                 return  # a view of an input
             self.views[key] = 0
-            self._step(key, size)
+            self.steps.append((key, size))
         self.views[key] += 1
         weakref.finalize(tensor, self._gone, key, size)
 
@@ -59,12 +58,7 @@ class Alive(TorchDispatchMode):
         self.views[key] -= 1
         if not self.views[key]:
             del self.views[key]
-            self._step(key, -size)
-
-    def _step(self, key, change):
-        self.steps.append((key, change))
-        self.now += change
-        self.peak = max(self.peak, self.now)
+            self.steps.append((key, -size))
 
 
 def _peak(run, n, k, vocab, d, dtype):
@@ -118,16 +112,3 @@ def test_a_divergence_takes_a_few_slices(divergence, softcap):
         value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, divergence, 0.3)
         saved = value.grad_fn.saved_tensors
     assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
-
-
-def test_the_count_sees_what_is_held():
-    with Alive() as alive:
-        first = torch.empty(100, dtype=torch.uint8, device="meta")
-        view, second = first[:50], torch.empty(10, dtype=torch.uint8, device="meta")
-        del first
-        assert alive.now == 110
-        assert alive.above(second) == 100
-        del view
-        assert (alive.now, alive.peak) == (10, 110)
-        del second
-        assert alive.now == 0

@@ -119,18 +119,6 @@ def test_a_sequence_never_sees_its_neighbours(name):
     assert torch.equal(poisoned[-kept:], before)
 
 
-@pytest.mark.parametrize("changed", [0, 1])
-def test_views_of_one_prompt_never_see_each_other(model, changed):
-    views = SHARED["two views"]
-    others = [View(PROMPT, [200] * len(view.completion)) if index == changed else view
-              for index, view in enumerate(views)]
-    kept = slice(4, None) if changed == 0 else slice(4)
-    with torch.no_grad():
-        before, after = (completion_hidden(model, pair, pad_id=2) for pair in (views, others))
-    assert torch.equal(after[kept], before[kept])
-    assert not torch.equal(after, before)
-
-
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
 def test_torchs_flash_attention_is_asked_for_the_same(window, shared, monkeypatch):

@@ -16,7 +16,6 @@ from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRo
 from raft_fast.distillation.rollouts import GapCheck
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
-from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_engine
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -65,15 +64,6 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)
     assert GapCheck(chat, temperature).check(0, model, DRAWS, drawn) < 1e-4
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_replies_hold_none_of_them_either(chat, temperature, monkeypatch):
-    engine, seen = HFEngine(padded(), chat, "tiny"), []
-    monkeypatch.setattr(chat, "decode", lambda ids: seen.extend(ids) or "")
-    list(engine.generate([row.prompt for row in make_rows(3)], Sampling(8, temperature)))
-    assert len(seen) > 8
-    assert never(seen)
 
 
 def test_vllm_is_told_what_to_leave_out(chat):
@@ -142,14 +132,11 @@ GENERATION, TOKENIZER = "generation_config.json", "tokenizer.json"
 
 @pytest.mark.parametrize(("file", "held", "said"), [
     *((GENERATION, {"eos_token_id": given}, rf"{GENERATION}: eos_token_id {re.escape(json.dumps(given))}: ")
-      for given in ("</s>", [2, 99999], -1, 2.5, True, [[2]], {"a": 2}, 260)),
-    *((GENERATION, text, f"{GENERATION} cannot be read") for text in ("[]", "null", "{")),
+      for given in ("</s>", [2, 99999], -1, 2.5, True, [[2]], 260)),
+    *((GENERATION, text, f"{GENERATION} cannot be read") for text in ("[]", "{")),
     *((TOKENIZER, text, "tokenizer cannot be loaded: ") for text in ("[]", "{")),
-    ("tokenizer_config.json", "[]", "tokenizer cannot be loaded: "),
-    *(("config.json", {"dtype": dtype}, "cannot be loaded: ") for dtype in ("foo", [])),
-    (TOKENIZER, {"version": "1.0", "added_tokens": [], "model": {"type": "nothing"}}, "cannot be loaded: "),
-    ("tokenizer_config.json", {"added_tokens_decoder": 3}, "cannot be loaded: "),
-    ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded: ")], ids=str)
+    ("config.json", {"dtype": "foo"}, "cannot be loaded: "),
+    ("tokenizer_config.json", {"added_tokens_decoder": 3}, "tokenizer cannot be loaded: ")], ids=str)
 def test_a_file_of_the_wrong_content_is_one_line(model_folder, file, held, said):
     """`held` is all of the file, or keys of it."""
     text = held if isinstance(held, str) else json.dumps(

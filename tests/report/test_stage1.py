@@ -53,12 +53,12 @@ def test_rows_candidates_and_engines_are_counted(tmp_path):
         ("fused", "1", "3", "3", "1", ""), ("fused", "2", "3", "2", "1", "copy 1")]
     assert [line for line in engines(found) if line[0] == "judge j0"] == [
         ("judge j0", "0", "0", "–", "4", "0.550", "1", "broken")]
-    name, said = "nats per token for the rewriter: ", dict(counts(found.summary))
+    name, said = "nats per token for the rewriter: ", dict(counts(found.summary, tmp_path))
     assert said["trained on: gold"] == "2 (40\u00a0%)"
     # measured on what each row is trained on
     assert [said[name + what] for what in ("gold answers", "training answers",
                                            "supervision-compatibility gap")] == ["3.000", "1.667", "+1.333"]
-    without = counts(found.summary | {"supervision_gap": None, "no_likelihoods": "it is a server"})
+    without = counts(found.summary | {"supervision_gap": None, "no_likelihoods": "it is a server"}, tmp_path)
     assert without[-1][1] == "not measured: it is a server"
 
 
