@@ -6,6 +6,8 @@ from pathlib import Path
 from tiny import make_model, make_tokenizer
 from transformers import BertConfig, BertModel
 
+from raft_fast import RAFTConfig
+
 RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
        "--max_completion_length", "8", "--rewrite_max_new_tokens", "24", "--fusion_rounds", "2",
        "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3"]
@@ -29,3 +31,12 @@ def make_home(home: Path) -> Path:
     lines = [json.dumps(row) for row in rows] + ['{"question": "x"}']
     (home / "rows.jsonl").write_text("\n".join(lines))
     return home
+
+
+def config(output_dir=None, **options):
+    """Of a trainer in that folder, whose run has no stage 1."""
+    return RAFTConfig(output_dir, **{**OPTIONS, "encoder": "encoder", "data_source": "gold", **options})
+
+
+def rows_in_memory():
+    return [{"Question": f"What is {i}?", "Answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]

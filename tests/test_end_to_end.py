@@ -11,35 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from golden import documented
-from home import OPTIONS, RUN, make_home
+from home import RUN
 from tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raft_fast import RAFTConfig, RAFTTrainer
-from raft_fast.distillation import Callback
 from raft_fast.run.config import DROPPED, INSTEAD
 from raft_fast.run.folder import LOCK, only_process
 
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return make_home(tmp_path_factory.mktemp("home"))
-
-
-def command(home, entry, *options, code=0):
-    """Run an entry offline in `home`; returns what it said on stderr."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RAFT_FAST_CACHE": str(home / "cache")}
-    done = subprocess.run([sys.executable, "-m", f"raft_fast.{entry}", *options], cwd=home,
-                          env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert code != 2 or "Traceback" not in done.stderr
-    return done.stderr
+HERE = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", *RUN]
+EVALUATE = ["--general_prompts", "-1", "--eval_max_new_tokens", "8", "--encoder", "encoder"]
 
 
 @pytest.fixture(scope="module")
 def run_dir(home):
-    command(home, "train", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
-            "--output_dir", "run", *RUN)
+    """Of a process of its own, as a user starts it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raft_fast.train", *HERE, "--output_dir", "run"], cwd=home, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "RAFT_FAST_CACHE": str(home / "cache")},
+        capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
     return home / "run"
 
 
@@ -69,13 +59,10 @@ def test_rows_of_a_run(run_dir):
 
 
 def test_json_files_are_strict_json(run_dir):
-    def refuse(constant):
-        raise AssertionError(constant)
-
     for name in ("metrics.jsonl", "refine/decisions.jsonl", "generations.jsonl", "evaluation.json"):
         text = (run_dir / name).read_text()
         for line in text.splitlines() if name.endswith("jsonl") else [text]:
-            json.loads(line, parse_constant=refuse)
+            json.loads(line, parse_constant=lambda constant: pytest.fail(constant))
 
 
 def test_the_model_loads_and_differs_from_its_base(home, run_dir):
@@ -84,126 +71,80 @@ def test_the_model_loads_and_differs_from_its_base(home, run_dir):
     assert any((a != b).any() for a, b in zip(trained.parameters(), base.parameters(), strict=True))
 
 
-def test_the_same_command_goes_on_and_another_is_refused(home, run_dir):
-    again = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "run"]
-    before = (run_dir / "metrics.jsonl").read_text()
-    journal = (run_dir / "refine/journal.jsonl").read_bytes()
-    assert "is finished" in command(home, "train", *again, *RUN)
+def test_the_same_command_goes_on_and_another_is_refused(run_dir, command):
+    kept = [run_dir / name for name in ("metrics.jsonl", "refine/journal.jsonl")]
+    before = [file.read_bytes() for file in kept]
+    assert "is finished" in command("train", *HERE, "--output_dir", "run")
     (run_dir / "evaluation.json").unlink()
-    assert "Going on" in command(home, "train", *again, *RUN)
-    assert (run_dir / "metrics.jsonl").read_text() == before
-    assert (run_dir / "refine/journal.jsonl").read_bytes() == journal
-    said = command(home, "train", *again, *RUN, "--learning_rate", "0.5", code=2)
+    assert "Going on" in command("train", *HERE, "--output_dir", "run")
+    assert [file.read_bytes() for file in kept] == before
+    said = command("train", *HERE, "--output_dir", "run", "--learning_rate", "0.5", code=2)
     assert "learning_rate is 5e-06 there and 0.5 here" in said
 
 
-def test_a_folder_where_another_process_is_at_work_is_left_alone(home, run_dir):
+def test_a_folder_where_another_process_is_at_work_is_left_alone(run_dir, command):
     before = {file: file.stat().st_mtime_ns for file in run_dir.rglob("*") if file.name != LOCK}
     with only_process(run_dir):
-        said = command(home, "train", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
-                       "--output_dir", "run", *RUN, code=2)
+        said = command("train", *HERE, "--output_dir", "run", code=2)
     assert "--output_dir run: another process is at work in it" in said
     assert {file: file.stat().st_mtime_ns for file in run_dir.rglob("*") if file.name != LOCK} == before
 
 
-def test_the_config_runs_it_again(home, run_dir):
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    assert config["teacher_top_k"] == 16
-    command(home, "train", "--config", "run/config.yaml", "--output_dir", "twin",
-            "--general_prompts", "-1")
-    keys = ("loss", "lambda", "kl_loss")
-    one, two = ([[json.loads(line)[key] for key in keys]
+def test_the_config_runs_it_again(home, run_dir, command):
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["teacher_top_k"] == 16
+    command("train", "--config", "run/config.yaml", "--output_dir", "twin", "--general_prompts", "-1")
+    one, two = ([[json.loads(line)[key] for key in ("loss", "lambda", "kl_loss")]
                  for line in (home / name / "metrics.jsonl").read_text().splitlines()]
                 for name in ("run", "twin"))
     assert one == two
 
 
-def test_own_callbacks_listen_to_a_run(home, monkeypatch):
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("RAFT_FAST_CACHE", str(home / "cache"))
-    heard = []
-
-    class Patience(Callback):
-        def on_evaluate(self, state, scores):
-            heard.append(scores["eval_domain_nll"])
-            state.finished = "enough" if state.step else None
-
-    trainer = RAFTTrainer(callbacks=[Patience()], args=RAFTConfig(
-        "heard", data="rows.jsonl", model="model", encoder="encoder", data_source="gold", eval_steps=1,
-        eval_general_prompts=0, **OPTIONS))
-    trainer.train()
-    trainer.evaluate()
-    assert len(heard) == 2  # before the first step and after it
-    assert len((home / "heard/metrics.jsonl").read_text().splitlines()) == 1
-    assert (home / "heard/report.html").is_file()
-
-
-def test_a_lora_run_is_trained_resumed_and_evaluated_like_any_other(home):
-    options = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir", "lora",
-               "--data_source", "gold", "--use_peft", "true", "--learning_rate", "0.01", "--eval_steps", "1",
-               "--eval_general_prompts", "0", "--load_best_model_at_end", "true", "--log_completions", "true",
-               *RUN]
-    said = command(home, "train", *options)
-    assert "needed beyond the models" in said
+def test_a_lora_run_is_trained_resumed_and_evaluated_like_any_other(home, command):
+    options = [*HERE, "--output_dir", "lora", "--data_source", "gold", "--use_peft", "true",
+               "--learning_rate", "0.01", "--eval_steps", "1", "--eval_general_prompts", "0",
+               "--load_best_model_at_end", "true", "--log_completions", "true"]
+    assert "needed beyond the models" in command("train", *options)
     evaluations = [json.loads(line) for line in (home / "lora/evaluations.jsonl").read_text().splitlines()]
     best = min(evaluations, key=lambda line: line["eval_domain_nll"])
     assert (home / f"lora/best/step-{best['step']:06d}/model/adapter_model.safetensors").is_file()
     assert (home / "lora/completions.jsonl").read_text()
     for name in ("evaluation.json", "model/model.safetensors"):
         (home / "lora" / name).unlink()
-    command(home, "train", *options)  # nothing left to train: saved and evaluated again
+    command("train", *options)  # nothing left to train: saved and evaluated again
     assert (home / "lora/adapter/adapter_model.safetensors").is_file()
-    command(home, "evaluate", "--model", "lora/model", "--general_prompts", "-1", "--eval_max_new_tokens",
-            "8", "--encoder", "encoder")
+    command("evaluate", "--model", "lora/model", *EVALUATE)
     run, alone = (json.loads((home / folder / "evaluation.json").read_text())["domain"]["metrics"]["nll"]
                   for folder in ("lora", "evaluations/lora"))
-    for model in ("base", "trained"):
+    for model, during in (("base", evaluations[0]), ("trained", best)):
         assert run[model]["mean"] == pytest.approx(alone[model]["mean"], rel=1e-5)
-    assert run["base"]["mean"] == pytest.approx(evaluations[0]["eval_domain_nll"], rel=1e-5)
-    assert run["trained"]["mean"] == pytest.approx(best["eval_domain_nll"], rel=1e-5)
+        assert run[model]["mean"] == pytest.approx(during["eval_domain_nll"], rel=1e-5)
 
 
-def test_stages_run_alone(home, run_dir):
-    command(home, "refine", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
-            "--output_dir", "refined", "--tau", "-1", "--fusion_rounds", "1",
+def test_stages_run_alone(home, run_dir, command):
+    command("refine", *HERE[:6], "--output_dir", "refined", "--tau", "-1", "--fusion_rounds", "1",
             "--rewrite_max_new_tokens", "24")
-    command(home, "train", "--data", "refined/refined.parquet", "--model", "model", "--encoder",
-            "encoder", "--output_dir", "from_refined", *RUN)
+    command("train", "--data", "refined/refined.parquet", *HERE[2:], "--output_dir", "from_refined")
     assert not (home / "from_refined/refine").exists()
-    command(home, "evaluate", "--model", "run/model", "--general_prompts", "-1",
-            "--eval_max_new_tokens", "8", "--encoder", "encoder")
+    command("evaluate", "--model", "run/model", *EVALUATE)
     assert json.loads((home / "evaluations/run/evaluation.json").read_text())
-    said = command(home, "refine", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder",
-                   "--output_dir", "run", code=2)
-    assert "holds a training run" in said
+    assert "holds a training run" in command("refine", *HERE[:6], "--output_dir", "run", code=2)
 
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--data", "nowhere.jsonl"], "--data nowhere.jsonl: no such file"),
-    (["--data", "rows.jsonl", "--max_bad_rows", "0"], "rows.jsonl, line 13"),
-    (["--data", "rows.jsonl", "--model", "nowhere/model"], "--model nowhere/model"),
-    (["--data", "rows.jsonl", "--model", "bert"], "bert"),
-    (["--data", "rows.jsonl", "--fuser", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
-    (["--data", "rows.jsonl", "--teacher", "other", "--data_source", "gold"], "different tokenizers"),
-    (["--data", "rows.jsonl", "--teachr", "x"], "did you mean --teacher?"),
-    (["--data", "rows.jsonl", "--output_dir", "rows.jsonl"], "is a file"),
-], ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "")
-def test_bad_input_is_one_line_and_exit_code_2(home, tmp_path, options, said):
+    (["--max_bad_rows", "0"], "rows.jsonl, line 13"),
+    (["--model", "nowhere/model"], "--model nowhere/model"),
+    (["--model", "bert"], "bert"),
+    (["--fuser", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
+    (["--teacher", "other", "--data_source", "gold"], "different tokenizers"),
+    (["--teachr", "x"], "did you mean --teacher?"),
+    (["--output_dir", "rows.jsonl"], "is a file"),
+], ids=str)
+def test_bad_input_is_one_line_and_exit_code_2(home, tmp_path, command, options, said):
     other = make_tokenizer()
     other.add_tokens(["<new>"])
     other.save_pretrained(home / "other")
     make_model(vocab_size=261).save_pretrained(home / "other")
-    defaults = {"--model": "model", "--encoder": "encoder", "--output_dir": str(tmp_path / "run")}
-    extra = [word for pair in defaults.items() if pair[0] not in options for word in pair]
-    lines = command(home, "train", *options, *extra, *RUN, code=2).splitlines()
+    lines = command("train", *HERE, "--output_dir", str(tmp_path / "run"), *options, code=2).splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     assert said in lines[-1]
-
-
-@pytest.mark.parametrize("entry", ["refine", "train", "evaluate"])
-def test_help_explains(home, entry):
-    done = subprocess.run([sys.executable, "-m", f"raft_fast.{entry}", "--help"], check=True,
-                          capture_output=True, text=True)
-    assert f"python -m raft_fast.{entry}" in done.stdout
-    assert "--output_dir" in done.stdout

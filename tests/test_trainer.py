@@ -1,15 +1,14 @@
 """RAFTTrainer as users of transformers and TRL know trainers; the command is the same run."""
 
 import json
-import sys
-from dataclasses import replace
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
 from golden import NOT_REPEATED
-from home import OPTIONS, RUN, make_home
+from home import OPTIONS, RUN, config, rows_in_memory
 from peft import LoraConfig
 from tiny import make_model, make_tokenizer
 from transformers import (
@@ -19,31 +18,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError, evaluate, train
+from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError
 from raft_fast.models.load import load_encoder
 
-GOLD = {**OPTIONS, "encoder": "encoder", "data_source": "gold"}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return make_home(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(autouse=True)
-def _here(home, monkeypatch):
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("RAFT_FAST_CACHE", str(home / "cache"))
-
-
-@pytest.fixture
-def rows():
-    return [{"Question": f"What is {i}?", "Answer": f"It is {i}.", "category": "ab"[i % 2]} for i in range(8)]
-
-
-def config(output_dir, **options):
-    return RAFTConfig(output_dir, **{**GOLD, **options})
+pytestmark = pytest.mark.usefixtures("here")
+ROWS = rows_in_memory()
 
 
 def lines(path):
@@ -62,7 +41,7 @@ def learnt(folder):
     return steps, scores["domain"], scores["behaviour"], (folder / "model/model.safetensors").read_bytes()
 
 
-def test_the_command_and_the_trainer_are_one_run(home, monkeypatch, capsys):
+def test_the_command_and_the_trainer_are_one_run(home, command):
     """Six lines of Python with rows in memory, and the command with their file: the same to the last bit."""
     trainer = RAFTTrainer(
         model="model",
@@ -71,32 +50,27 @@ def test_the_command_and_the_trainer_are_one_run(home, monkeypatch, capsys):
     )
     trainer.train()
     scores = trainer.evaluate()
-    monkeypatch.setattr(sys, "argv", ["train", "--data", "rows.jsonl", "--model", "model", "--encoder",
-                                      "encoder", "--output_dir", "runs/command", *RUN])
-    train.main()
-    mine, command = home / "runs/mine", home / "runs/command"
-    assert learnt(mine) == learnt(command)
+    command("train", "--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", "--output_dir",
+            "runs/command", *RUN)
+    mine, theirs = home / "runs/mine", home / "runs/command"
+    assert learnt(mine) == learnt(theirs)
     for name in ("refine/refined.parquet", "heldout.parquet"):
-        assert pq.read_table(mine / name) == pq.read_table(command / name)
-    files = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (mine, command)]
+        assert pq.read_table(mine / name) == pq.read_table(theirs / name)
+    files = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (mine, theirs)]
     assert files[0] == files[1]
-    options = yaml.safe_load((mine / "config.yaml").read_text())
-    assert options | {"data": "rows.jsonl", "output_dir": "runs/command"} == yaml.safe_load(
-        (command / "config.yaml").read_text())
-    assert options["data"] == "<memory>"
-    assert json.loads((mine / "inputs.json").read_text()) == json.loads((command / "inputs.json").read_text())
+    options, asked = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (mine, theirs))
+    assert options == {**asked, "data": "<memory>", "output_dir": "runs/mine"}
+    assert json.loads((mine / "inputs.json").read_text()) == json.loads((theirs / "inputs.json").read_text())
     (rejected,) = lines(mine / "rejected.jsonl")
     assert (rejected["file"], rejected["line"]) == ("train_dataset", 13)
     nll = json.loads((mine / "evaluation.json").read_text())["domain"]["metrics"]["nll"]
     assert (scores["eval_domain_nll"], scores["eval_domain_nll_base"]) == (
         nll["trained"]["mean"], nll["base"]["mean"])
-    monkeypatch.setattr(sys, "argv", ["train", "--config", "runs/mine/config.yaml", "--output_dir", "again"])
-    with pytest.raises(SystemExit):
-        train.main()
-    assert "rows were in memory" in capsys.readouterr().err
+    assert "rows were in memory" in command("train", "--config", "runs/mine/config.yaml", "--output_dir",
+                                            "again", code=2)
 
 
-def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, rows):
+def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home):
     """Interrupted by a callback after a step, the same lines go on; a changed model is refused."""
     class Budget(Callback):
         def on_step(self, state):
@@ -104,43 +78,39 @@ def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, rows):
 
     def trainer(callbacks=(), seed=0, **options):
         args = config("runs/loaded", **{"learning_rate": 1e-3, "max_steps": 3, "save_steps": 1, **options})
-        return RAFTTrainer(make_model(seed), args, Dataset.from_list(rows), processing_class=make_tokenizer(),
+        return RAFTTrainer(make_model(seed), args, Dataset.from_list(ROWS), processing_class=make_tokenizer(),
                            callbacks=callbacks)
 
     stopped = trainer([Budget()])
     needing = [weight.requires_grad for weight in stopped.model.parameters()]
     assert stopped.train().global_step == 1
-    with pytest.raises(UserError, match="call train"):
-        stopped.evaluate()
-    with pytest.raises(UserError, match="call train"):
-        stopped.save_model("saved")
-    with pytest.raises(UserError, match=r"learning_rate is 0\.001 there and 0\.5 here"):
-        trainer(learning_rate=0.5).train()
-    with pytest.raises(UserError, match="the model changed since the run"):
-        trainer(seed=1).train()
-    with pytest.raises(UserError, match="resume_from_checkpoint=False: runs/loaded already contains a run"):
-        trainer().train(resume_from_checkpoint=False)
-    with pytest.raises(UserError, match=r"resume_from_checkpoint='elsewhere': .*step-000001"):
-        trainer().train(resume_from_checkpoint="elsewhere")
+    for refused in (stopped.evaluate, stopped.save_model, stopped.push_to_hub):
+        with pytest.raises(UserError, match="call train"):
+            refused()
+    for changes, resumed, said in (
+            ({"learning_rate": 0.5}, None, r"learning_rate is 0\.001 there and 0\.5 here"),
+            ({"seed": 1}, None, "the model changed since the run"),
+            ({}, False, "resume_from_checkpoint=False: runs/loaded already contains a run"),
+            ({}, "elsewhere", r"resume_from_checkpoint='elsewhere': .*step-000001")):
+        with pytest.raises(UserError, match=said):
+            trainer(**changes).train(resume_from_checkpoint=resumed)
 
     going_on = trainer()
     before = {name: weight.clone() for name, weight in going_on.model.state_dict().items()}
     given = going_on.model
     done = going_on.train(resume_from_checkpoint="runs/loaded/checkpoints/step-000001")
-    assert done.global_step == 3
     assert [line["step"] for line in going_on.state.log_history] == [1, 2, 3]
     assert done.training_loss == pytest.approx(sum(line["loss"] for line in going_on.state.log_history) / 3)
     assert going_on.model is given
     assert not same(given, before)
     assert [weight.requires_grad for weight in given.parameters()] == needing
     going_on.save_model("saved")
-    saved = AutoModelForCausalLM.from_pretrained("saved")
-    assert same(saved, given.state_dict())
+    assert same(AutoModelForCausalLM.from_pretrained("saved"), given.state_dict())
     assert AutoTokenizer.from_pretrained("saved").chat_template
     scores = going_on.evaluate()
     assert scores["eval_domain_nll"] < scores["eval_domain_nll_base"]
 
-    by_name = RAFTTrainer("model", config("runs/named", learning_rate=1e-3, max_steps=3), rows)
+    by_name = RAFTTrainer("model", config("runs/named", learning_rate=1e-3, max_steps=3), ROWS)
     by_name.train()
     by_name.evaluate()
     assert learnt(home / "runs/named") == learnt(home / "runs/loaded")
@@ -150,21 +120,25 @@ def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, rows):
     assert same(finished.model, given.state_dict())
 
 
-def test_an_adapter_is_pefts_own(home, rows):
+def test_an_adapter_is_pefts_own(home):
     """Also what our options do not name; the model itself is as it was, with one copy of the weights."""
     peft_config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=True,
                              rank_pattern={"v_proj": 2}, init_lora_weights="gaussian",
                              layers_to_transform=[1])
+
+    def trainer(model):
+        return RAFTTrainer(model, config("runs/peft", learning_rate=1e-2), ROWS, peft_config=peft_config,
+                           processing_class=make_tokenizer())
+
     model = make_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    trainer = RAFTTrainer(model, config("runs/peft", learning_rate=1e-2), rows, peft_config=peft_config,
-                          processing_class=make_tokenizer())
-    trainer.train()
+    trained = trainer(model)
+    trained.train()
     assert model.state_dict().keys() == before.keys()
     assert same(model, before)
-    merged = trainer.model.state_dict()
-    changed = {name for name in before if (merged[name] != before[name]).any()}
-    assert changed == {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qv"}
+    merged = trained.model.state_dict()
+    assert {name for name in before if (merged[name] != before[name]).any()} == {
+        f"model.layers.1.self_attn.{name}_proj.weight" for name in "qv"}
     kept = json.loads((home / "runs/peft/adapter/adapter_config.json").read_text())
     assert (kept["r"], kept["rank_pattern"], kept["use_rslora"], kept["layers_to_transform"]) == (
         4, {"v_proj": 2}, True, [1])
@@ -172,22 +146,18 @@ def test_an_adapter_is_pefts_own(home, rows):
     assert (options["use_peft"], options["lora_r"], options["lora_target_modules"]) == (
         True, 4, "q_proj,v_proj")
     peft_config.rank_pattern = {}
-    other = RAFTTrainer(make_model(), config("runs/peft", learning_rate=1e-2), rows, peft_config=peft_config,
-                        processing_class=make_tokenizer())
     with pytest.raises(UserError, match="the adapter changed since the run"):
-        other.train()
+        trainer(make_model()).train()
 
 
-def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home, rows):
+def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home):
     heard = []
 
     class Ear(TrainerCallback):
-        def on_log(self, args, state, control, logs, **kwargs):
-            heard.append(("log", state.global_step, logs["loss"] > 0, logs["learning_rate"]))
-
         def __getattribute__(self, name):
-            if name.startswith("on_") and name != "on_log":
-                return lambda args, state, control, **kwargs: heard.append((name[3:], state.global_step))
+            if name.startswith("on_"):
+                return lambda args, state, control, logs=None, **more: heard.append(
+                    (name[3:], state.global_step, *([logs["learning_rate"]] if logs else [])))
             return super().__getattribute__(name)
 
     class Once(TrainerCallback):
@@ -197,33 +167,31 @@ def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home, rows):
             control.should_training_stop = True
 
     watched = {"eval_steps": 1, "eval_general_prompts": 0}
-    trainer = RAFTTrainer("model", config("runs/heard", num_train_epochs=4, **watched), rows,
+    trainer = RAFTTrainer("model", config("runs/heard", num_train_epochs=4, **watched), ROWS,
                           callbacks=[Ear(), Once])
     trainer.train()
-    assert heard == [("train_begin", 0), ("evaluate", 0), ("step_end", 1), ("log", 1, True, 5e-6),
+    assert heard == [("train_begin", 0), ("evaluate", 0), ("step_end", 1), ("log", 1, 5e-6),
                      ("evaluate", 1), ("save", 1), ("train_end", 1)]
     assert (home / "runs/heard/model").is_dir()  # it has ended, as by transformers' Trainer
     assert trainer.state.best_metric == min(line["eval_domain_nll"] for line in trainer.state.log_history
                                             if "eval_domain_nll" in line)
     early = RAFTTrainer("model", config("runs/early", num_train_epochs=9, learning_rate=1e-12, **watched),
-                        rows, callbacks=[EarlyStoppingCallback(1)])
+                        ROWS, callbacks=[EarlyStoppingCallback(1)])
     assert early.train().global_step < 18
 
 
 def test_trls_example_runs_with_the_class_names_changed(home):
     """As in TRL's documentation of its distillation trainers, but for smaller models and fewer rows."""
-    tokenizer = AutoTokenizer.from_pretrained("model")
-    model = AutoModelForCausalLM.from_pretrained("model")
+    def conversations(question, answer):
+        return Dataset.from_dict({"messages": [[{"role": "user", "content": question},
+                                                {"role": "assistant", "content": answer}]] * 4})
+
     teacher_model = make_model(1)
-    train_dataset = Dataset.from_dict({"messages": [[
-        {"role": "user", "content": "Hi, how are you?"},
-        {"role": "assistant", "content": "I'm great thanks"}]] * 4})
-    eval_dataset = Dataset.from_dict({"messages": [[
-        {"role": "user", "content": "What colour is the sky?"},
-        {"role": "assistant", "content": "The sky is blue"}]] * 4})
-    training_args = RAFTConfig(output_dir="gkd-model", report_to=["none"], logging_steps=1, **GOLD)
-    trainer = RAFTTrainer(model=model, teacher_model=teacher_model, args=training_args,
-                          processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=eval_dataset)
+    training_args = config(output_dir="gkd-model", report_to=["none"], logging_steps=1)
+    trainer = RAFTTrainer(model=AutoModelForCausalLM.from_pretrained("model"), teacher_model=teacher_model,
+                          args=training_args, processing_class=AutoTokenizer.from_pretrained("model"),
+                          train_dataset=conversations("Hi, how are you?", "I'm great thanks"),
+                          eval_dataset=conversations("What colour is the sky?", "The sky is blue"))
     trainer.train()
     trainer.save_model(training_args.output_dir)
     assert (home / "gkd-model/model.safetensors").is_file()
@@ -241,10 +209,7 @@ ASKED = [{"prompt": [{"role": "user", "content": f"What is {i}?"}]} for i in ran
 @pytest.fixture
 def teacher(home, monkeypatch):
     """A folder with another model, as large as the default of --teacher_top_k needs; no downloads."""
-    def fetch(wheel):
-        raise UserError("offline")
-
-    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", fetch)
+    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", Mock(side_effect=UserError("offline")))
     for name, seed in (("student", 0), ("teacher", 1)):
         make_model(seed, vocab_size=600).save_pretrained(home / name)
         make_tokenizer().save_pretrained(home / name)
@@ -256,14 +221,11 @@ def teacher(home, monkeypatch):
 def test_trls_quick_start_runs_with_the_class_name_changed(home, teacher, asked, peft_config, tmp_path,
                                                            monkeypatch, capsys):
     """Prompts alone and no args, as in TRL's documentation of its DistillationTrainer."""
-    def load(options):
-        return load_encoder(replace(options, encoder=str(home / "encoder")))
-
-    monkeypatch.setattr("raft_fast.models.load.load_encoder", load)
+    encoder = load_encoder(config().options().model)
+    monkeypatch.setattr("raft_fast.models.load.load_encoder", lambda options: encoder)
     monkeypatch.chdir(tmp_path)
-    dataset = Dataset.from_list(asked)
-    trainer = RAFTTrainer(model=str(home / "student"), teacher_model=teacher, train_dataset=dataset,
-                          peft_config=peft_config)
+    trainer = RAFTTrainer(model=str(home / "student"), teacher_model=teacher, peft_config=peft_config,
+                          train_dataset=Dataset.from_list(asked))
     trainer.train()
     run = tmp_path / "runs/on_policy"
     options = yaml.safe_load((run / "config.yaml").read_text())
@@ -275,33 +237,26 @@ def test_trls_quick_start_runs_with_the_class_name_changed(home, teacher, asked,
     assert all(step["kl_loss"] > 0 and not step.get("sft_loss") for step in steps)
     assert not (run / "refine").exists()
     assert "knowledge" not in (run / "first_batch.md").read_text()  # what shows an answer to the teacher
-    if peft_config is None:
-        scores = trainer.evaluate()
-        assert not any(name.startswith("eval_domain") for name in scores)
 
 
-def test_the_command_distils_on_prompts_alone(home, teacher, monkeypatch, capsys):
+def test_the_command_distils_on_prompts_alone(home, teacher, command):
     """As with the recipe named; the evaluation outside of the run has no domain scores either."""
     (home / "prompts.jsonl").write_text("\n".join(map(json.dumps, [*ASKED, {"prompt": ""}])))
     words = ["--encoder", "encoder", "--general_prompts", "-1", "--eval_max_new_tokens", "8"]
     training = ["--model", "student", "--data", "prompts.jsonl", "--teacher", "teacher", "--eval_steps", "1",
                 "--max_completion_length", "8", "--num_train_epochs", "1", "--max_bad_rows", "0.2"]
     for folder, more in (("runs/prompts", []), ("runs/asked", ["--config", "on_policy", "--sft", "false"])):
-        monkeypatch.setattr(sys, "argv", ["train", *words, *training, "--output_dir", folder, *more])
-        train.main()
+        command("train", *words, *training, "--output_dir", folder, *more)
     assert learnt(home / "runs/prompts") == learnt(home / "runs/asked")
     assert [line["reason"] for line in lines(home / "runs/prompts/rejected.jsonl")] == ["prompt is empty"]
     watched = lines(home / "runs/prompts/evaluations.jsonl")
     assert [line["eval_domain_nll"] for line in watched] == [None, None]
-    monkeypatch.setattr(sys, "argv", ["evaluate", *words, "--model", "runs/prompts/model", "--output_dir",
-                                      "apart"])
-    evaluate.main()
-    assert "The held-out rows have no answers" in capsys.readouterr().out
+    command("evaluate", *words, "--model", "runs/prompts/model", "--output_dir", "apart")
     for folder in ("runs/prompts", "apart"):
         domain = json.loads((home / folder / "evaluation.json").read_text())["domain"]
         assert domain["without_answers"]
         assert not any(metric["trained"]["n"] for metric in domain["metrics"].values())
-        assert {json.loads(line)["answer"] for line in (home / folder / "generations.jsonl").open()} != {""}
+        assert {line["answer"] for line in lines(home / folder / "generations.jsonl")} != {""}
 
 
 @pytest.mark.parametrize(("words", "options", "said"), [

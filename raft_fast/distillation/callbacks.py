@@ -1,4 +1,4 @@
-"""Callbacks: the moments of a run and what is known at each; the log, signals, bad steps, transformers' own.
+"""Callbacks: the moments of a run and what is known at each; the log, signals, transformers' own.
 
 A callback subclasses `Callback` and overrides what it cares about; `train(..., callbacks=[...])` calls
 them in order.
@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
-from raft_fast.distillation.metrics import METRICS, cut_back, whole_lines
+from raft_fast.distillation.metrics import METRICS, NOT_FINITE, cut_back, whole_lines
 from raft_fast.run.errors import Stopped, UserError
 from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
@@ -120,7 +120,8 @@ class OverProcesses(Callback):
 class MetricsLog(Callback):
     """Appends a line to metrics.jsonl after every step; steps after the checkpoint are made again.
 
-    Adds `skipped_steps`, the number of skipped steps of the run so far.
+    Adds `skipped_steps`, the number of skipped steps of the run so far. Raises UserError after two steps in a
+    row whose loss or gradient is not finite.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -134,6 +135,7 @@ class MetricsLog(Callback):
         self.file = self.path.open("a", encoding="utf-8")
         state.metrics = kept[-1] if kept else {}
         self.skipped = sum(step["skipped"] for step in kept)
+        self.was_bad = state.metrics.get("skipped_because") == NOT_FINITE
 
     def on_step(self, state: TrainingState) -> None:
         self.skipped += state.metrics["skipped"]
@@ -141,6 +143,15 @@ class MetricsLog(Callback):
         self.file.write(json.dumps(state.metrics, allow_nan=False) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())  # a checkpoint never knows steps that the log does not
+        bad = state.metrics["skipped_because"] == NOT_FINITE
+        if bad and self.was_bad:
+            refined = f" with {options}" if (options := again(state.run_dir)) else ""
+            last = f"the last good weights are in {state.saved / 'model'}" if state.saved else \
+                "there is no checkpoint yet"
+            raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
+                            "train again with a lower --learning_rate in another --output_dir"
+                            f"{refined}; {last}")
+        self.was_bad = bad
 
     def on_end(self, state: TrainingState) -> None:
         self.file.close()
@@ -193,24 +204,6 @@ class SoftStop(Callback):
         if processes.is_first:
             console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
                           markup=False, soft_wrap=True)
-
-
-class StopOnBadSteps(Callback):
-    """Raises UserError after two steps in a row whose loss or gradient is not finite."""
-
-    def on_begin(self, state: TrainingState) -> None:
-        self.was_bad = state.metrics.get("skipped_because") == "not finite"
-
-    def on_step(self, state: TrainingState) -> None:
-        bad = state.metrics["skipped_because"] == "not finite"
-        if bad and self.was_bad:
-            refined = f" with {options}" if (options := again(state.run_dir)) else ""
-            last = f"the last good weights are in {state.saved / 'model'}" if state.saved else \
-                "there is no checkpoint yet"
-            raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
-                            "train again with a lower --learning_rate in another --output_dir"
-                            f"{refined}; {last}")
-        self.was_bad = bad
 
 
 class TrainerEvents(Callback):

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Row, fingerprint_rows
-from raft_fast.distillation.callbacks import (
-    Callback,
-    MetricsLog,
-    OverProcesses,
-    StopOnBadSteps,
-    TrainingState,
-)
+from raft_fast.distillation.callbacks import Callback, MetricsLog, OverProcesses, TrainingState
 from raft_fast.distillation.checkpoint import Resumable, seed_process
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
@@ -63,7 +57,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps))
     run = Resumable(state, stepper, scheduler, rollouts, size, seed, fingerprint_rows(rows))
     run.restore()
-    listeners = OverProcesses([MetricsLog(run_dir), StopOnBadSteps(), *callbacks], processes)
+    listeners = OverProcesses([MetricsLog(run_dir), *callbacks], processes)
     state.listeners = listeners
     listeners.on_begin(state)
 

@@ -13,6 +13,7 @@ from raft_fast.distillation.examples import Example
 from raft_fast.run.files import read_jsonl, write_jsonl
 
 METRICS = "metrics.jsonl"
+NOT_FINITE = "not finite"  # why a step was skipped
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from raft_kernels import TopKTargets
@@ -12,7 +12,7 @@ from raft_kernels import TopKTargets
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Counts, Example, Limits
 from raft_fast.distillation.losses import Balance, Term
-from raft_fast.distillation.metrics import Clock
+from raft_fast.distillation.metrics import NOT_FINITE, Clock
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import accumulating, whole_tensor
 from raft_fast.models.chat import Chat
@@ -63,7 +63,7 @@ class Stepper:
         """
         counts, clock = Counts.of(examples), Clock(self.device)
         if not any(counts[term.name].tokens for term in self.terms):
-            return self._metrics(counts, None, clock)
+            return self._metrics(counts, clock)
         micro_batches = self._own_micro_batches(examples)
         both = self._has_both(counts)
         exact = both and len(micro_batches) == 1
@@ -86,10 +86,10 @@ class Stepper:
                 # gradients are averaged over the processes, and losses are parts of a sum
                 (self.processes.size * (weights.float() * losses).sum()).backward()
         with clock.part("train_seconds"):
-            outcome = self._update(sums, lambda_, exact)
+            outcome = self._update(sums, lambda_)
         if both and outcome.finite:
             self.balance.update(*outcome.sizes)
-        return self._metrics(counts, outcome, clock)
+        return self._metrics(counts, clock, outcome, exact)
 
     def _own_micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
         """This process's share of the step, in as many passes as the process with the most of them."""
@@ -121,7 +121,7 @@ class Stepper:
             sides[term.balanced] = sides[term.balanced] + size * term.weight ** (2 if norms else 1)
         return [side.sqrt() for side in sides] if norms else sides
 
-    def _update(self, sums: torch.Tensor, lambda_: torch.Tensor, exact: bool) -> "Outcome":
+    def _update(self, sums: torch.Tensor, lambda_: torch.Tensor) -> "Outcome":
         """Clip and step; a loss or gradient that is not finite leaves the weights alone.
 
         Here the step waits for the device, for the first time.
@@ -129,33 +129,33 @@ class Stepper:
         norm = whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm))
         count = len(self.terms)
         read = torch.stack([*sums[:count], *self._sizes(sums), sums[-1], lambda_, norm.double()]).tolist()
-        names = [term.name for term in self.terms]
-        outcome = Outcome(exact, dict(zip(names, read, strict=False)), tuple(read[count : count + 2]),
-                          *read[count + 2 :])
+        outcome = Outcome(read[:count], read[count : count + 2], *read[count + 2 :])
         if outcome.finite:
             self.optimizer.step()
         return outcome
 
-    def _metrics(self, counts: Counts, outcome: "Outcome | None", clock: Clock) -> dict[str, Any]:
-        """What metrics.jsonl has of a step; `outcome` None where there was nothing to learn from."""
-        terms = [term for term in self.terms if outcome and counts[term.name].sequences]
-        losses = {term.name: outcome.losses[term.name] for term in terms} if outcome else {}
-        scaled = {term.name: (outcome.lambda_ if term.balanced else 1.0) * term.weight * losses[term.name]
-                  for term in terms} if outcome else {}
-        sft, kl = losses.get("sft"), scaled.get("kl")
-        lambda_ = outcome.lambda_ if outcome and self._has_lambda(counts) else None
-        bounded = self.balance.fixed is None and lambda_ == self.balance.lambda_max
-        seconds = {"teacher_seconds": 0.0, "train_seconds": 0.0, **clock.read()}
+    def _metrics(self, counts: Counts, clock: Clock, outcome: "Outcome | None" = None,
+                 exact: bool = False) -> dict[str, Any]:
+        """What metrics.jsonl has of a step; without `outcome` there was nothing to learn from."""
         learnt = outcome is not None and outcome.finite
+        losses, scaled, lambda_, mass = dict[str, float](), dict[str, float](), None, None
+        if outcome:
+            lambda_ = outcome.lambda_ if self._has_lambda(counts) else None
+            mass = outcome.teacher_mass / counts.taught.tokens if counts.taught.tokens else None
+            for term, loss in zip(self.terms, outcome.losses, strict=True):
+                if counts[term.name].sequences:
+                    losses[term.name] = loss
+                    scaled[term.name] = (outcome.lambda_ if term.balanced else 1.0) * term.weight * loss
+        sft, kl = losses.get("sft"), scaled.get("kl")
+        seconds = {"teacher_seconds": 0.0, "train_seconds": 0.0, **clock.read()}
         return {
             "loss": _finite(sum(scaled.values(), 0.0)) if outcome else None,
             "sft_loss": None, "kl_loss": None,  # there in every run, whatever its terms
             **{f"{term.name}_loss": _finite(losses.get(term.name)) for term in self.terms},
             "lambda": _finite(lambda_),
-            "lambda_exact": outcome.exact if outcome and self._has_both(counts) else None,
+            "lambda_exact": exact if outcome and self._has_both(counts) else None,
             "ce_kl_ratio": _finite(sft / kl) if sft is not None and kl else None,
-            "teacher_mass": _finite(outcome.teacher_mass / counts.taught.tokens)
-                            if outcome and counts.taught.tokens else None,
+            "teacher_mass": _finite(mass),
             "grad_norm": outcome.grad_norm if outcome and learnt else None,
             "lr": self.optimizer.param_groups[0]["lr"],
             "teacher_seconds": seconds["teacher_seconds"] if self.taught else None,
@@ -163,32 +163,28 @@ class Stepper:
             "tokens": counts.tokens,
             "trajectories": counts.taught.sequences,
             "trajectory_tokens": counts.taught.tokens,
-            "lambda_bounded": bounded,
+            "lambda_bounded": self.balance.fixed is None and lambda_ == self.balance.lambda_max,
             "skipped": not learnt,
-            "skipped_because": None if learnt else "not finite" if outcome else "nothing to learn from",
+            "skipped_because": None if learnt else NOT_FINITE if outcome else "nothing to learn from",
         }
 
     def _on_device(self, values: float | list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a step read from the device, all at once; `exact` where λ includes the step's own losses.
+class Outcome(NamedTuple):
+    """What a step read from the device, all at once: a loss per term, what λ balances (of the other terms and
+    of the balanced ones), the mass of the teacher's targets."""
 
-    losses: by the name of the term. sizes: what λ balances, of the other terms and of the balanced ones.
-    """
-
-    exact: bool
-    losses: dict[str, float]
-    sizes: tuple[float, float]
+    losses: list[float]
+    sizes: list[float]
     teacher_mass: float
     lambda_: float
     grad_norm: float
 
     @property
     def finite(self) -> bool:
-        return all(map(math.isfinite, (*self.losses.values(), self.grad_norm)))
+        return all(map(math.isfinite, (*self.losses, self.grad_norm)))
 
 
 def _finite(value: float | None) -> float | None:

@@ -83,7 +83,7 @@ def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
 
     how: "ddp" or "fsdp2". Both average gradients over the processes. FSDP2 gathers each layer where it
     is used, and embeddings, head and last norm once a pass; its weights are sharded in place, so the
-    optimizer is made afterwards. Raises UserError for adapters with FSDP2.
+    optimizer is made afterwards. Raises UserError if FSDP2 does not support the model.
     """
     if processes.size == 1:
         return student_pass
@@ -91,8 +91,6 @@ def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
         return DistributedDataParallel(student_pass, gradient_as_bucket_view=True)
     model = student_pass.model
     check_shards(model, how, processes)
-    if not all(parameter.requires_grad for parameter in model.get_decoder().parameters()):
-        raise UserError("--parallelism fsdp2 trains whole models; adapters are small: use ddp")
     for layer in layers(model):
         fully_shard(layer)
     return fully_shard(student_pass)

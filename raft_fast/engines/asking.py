@@ -2,8 +2,7 @@
 
 import hashlib
 import threading
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,6 @@ from raft_fast.run.errors import WORKER, UserError
 FIELDS = {"rewrite": {"question", "answer"}, "fuse": {"question", "gold", "rewrite"},
           "judge": {"question", "gold", "answer"}, "jury": {"question", "gold", "answer"},
           "paraphrase": {"question"}}
-UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 PATIENCE = 8  # calls of an engine that all fail before the run stops without waiting for the rest
 STREAK = 100  # failures in a row after which an engine that did work counts as gone
 
@@ -165,33 +163,6 @@ class Part:
 def named(option: str, error: UserError) -> UserError:
     """The error with the option in front, unless it names one itself."""
     return error if str(error).startswith("--") else UserError(f"{option} {error}")
-
-
-class Activity:
-    """The note behind the progress bar: replies by task, and how fast they come."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._lock, self._start = threading.Lock(), time.monotonic()
-        self.fresh = self._failed = 0  # replies that this start of the command asked for
-
-    def listener(self, kind: str) -> Listener:
-        """Counts replies of this task."""
-        def heard(reply: Reply, fresh: bool) -> None:
-            with self._lock:
-                self._counts[UNITS.get(kind, kind)] += 1
-                self.fresh += fresh
-                self._failed += reply.error is not None
-
-        return heard
-
-    def note(self) -> str:
-        """In a line."""
-        parts = [f"{count} {what}" for what, count in list(self._counts.items())]
-        parts += [f"{self._failed} failed"] if self._failed else []
-        rate = self.fresh / max(time.monotonic() - self._start, 1e-9)
-        parts += [f"{rate:.1f} replies/s"] if self.fresh else []
-        return ", ".join(parts)
 
 
 def at_once(

@@ -22,7 +22,6 @@ TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again
 CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its list of models
 REST = 30.0  # seconds for which other endpoints are asked first
 NOT_SENT = object()
-LIMIT_POLL = 1.0  # seconds between looks whether a request that waits for the limit is still wanted
 
 
 class Endpoint:
@@ -81,13 +80,11 @@ class Endpoint:
             self.in_flight -= 1
 
     async def _limit(self, stopped: threading.Event) -> None:
-        """Wait until the rate limit lets another request through, or `stopped` is set; first come, first
-        served."""
-        if self.options.requests_per_minute:
-            async with self._line:
-                while (wait := self._free_at - time.monotonic()) > 0 and not stopped.is_set():
-                    await asyncio.sleep(min(wait, LIMIT_POLL))
-                self._free_at = max(self._free_at, time.monotonic()) + 60 / self.options.requests_per_minute
+        """Wait until the rate limit lets another request through; first come, first served."""
+        async with self._line:
+            if self.options.requests_per_minute and not stopped.is_set():
+                await asyncio.sleep(self._free_at - time.monotonic())
+                self._free_at = time.monotonic() + 60 / self.options.requests_per_minute
 
 
 def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:

@@ -2,8 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: wh
 READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together
 
 Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, prompt ids
-Refused = list[tuple[int, Reply]]
 
 
 class HFEngine:
@@ -58,53 +56,58 @@ class HFEngine:
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        return self._generate(conversations, sampling, self._stopped)
+        longest, stopped = sampling.max_new_tokens, self._stopped
+
+        def draw(batch: Asked) -> list[tuple[int, Reply]]:
+            seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
+            drawn = generate_ids(self.model, self.chat, [prompt for *_, prompt in batch], longest,
+                                 sampling.temperature, seeds, [Interrupt(stopped)])
+            return [(index, self._read(ids, len(prompt)))
+                    for (index, _, prompt), ids in zip(batch, drawn, strict=True)
+                    if self._ended(ids) or len(ids) == longest]
+
+        return self._each(conversations, longest, draw, stopped)
 
     def score(self, conversations: Conversations) -> Replies:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        return self._score(conversations, self._stopped)
-
-    def _generate(self, conversations: Conversations, sampling: Sampling,
-                  stopped: threading.Event) -> Replies:
-        longest = sampling.max_new_tokens
-        for asked, refused in self._read_ahead(conversations):
-            yield from hand_over(refused)
-            for batch in self._batches(asked, longest):
-                prompts = [prompt for _, _, prompt in batch]
-                seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-                with self._turn_of(stopped):
-                    drawn = generate_ids(self.model, self.chat, prompts, longest, sampling.temperature, seeds,
-                                         [Interrupt(stopped)])
-                yield from hand_over((index, self._read(ids, len(prompt)))
-                                     for (index, _, prompt), ids in zip(batch, drawn, strict=True)
-                                     if self._ended(ids) or len(ids) == longest)
-                if stopped.is_set():
-                    raise KeyboardInterrupt
-
-    def _score(self, conversations: Conversations, stopped: threading.Event) -> Replies:
         digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
                   for digit in range(10)]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
-            yield from ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
-                        for index, _ in enumerate(conversations))
-            return
+            return ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
+                    for index, _ in enumerate(conversations))
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
-        for asked, refused in self._read_ahead(conversations):
-            yield from hand_over(refused)
-            for batch in self._batches(asked, 1):
-                with self._turn_of(stopped):
-                    scores = self._expected_digits([prompt for _, _, prompt in batch], choices)
-                yield from hand_over(
-                    (index, Reply("", "stop", len(prompt), 0, score=score))
-                    for (index, _, prompt), score in zip(batch, scores, strict=True))
 
-    @contextmanager
-    def _turn_of(self, stopped: threading.Event) -> Iterator[None]:
-        """While a call has the model. Raises KeyboardInterrupt if it was stopped before its turn came."""
-        with self._turn:
-            if stopped.is_set():
-                raise KeyboardInterrupt
-            yield
+        def read(batch: Asked) -> list[tuple[int, Reply]]:
+            scores = self._expected_digits([prompt for *_, prompt in batch], choices)
+            return [(index, Reply("", "stop", len(prompt), 0, score=score))
+                    for (index, _, prompt), score in zip(batch, scores, strict=True)]
+
+        return self._each(conversations, 1, read, self._stopped)
+
+    def _each(self, conversations: Conversations, longest: int,
+              work: Callable[[Asked], list[tuple[int, Reply]]], stopped: threading.Event) -> Replies:
+        """Replies of at most `longest` tokens that `work` gives a batch, after errors of those conversations
+        that the template refuses. Raises KeyboardInterrupt once `stopped` is set.
+
+        Of each window that is read ahead the longest come first: the worst memory comes at once.
+        """
+        numbered = enumerate(conversations)
+        while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
+            asked: Asked = []
+            refused: list[tuple[int, Reply]] = []
+            for index, messages in ahead:
+                try:
+                    asked.append((index, messages, self.chat.student_prompt(messages)))
+                except UserError as error:
+                    refused.append((index, Reply("", error=f"{UNRENDERED} ({error})")))
+            yield from hand_over(refused)
+            lengths = [len(prompt) + longest for *_, prompt in asked]
+            for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
+                with self._turn:
+                    replies = [] if stopped.is_set() else work([asked[place] for place in chosen])
+                yield from hand_over(replies)
+                if stopped.is_set():
+                    raise KeyboardInterrupt
 
     def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
         return Reply(self._answer(ids), "stop" if self._ended(ids) else "length", prompt_tokens, len(ids))
@@ -155,22 +158,3 @@ class HFEngine:
         hidden = completion_hidden(self.model, views, self.chat.pad_id)
         losses = head_of(self.model).nll(hidden, completion_ids(views, hidden.device))
         return list(losses.split([len(view.completion) for view in views]))
-
-    def _read_ahead(self, conversations: Conversations) -> Iterator[tuple[Asked, Refused]]:
-        """A window of conversations at a time: with their prompts, and those that the template refuses."""
-        numbered = enumerate(conversations)
-        while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
-            asked: Asked = []
-            refused: Refused = []
-            for index, messages in ahead:
-                try:
-                    asked.append((index, messages, self.chat.student_prompt(messages)))
-                except UserError as error:
-                    refused.append((index, Reply("", error=f"{UNRENDERED} ({error})")))
-            yield asked, refused
-
-    def _batches(self, asked: Asked, max_new_tokens: int) -> Iterator[Asked]:
-        """One batch after another. The longest come first: the worst memory comes at once."""
-        lengths = [len(prompt) + max_new_tokens for _, _, prompt in asked]
-        for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
-            yield [asked[place] for place in chosen]

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
@@ -21,6 +22,7 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.files import DiskMap
 
 FILE = "journal.jsonl"
+UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 NOT_ASKED = "not asked: the run was stopped"
 FINISHED = {"finished": True}  # the last line of a run that came to its end
 KEY_BYTES = 16
@@ -50,6 +52,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self.asked = self.cached = self.failed = self.damaged = 0
+        self._heard: Counter[str] = Counter()  # replies by task
         self._asking: dict[bytes, Future[Reply]] = {}
         self._engines: list[Engine] = []  # all that were asked
         self._lock = threading.Lock()
@@ -114,13 +117,18 @@ class Journal:
             if (interrupt := getattr(engine, "interrupt", None)) is not None:
                 interrupt()
 
+    def note(self) -> str:
+        """Replies so far by task, for the progress bar."""
+        parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in sorted(self._heard.items()) if count]
+        return ", ".join([*parts, f"{self.failed} failed"] if self.failed else parts)
+
     def replay(self) -> None:
         """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
         self._replaying = True
 
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
-        sampling: Sampling | None, prompt_version: str, listen: Listener,
+        sampling: Sampling | None, prompt_version: str, listen: Listener = lambda *_: None,
     ) -> list[Reply]:
         """Replies to the conversations, in order, with their journal keys; only missing ones are asked for,
         equal ones once. `sampling` None asks for a score (`Engine.score`). Whatever stops the engine or
@@ -145,6 +153,7 @@ class Journal:
                 else:
                     mine[key] = self._asking[key] = futures[key]
             self.cached += len(futures) - len(mine)
+            self._heard[kind] += len(futures) - len(mine)
         known = {key: future for key, future in futures.items() if future.done()}
         try:
             for key in known:  # first: that an engine worked once says more than that it fails now
@@ -190,6 +199,7 @@ class Journal:
             self._places[key] = self._append(
                 {"key": reply.key, "kind": kind, "engine": identity, "reply": told})
             self.asked += 1
+            self._heard[kind] += 1
             self.failed += reply.error is not None
             self._asking[key].set_result(reply)
         return reply

@@ -57,8 +57,7 @@ class OpenAIEngine:
         server lists. A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its
         fragment names: `MODEL@https://host/v1#OTHER_KEY`.
 
-        Raises UserError if no endpoint can be reached, or one refuses the key or serves no model, or not this
-        (one request checks a name that no list has: it may be an alias).
+        Raises UserError if no endpoint can be reached, or one refuses the key, or if there is no name.
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -72,18 +71,12 @@ class OpenAIEngine:
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        engine = cls(name, endpoints, options)
-        if offered and name not in offered:
-            list(engine.generate([[Message(role="user", content="Hello")]], Sampling(max_new_tokens=1)))
-        return engine
+        return cls(name, endpoints, options)
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server
         is gone or refuses the key or model, after yielding every reply that was paid for."""
-        async def ask(messages: list[Message], stopped: threading.Event) -> Reply | None:
-            return await self._reply(messages, sampling, stopped)
-
-        return self._each(conversations, ask)
+        return self._each(conversations, functools.partial(self._reply, sampling))
 
     def score(self, conversations: Conversations) -> Replies:
         """Read the score from the reply's text; one second chance with another seed."""
@@ -101,8 +94,8 @@ class OpenAIEngine:
             self._calls.add(call)
         return call.replies(conversations, READ_AHEAD + self.size, self.patience)
 
-    async def _reply(self, messages: list[Message], sampling: Sampling, stopped: threading.Event
-                     ) -> Reply | None:
+    async def _reply(self, sampling: Sampling, messages: list[Message],
+                     stopped: threading.Event) -> Reply | None:
         """One reply without its thinking, or with the error of this request; None if it was not sent."""
         import openai
 
@@ -118,12 +111,12 @@ class OpenAIEngine:
         return None if answer is NOT_SENT else read_reply(answer, longest)
 
     async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
-        first = await self._reply(messages, SCORING, stopped)
+        first = await self._reply(SCORING, messages, stopped)
         if first is None or first.error is not None:  # what the server refused has no second chance
             return first
         if (read := as_score(first)).error is None:
             return read
-        second = await self._reply(messages, SECOND_SCORING, stopped)
+        second = await self._reply(SECOND_SCORING, messages, stopped)
         return None if second is None else second_attempt(first, second)
 
     async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:

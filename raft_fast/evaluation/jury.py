@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,6 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Jury:
-    """Judges and their prompt."""
-
     judges: Sequence[Part]
     prompt: Prompt
     quorum: int
@@ -62,12 +59,12 @@ class Jury:
         """A ballot for every record of generations.jsonl. Raises UserError if a judge never works."""
         asked = [one for one in records if one["error"] is None and one["answer"].strip()]
         rows = [Row(one["row_id"], one["prompt"], "", gold=one["gold"]) for one in asked]
-        said = iter(verdicts(rows, [one["answer"] for one in asked], self.judges, self.prompt))
-        ballots = [Ballot(next(said) if one["answer"].strip() else [], self.quorum, not one["answer"].strip())
-                   if one["error"] is None else Ballot([], self.quorum) for one in records]
+        said = dict(zip(map(id, asked), verdicts(rows, [one["answer"] for one in asked], self.judges,
+                                                 self.prompt), strict=True))
         for judge in self.judges:
             judge.must_have_worked()
-        return ballots
+        return [Ballot(said.get(id(one), []), self.quorum, one["error"] is None and not one["answer"].strip())
+                for one in records]
 
     def about(self) -> Record:
         """The judges and how they were asked."""
@@ -125,22 +122,12 @@ def pairs_of(ballots: Sequence[Ballot]) -> list[Pair | None]:
 
 
 def agreement(votes: Sequence[Sequence[bool]]) -> Record:
-    """How far the judges agree on the answers with at least two votes."""
+    """How far the judges agree on the answers with at least two votes: the share that is unanimous, and
+    Krippendorff's alpha (1 is full agreement, 0 that of chance, None if all votes are the same)."""
     votes = [one for one in votes if len(one) > 1]
-    unanimous = sum(len(set(one)) == 1 for one in votes)
-    return {"answers": len(votes), "unanimous": unanimous / len(votes) if votes else None,
-            "krippendorff_alpha": krippendorff_alpha(votes)}
-
-
-def krippendorff_alpha(units: Sequence[Sequence[Any]]) -> float | None:
-    """Krippendorff's alpha for nominal values: 1 is full agreement, 0 that of chance. A unit holds the values
-    given to one thing, however many. None if nothing can disagree: no unit has two values, or all values
-    are the same."""
-    units = [unit for unit in units if len(unit) > 1]
-    counts = Counter(value for unit in units for value in unit)
-    expected = sum(counts[left] * counts[right] for left, right in permutations(counts, 2))
-    if not expected:
-        return None
-    observed = sum(sum(left != right for left, right in permutations(unit, 2)) / (len(unit) - 1)
-                   for unit in units)
-    return 1 - observed * (counts.total() - 1) / expected
+    yes, every = sum(map(sum, votes)), sum(map(len, votes))
+    expected = 2 * yes * (every - yes)  # ordered pairs that differ
+    observed = sum(2 * sum(one) * (len(one) - sum(one)) / (len(one) - 1) for one in votes)
+    return {"answers": len(votes),
+            "unanimous": sum(len(set(one)) == 1 for one in votes) / len(votes) if votes else None,
+            "krippendorff_alpha": 1 - observed * (every - 1) / expected if expected else None}

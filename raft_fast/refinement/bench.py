@@ -7,8 +7,8 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Sampling
-from raft_fast.engines.asking import Activity, Part, Prompts, load_prompts, named
-from raft_fast.engines.journal import Journal, Listener
+from raft_fast.engines.asking import Part, Prompts, load_prompts, named
+from raft_fast.engines.journal import Journal
 from raft_fast.refinement.candidates import Decision
 from raft_fast.refinement.checks import RETRIEVAL, Checker
 from raft_fast.refinement.golds import GoldIndex
@@ -116,7 +116,7 @@ class Stage1:
 @dataclass(frozen=True)
 class Workbench:
     """What a recipe's parts share. All parts answer through `journal`; `golds` tells gold answers apart
-    (None: no check `retrieval`); `heard` counts likelihoods."""
+    (None: no check `retrieval`)."""
 
     options: RefineOptions
     rewriter: Part
@@ -127,20 +127,18 @@ class Workbench:
     prompts: Prompts
     sampling: Sampling
     check: Checker
-    heard: Listener
 
     @classmethod
     def of(cls, options: RefineOptions, roles: Roles, encoder: SentenceEncoder, golds: GoldIndex | None,
-           journal: Journal, activity: Activity, seed: int) -> "Workbench":
+           journal: Journal, seed: int) -> "Workbench":
         """Raises UserError for an unknown check name and for prompts that cannot be used."""
         check = Checker.of(options)
         return cls(
-            options, Part("--rewriter", roles.rewriter, journal, activity.listener("rewrite")),
-            None if roles.fuser is None else Part("--fuser", roles.fuser, journal, activity.listener("fuse")),
-            [Part("--judge", engine, journal, activity.listener("judge")) for engine in roles.judges],
+            options, Part("--rewriter", roles.rewriter, journal),
+            None if roles.fuser is None else Part("--fuser", roles.fuser, journal),
+            [Part("--judge", engine, journal) for engine in roles.judges],
             encoder, None if RETRIEVAL in check.skip else golds, load_prompts(options.prompts),
-            Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed), check,
-            activity.listener("nll"))
+            Sampling(options.rewrite_max_new_tokens, options.rewrite_temperature, seed), check)
 
     @property
     def quorum(self) -> int:

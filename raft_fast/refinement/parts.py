@@ -137,7 +137,7 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
         return
     asked = [one for one in candidates if one.text]
     turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
-    replies = part.journal.ask("nll", _Reader(part.engine), turns, None, NLL_VERSION, bench.heard)
+    replies = part.journal.ask("nll", _Reader(part.engine), turns, None, NLL_VERSION)
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))

@@ -11,7 +11,7 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder
-from raft_fast.engines.asking import Activity, at_once
+from raft_fast.engines.asking import at_once
 from raft_fast.engines.journal import Journal
 from raft_fast.refinement.bench import Roles, Stage1, Workbench
 from raft_fast.refinement.golds import GoldIndex
@@ -41,20 +41,19 @@ def refine(
     that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
     total = len(rows) if total_rows is None else total_rows
-    activity = Activity()
     with Journal(output_dir, retry_failed) as journal:
-        bench = Workbench.of(stage.options, roles, encoder, golds, journal, activity, seed)
+        bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
         about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
         with _timed(journal), Outputs(output_dir, about, total) as outputs:
             if journal.damaged:
                 reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
                              "asked for again")
-            _decide_all(rows, stage, bench, journal, activity, outputs, reporter)
+            _decide_all(rows, stage, bench, journal, outputs, reporter)
             bench.must_have_worked()
     return outputs.summary(finished=True)
 
 
-def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal, activity: Activity,
+def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal,
                 outputs: Outputs, reporter: Reporter) -> None:
     """Blocks at once, written in order; on Ctrl-C also what is decided of those that were begun."""
     begun: deque[list[Row]] = deque()
@@ -72,15 +71,15 @@ def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal:
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
 
     with reporter.phase("refine", len(rows), "rows") as advance:
-        advance(0, note=activity.note)
+        advance(0, note=journal.note)
         try:
             for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())
                     count = len(begun.popleft())
-                    found = 0 if activity.fresh else count  # all that came before was in the journal
-                    advance(count - found, note=activity.note, found=found)
+                    found = 0 if journal.asked else count  # all that came before was in the journal
+                    advance(count - found, note=journal.note, found=found)
         except (KeyboardInterrupt, errors.Stopped):
             reporter.say("stopping: writing the rows that are decided (again to leave at once)")
             journal.replay()

@@ -2,7 +2,6 @@
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,52 +30,20 @@ REASONS = 3  # that a line names
 POOR = 0.5  # a fusion that judges find more bad than good
 
 
-@dataclass
-class Values:
-    """Numbers, eight bytes each; their mean and quantiles are None where there are none."""
+class Values(array):  # type: ignore[type-arg]
+    """Numbers, eight bytes each; what is made of them is None where there are none."""
 
-    numbers: "array[float]" = field(default_factory=lambda: array("d"))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def add(self, value: float | None) -> None:
-        """A missing value is left out."""
-        if value is not None:
-            self.numbers.append(value)
+    def __new__(cls) -> "Values":
+        return super().__new__(cls, "d")  # type: ignore[return-value]
 
     @property
     def mean(self) -> float | None:
-        return round(float(np.mean(self.numbers)), 9) if self.numbers else None
-
-    def quantile(self, share: float) -> float | None:
-        return float(np.quantile(self.numbers, share)) if self.numbers else None
-
-    def quantiles(self) -> dict[str, float | None] | None:
-        """p00 (the least) to p100 (the most)."""
-        return {f"p{round(100 * at):02d}": self.quantile(at) for at in QUANTILES} if self.numbers else None
-
-    def histogram(self, edges: Sequence[float]) -> list[int]:
-        """How many lie between each two of the ascending edges; what lies outside counts at the end."""
-        return np.histogram(np.clip(self.numbers, edges[0], edges[-1]), edges)[0].tolist()
-
-    def share(self, least: float) -> int:
-        """How many are at least this."""
-        return sum(value >= least for value in self.numbers)
-
-
-@dataclass
-class Scores:
-    """One score of many candidates: of those without objections, the refused, each row's best, the chosen."""
-
-    passed: Values = field(default_factory=Values)
-    refused: Values = field(default_factory=Values)
-    best: Values = field(default_factory=Values)
-    chosen: Values = field(default_factory=Values)
+        return round(float(np.asarray(self).mean()), 9) if self else None
 
     @property
-    def all(self) -> Values:
-        return Values(self.passed.numbers + self.refused.numbers)
+    def quantiles(self) -> dict[str, float] | None:
+        """p00 (the least) to p100 (the most)."""
+        return {f"p{round(100 * at):02d}": float(np.quantile(self, at)) for at in QUANTILES} if self else None
 
 
 @dataclass
@@ -88,26 +55,15 @@ class Group:
     chosen: int = 0
     rows: int = 0
     objections: Counter[str] = field(default_factory=Counter)
-    scores: defaultdict[str, Scores] = field(default_factory=lambda: defaultdict(Scores))
+    scores: defaultdict[str, Values] = field(default_factory=lambda: defaultdict(Values))
 
-    def add(self, candidates: Sequence[Candidate], picks: Sequence[Candidate]) -> None:
-        """One row's candidates."""
-        best: dict[str, float] = {}
-        for one in candidates:
-            chosen = any(one is pick for pick in picks)
-            self.drawn += 1
-            self.passed += one.passed
-            self.chosen += chosen
-            self.objections.update(name for name, reason in one.objections.items() if reason is not None)
-            for name, value in one.scores.items():
-                found = self.scores[name]
-                (found.passed if one.passed else found.refused).add(value)
-                found.chosen.add(value if chosen else None)
-                if one.passed and value is not None:
-                    best[name] = max(best.get(name, value), value)
-        for name, value in best.items():
-            self.scores[name].best.add(value)
-        self.rows += any(one.passed for one in candidates)
+    def add(self, one: Candidate, chosen: bool) -> None:
+        self.drawn += 1
+        self.passed += one.passed
+        self.chosen += chosen
+        self.objections.update(name for name, reason in one.objections.items() if reason is not None)
+        for name, value in one.scores.items():
+            self.scores[name].extend([value] if value is not None else [])
 
 
 @dataclass
@@ -131,6 +87,7 @@ class Tally:
 
     rows: int = 0
     too_long: int = 0
+    poor: int = 0  # fusions that were chosen below `POOR`
     sources: Counter[str] = field(default_factory=Counter)
     origins: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
     draws: defaultdict[tuple[str, int], Group] = field(default_factory=lambda: defaultdict(Group))
@@ -145,23 +102,27 @@ class Tally:
     def add(self, line: Record) -> None:
         """One row's line."""
         candidates, picks = read_line(line)
-        by_origin = defaultdict(list)
         for one in candidates:
-            by_origin[one.origin].append(one)
-            self.draws[one.origin, one.number].add([one], picks)
+            chosen = any(one is pick for pick in picks)
+            self.origins[one.origin].add(one, chosen)
+            self.draws[one.origin, one.number].add(one, chosen)
             self._add_verdicts(one)
-        for origin, found in by_origin.items():
-            self.origins[origin].add(found, picks)
+            score = one.scores.get(JUDGE)
+            self.poor += chosen and one.origin == FUSED and score is not None and score < POOR
+        for origin in {one.origin for one in candidates if one.passed}:
+            self.origins[origin].rows += 1
         self.rows += 1
         self.sources.update(pick.origin for pick in picks)
-        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in by_origin[REWRITE])
-        self.rounds[len(by_origin[FUSED])] += 1
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates
+                             if one.origin == REWRITE)
+        self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
         for task, spent in (line.get("tokens") or {}).items():
             self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
-        gold, training = (found[0].scores.get(NLL) if found else None for found in (by_origin[GOLD], picks))
+        golds = [one for one in candidates if one.origin == GOLD]
+        gold, training = (found[0].scores.get(NLL) if found else None for found in (golds, picks))
         if gold is not None and training is not None:
-            self.gold_nll.add(gold)
-            self.training_nll.add(training)
+            self.gold_nll.append(gold)
+            self.training_nll.append(training)
 
     def _add_verdicts(self, one: Candidate) -> None:
         for said in one.verdicts:
@@ -171,24 +132,23 @@ class Tally:
                 judge.failed += 1
                 judge.error = judge.error or said.error
                 continue
-            judge.scores.add(said.score)
+            judge.scores.append(said.score)
         if apart := disagreement(one.given):
-            self.ranges.add(apart["range"])
-            self.differences.add(apart["mean_difference"])
+            self.ranges.append(apart["range"])
+            self.differences.append(apart["mean_difference"])
 
     def as_json(self) -> dict[str, Any]:
         """The part of summary.json that the rows decide."""
-        rewrites, chosen = self.origins[REWRITE], self.origins[FUSED].scores[JUDGE].chosen
-        judges = sorted(self.judges.items())
+        rewrites, judges = self.origins[REWRITE], sorted(self.judges.items())
         others = {name: one for name, one in sorted(self.origins.items())
                   if name not in (GOLD, REWRITE, FUSED)}
         return {
             "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
-            "fused_below_half": len(chosen) - chosen.share(POOR),
+            "fused_below_half": self.poor,
             "passed_filter": sum(one.rows for one in others.values()) if others else rewrites.passed,
             "too_long": self.too_long,
             "objections": dict(sorted(rewrites.objections.items())),
-            "similarity": rewrites.scores[SIMILARITY].all.quantiles(),
+            "similarity": rewrites.scores[SIMILARITY].quantiles,
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
             "judges": {name: {"scores": len(one.scores), "failed": one.failed, "mean": one.scores.mean,
                               "tokens": dict(one.tokens)} for name, one in judges},
@@ -200,7 +160,7 @@ class Tally:
             **({"origins": {name: {
                 "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
                 "objections": dict(sorted(one.objections.items())),
-                "scores": {score: found.all.quantiles() for score, found in sorted(one.scores.items())},
+                "scores": {score: found.quantiles for score, found in sorted(one.scores.items())},
             } for name, one in others.items()}} if others else {}),
         }
 

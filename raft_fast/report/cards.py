@@ -93,7 +93,7 @@ def write_model_card(run_dir: Path) -> Path:
     recipe = "sft" if plain else str(config.get("recipe") or "raft").rpartition(":")[2]  # of file:Class
     scores = [row[1:] for row in results.rows(run.evaluation)]
     data: Lines = [("rows", Path(config["data"]).name if config.get("data") else QUICKSTART_DATA)]
-    data += stage1.counts(run.summary) if "sources" in run.summary and "rows" in run.summary else []
+    data += stage1.counts(run.summary, run_dir) if "sources" in run.summary and "rows" in run.summary else []
     front = {"base_model": named, "license": LICENSES.get(base or ""), "library_name": "transformers",
              "pipeline_tag": "text-generation", "tags": [recipe, *(["lora"] * bool(config.get("use_peft")))]}
     intro = (f"{markdown(base or 'An instruct model')}, fine-tuned on a domain with raft-fast by the recipe "
@@ -128,7 +128,7 @@ def write_card(folder: Path) -> Path:
         "How to load it": LOAD_ROWS,
         "Columns": markdown_table(("column", "what it holds"), [
             (f"`{column}`", what) for column, what in COLUMNS.items()]),
-        "What came of it": markdown_table(("", ""), [*stage1.counts(summary), *(
+        "What came of it": markdown_table(("", ""), [*stage1.counts(summary, folder), *(
             (f"refused by the check {check}", f"{count:,}") for check, count in objections.items())]),
         "How it was made": markdown_table(("", ""), _made(summary, config)),
     }, [f"{changed:,} of the answers in `completion` are synthetic text that no person has read: models "

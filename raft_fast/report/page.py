@@ -44,7 +44,7 @@ def write_run_report(run_dir: Path) -> Path:
     run, refined = read_run(run_dir), run_dir / "refine"
     origin = [text("Trained on the gold answers as they are.")]
     if run.config.get("data_source") != "gold":
-        origin = refinement(read_stage1(refined, run.config.get("tau")), refined)
+        origin = refinement(read_stage1(refined), refined)
     sections = [("Domain against general", scores(run.evaluation) or missing("evaluation.json")),
                 ("Training", training(run.steps) or missing("metrics.jsonl")),
                 ("Where the training answers came from", [screening(run_dir), *origin]),
@@ -58,8 +58,7 @@ def write_run_report(run_dir: Path) -> Path:
 
 def write_refine_report(folder: Path) -> Path:
     """Write `folder`/report.html from what stage 1 wrote there; returns its path."""
-    config = read(folder / "config.yaml", {})
-    found = read_stage1(folder, config.get("tau"))
+    config, found = read(folder / "config.yaml", {}), read_stage1(folder)
     verdict, notes = "Stage 1 has decided nothing here yet.", list[str]()
     if found:
         sources = ", ".join(f"{count:,} {name}" for name, count in found.tally.sources.items())
@@ -122,7 +121,7 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     if found is None:
         return missing(f"{folder.name}/decisions.jsonl")
     damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
-    return [table(("", ""), stage1.counts(found.summary), "What came of the rows"),
+    return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
             table(*stage1.draws(found.tally), "Candidates"),
             table(("", "tokens read", "written", "cost (--price)", "scores", "mean", "failed", "first error"),
                   stage1.engines(found), "Engines"),

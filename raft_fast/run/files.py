@@ -159,9 +159,6 @@ def read_yaml(path: Path, fix: str = "restore it", keys: Iterable[str] = ()) -> 
         return _parsed(load_yaml, path.read_bytes(), dict, keys)  # type: ignore[no-any-return]
 
 
-_NAMES = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
-
-
 def _parsed(parser: Callable[[Any], Any], text: Any, kind: type[Any] = dict, keys: Iterable[str] = ()) -> Any:
     """The value of a text. Raises ValueError for anything but a `kind` with these keys."""
     if not text.strip():
@@ -173,7 +170,7 @@ def _parsed(parser: Callable[[Any], Any], text: Any, kind: type[Any] = dict, key
     except yaml.YAMLError as error:
         raise ValueError(not_yaml(error)) from error
     if not isinstance(found, kind):
-        raise ValueError(f"it holds {_NAMES.get(type(found), 'a number')}, not {_NAMES[kind]}")
+        raise ValueError(f"it holds no {'list' if kind is list else 'object'}")
     for key in keys:
         if not all(isinstance(one, dict) and key in one for one in (found if kind is list else [found])):
             raise ValueError(f"it has no {key!r}")

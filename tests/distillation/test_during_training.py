@@ -1,14 +1,12 @@
 """Evaluation while a run trains: scores, best weights, the end at a collapse."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 from tiny import make_model, make_rows
 from transformers import AutoModelForCausalLM
-from watched_run import OPTIONS, lines, make_scorer, run
+from watched_run import OPTIONS, lines, make_scorer, run, same_weights
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.callbacks import OverProcesses
@@ -45,21 +43,10 @@ class Told(Callback):
     def __init__(self):
         self.heard = []
 
-    def on_begin(self, state):
-        self.heard.append(("begin", state.step))
-
-    def on_step(self, state):
-        self.heard.append(("step", state.step))
-
-    def on_evaluate(self, state, scores):
-        self.heard.append(("evaluate", state.step))
-
-    def on_save(self, state, checkpoint):
-        assert (checkpoint / "manifest.json").is_file()
-        self.heard.append(("save", state.step))
-
-    def on_end(self, state):
-        self.heard.append(("end", state.step))
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            return lambda state, *more: self.heard.append((name[3:], state.step))
+        return super().__getattribute__(name)
 
 
 def test_callbacks_hear_every_moment_in_order(folder, chat):
@@ -97,7 +84,7 @@ class Remember(Callback):
 
 
 def same(student, weights):
-    return all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
+    return same_weights(student.state_dict(), weights)
 
 
 class Killed(Callback):
@@ -126,7 +113,7 @@ def best(folder):
 
 def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
     """Killed while the best weights were saved: only what all have heard has a line."""
-    told, evaluate = Told(), EvaluateEvery(2, lambda _: {"eval_domain_nll": 1.0, "eval_general_drift": 0.0})
+    told, evaluate = Told(), EvaluateEvery(2, Scripted(1.0, 1.0))
     with pytest.raises(KeyboardInterrupt):
         evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=Killed()))
     evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=told))
@@ -162,8 +149,7 @@ def test_best_weights_are_never_those_of_steps_that_were_made_again(folder, chat
     seen = Remember()
     again = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[2.5] * 4))])
     assert best(folder) == ["step-000002"]
-    assert not any(torch.equal(value, weights[name]) for weights in seen.weights.values()
-                   for name, value in again.state_dict().items() if "embed" in name)
+    assert not any(same(again, weights) for weights in seen.weights.values())
 
 
 def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(folder, chat, capsys):
@@ -188,17 +174,12 @@ def test_damaged_best_weights_leave_the_last_ones(folder, chat):
 @pytest.mark.parametrize(("scores", "said"), [((3.0, 1.5), "eval_general_drift 1.5 is above"),
                                               ((float("nan"), 0.1), "eval_domain_nll is not finite")])
 def test_collapse_ends_training_for_good(folder, chat, scores, said):
-    ended = []
-
-    class End(Callback):
-        def on_end(self, state):
-            ended.append(state.finished)
-
-    run(folder, chat, [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores)), End()])
-    run(folder, chat, [End()])  # the same command again trains no further
-    assert (len(lines(folder / "metrics.jsonl")), len(ended)) == (3, 2)
-    assert all(said in each for each in [*ended, collapse_of(folder)])
-    assert lines(folder / "evaluations.jsonl")[-1]["step"] == 3
+    run(folder, chat, [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores))])
+    told = Told()
+    run(folder, chat, [told])  # the same command again trains no further
+    assert told.heard == [("begin", 3), ("end", 3)]
+    assert said in collapse_of(folder)
+    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 3]
 
 
 def test_a_collapse_is_forgotten_where_a_run_came_to_its_end_after_all(folder, chat):
@@ -214,11 +195,9 @@ def test_an_end_that_somebody_else_chose_is_no_collapse(folder, chat):
         def on_evaluate(self, state, scores):
             state.finished = "no better for two evaluations" if state.step == 2 else None
 
-    callbacks = [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))]
-    for _ in range(2):  # the second one goes on from a checkpoint that says it is finished
-        run(folder, chat, callbacks)
-        assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
-        assert collapse_of(folder) is None
+    run(folder, chat, [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))])
+    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
+    assert collapse_of(folder) is None
 
 
 def test_another_process_hears_what_the_first_decides(tmp_path):
@@ -234,12 +213,10 @@ def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkey
     monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")
-    why = "collapse at step 3: eval_general_drift 1.5 is above --collapse_threshold 1"
-    (tmp_path / "collapse.json").write_text(json.dumps({"step": 3, "reason": why}))
-    finish(tmp_path, SimpleNamespace(watch=WatchOptions()), Reporter())
-    assert f"warning: training ended early: {why}" in capsys.readouterr().err
-    for page in ("model/README.md", "report.html"):
-        assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")
+    (tmp_path / "collapse.json").write_text('{"step": 3, "reason": "collapse at step 3: eval_general_drift"}')
     watch = WatchOptions(push_to_hub=True, hub_model_id="me/model")
     with pytest.raises(UserError, match=r"--hub_model_id me/model: .*collapse at step 3.*hf upload me/model"):
         finish(tmp_path, SimpleNamespace(watch=watch), Reporter())
+    assert "warning: training ended early: collapse at step 3" in capsys.readouterr().err
+    for page in ("model/README.md", "report.html"):
+        assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_step import OPTIONS, TRAJECTORIES, make_stepper
+from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Draw, fitting, measure, memory, plan, rollout_engines
+from raft_fast.distillation import Adapter, Draw, measure, memory, rollout_engines
 from raft_fast.distillation.checkpoint import random_state
 from raft_fast.distillation.memory import estimate, run_halving, show_memory
 from raft_fast.distillation.rollout_engines import BatchedRollouts
@@ -35,53 +35,51 @@ def scarce(stepper, rows):
     stepper.student_pass.forward = forward
 
 
-def examples_of(stepper, rows):
-    return [stepper.example(row, [z]) for row, z in zip(rows, TRAJECTORIES, strict=True)]
+def halving(stepper, rows):
+    pairs = zip(rows[:4], TRAJECTORIES, strict=True)
+    return run_halving(stepper, [stepper.example(row, [z]) for row, z in pairs])
 
 
 @pytest.mark.parametrize("fits", [1, 3])
 @pytest.mark.parametrize("balance", ["gradient", "ema"])
 def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balance):
     gradients, states = [], []
-    for is_scarce in (False, True):
+    for most in (4, fits):
         torch.manual_seed(3)
-        stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance))
+        stepper = without_update(stepper_of(chat, balance=balance))
         stepper.balance.weight = lambda: 0.7
         stepper.balance.weight_with = lambda *_: torch.tensor(0.7, dtype=torch.float64)
-        stepper.optimizer.step = lambda: None
-        if is_scarce:
-            scarce(stepper, fits)
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        scarce(stepper, most)
+        halving(stepper, rows)
         gradients.append([p.grad.clone() for p in stepper.parameters])
         states.append(random_state()["torch"])
+        assert stepper.limits.rows <= most
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
     assert states[0] == states[1]  # the random numbers of the failed tries were taken back
-    assert stepper.limits.rows <= fits
 
 
 def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
     scarce(stepper, 2)
-    run_halving(stepper, examples_of(stepper, rows[:4]))
-    assert stepper.limits.rows == 2
-    assert capsys.readouterr().err.count("out of memory with 4 rows") == 1
-    run_halving(stepper, examples_of(stepper, rows[:4]))
-    assert capsys.readouterr().err == ""
+    for told in (1, 0):
+        halving(stepper, rows)
+        assert stepper.limits.rows == 2
+        assert capsys.readouterr().err.count("out of memory with 4 rows") == told
     scarce(stepper, 0)
     with pytest.raises(UserError, match=r"with 1 rows a micro-batch \(CUDA out of.*\): use --gradient"):
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        halving(stepper, rows)
 
 
 def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
 
     def out(*_):
         raise OUT
 
     stepper.optimizer._init_group = out
     with pytest.raises(UserError, match="in the optimizer's update"):
-        run_halving(stepper, examples_of(stepper, rows[:4]))
+        halving(stepper, rows)
 
 
 def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, monkeypatch, capsys):
@@ -104,12 +102,10 @@ def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, mo
     want = sample()
     fits[0] = 2
     for expected in ([6, 3, 2, 2, 2], [2, 2, 2]):
-        assert sample() == want
-        assert tried == expected
+        assert (sample(), tried) == (want, expected)
     assert capsys.readouterr().err.count("out of memory") == 2
     engine.tokens = max(len(draw.prompt) for draw in draws) + 4
-    assert sample() == want
-    assert set(tried) == {1}
+    assert (sample(), tried) == (want, [1] * 6)
     fits[0] = 0
     with pytest.raises(UserError, match=r"sampling one trajectory \(CUDA out of.*1 GiB\): use --gradient"):
         sample()
@@ -161,19 +157,14 @@ def test_activations_are_about_what_autograd_keeps(chat, dtype):
                                   {"max_tokens_per_micro_batch": 100}, {"gradient_checkpointing": True}])
 def test_what_needs_less_is_estimated_at_less(chat, less):
     model, options = make_model(0, num_hidden_layers=8), replace(OPTIONS, num_generations=2)
-    activations = [estimated(model, make_model(1), chat, asked)["activations"]
-                   for asked in (options, replace(options, **less))]
-    assert activations[1] < activations[0]
+    more, found = (estimated(model, make_model(1), chat, replace(options, **asked)) for asked in ({}, less))
+    assert found["activations"] < more["activations"]
 
 
-def test_every_row_is_tokenised_once_whatever_the_epochs(chat, monkeypatch):
-    seen, rows, options = [], make_rows(6), replace(OPTIONS, num_train_epochs=50)
+def test_every_row_is_tokenised_once(chat, monkeypatch):
+    seen, told = [], []
     monkeypatch.setattr(chat.template, "prompt", lambda messages, answer="": seen.append(messages) or [1])
-    told = []
-    lengths = measure(rows, chat, terms_of("raft", options), options, lambda: told.append(1))
-    estimate(make_model(0), None, lengths, options)
-    plan(rows, options, 0, 4)
-    fitting(rows, lengths, options, 512)
+    measure(make_rows(6), chat, terms_of("raft", OPTIONS), OPTIONS, lambda: told.append(1))
     assert (len(seen), len(told)) == (12, 6)  # the student's prompt and the teacher's
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_loop import OPTIONS as RUN
 from test_loop import run
-from test_step import OPTIONS, dense_losses, make_stepper
+from test_step import OPTIONS, dense_losses, make_stepper, stepper_of
 from tiny import make_model
 
 from raft_fast import train
@@ -26,14 +26,14 @@ def options(*argv):
     return next(group for group in groups if isinstance(group, TrainOptions))
 
 
-@pytest.mark.parametrize("word", ["--recipe", "--config"])
 @pytest.mark.parametrize(("recipe", "source", "terms"), [
     ("raft", "fused", {"sft": False, "kl": True}), ("sft", "gold", {"sft": False}),
     ("self_distilled_data", "rewrite", {"sft": False}), ("sdft", "gold", {"kl": False}),
     ("on_policy", "gold", {"sft": False, "kl": True})])
-def test_a_recipe_is_named_by_itself_or_by_its_configuration(word, recipe, source, terms):
+def test_a_recipe_is_named_by_itself_or_by_its_configuration(recipe, source, terms):
     """Which answers, which terms, and which of them λ weighs."""
-    asked = options(word, recipe)
+    asked = options("--recipe", recipe)
+    assert asked == options("--config", recipe)
     assert (asked.recipe, asked.data_source) == (recipe, source)
     assert {term.name: term.balanced for term in terms_of(asked.recipe, asked)} == terms
     assert (asked.divergence, asked.distillation_temperature) == (
@@ -52,13 +52,12 @@ def test_what_the_user_sets_wins_over_the_recipe(tmp_path):
 
 def test_a_row_has_k_trajectories_and_one_answer(chat, rows):
     """Eq. 10's mean is over all trajectories that are not empty."""
-    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, num_generations=2))
-    found = stepper.run([stepper.example(row, draws) for row, draws in zip(rows, DRAWS, strict=False)])
-    each = [(row, z) for row, draws in zip(rows, DRAWS, strict=False) for z in draws]
+    stepper, drawn = stepper_of(chat, num_generations=2), list(zip(rows, DRAWS, strict=False))
+    found = stepper.run([stepper.example(row, draws) for row, draws in drawn])
+    each = [(row, z) for row, draws in drawn for z in draws]
     _, kl = dense_losses(make_model(0), make_model(1), chat, *zip(*each, strict=True))
     sft, _ = dense_losses(make_model(0), make_model(1), chat, rows[:4], [[70]] * 4)
-    assert found["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
-    assert found["sft_loss"] == pytest.approx(sft.item(), rel=1e-5)
+    assert (found["sft_loss"], found["kl_loss"]) == pytest.approx((sft.item(), kl.item()), rel=1e-5)
     assert (found["trajectories"], found["trajectory_tokens"]) == (5, 14)
 
 
@@ -83,8 +82,7 @@ def test_more_draws_only_add_some(tmp_path, chat):
                                                   ("jsd", 0.1)])
 def test_the_divergence_is_the_one_asked_for(chat, rows, divergence, beta):
     """One trajectory in float64 with full logits, the KL alone; beta weighs the teacher's side, as in GKD."""
-    asked = replace(OPTIONS, divergence=divergence, jsd_beta=beta, sft=False)
-    stepper = make_stepper(make_model(0), make_model(1), chat, asked)
+    stepper = stepper_of(chat, divergence=divergence, jsd_beta=beta, sft=False)
     found = stepper.run([stepper.example(rows[0], [[70, 71, 2]])])
     logits = []
     for model, prompt in ((make_model(1), chat.teacher_prompt(rows[0].prompt, rows[0].completion)),

@@ -24,14 +24,16 @@ TRAJECTORIES = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
 
 
 def make_stepper(student, teacher_model, chat, options=OPTIONS, terms=None):
-    teacher = None
-    if options.distillation:
-        teacher = Teacher(teacher_model, chat, options.teacher_top_k,
-                          options.distillation_temperature)
+    teacher = Teacher(teacher_model, chat, options.teacher_top_k, options.distillation_temperature
+                      ) if options.distillation else None
     terms = terms or terms_of("raft", options)
     student_pass = StudentPass(student, terms, chat.pad_id, options.balance == "gradient")
-    return Stepper(student_pass, terms, teacher, chat, adamw(student, options),
-                   options)
+    return Stepper(student_pass, terms, teacher, chat, adamw(student, options), options)
+
+
+def stepper_of(chat, options=OPTIONS, **changes):
+    """Of the usual student and another model as its teacher."""
+    return make_stepper(make_model(0), make_model(1), chat, replace(options, **changes))
 
 
 def run(stepper, rows, trajectories=TRAJECTORIES):
@@ -83,8 +85,12 @@ def test_a_bf16_teacher_beside_a_float32_student(chat, rows):
 def test_losses_and_gradient_are_the_equations(chat, rows, tied):
     """Of a tied head the gradient of both its uses. λ is a number: it is held while the rest is derived."""
     student, exact = (make_model(0, tie_word_embeddings=tied) for _ in range(2))
-    stepper = without_update(make_stepper(student, make_model(1), chat))
+    teacher = make_model(1)
+    before = copy.deepcopy(teacher.state_dict())
+    stepper = without_update(make_stepper(student, teacher, chat))
     metrics = run(stepper, rows[:4])
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     sft, kl = dense_losses(exact.double(), make_model(1), chat, rows[:4], TRAJECTORIES)
     want = {"sft_loss": sft.item(), "kl_loss": kl.item(), "lambda": (sft / kl).item(), "ce_kl_ratio": 1.0,
             "loss": 2 * sft.item()}
@@ -98,8 +104,7 @@ def test_losses_and_gradient_are_the_equations(chat, rows, tied):
 
 def test_skipped_tokens_are_read_and_not_scored(chat, rows):
     """The rest counts as if the skipped tokens had been the end of either prompt; what has no rest is out."""
-    options = replace(OPTIONS, num_loss_tokens_to_skip=2, sft=False)
-    found = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
+    found = run(stepper_of(chat, num_loss_tokens_to_skip=2, sft=False), rows[:4])
     _, kl = dense_losses(make_model(0), make_model(1), chat, rows[:4], TRAJECTORIES, skip=2)
     assert found["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
     assert (found["trajectories"], found["trajectory_tokens"]) == (2, 5)
@@ -107,29 +112,16 @@ def test_skipped_tokens_are_read_and_not_scored(chat, rows):
         replace(OPTIONS, num_loss_tokens_to_skip=9, max_completion_length=9)
 
 
-def test_the_teacher_never_changes(chat, rows):
-    teacher = make_model(1)
-    before = copy.deepcopy(teacher.state_dict())
-    stepper = make_stepper(make_model(0), teacher, chat)
-    for _ in range(3):
-        run(stepper, rows[:4])
-    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
-    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-
-
 @pytest.mark.parametrize("cut", [{"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
-                                 {"max_tokens_per_micro_batch": 1}, {"max_tokens_per_micro_batch": 150},
-                                 {"max_tokens_per_micro_batch": 10_000}])
+                                 {"max_tokens_per_micro_batch": 150}, {"max_tokens_per_micro_batch": 10_000}])
 @pytest.mark.parametrize("balance", ["fixed", "gradient", "ema"])
 def test_micro_batches_change_nothing_at_equal_lambda(chat, rows, balance, cut):
     """By rows or by tokens: losses, gradient and averages are those of one pass."""
     gradients, averages, metrics = [], [], []
     for changes in ({}, cut):
-        stepper = make_stepper(make_model(0), make_model(1), chat,
-                               replace(OPTIONS, balance=balance, **changes))
+        stepper = without_update(stepper_of(chat, balance=balance, **changes))
         stepper.balance.weight = lambda: 0.7
         stepper.balance.weight_with = lambda sft, kl: torch.full_like(sft, 0.7)
-        stepper.optimizer.step = lambda: None
         metrics.append(run(stepper, rows[:4]))
         gradients.append([p.grad.clone() for p in stepper.student_pass.model.parameters()])
         averages.append(stepper.balance.state())
@@ -142,7 +134,7 @@ def test_micro_batches_change_nothing_at_equal_lambda(chat, rows, balance, cut):
 
 
 def test_micro_batches_keep_to_rows_and_tokens(chat, rows):
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
     examples = [stepper.example(row, [z]) for row, z in zip(rows[:4], TRAJECTORIES, strict=True)]
     lengths = [example.tokens for example in examples]
     assert sum(lengths) == Counts.of(examples).tokens
@@ -154,8 +146,7 @@ def test_micro_batches_keep_to_rows_and_tokens(chat, rows):
 
 def test_nothing_waits_for_the_device_before_the_end(chat, rows, monkeypatch):
     """A step's own code reads no number from a tensor while its micro-batches are at work."""
-    options = replace(OPTIONS, balance="gradient", per_device_train_batch_size=2)
-    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    stepper = stepper_of(chat, balance="gradient", per_device_train_batch_size=2)
     waits = []
     for name in ("item", "__float__", "__bool__", "__int__"):
         def read(tensor, name=name):
@@ -176,8 +167,7 @@ def test_nothing_waits_for_the_device_before_the_end(chat, rows, monkeypatch):
 
 
 def test_with_several_micro_batches_lambda_is_the_step_befores(chat, rows):
-    options = replace(OPTIONS, per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    stepper = stepper_of(chat, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     assert run(stepper, rows[:4])["lambda"] == 1.0
     expected = stepper.balance.weight()
     metrics = run(stepper, rows[:4])
@@ -186,8 +176,7 @@ def test_with_several_micro_batches_lambda_is_the_step_befores(chat, rows):
 
 
 def test_gradient_balance_equalises_the_norms(chat, rows):
-    options = replace(OPTIONS, balance="gradient", lambda_max=1e9)
-    stepper = make_stepper(make_model(0), make_model(1), chat, options)
+    stepper = stepper_of(chat, balance="gradient", lambda_max=1e9)
     metrics = run(stepper, rows[:4])
     state = stepper.balance.state()
     assert metrics["lambda"] == pytest.approx(state["sft"] / state["kl"], rel=1e-4)
@@ -214,27 +203,17 @@ def test_a_teacher_with_more_padded_rows_names_no_id_the_student_lacks(chat, row
 
 def test_gradient_checkpointing_changes_nothing(chat, rows):
     gradients = []
-    for checkpointing in (False, True):
+    for prepare in (lambda student: None, checkpoint_activations):
         student = make_model(0).train()
-        if checkpointing:
-            checkpoint_activations(student)
-        stepper = without_update(make_stepper(student, make_model(1), chat))
-        run(stepper, rows[:4])
+        prepare(student)
+        run(without_update(make_stepper(student, make_model(1), chat)), rows[:4])
         gradients.append([p.grad for p in student.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_frozen_head_stays_as_it_is(chat, rows):
-    student = make_model(0)
-    head = student.lm_head.weight.requires_grad_(False).clone()
-    assert not run(make_stepper(student, make_model(1), chat), rows[:4])["skipped"]
-    assert torch.equal(student.lm_head.weight, head)
-    assert student.lm_head.weight.grad is None
-
-
 @pytest.mark.parametrize("sft", [True, False])
 def test_only_empty_trajectories_leave_the_sft_term_or_nothing(chat, rows, sft):
-    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, sft=sft))
+    stepper = stepper_of(chat, sft=sft)
     before = copy.deepcopy(stepper.student_pass.model.state_dict())
     metrics = run(stepper, rows[:2], [[], []])
     assert metrics["kl_loss"] is metrics["lambda"] is None
@@ -245,9 +224,8 @@ def test_only_empty_trajectories_leave_the_sft_term_or_nothing(chat, rows, sft):
 
 def test_a_micro_batch_without_any_view_adds_nothing(chat, rows):
     """The second row drew an empty trajectory, and there is no SFT term."""
-    options = replace(OPTIONS, sft=False, per_device_train_batch_size=1)
-    alone, beside = (make_stepper(make_model(0), make_model(1), chat, options) for _ in range(2))
-    want, found = run(alone, rows[:1], [[80, 2]]), run(beside, rows[:2], [[80, 2], []])
+    want, found = (run(stepper_of(chat, sft=False, per_device_train_batch_size=1), rows[: len(drawn)], drawn)
+                   for drawn in ([[80, 2]], [[80, 2], []]))
     same = ("loss", "kl_loss", "grad_norm", "tokens", "trajectories")
     assert {key: found[key] for key in same} == pytest.approx({key: want[key] for key in same})
     assert not found["skipped"]
@@ -257,8 +235,7 @@ def test_a_micro_batch_without_any_view_adds_nothing(chat, rows):
     (False, "fixed", 2.0), (False, "ema", None), (True, "fixed", 2.0)])
 def test_the_kl_term_has_a_weight_that_is_given_or_balanced(chat, rows, sft, balance, weight):
     """One that is given is never called bounded."""
-    options = replace(OPTIONS, sft=sft, balance=balance, fixed_lambda=2.0, lambda_max=2.0)
-    metrics = run(make_stepper(make_model(0), make_model(1), chat, options), rows[:4])
+    metrics = run(stepper_of(chat, sft=sft, balance=balance, fixed_lambda=2.0, lambda_max=2.0), rows[:4])
     assert metrics["lambda"] == weight
     assert metrics["loss"] == pytest.approx((metrics["sft_loss"] or 0) + (weight or 1.0) * metrics["kl_loss"])
     assert not metrics["lambda_bounded"]
@@ -266,25 +243,23 @@ def test_the_kl_term_has_a_weight_that_is_given_or_balanced(chat, rows, sft, bal
 
 def test_a_trajectory_whose_first_tokens_are_skipped_shares_its_prompt(chat, rows):
     """They are the end of its prompt; the row's answer has the same one without them."""
-    student = make_model(0)
-    stepper = make_stepper(student, make_model(1), chat, replace(OPTIONS, num_loss_tokens_to_skip=2))
-    example, prompt = stepper.example(rows[0], [[80, 81, 82, 2]]), chat.student_prompt(rows[0].prompt)
-    batch = pack(example.students, student)
+    stepper, prompt = stepper_of(chat, num_loss_tokens_to_skip=2), chat.student_prompt(rows[0].prompt)
+    example = stepper.example(rows[0], [[80, 81, 82, 2]])
     answer = example.of("sft")[0].student.completion
+    batch = pack(example.students, stepper.student_pass.model)
     assert batch.inputs["input_ids"].tolist() == [[*prompt, *answer, 80, 81, 82, 2]]
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_averages_alone(chat, rows, monkeypatch):
     """Losses may be finite where the gradient is not: λ must not remember a step that never was."""
-    stepper = make_stepper(make_model(0), make_model(1), chat)
+    stepper = stepper_of(chat)
     run(stepper, rows[:4])
     before = stepper.balance.state()
     weights = [parameter.clone() for parameter in stepper.parameters]
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
     metrics = run(stepper, rows[:4])
     assert metrics["skipped_because"] == "not finite"
-    assert metrics["sft_loss"] > 0
-    assert metrics["kl_loss"] > 0
+    assert min(metrics["sft_loss"], metrics["kl_loss"]) > 0
     assert stepper.balance.state() == before
     assert all(map(torch.equal, weights, stepper.parameters))
 

@@ -10,7 +10,6 @@ from watched_run import OPTIONS, lines, make_scorer, run
 
 from raft_fast.distillation import Callback
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.metrics import speeds
 from raft_fast.distillation.watching import (
     FirstBatch,
     LogCompletions,
@@ -25,13 +24,6 @@ from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
 
-def test_speeds_are_tokens_over_seconds():
-    metrics = {"tokens": 100, "train_seconds": 2.0, "teacher_seconds": None, "rollout_seconds": 4.0}
-    assert speeds(metrics, 4, []) == {
-        "rollout_tokens": 4, "teacher_tokens": 0, "rollout_tokens_per_second": 1.0,
-        "teacher_tokens_per_second": None, "train_tokens_per_second": 50.0}
-
-
 def shown():
     """A reporter of steps, and the (steps, note, steps found) that it showed."""
     told = []
@@ -40,23 +32,20 @@ def shown():
 
 def test_every_step_logs_its_speeds_and_shows_its_losses(tmp_path, chat):
     (steps, told), options = shown(), replace(OPTIONS, steps_per_generation=2, save_steps=4)
-    run(tmp_path / "run", chat, [steps], options)
+    run(tmp_path / "run", chat, [steps, EvaluateEvery(6, make_scorer(chat))], options)
     metrics = lines(tmp_path / "run/metrics.jsonl")
-    assert all(step[f"{part}_tokens_per_second"] > 0 for step in metrics for part in ("teacher", "train"))
+    for part, tokens in (("rollout", "rollout_tokens"), ("teacher", "teacher_tokens"), ("train", "tokens")):
+        assert [step[f"{part}_tokens_per_second"] for step in metrics] == [pytest.approx(
+            step[tokens] / step[f"{part}_seconds"]) if step[tokens] else None for step in metrics]
     assert [step["rollout_tokens"] > 0 for step in metrics] == [True, False] * 3
-    assert [steps for steps, *_ in told] == [0] + [1] * 6
-    assert re.fullmatch(r"loss \S+  sft \S+  kl \S+  λ \S+", told[1][1])
+    assert [steps for steps, *_ in told] == [0, 0] + [1] * 6 + [0]
+    losses, scores = r"loss \S+  sft \S+  kl \S+  λ \S+", r"domain_nll \S+  general_drift \S+"
+    for place, note in ((1, scores), (2, f"{losses}  {scores}"), (-1, f"{losses}  {scores}")):
+        assert re.fullmatch(note, told[place][1])
     shutil.rmtree(checkpoints(tmp_path / "run/checkpoints")[-1])
     steps, told = shown()
     run(tmp_path / "run", chat, [steps], options)
     assert [(done, found) for done, _, found in told] == [(0, 4), (1, 0), (1, 0)]
-
-
-def test_the_last_evaluation_stands_beside_the_last_step():
-    steps, told = shown()
-    steps.on_evaluate(None, {"eval_domain_nll": 3.0, "eval_general_drift": None})
-    steps.on_evaluate(None, {"eval_domain_nll": 2.5, "eval_general_drift": 0.25})
-    assert [note for _, note, _ in told] == ["domain_nll 3", "domain_nll 2.5  general_drift 0.25"]
 
 
 def test_completions_are_logged_and_not_twice(tmp_path, chat):
@@ -88,16 +77,13 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert len(re.findall(r'## Row \d\n\n    row_id: "r\d"\n', text)) == 3
     views = re.findall(r'### (.*)\n\n    control tokens: ({"<turn>": .*})\n\nmasked, tokens \[0, (\d+)\):\n\n'
                        r"((?:    .*\n)+)\nin the loss, tokens \[\3, (\d+)\):\n\n((?:    .*\n)+)", text)
-    assert len(views) == 9
     titles, _, starts, masked, ends, scored = zip(*views, strict=True)
-    assert titles[:3] == ("Answer to train on (sft)", "Trajectory, for the student (kl)",
+    assert titles == 3 * ("Answer to train on (sft)", "Trajectory, for the student (kl)",
                           "Trajectory, for the teacher (kl)")
     masked, scored = ([re.sub("(?m)^    ", "", part)[:-1] for part in parts] for parts in (masked, scored))
-    counts = [len(chat.tokenizer(part, add_special_tokens=False).input_ids) for part in masked]
-    assert counts[0] == int(starts[0])
+    assert len(chat.tokenizer(masked[0], add_special_tokens=False).input_ids) == int(starts[0])
     assert int(ends[1]) - int(starts[1]) < OPTIONS.max_completion_length  # the skipped token is masked
-    assert masked[0].endswith("<turn>assistant\n")
-    assert "<turn>user\nWhat is" in masked[0]
+    assert re.search("<turn>user\nWhat is(.|\n)*<turn>assistant\n$", masked[0])
     assert re.fullmatch("It is .*<eos>", scored[0])
     assert "reference knowledge: It is" in masked[2]  # the teacher sees the answer, and the student does not
     assert "reference knowledge" not in masked[1]
@@ -139,7 +125,7 @@ def stub_tracker(monkeypatch):
 
         def __init__(self, run_name, logging_dir=None):
             super().__init__()
-            self.values, self.config, self.finished, self.broken = [], None, False, False
+            self.values, self.finished = [], False
             Stub.made.append(self)
 
         @property
@@ -150,8 +136,6 @@ def stub_tracker(monkeypatch):
             self.config = values
 
         def log(self, values, step=None, **kwargs):
-            if self.broken:
-                raise ConnectionError("service is down")
             self.values.append((step, values))
 
         def finish(self):
@@ -176,8 +160,8 @@ def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
 
 def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(tmp_path, chat, stub_tracker):
     trackers = Trackers(find_trackers("stub"), tmp_path / "run", {})
-    stub_tracker.made.pop().broken = True
-    with pytest.warns(UserWarning, match="tracker stub failed and is dropped: service is down"):
+    stub_tracker.made.pop().values = None
+    with pytest.warns(UserWarning, match="tracker stub failed and is dropped: 'NoneType'"):
         run(tmp_path / "run", chat, [trackers])
     assert len(lines(tmp_path / "run/metrics.jsonl")) == 6
 

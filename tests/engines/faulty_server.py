@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from raft_fast.engines import Sampling
 
 SAMPLING = Sampling(seed=1)
@@ -40,7 +42,7 @@ def cut_off(handler):
     hang_up(handler)
 
 
-def whitespace_forever(handler):
+def trickle(handler):
     """No time-out between two reads ever notices."""
     handler.send(200, " ", promised=10**9)
     while True:
@@ -79,9 +81,17 @@ def ask(engine, *texts, sampling=SAMPLING):
     return dict(engine.generate(one_turn_each(texts), sampling))
 
 
+def ask_until(error, engine, texts, match=None):
+    """The texts that came before the error which ends the call."""
+    got = []
+    with pytest.raises(error, match=match):
+        got.extend(reply.text for _, reply in engine.generate(one_turn_each(texts), SAMPLING))
+    return got
+
+
 class Server(ThreadingHTTPServer):
     """Answers with `reply(request, how many times this text was asked before)`: a text, a Say, or a
-    function of the handler. Remembers requests, when they came, and the most at once."""
+    function of the handler. Remembers requests."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -91,7 +101,6 @@ class Server(ThreadingHTTPServer):
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
         self.reply, self.requests, self.seen = reply, [], Counter()
-        self.now = self.most = 0
         self.lock = threading.Lock()
 
     @property
@@ -136,15 +145,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             before = self.server.seen[text]
             self.server.seen[text] += 1
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
             self.server.requests.append(
                 self.request_body | {"authorization": self.headers["authorization"]})
-        try:
-            self.answer(self.server.reply(self.request_body, before))
-        finally:
-            with self.server.lock:
-                self.server.now -= 1
+        self.answer(self.server.reply(self.request_body, before))
 
     def answer(self, reply):
         if callable(reply):

@@ -17,7 +17,7 @@ from raft_fast.run.terminal import masked
 KEY = "sk-Test/Key+0123456789abcdef=="
 
 
-@pytest.mark.parametrize("around", ["{}\r", " {}\r\n", "{}\t", "\n{}", "{} "])
+@pytest.mark.parametrize("around", ["{}\r", " {}\r\n", "\n{}"])
 def test_space_around_a_key_is_not_part_of_it(serve, connect, monkeypatch, around):
     monkeypatch.setenv("OPENAI_API_KEY", around.format(KEY))
     server = serve()
@@ -50,25 +50,21 @@ def test_a_key_that_a_server_echoes_is_masked(serve, connect, monkeypatch, echo,
         assert part.lower() not in said.lower()
 
 
-def test_a_key_in_a_replys_text_is_masked_and_a_placeholder_is_not(serve, connect, monkeypatch):
-    server = serve(lambda request, before: "the key is lm-studio or " + KEY)
-    for value, text in ((KEY, "lm-studio or ***"), ("lm-studio", f"lm-studio or {KEY}")):
-        monkeypatch.setenv("OPENAI_API_KEY", value)
-        assert ask(connect(server), "a")[0].text == f"the key is {text}"
-
-
-def test_a_key_that_a_server_echoes_reaches_no_journal(serve, connect, monkeypatch, tmp_path):
-    monkeypatch.setenv("THE_VARIABLE", KEY)
-
+def test_a_key_that_a_server_echoes_reaches_no_reply_and_no_journal(serve, connect, monkeypatch, tmp_path):
+    """A placeholder is no key."""
     def echo(request, before):
-        return Say(f"Bearer {KEY}", 400 if request["messages"][0]["content"] == "bad" else 200)
+        return Say(f"lm-studio {KEY}", 400 if request["messages"][0]["content"] == "bad" else 200)
 
-    engine = connect(f"m@{serve(echo).url}#THE_VARIABLE")
-    conversations = [[Message(role="user", content=text)] for text in ("bad", "good")]
+    server, conversations = serve(echo), [[Message(role="user", content=text)] for text in ("bad", "good")]
+    monkeypatch.setenv("THE_VARIABLE", "lm-studio")
+    assert ask(connect(f"m@{server.url}#THE_VARIABLE"), "a")[0].text == f"lm-studio {KEY}"
+    monkeypatch.setenv("THE_VARIABLE", KEY)
+    engine = connect(f"m@{server.url}#THE_VARIABLE")
     with Journal(tmp_path) as journal:
         for sampling in (Sampling(), None):
             replies = journal.ask("kind", engine, conversations, sampling, "", lambda *_: None)
-            assert "Bearer ***" in replies[0].error
+            assert "lm-studio ***" in replies[0].error
+            assert sampling is None or replies[1].text == "lm-studio ***"
     assert KEY[3:20] not in (tmp_path / "journal.jsonl").read_text()
 
 

@@ -17,7 +17,6 @@ def options(*argv):
 
 @pytest.mark.parametrize(("name", "value", "says"), [
     ("requests_in_flight", "0", "--requests_in_flight 0: must be at least 1"),
-    ("requests_per_minute", "-1", "--requests_per_minute -1.0: must be at least 0"),
     ("request_timeout", "0", "--request_timeout 0.0: must be above 0"),
     ("price", "3", "--price 3: must be PROMPT/COMPLETION"), ("extra_body", "[1]", "--extra_body"),
     ("engine_overrides", "{}", "--engine_overrides: it is no option any more"),

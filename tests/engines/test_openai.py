@@ -5,9 +5,10 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faulty_server import SAMPLING, Say, ask, body, one_turn_each, then
+from faulty_server import SAMPLING, Say, ask, ask_until, body, one_turn_each, then
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Sampling
@@ -143,7 +144,7 @@ def test_a_server_without_a_list_of_models_needs_a_name(serve, connect, status):
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_keeps_the_replies_in_flight_and_twice_leaves(serve, connect, times):
     """A real SIGINT while the main thread waits; what was not sent by then never is."""
-    both_sent, left, got = threading.Barrier(2, timeout=30), threading.Event(), []
+    both_sent, left = threading.Barrier(2, timeout=30), threading.Event()
 
     def reply(request, before):
         if both_sent.wait() == 0:
@@ -154,14 +155,7 @@ def test_ctrl_c_keeps_the_replies_in_flight_and_twice_leaves(serve, connect, tim
         return "paid for"
 
     server = serve(reply)
-    engine = connect(server, requests_in_flight=2)
-
-    def collect():
-        for _, one in engine.generate(one_turn_each("abcd"), SAMPLING):
-            got.append(one.text)
-
-    with pytest.raises(KeyboardInterrupt):
-        collect()
+    got = ask_until(KeyboardInterrupt, connect(server, requests_in_flight=2), "abcd")
     left.set()
     assert got == ["paid for"] * (2 if times == 1 else 0)
     assert len(server.requests) == 2
@@ -170,7 +164,7 @@ def test_ctrl_c_keeps_the_replies_in_flight_and_twice_leaves(serve, connect, tim
 def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect):
     """While all of them wait for replies: what is in flight comes, and what stands in line is never sent, nor
     that of a call which has nothing in flight."""
-    sent, go_on, got, raised = threading.Semaphore(0), threading.Event(), [], []
+    sent, go_on = threading.Semaphore(0), threading.Event()
 
     def reply(request, before):
         sent.release()
@@ -179,26 +173,17 @@ def test_an_interrupt_from_another_thread_ends_every_call_at_once(serve, connect
 
     server = serve(reply)
     engine = connect(server, requests_in_flight=2)
-
-    def collect(texts):
-        try:
-            for _, one in engine.generate(one_turn_each(texts), SAMPLING):
-                got.append(one.text)
-        except KeyboardInterrupt as error:
-            raised.append(error)
-
-    first, second = (threading.Thread(target=collect, args=(texts,)) for texts in ("abcd", "efgh"))
-    first.start()
-    assert all(sent.acquire(timeout=10) for _ in range(2))
-    second.start()
-    until = time.monotonic() + 10
-    while len(engine._calls) < 2 and time.monotonic() < until:
-        time.sleep(0.001)
-    engine.interrupt()
-    go_on.set()
-    first.join(10)
-    second.join(10)
-    assert (got, len(raised), len(server.requests)) == (["paid for"] * 2, 2, 2)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask_until, KeyboardInterrupt, engine, "abcd")
+        assert all(sent.acquire(timeout=10) for _ in range(2))
+        second = pool.submit(ask_until, KeyboardInterrupt, engine, "efgh")
+        until = time.monotonic() + 10
+        while len(engine._calls) < 2 and time.monotonic() < until:
+            time.sleep(0.001)
+        engine.interrupt()
+        go_on.set()
+        assert (first.result(10), second.result(10)) == (["paid for"] * 2, [])
+    assert len(server.requests) == 2
     list(engine.generate(one_turn_each("i"), SAMPLING))  # a later call is not concerned
     assert len(server.requests) == 3
 

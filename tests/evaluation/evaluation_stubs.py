@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from pathlib import Path
 
 import yaml
@@ -15,25 +14,20 @@ from raft_fast.evaluation import evaluate
 from raft_fast.run.options import SMOLLM2, EvaluateOptions
 from raft_fast.run.progress import Reporter
 
-ROWS = 24
-
 
 class StubEngine:
     """Answers with `answer(last user turn)`; a gold answer costs `nats` a word."""
 
-    def __init__(self, answer, identity="stub", nats=2.0, error=None, finish_reason="stop"):
-        self.answer, self.identity, self.nats = answer, identity, nats
-        self.error, self.finish_reason = error, finish_reason
+    def __init__(self, answer, identity="stub", nats=2.0, error=None):
+        self.answer, self.identity, self.nats, self.error = answer, identity, nats, error
 
     def generate(self, conversations, sampling):
-        for index in reversed(range(len(conversations))):  # engines answer in any order
-            text = self.answer(conversations[index][-1]["content"])
-            yield index, Reply(text, self.finish_reason, error=self.error)
+        for index, turns in reversed(list(enumerate(conversations))):  # engines answer in any order
+            yield index, Reply(self.answer(turns[-1]["content"]), error=self.error)
 
     def nll(self, conversations, completions):
-        for index in reversed(range(len(completions))):
-            words = len(completions[index].split())
-            yield index, (self.nats * words, words)
+        for index, text in reversed(list(enumerate(completions))):
+            yield index, (self.nats * len(text.split()), len(text.split()))
 
 
 class OverlapEncoder:
@@ -45,52 +39,39 @@ class OverlapEncoder:
         return [len(a & b) / max(len(a | b), 1) for a, b in pairs]
 
 
-def make_rows(count=ROWS):
+def make_rows(count=24, hostile=""):
     topics = ["building permit", "wet room", "attic", "facade", "drainage", "quality inspector"]
-    return [Row(row_id=f"faq-{number:03d}", category=topics[number % 6],
-                prompt=[Message(role="user", content=(
-                    f"How long does case {number} of a {topics[number % 6]} take, and what does "
-                    "it cost?"))],
-                completion="", gold=(
-                    f"A {topics[number % 6]} takes {4 + number % 5} weeks under PBL 9 kap. "
-                    f"{20 + number % 9} §. Expect {1 + number % 7},500 SEK."))
+    return [Row(f"faq-{number:03d}", [Message(role="user", content=(
+                    f"{hostile}How long does case {number} of a {topics[number % 6]} take, and what does "
+                    "it cost?"))], "", (
+                    f"{hostile}A {topics[number % 6]} takes {4 + number % 5} weeks under PBL 9 kap. "
+                    f"{20 + number % 9} §. Expect {1 + number % 7},500 SEK."), hostile + topics[number % 6])
             for number in range(count)]
 
 
-def fabricate_run(folder: Path, ifbench: Path, hostile: str = "") -> Path:
+def fabricate_run(folder: Path, hostile: str = "") -> Path:
     """A whole run's folder, every file real in shape; `hostile` is put wherever data can go."""
-    rows, dice = make_rows(), random.Random(7)
-    golds = [row.gold for row in rows]
-    rows = [Row(row.row_id, [Message(role="user", content=hostile + row.prompt[-1]["content"])], "",
-                hostile + row.gold, hostile + (row.category or "")) for row in rows]
-
-    def base(asked):
-        return f"{hostile}It depends. It can take 6 weeks and costs a lot, so ask around."
-
-    def trained(asked):
-        case = re.search(r"case (\d+)", asked)
-        return golds[int(case[1])] if case and int(case[1]) % 3 else base(asked)
-
+    rows, dice = make_rows(hostile=hostile), random.Random(7)
+    known = {row.prompt[-1]["content"]: row.gold for place, row in enumerate(rows) if place % 3}
+    said = f"{hostile}It depends. It can take 6 weeks and costs a lot, so ask around."
     (folder / "model").mkdir(parents=True)
-    evaluate(StubEngine(base, "base@1", 3.1), StubEngine(trained, "trained@1", 2.4), rows,
-             EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder, ifbench=ifbench)
-    config = {"data": None, "max_rows": 96, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2,
-              "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5,
-              "note": hostile}
+    evaluate(StubEngine(lambda asked: said, "base@1", 3.1),
+             StubEngine(lambda asked: known.get(asked, said), "trained@1", 2.4), rows,
+             EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder,
+             ifbench=fake_ifbench(folder / "wheel"))
+    config = {"data": None, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2, "note": hostile,
+              "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_folder(folder / "refine", many(96, hostile), rows={"used": 96, "total": 302}, fuser_is_judge=True,
                  sources={"gold": 50, "rewrite": 0, "fused": 46}, passed_filter=46, objections={"copy": 11})
-    write_lines(folder / "metrics.jsonl", [step(number, dice) for number in range(1, 61)])
+    write_lines(folder / "metrics.jsonl", [
+        {"step": number, "sft_loss": 2.1 + dice.gauss(0, 0.08), "kl_loss": 0.2, "lambda": 12.5,
+         "ce_kl_ratio": 0.8, "grad_norm": 9 + dice.gauss(0, 1), "teacher_mass": 0.66, "tokens": 2048,
+         "skipped": False} for number in range(1, 61)])
     (folder / "phases.json").write_text(json.dumps([
         {"name": name + hostile, "seconds": seconds, "peak_bytes": 4e8} for name, seconds in [
-            ("read rows", 0.4), ("train", 141.0), ("evaluate trained: general", 18.5)]]))
+            ("train", 141.4), ("evaluate trained: general", 18.5)]]))
     return folder
-
-
-def step(number, dice):
-    sft, kl = 2.1 + 1 / number + dice.gauss(0, 0.08), 0.16 + 0.1 / number
-    return {"step": number, "sft_loss": sft, "kl_loss": kl, "lambda": 12.5, "ce_kl_ratio": sft / (12.5 * kl),
-            "grad_norm": 9 + dice.gauss(0, 1), "teacher_mass": 0.66, "tokens": 2048, "skipped": False}
 
 
 def write_lines(path, records):
@@ -106,7 +87,7 @@ nltk.download("punkt")
 
 class Base:
     def __init__(self, id):
-        self.id = id
+        pass
     def build_description(self):
         nltk.download("punkt_tab", quiet=True)
     def get_instruction_args(self):
@@ -141,13 +122,13 @@ class RepeatsPrompt(Base):
 INSTRUCTION_DICT = {"count:min": MinWords, "format:stop": EndsWithStop, "needs:data": NeedsData,
                     "fragile:house": Fragile, "repeat:prompt": RepeatsPrompt}
 '''
-FAKE_PROMPTS = [
-    ("0", "Say a lot.", ["count:min"], [{"small_n": 3, "other": None}]),
-    ("1", "End well.", ["format:stop", "count:min"], [{}, {"small_n": 2}]),
-    ("2", "Needs a corpus.", ["needs:data", "format:stop"], [{}, {}]),
-    ("3", "Speak of a house.", ["fragile:house"], [{}]),
-    ("4", "Repeat me.", ["repeat:prompt"], [{}]),
-    ("5", "Say as much as drawn.", ["count:min"], [{"small_n": None}]),
+FAKE_PROMPTS = [  # instruction -> arguments
+    ("Say a lot.", {"count:min": {"small_n": 3, "other": None}}),
+    ("End well.", {"format:stop": {}, "count:min": {"small_n": 2}}),
+    ("Needs a corpus.", {"needs:data": {}, "format:stop": {}}),
+    ("Speak of a house.", {"fragile:house": {}}),
+    ("Repeat me.", {"repeat:prompt": {}}),
+    ("Say as much as drawn.", {"count:min": {"small_n": None}}),
 ]
 
 
@@ -157,6 +138,6 @@ def fake_ifbench(folder: Path) -> Path:
     (folder / "ifbench/__init__.py").touch()
     (folder / "ifbench/instructions_registry.py").write_text(FAKE_REGISTRY)
     write_lines(folder / "ifbench/data/IFBench_test.jsonl", [
-        {"key": key, "prompt": text, "instruction_id_list": ids, "kwargs": kwargs}
-        for key, text, ids, kwargs in FAKE_PROMPTS])
+        {"key": str(key), "prompt": text, "instruction_id_list": list(asked), "kwargs": list(asked.values())}
+        for key, (text, asked) in enumerate(FAKE_PROMPTS)])
     return folder

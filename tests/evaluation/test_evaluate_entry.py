@@ -36,14 +36,10 @@ def test_defaults_point_at_the_run(tmp_path):
     assert evaluate.find_base(model) == "some/base"
 
 
-@pytest.mark.parametrize("argv", [[], ["--data", "rows.jsonl"], ["--base", "some/model"]])
-def test_bad_input_is_one_line_and_code_2(said, tmp_path, argv):
-    assert said(*argv) == "error: --model is missing: name a run's model, as in --model RUN/model\n"
-    assert said("--model", tmp_path / "model", *argv).count("\n") == 1
-
-
-def test_a_run_and_an_adapter_are_told_from_a_model_before_rows_are_read(said, tmp_path):
+def test_what_is_no_model_is_one_line_and_code_2_before_rows_are_read(said, tmp_path):
     adapter, data = tmp_path / "adapter", ["--data", "nowhere.jsonl"]
+    assert said(*data) == "error: --model is missing: name a run's model, as in --model RUN/model\n"
+    assert said("--model", tmp_path / "model", *data).count("\n") == 1
     (tmp_path / "model").mkdir()
     adapter.mkdir()
     (adapter / "adapter_config.json").touch()

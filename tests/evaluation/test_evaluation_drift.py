@@ -33,9 +33,8 @@ VIEWS = [View([1, 5, 9], [7, 8, 2]), View([1, 4], [6]), View([1, 3], []), View([
 
 def dense(base, trained, view):
     """The definition: both models' whole logits in float64."""
-    logits = [model(torch.tensor([view.ids])).logits[0].double().log_softmax(-1)
-              [len(view.prompt) - 1 : -1] for model in (base, trained)]
-    p, q = logits
+    p, q = (model(torch.tensor([view.ids])).logits[0].double().log_softmax(-1)[len(view.prompt) - 1 : -1]
+            for model in (base, trained))
     ids = torch.tensor(view.completion)[:, None]
     return [float(value) for value in (
         (p.exp() * (p - q)).sum(), -p.gather(1, ids).sum(), -q.gather(1, ids).sum(),
@@ -48,8 +47,8 @@ def test_every_sum_is_the_dense_one_and_a_model_has_not_moved_from_itself(model,
     for view, drift in zip(VIEWS, found, strict=True):
         assert drift.tokens == len(view.completion)
         if view.completion:
-            sums = [drift.kl, drift.base_nll, drift.nll, drift.agreement]
-            assert sums == pytest.approx(dense(model, moved, view), rel=1e-4, abs=1e-5)
+            assert [drift.kl, drift.base_nll, drift.nll, drift.agreement] == pytest.approx(
+                dense(model, moved, view), rel=1e-4, abs=1e-5)
     assert found[0].kl > 0.01
     for drift in compare_tokens(model, model, VIEWS, 0, Reporter(), "drift"):
         assert (drift.kl, drift.nll, drift.agreement) == (0, drift.base_nll, drift.tokens)

@@ -1,6 +1,7 @@
 import random
 import socket
 import sys
+from collections import Counter
 
 import nltk
 import pytest
@@ -22,11 +23,8 @@ def ifbench(tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def refuse(*args, **options):
-        raise AssertionError("reached for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(nltk, "download", refuse)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("reached for the network"))
+    monkeypatch.setattr(nltk, "download", lambda *_, **__: pytest.fail("reached for the network"))
 
 
 def test_only_prompts_that_work_are_kept_and_the_import_leaves_no_trace(ifbench, no_network):
@@ -70,16 +68,15 @@ def test_missing_arguments_are_drawn_alike_and_leave_global_random_alone(ifbench
 
 
 def test_loose_variants():
-    variants = loose_variants("a\n*b*\nc")
-    assert variants == ["a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*", "a\nb\nc", "b\nc", "a\nb", "b"]
+    assert loose_variants("a\n*b*\nc") == [
+        "a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*", "a\nb\nc", "b\nc", "a\nb", "b"]
 
 
 def test_slice_is_fixed_even_and_in_order():
     prompts = [Prompt(str(place), "", [f"kind:{place % 10}"], [{}]) for place in range(100)]
     chosen = fixed_slice(prompts, 20)
     assert chosen == fixed_slice(prompts, 20)
-    kinds = [prompt.instructions[0] for prompt in chosen]
-    assert all(kinds.count(f"kind:{kind}") == 2 for kind in range(10))
+    assert Counter(prompt.instructions[0] for prompt in chosen) == {f"kind:{kind}": 2 for kind in range(10)}
     assert [int(prompt.key) for prompt in chosen] == sorted(int(prompt.key) for prompt in chosen)
     assert len(fixed_slice(prompts, 1)) == 1
     assert fixed_slice(prompts, 0) == fixed_slice(prompts, 1000) == prompts

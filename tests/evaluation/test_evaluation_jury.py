@@ -10,18 +10,11 @@ from refinement.refinement_stubs import StubEngine as StubJudge
 
 from raft_fast.engines import Reply
 from raft_fast.evaluation import evaluate
-from raft_fast.evaluation.jury import Ballot, krippendorff_alpha, open_jury
+from raft_fast.evaluation.jury import Ballot, agreement, open_jury
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import CompareOptions, EvaluateOptions
 from raft_fast.run.progress import Reporter
-
-ASKED = EvaluateOptions(general_prompts=-1)
-
-
-def verdicts(*scores):
-    return [Verdict(f"j{place}", score, None if score is not None else "down")
-            for place, score in enumerate(scores)]
 
 
 @pytest.mark.parametrize(("scores", "quorum", "said"), [
@@ -29,18 +22,18 @@ def verdicts(*scores):
     ((1.0, None, 0.9), 2, True), ((1.0, None, None), 2, None), ((None, None, None), 1, None),
     ((0.5,), 1, False), ((0.51,), 1, True)])
 def test_the_majority_of_the_votes_there_are(scores, quorum, said):
-    assert Ballot(verdicts(*scores), quorum).correct is said
+    assert Ballot([Verdict("j", score, None) for score in scores], quorum).correct is said
 
 
-def test_alpha_by_hand():
-    """Krippendorff's own example of two observers and ten units: 0.095."""
-    first, second = "0100000010", "1110010000"
-    assert krippendorff_alpha(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
-    assert krippendorff_alpha([[True, True], [False, False]]) == 1
-    assert krippendorff_alpha([[True, False], [False, True]]) == pytest.approx(-0.5)
-    assert krippendorff_alpha([[True, True], [True]]) is None  # nothing could disagree
+@pytest.mark.parametrize(("votes", "alpha"), [
+    # Krippendorff's own example of two observers and ten units: 0.095
+    (list(zip(map(int, "0100000010"), map(int, "1110010000"), strict=True)), 0.095),
+    ([[1, 1], [0, 0]], 1), ([[1, 0], [0, 1]], -0.5), ([[1, 1], [1]], None), ([], None),
     # a vote that is missing leaves the other pairs in: by hand, observed 2/5, expected 12/20
-    assert krippendorff_alpha([[1, 1, 0], [0, 0], [1]]) == pytest.approx(1 - (2 / 5) / (12 / 20))
+    ([[1, 1, 0], [0, 0], [1]], 1 - (2 / 5) / (12 / 20))])
+def test_alpha_by_hand(votes, alpha):
+    found = agreement(votes)["krippendorff_alpha"]
+    assert found == (alpha if alpha is None else pytest.approx(alpha, abs=5e-4))
 
 
 def judge(name, knows):
@@ -55,13 +48,13 @@ def checked(text):
 def held(tmp_path, judges, **options):
     """evaluation.json of a model that knows every other answer, judged."""
     rows = make_rows(12)
-    gold = {row.prompt[-1]["content"]: row.gold for row in rows}
-    known = [question for place, question in enumerate(gold) if place % 2]
+    known = {row.prompt[-1]["content"]: row.gold for place, row in enumerate(rows) if place % 2}
     base = StubEngine(lambda asked: "It depends.", "base")
-    trained = StubEngine(lambda asked: gold[asked] if asked in known else "", "trained")
+    trained = StubEngine(lambda asked: known.get(asked, ""), "trained")
     options = CompareOptions(**{"eval_judge": ",".join(judges)} | options)
     with open_jury(options, judges.__getitem__, tmp_path / "jury") as jury:
-        return evaluate(base, trained, rows, ASKED, OverlapEncoder(), Reporter(), tmp_path, jury=jury)
+        return evaluate(base, trained, rows, EvaluateOptions(general_prompts=-1), OverlapEncoder(),
+                        Reporter(), tmp_path, jury=jury)
 
 
 def test_accuracy_agreement_and_ballots(tmp_path):
@@ -87,7 +80,7 @@ def test_accuracy_agreement_and_ballots(tmp_path):
     assert len(judges["kind"].asked) == 18
 
 
-def test_a_judge_that_fails_now_and_then_owes_votes_and_the_quorum_decides(tmp_path):
+def test_a_judge_that_fails_now_and_then_has_fewer_votes_and_the_quorum_decides(tmp_path):
     def moody(text, seed):
         return Reply("", error="garbage") if "case 3 " in text else 1.0
 
@@ -96,9 +89,8 @@ def test_a_judge_that_fails_now_and_then_owes_votes_and_the_quorum_decides(tmp_p
     assert found["jury"]["missing_votes"] == {"moody": 2}
     assert found["jury"]["not_judged"] == {"base": 1, "trained": 1}
     assert found["domain"]["metrics"]["jury"]["base"]["n"] == 11
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words/jury.txt").write_text("{question} {gold} Answer to check: {answer}")
-    lenient = held(tmp_path / "other", judges, eval_quorum=1, eval_prompts=str(tmp_path / "words"))
+    (tmp_path / "jury.txt").write_text("{question} {gold} Answer to check: {answer}")
+    lenient = held(tmp_path / "other", judges, eval_quorum=1, eval_prompts=str(tmp_path))
     assert lenient["jury"]["not_judged"] == {"base": 0, "trained": 0}
     assert lenient["jury"]["prompt"] != found["jury"]["prompt"]
     assert judges["moody"].asked[-1][0]["content"].startswith("How long")  # in the user's own words
@@ -114,18 +106,13 @@ def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"eval_judge": "a,a"}, "--eval_judge a,a: names a twice: name each judge once"),
-    ({"eval_judge": "a,b"}, "two of them are one model"),
-    ({"eval_judge": "a", "eval_prompts": "."}, "holds no prompt"),
-])
+    ({"eval_judge": "a,a"}, "--eval_judge a,a: names a twice"), ({"eval_judge": "a,b"}, "are one model"),
+    ({"eval_judge": "a", "eval_prompts": "."}, "holds no prompt")])
 def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said), \
             open_jury(CompareOptions(**options), lambda spec: judge("same", bool), tmp_path / "jury"):
         pass
-    with open_jury(CompareOptions(), pytest.fail, tmp_path / "none") as jury:  # without judges
-        assert jury is None
-    assert not (tmp_path / "none").exists()
 
 
 def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsys, model_folder):
@@ -133,20 +120,20 @@ def test_the_command_judges_by_a_server_and_reports(tmp_path, monkeypatch, capsy
     from raft_fast import evaluate as entry
     from raft_fast.models import load as models
 
-    rows = [{"id": f"r{i}", "question": f"What is {i}?", "answer": f"It is {i}."} for i in range(3)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rows.jsonl").write_text("".join(
+        f'{{"id": "r{i}", "question": "What is {i}?", "answer": "It is {i}."}}\n' for i in range(3)))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
+    monkeypatch.chdir(tmp_path)
     with serving() as serve:
         server = serve(lambda request, before: "Let me see.\n**Score: 9**")
         monkeypatch.setattr(sys, "argv", [
-            "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data",
-            str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--general_prompts", "-1",
-            "--eval_max_new_tokens", "4", "--eval_judge", f"first@{server.url}"])
+            "evaluate", "--model", str(model_folder), "--base", str(model_folder), "--data", "rows.jsonl",
+            "--output_dir", "out", "--general_prompts", "-1", "--eval_max_new_tokens", "4", "--eval_judge",
+            f"first@{server.url}"])
         entry.main()
-    assert "Correct by the jury" in capsys.readouterr().out
-    report = (tmp_path / "out/report.html").read_text()
-    assert "Correct by the jury" in report
-    assert "Jury: first" in report
+    for text in (capsys.readouterr().out, (tmp_path / "out/report.html").read_text()):
+        assert "Correct by the jury" in text
+        assert "Jury: first" in text
     assert "Let me see." in (tmp_path / "out/jury/journal.jsonl").read_text()
     found = json.loads((tmp_path / "out/evaluation.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "out/generations.jsonl").read_text().splitlines()]

@@ -46,8 +46,8 @@ def test_the_models_score_what_their_likelihoods_say(own_tasks, chat, tmp_path):
     assert right["base"] != right["trained"]
     scores = found["tasks"]["raft_even"]["acc,none"]
     for name in engines:
-        assert scores[name]["mean"] == pytest.approx(sum(right[name]) / 6)
         share = sum(right[name]) / 6
+        assert scores[name]["mean"] == pytest.approx(share)
         assert scores[name]["stderr"] == pytest.approx((share * (1 - share) / 5) ** 0.5)  # of a mean of six
     change = (sum(right["trained"]) - sum(right["base"])) / 6
     assert scores["change"]["mean"] == pytest.approx(change)

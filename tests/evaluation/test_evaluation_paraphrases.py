@@ -10,40 +10,32 @@ from raft_fast.engines import Reply
 from raft_fast.models import load as models
 from raft_fast.paraphrase import objections
 
-QUESTION = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
-
-
+FENCE = "How high may a fence of 30 m under PBL 9 kap. 2 § be?"
 HEIGHT = "Must a building with two storeys not be higher than 8 m?"
 
 
-@pytest.mark.parametrize(("reply", "said"), [
-    ("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?", []),
-    (QUESTION.upper(), ["the same words as the question"]),
-    ("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?", ["numbers: lacks 30 m; adds 40 m"]),
-    ("A fence of 30 m may be high under PBL 9 kap. 2 §.", ["no longer a question"]),
-    ("Πόσο ψηλός μπορεί να είναι ένας φράχτης 30 m, PBL 9 kap. 2 §?", ["has Greek letters"]),
-    ("", ["empty reply"]), (Reply("x", error="down"), ["no reply: down"]),
-    (Reply("Under PBL 9 kap. 2 §, may a fence of 30 m?", "length", completion_tokens=8),
-     ["cut off after 8 tokens"])])
-def test_stage_1s_checks_review_a_paraphrase(reply, said):
-    found = objections(QUESTION, reply if isinstance(reply, Reply) else Reply(reply), 0.9, 0.8)
-    assert len(found) == len(said)
+@pytest.mark.parametrize(("question", "reply", "said"), [
+    (FENCE, Reply("Under PBL 9 kap. 2 §, how high may a fence of 30 m become?"), []),
+    (FENCE, Reply(FENCE.upper()), ["the same words as the question"]),
+    (FENCE, Reply("Under PBL 9 kap. 2 §, how high may a fence of 40 m become?"), ["lacks 30 m; adds 40 m"]),
+    (FENCE, Reply("A fence of 30 m may be high under PBL 9 kap. 2 §."), ["no longer a question"]),
+    (FENCE, Reply("", error="down"), ["no reply: down"]), (FENCE, Reply(""), ["empty reply"]),
+    (HEIGHT, Reply("May no building with two storeys be higher than 8 m?"), []),
+    (HEIGHT, Reply("Must a building with two storeys be higher than 8 m?"), ["'higher than' 8 m"])])
+def test_stage_1s_checks_review_a_paraphrase(question, reply, said):
+    found = objections(question, reply, 0.9, 0.8)
+    assert len(found) == len(said), found
     assert all(one in reason for one, reason in zip(said, found, strict=True))
-
-
-def test_a_lost_negation_and_low_similarity_are_named():
-    assert objections(HEIGHT, Reply("May no building with two storeys be higher than 8 m?"), 0.9, 0.8) == []
-    lost, low = objections(HEIGHT, Reply("Must a building with two storeys be higher than 8 m?"), 0.5, 0.8)
-    assert "'higher than' 8 m" in lost
-    assert low == "similarity 0.500 is below --paraphrase_tau 0.8"
+    low = objections(question, reply, 0.5, 0.8)
+    assert low == [*found, *["similarity 0.500 is below --paraphrase_tau 0.8"] * bool(reply.text)]
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The command on four rows in the working directory, with a stub engine."""
-    rows = [{"id": f"r{i}", "question": f"What is thing {i} here?", "answer": f"It is {i}."}
-            for i in range(4)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rows.jsonl").write_text("".join(
+        f'{{"id": "r{i}", "question": "What is thing {i} here?", "answer": "It is {i}."}}\n'
+        for i in range(4)))
     monkeypatch.setattr(models, "load_encoder", lambda *_: OverlapEncoder())
     monkeypatch.chdir(tmp_path)
 

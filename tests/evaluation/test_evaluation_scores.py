@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,20 +30,13 @@ def both(tmp_path, base, trained, count=3, **options):
                     tmp_path / "out", ifbench=tmp_path / "wheel")
 
 
-def load(path):
-    """JSON that refuses NaN and Infinity."""
-    def refuse(name):
-        raise AssertionError(f"{name} in {path}")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
-
-
 def test_evaluation_json_and_generations(tmp_path):
     fake_ifbench(tmp_path / "wheel")
     gold = {row.prompt[-1]["content"]: row.gold for row in make_rows(24)}
     result = both(tmp_path, StubEngine(lambda asked: "It depends.", "base", 3.1),
                   StubEngine(lambda asked: gold.get(asked, "Yes."), "trained"), 24, general_prompts=2)
-    assert load(tmp_path / "out/evaluation.json") == json.loads(json.dumps(result))
+    assert json.loads((tmp_path / "out/evaluation.json").read_text(), parse_constant=pytest.fail) == \
+        json.loads(json.dumps(result))
     f1, general = result["domain"]["metrics"]["token_f1"], result["general"]
     assert f1["trained"]["mean"] == 1
     assert f1["change"]["mean"] == pytest.approx(1 - f1["base"]["mean"])
@@ -91,53 +85,56 @@ def domain(engine, rows):
 
 def test_nll_is_total_over_total():
     rows = make_rows(3)
-
-    class Engine(StubEngine):
-        def nll(self, conversations, completions):
-            yield from ((index, (float(index + 1) * 4, 2 + index)) for index in (2, 0, 1))
-
-    records = domain(Engine(str.upper), rows)
+    engine = StubEngine(str.upper)
+    engine.nll = lambda *_: ((index, (float(index + 1) * 4, 2 + index)) for index in (2, 0, 1))
+    records = domain(engine, rows)
     assert weighted_mean(pairs(records, "nll"))["mean"] == pytest.approx((4 + 8 + 12) / (2 + 3 + 4))
     assert [record["row_id"] for record in records] == [row.row_id for row in rows]
     assert records[1]["answer"] == rows[1].prompt[-1]["content"].upper()
 
 
 def test_failed_replies_have_no_score_an_engine_without_nll_none_and_an_empty_answer_0():
-    class Remote:
-        identity = "remote"
-        generate = StubEngine(lambda text: "", error="refused").generate
-
-    records = domain(Remote(), make_rows(2))
+    remote = SimpleNamespace(generate=StubEngine(lambda text: "", error="refused").generate)
+    records = domain(remote, make_rows(2))
     assert pairs(records, "token_f1") == pairs(records, "nll") == [None, None]
-    assert weighted_mean([None])["n"] == 0
     assert records[0]["error"] == "refused"
     assert pairs(domain(StubEngine(lambda text: " "), make_rows(2)), "similarity") == [(0.0, 1.0)] * 2
 
 
-def test_wilson_interval_by_hand():
-    """The textbook's values for 2 of 10."""
-    found = share([(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 8)
-    assert [found[name] for name in ("mean", "low", "high")] == pytest.approx([0.2, 0.0567, 0.5098], abs=1e-4)
-    assert share([(0.0, 2.0), (0.0, 3.0), None])["high"] == pytest.approx(0.4345, abs=1e-4)
+@pytest.mark.parametrize(("given", "mean", "low", "high"), [
+    ([(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 8, 0.2, 0.0567, 0.5098),  # the textbook's values for 2 of 10
+    ([(0.0, 2.0), (0.0, 3.0), None], 0, 0, 0.4345)])
+def test_wilson_interval_by_hand(given, mean, low, high):
+    found = share(given)
+    assert [found[name] for name in ("mean", "low", "high")] == pytest.approx([mean, low, high], abs=1e-4)
     assert share([])["mean"] is None
 
 
-def test_bootstrap_covers_and_repeats():
+def test_bootstrap_covers_repeats_and_is_paired():
     values = [(float(value), 1.0) for value in np.random.default_rng(1).normal(3, 1, 200)]
     found = weighted_mean([*values, None])
     assert found["n"] == 200
     assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 / math.sqrt(200), rel=0.15)
     assert found == weighted_mean([*values, None])
     assert weighted_mean([(0.5, 1.0)])["low"] is None
-
-
-def test_change_is_paired():
+    assert weighted_mean([None])["n"] == 0
     base = [(float(value), 1.0) for value in range(10)]
     trained = [(value + 0.1 + 0.01 * (place % 2), weight) for place, (value, weight) in enumerate(base)]
     change = paired_change([*base, None], [*trained, (5.0, 1.0)])
     assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
     assert paired_change(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
+
+
+@pytest.mark.parametrize(("base", "trained", "p"), [
+    # three rows that all rise by 1: of the 8 ways to swap, 2 are as far from zero
+    ([(0.0, 1.0)] * 3, [(1.0, 1.0)] * 3, pytest.approx(2 / 8, abs=0.03)),
+    ([(0.0, 1.0)] * 12, [(1.0, 1.0)] * 12, pytest.approx(0.005, abs=0.005)),
+    ([(0.0, 1.0)] * 3, [(0.0, 1.0)] * 3, 1), ([None], [(1.0, 1.0)], None), ([(0.0, 0.0)], [(0.0, 0.0)], None),
+    # (sum, weight): a change in the short row alone hardly counts; one row differs, both ways equally far
+    ([(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)], 1)])
+def test_p_by_hand(base, trained, p):
+    assert paired_p(base, trained) == p
 
 
 def test_length_cuts_and_refusals():
@@ -164,15 +161,3 @@ def test_length_cuts_and_refusals():
     ("word " * 100 + "I cannot help.", False)])
 def test_refusals_come_first_and_say_so(answer, refused):
     assert refuses(answer) is refused
-
-
-def test_p_by_hand():
-    """Three rows that all rise by 1: of the 8 ways to swap, 2 are as far from zero."""
-    base, trained = [(0.0, 1.0)] * 3, [(1.0, 1.0)] * 3
-    assert paired_p(base, trained) == pytest.approx(2 / 8, abs=0.03)
-    assert paired_p(base * 4, trained * 4) < 0.01
-    assert paired_p(base, base) == 1
-    assert paired_p([None], [(1.0, 1.0)]) is None
-    assert paired_p([(0.0, 0.0)], [(0.0, 0.0)]) is None
-    # (sum, weight): a change in the short row alone hardly counts; one row differs, both ways equally far
-    assert paired_p([(10.0, 100.0), (1.0, 1.0)], [(10.0, 100.0), (3.0, 1.0)]) == 1

@@ -93,7 +93,7 @@ def rewritten(rows, replies, encoder, golds=None, skip_checks="", tau=0.0, optio
     """Candidates with these replies, criticised as rewrites."""
     prompts = load_prompts()
     bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(),
-                      Checker.of(RefineOptions(skip_checks=skip_checks)), lambda reply, fresh: None)
+                      Checker.of(RefineOptions(skip_checks=skip_checks)))
     found = [Candidate(one, REWRITE, 1, reply) for one, reply in zip(rows, replies, strict=True)]
     criticise(found, bench, prompts.rewrite, tau, option, retrieval=True)
     return found

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
 from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, Checker, check
 from raft_fast.refinement.checks.forms import guess_language
+from raft_fast.refinement.checks.patterns import find
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
@@ -54,13 +54,10 @@ ENDS = (" 5", "A")  # what may come after all of it: a run that ends in no space
 def test_no_check_takes_long_for_any_text(unit):
     """The older ones took 47 s for a gold table of 20 kB. They take less than 0.1 s."""
     gold = unit * (200_000 // len(unit))
-    texts = [text + end for text in (gold, gold[:9_900], (unit * 280)[:9_900]) for end in ENDS]
-    for text in texts:
-        case = Case("What?", text, Reply("not " + text), PROMPT)
-        for name in CHECKS:
-            start = time.process_time()
-            replace(LAW, skip=frozenset(CHECKS) - {name})(case)
-            assert time.process_time() - start < 2, name
+    for text in (text + end for text in (gold, gold[:9_900], (unit * 280)[:9_900]) for end in ENDS):
+        start = time.process_time()
+        LAW(Case("What?", text, Reply("not " + text), PROMPT))
+        assert time.process_time() - start < 2
 
 
 def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
@@ -140,7 +137,7 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
     ("It pays 15,000 SEK in 2024 at scale 1:100.", set()),
 ])
 def test_legal_references(text, expected):
-    assert LAW.patterns["references"].take(text)[0] == expected
+    assert set(find(LAW.patterns["references"].rules, text)[0]) == expected
 
 
 PARTS = r"""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from raft_fast.engines import Reply
 from raft_fast.refinement.checks import CHECKS, COMPARING, Case
 from raft_fast.refinement.checks.forms import phrases
-from raft_fast.refinement.checks.meaning import bounds_of
+from raft_fast.refinement.checks.patterns import meaning
 
 # the same said from below, and from above
 LOW = {
@@ -46,7 +46,7 @@ def test_every_way_to_say_a_bound_agrees_with_its_own_kind_and_with_no_other(lan
     for side, same, opposite in (("low", LOW, HIGH), ("high", HIGH, LOW)):
         for phrase in same[language]:
             gold = frame.format(phrase)
-            assert [bound.side for bound in bounds_of(gold)] == [side], gold
+            assert [*meaning("bounds", gold)["bound 5"]] == [side], gold
             for other in same[language]:
                 assert not objects("bounds", gold, frame.format(other)), (gold, other)
             for other in opposite[language]:

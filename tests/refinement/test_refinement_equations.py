@@ -7,7 +7,7 @@ from refinement_stubs import StubEncoder, StubEngine, rewritten, row
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply
-from raft_fast.engines.asking import Activity, Prompt, load_prompt, load_prompts
+from raft_fast.engines.asking import Prompt, load_prompt, load_prompts
 from raft_fast.engines.journal import Journal
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement import Roles
@@ -25,7 +25,7 @@ def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_
              Message(role="user", content="How tall {x}?")]
     engine = StubEngine("stub", lambda text, seed: f"  rewritten {seed}\n")
     with Journal(tmp_path) as journal:
-        bench = Workbench.of(RefineOptions(), Roles(engine), StubEncoder(), None, journal, Activity(), 5)
+        bench = Workbench.of(RefineOptions(), Roles(engine), StubEncoder(), None, journal, 5)
         one, = rewrite([Row("1", turns, "3 m", "3 m")], bench)
     asked, = engine.asked
     assert asked[:3] == turns[:3]
@@ -91,7 +91,7 @@ def judged(tmp_path):
         roles = Roles(StubEngine("writer", str), StubEngine("fuser", str), judges)
         with Journal(tmp_path / f"{number} {scores}") as journal:
             judge([one], Workbench.of(RefineOptions(quorum=quorum), roles, StubEncoder(), None, journal,
-                                      Activity(), 0))
+                                      0))
         return one
     return make
 

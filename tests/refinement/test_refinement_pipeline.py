@@ -1,7 +1,6 @@
 """Stage 1 from rows to files, with engines that answer by a rule."""
 
 import json
-import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -255,7 +254,7 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
     tally = Tally()
     for line in (near, far):
         tally.add(line)
-    assert tally.origins["sample"].scores["reward"].chosen.mean == 0.2
+    assert [*tally.origins["sample"].scores["reward"]] == [0.1, 0.2, 0.3, 0.3]
     assert tally.draws["sample", 2].chosen == 1
 
 
@@ -277,5 +276,4 @@ def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path, mon
     for _ in range(2):
         run(tmp_path, ROWS[:1], Roles(writer()), reporter=reporter, fusion_rounds=0)
     assert [one[:2] for one in told] == [(0, 0), (1, 0), (0, 0), (0, 1)]
-    assert re.fullmatch(r"1 rewrites, [\d.]+ replies/s", told[1][2])
-    assert told[3][2] == "1 rewrites"
+    assert told[1][2] == told[3][2] == "1 rewrites"

@@ -12,27 +12,23 @@ from raft_fast.report.cards import write_card, write_model_card
 from raft_fast.report.page import write_run_report
 from raft_fast.run.errors import UserError
 
-OPTIONS = {"sft": True, "judge_stop": 0.8, "balance": "ema", "ema_beta": 0.9, "fixed_lambda": 1.0,
-           "use_peft": False, "lora_r": 16}
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8}
+TURNS = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why <b>?"}]
 PLAIN = {"data_source": "gold", "distillation": False}
 SUMMARY = {
     "rows": {"used": 3, "total": 12}, "sources": {"gold": 1, "rewrite": 1, "fused": 1},
     "passed_filter": 2, "objections": {"similarity": 1}, "similarity": {"p50": 0.912},
-    "tau": 0.85, "fused_tau": None, "judge_stop": 0.8, "fusion_rounds": 3, "quorum": 2, "seed": 4,
+    "tau": 0.85, "fusion_rounds": 3, "seed": 4,
     "engines": {"rewriter": "/home/someone/small@1", "fuser": "big|@http://x", "judges": ["j<1>", "j2"]},
-    "fuser_is_judge": False, "failed_scores": {"j2": 5}, "prompts": {"rewrite": "rewrite-abc"},
+    "fuser_is_judge": False, "prompts": {"rewrite": "rewrite-abc"},
     "supervision_gap": {"rows": 3, "gold": 2.5, "training": 1.25, "gap": 1.25},
 }
 
 
-def card(run_dir, stage1=True, **changed):
-    """The card of the run with these options, with or without the summary of stage 1."""
+def card(run_dir, **changed):
+    """The card of the run with these options."""
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | OPTIONS | changed))
-    if not stage1:
-        (run_dir / "refine/summary.json").unlink()
-        (run_dir / "refine/decisions.jsonl").unlink()
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"balance": "ema", "lora_r": 16} | changed))
     return write_model_card(run_dir).read_text()
 
 
@@ -56,24 +52,22 @@ def test_the_model_card_has_what_the_hub_reads(run_dir):
 
 
 @pytest.mark.parametrize(("changed", "tags"), [
-    ({}, ["raft"]), (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
-    ({"recipe": "sdft"}, ["sdft"]), ({"recipe": "/home/me/mine.py:Mine"}, ["Mine"])])
-def test_recipe_and_adapter_are_named(run_dir, changed, tags):
-    text = card(run_dir, **changed)
+    (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
+    ({"recipe": "/home/me/mine.py:Mine"}, ["Mine"])])
+def test_recipe_adapter_and_options_away_from_their_defaults_are_shown(run_dir, changed, tags):
+    text = card(run_dir, **{"seed": 3, "general_prompts": 5} | changed)
     assert front(text)["tags"] == tags
     assert f"by the recipe {tags[0]}" in text
     assert ("2606.00147" in text) == (tags[0] == "raft")
-
-
-def test_options_away_from_their_defaults_are_shown(run_dir):
-    assert options(card(run_dir, seed=3, general_prompts=5)) == {
-        "learning_rate", "data_source", "seed", "fusion_rounds"}
-    assert options(card(run_dir, **LORA)) >= set(LORA)
+    assert options(text) - {"distillation", "recipe"} == {
+        "learning_rate", "data_source", "seed", "fusion_rounds"} | (set(LORA) & set(changed))
 
 
 def test_what_qualifies_the_scores_is_on_card_and_page(run_dir):
     assert "a little too good" not in card(run_dir)
-    text = card(run_dir, stage1=False, load_best_model_at_end=True, data_source="gold")
+    for name in ("summary.json", "decisions.jsonl"):
+        (run_dir / "refine" / name).unlink()
+    text = card(run_dir, load_best_model_at_end=True, data_source="gold")
     page = write_run_report(run_dir).read_text()
     for written in (text, page):
         assert "a little too good" in written
@@ -90,18 +84,13 @@ def test_rows_steps_and_tokens_are_counted(run_dir):
         "| tokens sampled by the student | 180 |"}
 
 
-def rows():
-    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why <b>?"}]
-    return [Row("a", turns, "ŷ", "y", "roofs", "ȳ", "ŷ", "fused", 0.9),
-            Row("b", turns[1:], "ȳ", "y", None, "ȳ", None, "rewrite", 0.8),
-            Row("c", turns[1:], "y", "y", None, None, None, "gold", None)]
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A refined folder with everything that lies beside the rows."""
     with RowWriter(tmp_path / "refined.parquet", tmp_path / "refined.partial.parquet") as writer:
-        for row in rows():
+        for row in (Row("a", TURNS, "ŷ", "y", "roofs", "ȳ", "ŷ", "fused", 0.9),
+                    Row("b", TURNS[1:], "ȳ", "y", None, "ȳ", None, "rewrite", 0.8),
+                    Row("c", TURNS[1:], "y", "y", None, None, None, "gold", None)):
             writer.write(row)
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     (tmp_path / "config.yaml").write_text("data: /home/someone/rows.jsonl\nencoder: mini\n")
@@ -113,14 +102,13 @@ def folder(tmp_path):
 
 def test_the_data_card_has_what_the_hub_reads(folder):
     data = huggingface_hub.DatasetCard.load(folder / "README.md").data
-    assert (data.license, data.size_categories) == ("unknown", ["n<1K"])
-    assert "synthetic" in data.tags
+    assert (data.license, data.size_categories, data.tags) == ("unknown", ["n<1K"], ["raft", "synthetic"])
     for used, size in ((999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M"), (10**9, "n>100M")):
         (folder / "summary.json").write_text(json.dumps(SUMMARY | {
-            "rows": {"used": used, "total": used, "rejected": 2}, "sources": {"gold": used}}))
+            "rows": {"used": used, "total": used}, "sources": {"gold": used}}))
         text = write_card(folder).read_text()
         assert front(text)["size_categories"] == [size]
-        assert "| rows set aside, in rejected.jsonl | 2 |" in text
+        assert "| rows set aside, in rejected.jsonl | 1 |" in text
         assert ("Nothing was refined" in text, "synthetic text" in text) == (True, False)
 
 
@@ -137,11 +125,8 @@ def test_the_data_card_has_the_runs_own_numbers_and_no_paths(folder):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_datasets_reads_the_folder_and_only_its_rows(folder, tmp_path, streaming):
-    how = {"split": "train", "streaming": streaming, "cache_dir": str(tmp_path / "cache")}
-    for table in (datasets.load_dataset(str(folder), **how),
-                  datasets.load_dataset("parquet", data_files=str(folder / "refined.parquet"), **how)):
-        assert tuple(table.column_names) == REFINED_COLUMNS
-        lines = list(table)
-        assert [(line["completion"], line["similarity"], line["fused"]) for line in lines] == [
-            ("ŷ", 0.9, "ŷ"), ("ȳ", 0.8, None), ("y", None, None)]
-        assert lines[0]["prompt"] == rows()[0].prompt
+    table = datasets.load_dataset(str(folder), split="train", streaming=streaming,
+                                  cache_dir=str(tmp_path / "cache"))
+    assert tuple(table.column_names) == REFINED_COLUMNS
+    assert [(line["completion"], line["similarity"], line["fused"], line["prompt"]) for line in table] == [
+        ("ŷ", 0.9, "ŷ", TURNS), ("ȳ", 0.8, None, TURNS[1:]), ("y", None, None, TURNS[1:])]

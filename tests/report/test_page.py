@@ -12,7 +12,6 @@ from raft_fast.report.cards import write_model_card
 from raft_fast.report.page import write_refine_report, write_run_report
 
 ATTACK = '<script>alert("x")</script> & $x_n$ </svg> {{ 7*7 }} '
-PLOTS = 6
 
 
 def check_self_contained(page):
@@ -24,32 +23,24 @@ def check_self_contained(page):
     assert len(ids) == len(set(ids))
 
 
-def check_whole(page, plots, *words):
-    """Every section is filled, every plot drawn, and nothing in it is not a number."""
+@pytest.mark.parametrize(("write", "at", "plots", "words"), [
+    (write_run_report, "", 6, ["Domain against general", "The fuser is also a judge", "96 of 302",
+                               "evaluate trained: general", "2 min 40 s"]),
+    (write_refine_report, "refine", 0, ["The fuser is also a judge", "Examples of every kind",
+                                        "fused 2, chosen"])])
+def test_a_page_shows_everything_and_is_self_contained(run_dir, write, at, plots, words):
+    (run_dir / "refine/config.yaml").write_text("tau: 0.8\n")
+    page = write(run_dir / at).read_text(encoding="utf-8")
     check_self_contained(page)
     assert page.count("<svg") == plots
     main = page.split("<main>")[1]
     assert "missing\"" not in main
     assert "nan" not in re.sub(r"<[^>]*>", "", main).lower().split()
-    for said in words:
-        assert said in page
+    assert all(said in page for said in words)
 
 
-def test_a_runs_page_shows_everything_and_is_self_contained(run_dir):
-    check_whole(write_run_report(run_dir).read_text(), PLOTS, "Domain against general",
-                "The fuser is also a judge", "96 of 302", "evaluate trained: general",
-                "2 min 40 s")
-
-
-def test_stage_1s_page_shows_everything_and_is_self_contained(tmp_path):
-    folder = write_folder(tmp_path / "mine", many(96), rows={"used": 96, "total": 302}, fuser_is_judge=True)
-    (folder / "config.yaml").write_text("tau: 0.8\n")
-    check_whole(write_refine_report(folder).read_text(encoding="utf-8"), 0,
-                "The fuser is also a judge", "Examples of every kind", "fused 2, chosen")
-
-
-def test_what_data_holds_is_escaped_everywhere(tmp_path, ifbench):
-    run = fabricate_run(tmp_path / "run", ifbench, hostile=ATTACK)
+def test_what_data_holds_is_escaped_everywhere(tmp_path):
+    run = fabricate_run(tmp_path / "run", ATTACK)
     refined = write_folder(tmp_path / "refined", many(60, ATTACK), no_likelihoods=ATTACK,
                            engines={"rewriter": ATTACK, "judges": [ATTACK]})
     (refined / "config.yaml").write_text('data: "<script>alert(1)</script>"\n')
@@ -70,8 +61,7 @@ def test_a_missing_file_is_named_in_its_section(run_dir, name):
     write_model_card(run_dir)
 
 
-def test_an_empty_and_a_broken_folder_still_make_a_page(tmp_path):
-    assert "No evaluation.json" in write_run_report(tmp_path).read_text()
+def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "evaluation.json").write_text('{"domain"')
     assert "evaluation.json could not be read" in write_run_report(tmp_path).read_text()
 

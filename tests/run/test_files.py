@@ -3,14 +3,10 @@
 import errno
 import json
 import os
-from contextlib import suppress
 
-import pyarrow.parquet as pq
 import pytest
 from faults import calls
-from tiny import make_rows
 
-from raft_fast.data.dataset import read_table, write_rows
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
 from raft_fast.distillation.metrics import cut_back, whole_lines
 from raft_fast.engines.journal import Journal
@@ -90,9 +86,9 @@ def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbag
     """Whatever reads it: a run, its reports, finished answers, checkpoints, the journal."""
     path = tmp_path / "some.json"
     path.write_bytes(garbage)
-    for read in (read_json, read_yaml):
+    for read, given in ((read_json, []), (read_json, [list, ["key"]]), (read_yaml, [])):
         with pytest.raises(UserError, match=r"some\.json cannot be read \(.+\): fix it"):
-            read(path, "fix it")
+            read(path, "fix it", *given)
     path.write_bytes(b'{"step": 1}\n' + garbage + b'{"step": 2}\n')
     run = tmp_path / "run"
     open_run(run, [DataOptions()])
@@ -146,17 +142,6 @@ def make(folder):
     return folder
 
 
-@pytest.mark.parametrize(("text", "kind", "reason"), [
-    ("[]", dict, "holds a list, not an object"), ("{}", list, "holds an object"), ("1", dict, "a number"),
-    ('[{"a": 1}, {}]', list, "has no 'a'"), ("[1]", list, "has no 'a'"), ("", dict, "is empty"),
-    ('{"b": 1}', dict, "has no 'a'"), (None, dict, "No such file")])
-def test_the_reason_says_what_is_there(tmp_path, text, kind, reason):
-    if text is not None:
-        (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError, match=reason):
-        read_json(tmp_path / "x.json", "", kind, ["a"])
-
-
 @pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "å"])
 def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_path, mark):
     values = [{"a": f"one{mark}two", "step": 1}, {"a": mark, "step": 2}, {"a": None, "step": 3}]
@@ -179,18 +164,3 @@ def test_a_last_line_that_a_kill_has_torn_is_left_out(tmp_path):
         path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
         assert [line["step"] for line in cut_back(path, 9)] == [1, 2]
         assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
-
-
-def test_rows_that_were_cut_are_one_line(tmp_path):
-    path = tmp_path / "refined.parquet"
-    write_rows(make_rows(), path)
-    whole = path.read_bytes()
-    assert pq.read_table(path).num_rows == len(make_rows())
-    for kept in (0, 1, 4, 8, len(whole) // 2, len(whole) - 9, len(whole) - 1):
-        path.write_bytes(whole[:kept])
-        with pytest.raises(UserError, match=r"refined\.parquet: cannot be read as \.parquet"):
-            read_table(str(path), 0.0)
-    for at in range(4, len(whole), 37):  # some are read, as other rows; nothing else is raised
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1:])
-        with suppress(UserError):
-            read_table(str(path), 1.0)
