@@ -108,7 +108,7 @@ def test_what_is_not_used_may_be_anything(tmp_path):
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("entry", "argv", "said"), [
     (train, ["--config", "mine.yaml", "--device", "cpu", "--lora_r=64"], "--lora_r requires --use_peft"),
-    (refine, ["--judge", "vllm:some/model"], "--judge vllm:some/model: must be MODEL@URL for vLLM"),
+    (refine, ["--judge", "self, vllm:m"], "--judge self, vllm:m: must be MODEL@URL for vLLM"),
     (paraphrase, ["--paraphraser", "vllm:some/model"], "--paraphraser vllm:some/model: must be MODEL@URL"),
 ])
 def test_commands_refuse_before_rows_are_read(tmp_path, monkeypatch, capsys, entry, argv, said):

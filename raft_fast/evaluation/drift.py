@@ -25,7 +25,6 @@ from raft_fast.run.progress import Reporter
 
 BUCKET_TOKENS = 4096  # hidden states of both models are held for so many tokens at a time
 TEXT_TOKENS = 512  # longer texts are cut
-DESCRIBED = {"own": "the base's own answers", "text": "general text"}
 Probes = dict[str, list[View]]
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
@@ -78,8 +77,7 @@ def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: R
                   ) -> dict[str, list[TokenDrift]]:
     """Both models on every probe, under `own` and `text`."""
     return {name: compare_tokens(base.model, trained.model, views, base.chat.pad_id, reporter,
-                                 f"drift: {DESCRIBED[name]}")
-            for name, views in probes.items()}
+                                 f"drift: {name}") for name, views in probes.items()}
 
 
 def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:

@@ -40,18 +40,16 @@ Pairs = Sequence[Pair | None]  # None: this row has no value
 Mean = dict[str, Any]
 
 
-def weighted_mean(pairs: Pairs, seed: int = 0) -> Mean:
+def weighted_mean(pairs: Pairs) -> Mean:
     """{mean, low, high, n} of sum(values) / sum(weights): 95 % interval by bootstrap over the rows, null if
     there is none, as of a single row; mean null without values."""
-    return _bootstrap(pairs, seed=seed)
+    return _bootstrap(pairs)
 
 
-def paired_change(base: Pairs, trained: Pairs, seed: int = 0) -> Mean:
-    """Mean of trained minus mean of base over the rows that both have, by paired bootstrap.
-
-    No interval where no row differs: a bootstrap would call that certain, which it is not.
-    """
-    return _bootstrap(base, trained, seed=seed)
+def paired_change(base: Pairs, trained: Pairs) -> Mean:
+    """Mean of trained minus mean of base over the rows that both have, by paired bootstrap. No interval where
+    no row differs: a bootstrap would call that certain, which it is not."""
+    return _bootstrap(base, trained)
 
 
 def share(pairs: Pairs) -> Mean:
@@ -65,12 +63,12 @@ def share(pairs: Pairs) -> Mean:
     return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": int(trials)}
 
 
-def paired_p(base: Pairs, trained: Pairs, seed: int = 0) -> float | None:
+def paired_p(base: Pairs, trained: Pairs) -> float | None:
     """Two-sided p-value of a permutation test that swaps the models row by row; None if no row has both."""
     values = _known(base, trained)
     if not len(values):
         return None
-    swaps = np.random.default_rng(seed).random((RESAMPLES, len(values))) < 0.5
+    swaps = np.random.default_rng(0).random((RESAMPLES, len(values))) < 0.5
     moved = swaps @ (values[:, 1] - values[:, 0])
     left, right = values.sum(0)
     changes = _ratio(right - moved) - _ratio(left + moved)
@@ -86,7 +84,7 @@ def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[[Pairs], Mean] = w
             "p": paired_p(base, trained)}
 
 
-def _bootstrap(*sides: Pairs, seed: int) -> Mean:
+def _bootstrap(*sides: Pairs) -> Mean:
     """The ratio of sums of one side, or of the second minus that of the first, resampled by rows."""
     values = _known(*sides)
     if not len(values):
@@ -96,7 +94,7 @@ def _bootstrap(*sides: Pairs, seed: int) -> Mean:
         ratios = [_ratio(values[:, side][draws].sum(axis=1)) for side in range(len(sides))]
         return ratios[-1] - (ratios[0] if len(sides) == 2 else 0)
 
-    found = statistic(np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values))))
+    found = statistic(np.random.default_rng(0).integers(0, len(values), size=(RESAMPLES, len(values))))
     found = found[np.isfinite(found)]
     low = high = None
     if np.ptp(found) and not (len(sides) == 2 and np.array_equal(values[:, 0], values[:, 1])):

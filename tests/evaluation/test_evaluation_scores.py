@@ -50,21 +50,20 @@ def test_evaluation_json_and_generations(tmp_path):
         (suite, model) for suite in ("domain", "general") for model in ("base", "trained")}
 
 
-def test_retention_is_null_if_the_base_scores_zero(tmp_path):
+@pytest.mark.parametrize(("base", "trained", "retention", "change"), [
+    ("a b c d.", "a b c", 1 / 2, -1 / 5), ("", "a b c d.", None, 2 / 5)])  # of five prompts 0 and 1 pass
+def test_retention_is_null_if_the_base_scores_zero(tmp_path, base, trained, retention, change):
     fake_ifbench(tmp_path / "wheel")
-    silent, wordy = StubEngine(lambda text: ""), StubEngine(lambda text: "a b c d.")
-    found = both(tmp_path, silent, wordy)["general"]
-    assert (found["metrics"]["strict_prompt"]["retention"], found["prompts"]) == (None, 5)
-    metrics = both(tmp_path, wordy, StubEngine(lambda text: "a b c"))["general"]["metrics"]
-    assert metrics["strict_prompt"]["retention"] == pytest.approx(1 / 2)  # of prompts 0 and 1
-    assert metrics["strict_prompt"]["change"]["mean"] == pytest.approx(-1 / 5)
+    found = both(tmp_path, StubEngine(lambda _: base), StubEngine(lambda _: trained))["general"]
+    metric = found["metrics"]["strict_prompt"]
+    assert (found["prompts"], metric["retention"]) == (5, retention)
+    assert metric["change"]["mean"] == pytest.approx(change)
 
 
 def test_without_a_general_suite_the_rest_is_measured_and_the_reason_kept(tmp_path):
     result = both(tmp_path, StubEngine(str), StubEngine(str))
-    assert result["general"] is None
+    assert (result["general"], result["domain"]["rows"]) == (None, 3)
     assert "no such file" in result["general_skipped"]
-    assert result["domain"]["rows"] == 3
 
 
 @pytest.mark.parametrize(("gold", "answer", "f1", "numbers"), [

@@ -40,12 +40,18 @@ def front(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_the_model_card_has_what_the_hub_reads(run_dir):
+def test_the_model_card_has_what_the_hub_reads_and_counts_rows_steps_and_tokens(run_dir):
+    steps = [{"step": step, "tokens": 700, "trajectory_tokens": 90, "rows_seen": 4 * step, "kl_loss": 1}
+             for step in (1, 2)]
+    (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
     text = card(run_dir)
     assert front(text) == {
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0",
         "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["raft"]}
     assert "pipeline(" in text
+    assert set(text.splitlines()) >= {
+        "| rows seen | 8 |", "| optimizer steps | 2 |", "| tokens, prompts included | 1,400 |",
+        "| tokens sampled by the student | 180 |"}
     assert not {"base_model", "license"} & set(front(card(run_dir, model="/some/where")))  # not on the Hub
     with pytest.raises(UserError, match="no such folder"):
         write_model_card(run_dir / "nowhere")
@@ -73,15 +79,6 @@ def test_what_qualifies_the_scores_is_on_card_and_page(run_dir):
         assert "a little too good" in written
         assert not any(missing in written for missing in ("no summary", "No refine/decisions.jsonl"))
     assert "Trained on the gold answers" in page
-
-
-def test_rows_steps_and_tokens_are_counted(run_dir):
-    steps = [{"step": step, "tokens": 700, "trajectory_tokens": 90, "rows_seen": 4 * step, "kl_loss": 1}
-             for step in (1, 2)]
-    (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
-    assert set(card(run_dir).splitlines()) >= {
-        "| rows seen | 8 |", "| optimizer steps | 2 |", "| tokens, prompts included | 1,400 |",
-        "| tokens sampled by the student | 180 |"}
 
 
 @pytest.fixture
