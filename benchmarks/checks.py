@@ -48,7 +48,7 @@ LAW = load_patterns("legal_references")["references"]
 
 def numbers(text: str) -> str | None:
     """Another last digit in the first number."""
-    for one in locate(LAW.without(text))[1]:
+    for one in locate(LAW.without(text)):
         place = re.search(rf"(?<![\w:.,]){re.escape(one.written)}(?![\w:])", text)
         digits = re.search(r"\d(?!\d)", one.written)
         if place and digits:

@@ -29,7 +29,7 @@ from raft_fast.evaluation.during_training import watchers
 from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.models import load
 from raft_fast.recipes import find, needs_answers, terms_of
-from raft_fast.refinement.answers import answer_rows, check_names, check_stage1
+from raft_fast.refinement.answers import answer_rows, check_names
 from raft_fast.report.cards import finish, upload
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
@@ -160,7 +160,6 @@ class RAFTTrainer:
         rows_per_step(options.train, run_dir)  # refuses other rows a step before anything is loaded
         data = processes.first(lambda: take_rows(options.data, options.train, run_dir, reporter, self._rows,
                                                  self._eval_rows, not needs_answers(method, options)))
-        processes.first(lambda: check_stage1(data, options, method.answers))
         with reporter.phase("load models"):
             # frozen: it rewrites, it teaches, and the trained model is compared with it
             original = self._original = processes.first_then_others(self._load_original)

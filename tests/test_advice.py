@@ -3,14 +3,12 @@
 import json
 import re
 import shlex
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from home import RUN, make_home
 
-from raft_fast import evaluate, train
 from raft_fast.distillation.student_pass import StudentPass
 
 HERE = ["--data", "rows.jsonl", "--model", "model", "--encoder", "encoder", *RUN]
@@ -18,28 +16,9 @@ GOLD = [*HERE, "--data_source", "gold", "--save_steps", "1"]
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """The working directory of the commands."""
-    monkeypatch.chdir(make_home(tmp_path))
-    monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run an entry in this process with the words of a command line; returns what it said on stderr."""
-    def run(*words, entry=train, code=None):
-        monkeypatch.setattr(sys, "argv", ["raft_fast", *words])
-        try:
-            entry.main()
-            stopped = None
-        except SystemExit as stop:
-            stopped = stop.code
-        said = " ".join(capsys.readouterr().err.split())
-        assert stopped == code, said
-        return said
-
-    return run
+def home(tmp_path):
+    """A folder of its own for every test, as runs there fail."""
+    return make_home(tmp_path)
 
 
 @pytest.fixture
@@ -75,16 +54,16 @@ def row_ids(path):
 def test_no_memory_in_a_later_step(home, command, pass_fails):
     """What the run has learnt from may not change; how it is driven may, with as many rows a step."""
     pass_fails(2, "no memory")
-    said = command(*GOLD, "--output_dir", "run", code=2)
+    said = command("train", *GOLD, "--output_dir", "run", code=2)
     assert "use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new " \
            "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length" in said
     assert steps(home / "run") == [1]
     pass_fails(1, "well")
-    said = command(*GOLD, "--output_dir", "run", "--per_device_train_batch_size", "3", code=2)
+    said = command("train", *GOLD, "--output_dir", "run", "--per_device_train_batch_size", "3", code=2)
     assert "3 rows a step (processes: 1), and the run in run has 4" in said
     fits = shlex.split(re.search(r"or as it began: (.*)$", said)[1])
     assert fits == ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
-    said = command(*GOLD, "--output_dir", "run", *fits, "--gradient_checkpointing", "true",
+    said = command("train", *GOLD, "--output_dir", "run", *fits, "--gradient_checkpointing", "true",
                    "--max_tokens_per_micro_batch", "4096")
     assert "gradient_checkpointing is False there and True here" in said
     assert steps(home / "run") == [1, 2]
@@ -94,7 +73,7 @@ def test_steps_that_are_not_finite(home, command, pass_fails):
     """Train again, from the start or from the last good weights; what was refined is not paid twice."""
     options = [*HERE, "--data_source", "rewrite", "--save_steps", "1", "--num_train_epochs", "2"]
     pass_fails(3, "not finite")
-    said = command(*options, "--output_dir", "run", code=2)
+    said = command("train", *options, "--output_dir", "run", code=2)
     assert "in steps 3 and 4: train again with a lower --learning_rate in another --output_dir" in said
     told = re.search(r"with (--data \S+ --heldout_data \S+); the last good weights are in (\S+)", said)
     rows, weights = shlex.split(told[1]), ["--model", told[2]]
@@ -102,13 +81,13 @@ def test_steps_that_are_not_finite(home, command, pass_fails):
     pass_fails(1, "well")
     without = " ".join(options).replace("--data rows.jsonl ", "").replace("--heldout 0.3 ", "").split()
     for name, more in (("anew", []), ("from_there", weights)):
-        command(*without, *rows, *more, "--learning_rate", "1e-6", "--output_dir", name)
+        command("train", *without, *rows, *more, "--learning_rate", "1e-6", "--output_dir", name)
         assert row_ids(home / name / "heldout.parquet") == row_ids(home / "run/heldout.parquet")
         assert not (home / name / "refine").exists()
         last = json.loads((home / name / "metrics.jsonl").read_text().splitlines()[-1])
         assert last["rows_seen"] == len(row_ids(home / "run/refine/refined.parquet"))
-    command(*weights, "--encoder", "encoder", "--general_prompts", "-1", "--eval_max_new_tokens", "8",
-            entry=evaluate)
+    command("evaluate", *weights, "--encoder", "encoder", "--general_prompts", "-1", "--eval_max_new_tokens",
+            "8")
     assert json.loads((home / "evaluations/run-step-000003/evaluation.json").read_text())
-    said = command("--model", "run/checkpoints/step-000003", entry=evaluate, code=2)
+    said = command("evaluate", "--model", "run/checkpoints/step-000003", code=2)
     assert "is a checkpoint; its model is run/checkpoints/step-000003/model" in said

@@ -70,7 +70,7 @@ def test_the_command_and_the_trainer_are_one_run(home, command):
                                             "again", code=2)
 
 
-def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home):
+def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, monkeypatch):
     """Interrupted by a callback after a step, the same lines go on; a changed model is refused."""
     class Budget(Callback):
         def on_step(self, state):
@@ -109,6 +109,12 @@ def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home):
     assert AutoTokenizer.from_pretrained("saved").chat_template
     scores = going_on.evaluate()
     assert scores["eval_domain_nll"] < scores["eval_domain_nll_base"]
+    push = Mock(return_value="address")
+    monkeypatch.setattr("raft_fast.report.cards.push", push)
+    assert going_on.push_to_hub(dataset_name="rows", private=False) == "address"
+    assert [str(word) for word in push.call_args.args[:3]] == ["runs/loaded/model", going_on.hub_model_id,
+                                                                "False"]
+    assert (home / "runs/loaded/model/README.md").is_file()
 
     by_name = RAFTTrainer("model", config("runs/named", learning_rate=1e-3, max_steps=3), ROWS)
     by_name.train()

@@ -61,18 +61,6 @@ def test_own_rollouts_and_recipe_with_refined_rows(home):
                        ).args.learning_rate == 1
 
 
-def test_a_model_is_pushed_with_its_card(home, monkeypatch):
-    pushed = []
-    monkeypatch.setattr("raft_fast.report.cards.push", lambda *words: pushed.append(words) or "address")
-    trainer = RAFTTrainer("model", config("runs/pushed"), ROWS)
-    trainer.train()
-    trainer.evaluate()
-    assert trainer.push_to_hub(dataset_name="rows", private=False) == "address"
-    ((folder, name, private, _),) = pushed
-    assert (str(folder), name, private) == ("runs/pushed/model", trainer.hub_model_id, False)
-    assert (home / "runs/pushed/model/README.md").is_file()
-
-
 @pytest.mark.parametrize(("options", "said"), [
     ({"learning_rte": 1}, r"unknown option \(did you mean learning_rate\?\)"),
     ({"learning_rate": "fast"}, "--learning_rate fast: must be a number"),

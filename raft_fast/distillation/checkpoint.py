@@ -88,12 +88,6 @@ class Resumable:
         self.state.saved = processes.first(save)
         return self.state.saved
 
-    def saving_is_due(self) -> bool:
-        """Every --save_steps, and when training ends."""
-        state, steps = self.state, self.stepper.options.save_steps
-        every = steps > 0 and state.step % steps == 0
-        return every or state.step == state.total or state.stop or state.finished is not None
-
     @property
     def _folder(self) -> Path:
         return self.state.run_dir / "checkpoints"

@@ -80,7 +80,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
                          "rollout_logprob_gap": rollouts.gap if rollouts else None}
         state.metrics |= speeds(state.metrics, rollouts.drawn_tokens if rollouts else 0, examples)
         listeners.on_step(state)
-        if run.saving_is_due():
+        due = options.save_steps > 0 and state.step % options.save_steps == 0
+        if due or state.step == len(steps) or state.stop or state.finished:
             listeners.on_save(state, run.save())
         if state.stop or state.finished:
             break

@@ -133,9 +133,13 @@ def sft_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, step_token
         total = F.linear_cross_entropy(hidden, head.like(hidden).weight, targets, reduction=reduction,
                                        options=options).sum(dtype=torch.float32)
     else:
-        total = sum((_checkpointed_ce(rows, head, ids) for rows, ids in
-                     zip(hidden.split(chunk), targets.split(chunk), strict=True)),
-                    hidden.new_zeros((), dtype=torch.float32))
+        def part(rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(head.logits(rows), ids, reduction="sum")
+
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            # the backward pass makes its logits again
+            total = total + torch.utils.checkpoint.checkpoint(part, rows, ids, use_reentrant=False)
     return total / step_tokens
 
 
@@ -156,14 +160,6 @@ def kl_loss(
 def squared_gradient_norm(loss: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     """‖∂loss/∂hidden‖², on the device; the graph is kept for the real backward."""
     return torch.autograd.grad(loss, hidden, retain_graph=True)[0].double().square().sum()
-
-
-def _checkpointed_ce(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
-    """One chunk of cross-entropy whose logits are made again in the backward pass."""
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(head.logits(rows), targets, reduction="sum")
-
-    return torch.utils.checkpoint.checkpoint(run, hidden, use_reentrant=False)
 
 
 @dataclass

@@ -7,7 +7,6 @@ from typing import Any
 
 import psutil
 import torch
-from rich.table import Table
 
 from raft_fast.distillation.checkpoint import random_state, set_random_state
 from raft_fast.distillation.examples import Example
@@ -60,16 +59,15 @@ def estimate(student: Any, teacher: Any | None, rows: Mapping[str, RowLengths], 
 
 
 def show_memory(found: Mapping[str, float], device: torch.device) -> None:
-    """A table of an `estimate`, and a warning if more than the loaded models does not fit."""
+    """One line of an `estimate`, and a warning if more than the loaded models does not fit."""
     free = float(psutil.virtual_memory().available)
     if device.type == "cuda":
         free = (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
                 - torch.cuda.memory_allocated(device))
     needed = sum(found.values()) - found["models"]
-    table = Table("memory of training, about", "GiB")
-    for part, size in {**found, "needed beyond the models": needed, "free": free}.items():
-        table.add_row(part, f"{size / 2**30:.2f}")
-    console.print(table)
+    parts = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in found.items())
+    console.print(f"memory of training, about: {needed / 2**30:.2f} GiB needed beyond the models, "
+                  f"{free / 2**30:.2f} free ({parts})", markup=False, soft_wrap=True)
     if needed > free:
         console.print(f"warning: this will probably not fit: {LESS_MEMORY}", markup=False, soft_wrap=True)
 

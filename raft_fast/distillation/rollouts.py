@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.weights import sampler
+from raft_fast.distillation.weights import whole_model
 from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import own_settings
 from raft_fast.models.architecture import head_of
@@ -99,7 +99,8 @@ class RolloutBuffer:
         return self.waiting.pop(step)
 
     def _refill(self, fed: range, student: Any) -> None:
-        processes, refill, whole = Processes(), fed.start // self.every, sampler(student)
+        processes, refill = Processes(), fed.start // self.every
+        whole = whole_model(student, torch.bfloat16 if student.device.type == "cuda" else None)
         share = processes.deal([draw for step in fed for draw in self._draws(step)])[processes.rank]
         self.engine.sync(whole)
         drawn = processes.together(lambda: self.engine.sample(share, logprobs=self.check.is_due(refill)))

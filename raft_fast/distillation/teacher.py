@@ -44,7 +44,12 @@ class Teacher:
             hidden = completion_hidden(self.model, views, self.chat.pad_id)
         found = topk_targets(hidden, self.head.weight, self.k + len(self.holes), self.temperature,
                              vocab_size=self.vocab_size, **self.head.kwargs())
-        return _without(found, self.holes, self.k) if self.holes else found
+        if not self.holes:
+            return found
+        last = torch.isin(found.ids, torch.tensor(self.holes, device=found.ids.device)).byte()
+        order = last.sort(dim=-1, stable=True).indices[..., : self.k]  # the k best of the others
+        return replace(found, ids=found.ids.gather(-1, order), logprobs=found.logprobs.gather(-1, order),
+                       checked=True)
 
 
 def shared_rows(k: int, teacher: int, student: int | None) -> int:
@@ -54,11 +59,3 @@ def shared_rows(k: int, teacher: int, student: int | None) -> int:
     if k > rows:
         raise UserError(f"--teacher_top_k {k}: the vocabulary has only {rows} tokens")
     return rows
-
-
-def _without(targets: TopKTargets, holes: Sequence[int], k: int) -> TopKTargets:
-    """The k best of the others, in their order."""
-    last = torch.isin(targets.ids, torch.tensor(holes, device=targets.ids.device)).byte()
-    order = last.sort(dim=-1, stable=True).indices[..., :k]
-    return replace(targets, ids=targets.ids.gather(-1, order), logprobs=targets.logprobs.gather(-1, order),
-                   checked=True)

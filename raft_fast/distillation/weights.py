@@ -158,8 +158,3 @@ def copied(model: Any, dtype: torch.dtype | None = None) -> Any:
     whole.tie_weights()
     whole.generation_config = model.generation_config
     return whole.eval().requires_grad_(False)
-
-
-def sampler(model: Any) -> Any:
-    """What rollouts are sampled from; a copy of a sharded model is bf16 on a GPU."""
-    return whole_model(model, torch.bfloat16 if model.device.type == "cuda" else None)

@@ -11,7 +11,7 @@ from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import Stage1, build_roles, check_once, named_engines
+from raft_fast.refinement.bench import Stage1, build_roles, named_engines
 from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
@@ -54,19 +54,12 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
 
 
 def check_names(options: Options, run_dir: Path) -> None:
-    """Raises UserError if a new run names a check or a judge that it cannot use; a resumed run tells what has
+    """Raises UserError if a new run names a check or judges that it cannot use; a resumed run tells what has
     changed."""
     if not run_dir.exists():
         Checker.of(options.refine)
-        if options.refine.fusion_rounds and options.train.data_source == "fused":
-            check_once("--judge", options.refine.judge)
-
-
-def check_stage1(data: Data, options: Options, answers: Answers) -> None:
-    """Raises UserError, before a model is loaded, for a bad list of judges."""
-    stage = answers(options)
-    if stage is not None and not data.refined:
-        named_engines(stage.options)
+        if options.train.data_source == "fused":
+            named_engines(options.refine)
 
 
 def open_raw(data: DataOptions, reporter: Reporter) -> Table:

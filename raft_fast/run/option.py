@@ -71,7 +71,8 @@ class Group:
                       known.get("must", told))
             if known.get("engines"):
                 refuse_in_urls(name, value)
-                check("vllm:" not in value, name, value, "MODEL@URL for vLLM: start `vllm serve MODEL`")
+                check(not re.search(r"(?:^|,)\s*vllm:", value), name, value,
+                      "MODEL@URL for vLLM: start `vllm serve MODEL`")
 
 
 @dataclass(frozen=True)

@@ -55,27 +55,6 @@ def test_rows_that_cannot_be_held_out_are_refused(tmp_path, held, said):
             heldout_data=jsonl(tmp_path / "held.jsonl", held) if held else "nowhere"))
 
 
-@pytest.mark.parametrize(("record", "reason"), [
-    ('{"question": "a\tb"}', "not valid JSON: Invalid control character at column 16"),
-    (b'{"question": "\xff"}', "not UTF-8 at byte"),
-    ([1], "must be an object, is list"), ({"question": "x"}, "needs prompt and completion"),
-    ({"question": 3, "answer": "x"}, "question must be text, is int"),
-    ({"messages": [{"role": "user", "content": "x"}]}, "messages must end with an assistant turn"),
-    ({"question": "x\ud800", "answer": "y"}, "question holds half a character"),
-    ({**GOOD, "similarity": "high"}, "similarity must be a number, is str"),
-    ({**GOOD, "gold": 3}, "gold must be text, is int"),
-    ({**GOOD, "id": "x"}, "duplicate row_id 'x' (first seen on line 1)"),
-], ids=lambda value: ascii(value)[:40])
-def test_a_bad_row_is_set_aside_alone_with_file_line_and_reason(tmp_path, record, reason):
-    path = jsonl(tmp_path / "a.jsonl", [{**GOOD, "id": "x"}, GOOD, record, {**GOOD, "id": 0}])
-    table = read_table(path, 0.5)
-    assert [row.row_id for row in table.rows] == ["x", "row-000002", "0"]
-    (bad,) = table.rejected
-    assert str(bad).startswith(f"{path}, line 3: ")
-    assert reason in bad.reason
-    write_rows(table.rows, tmp_path / "out.parquet")
-
-
 def test_too_many_bad_rows_stop_with_the_first_reasons(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [GOOD] * 16 + ["{"] + [GOOD])
     assert len(read_table(path, 0.06).rows) == 17

@@ -66,6 +66,15 @@ def test_what_becomes_a_row(tmp_path, record, prompt, gold):
 
 
 @pytest.mark.parametrize(("record", "said"), [
+    ('{"question": "a\tb"}', "not valid JSON: Invalid control character at column 16"),
+    (b'{"question": "\xff"}', "not UTF-8 at byte"),
+    ([1], "must be an object, is list"), ({"question": "x"}, "needs prompt and completion"),
+    ({"question": 3, "answer": "x"}, "question must be text, is int"),
+    ({"messages": asked()}, "messages must end with an assistant turn"),
+    ({"question": "x\ud800", "answer": "y"}, "question holds half a character"),
+    ({**GOOD, "similarity": "high"}, "similarity must be a number, is str"),
+    ({**GOOD, "gold": 3}, "gold must be text, is int"),
+    ({**GOOD, "id": "x"}, "duplicate row_id 'x' (first seen on line 1)"),
     ({"prompt": "q", "completion": [turn("first"), turn("second")]}, "must have a user turn before"),
     ({**GOOD, "weight": 0}, "weight 0"), ({**GOOD, "weight": "0.0"}, "weight 0"),
     ({"messages": asked(turn("a", weight=0))}, "weight 0"),
@@ -73,12 +82,15 @@ def test_what_becomes_a_row(tmp_path, record, prompt, gold):
     ({"messages": asked(turn("4", "tool"), turn("a"))}, "has 'tool'"),
     ('{"question": "q", "answer": "a", "answer": "b"}', "names the key answer twice"),
     ({"messages": '[{"role": "user", "content": "q", "content": "p"}]'}, "names the key content twice"),
-    *[({**GOOD, column: text}, f"{column} is empty") for column in GOOD  # it shows nothing
-      for text in ("\u200b", "\ufeff\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00\x01",
-                   "\u3164\u2800", "\u034f", " \n ")],
+    *[({**GOOD, "answer": text}, "answer is empty")  # it shows nothing
+      for text in ("\u2060", "\u00ad \u200e\u202a", "\ufe0f\U000e0101", "\x00", "\u3164\u2800", " \n ")],
 ], ids=lambda value: ascii(value)[:40])
-def test_what_is_set_aside_and_why(tmp_path, record, said):
-    assert said in row(tmp_path, record)
+def test_a_bad_row_is_set_aside_alone_with_file_line_and_reason(tmp_path, record, said):
+    found = table(tmp_path, {**GOOD, "id": "x"}, record, {**GOOD, "id": 0})
+    assert [one.row_id for one in found.rows] == ["x", "0"]
+    (bad,) = found.rejected
+    assert str(bad).startswith(f"{tmp_path / 'rows.jsonl'}, line 2: ")
+    assert said in bad.reason
 
 
 def test_what_is_not_used_is_named_once_by_every_command(tmp_path, capsys, monkeypatch):

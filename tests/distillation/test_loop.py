@@ -55,12 +55,22 @@ def test_either_loss_falls_alone(tmp_path, chat, changes, falls, absent):
     assert all(step[name] is None for step in metrics for name in absent)
 
 
-@pytest.mark.parametrize(("kept", "changes"), [
-    (2, {"lr_scheduler_type": "constant"}), (4, {"lr_scheduler_type": "linear"}),
-    (3, {"lr_scheduler_type": "linear", "max_steps": 5, "save_steps": 3})])
-def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept, changes):
+@pytest.mark.parametrize(("kept", "changes", "scarce"), [
+    (2, {"lr_scheduler_type": "constant"}, False), (4, {"lr_scheduler_type": "linear"}, True),
+    (3, {"lr_scheduler_type": "linear", "max_steps": 5, "save_steps": 3}, False)])
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, monkeypatch, kept, changes, scarce):
     """Also in the middle of a buffer of rollouts, which would be drawn from another student now; half written
-    checkpoints are ignored, and damaged ones skipped. --max_steps is the length of schedule and run."""
+    checkpoints are ignored, and damaged ones skipped. --max_steps is the length of schedule and run.
+    `scarce`: it ran out of memory once, before the checkpoint, and keeps its smaller micro-batches."""
+    real, short = StudentPass.forward, [1] * scarce
+
+    def forward(self, examples, targets, counts):
+        if len(examples) > 2 and short:
+            short.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, examples, targets, counts)
+
+    monkeypatch.setattr(StudentPass, "forward", forward)
     options = replace(OPTIONS, num_train_epochs=3, save_total_limit=9, warmup_steps=1, **changes)
     student, whole = run(tmp_path / "run", chat, options)
     once = timeless(tmp_path / "run")
@@ -70,30 +80,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, chat, kept, changes):
     (tmp_path / "run/checkpoints/.partial-step-000009").mkdir()
     again, _ = run(tmp_path / "run", chat, options)
     assert timeless(tmp_path / "run") == once
+    assert [step["lambda_exact"] for step in once] == [not scarce] * len(whole)
     assert same_weights(again.state_dict(), student.state_dict())
     assert len(whole) == (options.max_steps if options.max_steps > 0 else 6)
     if options.lr_scheduler_type == "linear":  # down to zero with the step after the last
         assert whole[-1]["lr"] == pytest.approx(OPTIONS.learning_rate / (len(whole) - 1))
-
-
-def test_a_resumed_run_keeps_the_micro_batches_that_memory_asked_for(tmp_path, chat, monkeypatch):
-    """It ran out of memory once, before the checkpoint, and would not again."""
-    real, scarce = StudentPass.forward, [True]
-
-    def forward(self, examples, targets, counts):
-        if len(examples) > 2 and scarce:
-            scarce.clear()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, examples, targets, counts)
-
-    monkeypatch.setattr(StudentPass, "forward", forward)
-    options = replace(OPTIONS, save_total_limit=9)
-    student, _ = run(tmp_path / "run", chat, options)
-    once = timeless(tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
-    again, _ = run(tmp_path / "run", chat, options)
-    assert timeless(tmp_path / "run") == once
-    assert same_weights(again.state_dict(), student.state_dict())
 
 
 def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):

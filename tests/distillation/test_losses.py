@@ -7,8 +7,7 @@ import pytest
 import torch
 from raft_kernels import topk_targets
 
-from raft_fast.distillation import losses
-from raft_fast.distillation.losses import Balance, ce_chunk, kl_loss, sft_loss
+from raft_fast.distillation.losses import Balance, kl_loss, sft_loss
 from raft_fast.models.architecture import Head
 
 
@@ -62,25 +61,6 @@ def test_half_precision_states_and_a_float32_head_give_float32_losses():
         (loss + kl).backward()
     assert all(leaf.grad.isfinite().all() for leaf in (hidden, weight, bias))
     assert weight.grad.dtype == bias.grad.dtype == torch.float32
-
-
-def test_a_gpu_takes_more_rows_of_logits_at_once():
-    assert ce_chunk(torch.device("cpu")) == 256
-    assert 2048 <= ce_chunk(torch.device("cuda")) <= 4096
-
-
-@pytest.mark.parametrize("spoken", [[3, 0, 2], [0], []])
-def test_every_token_weighs_one_over_its_trajectory(spoken, monkeypatch):
-    """Made where the numbers are, then handed to the device in one go that nobody waits for."""
-    handed, weights = [], []
-    real = losses.to_device
-    monkeypatch.setattr(losses, "to_device", lambda *given: handed.append(given) or real(*given))
-    monkeypatch.setattr(losses, "topk_kl_loss",
-                        lambda *_, token_weights, **__: weights.append(token_weights) or token_weights.sum())
-    kl_loss(torch.zeros(sum(spoken), 4), None, Head(torch.zeros(5, 4), None, 1.0, None), spoken, 4)
-    want = [1 / (4 * length) for length in spoken for _ in range(length)]
-    assert weights[0].tolist() == pytest.approx(want)
-    assert len(handed) == 1
 
 
 @pytest.mark.parametrize(("balance", "sizes", "weight"), [

@@ -136,11 +136,9 @@ def test_other_rows_a_step_are_refused(tmp_path, monkeypatch):
 
 
 def test_what_processes_tell_each_other(results):
-    """Errors of the first process end the others, which have nothing to add."""
-    errors = ["ValueError('of the first process')", "SystemExit(1)"]
-    for rank, process in enumerate(results[2]):
-        assert process["talk"] == {"first": 0, "error": errors[rank], "collected": list("abcde"),
-                                   "turns": [rank], "sum": 3.0}
+    """An error of the first process ends the others, which have nothing to add."""
+    for rank, error in enumerate(["ValueError('of the first process')", "SystemExit(1)"]):
+        assert results[2][rank]["talk"] == (0, error, list("abcde"), [rank], 3.0)
 
 
 def test_alone_nothing_is_asked_of_anybody():

@@ -78,13 +78,19 @@ def test_finite_differences(make_case, divergence, beta, backend):
 @EACH
 @BACKENDS
 def test_rows_of_weight_zero_never_leak(make_case, divergence, beta, backend):
-    """NaN of a dropped row reaches nothing, of another its loss; without any row all is 0."""
+    """NaN of a dropped row, or from above, reaches nothing, of another its loss; without any row all is 0."""
     options = {"divergence": divergence, "beta": beta}
     case, weights = make_case(n=6, bias=True), torch.tensor([1.0, 0, 1, 0, 1, 2])
     clean = case.run(backend, token_weights=weights, **options)
     case.hidden_ND[weights == 0] = float("nan")
     case.targets.logprobs[1] = float("nan")
     assert all(map(torch.equal, case.run(backend, token_weights=weights, **options), clean))
+    upstream = torch.where(weights == 0, torch.nan, 1.0)
+    each = options | {"reduction": "none", "token_weights": weights}
+    assert all(result.isfinite().all() for result in case.run(backend, upstream, **each))
+    logits = torch.randn(6, 97, requires_grad=True)
+    topk_kl_loss_from_logits(logits, case.targets, **each).backward(upstream)
+    assert logits.grad.isfinite().all()
     assert case.run(backend, reduction="none", **options)[0].isnan().tolist() == (weights == 0).tolist()
     nothing = [case.run(backend, token_weights=torch.zeros(6), **options)]
     nothing += [make_case(n=0, bias=True).run(backend, reduction=reduction, **options)

@@ -84,18 +84,6 @@ def test_reductions_and_weights(make_case):
         torch.testing.assert_close(got, right)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_a_token_of_weight_zero_takes_no_nan_from_above(make_case, backend):
-    case = make_case(n=3, bias=True)
-    weights, upstream = torch.tensor([1.0, 0, 1]), torch.tensor([1.0, float("nan"), 1.0])
-    options = {"reduction": "none", "token_weights": weights}
-    for result in case.run(backend, upstream, **options):
-        assert result.isfinite().all()
-    logits = torch.randn(3, 97, requires_grad=True)
-    topk_kl_loss_from_logits(logits, case.targets, **options).backward(upstream)
-    assert logits.grad.isfinite().all()
-
-
 def test_only_what_needs_a_gradient_gets_one(make_case, monkeypatch):
     case = make_case()
     whole = case.run("torch")
@@ -108,10 +96,17 @@ def test_only_what_needs_a_gradient_gets_one(make_case, monkeypatch):
 
 
 def test_twice_over_bit_for_bit(make_case):
-    """Two runs, two backward passes of one run, and one under gradient checkpointing."""
+    """Runs on two threads, two backward passes of one run, and one under gradient checkpointing. Above 32768
+    entries PyTorch's own bias[ids] adds its gradient with atomics."""
+    case, threads = make_case(n=1024, vocab=700, d=8, k=256, bias=True), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *others = (case.run("torch") for _ in range(8))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(all(map(torch.equal, first, other)) for other in others)
     case = make_case(n=200, vocab=500, d=32, k=40)
     first = case.run("torch")
-    assert all(map(torch.equal, first, case.run("torch")))
     hidden = case.hidden_ND.clone().requires_grad_()
     head = (hidden, case.weight_VD, case.targets)
     loss = topk_kl_loss(*head)
@@ -119,21 +114,6 @@ def test_twice_over_bit_for_bit(make_case):
         assert torch.equal(torch.autograd.grad(loss, hidden, retain_graph=True)[0], first[1])
     again = checkpoint(topk_kl_loss, *head, use_reentrant=False)
     assert torch.equal(torch.autograd.grad(again, hidden)[0], first[1])
-
-
-def test_the_gradient_of_a_bias_is_bit_for_bit_too():
-    """Above 32768 entries PyTorch's own bias[ids] adds its gradient with atomics, on two threads."""
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(1024, 8), torch.randn(700, 8)
-    targets = topk_targets(hidden, weight, 256)
-    bias, threads = torch.zeros(700, requires_grad=True), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        first, *others = (torch.autograd.grad(
-            topk_kl_loss(hidden + 0.5, weight, targets, bias=bias), bias)[0] for _ in range(8))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])

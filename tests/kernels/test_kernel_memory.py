@@ -72,24 +72,15 @@ def _peak(run, n, k, vocab, d, dtype):
     return alive.above(out)
 
 
-def _select(hidden, weight, ids, *_):
-    return triton_select.select(hidden, weight, None, ids.shape[1], 1.5, 1.0, None)
-
-
-def _logits(hidden, weight, ids, *_):
-    return triton_sampled.sampled_logits(hidden, weight, ids, None)
-
-
-def _backward(hidden, weight, ids, grad, _):
-    return triton_sampled.sampled_backward(grad, hidden, weight, ids, None, True, True)
-
-
-def _frozen(hidden, weight, ids, grad, active):
-    """The backward pass without a gradient of the head, where some tokens are dropped."""
-    return triton_sampled.sampled_backward(grad, hidden, weight, ids, active, True, False)
-
-
-RUNS = [_select, _logits, _backward, _frozen]
+RUNS = {
+    "select": lambda hidden, weight, ids, *_: triton_select.select(
+        hidden, weight, None, ids.shape[1], 1.5, 1.0, None),
+    "logits": lambda hidden, weight, ids, *_: triton_sampled.sampled_logits(hidden, weight, ids, None),
+    "backward": lambda hidden, weight, ids, grad, _: triton_sampled.sampled_backward(
+        grad, hidden, weight, ids, None, True, True),
+    # without a gradient of the head, where some tokens are dropped
+    "frozen": lambda hidden, weight, ids, grad, active: triton_sampled.sampled_backward(
+        grad, hidden, weight, ids, active, True, False)}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -99,7 +90,7 @@ RUNS = [_select, _logits, _backward, _frozen]
     (65536, 8, 262144, 512)])  # few ids: planning takes bytes by the vocabulary, not by K
 def test_extra_memory_stays_below_its_bound(run, dtype, n, k, vocab, d):
     """At most 512 MiB at N = 8192, whatever K and V: the goal of dev/PERFORMANCE.md."""
-    assert _peak(run, n, k, vocab, d, dtype) <= 512 * MIB
+    assert _peak(RUNS[run], n, k, vocab, d, dtype) <= 512 * MIB
 
 
 @pytest.mark.parametrize("softcap", [None, 30.0])

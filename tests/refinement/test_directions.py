@@ -31,11 +31,6 @@ HIGH = {
 FRAME = {"English": "The wall of the house is {} here.", "Swedish": "Väggen på huset är {} här.",
          "German": "Die Wand an dem Haus ist {} hier.", "Spanish": "La pared de la casa es {} aquí.",
          "French": "Le mur de la maison est {} ici."}
-BEFORE = {"English": ("before {}", "after {}"), "Swedish": ("före {}", "efter {}"),
-          "German": ("vor {}", "nach {}"),
-          "Spanish": ("antes de {}", "después de {}"), "French": ("avant {}", "après {}")}
-
-
 def objects(name, gold, answer):
     return CHECKS[name](Case("What?", gold, Reply(answer))) is not None
 
@@ -53,50 +48,39 @@ def test_every_way_to_say_a_bound_agrees_with_its_own_kind_and_with_no_other(lan
                 assert objects("bounds", gold, frame.format(other)), (gold, other)
 
 
-@pytest.mark.parametrize("language", BEFORE)
-def test_before_a_day_is_not_after_it(language):
-    before, after = (FRAME[language].format(way.format("2024-03-05")) for way in BEFORE[language])
-    assert objects("bounds", before, after)
-    assert not objects("bounds", before, before.replace("2024-03-05", "05.03.2024"))
-
-
-@pytest.mark.parametrize(("gold", "answer"), [
-    ("A permit is needed above 15 m2.", "No permit is needed up to 15 m2."),  # the denial turned too
-    ("A permit is needed above 15 m2.", "Only up to 15 m2 you are free of it."),
-    ("Less than 5 m is low, more than 5 m high.", "More than 5 m is high."),  # both sides are stated
-    ("It takes 5 to 10 weeks.", "It takes from 5 up to 10 weeks."),
-    ("Det gäller under 5 år.", "Det gäller minst 5 år."),  # during
-    ("A house 4 m high, placed at least 5 m away.", "At most 4 m high, and 5 m or more away."),
+@pytest.mark.parametrize(("name", "gold", "answer", "wrong"), [
+    ("bounds", "A permit is needed above 15 m2.", "No permit is needed up to 15 m2.", False),  # both turned
+    ("bounds", "A permit is needed above 15 m2.", "Only up to 15 m2 you are free of it.", False),
+    ("bounds", "Less than 5 m is low, more than 5 m high.", "More than 5 m is high.", False),  # both sides
+    ("bounds", "It takes 5 to 10 weeks.", "It takes from 5 up to 10 weeks.", False),
+    ("bounds", "Det gäller under 5 år.", "Det gäller minst 5 år.", False),  # during
+    ("bounds", "A house 4 m high, at least 5 m away.", "At most 4 m high, and 5 m or more away.", False),
+    ("bounds", "Die Wand ist vor 2024-03-05 fertig.", "Die Wand ist nach 2024-03-05 fertig.", True),
+    ("bounds", "Apply before 2024-03-05.", "Apply before 05.03.2024.", False),
+    ("bounds", "The fee is increased by 5 %.", "The fee is reduced by 5 %.", True),
+    ("bounds", "The fee is increased by 5 %.", "The fee will grow by 5 %.", False),
+    ("bounds", "Avgiften sänks med 5 %.", "Avgiften höjs med 5 %.", True),
+    ("bounds", "La taxe augmente de 5 %.", "La taxe diminue de 5 %.", True),
+    ("duty", "You must pay the fee.", "You may pay the fee.", True),
+    ("duty", "You must pay the fee.", "You have to pay the fee.", False),
+    ("duty", "You must pay the fee.", "Pay the fee; you may pay in cash.", False),
+    ("duty", "Dogs are not allowed.", "Dogs are allowed.", True),
+    ("duty", "Insurance is required.", "Insurance is optional.", True),
+    ("duty", "You need not tell us.", "You must not tell us.", True),
+    ("duty", "Du behöver inte anmäla det.", "Du får inte anmäla det.", True),
+    ("duty", "Rauchen ist verboten.", "Rauchen ist erlaubt.", True),
+    ("duty", "Es obligatorio pagar.", "Es opcional pagar.", True),
+    ("duty", "C'est obligatoire.", "C'est facultatif.", True),
+    ("duty", "Die Miete darf höchstens 20 % steigen.", "Mehr als 20 % Mieterhöhung ist unzulässig.", False),
+    ("negation", "No permit is required below 15 m2.", "A permit is required below 15 m2.", True),
+    ("negation", "Yes, a permit is required.", "No permit is required.", True),
+    ("negation", "No, a permit is not required.", "Nej, det krävs inget bygglov.", False),
+    ("negation", "No. You need a permit.", "You need a permit.", False),  # the "no" answered the question
+    ("negation", "No permit is required.", "A permit isn't needed.", False),
+    ("negation", "No later than 3 weeks.", "Within 3 weeks.", False),
 ])
-def test_what_cannot_be_known_is_let_through(gold, answer):
-    assert not objects("bounds", gold, answer)
-
-
-@pytest.mark.parametrize(("gold", "answer", "wrong"), [
-    ("The fee is increased by 5 %.", "The fee is reduced by 5 %.", True),
-    ("The fee is increased by 5 %.", "The fee will grow by 5 %.", False),
-    ("Avgiften sänks med 5 %.", "Avgiften höjs med 5 %.", True),
-    ("La taxe augmente de 5 %.", "La taxe diminue de 5 %.", True),
-])
-def test_changes(gold, answer, wrong):
-    assert objects("bounds", gold, answer) == wrong
-
-
-@pytest.mark.parametrize(("gold", "answer", "wrong"), [
-    ("You must pay the fee.", "You may pay the fee.", True),
-    ("You must pay the fee.", "You have to pay the fee.", False),
-    ("You must pay the fee.", "Pay the fee; you may pay in cash.", False),
-    ("Dogs are not allowed.", "Dogs are allowed.", True),
-    ("Insurance is required.", "Insurance is optional.", True),
-    ("You need not tell us.", "You must not tell us.", True),
-    ("Du behöver inte anmäla det.", "Du får inte anmäla det.", True),
-    ("Rauchen ist verboten.", "Rauchen ist erlaubt.", True),
-    ("Es obligatorio pagar.", "Es opcional pagar.", True),
-    ("C'est obligatoire.", "C'est facultatif.", True),
-    ("Die Miete darf um höchstens 20 % steigen.", "Mehr als 20 % Mieterhöhung ist unzulässig.", False),
-])
-def test_duties(gold, answer, wrong):
-    assert objects("duty", gold, answer) == wrong
+def test_what_was_turned_round_is_found_and_what_cannot_be_known_is_let_through(name, gold, answer, wrong):
+    assert objects(name, gold, answer) == wrong
 
 
 SAID = st.lists(st.sampled_from([
@@ -128,15 +112,3 @@ def test_every_language_has_every_list():
     for language, lists in files.items():
         assert lists.keys() == files["English"].keys(), language
         assert all(phrase for one in lists.values() for phrase in one)
-
-
-@pytest.mark.parametrize(("gold", "answer", "reversed_"), [
-    ("No permit is required for a shed below 15 m2.", "A permit is required for a shed below 15 m2.", True),
-    ("Yes, a permit is required.", "No permit is required.", True),
-    ("No, a permit is not required.", "Nej, det krävs inget bygglov.", False),
-    ("No. You need a permit.", "You need a permit.", False),  # the "no" answered the question
-    ("No permit is required.", "A permit isn't needed.", False),
-    ("No later than 3 weeks.", "Within 3 weeks.", False),
-])
-def test_a_no_that_begins_an_answer_denies_what_follows(gold, answer, reversed_):
-    assert objects("negation", gold, answer) == reversed_

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from refinement_stubs import StubEncoder, StubEngine, rewritten, row, run
 
-from raft_fast.data.screening import embed_to_file
 from raft_fast.engines import Reply
 from raft_fast.models.embedding import unit
 from raft_fast.refinement import Roles, add_calibration, index_golds
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, calibrate, suggest
+from raft_fast.refinement.golds import EDGES, FEWEST, RETRIEVAL, calibrate
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -64,23 +63,11 @@ def test_without_a_vector_similarity_says_so_and_retrieval_nothing(golds):
     assert one.objections["retrieval"] is None
 
 
-def test_gold_answers_are_embedded_once_and_again_if_they_change(tmp_path):
-    encoder = TableEncoder(ENCODER.table)
-    for _ in range(2):
-        index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
-    assert len(encoder.asked) == len(GOLDS)
-    found = embed_to_file(lambda: ["walls are high"], 1, encoder, tmp_path / "golds.npy")
-    np.testing.assert_allclose(found, [[0, 1, 0]])
-    encoder.identity = "other"
-    embed_to_file(lambda: ["walls are high"], 1, encoder, tmp_path / "golds.npy")
-    assert len(encoder.asked) == len(GOLDS) + 2
-    with pytest.raises(ValueError, match="2 texts were promised and 1 given"):
-        embed_to_file(lambda: ["walls are high"], 2, encoder, tmp_path / "other.npy")
-
-
 def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
     encoder = TableEncoder(ENCODER.table)
-    golds = index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
+    for _ in range(2):
+        golds = index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
+    assert len(encoder.asked) == len(GOLDS)
     encoder.asked.clear()
     replies = [Reply("low fences it is"), Reply("high walls it is"), Reply("nothing")]
     found = rewritten([GOLDS[1], GOLDS[0], row("new", gold="fences stay low")], replies, encoder, golds)
@@ -127,28 +114,19 @@ def test_gold_answers_that_say_the_same_are_no_other_answer_and_no_tau_is_above_
     assert found["accepted"]["at_suggested_tau"] is None
 
 
-def test_calibration_is_the_same_in_any_order_and_leaves_copies_out():
+def test_calibration_reads_the_same_bounded_sample_in_any_order_and_leaves_copies_out(monkeypatch):
     some = lines(30)
     some[3]["checks"]["copy"] = "the same words as the gold answer"
     some[4]["similarity"] = None
-    one, other = calibrate(some, turning(30), 0.8), calibrate(some[::-1], turning(30), 0.8)
-    assert one == other
-    assert one["n"]["true"] == 28
-
-
-def test_calibration_reads_a_bounded_sample(monkeypatch):
+    found = calibrate(some, turning(30), 0.8)
+    assert found["n"]["true"] == 28
+    assert found == calibrate(some[::-1], turning(30), 0.8)
+    assert calibrate(lines(FEWEST - 1), turning(10), 0.8) is None
+    assert calibrate([line | {"gold": "gold 0"} for line in lines(10)], turning(10), 0.8) is None
     monkeypatch.setattr("raft_fast.refinement.golds.PAIRS", 10)
     encoder = turning(100)
     assert calibrate(iter(lines(100)), encoder, 0.8)["n"]["true"] == 10
     assert len(encoder.asked) == 20
-    assert calibrate(lines(FEWEST - 1), turning(10), 0.8) is None
-    assert calibrate([line | {"gold": "gold 0"} for line in lines(10)], turning(10), 0.8) is None
-
-
-def test_the_suggested_tau_by_hand():
-    scores = np.linspace(0, 0.999, 1000)
-    assert suggest(scores) == 0.99
-    assert (scores >= suggest(scores)).mean() <= 0.01
 
 
 def test_the_summary_has_the_calibration(tmp_path):

@@ -25,10 +25,6 @@ def test_number_set(text, expected):
     assert number_set(text) == expected
 
 
-def test_a_number_of_many_digits_stands_beside_a_date():
-    assert wrong_numbers("1 May 2024: " + "1" * 5000, "2 May 2024: " + "1" * 5000)
-
-
 @pytest.mark.parametrize(("gold", "answer", "wrong"), [
     ("The notice period is three years.", "The notice period is five years.", True),
     ("You have twenty days to appeal.", "You have 20 days to appeal the decision.", False),
@@ -37,12 +33,7 @@ def test_a_number_of_many_digits_stands_beside_a_date():
     ("The notice period is short.", "The notice period is six weeks.", True),  # made up, in words
     ("The notice period is short.", "A notice period of one kind or another, a short one, holds.", False),
     ("The fee is due in March.", "The fee is due in the third month, once a year.", False),
-])
-def test_spelled_numbers_count_as_digits_do(gold, answer, wrong):
-    assert wrong_numbers(gold, answer) == wrong
-
-
-@pytest.mark.parametrize(("gold", "answer", "wrong"), [
+    ("1 May 2024: " + "1" * 5000, "2 May 2024: " + "1" * 5000, True),
     ("Keep it at -5 °C.", "Keep it at 5 °C.", True),
     ("Keep it at -5 °C.", "It is kept at five degrees below zero.", False),
     ("Förvara vid −5 °C.", "Det förvaras vid fem minusgrader.", False),

@@ -137,15 +137,6 @@ def test_what_is_in_flight_when_listening_ends_is_kept(tmp_path, engine):
         assert ask(journal, engine, ["a", "c", "b"]) == ["reply 0", "in flight", "b 3"]
 
 
-def test_a_killed_run_keeps_what_was_answered(tmp_path, engine):
-    dying = StubEngine("echo", engine.answer, dies_after=3)
-    with pytest.raises(KeyboardInterrupt), Journal(tmp_path) as journal:
-        ask(journal, dying, list("abcde"))
-    with Journal(tmp_path) as journal:
-        assert ask(journal, engine, list("abcde")) == [f"{text} 3" for text in "abcde"]
-    assert len(engine.asked) == 2
-
-
 def test_every_reply_is_on_disk_before_the_next_one_is_asked_for(tmp_path):
     lines = []
     engine = StubEngine("slow", lambda text, seed: lines.append(
@@ -180,13 +171,6 @@ def test_a_score_is_a_number_in_the_journal(tmp_path, kind):
         assert (reply.text, reply.score) == ("because", 0.25)
     assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["reply"]["score"] == 0.25
     assert len(engine.asked) == 1
-
-
-def test_a_second_process_on_the_folder_is_refused(tmp_path):
-    with Journal(tmp_path), pytest.raises(UserError, match=r"another process .*--output_dir"):
-        Journal(tmp_path)
-    with Journal(tmp_path):
-        pass
 
 
 def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkeypatch, engine):

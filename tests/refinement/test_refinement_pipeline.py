@@ -11,7 +11,7 @@ from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
 from raft_fast.engines.asking import PATIENCE
 from raft_fast.refinement import Roles, Stage1, build_roles, refine
-from raft_fast.refinement.candidates import Candidate, Decision, best, read_line
+from raft_fast.refinement.candidates import Candidate, Decision, best, read_line, refined_rows
 from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.outputs import add_calibration
 from raft_fast.refinement.summary import Tally, outcome
@@ -156,24 +156,13 @@ def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path)
     assert table[0].completion == "fusion 2"
 
 
-@pytest.mark.parametrize(("option", "roles"), [
-    ("--rewriter", Roles(StubEngine("bad", lambda text, seed: Reply("", error="boom 17")))),
-    ("--fuser", Roles(writer(), StubEngine("bad", lambda text, seed: Reply("", error="boom 17")),
-                      [judge()])),
-    ("--judge", Roles(writer(), fuser(),
-                      [judge(), judge("bad", lambda text, seed: Reply("", error="boom 17"))])),
-])
-def test_an_engine_that_always_fails_stops_the_run_and_is_quoted(tmp_path, option, roles):
-    rounds = 0 if roles.fuser is None else 2
-    with pytest.raises(UserError, match=f"{option} bad: none of .* boom 17"):
-        refined(tmp_path, roles, fusion_rounds=rounds)
-
-
-def test_a_judge_that_always_fails_is_not_paid_for_every_round(tmp_path):
-    rows = rows_of(PATIENCE)
-    bad = judge("bad", lambda text, seed: Reply("", error="boom"))
-    with pytest.raises(UserError, match=f"--judge bad: none of {PATIENCE} replies"):
-        refined(tmp_path, Roles(writer(), fuser(), [bad]), rows, fusion_rounds=3)
+@pytest.mark.parametrize("option", ["--rewriter", "--fuser", "--judge"])
+def test_an_engine_that_always_fails_is_quoted_and_not_paid_for_another_round(tmp_path, option):
+    bad = StubEngine("bad", lambda text, seed: Reply("", error="boom 17"))
+    parts = {"--rewriter": writer(), "--fuser": fuser(), "--judge": judge()} | {option: bad}
+    roles = Roles(parts["--rewriter"], parts["--fuser"], [parts["--judge"]])
+    with pytest.raises(UserError, match=f"{option} bad: none of {PATIENCE} replies .* boom 17"):
+        refined(tmp_path, roles, rows_of(PATIENCE), fusion_rounds=3)
     assert len(bad.asked) == PATIENCE
 
 
@@ -256,17 +245,9 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
         tally.add(line)
     assert [*tally.origins["sample"].scores["reward"]] == [0.1, 0.2, 0.3, 0.3]
     assert tally.draws["sample", 2].chosen == 1
-
-
-def test_several_picks_of_a_row_are_rows_of_their_own(tmp_path):
-    def both(rows, bench):
-        return [Decision(one, two, two, "all") for one in rows
-                for two in [[Candidate(one, "sample", n, Reply(f"answer {n}")) for n in (1, 2)]]]
-
-    refine(ROWS[:1], Stage1(RefineOptions(), both, lambda *_: []), Roles(writer()), ENCODER, tmp_path,
-           Reporter())
-    table = read_table(str(tmp_path / "refined.parquet"), 0.0).rows
-    assert [(one.row_id, one.completion) for one in table] == [("near", "answer 1"), ("near#2", "answer 2")]
+    both = [Candidate(ROWS[0], "sample", number, Reply(f"answer {number}")) for number in (1, 2)]
+    assert [(one.row_id, one.completion) for one in refined_rows(
+        Decision(ROWS[0], both, both, "all").as_json())] == [("near", "answer 1"), ("near#2", "answer 2")]
 
 
 def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path, monkeypatch):

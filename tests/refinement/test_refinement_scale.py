@@ -125,16 +125,6 @@ def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, s
     assert not (tmp_path / "refined.parquet").exists()
 
 
-def test_blocks_overlap_and_results_keep_their_order():
-    together = threading.Barrier(3, timeout=10)  # passes only when three are under way at once
-
-    def work(item):
-        together.wait()
-        return item * item
-
-    assert list(at_once(work, range(6), 3, lambda: None)) == [0, 1, 4, 9, 16, 25]
-
-
 def test_no_more_is_begun_than_memory_is_meant_to_hold():
     begun, first = [], threading.Event()
 

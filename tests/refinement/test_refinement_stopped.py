@@ -62,24 +62,6 @@ def test_a_second_ctrl_c_waits_for_nobody():
         hangs.set()
 
 
-def test_a_judge_that_always_fails_is_quoted_while_another_one_thinks(tmp_path, small_blocks):
-    broken = threading.Event()
-
-    def slow(text, seed):
-        broken.wait(10)
-        time.sleep(0.05)
-        return 0.9
-
-    def bad(text, seed):
-        broken.set()
-        return Reply("", error="I would rather not say")
-
-    jury = [StubEngine("bad", bad), StubEngine("slow", slow)]
-    fuser = StubEngine("fuser", lambda text, seed: f"fusion of {text[-20:]}")
-    with pytest.raises(UserError, match=r"--judge bad: none of [0-9]+ replies .* rather not say"):
-        run(tmp_path, rows_of(64), Roles(writer(), fuser, jury), quorum=1, fusion_rounds=1)
-
-
 def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
     heard = Part("--judge", writer(), Journal(tmp_path))
     for error in (f"{start} (17)" for start in OF_ONE_REQUEST * PATIENCE):

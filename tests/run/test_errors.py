@@ -43,13 +43,6 @@ def test_an_entry_says_one_line_and_exits(capsys, error, code, line):
         entry(lambda: {}["bug"])()
 
 
-def test_a_map_on_disk_keeps_the_last_value_of_a_key():
-    places = DiskMap()
-    for number in range(2000):
-        places[f"key {number % 1000}".encode()] = number
-    assert [places.get(key) for key in (b"key 7", b"key 999", b"key")] == [1007, 1999, None]
-
-
 LEAVING = """
 import os, signal, threading
 from raft_fast.run.errors import WORKER, entry

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, partial
 from importlib import resources
-from typing import NamedTuple
 
 from raft_fast.refinement.checks.forms import Case, difference, remembered
 
@@ -44,7 +43,6 @@ class Quantity:
     unit: str
     written: str = field(compare=False)
     start: int = field(compare=False)
-    end: int = field(compare=False)
 
     def __str__(self) -> str:
         return f"{format(self.values[0].normalize(), 'f')} {self.unit}".strip()
@@ -64,19 +62,6 @@ class Quantity:
             (shorter, value) for unit, value in self.exact for shorter in ("", unit.split("/")[0])}
 
 
-class Known(NamedTuple):
-    """What any of some quantities says."""
-
-    exact: set[tuple[str, Decimal]]
-    vague: set[tuple[str, Decimal]]
-
-
-def agree(one: Quantity, other: Quantity | Known) -> bool:
-    """Whether both may mean the same: equal in some reading, in units that do not contradict."""
-    return not (one.exact.isdisjoint(other.exact) and one.exact.isdisjoint(other.vague)
-                and one.vague.isdisjoint(other.exact))
-
-
 def numbers(case: Case) -> str | None:
     """Every number of the gold answer is in the answer, every one of the answer in gold or question.
 
@@ -89,28 +74,31 @@ def numbers(case: Case) -> str | None:
 
 def number_set(text: str) -> set[str]:
     """The numbers of a text as strings: "15000 sek", "30 m2", "4.5 m", "1998"."""
-    return {str(one) for one in locate(text)[1]}
+    return {str(one) for one in locate(text)}
 
 
 @remembered
 def _stated(text: str) -> list[Quantity]:
     """Numbers in digits, and in words before a unit."""
-    return [*locate(text)[1], *(one for one in locate(in_digits(text))[1] if one.unit)]
+    return [*locate(text), *(one for one in locate(in_digits(text)) if one.unit)]
 
 
 @remembered
-def _known(text: str, unsure: bool) -> Known:
-    found = locate(in_digits(text, unsure))[1] if unsure else _stated(text)
-    return Known(set().union(*(one.exact for one in found)), set().union(*(one.vague for one in found)))
+def _known(text: str, unsure: bool) -> tuple[set[tuple[str, Decimal]], set[tuple[str, Decimal]]]:
+    """(what the numbers of a text say, and what they say without a unit)."""
+    found = locate(in_digits(text, unsure)) if unsure else _stated(text)
+    return set().union(*(one.exact for one in found)), set().union(*(one.vague for one in found))
 
 
 def _unmatched(text: str, *others: str) -> set[str]:
-    """What a text states that none of the others has, be it in words that may mean something else."""
+    """What a text states that none of the others has, be it in words that may mean something else: that is
+    equal in no reading, or in a unit that contradicts."""
     left = _stated(text)
     for unsure in (False, True):
         for other in others if left else ():
-            known = _known(other, unsure)
-            left = [one for one in left if not agree(one, known)]
+            exact, vague = _known(other, unsure)
+            left = [one for one in left if one.exact.isdisjoint(exact) and one.exact.isdisjoint(vague)
+                    and one.vague.isdisjoint(exact)]
     return {one.written for one in left}
 
 
@@ -127,9 +115,9 @@ def in_digits(text: str, unsure: bool = False) -> str:
 
 
 @remembered
-def locate(text: str) -> tuple[str, list[Quantity]]:
-    """(the text as it was searched, its quantities in order with their places in it). Markers of lists do not
-    count. In a range ("4–6 weeks") the unit belongs to both ends."""
+def locate(text: str) -> list[Quantity]:
+    """The quantities of a text in order. Markers of lists do not count. In a range ("4–6 weeks") the unit
+    belongs to both ends."""
     text = FRACTION.sub(_fraction, text.translate(SIGNS))
     listed = [int(number) for number in INLINE_MARKER.findall(text)]
     inline = listed[1:] and listed == [*range(1, len(listed) + 1)]
@@ -139,23 +127,22 @@ def locate(text: str) -> tuple[str, list[Quantity]]:
 
     def take(read: Callable[[re.Match[str]], list[Fact]], match: re.Match[str]) -> str:
         facts = read(match)
-        found.extend(Quantity(*fact, match[0].strip(), *match.span()) for fact in facts)
+        found.extend(Quantity(*fact, match[0].strip(), match.start()) for fact in facts)
         return ";" * len(match[0]) if facts else match[0]
 
-    rest = text
     for pattern in DATES:
-        rest = pattern.sub(partial(take, _date), rest)
-    rest = TIME.sub(partial(take, _time), rest)
-    unit, start = "", len(rest)
-    for match in reversed([*NUMBER.finditer(rest)]):
+        text = pattern.sub(partial(take, _date), text)
+    text = TIME.sub(partial(take, _time), text)
+    unit, start = "", len(text)
+    for match in reversed([*NUMBER.finditer(text)]):
         name, per = match["unit"] or match["currency"], match["per"]
         if name:
             unit = UNITS[name.lower()] + (f"/{UNITS[per.lower()]}" if per else "")
-        elif not RANGE.fullmatch(rest, match.end(), start):
+        elif not RANGE.fullmatch(text, match.end(), start):
             unit = ""
         start = match.start()
-        found.append(Quantity(_values(match, unit), unit, match[0].strip(), *match.span()))
-    return text, sorted(found, key=lambda one: one.start)
+        found.append(Quantity(_values(match, unit), unit, match[0].strip(), match.start()))
+    return sorted(found, key=lambda one: one.start)
 
 
 def _fraction(match: re.Match[str]) -> str:

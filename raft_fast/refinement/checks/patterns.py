@@ -13,7 +13,7 @@ Users bring a TOML file (`--check_patterns FILE.toml`), where each table is a ch
 
 Rules are Python's regular expressions, in order; what one has matched is seen neither by the next nor by the
 checks that compare. The rewrite may name what the question names. With agree = "sides" only names of
-both texts are compared: named groups that matched (but `of`) are a name's sides, and one must be the same:
+both are compared: named groups that matched (but `of`) are a name's sides, low_high both; one must agree:
 
     rules = [['(?:(?P<low>at least)|(?P<high>at most)) (?P<of>\d+)', '{of}']]
 """
