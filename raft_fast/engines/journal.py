@@ -82,8 +82,10 @@ class Journal:
             try:
                 entry = json.loads(line)
                 if entry != FINISHED:
-                    failed = _reply(entry).error is not None
-                    (failures if failed else self._places)[bytes.fromhex(entry["key"])] = start
+                    key, failed = bytes.fromhex(entry["key"]), _reply(entry).error is not None
+                    (failures if failed else self._places)[key] = start
+                    if not failed:  # an interrupted run's failure was asked for again
+                        failures.pop(key, None)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 self.damaged += 1
                 continue

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import takewhile
 
 from raft_fast.engines import Reply, Sampling
 from raft_fast.models.thinking import strip_thinking
@@ -35,7 +36,12 @@ _GIVEN = re.compile(
     r"|\bI(?:['’](?:d|ll))?\s(?:(?:would|will|must|therefore|thus|do)\s)?(?:give|rate|grade|score)\s"
     rf"(?:it|(?:this|that|the)(?:\s(?:answer|reply|response))?)\s(?:an?\s|as\s|at\s|with\s)?){_VALUE}"
     r"(?!\s(?:if|had|were|but)\b)", re.IGNORECASE | re.MULTILINE)
-_LINE = re.compile(rf"^[^\w\n-]{{0,9}}{_VALUE}[ .*)\]`\"']{{0,9}}$", re.IGNORECASE | re.MULTILINE)
+_MARKED = re.compile(rf"(?:\[\[|\\boxed\{{|<\|begin_of_box\|>|\[RESULT\]){_GAP}{_VALUE}", re.IGNORECASE)
+_SENTENCE = re.compile(rf"[^\W\d_]{{4}}[\"')*]*[.!?:]\s+\**{_VALUE}[\s.*!]*\Z")  # "It is good. 8"
+_LINE = re.compile(rf"[^\w\n-]{{0,9}}{_VALUE}[ .*)\]`\"']{{0,9}}", re.IGNORECASE)
+# a text in a JSON object, which gives no score
+_STRING = re.compile(r'("\s*:\s*)"[^"\\]*[^\W\d](?:[^"\\]|\\.)*"')
+_TAIL = 300  # characters of the end in which last lines and a last sentence are looked for
 
 
 def as_score(reply: Reply) -> Reply:
@@ -58,14 +64,17 @@ def second_attempt(first: Reply, second: Reply) -> Reply:
 def parse_score(text: str) -> float:
     """The one score of a reply without its thoughts, divided by 9.
 
-    Collected are numbers alone on a line, and those after the word score, rating or grade (in JSON too) or
-    "I give it". No other number is a score. Raises ValueError unless there is exactly one value, and a whole
-    number from 0 to 9: of two that differ one may be a quotation, "7 to 8" is neither, and another scale is
-    never bent into this one.
+    Collected are numbers alone on the last lines or after a last sentence, and those after the word score,
+    rating or grade (in JSON too), after "I give it" and in a box. No other number is a score. Raises
+    ValueError unless there is exactly one value, and a whole number from 0 to 9: of two that differ one may
+    be a quotation, "7 to 8" is neither, and another scale is never bent into this one.
     """
     answer = strip_thinking(text)
-    found = [match for pattern in (_TAGGED, _GIVEN, _LINE) for match in pattern.finditer(answer)
+    plain, end = _STRING.sub(r"\1", answer), answer[-_TAIL:]
+    found = [match for pattern in (_TAGGED, _GIVEN, _MARKED) for match in pattern.finditer(plain)
              if not match.groupdict().get("other")]
+    lines = [_LINE.fullmatch(line) for line in reversed(end.splitlines()) if line.strip("` \t")]
+    found += [*takewhile(bool, lines), *_SENTENCE.finditer(end)]
     values = {_plain(match): match for match in found}
     if len(values) != 1:
         told = [_end(match["number"]) for match in values.values()][:SOME]
@@ -87,7 +96,7 @@ def _plain(match: re.Match[str]) -> float | str:
             return float(match["number"].rstrip(".,"))
         except ValueError:
             pass
-    return match[0].strip()
+    return match["hedge"] + match["number"] + (match["more"] or "")
 
 
 def _end(text: str) -> str:

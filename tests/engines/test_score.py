@@ -29,7 +29,8 @@ from raft_fast.engines.score import parse_score
     ("Score: 8\n- 3 weeks are missing", 8),
     ("I would give it a 9 if it named the deadline. Score: 6", 6), ("Initial score: 5. Final score: 7", 7),
     ("<|channel|>analysis<|message|>Score: 3<|end|><|channel|>final<|message|>8<|return|>", 8),
-    ("x" * 20_000 + "\nScore: 8", 8),
+    ("x" * 20_000 + "\nScore: 8", 8), (r"\boxed{8}", 8), ("[RESULT] 8", 8), ("The verdict is good. 8", 8),
+    ("Step 1:\n1\n2\nScore: 8", 8), ('{"score": 8, "reason": "the rating: 5 is"}', 8),
 ])
 def test_the_one_score_of_a_reply_counts(text, digit):
     assert parse_score(text) == pytest.approx(digit / 9)
@@ -47,7 +48,7 @@ def test_another_scale_is_an_error_and_never_clamped(text):
 
 
 @pytest.mark.parametrize("text", [
-    "", "good", "Score (0-9)", '{"score": true}', "It is good. 8",
+    "", "good", "Score (0-9)", '{"score": true}', "7\nbecause ...",
     "<think>7", '{"verdict": 7}', "1. good\n2. bad",
     "It should name clause no. 8.", "The fee is missing, which is 5", "I would not give this a 9.",
     "I cannot give it more than a 7.", "They give notice of section 8.",
