@@ -178,8 +178,8 @@ def merge(output_dir: Path, reporter: Reporter) -> Record:
                 outputs.add(line)
                 advance(1)
         if outputs.tally.rows != used:  # before anything has its final name
-            raise UserError(f"--output_dir {output_dir}: its shards hold {outputs.tally.rows} rows of {used} in "
-                            f"{DECISIONS}; refine the one that was cut again")
+            raise UserError(f"--output_dir {output_dir}: {DECISIONS} of its shards hold {outputs.tally.rows} "
+                            f"rows of {used}; refine the one that was cut again")
     config = read_yaml(first / CONFIG, AGAIN)
     write_yaml(config | {"shard": None, "output_dir": str(output_dir)}, output_dir / CONFIG)
     for name in (REJECTED, SCREENED):

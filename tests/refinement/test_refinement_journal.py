@@ -79,6 +79,8 @@ def test_what_failed_in_a_run_that_was_cut_short_is_asked_again(tmp_path):
     journal.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     with Journal(tmp_path) as journal:
         assert ask(journal, flaky("better"), ["a"]) == ["better"]
+    with Journal(tmp_path) as journal:  # the finished run keeps the reply, not the failure before it
+        assert ask(journal, flaky(), ["a"]) == ["better"]
 
 
 def test_threads_that_want_the_same_reply_ask_once(tmp_path):

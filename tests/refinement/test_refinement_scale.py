@@ -66,6 +66,11 @@ def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tm
     refined(second, rows_of(50)[1:30:2])
     with pytest.raises(UserError, match="not of the same rows"):
         outputs.merge(tmp_path, Reporter())
+    refined(second, rows_of(50)[1::2])
+    lines = (second / "decisions.jsonl").read_text().splitlines(keepends=True)
+    (second / "decisions.jsonl").write_text("".join(lines[:10]))
+    with pytest.raises(UserError, match=r"decisions.jsonl of its shards hold 35 rows of 50"):
+        outputs.merge(tmp_path, Reporter())
     assert not (tmp_path / "refined.parquet").exists()
 
 
