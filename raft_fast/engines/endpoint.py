@@ -1,11 +1,12 @@
 """One address of a model: how it is reached, at what rate it is asked, what is under way."""
 
 import asyncio
+import contextvars
 import ipaddress
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ssl import create_default_context
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -22,6 +23,8 @@ TIMEOUT_RETRIES = 1  # a request that takes too long usually does so again
 CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its list of models
 REST = 30.0  # seconds for which other endpoints are asked first
 NOT_SENT = object()
+# of the request under way: set once nothing more may be sent; None for the list of models
+_stopped: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stopped", default=None)
 
 
 class Endpoint:
@@ -36,7 +39,7 @@ class Endpoint:
         self.down: UserError | None = None  # why it listed no models
         self._slots = asyncio.Semaphore(options.requests_in_flight)
         self._line, self._free_at = asyncio.Lock(), 0.0
-        self._client = client_for(url, variable, proxy, options)
+        self._client = client_for(url, variable, proxy, options, self._limit)
 
     async def models(self) -> list[str]:
         """The models that the server lists; none if it gives no list (requests will tell), or is `down`.
@@ -65,36 +68,46 @@ class Endpoint:
         self.in_flight += 1
         try:
             async with self._slots:
-                await self._limit(stopped)
-                if stopped.is_set():
-                    return NOT_SENT
+                _stopped.set(stopped)
                 sent = await self._client.post("/chat/completions", body=body,
                                                cast_to=openai.HttpxBinaryResponseContent)
             self.answered_at, self.rests_until = time.monotonic(), 0.0
             return sent.response.extensions["answer"]
         except openai.OpenAIError as error:
+            if stopped.is_set() and isinstance(error.__cause__, asyncio.CancelledError):
+                return NOT_SENT
             if in_trouble(error):
                 self.rests_until = time.monotonic() + REST
             raise
         finally:
             self.in_flight -= 1
 
-    async def _limit(self, stopped: threading.Event) -> None:
-        """Wait until the rate limit lets another request through; first come, first served."""
+    async def _limit(self) -> None:
+        """Wait until the rate limit lets another attempt through; first come, first served. Raises
+        OpenAIError, which is not retried, once nothing more may be sent."""
+        import openai
+
+        if (stopped := _stopped.get()) is None:
+            return
         async with self._line:
             if self.options.requests_per_minute and not stopped.is_set():
                 await asyncio.sleep(self._free_at - time.monotonic())
                 self._free_at = time.monotonic() + 60 / self.options.requests_per_minute
+        if stopped.is_set():
+            raise openai.OpenAIError("not sent") from asyncio.CancelledError()
 
 
-def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:
-    """An openai client whose attempts are bounded in time and whose responses pass `understand`. Redirects
-    are errors, so rows go nowhere else. Raises UserError for a key or proxy that cannot be used."""
+def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions,
+               limit: Callable[[], Awaitable[None]]) -> Any:
+    """An openai client whose attempts wait for `limit` and are bounded in time, and whose responses pass
+    `understand`. Redirects are errors, so rows go nowhere else. Raises UserError for a key or proxy that
+    cannot be used."""
     import openai
 
     class Client(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, name-defined]
         async def send(self, request: Any, **how: Any) -> Any:
             for _ in range(1 + TIMEOUT_RETRIES):
+                await limit()
                 try:
                     async with asyncio.timeout(options.request_timeout):  # the client's own is per read
                         response = await super().send(request, **how)

@@ -27,6 +27,7 @@ SEED_BITS = 31  # servers take a signed 32-bit seed
 # Conversations of one call that wait in line: first come, first served, so that several threads' calls end
 # one after the other, and the server is busy with the next one's while a thread works on its replies.
 READ_AHEAD = 1024
+DRAIN_SECONDS = 20.0  # for replies in flight at a stop: schedulers kill 30 seconds after SIGTERM
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
 """Answers one conversation; None if the event was set before the request was sent."""
@@ -41,7 +42,7 @@ class OpenAIEngine:
 
     def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions) -> None:
         self.model, self.endpoints, self.extra = model, endpoints, options.extra_body
-        self.size, self.patience = len(endpoints) * options.requests_in_flight, options.request_timeout
+        self.size = len(endpoints) * options.requests_in_flight
         self._slots = asyncio.Semaphore(self.size)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
@@ -92,7 +93,7 @@ class OpenAIEngine:
         call = Call(ask)
         with self._lock:
             self._calls.add(call)
-        return call.replies(conversations, READ_AHEAD + self.size, self.patience)
+        return call.replies(conversations, READ_AHEAD + self.size)
 
     async def _reply(self, sampling: Sampling, messages: list[Message],
                      stopped: threading.Event) -> Reply | None:
@@ -154,11 +155,11 @@ class Call:
         self._done.put(None)  # before any request that is not sent because of it
         self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
 
-    def replies(self, conversations: Conversations, ahead: int, patience: float) -> Replies:
+    def replies(self, conversations: Conversations, ahead: int) -> Replies:
         """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
 
         If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
-        `patience` seconds at most, and then it is raised. A second Ctrl-C is raised at once.
+        DRAIN_SECONDS at most, and then it is raised. A second Ctrl-C is raised at once.
         """
         numbered, end, waits = enumerate(conversations), float("inf"), False
         raised: BaseException | None = None
@@ -187,7 +188,7 @@ class Call:
                         raise
                     self._stopped.set()
                     raised = raised or error  # the first failure is the one that is raised
-                    end = min(end, time.monotonic() + patience)
+                    end = min(end, time.monotonic() + DRAIN_SECONDS)
             if raised is not None:
                 raise raised
         finally:

@@ -74,7 +74,7 @@ def parse_score(text: str) -> float:
     found = [match for pattern in (_TAGGED, _GIVEN, _MARKED) for match in pattern.finditer(plain)
              if not match.groupdict().get("other")]
     lines = [_LINE.fullmatch(line) for line in reversed(end.splitlines()) if line.strip("` \t")]
-    found += [*takewhile(bool, lines), *_SENTENCE.finditer(end)]
+    found += [*(one for one in takewhile(bool, lines) if one), *_SENTENCE.finditer(end)]
     values = {_plain(match): match for match in found}
     if len(values) != 1:
         told = [_end(match["number"]) for match in values.values()][:SOME]

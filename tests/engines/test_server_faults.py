@@ -1,5 +1,6 @@
 """Everything a server can do wrong or say in its own way: what comes of it, how many requests it costs."""
 
+import itertools
 import re
 import threading
 import time
@@ -265,3 +266,18 @@ def test_requests_are_spaced_by_the_rate_limit_of_their_endpoint(connect):
     start = time.monotonic()
     ask(connect(requests_per_minute=600), *"abc")
     assert time.monotonic() - start >= 0.2
+
+
+def test_retries_keep_the_rate_limit_and_end_with_a_stop(serve, connect):
+    times = []
+
+    def reply(request, before):
+        times.append(time.monotonic())
+        if len(times) == 3:
+            engine.interrupt()
+        return Say("busy", 503, headers={"retry-after": "0.01"})
+
+    engine = connect(serve(reply), requests_per_minute=600, max_retries=20)
+    assert ask_until(KeyboardInterrupt, engine, "a") == []
+    assert len(times) == 3
+    assert min(later - one for one, later in itertools.pairwise(times)) > 0.09
