@@ -96,7 +96,8 @@ class Chat:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without special tokens and ends of turn."""
         said = [token for token in ids if token not in self.eos_ids]  # an end of turn need not be special
-        return trim(self.tokenizer.decode(said, skip_special_tokens=True))
+        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        return trim(text.removesuffix(self.template.last_words))
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """Text of ids as it is, special tokens and all."""

@@ -46,10 +46,11 @@ class Template:
         special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self.opened, before, after = self._probe()
         self.between = before[len(self.opened):]
-        self.ending, self.end_id = "", None
+        self.ending, self.end_id, self.last_words = "", None, ""  # the last: text before the end of turn
         for names in (self.added, special):
             if mark := _any_of(names).search(after):
                 self.ending, self.end_id = after[: mark.end()], names[mark[0]]
+                self.last_words = after[: mark.start()]
         self.lead = self._leading_space(before)
         own = self.opened + self.ending
         for turn in PROBES[0]:

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import logging
+import re
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.terminal import visible
 
+LAYER = re.compile(r"\.\d+\.")
 SHOWN = 3  # weights that an error names
 GENERATION = "generation_config.json"
 AGAIN = "copy or download the folder again"
@@ -101,15 +103,21 @@ def _quantized(config: Any) -> bool:
     return any(one and AutoHfQuantizer.supports_quant_method(one) for one in given)
 
 
-def _misplaced(unexpected: Iterable[str], model: Any) -> list[str]:
+def _misplaced(unexpected: Sequence[str], model: Any) -> list[str]:
     """Names of weights without which the model computes something else: of a further layer, of a module that
     it has (q_proj.bias), or beside these in a layer (q_norm.weight, an adapter that was not merged). Those of
     a head, a tower, multi-token prediction or a mask that attention keeps as `bias` are not."""
     prefix = f"{model.base_model_prefix}."  # not every folder has it
+    kinds = {LAYER.sub(".*.", name) for name in model.state_dict()}
+    # of a further layer with parts that no other has (multi-token prediction)
+    extra = {found[0] for name in unexpected if LAYER.sub(".*.", name) not in kinds
+             if (found := re.match(rf".*?{LAYER.pattern}", name))}
     modules = {name.removeprefix(prefix): module for name, module in model.named_modules()}
     stacks = tuple(f"{name}." for name, one in modules.items() if isinstance(one, torch.nn.ModuleList))
 
     def belongs(name: str) -> bool:
+        if name.startswith(tuple(one for one in extra if one[:-1].removeprefix(prefix) not in modules)):
+            return False
         home, _, leaf = name.removeprefix(prefix).rpartition(".")
         if home in modules:
             return any(True for _ in modules[home].parameters(recurse=False))

@@ -49,6 +49,13 @@ def test_the_templates_own_end_of_turn_counts_as_eos_and_those_of_the_generation
     assert Chat(make_tokenizer(wants + CHATML)).end_of_turn == 2
 
 
+def test_text_before_the_end_of_turn_is_trained_and_not_shown():
+    chat = Chat(make_tokenizer(CHATML.replace("{{ m['content'] }}<eos>", "{{ m['content'] }}[/A]<eos>")))
+    completion = chat.sft_view(USER, "Three metres.").completion
+    assert chat.decode_all(completion) == "Three metres.[/A]<eos>"
+    assert chat.decode(completion) == "Three metres."
+
+
 def test_no_doubled_bos():
     chat = Chat(make_tokenizer(NO_SYSTEM))
     for ids in (chat.sft_view(USER, "Yes.").ids, chat.teacher_prompt(USER, "Yes.")):
