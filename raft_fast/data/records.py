@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import MEMORY
+from raft_fast.run.progress import console
 from raft_fast.run.terminal import visible
 
 HUB_SECONDS = 5
@@ -253,6 +254,8 @@ def _data_set(source: str) -> Iterator[tuple[int, Any]]:
         if split not in found:
             raise UserError(f"--data {source}: has no split train but {names(found)}; save the rows that you "
                             "mean as a file")
+        if split != "train":
+            console.print(f"{source} has no split train; its only one is taken: {split}", markup=False)
         found = found[split]
     yield from _of_data_set(found)
 

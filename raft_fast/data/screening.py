@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,7 +93,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
     largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact;
     by FAISS where it is installed, else by torch."""
     chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
-    search = _by_faiss if find_spec("faiss") else _by_torch
+    search = _search()
     scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for begin in range(0, len(chosen), BASE_ROWS):
         own = chosen[begin : begin + BASE_ROWS]
@@ -103,6 +102,14 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
     return scores, ids
+
+
+def _search() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    try:
+        import faiss  # noqa: F401
+    except ImportError:  # absent, or made for another CUDA
+        return _by_torch
+    return _by_faiss
 
 
 def _by_torch(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,7 @@ class OpenAIEngine:
         server lists. A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its
         fragment names: `MODEL@https://host/v1#OTHER_KEY`.
 
-        Raises UserError if no endpoint can be reached, or one refuses the key, or if there is no name.
+        Raises UserError if no endpoint can be reached, one refuses the key, or the model is not served.
         """
         require("openai", "quickstart")
         model, addresses = parse_spec(spec)
@@ -72,7 +72,10 @@ class OpenAIEngine:
         if name is None:
             raise UserError(f"{endpoints[0].address}: serves no model; name one as "
                             f"MODEL@{endpoints[0].address}")
-        return cls(name, endpoints, options)
+        engine = cls(name, endpoints, options)
+        if offered and name not in offered:  # may be served all the same: a short question tells
+            next(iter(engine.generate([[Message(role="user", content="1")]], Sampling(1))), None)
+        return engine
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server

@@ -189,7 +189,7 @@ def test_the_report_counts_what_was_found(tmp_path):
 def test_neighbours_are_those_that_sorting_finds(tmp_path, monkeypatch, count, k, engine):
     """By both engines, over several blocks, also of a read-only file with a part of the vectors left out."""
     pytest.importorskip(engine)
-    monkeypatch.setattr(screening, "find_spec", lambda name: engine == "faiss")
+    monkeypatch.setattr(screening, "_search", lambda: getattr(screening, f"_by_{engine}"))
     monkeypatch.setattr(screening, "BASE_ROWS", 97)
     rng = np.random.default_rng(0)
     base, queries = (unit(rng.normal(size=(number, 16))) for number in (count, 37))

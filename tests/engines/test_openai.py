@@ -69,6 +69,12 @@ def test_a_url_alone_takes_the_first_model(serve, connect):
             connect(server.url)
 
 
+def test_a_name_that_is_not_listed_is_tried_before_any_work(serve, connect):
+    assert connect(f"alias@{serve().url}").model == "alias"
+    with pytest.raises(UserError, match="does not serve the model typo"):
+        connect(f"typo@{serve(lambda request, before: Say('no model typo', 404)).url}")
+
+
 def test_the_identity_is_the_model_and_what_else_is_sent(serve, connect):
     """Another address, or one more, pays for nothing twice; another way of asking does."""
     one, two = serve(), serve()
