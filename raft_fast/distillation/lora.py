@@ -31,7 +31,7 @@ EXPRESSION = re.compile(r"[\\*+?()\[\]{}|^$]")
 class Adapter:
     """An adapter inside `model`, whose layers are wrapped in place; the model's own weights are frozen.
 
-    It is the `Weights` of a checkpoint: a few megabytes that peft loads too. `config`: a LoraConfig of peft
+    Checkpoints hold it alone: a few megabytes that peft loads too. `config`: a LoraConfig of peft
     instead of the one that `options` describe (see `options_of`). Raises UserError if peft is missing or
     layers that were named have no adapter.
     """

@@ -41,7 +41,7 @@ LESS_MEMORY = ("use --gradient_checkpointing true or a smaller --max_tokens_per_
 
 def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngine:
     """The engine that --rollout_engine names. Raises UserError if its package is missing;
-    `preflight.check_rollouts` checks which of them the device supports."""
+    `stage2.check_rollouts` checks which of them the device supports."""
     sampling = Sampling(options.max_completion_length, options.rollout_temperature)
     if options.rollout_engine == "transformers":
         return BatchedRollouts(chat, sampling)

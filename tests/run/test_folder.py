@@ -105,7 +105,7 @@ def test_how_a_model_is_measured_may_change_until_it_has_been(folder):
 
 def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
     (folder / "refine").mkdir()
-    left = ["evaluations.jsonl", "general_answers.jsonl", "metrics.jsonl"]
+    left = ["evaluations.jsonl", "metrics.jsonl"]
     for name, text in ({"refine/journal.jsonl": "{}\n"} | dict.fromkeys(left, "")).items():
         (folder / name).write_text(text)
     (folder / "best/step-000000").mkdir(parents=True)
