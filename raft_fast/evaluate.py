@@ -21,7 +21,8 @@ defaults to the run's held-out rows, --output_dir to evaluations/<name of the ru
 def main() -> None:
     options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds())[1])
     if options.model.model == ModelOptions.model and not (options.data.data and options.compare.base):
-        raise UserError("--model is missing: name a run's model, as in --model RUN/model")
+        raise UserError("--model: must be a run's model, as in --model RUN/model; for another model name "
+                        "--data and --base too")
     run(options)
 
 

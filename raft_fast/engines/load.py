@@ -78,6 +78,6 @@ def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int,
 
 def not_a_server(teacher: str) -> str:
     """The teacher's name. Raises UserError if it names a server."""
-    if "://" in teacher:
+    if "://" in teacher or teacher.startswith("vllm:"):
         raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
     return teacher

@@ -15,7 +15,7 @@ from raft_fast.refinement.bench import Stage1, build_roles, named_engines
 from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.summary import REASONS
+from raft_fast.refinement.summary import REASONS, outcome
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import defaults, only_process
@@ -44,8 +44,10 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
         folder = run_dir / "refine"
         with only_process(folder):  # `python -m raft_fast.refine --output_dir RUN/refine` takes the same
             golds = index_golds(rows, stage.options, encoder, folder, reporter)
-            refine(rows, stage, roles, encoder, folder, reporter, seed=options.data.seed,
-                   total_rows=data.total, golds=golds)
+            summary = refine(rows, stage, roles, encoder, folder, reporter, seed=options.data.seed,
+                             total_rows=data.total, golds=golds)
+            for line in outcome(summary):
+                reporter.say(line)
             outputs.add_calibration(folder, encoder)
         rows = read_table(str(folder / outputs.REFINED), None).rows
     return [replace(row, completion={

@@ -38,7 +38,8 @@ def test_defaults_point_at_the_run(tmp_path):
 
 def test_what_is_no_model_is_one_line_and_code_2_before_rows_are_read(said, tmp_path):
     adapter, data = tmp_path / "adapter", ["--data", "nowhere.jsonl"]
-    assert said(*data) == "error: --model is missing: name a run's model, as in --model RUN/model\n"
+    assert said(*data) == ("error: --model: must be a run's model, as in --model RUN/model; for another "
+                           "model name --data and --base too\n")
     assert said("--model", tmp_path / "model", *data).count("\n") == 1
     (tmp_path / "model").mkdir()
     adapter.mkdir()
