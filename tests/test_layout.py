@@ -100,9 +100,7 @@ def test_setup_names_every_package_and_its_data():
         assert all(list(folder.glob(pattern)) for pattern in patterns), package
     folders = {str(file.parent.relative_to(ROOT)).replace("/", ".")
                for file in (ROOT / "raft_fast").rglob("__init__.py")}
-    assert folders <= set(packages)
-    assert "raft_kernels" in packages
-    assert not any(name.split(".")[0] == "kernels" for name in packages)
+    assert folders | {"raft_kernels", "raft_fast_configs"} == set(packages)  # one too many fails to install
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
