@@ -72,7 +72,7 @@ def understand(response: Any) -> None:
 
 
 def _error_in(body: Any) -> tuple[int | None, Any]:
-    """(HTTP status, error) inside a successful response; status None if there is none."""
+    """(HTTP status, error) inside a successful response; (None, None) without an error."""
     answer = _mapping(body[0] if isinstance(body, list) and body else body)  # Gemini puts errors in a list
     choice, error = _choice(answer), answer.get("error") or answer.get("errors")
     if choice is not None:

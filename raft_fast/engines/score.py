@@ -45,7 +45,7 @@ _TAIL = 300  # characters of the end in which last lines and a last sentence are
 
 
 def as_score(reply: Reply) -> Reply:
-    """The reply with the score that its text gives, or with the error that says why there is none."""
+    """The reply with the score that its text gives, or with an error that says why it has no score."""
     if reply.error is not None:
         return reply
     try:

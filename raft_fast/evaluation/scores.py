@@ -41,8 +41,8 @@ Mean = dict[str, Any]
 
 
 def weighted_mean(pairs: Pairs) -> Mean:
-    """{mean, low, high, n} of sum(values) / sum(weights): 95 % interval by bootstrap over the rows, null if
-    there is none, as of a single row; mean null without values."""
+    """{mean, low, high, n} of sum(values) / sum(weights): 95 % interval by bootstrap over the rows, null for
+    a single row; mean null without values."""
     return _bootstrap(pairs)
 
 

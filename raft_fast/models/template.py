@@ -56,7 +56,8 @@ class Template:
         for turn in PROBES[0]:
             own = own.replace(turn["content"], "")
         marks = {one for one in self.added if one in own and not (one.isalnum() or _MARK.fullmatch(one))}
-        self.controls = {name: {**self.added, **special}[name] for name in {*special, *marks} if name.strip()}
+        every = {**self.added, **special}
+        self.controls = {name: every[name] for name in {*special, *marks} if name.strip()}
         self._held = {name: chr(_HELD + at) for at, name in enumerate(self.controls)}
         self._names = _any_of(self.controls)
 

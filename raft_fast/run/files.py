@@ -70,6 +70,8 @@ def check_seal(folder: Path) -> None:
         sums = _parsed(json.loads, (folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read") from error
+    if not sums:
+        raise ValueError(f"its {MANIFEST} names no file")
     for name, expected in sums.items():
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")
