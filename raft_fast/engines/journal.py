@@ -54,7 +54,7 @@ class Journal:
         self.asked = self.cached = self.failed = self.damaged = 0
         self._heard: Counter[str] = Counter()  # replies by task
         self._asking: dict[bytes, Future[Reply]] = {}
-        self._engines: list[Engine] = []  # all that were asked
+        self._engines: list[Any] = []  # those that were asked and can be interrupted
         self._lock = threading.Lock()
         self._stop, self._replaying = threading.Event(), False
         self._closed, self._end, self._synced = False, 0, time.monotonic()
@@ -116,8 +116,7 @@ class Journal:
         with self._lock:
             engines = list(self._engines)
         for engine in engines:
-            if (interrupt := getattr(engine, "interrupt", None)) is not None:
-                interrupt()
+            engine.interrupt()
 
     def note(self) -> str:
         """Replies so far by task, for the progress bar."""
@@ -141,7 +140,7 @@ class Journal:
         futures: dict[bytes, Future[Reply]] = {}
         mine: dict[bytes, Future[Reply]] = {}  # what this call asks for
         with self._lock:
-            if not any(engine is one for one in self._engines):
+            if hasattr(engine, "interrupt") and not any(engine is one for one in self._engines):
                 self._engines.append(engine)
             for key in asked:
                 if key in self._asking and not self._replaying:  # another call asks for it
