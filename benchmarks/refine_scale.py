@@ -38,8 +38,6 @@ WORDS = 40  # of an answer
 class Instant:
     """An engine that answers at once; its third fusion of a row is the first one good enough."""
 
-    price: dict[str, float] | None = None
-
     def __init__(self, identity: str) -> None:
         self.identity = identity
 

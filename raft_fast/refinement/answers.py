@@ -157,13 +157,9 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, re
     engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
     most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
-          f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
+          f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}")
     for option, spec, each in engines:
-        price = options.engines.prices if "://" in spec else None
-        cost = "-" if price is None else (
-            f"{(price['prompt'] * each['read'] + price['completion'] * each['written']) / 1e6:,.2f}")
-        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
-              f"  {spec}")
+        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}  {spec}")
     print(f"guessed from {CHARACTERS_A_TOKEN:g} characters a token, rewrites and fusions as long as gold "
           "answers; journal.jsonl is used before asking")
 

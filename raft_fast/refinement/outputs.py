@@ -31,8 +31,8 @@ PROMPTS = "prompts"  # compared by their words, not by their folder
 ROWS = ("data", "max_rows", "seed")  # which rows are taken
 # options that decide what is written; the rows themselves are compared, not what their file is called
 PINNED = pinned_by(ALL_GROUPS, "rows", "refinement") - {"data"}
-# keys of a shard's summary that may differ from another's: counts, and prices, which may have been told later
-COUNTED = {"finished", "rows", "prices", "origins", "calibration", *Tally().as_json()}
+# keys of a shard's summary that may differ from another's
+COUNTED = {"finished", "rows", "origins", "calibration", *Tally().as_json()}
 
 
 class Outputs:
@@ -167,7 +167,7 @@ def merge(output_dir: Path, reporter: Reporter) -> Record:
     if counts != [len(range(at, used, len(counts))) for at in range(len(counts))]:
         raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
                         "them again from the same --data")
-    settings = {key: value for key, value in summaries[0].items() if key not in COUNTED - {"prices"}}
+    settings = {key: value for key, value in summaries[0].items() if key not in COUNTED}
     with (
         reporter.phase("join shards", used, "rows") as advance,
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,

@@ -243,7 +243,7 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
                   "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
     assert "\x1b" not in said
-    table = {tuple([line.split()[0], line.split()[5]]): line.split()[1:4]
+    table = {tuple([line.split()[0], line.split()[4]]): line.split()[1:4]
              for line in said.splitlines() if line.startswith("--") and len(line.split()) > 3}
     answer = round(len("answer 0") / 4)
     assert [table[option, "self"][::2] for option in ("--rewriter", "--fuser", "--judge")] == [

@@ -120,7 +120,6 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
                                        "tokens": {"prompt": 20, "completion": 4}},
                                  "b": {"scores": 1, "failed": 1, "mean": 0.9,
                                        "tokens": {"prompt": 10, "completion": 2}}}
-    assert summary["prices"] == {"rewriter": None, "fuser": None, "judges": {"a": None, "b": None}}
     assert summary["disagreement"] == {"fusions": 1, "mean_range": 0.4, "mean_difference": 0.4}
 
 
