@@ -48,7 +48,6 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
                              total_rows=data.total, golds=golds)
             for line in outcome(summary):
                 reporter.say(line)
-            outputs.add_calibration(folder, encoder)
         rows = read_table(str(folder / outputs.REFINED), None).rows
     return [replace(row, completion={
         "fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold,
@@ -130,10 +129,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
                      golds=golds, data=fingerprint)
     # config.yaml says how the finished files were made
     (folder / outputs.PARTIAL_CONFIG).replace(folder / outputs.CONFIG)
-    if options.how.shard is not None:  # shards are calibrated together
-        return summary
-    with reporter.phase("calibrate"):
-        return outputs.add_calibration(folder, encoder)
+    return summary
 
 
 def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:

@@ -13,7 +13,6 @@ from raft_fast.engines.asking import PATIENCE
 from raft_fast.refinement import Roles, Stage1, build_roles, refine
 from raft_fast.refinement.candidates import Candidate, Decision, best, read_line, refined_rows
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.outputs import add_calibration
 from raft_fast.refinement.summary import Tally, outcome
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
@@ -236,7 +235,6 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
     assert summary["origins"]["sample"]["objections"] == {"loops": 2}
     assert (summary["origins"]["sample"]["drawn"], summary["origins"]["sample"]["passed"]) == (4, 2)
     assert outcome(summary)[0].startswith("1 of 2 rows have an answer that passed")
-    assert add_calibration(tmp_path, ENCODER)["calibration"] is None
     candidates, picks = read_line(near)
     assert (candidates[1].text, candidates[1].scores, picks) == ("xx", {"reward": 0.2}, [candidates[1]])
     tally = Tally()
