@@ -77,19 +77,6 @@ def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     assert all(same) if temperature == 0 else not all(same)
 
 
-def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
-    """Two batches of two are read ahead, sorted and answered, then the next ones."""
-    monkeypatch.setattr(hf, "READ_AHEAD", 2)
-    read = []
-    endless = (read.append(index) or ASKED[index % 3] for index in range(10**6))
-    replies = engine.generate(endless, Sampling(4))
-    found = dict(next(replies) for _ in range(5))
-    assert len(read) == 8
-    expected = dict(engine.generate(ASKED, Sampling(4)))
-    assert {index: reply.text for index, reply in found.items()} == {
-        index: expected[index % 3].text for index in found}
-
-
 @pytest.fixture
 def short_spoken(model):
     """Every other token ends a reply, so some of a batch are whole early."""
