@@ -22,7 +22,7 @@ from raft_fast.run.progress import Reporter
 
 FILE = "evaluation.json"
 INTERVALS = ("95 %: bootstrap over rows (seeded), Wilson for shares, paired bootstrap for changes; absent "
-             "where the data give none. p: permutation test over pairs of answers")
+             "where all rows say the same")
 Answers = dict[str, list[Record]]  # one model's records by part: domain, paraphrases, general
 
 

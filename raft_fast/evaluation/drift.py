@@ -17,7 +17,7 @@ from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
-from raft_fast.evaluation.scores import Pair, compare_pairs, weighted_mean
+from raft_fast.evaluation.scores import Pair, bootstrap, compare_pairs
 from raft_fast.models.architecture import LOGIT_ROWS, head_of
 from raft_fast.models.chat import View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -85,8 +85,8 @@ def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
     def summarized(drifts: list[TokenDrift]) -> dict[str, Any]:
         kl, agreement, base, trained = ([one.part(metric) for one in drifts]
                                         for metric in ("kl", "agreement", "base_nll", "nll"))
-        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": weighted_mean(kl),
-                "agreement": weighted_mean(agreement), "nll": compare_pairs(base, trained)}
+        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": bootstrap(kl),
+                "agreement": bootstrap(agreement), "nll": compare_pairs(base, trained)}
 
     return {name: summarized(drifts) for name, drifts in measured.items()}
 
