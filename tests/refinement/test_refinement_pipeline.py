@@ -61,8 +61,6 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
     assert summary["sources"] == {"gold": 1, "rewrite": 0, "fused": 1}
     assert summary["rows"] == {"used": 2, "total": 2}
     assert summary["engines"] == {"rewriter": "writer", "fuser": "fuser", "judges": ["a", "b"]}
-    run_line, = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
-    assert (run_line["asked"], run_line["cached"], run_line["finished"]) == (8, 0, True)
     spent = {name: used["prompt"] for name, used in summary["tokens"].items()}
     assert spent == {"rewrite": 20, "fuse": 20, "judge": 40}
     assert summary["similarity"]["p50"] == 0.75
@@ -172,8 +170,6 @@ def test_a_second_run_asks_only_for_what_an_option_changes_and_decides_the_same(
 
     first, asked = again(fusion_rounds=1)
     assert again(fusion_rounds=1) == (first, [0, 0, 0])
-    one, two = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
-    assert (one["asked"], two["asked"], two["cached"]) == (sum(asked), 0, sum(asked))
     (table, _, _), asked = again(fusion_rounds=1, tau=0.4)  # one more row passes
     assert ([row.source for row in table], asked) == (["fused", "fused"], [0, 1, 1])
     monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")  # another way to score
