@@ -163,13 +163,12 @@ def generations(answers: Answers, model: str) -> list[Record]:
 
 
 def _drift(exam: Exam, base: Engine, trained: Engine, reporter: Reporter) -> dict[str, Any] | None:
-    """Token by token and in the weights; None if a model is not in this process or no prompt is asked."""
+    """None if a model is not in this process or no prompt is asked."""
     from raft_fast.engines.hf import HFEngine
 
     if not (exam.drift_prompts and isinstance(base, HFEngine) and isinstance(trained, HFEngine)):
         return None
-    from raft_fast.evaluation.drift import draw_probes, measure_drift, summarize_drift, weight_distance
+    from raft_fast.evaluation.drift import draw_probes, measure_drift, summarize_drift
 
     probes = draw_probes(exam.drift_prompts, base, exam.options.drift_max_new_tokens, reporter)
-    measured = measure_drift(base, trained, probes, reporter)
-    return summarize_drift(measured) | {"weights": weight_distance(base.model, trained.model)}
+    return summarize_drift(measure_drift(base, trained, probes, reporter))

@@ -137,8 +137,6 @@ def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
         for suite, what in DRIFT.items():
             yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"]} | lower
             yield f"NLL of {what}, nats per token", found[suite]["nll"] | lower
-        if moved := found.get("weights"):
-            yield "Relative distance of the weights", {"trained": {"mean": moved["all"]}} | lower
     else:
         yield from ((LABELS[name], metric) for name, metric in found["metrics"].items())
 
