@@ -168,8 +168,7 @@ def notes(found: Result) -> list[str]:
         notes.insert(0, f"{counted(heldout, 'held-out row')}: too few to tell methods apart.")
     if jury := found.get("jury"):
         notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
-                     f"{counted(jury['answers'], 'answer')} with two votes or more; Krippendorff's alpha "
-                     f"{value(jury['krippendorff_alpha'])}.")
+                     f"{counted(jury['answers'], 'answer')} with two votes or more.")
     return notes
 
 

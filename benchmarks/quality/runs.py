@@ -42,7 +42,7 @@ from raft_fast.engines.load import load_local
 from raft_fast.evaluation.both_models import Answers, Exam, generations, set_exam, sit
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.ifbench import fetched_suites
-from raft_fast.evaluation.jury import Jury, agreement, pairs_of
+from raft_fast.evaluation.jury import Jury, pairs_of, unanimous
 from raft_fast.models.architecture import positions
 from raft_fast.models.chat import View
 from raft_fast.models.load import load_encoder
@@ -284,7 +284,8 @@ def agreement_of(answers: Iterable[Path], jury: Jury) -> Record:
     """Who judged, and how far they agree over all points."""
     votes = [one for path in answers if verdicts_path(path).is_file()
              for one in read_json(verdicts_path(path))["votes"]]
-    return jury.about() | agreement(votes)
+    found = unanimous(votes)
+    return jury.about() | {"unanimous": found["mean"], "answers": found["n"]}
 
 
 def digest(value: Any) -> str:

@@ -74,7 +74,7 @@ def evaluate(
         result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
         write_json(result, output_dir / FILE)
     if jury is not None:
-        result = add_accuracy(result, answers, jury, output_dir, reporter)
+        add_accuracy(result, answers, jury, output_dir, reporter)
         write_json(result, output_dir / FILE)
     return result
 

@@ -102,10 +102,8 @@ def notes(evaluation: Record) -> list[str]:
               for part in ("domain", "general") for failed in [(evaluation[part] or {}).get("failed") or {}]
               if any(failed.values())]
     if jury := evaluation.get("jury"):
-        agreement, missing = jury["agreement"], sum(jury["missing_votes"].values())
-        found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(agreement['unanimous'])}; "
-                     f"Krippendorff's alpha: {value(agreement['krippendorff_alpha'])}; missing votes: "
-                     f"{missing}.")
+        found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(jury['unanimous'])}; "
+                     f"missing votes: {sum(jury['missing_votes'].values())}.")
     return found
 
 
