@@ -31,7 +31,8 @@ KINDS: dict[Any, tuple[str, str]] = {
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 # options of earlier versions and their value now, which files of options may still hold
 DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
-           "eval_general_max_new_tokens": 64, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
+           "eval_general_max_new_tokens": 64, "generation_tokens": 32768, "eval_prompts": None,
+           "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
            "license": "unknown", "language": None, "tokens_per_minute": 0, "requests_per_minute": 0,
            "generation": "batch", "engine_overrides": {}, "price": None}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
@@ -44,6 +45,7 @@ PRECISION = "weights train in float32, or in the precision of the model that you
 INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is logged",
            "optim": "AdamW is the only optimizer", "warmup_ratio": "use warmup_steps",
            "eval_strategy": "use eval_steps (0: none)", "per_device_eval_batch_size": "use eval_batch_size",
+           "eval_prompts": "use prompts", "paraphrase_prompts": "use prompts",
            "max_seq_length": "use max_length", "max_new_tokens": "use max_completion_length",
            "temperature": "use rollout_temperature and distillation_temperature",
            "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
@@ -62,7 +64,7 @@ def parse(
     changes. Raises UserError for everything that is not an option, or not a value of one.
     """
     parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
-                     usage="%(prog)s [--config FILE] [--option value ...]")
+                     conflict_handler="resolve", usage="%(prog)s [--config FILE] [--option value ...]")
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
@@ -120,10 +122,12 @@ def shown(value: Any) -> str:
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """What to use for an unknown name, or the nearest one; empty if none is near."""
     name = wrong.removeprefix("--")
+    if name in INSTEAD:
+        return f": {INSTEAD[name]}"
     if name in DROPPED:
         return f": it is no option any more, and always {shown(DROPPED[name])}"
     near = difflib.get_close_matches(wrong, list(known), n=1)
-    return f": {INSTEAD[name]}" if name in INSTEAD else f" (did you mean {near[0]}?)" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def taken(option: Option, told: Any) -> Any:

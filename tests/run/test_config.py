@@ -53,7 +53,6 @@ def test_every_option_is_explained(capsys):
     with pytest.raises(SystemExit):
         parse("refine", "", ALL_GROUPS, ["--help"])
     said = "".join(capsys.readouterr().out.split())
-    assert len(EVERY) == sum(len(dataclasses.fields(group)) for group in ALL_GROUPS)
     for name, one in EVERY.items():
         assert f"--{name}" in said
         assert "".join(one.metadata["help"].split()) in said
