@@ -208,21 +208,10 @@ def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
 
 
-@dataclasses.dataclass
-class _Fields(*reversed(GROUPS)):  # type: ignore[misc]
-    """The fields of all groups of a run."""
-
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Options:
-        """The options by group. Raises UserError for values that are refused."""
-        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
-                         for group in GROUPS))
-
-
-FIELDS = {one.name: one for one in dataclasses.fields(_Fields)}
-SIGNATURE = inspect.signature(_Fields)
+FIELDS = {one.name: one for group in GROUPS for one in dataclasses.fields(group)}
+SIGNATURE = inspect.Signature([
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default_of(one), annotation=one.type)
+    for name, one in FIELDS.items()])
 
 
 def read(name: str, value: Any) -> Any:
@@ -230,7 +219,7 @@ def read(name: str, value: Any) -> Any:
     return taken(FIELDS[name], os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
-class Arguments(_Fields):
+class Arguments:
     """The options of a run as keywords, beside those of transformers that have one value here; `defaults`
     hold where nothing is given."""
 
@@ -244,7 +233,8 @@ class Arguments(_Fields):
             if name not in FIELDS and (name not in fixed or value != fixed[name]):
                 raise UserError(f"RAFTConfig({name}={value!r}): unknown option{nearest(name, FIELDS)}")
         options = {name: value for name, value in given.items() if name in FIELDS}
-        super().__init__(**{name: read(name, value) for name, value in {**defaults, **options}.items()})
+        self.__dict__.update({name: default_of(one) for name, one in FIELDS.items()}, **{
+            name: read(name, value) for name, value in {**defaults, **options}.items()})
         check_needs([name for name, value in options.items() if value != FIELDS[name].default],
                     self.options().groups)
 
@@ -254,6 +244,11 @@ class Arguments(_Fields):
         if name in FIXED:
             return FIXED[name]
         raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    def options(self) -> Options:
+        """The options by group. Raises UserError for values that are refused."""
+        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
+                         for group in GROUPS))
 
     @property
     def folder(self) -> Path:

@@ -57,7 +57,6 @@ class EngineOptions(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_in_body("--extra_body", self.extra_body)
-        check(isinstance(self.extra_body, dict), "--extra_body", "", "an object")
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
