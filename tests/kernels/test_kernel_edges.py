@@ -117,19 +117,27 @@ def test_what_inference_mode_made_is_as_good_as_any(make_case, trained, divergen
     assert all(map(torch.equal, run(torch.inference_mode()(call)), run(call)))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
+def test_logits_of_any_size(make_case, scale):
+    """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""
+    case = make_case()
+    case.hidden_ND.mul_(scale)
+    assert all(result.isfinite().all() for result in case.check())
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_shape_stride_and_dtype(data, make_case):
-    """The torch backend equals the oracle whatever the layout; strides never change values."""
-    vocab = data.draw(st.integers(2, 70), "vocab")
+def test_any_shape_stride_size_and_dtype(data, make_case):
+    """Loss and selection of the torch backend equal the oracle's whatever the layout, also where slices of
+    bounded size are several."""
+    vocab, n = data.draw(st.integers(2, 70), "vocab"), data.draw(st.integers(0, 20), "n")
+    temperature = data.draw(st.sampled_from([0.3, 1.0, 1.5, 5.0]), "temperature")
+    k = data.draw(st.integers(2, vocab), "k")
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]), "dtype")
     case = make_case(
-        n=data.draw(st.integers(0, 20), "n"), vocab=vocab, d=data.draw(st.integers(1, 20), "d"),
-        k=data.draw(st.integers(2, vocab), "k"), bias=data.draw(st.booleans(), "bias"),
-        dtype=data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16]), "dtype"),
-        temperature=data.draw(st.sampled_from([0.3, 1.0, 1.5, 5.0]), "temperature"),
-        seed=data.draw(st.integers(0, 1000), "seed"),
-    )
-    n = case.hidden_ND.shape[0]
+        n=n, vocab=vocab, d=data.draw(st.integers(1, 20), "d"), k=k, bias=data.draw(st.booleans(), "bias"),
+        dtype=dtype, temperature=temperature, seed=data.draw(st.integers(0, 1000), "seed"),
+        **data.draw(st.sampled_from([{}, {"softcap": 3.0, "logit_scale": 0.5}]), "epilogue"))
     weights = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=n, max_size=n),
                                      "weights"), dtype=torch.float32)
     reduction = data.draw(st.sampled_from(["mean", "sum", "none"]), "reduction")
@@ -138,7 +146,12 @@ def test_any_shape_stride_and_dtype(data, make_case):
                       weight_VD=_lay_out(case.weight_VD, layout))
     # upstream gradients of stride 0 are what .sum() sends
     upstream = torch.ones(()).expand(n if reduction == "none" else ())
-    strided.check(upstream=upstream, token_weights=weights, reduction=reduction)
+    with pytest.MonkeyPatch.context() as patch:
+        if data.draw(st.booleans(), "slices"):
+            patch.setattr(torch_ops, "WEIGHT_SLICE_BYTES", 10 * 16 * 4)
+            patch.setattr(torch_ops, "LOGIT_SLICE_BYTES", 7 * 97 * 4)
+        strided.check(upstream=upstream, token_weights=weights, reduction=reduction)
+        strided.check_select("torch", k, temperature)
 
 
 def _lay_out(tensor, layout):

@@ -1,7 +1,6 @@
 """topk_kl_loss against the float64 reference, and what its arguments promise."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ from raft_kernels.divergence import TokenDivergence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-HALVES = [torch.float32, torch.bfloat16, torch.float16]
-
 
 def test_worked_numbers_of_the_paper():
     """Teacher .50 .30 .10 renormalise to .5556 .3333 .1111; student .20 .20 .10 to .4 .4 .2."""
@@ -33,31 +30,6 @@ def test_worked_numbers_of_the_paper():
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     assert topk_kl_loss_from_logits(student.log(), targets).item() == pytest.approx(by_hand, 1e-5)
     assert targets.mass.item() == pytest.approx(0.9, rel=1e-6)
-
-
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("options", [
-    {}, {"bias": True}, {"bias": True, "softcap": 3.0, "logit_scale": 0.5}, {"temperature": 0.7},
-    {"vocab": 12, "k": 12},
-])
-@pytest.mark.parametrize("sliced", [False, True])
-def test_matches_the_float64_reference(make_case, dtype, options, sliced, monkeypatch):
-    """Half-precision and strided weights go through float32 slices of bounded size."""
-    case = make_case(dtype=dtype, **options)
-    if sliced:
-        monkeypatch.setattr(torch_ops, "WEIGHT_SLICE_BYTES", 10 * 16 * 4)
-        monkeypatch.setattr(torch_ops, "LOGIT_SLICE_BYTES", 7 * 97 * 4)
-        strided = torch.empty(case.weight_VD.T.shape, dtype=dtype).T
-        case = replace(case, weight_VD=strided.copy_(case.weight_VD))
-    case.check()
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
-def test_logits_of_any_size(make_case, scale):
-    """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""
-    case = make_case()
-    case.hidden_ND.mul_(scale)
-    assert all(result.isfinite().all() for result in case.check())
 
 
 def test_reductions_and_weights(make_case):
