@@ -1,6 +1,5 @@
 """The benchmark's gate turns red for each way of being wrong that a benchmark would reward."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -89,31 +88,3 @@ def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
         head.main()
     assert "ms" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("gate", "code"), [("green", 0), ("red", 1), ("too large", 1), ("shipped", 0)])
-def test_the_tuner_fails_where_a_choice_is_wrong_or_the_shipped_one_does_not_run(monkeypatch, tmp_path, gate,
-                                                                                 code):
-    pytest.importorskip("triton")
-    from raft_kernels import triton_tiles
-
-    from benchmarks import tune_tiles
-
-    shipped = triton_tiles.TILE
-
-    def judge(inputs):
-        if gate == "too large" or (gate == "shipped" and shipped != triton_tiles.TILE):
-            raise tune_tiles.OutOfResources(300_000, 232_448, "shared memory")
-        return {"green": gate != "red"}
-
-    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
-    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
-    monkeypatch.setattr(head_gate, "gate", judge)
-    monkeypatch.setattr("sys.argv", ["it", "--device", "cpu", "--n", "64", "--d", "16", "--v", "200",
-                                     "--k", "6"])
-    with pytest.raises(SystemExit) as end:
-        tune_tiles.main()
-    assert (end.value.code, triton_tiles.TILE) == (code, shipped)
-    rows = json.loads((tmp_path / "tune-tiles-bfloat16.json").read_text())["rows"]
-    assert sum(row["shipped"] for row in rows) == 2  # tiles and hot columns as they are
-    assert all(("logits_ms" in row) == bool(row["green"]) for row in rows)
