@@ -107,7 +107,7 @@ def test_a_divergence_takes_a_few_slices(divergence, softcap):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_torch_backend_makes_no_logits(dtype):
-    """A slice of them at a time; what is made inside of a custom operator is not seen, so they are called bare."""
+    """A slice of them at a time. Operators are called bare: inside of custom ones nothing is seen."""
     n, vocab, d, k = 3000, 8192, 8, 16  # logits would be 98 MB in float32
     hidden, weight = torch.randn(n, d).to(dtype), torch.randn(vocab, d).to(dtype)
     bias, pairs = torch.randn(vocab).to(dtype), 8 * max(n * k, vocab * d)

@@ -32,15 +32,11 @@ def test_leading_dimensions_are_free_and_padded_rows_are_cut():
     assert torch.equal(padded.logprobs, got.logprobs)
 
 
-def test_from_logprobs_at_the_same_temperature_knows_its_mass():
+def test_from_logprobs_knows_its_mass_at_the_same_temperature_alone():
     probabilities = torch.tensor([[0.1, 0.6, 0.2]])
     targets = TopKTargets.from_logprobs(torch.tensor([[7, 3, 5]]), probabilities.log(), 1.5, 1.5)
-    assert targets.ids.tolist() == [[3, 5, 7]]
+    assert (targets.ids.tolist(), targets.vocab_size) == ([[3, 5, 7]], 8)
     assert targets.mass.item() == pytest.approx(0.9)
-    assert targets.vocab_size == 8
-
-
-def test_from_logprobs_at_another_temperature():
     hidden, weight = torch.randn(4, 8).double(), torch.randn(40, 8).double()
     at_one, at_two = (topk_targets(hidden, weight, 6, t) for t in (1.0, 2.0))
     lists = TopKTargets.from_logprobs(at_one.ids.tolist(), at_one.logprobs, 1.0, 2.0)
