@@ -110,9 +110,9 @@ class RefineRunOptions(Group):
 
     retry_failed: bool = option(False, "Repeat requests that failed in a finished run.")
     overwrite: bool = option(False, "Replace finished answers made from other rows or options.")
-    shard: str | None = option(None, "i/n: refine every n-th row from the i-th on; the last one joins all.")
+    shard: str | None = option(None, "i/n: refine every n-th row from the i-th on; --merge joins all.")
     dry_run: bool = option(False, "Count rows, requests and tokens, show prompts; ask and write nothing.")
-    merge: bool = option(False, "Only join the shards in OUTPUT_DIR, refined on different machines.")
+    merge: bool = option(False, "Join the shards in OUTPUT_DIR.")
     explain: str | None = option(None, "A row_id: print the decisions about this row in --output_dir.")
 
     def __post_init__(self) -> None:
