@@ -9,13 +9,8 @@ from torch import Tensor
 from benchmarks import head, head_gate, head_inputs, measure
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
-def inputs(request):
-    return head_inputs.random_inputs(70, 16, 120, 8, request.param, "cpu")
-
-
-def _green(inputs):
-    return head_gate.gate(inputs, rows=16)["green"]
+def _inputs(dtype=torch.float32, n=70):
+    return head_inputs.random_inputs(n, 16, 120, 8, dtype, "cpu")
 
 
 def _wrong_select(monkeypatch, how):
@@ -41,13 +36,6 @@ WRONG_SELECTS = {
 }
 
 
-@pytest.mark.parametrize("how", WRONG_SELECTS)
-def test_a_wrong_select_is_red(inputs, how, monkeypatch):
-    assert _green(inputs)
-    _wrong_select(monkeypatch, WRONG_SELECTS[how])
-    assert not _green(inputs)
-
-
 class _Damaged(torch.autograd.Function):
     """The same tensor; its gradient without the rows from `first` on."""
 
@@ -71,10 +59,16 @@ WRONG_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("how", WRONG_LOSSES)
-def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
-    monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
-    assert not _green(inputs)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", [*WRONG_SELECTS, *WRONG_LOSSES])
+def test_what_is_wrong_is_red(dtype, how, monkeypatch):
+    inputs = _inputs(dtype)
+    assert head_gate.gate(inputs, rows=16)["green"]
+    if how in WRONG_SELECTS:
+        _wrong_select(monkeypatch, WRONG_SELECTS[how])
+    else:
+        monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
+    assert not head_gate.gate(inputs, rows=16)["green"]
 
 
 def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
@@ -82,8 +76,8 @@ def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
     _wrong_select(monkeypatch, WRONG_SELECTS["a repeated id"])
     monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
     monkeypatch.setattr("sys.argv", ["it", "--d", "8"])
-    monkeypatch.setattr(head_inputs, "random_inputs", lambda *a, make=head_inputs.random_inputs:
-                        make(40, 8, 99, 8, torch.float32, "cpu"))
+    wrong = _inputs(n=40)
+    monkeypatch.setattr(head_inputs, "random_inputs", lambda *_: wrong)
     with pytest.raises(SystemExit, match="the gate is red"):
         head.main()
     assert "ms" not in capsys.readouterr().out

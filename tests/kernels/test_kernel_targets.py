@@ -5,16 +5,18 @@ import torch
 from raft_kernels import TopKTargets, topk_targets
 
 
-@pytest.mark.parametrize("k", [2, 7, 31, 32])
-def test_ties_go_to_the_lower_id(k):
-    """Logits of four values only: nearly every cut goes through a tie."""
-    torch.manual_seed(1)
-    weight = torch.randint(0, 4, (32, 1)).float()
-    hidden = torch.tensor([[1.0], [-2.0], [0.0]])
-    got = topk_targets(hidden, weight, k, backend="torch")
-    logits = hidden @ weight.T
-    right = logits.argsort(dim=-1, descending=True, stable=True)[:, :k]
-    assert torch.equal(got.ids, right)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("k", range(2, 21))
+def test_nan_ranks_above_everything_and_ties_go_to_the_lower_id(k, backend):
+    """Logits of few values, and of NaN, inf and -inf (inf * 0 is NaN), cut at every place."""
+    torch.manual_seed(0)
+    weight = torch.randint(-1, 2, (20, 2)).float()
+    hidden, bias = torch.tensor([[1.0, 2.0], [torch.inf, 1.0], [0.0, 0.0]]), torch.zeros(20)
+    bias[0], bias[6:9] = torch.nan, -torch.inf
+    for b in (None, bias):
+        logits = hidden @ weight.T + (0 if b is None else b)
+        right = logits.argsort(dim=-1, descending=True, stable=True)[:, :k]
+        assert torch.equal(topk_targets(hidden, weight, k, bias=b, backend=backend).ids, right)
 
 
 def test_leading_dimensions_are_free_and_padded_rows_are_cut():
