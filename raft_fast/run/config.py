@@ -30,7 +30,7 @@ KINDS: dict[Any, tuple[str, str]] = {
     int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 # options of earlier versions and their value now, which files of options may still hold
-DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
+DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "encoder_prompt": "", "connect_timeout": 10,
            "eval_general_max_new_tokens": 64, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
            "license": "unknown", "language": None, "tokens_per_minute": 0, "requests_per_minute": 0,
            "generation": "batch", "engine_overrides": {}, "price": None}
