@@ -38,8 +38,6 @@ WORDS = 40  # of an answer
 class Instant:
     """An engine that answers at once; its third fusion of a row is the first one good enough."""
 
-    price: dict[str, float] | None = None
-
     def __init__(self, identity: str) -> None:
         self.identity = identity
 
@@ -82,10 +80,10 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         rows = read_table(str(folder / "rows.jsonl"), 0.0, rows=OnDisk()).rows
         summary = refine(rows, stage1(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
-        line = json.loads((folder / "out" / "runs.jsonl").read_text())
+        requests = (folder / "out" / "journal.jsonl").read_bytes().count(b'"key"')
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
         return {"rows": count, "seconds": round(seconds, 2), "rows_per_second": round(count / seconds, 1),
-                "requests": line["asked"], "fused": summary["sources"]["fused"],
+                "requests": requests, "fused": summary["sources"]["fused"],
                 "peak_mib": round(peak / 1024, 1),
                 "output_mib": round(sum(file.stat().st_size for file in (folder / "out").iterdir())
                                     / 2**20, 1)}

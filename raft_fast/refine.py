@@ -11,13 +11,12 @@ from typing import Any
 
 from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
-from raft_fast.refinement import add_calibration, outputs
+from raft_fast.refinement import outputs
 from raft_fast.refinement.answers import open_raw, refine_rows, set_aside, shard_of, show_estimate
 from raft_fast.refinement.bench import check_refinement
 from raft_fast.refinement.summary import outcome
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
-from raft_fast.run.files import read_yaml
 from raft_fast.run.folder import only_process
 from raft_fast.run.options import Stage1Options
 from raft_fast.run.progress import Reporter
@@ -41,7 +40,7 @@ def main() -> None:
             raise UserError(f"--explain {how.explain}: requires --output_dir, the folder refined into")
         return explain(folder, how.explain)
     if how.merge:
-        return join_shards(options, folder, reporter)
+        return join_shards(folder, reporter)
     check_refinement(options.refine)
     from raft_fast.recipes.raft import stage1  # heavy: not for --help or a typo
 
@@ -60,21 +59,13 @@ def main() -> None:
     if how.shard is not None:
         if missing := outputs.unfinished(folder, own):
             return reporter.say(f"shards still to be refined: {', '.join(missing)}")
-        join_shards(options, folder, reporter)
+        join_shards(folder, reporter)
 
 
-def join_shards(options: Stage1Options, folder: Path, reporter: Reporter) -> None:
-    """Join the shards' files into those of one run, calibrated with the shards' encoder."""
-    from raft_fast.models.load import load_encoder  # heavy: not for --help or a typo
-
+def join_shards(folder: Path, reporter: Reporter) -> None:
+    """Join the shards' files into those of one run."""
     with outputs.joining(folder):
-        outputs.merge(folder, reporter)
-        made = read_yaml(folder / outputs.CONFIG, "join the shards again")
-        model = replace(options.model, **{key: made[key] for key in vars(options.model)
-                                          if key.startswith("encoder")})
-        with reporter.phase("calibrate"):
-            summary = add_calibration(folder, load_encoder(model))
-        finish(summary, folder, reporter)
+        finish(outputs.merge(folder, reporter), folder, reporter)
 
 
 def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:

@@ -50,9 +50,8 @@ class Engine(Protocol):
     """A language model that answers conversations.
 
     `identity` names the model and its revision: engines of one identity give the same replies, so it is part
-    of every cache key. `price` is that of a million tokens of "prompt" and "completion", None if none was
-    given. Conversations are read in the caller's thread, a bounded number ahead of the replies. Several
-    threads may use one engine at once.
+    of every cache key. Conversations are read in the caller's thread, a bounded number ahead of the replies.
+    Several threads may use one engine at once.
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
     in flight, and raises it again. `interrupt()` is optional: from any thread it does the same to every call
@@ -60,7 +59,6 @@ class Engine(Protocol):
     """
 
     identity: str
-    price: dict[str, float] | None
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """Yield replies as they finish; each index exactly once. Raises UserError if the engine as a whole

@@ -37,8 +37,6 @@ class HFEngine:
     tokens (prompts with their padding, and the longest replies they may get).
     """
 
-    price: dict[str, float] | None = None
-
     def __init__(
         self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
     ) -> None:

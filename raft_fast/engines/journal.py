@@ -23,7 +23,6 @@ from raft_fast.run.files import DiskMap
 
 FILE = "journal.jsonl"
 UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
-NOT_ASKED = "not asked: the run was stopped"
 FINISHED = {"finished": True}  # the last line of a run that came to its end
 KEY_BYTES = 16
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut the replies of about a second
@@ -56,7 +55,7 @@ class Journal:
         self._asking: dict[bytes, Future[Reply]] = {}
         self._engines: list[Any] = []  # those that were asked and can be interrupted
         self._lock = threading.Lock()
-        self._stop, self._replaying = threading.Event(), False
+        self._stop = threading.Event()
         self._closed, self._end, self._synced = False, 0, time.monotonic()
         self._file = self.path.open("ab", buffering=0)
         try:
@@ -123,10 +122,6 @@ class Journal:
         parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in sorted(self._heard.items()) if count]
         return ", ".join([*parts, f"{self.failed} failed"] if self.failed else parts)
 
-    def replay(self) -> None:
-        """From now on `ask` answers from the journal alone; what is missing has the error NOT_ASKED."""
-        self._replaying = True
-
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
         sampling: Sampling | None, prompt_version: str, listen: Listener = lambda *_: None,
@@ -143,14 +138,12 @@ class Journal:
             if hasattr(engine, "interrupt") and not any(engine is one for one in self._engines):
                 self._engines.append(engine)
             for key in asked:
-                if key in self._asking and not self._replaying:  # another call asks for it
+                if key in self._asking:  # another call asks for it
                     futures[key] = self._asking[key]
                     continue
                 futures[key] = Future()
                 if (place := self._places.get(key)) is not None:
                     futures[key].set_result(self._read(place))
-                elif self._replaying:
-                    futures[key].set_result(Reply("", error=NOT_ASKED, key=key.hex()))
                 else:
                     mine[key] = self._asking[key] = futures[key]
             self.cached += len(futures) - len(mine)

@@ -46,7 +46,6 @@ class OpenAIEngine:
         self._slots = asyncio.Semaphore(self.size)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
-        self.price = options.prices
         self.identity = model
         if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
             told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)

@@ -48,7 +48,6 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
                              total_rows=data.total, golds=golds)
             for line in outcome(summary):
                 reporter.say(line)
-            outputs.add_calibration(folder, encoder)
         rows = read_table(str(folder / outputs.REFINED), None).rows
     return [replace(row, completion={
         "fused": row.completion, "rewrite": row.rewrite or row.gold, "gold": row.gold,
@@ -130,10 +129,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
                      golds=golds, data=fingerprint)
     # config.yaml says how the finished files were made
     (folder / outputs.PARTIAL_CONFIG).replace(folder / outputs.CONFIG)
-    if options.how.shard is not None:  # shards are calibrated together
-        return summary
-    with reporter.phase("calibrate"):
-        return outputs.add_calibration(folder, encoder)
+    return summary
 
 
 def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
@@ -157,13 +153,9 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, re
     engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
     most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
-          f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}{'cost':>12}")
+          f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}")
     for option, spec, each in engines:
-        price = options.engines.prices if "://" in spec else None
-        cost = "-" if price is None else (
-            f"{(price['prompt'] * each['read'] + price['completion'] * each['written']) / 1e6:,.2f}")
-        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}{cost:>12}"
-              f"  {spec}")
+        print(f"{option:<12}{each['requests']:>12,}{each['read']:>16,}{each['written']:>16,}  {spec}")
     print(f"guessed from {CHARACTERS_A_TOKEN:g} characters a token, rewrites and fusions as long as gold "
           "answers; journal.jsonl is used before asking")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
-from raft_fast.engines.journal import NOT_ASKED
 from raft_fast.refinement.checks import COMPARING, Case
 
 GOLD, REWRITE, FUSED = "gold", "rewrite", "fused"
@@ -115,12 +114,6 @@ class Decision:
     candidates: list[Candidate]
     picks: list[Candidate]
     why: str
-
-    @property
-    def whole(self) -> bool:
-        """Whether every reply that it rests on was asked for."""
-        return all(reply.error != NOT_ASKED for one in self.candidates
-                   for reply in (one.reply, *(said.reply for said in one.verdicts)))
 
     def as_json(self) -> Record:
         """The row's line in decisions.jsonl. Gold, one rewrite and its fusions have keys of their own; any

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import RowWriter
-from raft_fast.data.screening import SentenceEncoder
 from raft_fast.refinement.candidates import Record, refined_rows
-from raft_fast.refinement.golds import calibrate
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_yaml
@@ -31,8 +29,8 @@ PROMPTS = "prompts"  # compared by their words, not by their folder
 ROWS = ("data", "max_rows", "seed")  # which rows are taken
 # options that decide what is written; the rows themselves are compared, not what their file is called
 PINNED = pinned_by(ALL_GROUPS, "rows", "refinement") - {"data"}
-# keys of a shard's summary that may differ from another's: counts, and prices, which may have been told later
-COUNTED = {"finished", "rows", "prices", "origins", "calibration", *Tally().as_json()}
+# keys of a shard's summary that may differ from another's
+COUNTED = {"finished", "rows", "origins", *Tally().as_json()}
 
 
 class Outputs:
@@ -74,18 +72,6 @@ class Outputs:
                    self.folder / (SUMMARY if error is None else PARTIAL_SUMMARY))
         if error is None:
             (self.folder / PARTIAL_SUMMARY).unlink(missing_ok=True)
-
-
-def add_calibration(folder: Path, encoder: SentenceEncoder) -> Record:
-    """Calibrate on the decisions in the folder and write it into its summary.json; returns the summary.
-
-    Apart from refining, because shards are calibrated together, once they are joined.
-    """
-    fix = "run the same command again"
-    summary: Record = read_json(folder / SUMMARY, fix, keys=["tau"])
-    summary["calibration"] = calibrate(read_jsonl(folder / DECISIONS, fix), encoder, summary["tau"])
-    write_json(summary, folder / SUMMARY)
-    return summary
 
 
 def keep_finished(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, Any], data: str,
@@ -167,7 +153,7 @@ def merge(output_dir: Path, reporter: Reporter) -> Record:
     if counts != [len(range(at, used, len(counts))) for at in range(len(counts))]:
         raise UserError(f"--output_dir {output_dir}: its shards are not of the same rows; refine "
                         "them again from the same --data")
-    settings = {key: value for key, value in summaries[0].items() if key not in COUNTED - {"prices"}}
+    settings = {key: value for key, value in summaries[0].items() if key not in COUNTED}
     with (
         reporter.phase("join shards", used, "rows") as advance,
         Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,

@@ -153,8 +153,6 @@ def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
 class _Reader:
     """The rewriter as an engine whose scores are likelihoods, so that the journal keeps them."""
 
-    price: dict[str, float] | None = None
-
     def __init__(self, engine: Any) -> None:
         self.engine, self.identity = engine, engine.identity
 

@@ -1,10 +1,6 @@
 """Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
-import json
-import time
-from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +11,11 @@ from raft_fast.engines.asking import at_once
 from raft_fast.engines.journal import Journal
 from raft_fast.refinement.bench import Roles, Stage1, Workbench
 from raft_fast.refinement.golds import GoldIndex
-from raft_fast.refinement.outputs import PARTIAL_REFINED, Outputs
+from raft_fast.refinement.outputs import Outputs
 from raft_fast.refinement.summary import settings
 from raft_fast.run import errors
 from raft_fast.run.progress import Reporter
 
-RUNS = "runs.jsonl"
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
 LEAST_ROWS = 128  # of a block if there are few rows: enough for a batch of like lengths
 BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or nears its end
@@ -34,8 +29,8 @@ def refine(
     """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, where the journal
-    lives too: called again, only what is missing is asked for. Stopped, it leaves the rows that are
-    decided under partial names. `total_rows` is how many rows there were before a slice was taken.
+    lives too: called again, only what is missing is asked for. Stopped, it leaves whole blocks of decided
+    rows under partial names. `total_rows` is how many rows there were before a slice was taken.
     `golds` is what `index_golds` made of the rows, those of other shards included; without it the check
     `retrieval` is not made. `data` is a hash of all rows, for the summary. Raises UserError for an engine
     that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
@@ -44,7 +39,7 @@ def refine(
     with Journal(output_dir, retry_failed) as journal:
         bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
         about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
-        with _timed(journal), Outputs(output_dir, about, total) as outputs:
+        with Outputs(output_dir, about, total) as outputs:
             if journal.damaged:
                 reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
                              "asked for again")
@@ -55,15 +50,12 @@ def refine(
 
 def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal,
                 outputs: Outputs, reporter: Reporter) -> None:
-    """Blocks at once, written in order; on Ctrl-C also what is decided of those that were begun."""
-    begun: deque[list[Row]] = deque()
-
+    """Several blocks at once, written in order; a stopped run keeps those that were written."""
     def blocks() -> Iterator[list[Row]]:
         """All rows; few rows are cut small enough that several blocks are under way."""
         coming = iter(rows)
         size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
         while block := list(islice(coming, size)):
-            begun.append(block)
             yield block
 
     def stop() -> None:
@@ -72,34 +64,9 @@ def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal:
 
     with reporter.phase("refine", len(rows), "rows") as advance:
         advance(0, note=journal.note)
-        try:
-            for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
-                with errors.uninterrupted():  # a block that is half written could not be told from a new one
-                    for decision in decisions:
-                        outputs.add(decision.as_json())
-                    count = len(begun.popleft())
-                    found = 0 if journal.asked else count  # all that came before was in the journal
-                    advance(count - found, note=journal.note, found=found)
-        except (KeyboardInterrupt, errors.Stopped):
-            reporter.say("stopping: writing the rows that are decided (again to leave at once)")
-            journal.replay()
-            for decision in stage.decide([row for block in begun for row in block], bench):
-                if decision.whole:
+        for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
+            with errors.uninterrupted():  # a block that is half written could not be told from a new one
+                for decision in decisions:
                     outputs.add(decision.as_json())
-            reporter.say(f"{outputs.tally.rows:,} of {len(rows):,} rows are decided and in "
-                         f"{outputs.folder / PARTIAL_REFINED}")
-            raise
-
-
-@contextmanager
-def _timed(journal: Journal) -> Iterator[None]:
-    """A line in runs.jsonl: what this run took, apart from the files that are alike for every run."""
-    start, finished = time.perf_counter(), False
-    try:
-        yield
-        finished = True
-    finally:
-        line = {"finished": finished, "seconds": round(time.perf_counter() - start, 3),
-                "asked": journal.asked, "cached": journal.cached, "failed": journal.failed}
-        with (journal.path.parent / RUNS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+                found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
+                advance(len(decisions) - found, note=journal.note, found=found)

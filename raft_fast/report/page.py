@@ -123,7 +123,7 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
     return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
             table(*stage1.draws(found.tally), "Candidates"),
-            table(("", "tokens read", "written", "cost (--price)", "scores", "mean", "failed", "first error"),
+            table(("", "tokens read", "written", "scores", "mean", "failed", "first error"),
                   stage1.engines(found), "Engines"),
             text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
             *(_example(record) for kind in sorted(found.examples) for record in found.examples[kind])]

@@ -13,7 +13,6 @@ from raft_fast.run.terminal import visible
 
 DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
 EXAMPLES = 2  # rows of every kind
-PRICED = {"rewrite": "rewriter", "fused": "fuser"}  # origin -> the engine whose price counts
 
 
 @dataclass
@@ -94,19 +93,17 @@ def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
 
 
 def engines(stage1: Stage1) -> Lines:
-    """(engine, tokens read, tokens written, money, and of a judge: scores, mean, failed, first error) of the
-    replies that the decisions rest on, whenever they were paid for. Money is missing without --price."""
-    summary, prices, judges = stage1.summary, stage1.summary.get("prices") or {}, stage1.tally.judges
-    asked = [(origin, summary["tokens"].get(TASKS.get(origin, origin)),
-              prices.get(PRICED.get(origin, origin)), ("",) * 4)
+    """(engine, tokens read, tokens written, and of a judge: scores, mean, failed, first error) of the replies
+    that the decisions rest on, whenever they were paid for."""
+    summary, judges = stage1.summary, stage1.tally.judges
+    asked = [(origin, summary["tokens"].get(TASKS.get(origin, origin)), ("",) * 4)
              for origin in stage1.tally.origins if origin != GOLD]
-    asked += [(f"judge {name}", one.get("tokens"), (prices.get("judges") or {}).get(name),
+    asked += [(f"judge {name}", one.get("tokens"),
                (f"{one['scores']:,}", value(one["mean"]), f"{one['failed']:,}",
                 judges[name].error or "" if name in judges else ""))
               for name, one in (summary.get("judges") or {}).items()]
-    return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", value(
-        sum(price[kind] * spent[kind] for kind in ("prompt", "completion")) / 1e6 if price else None), *more)
-        for name, spent, price, more in asked if spent]
+    return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", *more)
+            for name, spent, more in asked if spent]
 
 
 def screened(folder: Path) -> Lines:

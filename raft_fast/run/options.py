@@ -15,7 +15,6 @@ from raft_fast.run.option import Group, Groups, check, option, refuse_in_body, r
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MEMORY = "<memory>"  # --data and --heldout_data of a run whose rows were passed to RAFTTrainer
-PRICE = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 Action = Literal["flag", "drop", "off"]
 free = partial(option, pins="nothing")  # may change at any time: speed, devices, reporting
 distilled = partial(option, needs="distillation")
@@ -53,15 +52,12 @@ class EngineOptions(Group):
     requests_per_minute: float = option(0, "Rate limit of each endpoint; 0: none.", least=0)
     request_timeout: float = option(600, "Seconds that one attempt may take.", above=0)
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
-    price: str | None = option(None, "Price of a million tokens, PROMPT/COMPLETION: 0.15/0.60.")
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
                                         'engines take {"chat_template_kwargs": {...}}.', pins="refinement")
     generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.price is None or PRICE.fullmatch(self.price) is not None, "--price", self.price,
-              "PROMPT/COMPLETION, as in 0.15/0.60")
         refuse_in_body("--extra_body", self.extra_body)
         check(isinstance(self.extra_body, dict), "--extra_body", "", "an object")
 
@@ -69,12 +65,6 @@ class EngineOptions(Group):
     def chat_template_kwargs(self) -> dict[str, Any]:
         """Arguments in `extra_body` of a chat template that is rendered in this process."""
         return self.extra_body.get("chat_template_kwargs") or {}
-
-    @property
-    def prices(self) -> dict[str, float] | None:
-        """Price of a million tokens of prompts and of completions."""
-        match = PRICE.fullmatch(self.price or "")
-        return {"prompt": float(match[1]), "completion": float(match[2])} if match else None
 
 
 @dataclass

@@ -41,7 +41,7 @@ def run(folder: Path, count: int, seconds: float) -> None:
                 else int(about[:2], 16) / 255)])
     rows = [row(f"r{n}", f"question {n % (count - 5)}?", f"gold {n % (count - 5)}")  # five come twice
             for n in range(count)]
-    pipeline.BLOCK_ROWS = 16
+    pipeline.BLOCK_ROWS = 8
     options = RefineOptions(skip_checks=UNCHECKED, fusion_rounds=FUSION_ROUNDS)
     refine(rows, stage1(options), roles, StubEncoder(), folder, Reporter())
 

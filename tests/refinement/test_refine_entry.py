@@ -1,6 +1,5 @@
 """The command: files in, files out, and one clear line for what is wrong."""
 
-import fcntl
 import json
 import re
 import sys
@@ -101,7 +100,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
-        "journal.jsonl", "report.html", "README.md", "runs.jsonl", ".lock",
+        "journal.jsonl", "report.html", "README.md", ".lock",
         "golds.npy", "golds.json", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
@@ -215,22 +214,6 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
-def test_one_process_joins_calibrates_and_reports_at_a_time(command, tmp_path, monkeypatch):
-    write(tmp_path / "rows.jsonl", *questions(2))
-    seen = []
-
-    def calibrate(folder, encoder):
-        with (folder / "shards/.lock").open("w") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        seen.append(folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    monkeypatch.setattr(refine, "add_calibration", calibrate)
-    for shard in ("1/2", "2/2"):
-        command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
-    assert len(seen) == 1
-
-
 def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys):
     """A row cannot steer the terminal."""
     write(tmp_path / "rows.jsonl", {"question": "q0\x1b[2J?", "answer": "answer 0"}, *questions(9)[1:])
@@ -243,7 +226,7 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
                   "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
     assert "\x1b" not in said
-    table = {tuple([line.split()[0], line.split()[5]]): line.split()[1:4]
+    table = {tuple([line.split()[0], line.split()[4]]): line.split()[1:4]
              for line in said.splitlines() if line.startswith("--") and len(line.split()) > 3}
     answer = round(len("answer 0") / 4)
     assert [table[option, "self"][::2] for option in ("--rewriter", "--fuser", "--judge")] == [
@@ -270,7 +253,7 @@ class TellsQuestionsApart(StubEncoder):
 OUTPUTS = ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "screen.json")
 
 
-def test_the_last_shard_joins_all_calibration_and_screening_included(command, tmp_path, monkeypatch):
+def test_the_last_shard_joins_all_screening_included(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["raft_fast.models.load"], "load_encoder",
                         lambda options: TellsQuestionsApart())
     twice = [{"id": "again", "question": "q3 or so?", "answer": "answer 3"}]
@@ -284,7 +267,6 @@ def test_the_last_shard_joins_all_calibration_and_screening_included(command, tm
     whole = {name: (tmp_path / "whole" / name).read_bytes() for name in OUTPUTS}
     summary = json.loads(whole["summary.json"])
     assert summary["rows"] == {"used": 12, "total": 13}
-    assert summary["calibration"]["n"]["true"] == 12
     assert b"again" not in whole["decisions.jsonl"]
     assert json.loads(whole["rejected.jsonl"]) == {
         "file": "rows.jsonl", "line": None,

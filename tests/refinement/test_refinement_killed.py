@@ -92,7 +92,7 @@ def test_a_run_that_found_the_disk_full_ends_in_the_same_files(tmp_path, monkeyp
 
 
 def test_ctrl_c_leaves_the_decided_rows_under_other_names_and_the_run_goes_on(tmp_path, whole):
-    said, code = stop(start(tmp_path), tmp_path, 150, signal.SIGINT)
+    said, code = stop(start(tmp_path), tmp_path, 250, signal.SIGINT)
     assert code == 130, said
     assert "interrupted: finished work is on disk; run the same command again" in said
     assert not any((tmp_path / name).exists() for name in OUTPUTS)
@@ -104,4 +104,3 @@ def test_ctrl_c_leaves_the_decided_rows_under_other_names_and_the_run_goes_on(tm
     assert start(tmp_path).wait(60) == 0
     assert_same(tmp_path, whole)
     assert not list(tmp_path.glob("*.partial*"))
-    assert (tmp_path / "runs.jsonl").read_text().count("\n") == 2

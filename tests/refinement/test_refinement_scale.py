@@ -74,13 +74,11 @@ def test_shards_that_do_not_fit_together_are_refused_and_the_difference_named(tm
     assert not (tmp_path / "refined.parquet").exists()
 
 
-def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp_path):
+def test_shards_of_other_rows_are_refused_and_other_names_are_not(tmp_path):
     folders = [outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2)]
 
-    def make(at, data, price=None):
-        given = roles()
-        given.rewriter.price = price
-        run(folders[at], rows_of(20)[at::2], given, given={"total_rows": 20, "data": data})
+    def make(at, data):
+        run(folders[at], rows_of(20)[at::2], roles(), given={"total_rows": 20, "data": data})
         (folders[at] / "config.yaml").write_text(f"data: {'ab'[at]}/rows.jsonl\n")
 
     make(0, "hash 1")
@@ -92,7 +90,7 @@ def test_shards_of_other_rows_are_refused_and_other_names_and_prices_are_not(tmp
     summary = (folders[1] / "summary.json").read_text()  # another model behind the same URL
     (folders[1] / "summary.json").write_text(summary.replace('"fuser": "fuser"', '"fuser": "another"'))
     assert outputs.unfinished(tmp_path, folders[0]) == ["2/2"]
-    make(1, "hash 1", {"prompt": 1.0, "completion": 2.0})
+    make(1, "hash 1")
     assert outputs.unfinished(tmp_path, folders[0]) == []
     assert outputs.merge(tmp_path, Reporter())["finished"]
 

@@ -49,7 +49,7 @@ def test_an_option_pins_one_part_of_a_run():
     assert pins["rows"] >= {"data", "seed", "max_rows", "heldout", "data_source", "duplicates"}
     assert pins["refinement"] >= {"model", "encoder", "tau", "judge", "prompts", "extra_body"}
     assert pins["training"] >= {"learning_rate", "teacher_top_k", "use_peft", "eval_steps", "eval_rows"}
-    assert pins["nothing"] >= {"device", "output_dir", "per_device_train_batch_size", "max_retries", "price"}
+    assert pins["nothing"] >= {"device", "output_dir", "per_device_train_batch_size", "max_retries"}
 
 
 @pytest.mark.parametrize("log", [None, "", '{"step": 1, "torn'])
