@@ -40,7 +40,9 @@ def main() -> None:
             raise UserError(f"--explain {how.explain}: requires --output_dir, the folder refined into")
         return explain(folder, how.explain)
     if how.merge:
-        return join_shards(folder, reporter)
+        shards = outputs.finished_shards(folder)  # before the folder is made, to be locked
+        with only_process(folder):
+            return finish(outputs.merge(folder, shards, reporter), folder, reporter)
     check_refinement(options.refine)
     from raft_fast.recipes.raft import stage1  # heavy: not for --help or a typo
 
@@ -57,15 +59,7 @@ def main() -> None:
         summary = refine_rows(everyone, len(table.rows), stage, options, cached_suites(), own, reporter)
         finish(summary, own, reporter)
     if how.shard is not None:
-        if missing := outputs.unfinished(folder, own):
-            return reporter.say(f"shards still to be refined: {', '.join(missing)}")
-        join_shards(folder, reporter)
-
-
-def join_shards(folder: Path, reporter: Reporter) -> None:
-    """Join the shards' files into those of one run."""
-    with outputs.joining(folder):
-        finish(outputs.merge(folder, reporter), folder, reporter)
+        reporter.say(f"once all shards are refined: python -m raft_fast.refine --merge --output_dir {folder}")
 
 
 def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:

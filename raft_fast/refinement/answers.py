@@ -15,10 +15,10 @@ from raft_fast.refinement.bench import Stage1, build_roles, named_engines
 from raft_fast.refinement.checks import Checker
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.summary import REASONS, outcome
+from raft_fast.refinement.summary import REASONS, outcome, settings
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
-from raft_fast.run.folder import defaults, only_process
+from raft_fast.run.folder import only_process
 from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
 from raft_fast.run.terminal import visible
@@ -109,16 +109,14 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
 
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
-    fingerprint = fingerprint_rows(everyone.rows)
-    if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
-        outputs.keep_finished(folder, options.flat(), defaults(options.groups), fingerprint,
-                              load_prompts(options.refine.prompts).versions)
-    write_yaml(options.flat(), folder / outputs.PARTIAL_CONFIG)
-    write_jsonl(everyone.rejected, folder / "rejected.jsonl")
     with reporter.phase("load models"):
         roles = build_roles(options.refine, lambda spec: load_engine(
             spec, options.model, None, options.refine.refine_batch_size, options.engines))
         encoder = load_encoder(options.model)
+    data = fingerprint_rows(everyone.rows)
+    if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
+        about = settings(options.refine, roles, load_prompts(options.refine.prompts), options.data.seed)
+        outputs.keep_finished(folder, outputs.made(options.flat(), about | {"data": data}))
     dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
                                str(everyone.source))
     rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
@@ -126,9 +124,8 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
     golds = index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,
                      seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,
-                     golds=golds, data=fingerprint)
-    # config.yaml says how the finished files were made
-    (folder / outputs.PARTIAL_CONFIG).replace(folder / outputs.CONFIG)
+                     golds=golds, data=data)
+    write_yaml(options.flat(), folder / outputs.CONFIG)  # how the finished files were made
     return summary
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 from raft_fast.data.dataset import Row
@@ -97,14 +96,6 @@ def mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), MEAN_DIGITS)
 
 
-def disagreement(scores: Sequence[float]) -> dict[str, float] | None:
-    """How far scores lie apart: their range, and the mean difference of any two; None below two scores."""
-    if len(scores) < 2:
-        return None
-    return {"range": round(max(scores) - min(scores), MEAN_DIGITS),
-            "mean_difference": mean([abs(a - b) for a, b in combinations(scores, 2)])}
-
-
 @dataclass(frozen=True)
 class Decision:
     """The candidates of a row and, among them, those that are trained on: no pick drops the row, several
@@ -141,8 +132,8 @@ class Decision:
                 "rounds": [{
                     "round": one.number, "fused": one.text or None, "key": one.reply.key,
                     "similarity": one.scores.get(SIMILARITY), "checks": one.objections,
-                    "scores": _said(one), "score": one.scores.get(JUDGE), "no_score": one.no_score,
-                    "disagreement": disagreement(one.given)} for one in _of(self.candidates, FUSED)]}
+                    "scores": _said(one), "score": one.scores.get(JUDGE), "no_score": one.no_score}
+                    for one in _of(self.candidates, FUSED)]}
 
     def _tokens(self) -> Record:
         found: dict[str, list[Reply]] = {"rewrite": [], "fuse": [], "judge": []}

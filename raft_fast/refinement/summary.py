@@ -12,13 +12,11 @@ from raft_fast.refinement.bench import Roles
 from raft_fast.refinement.candidates import (
     FUSED,
     GOLD,
-    JUDGE,
     NLL,
     REWRITE,
     SIMILARITY,
     Candidate,
     Record,
-    disagreement,
     read_line,
 )
 from raft_fast.refinement.checks import COMPARING, Case
@@ -27,7 +25,6 @@ from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names
-POOR = 0.5  # a fusion that judges find more bad than good
 
 
 class Values(array):  # type: ignore[type-arg]
@@ -87,15 +84,12 @@ class Tally:
 
     rows: int = 0
     too_long: int = 0
-    poor: int = 0  # fusions that were chosen below `POOR`
     sources: Counter[str] = field(default_factory=Counter)
     origins: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
     draws: defaultdict[tuple[str, int], Group] = field(default_factory=lambda: defaultdict(Group))
     rounds: Counter[int] = field(default_factory=Counter)
     tokens: dict[str, Counter[str]] = field(default_factory=dict)
     judges: defaultdict[str, Judged] = field(default_factory=lambda: defaultdict(Judged))
-    ranges: Values = field(default_factory=Values)
-    differences: Values = field(default_factory=Values)
     gold_nll: Values = field(default_factory=Values)
     training_nll: Values = field(default_factory=Values)
 
@@ -106,9 +100,12 @@ class Tally:
             chosen = any(one is pick for pick in picks)
             self.origins[one.origin].add(one, chosen)
             self.draws[one.origin, one.number].add(one, chosen)
-            self._add_verdicts(one)
-            score = one.scores.get(JUDGE)
-            self.poor += chosen and one.origin == FUSED and score is not None and score < POOR
+            for said in one.verdicts:
+                judge = self.judges[said.judge]
+                judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
+                judge.scores.extend([said.score] if said.score is not None else [])
+                judge.failed += said.score is None
+                judge.error = judge.error or said.error
         for origin in {one.origin for one in candidates if one.passed}:
             self.origins[origin].rows += 1
         self.rows += 1
@@ -124,19 +121,6 @@ class Tally:
             self.gold_nll.append(gold)
             self.training_nll.append(training)
 
-    def _add_verdicts(self, one: Candidate) -> None:
-        for said in one.verdicts:
-            judge = self.judges[said.judge]
-            judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
-            if said.score is None:
-                judge.failed += 1
-                judge.error = judge.error or said.error
-                continue
-            judge.scores.append(said.score)
-        if apart := disagreement(one.given):
-            self.ranges.append(apart["range"])
-            self.differences.append(apart["mean_difference"])
-
     def as_json(self) -> dict[str, Any]:
         """The part of summary.json that the rows decide."""
         rewrites, judges = self.origins[REWRITE], sorted(self.judges.items())
@@ -144,7 +128,6 @@ class Tally:
                   if name not in (GOLD, REWRITE, FUSED)}
         return {
             "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
-            "fused_below_half": self.poor,
             "passed_filter": sum(one.rows for one in others.values()) if others else rewrites.passed,
             "too_long": self.too_long,
             "objections": dict(sorted(rewrites.objections.items())),
@@ -152,9 +135,6 @@ class Tally:
             "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
             "judges": {name: {"scores": len(one.scores), "failed": one.failed, "mean": one.scores.mean,
                               "tokens": dict(one.tokens)} for name, one in judges},
-            "failed_scores": {name: one.failed for name, one in judges if one.failed},
-            "disagreement": {"fusions": len(self.ranges), "mean_range": self.ranges.mean,
-                             "mean_difference": self.differences.mean},
             "tokens": {task: dict(spent) for task, spent in self.tokens.items()},
             "supervision_gap": self._supervision_gap(),
             **({"origins": {name: {

@@ -165,24 +165,23 @@ def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
         with pytest.raises(ZeroDivisionError):
             command(*other, "--shard", "2/2")
     assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()
-    (tmp_path / "out/summary.json").unlink()
-    command(*other, "--shard", "1/2")  # does not join with what the old options made of 2/2
-    assert not (tmp_path / "out/summary.json").exists()
-    with pytest.raises(SystemExit):
+    command(*other, "--shard", "1/2")
+    with pytest.raises(SystemExit):  # the old options made 2/2
         command("--merge", "true", "--output_dir", "out")
+    assert not (tmp_path / "out/summary.json").exists()
     command(*other, "--shard", "2/2")
-    assert (tmp_path / "out/summary.json").exists()
+    command("--merge", "true", "--output_dir", "out")
 
 
 FINISHED = ("refined.parquet", "decisions.jsonl", "summary.json", "config.yaml", "rejected.jsonl")
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    (["--data", "other.jsonl"], "data is 'rows.jsonl' there and 'other.jsonl' here"),
-    (["--data", "rows.jsonl", "--max_rows", "2"], "max_rows is 0 there and 2 here"),
-    (["--data", "rows.jsonl", "--tau", "0.7"], "tau is 0.8 there and 0.7 here"),
-    (["--data", "rows.jsonl", "--prompts", "words"], "the words of the prompts differ"),
-    (["--data", "rows.jsonl", "--extra_body", '{"top_p": 0.5}'], "extra_body is"),
+    (["--data", "other.jsonl"], "rows of --data is"),
+    (["--data", "rows.jsonl", "--max_rows", "2"], "--max_rows is 0 there and 2 here"),
+    (["--data", "rows.jsonl", "--tau", "0.7"], "--tau is 0.8 there and 0.7 here"),
+    (["--data", "rows.jsonl", "--prompts", "words"], "rewrite.txt is"),
+    (["--data", "rows.jsonl", "--extra_body", '{"top_p": 0.5}'], "--extra_body is"),
 ])
 def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, capsys, arguments, says):
     write(tmp_path / "rows.jsonl", *questions(4))
@@ -208,9 +207,8 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     write(tmp_path / "moved.jsonl", *questions(4))
     folder = ["--output_dir", "out", "--judge"]
     command("--data", "rows.jsonl", *folder, "big@http://a/v1")
-    command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
-            "--refine_batch_size", "3", "--retry_failed", "true",
-            "--requests_per_minute", "60")
+    command("--data", "moved.jsonl", *folder, "big@http://b/v1", "--requests_in_flight", "2",
+            "--refine_batch_size", "3", "--retry_failed", "true")
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
@@ -253,7 +251,7 @@ class TellsQuestionsApart(StubEncoder):
 OUTPUTS = ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "screen.json")
 
 
-def test_the_last_shard_joins_all_screening_included(command, tmp_path, monkeypatch):
+def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["raft_fast.models.load"], "load_encoder",
                         lambda options: TellsQuestionsApart())
     twice = [{"id": "again", "question": "q3 or so?", "answer": "answer 3"}]
@@ -262,7 +260,6 @@ def test_the_last_shard_joins_all_screening_included(command, tmp_path, monkeypa
     options = ["--data", "rows.jsonl", "--duplicates", "drop"]
     command(*options, "--output_dir", "whole")
     command(*options, "--output_dir", "out", "--shard", "2/2")
-    assert not (tmp_path / "out" / "refined.parquet").exists()
     command(*options, "--output_dir", "out", "--shard", "1/2")
     whole = {name: (tmp_path / "whole" / name).read_bytes() for name in OUTPUTS}
     summary = json.loads(whole["summary.json"])
@@ -273,12 +270,10 @@ def test_the_last_shard_joins_all_screening_included(command, tmp_path, monkeypa
         "reason": "row_id again: repeats row_id row-000004 (similarity 1.000); --duplicates flag "
                   "keeps it"}
     assert json.loads(whole["screen.json"])["duplicates"] == 1
-    for again in (["--shard", "2/2", *options], ["--merge", "true"]):
-        for name in OUTPUTS:
-            assert (tmp_path / "out" / name).read_bytes() == whole[name], name
-        (tmp_path / "out" / "refined.parquet").unlink()
-        command(*again, "--output_dir", "out")
-    assert (tmp_path / "out" / "summary.json").read_bytes() == whole["summary.json"]
+    assert not (tmp_path / "out" / "refined.parquet").exists()
+    command("--merge", "--output_dir", "out")
+    for name in OUTPUTS:
+        assert (tmp_path / "out" / name).read_bytes() == whole[name], name
     shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
     shard.write_text(shard.read_text().replace("again", "other"))
     with pytest.raises(SystemExit):

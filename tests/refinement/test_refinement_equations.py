@@ -14,7 +14,6 @@ from raft_fast.refinement import Roles
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import JUDGE, Candidate, best
 from raft_fast.refinement.parts import cosines, judge, rewrite
-from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
@@ -122,10 +121,6 @@ def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes(judged):
     assert chosen(*poor, least=0.2)[1] == "fusion 1"
     kept = chosen(*poor, least=0.25)
     assert kept == ("rewrite", "rewrite", "no fusion's mean score reaches 0.25; the best is 0.200")
-    tally = Tally()
-    for decision in (choose(PASSED, poor, 0.25), choose(PASSED, poor), choose(PASSED, [judged(3, 0.5)])):
-        tally.add(decision.as_json())
-    assert tally.as_json()["fused_below_half"] == 1
 
 
 def test_a_missing_score_and_an_objection_are_never_the_best():

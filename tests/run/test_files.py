@@ -119,10 +119,9 @@ def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbag
     assert write_refine_report(run).is_file()
     for there in ("summary.json", "config.yaml", "decisions.jsonl", "refined.parquet"):
         (tmp_path / there).write_text('{"a": 1}')
-    keep_finished(tmp_path, {"a": 1}, {}, "", {})
     (tmp_path / "summary.json").write_bytes(garbage)
     with pytest.raises(UserError, match=r"summary.json cannot be read \(.*\): restore it, or delete"):
-        keep_finished(tmp_path, {"a": 1}, {}, "", {})
+        keep_finished(tmp_path, {})
     for step in (1, 2):
         write_json({"step": step}, make(tmp_path / f"step-{step:06d}") / "state.json")
         seal(tmp_path / f"step-{step:06d}")
