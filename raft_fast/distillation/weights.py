@@ -57,7 +57,8 @@ class FullWeights:
         """The state dict, of tied weights the first name alone."""
         once = {name for name, _ in self.model.named_parameters()}
         every = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in every - once}
+        tied = every - once
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in tied}
 
 
 def read_safetensors(folder: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -117,12 +118,8 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """In full and in main memory, one after another, on the first process only; all take part."""
-    is_first, whole = Processes().is_first, {}
-    for name, tensor in tensors.items():
-        full = whole_tensor(tensor)
-        if is_first:
-            whole[name] = full.cpu()
-    return whole
+    is_first, whole = Processes().is_first, ((name, whole_tensor(one)) for name, one in tensors.items())
+    return {name: tensor.cpu() for name, tensor in whole if is_first}
 
 
 def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
