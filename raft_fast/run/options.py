@@ -38,7 +38,6 @@ class ModelOptions(Group, pins="refinement"):
 
     model: str = option(SMOLLM2, "The instruct model, a folder or hub name; for evaluate RUN/model.")
     encoder: str = option(MINILM, "Sentence encoder: a folder or a sentence-transformers name.")
-    encoder_prompt: str = option("", "Prefix of encoded texts, or the name of a prompt of the encoder's.")
     revision: str | None = option(None, "Revision of the model on the hub.")
     device: str = free("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     attn_implementation: str = free("auto", "auto, sdpa, flash_attention_2 (both packed) or eager (padded).")

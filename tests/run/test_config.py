@@ -140,7 +140,7 @@ def test_the_configuration_of_a_run_says_the_same_options(tmp_path):
     first = told(tmp_path, "lora_target_modules: [q_proj, v_proj]\njudge: [self, 'b@http://h/v1']\n"
                            "revision: 0123456\nmodel: 1e5\nduplicates: off\nlearning_rate: 1e-5\n"
                            "extra_body: {a: '1e5', b: 'no', c: '007', d: '2024-01-01', e: null, f: 1e-5}\n"
-                           "push_to_hub: yes\nencoder_prompt: 'query: '\n")
+                           "push_to_hub: yes\ncheck_patterns: 'query: '\n")
     write_yaml(first | DROPPED, tmp_path / "config.yaml")  # one of an earlier version
     assert told(tmp_path, (tmp_path / "config.yaml").read_text()) == first
     assert read_yaml(tmp_path / "config.yaml") == first | DROPPED
