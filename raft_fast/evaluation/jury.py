@@ -99,7 +99,7 @@ def add_accuracy(result: dict[str, Any], answers: Mapping[str, Mapping[str, Sequ
             with reporter.phase(f"jury {model}: {part}"):
                 ballots[model, part] = jury.hold(answers[model][part])
     write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], "correct": ballot.correct,
-                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.key,
+                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.reply.key,
                              "yes": None if one.score is None else one.score > CERTAIN}
                             for one in ballot.verdicts]}  # `key` finds the raw reply in the journal
                  for (model, part), held in ballots.items()

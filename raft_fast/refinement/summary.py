@@ -110,8 +110,7 @@ class Tally:
             self.origins[origin].rows += 1
         self.rows += 1
         self.sources.update(pick.origin for pick in picks)
-        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates
-                             if one.origin == REWRITE)
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates)
         self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
         for task, spent in (line.get("tokens") or {}).items():
             self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
