@@ -191,7 +191,7 @@ def _counts(generator: np.random.Generator, size: int) -> np.ndarray:
 
 def _change(base: Sequence[Pair | None], trained: Sequence[Pair | None], counts: np.ndarray) -> np.ndarray:
     """Trained minus base in every resample. A row that either lacks counts on neither side, as in
-    `paired_change`: otherwise the rows left out of one side would be the change."""
+    `bootstrap`: otherwise the rows left out of one side would be the change."""
     pairs = np.array([(0.0, 0.0, 0.0, 0.0) if left is None or right is None else (*left, *right)
                       for left, right in zip(base, trained, strict=True)])
     sums = counts @ pairs
@@ -213,13 +213,10 @@ def _grid(span: Span | None) -> list[float]:
 
 
 def _stat(values: Sequence[float | None]) -> Stat:
-    """The first value with the 95 % interval of the others and a two-sided bootstrap p; no interval
-    where too many resamples have no answer."""
+    """The first value with the 95 % interval of the others; none where too many resamples have no answer."""
     drawn = np.array([value for value in values[1:] if value is not None])
-    known: Stat = {"mean": values[0], "low": None, "high": None, "p": None}
+    known: Stat = {"mean": values[0], "low": None, "high": None}
     if values[0] is None or len(drawn) < ENOUGH * (len(values) - 1) or np.ptp(drawn) == 0:
         return known
     low, high = np.percentile(drawn, TAILS)
-    tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
-    return known | {"low": float(low), "high": float(high),
-                    "p": float(min(1.0, max(2 * tail, 1 / len(drawn))))}
+    return known | {"low": float(low), "high": float(high)}

@@ -12,16 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.quality.points import DISTANCE, MEASURES
 from benchmarks.quality.results import PLANES
 from raft_fast.report.page import C1, MUTED, PLAIN, figure, plots, table, text, write_page
-from raft_fast.report.results import (
-    ENOUGH,
-    beyond_noise,
-    counted,
-    markdown,
-    percent,
-    short,
-    value,
-    write_text,
-)
+from raft_fast.report.results import ENOUGH, counted, markdown, percent, short, value, write_text
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
          "text.nll", "general.strict_instruction")
@@ -125,8 +116,9 @@ def changed(stat: Result | None, rows: int | None = None) -> str:
     if stat is None or stat["mean"] is None:
         return short(None)
     interval = "" if stat["low"] is None else f" [{short(stat['low'], True)}, {short(stat['high'], True)}]"
+    sure = bool(interval) and not stat["low"] <= 0 <= stat["high"]
     many = (stat["n"] if rows is None else rows) >= ENOUGH
-    return (Sure if many and beyond_noise(stat, stat["p"]) else str)(short(stat["mean"], True) + interval)
+    return (Sure if sure and many else str)(short(stat["mean"], True) + interval)
 
 
 def place(one: Result) -> str:
@@ -176,8 +168,7 @@ def notes(found: Result) -> list[str]:
         notes.insert(0, f"{counted(heldout, 'held-out row')}: too few to tell methods apart.")
     if jury := found.get("jury"):
         notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
-                     f"{counted(jury['answers'], 'answer')} with two votes or more; Krippendorff's alpha "
-                     f"{value(jury['krippendorff_alpha'])}.")
+                     f"{counted(jury['answers'], 'answer')} with two votes or more.")
     return notes
 
 

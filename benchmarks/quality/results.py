@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.frontier import Plane
 from benchmarks.quality.points import DISTANCE, MEASURES, Measured, Outcome, Values
-from raft_fast.evaluation.scores import Pair, paired_change, paired_p
+from raft_fast.evaluation.scores import Pair, bootstrap
 
 # (domain score, general loss) in which methods are compared by their frontiers
 PLANES = [("domain.nll", "own.kl"), ("domain.jury", "own.kl"), ("domain.token_f1", "own.kl"),
@@ -84,7 +84,7 @@ def best(base: Measured, points: Sequence[Measured]) -> dict[str, Result]:
 
 def pairs(baseline: str, outcomes: Sequence[Outcome]) -> list[Result]:
     """Each method against the baseline where both ended with the same learning rate and step: change of
-    every measure over the same rows (averaged over the seeds that both have) with interval and p."""
+    every measure over the same rows (averaged over the seeds that both have) with its interval."""
     ends: dict[tuple[float, int], dict[str, dict[int, Values]]] = {}
     for outcome in outcomes:
         last = outcome.points[-1]
@@ -110,8 +110,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _test(theirs: Sequence[Sequence[Pair | None]], ours: Sequence[Sequence[Pair | None]]) -> Result:
-    left, right = _over_seeds(theirs), _over_seeds(ours)
-    return {**paired_change(left, right), "p": paired_p(left, right)}
+    return bootstrap(_over_seeds(theirs), _over_seeds(ours))
 
 
 def _over_seeds(by_seed: Sequence[Sequence[Pair | None]]) -> list[Pair | None]:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.quality.points import (
     BASE_ANSWERS,
     Measured,
@@ -38,9 +40,9 @@ from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
 from raft_fast.evaluation.both_models import Answers, Exam, generations, set_exam, sit
-from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift, weight_distance
+from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.ifbench import fetched_suites
-from raft_fast.evaluation.jury import Jury, agreement, pairs_of
+from raft_fast.evaluation.jury import Jury, pairs_of, unanimous
 from raft_fast.models.architecture import positions
 from raft_fast.models.chat import View
 from raft_fast.models.load import load_encoder
@@ -100,7 +102,7 @@ class Shared:
         write_jsonl(generations(answers, name), keep)
         values = measure(answers, measure_drift(self.original, engine, self.probes, self.reporter))
         moved = weight_distance(self.original.model, engine.model)
-        return Measured(**place, values=values, extra={"weights": moved})
+        return Measured(**place, values=values, extra={"weights": None if moved is None else {"all": moved}})
 
     def base_point(self) -> Measured:
         """The base as a point: it has not moved from itself."""
@@ -116,6 +118,19 @@ class Shared:
         options = {name: asdict(group) for name, group in vars(cell.options).items()}
         key = digest([options, suite.checkpoints, self.identity()])
         return self.folder / "cells" / f"{cell.name}-{key}"
+
+
+@torch.no_grad()
+def weight_distance(base: Any, trained: Any) -> float | None:
+    """‖W - W₀‖ / ‖W₀‖ over all weights, summed in float64; None for models with different weights."""
+    before, after = dict(base.named_parameters()), dict(trained.named_parameters())
+    if {name: one.shape for name, one in before.items()} != {name: one.shape for name, one in after.items()}:
+        return None
+    moved = norm = 0.0
+    for name, old in before.items():
+        moved += float((after[name].to(old.device).double() - old.double()).square().sum())
+        norm += float(old.double().square().sum())
+    return (moved / norm) ** 0.5 if norm else 0.0
 
 
 def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
@@ -269,7 +284,8 @@ def agreement_of(answers: Iterable[Path], jury: Jury) -> Record:
     """Who judged, and how far they agree over all points."""
     votes = [one for path in answers if verdicts_path(path).is_file()
              for one in read_json(verdicts_path(path))["votes"]]
-    return jury.about() | agreement(votes)
+    found = unanimous(votes)
+    return jury.about() | {"unanimous": found["mean"], "answers": found["n"]}
 
 
 def digest(value: Any) -> str:

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -28,7 +26,6 @@ COLUMNS = {*ALWAYS, *(name for layout in LAYOUTS for name in layout)}
 UNREAD = object()  # the value of a column that is left in its file
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 BATCH_ROWS = 1024
-MARKS = re.compile(r'(?:\\.)+|["\[\]{},]', re.DOTALL)
 LONGEST = 1 << 20  # characters of a CSV field
 REREAD = 4  # times that a CSV may be read for quotes that are never closed
 MORE = "has more fields than the first line names; a text with the separator in it must be in double quotes"
@@ -79,18 +76,22 @@ def records(source: str | InMemory) -> Iterator[tuple[int, Any]]:
         raise UserError(f"--data {source}: this run's rows were in memory: pass them to RAFTTrainer again, "
                         "or name a file")
     try:
-        if isinstance(source, InMemory):
-            yield from (enumerate(map(_named, source.rows), 1) if isinstance(source.rows, list | tuple) else
-                        _of_data_set(source.rows))
-        elif (path := own_file(source)) is None:
-            yield from _data_set(source)
-        else:
-            yield from READERS[_format(path)](path)
+        for line, record in _read(source):
+            named = known(record) if isinstance(record, dict) else {}
+            yield line, {name: record[column] for column, name in named.items()} if named else record
     except BadRowError as bad:  # of all rows
         raise UserError(f"no row of {source} can be used: {bad}") from bad
-    except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:  # a year beyond 9999 is one
+    except (OSError, ValueError, ArithmeticError, RecursionError, pa.ArrowException) as error:  # year 10000
         kind = Path(str(source)).suffix or "a data set"
         raise UserError(f"--data {source}: cannot be read as {kind}: {first_line(error)}") from error
+
+
+def _read(source: str | InMemory) -> Iterator[tuple[int, Any]]:
+    if isinstance(source, InMemory):
+        rows = source.rows
+        return enumerate(rows, 1) if isinstance(rows, list | tuple) else _of_data_set(rows)
+    path = own_file(source)
+    return _data_set(source) if path is None else READERS[_format(path)](path)
 
 
 def own_file(source: str) -> Path | None:
@@ -126,39 +127,14 @@ def _text(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = Counter(key for key, _ in pairs)
-        raise BadRowError(f"names the key {max(times, key=times.__getitem__)} twice")
-    return found
-
-
-from_json = json.JSONDecoder(object_pairs_hook=_object).decode
-
-
-def _value(text: bytes | str) -> Any:
-    """The value of a JSON text, or why it has none."""
+def _value(line: bytes) -> Any:
+    """The value of a line of JSON, or why it has none."""
     try:
-        return _named(from_json(text.decode("utf-8-sig") if isinstance(text, bytes) else text))
-    except UnicodeDecodeError as error:
-        return BadRowError(f"not UTF-8 at byte {error.start}")
+        return json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         return BadRowError(f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
-    except RecursionError:
-        return BadRowError("is nested too deeply")
-    except ValueError:
-        return BadRowError("holds a whole number of too many digits")
-    except BadRowError as bad:
-        return bad
-
-
-def _named(value: Any) -> Any:
-    """An object with its columns named as rows know them, or why they cannot be; anything else as it is."""
-    try:
-        return dict(zip(_known([*value]), value.values(), strict=True)) if isinstance(value, dict) else value
-    except BadRowError as bad:
-        return bad
+    except (ValueError, RecursionError) as error:  # bytes, digits or brackets
+        return BadRowError(f"not valid JSON: {error}")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -169,30 +145,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
     """The elements of a list, or a value a line."""
     with _text(path) as file:
-        is_list = file.read(1 << 10).lstrip().startswith("[")
-    if not is_list:
-        yield from _jsonl(path)
-        return
-    with _text(path) as file:
         text = file.read()
-    depth, quoted, start, count = 0, False, 0, 0
-    for found in MARKS.finditer(text):  # cut at the commas: an element that cannot be read costs its row only
-        mark = found[0]
-        if mark == '"':
-            quoted = not quoted
-        elif quoted or mark[0] == "\\":
-            continue
-        elif mark in "[{":
-            depth += 1
-            start = found.end() if depth == 1 else start
-        else:
-            if depth == 1 and text[start : found.start()].strip():
-                count += 1
-                yield count, _value(text[start : found.start()])
-            start = found.end() if depth == 1 else start
-            depth -= mark != ","
-    if depth or quoted:
-        raise UserError(f"{path}, row {count + 1} of its list: not valid JSON: a quote or bracket is open")
+    yield from enumerate(json.loads(text), 1) if text.lstrip().startswith("[") else _jsonl(path)
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
@@ -212,7 +166,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             for fields in reader:
                 if not header:
-                    header = _known(fields)
+                    header = fields
                 elif len(fields) > len(header):
                     raise csv.Error(MORE)
                 elif fields:
@@ -265,28 +219,21 @@ def _of_data_set(found: Any) -> Iterator[tuple[int, Any]]:
                  lambda used: found.select_columns(used).with_format("arrow").iter(BATCH_ROWS))
 
 
-def _known(columns: list[str]) -> list[str]:
-    """The names as rows know them ("Question " is question); beside a layout of exact names, or the exact
-    name, others stay as they are. Raises BadRowError for a name that stands twice."""
-    if not any(set(layout) <= set(columns) for layout in LAYOUTS):
-        plain = [name.strip().casefold() for name in columns]
-        columns = [other if other in COLUMNS and other not in columns else name
-                   for name, other in zip(columns, plain, strict=True)]
-    for name in COLUMNS.intersection(columns):
-        if columns.count(name) > 1:
-            raise BadRowError(f"names the column {name} twice")
-    return columns
+def known(columns: Collection[str]) -> dict[str, str]:
+    """Each column with its name as rows know it: in any case, but for names that are there exactly."""
+    plain = {name: str(name).strip().casefold() for name in columns}
+    return {name: other if other in COLUMNS and other not in columns else name
+            for name, other in plain.items()}
 
 
 def _rows(columns: list[str], read: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
           ) -> Iterator[tuple[int, Any]]:
     """Rows of the columns that a row can be made of: no other column is read, whatever is in it."""
-    known = _known(columns)
-    used = {column: name for column, name in zip(columns, known, strict=True) if name in COLUMNS}
+    used = [column for column, name in known(columns).items() if name in COLUMNS]
     if not used:
         raise BadRowError(f"has the columns {names(columns)}; needs {NEEDED}")
-    unread = dict.fromkeys(known, UNREAD)
-    batches = (batch.rename_columns(used).to_pylist() for batch in read(list(used)))
+    unread = dict.fromkeys(columns, UNREAD)
+    batches = (batch.to_pylist() for batch in read(used))
     yield from enumerate((unread | record for batch in batches for record in batch), 1)
 
 

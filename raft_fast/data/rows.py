@@ -1,6 +1,7 @@
 """What a row is, and how the layouts people use become one."""
 
 import copy
+import json
 import math
 import os
 import pickle
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_fast.data.records import ALWAYS, LAYOUTS, NEEDED, BadRowError, from_json, names, writable
+from raft_fast.data.records import ALWAYS, LAYOUTS, NEEDED, BadRowError, names, writable
 from raft_fast.data.texts import Message, trim
 
 SOURCES = ("gold", "rewrite", "fused")
@@ -171,7 +172,7 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        turns = from_json(value)
+        turns = json.loads(value)
     except (ValueError, RecursionError):
         return value
     return turns if turns and all(isinstance(turn, dict) and "role" in turn for turn in turns) else value

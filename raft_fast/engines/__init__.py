@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,19 +43,18 @@ class Reply:
 
 Replies = Iterator[tuple[int, Reply]]
 """(index into the conversations, reply)"""
-Conversations = Iterable[list[Message]]
+Conversations = Sequence[list[Message]]
 
 
 class Engine(Protocol):
     """A language model that answers conversations.
 
     `identity` names the model and its revision: engines of one identity give the same replies, so it is part
-    of every cache key. Conversations are read in the caller's thread, a bounded number ahead of the replies.
-    Several threads may use one engine at once.
+    of every cache key. Several threads may use one engine at once.
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
-    in flight, and raises it again. `interrupt()` is optional: from any thread it does the same to every call
-    that is not over; a model of this process ends at its next token.
+    in flight at a server, and raises it again. `interrupt()` is optional: from any thread it does the same to
+    every call that is not over; a model of this process ends at its next token.
     """
 
     identity: str
@@ -68,17 +67,6 @@ class Engine(Protocol):
     def score(self, conversations: Conversations) -> Replies:
         """As `generate`, for conversations that ask for a score: `Reply.score` in [0, 1], or an error."""
         ...
-
-
-def hand_over(replies: Iterable[tuple[int, Reply]]) -> Replies:
-    """Replies that are there already; a KeyboardInterrupt waits until all of them are taken."""
-    rest = iter(replies)
-    try:
-        for one in rest:  # noqa: UP028 (`yield from` would pass the interrupt on to `replies`)
-            yield one
-    except KeyboardInterrupt:
-        yield from rest
-        raise
 
 
 def valid(text: str) -> str:

@@ -18,34 +18,18 @@ from raft_fast.run.errors import UserError
 SEED_BITS = 31  # of continuous batching
 
 
+@torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
 def generate_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float,
+    seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (), sampler: "Sampler | None" = None,
 ) -> list[list[int]]:
     """A completion for each prompt: token ids up to and including the first eos, all known to the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
-    `stopping` ends the batch early, rows without an eos are incomplete.
+    `stopping` ends the batch early, rows without an eos are incomplete. `sampler` instead of one's own.
     """
-    sampler = Sampler(temperature, seeds, max_new_tokens, model.device) if temperature > 0 else None
-    return _generate(model, chat, prompts, max_new_tokens, sampler, stopping)
-
-
-def sample_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int],
-) -> list[tuple[list[int], list[float]]]:
-    """As `generate_ids`, temperature above 0: token ids and each one's log-probability in nats under
-    softmax(logits / temperature) over the ids that may be sampled."""
-    sampler = Sampler(temperature, seeds, max_new_tokens, model.device, record=True)
-    drawn = _generate(model, chat, prompts, max_new_tokens, sampler)
-    logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
-    return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
-
-
-@torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
-def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-              sampler: "Sampler | None", stopping: Sequence[StoppingCriteria] = ()) -> list[list[int]]:
+    if sampler is None and temperature > 0:
+        sampler = Sampler(temperature, seeds, max_new_tokens, model.device)
     width = max(map(len, prompts))
     ids = torch.tensor([[chat.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -59,6 +43,18 @@ def _generate(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_
     rows = drawn[:, width:].tolist()
     ends = [next((at for at, token in enumerate(row) if token in chat.eos_ids), len(row)) for row in rows]
     return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
+
+
+def sample_ids(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    temperature: float, seeds: Sequence[int],
+) -> list[tuple[list[int], list[float]]]:
+    """As `generate_ids`, temperature above 0: token ids and each one's log-probability in nats under
+    softmax(logits / temperature) over the ids that may be sampled."""
+    sampler = Sampler(temperature, seeds, max_new_tokens, model.device, record=True)
+    drawn = generate_ids(model, chat, prompts, max_new_tokens, temperature, seeds, sampler=sampler)
+    logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
+    return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
 
 
 @torch.no_grad()

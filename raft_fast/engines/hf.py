@@ -1,6 +1,5 @@
 """Generation in-process with transformers: batched by length, repeatable draw by draw."""
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,15 +7,7 @@ from typing import Any
 import torch
 
 from raft_fast.data.texts import Message, trim
-from raft_fast.engines import (
-    UNRENDERED,
-    Conversations,
-    Replies,
-    Reply,
-    Sampling,
-    hand_over,
-    stable_seed,
-)
+from raft_fast.engines import UNRENDERED, Conversations, Replies, Reply, Sampling, stable_seed
 from raft_fast.engines.generation import Interrupt, generate_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -25,7 +16,6 @@ from raft_fast.models.thinking import strip_thinking
 from raft_fast.run.errors import UserError
 
 BATCH_TOKENS = 32768  # prompt and reply tokens of a batch, padding included: what its cache holds
-READ_AHEAD = 32  # batches' worth of conversations that are sorted by length together
 
 Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, prompt ids
 
@@ -61,8 +51,7 @@ class HFEngine:
             drawn = generate_ids(self.model, self.chat, [prompt for *_, prompt in batch], longest,
                                  sampling.temperature, seeds, [Interrupt(stopped)])
             return [(index, self._read(ids, len(prompt)))
-                    for (index, _, prompt), ids in zip(batch, drawn, strict=True)
-                    if self._ended(ids) or len(ids) == longest]
+                    for (index, _, prompt), ids in zip(batch, drawn, strict=True)]
 
         return self._each(conversations, longest, draw, stopped)
 
@@ -85,42 +74,34 @@ class HFEngine:
     def _each(self, conversations: Conversations, longest: int,
               work: Callable[[Asked], list[tuple[int, Reply]]], stopped: threading.Event) -> Replies:
         """Replies of at most `longest` tokens that `work` gives a batch, after errors of those conversations
-        that the template refuses. Raises KeyboardInterrupt once `stopped` is set.
-
-        Of each window that is read ahead the longest come first: the worst memory comes at once.
+        that the template refuses. Raises KeyboardInterrupt once `stopped` is set, without the batch that it
+        cut short. The longest come first: the worst memory comes at once.
         """
-        numbered = enumerate(conversations)
-        while ahead := list(itertools.islice(numbered, READ_AHEAD * self.batch_size)):
-            asked: Asked = []
-            refused: list[tuple[int, Reply]] = []
-            for index, messages in ahead:
-                try:
-                    asked.append((index, messages, self.chat.student_prompt(messages)))
-                except UserError as error:
-                    refused.append((index, Reply("", error=f"{UNRENDERED} ({error})")))
-            yield from hand_over(refused)
-            lengths = [len(prompt) + longest for *_, prompt in asked]
-            for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
-                with self._turn:
-                    replies = [] if stopped.is_set() else work([asked[place] for place in chosen])
-                yield from hand_over(replies)
-                if stopped.is_set():
-                    raise KeyboardInterrupt
+        asked: Asked = []
+        for index, messages in enumerate(conversations):
+            try:
+                asked.append((index, messages, self.chat.student_prompt(messages)))
+            except UserError as error:
+                yield index, Reply("", error=f"{UNRENDERED} ({error})")
+        lengths = [len(prompt) + longest for *_, prompt in asked]
+        for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
+            with self._turn:
+                replies = [] if stopped.is_set() else work([asked[place] for place in chosen])
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            yield from replies
 
     def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
-        return Reply(self._answer(ids), "stop" if self._ended(ids) else "length", prompt_tokens, len(ids))
-
-    def _answer(self, ids: Sequence[int]) -> str:
-        """The text without thoughts. Special tokens inside the reply may delimit these, so they go last."""
+        """The reply without thoughts. Special tokens inside of it may delimit these, so they go last."""
+        ended = bool(ids) and ids[-1] in self.chat.eos_ids
         if self._special.keys().isdisjoint(ids[:-1]):
-            return strip_thinking(self.chat.decode(ids))
-        text = strip_thinking(self.chat.decode_all(ids))
-        for id_ in self._special.keys() & set(ids):
-            text = text.replace(self._special[id_], "")
-        return trim(text)
-
-    def _ended(self, ids: Sequence[int]) -> bool:
-        return bool(ids) and ids[-1] in self.chat.eos_ids
+            text = strip_thinking(self.chat.decode(ids))
+        else:
+            text = strip_thinking(self.chat.decode_all(ids))
+            for id_ in self._special.keys() & set(ids):
+                text = text.replace(self._special[id_], "")
+            text = trim(text)
+        return Reply(text, "stop" if ended else "length", prompt_tokens, len(ids))
 
     @torch.inference_mode()
     def _expected_digits(self, prompts: Sequence[list[int]], choices: torch.Tensor) -> list[float]:

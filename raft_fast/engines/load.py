@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft_fast.engines import Engine
-from raft_fast.run.errors import UserError
+from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def load_engine(
     URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
     engines = engines or EngineOptions()
     if "://" in spec:
+        require("openai", "quickstart")
         from raft_fast.engines.openai import OpenAIEngine
 
         return OpenAIEngine.connect(spec, engines)

@@ -4,46 +4,61 @@ import asyncio
 import functools
 import hashlib
 import json
+import math
 import queue
 import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import openai
+
 from raft_fast.data.texts import Message
 from raft_fast.engines import Conversations, Replies, Reply, Sampling, stable_seed
-from raft_fast.engines.endpoint import KEY_VARIABLE, NOT_SENT, Endpoint
-from raft_fast.engines.replies import complaint, in_trouble, lost, read_reply, refusal, stops_run
+from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint, NotSent
+from raft_fast.engines.replies import complaint, read_reply
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
-from raft_fast.run.errors import UserError, require
+from raft_fast.run.errors import UserError
 from raft_fast.run.option import refuse_in_urls
 from raft_fast.run.options import EngineOptions
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
-# Conversations of one call that wait in line: first come, first served, so that several threads' calls end
-# one after the other, and the server is busy with the next one's while a thread works on its replies.
-READ_AHEAD = 1024
 DRAIN_SECONDS = 20.0  # for replies in flight at a stop: schedulers kill 30 seconds after SIGTERM
 
-Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply | None]]
-"""Answers one conversation; None if the event was set before the request was sent."""
+Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply]]
+"""Answers one conversation. Raises NotSent if the event was set before the request was sent."""
+
+
+class Call:
+    """One call of an engine: whether it is over, and a queue of the requests that are done."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.done: queue.SimpleQueue[tuple[int, Future[Reply]] | None] = queue.SimpleQueue()
+
+    def answered(self, index: int, one: "Future[Reply]") -> None:
+        self.done.put((index, one))
+
+    def end(self) -> None:
+        """As if a KeyboardInterrupt were thrown into its replies, from another thread."""
+        self.done.put(None)  # before any request that is not sent because of it
+        self.stopped.set()  # nothing more is sent, even before the waiting thread sees it
 
 
 class OpenAIEngine:
-    """A model on servers; see `Engine` for the protocol.
+    """A model on a server; see `Engine` for the protocol.
 
-    Its identity is the model's name, and a hash of `extra_body`: the same model at another address, or at one
-    more, goes on where it was.
+    Its identity is the model's name, and a hash of `extra_body`: the same model at another address goes on
+    where it was. Requests wait in line, first come, first served: calls of several threads end one after the
+    other, and the server is busy with the next one's while a thread works on its replies.
     """
 
-    def __init__(self, model: str, endpoints: list[Endpoint], options: EngineOptions) -> None:
-        self.model, self.endpoints, self.extra = model, endpoints, options.extra_body
-        self.size = len(endpoints) * options.requests_in_flight
-        self._slots = asyncio.Semaphore(self.size)
+    def __init__(self, model: str, endpoint: Endpoint, options: EngineOptions) -> None:
+        self.model, self.endpoint, self.extra = model, endpoint, options.extra_body
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
         self.identity = model
@@ -53,25 +68,20 @@ class OpenAIEngine:
 
     @classmethod
     def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
-        """The model that `MODEL@URL`, `URL` or `MODEL@URL+URL+...` names; without a name the first that the
-        server lists. A URL without a path gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its
-        fragment names: `MODEL@https://host/v1#OTHER_KEY`.
+        """The model that `MODEL@URL` names, or the first that the server at `URL` lists. A URL without a path
+        gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its fragment names:
+        `MODEL@https://host/v1#OTHER_KEY`.
 
-        Raises UserError if no endpoint can be reached, one refuses the key, or the model is not served.
+        Raises UserError if the server cannot be reached, refuses the key, or does not serve the model.
         """
-        require("openai", "quickstart")
-        model, addresses = parse_spec(spec)
+        model, url, variable = parse_spec(spec)
         options = options or EngineOptions()
-        endpoints = [Endpoint(url, variable, options) for url, variable in addresses]
-        offered = [name for one in endpoints for name in asyncio.run_coroutine_threadsafe(
-            one.models(), background_loop()).result()]
-        if endpoints[0].down is not None and all(one.down for one in endpoints):
-            raise endpoints[0].down
+        endpoint = Endpoint(url, variable, options)
+        offered = asyncio.run_coroutine_threadsafe(endpoint.models(), background_loop()).result()
         name = model or next(iter(offered), None)
         if name is None:
-            raise UserError(f"{endpoints[0].address}: serves no model; name one as "
-                            f"MODEL@{endpoints[0].address}")
-        engine = cls(name, endpoints, options)
+            raise UserError(f"{endpoint.address}: serves no model; name one as MODEL@{endpoint.address}")
+        engine = cls(name, endpoint, options)
         if offered and name not in offered:  # may be served all the same: a short question tells
             next(iter(engine.generate([[Message(role="user", content="1")]], Sampling(1))), None)
         return engine
@@ -92,116 +102,71 @@ class OpenAIEngine:
                 call.end()
 
     def _each(self, conversations: Conversations, ask: Ask) -> Replies:
-        call = Call(ask)
+        call = Call()
         with self._lock:
             self._calls.add(call)
-        return call.replies(conversations, READ_AHEAD + self.size)
+        return self._replies(call, conversations, ask)
 
-    async def _reply(self, sampling: Sampling, messages: list[Message],
-                     stopped: threading.Event) -> Reply | None:
-        """One reply without its thinking, or with the error of this request; None if it was not sent."""
-        import openai
+    def _replies(self, call: Call, conversations: Conversations, ask: Ask) -> Replies:
+        """(index, reply) as replies come.
 
+        If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
+        DRAIN_SECONDS at most, and then it is raised. A second Ctrl-C is raised at once.
+        """
+        asked: list[Future[Reply]] = []
+        raised, end, waits = None, math.inf, False
+        try:
+            for index, messages in enumerate(conversations):
+                asked.append(asyncio.run_coroutine_threadsafe(ask(messages, call.stopped), background_loop()))
+                asked[-1].add_done_callback(functools.partial(call.answered, index))
+            left = len(asked)
+            while left:
+                try:
+                    waits = True
+                    done = call.done.get(timeout=None if raised is None else max(0.0, end - time.monotonic()))
+                    waits = False
+                    if done is None:
+                        raise KeyboardInterrupt
+                    left -= 1
+                    yield done[0], done[1].result()
+                except NotSent:
+                    pass
+                except queue.Empty:
+                    break
+                except (Exception, KeyboardInterrupt) as error:
+                    if waits and raised is not None:  # Ctrl-C again
+                        raise
+                    call.stopped.set()
+                    raised = raised or error  # the first failure is the one that is raised
+                    end = min(end, time.monotonic() + DRAIN_SECONDS)
+            if raised is not None:
+                raise raised
+        finally:
+            call.stopped.set()
+            for one in asked:
+                one.cancel()
+
+    async def _reply(self, sampling: Sampling, messages: list[Message], stopped: threading.Event) -> Reply:
+        """One reply without its thinking, or with the error of this request."""
         body = {"model": self.model, "messages": messages, "temperature": sampling.temperature,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": stable_seed(sampling.seed, messages) % (1 << SEED_BITS)} | self.extra
         body = {key: value for key, value in body.items() if value is not None}
         longest = body.get("max_completion_tokens") or body.get("max_tokens")
         try:
-            answer = await self._post(body, stopped)
+            return read_reply(await self.endpoint.post(body, stopped), longest)
+        except NotSent:
+            raise
         except openai.OpenAIError as error:
             return Reply("", error=complaint(error))
-        return None if answer is NOT_SENT else read_reply(answer, longest)
 
-    async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply | None:
+    async def _score(self, messages: list[Message], stopped: threading.Event) -> Reply:
         first = await self._reply(SCORING, messages, stopped)
-        if first is None or first.error is not None:  # what the server refused has no second chance
+        if first.error is not None:  # what the server refused has no second chance
             return first
         if (read := as_score(first)).error is None:
             return read
-        second = await self._reply(SECOND_SCORING, messages, stopped)
-        return None if second is None else second_attempt(first, second)
-
-    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
-        """As `Endpoint.post`, at the least busy endpoint; if that one is in trouble, at the next. Raises the
-        last error if only this request is at fault, UserError if the next would fail too."""
-        import openai
-
-        async with self._slots:
-            since = time.monotonic()
-            waiting = sorted(self.endpoints, key=lambda one: (one.rests_until > since, one.in_flight))
-            for endpoint in waiting:
-                try:
-                    return await endpoint.post(body, stopped)
-                except openai.OpenAIError as error:
-                    last = endpoint is waiting[-1]
-                    gone = last and lost(error) and all(one.answered_at < since for one in waiting)
-                    if gone or stops_run(error):
-                        stopped.set()  # before the thread that waits for replies sees the failure
-                        raise refusal(endpoint, error, self.model) from error
-                    if last or not in_trouble(error):
-                        raise
-        return NOT_SENT
-
-
-class Call:
-    """One call of an engine: its requests, and a queue of those that are done."""
-
-    def __init__(self, ask: Ask) -> None:
-        self._ask, self._stopped = ask, threading.Event()
-        self._running: set[Future[Reply | None]] = set()
-        self._done: queue.SimpleQueue[tuple[int, Future[Reply | None]] | None] = queue.SimpleQueue()
-
-    def end(self) -> None:
-        """As if a KeyboardInterrupt were thrown into `replies`, from another thread."""
-        self._done.put(None)  # before any request that is not sent because of it
-        self._stopped.set()  # nothing more is sent, even before the waiting thread sees it
-
-    def replies(self, conversations: Conversations, ahead: int) -> Replies:
-        """(index, reply) as replies come; at most `ahead` conversations are read and not yet answered.
-
-        If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
-        DRAIN_SECONDS at most, and then it is raised. A second Ctrl-C is raised at once.
-        """
-        numbered, end, waits = enumerate(conversations), float("inf"), False
-        raised: BaseException | None = None
-        try:
-            while raised is None or self._running:
-                try:
-                    while raised is None and len(self._running) < ahead and self._done.empty():
-                        if (following := next(numbered, None)) is None:
-                            break
-                        self._start(*following)
-                    if not self._running and self._done.empty():
-                        return
-                    waits = True
-                    done = self._done.get(
-                        timeout=None if raised is None else max(0.0, end - time.monotonic()))
-                    waits = False
-                    if done is None:
-                        raise KeyboardInterrupt
-                    self._running.discard(done[1])
-                    if (reply := done[1].result()) is not None:
-                        yield done[0], reply
-                except queue.Empty:
-                    break
-                except (Exception, KeyboardInterrupt) as error:
-                    if waits and raised is not None:  # Ctrl-C again
-                        raise
-                    self._stopped.set()
-                    raised = raised or error  # the first failure is the one that is raised
-                    end = min(end, time.monotonic() + DRAIN_SECONDS)
-            if raised is not None:
-                raise raised
-        finally:
-            self._stopped.set()
-            for future in self._running:
-                future.cancel()
-
-    def _start(self, index: int, messages: list[Message]) -> None:
-        future = asyncio.run_coroutine_threadsafe(self._ask(messages, self._stopped), background_loop())
-        self._running.add(future)
-        future.add_done_callback(lambda finished: self._done.put((index, finished)))
+        return second_attempt(first, await self._reply(SECOND_SCORING, messages, stopped))
 
 
 @functools.cache
@@ -212,14 +177,16 @@ def background_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def parse_spec(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """(model or None, addresses) of `MODEL@URL+URL` or `URL`, each a URL and the environment variable of its
-    key. Raises UserError for anything else."""
+def parse_spec(spec: str) -> tuple[str | None, str, str]:
+    """(model or None, URL, environment variable of its key) of `MODEL@URL` or `URL`. Raises UserError for
+    anything else."""
     refuse_in_urls("MODEL@URL", spec)
-    match = re.fullmatch(r"(?:(?P<model>.+?)@)?(?P<urls>(?i:https?)://\S+)", spec)
-    urls = [urlsplit(url) for url in re.split(r"\+(?=(?i:https?)://)", match["urls"])] if match else []
-    if match is None or not all(url.hostname for url in urls):  # `refuse_in_urls` can read them
-        raise UserError(f"{spec}: must be MODEL@URL, MODEL@URL+URL or URL, as in "
-                        "Qwen/Qwen3-32B@http://localhost:8000/v1")
-    return match["model"], [(urlunsplit(url._replace(path=url.path.rstrip("/") or "/v1", fragment="")),
-                             url.fragment or KEY_VARIABLE) for url in urls]
+    match = re.fullmatch(r"(?:(.+?)@)?((?i:https?)://\S+)", spec)
+    url = urlsplit(match[2] if match else "")
+    if match is None or not url.hostname:  # `refuse_in_urls` can read it
+        raise UserError(f"{spec}: must be MODEL@URL or URL, as in Qwen/Qwen3-32B@http://localhost:8000/v1")
+    if re.search(r"\+https?://", match[2], re.IGNORECASE):
+        raise UserError(f"{spec}: names several servers; name one, and let a router, or vLLM's "
+                        "--data-parallel-size, spread requests over replicas")
+    return (match[1], urlunsplit(url._replace(path=url.path.rstrip("/") or "/v1", fragment="")),
+            url.fragment or KEY_VARIABLE)

@@ -5,11 +5,12 @@ Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat.
 """
 
 import json
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+import openai
 
 from raft_fast.engines import FILTERED, TOO_LONG, Reply, valid
 from raft_fast.models.thinking import strip_thinking
@@ -18,7 +19,6 @@ from raft_fast.run.terminal import masked, visible, without_keys
 
 SHOWN = 300  # characters of a server's complaint that an error quotes
 MANY = 10**9  # tokens that no request has
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, doubling, for a busy server that asks for none
 UNREADABLE = 598  # stands for an answer that is not JSON
 BUSY = (429, 502, 503, 504)
 FOR_GOOD = (401, 402, 403, 404, 407)  # and redirects: every request would fail
@@ -48,8 +48,8 @@ def understand(response: Any) -> None:
     """Put an HTTP response into the terms of the client, which retries 408, 409, 429 and 5xx.
 
     An error inside a 200 gets the status that it names, an answer that is not JSON UNREADABLE; what would
-    fail again is marked, and a busy server that asks for no wait gets a longer one with every attempt. The
-    answer's JSON, or the words, code and type of an error are in `response.extensions`.
+    fail again is marked. The answer's JSON, or the words, code and type of an error are in
+    `response.extensions`.
     """
     try:
         body = json.loads(response.content)
@@ -65,10 +65,6 @@ def understand(response: Any) -> None:
     response.extensions |= {"said": told, "named": named}
     if QUOTA in named or _too_long(status, f"{named} {told}"):
         response.headers["x-should-retry"] = "false"
-    elif status in BUSY and "retry-after" not in response.headers:
-        attempt = int(response.request.headers.get("x-stainless-retry-count", 0))
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
-        response.headers["retry-after"] = str(longest * random.uniform(0.5, 1))
 
 
 def _error_in(body: Any) -> tuple[int | None, Any]:
@@ -163,15 +159,8 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
 
 def lost(error: BaseException) -> bool:
     """Whether a server cannot be reached or hung up."""
-    import openai
-
     late = isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout"
     return isinstance(error, openai.APIConnectionError) and not late
-
-
-def in_trouble(error: Any) -> bool:
-    """Whether the server is lost or too busy."""
-    return lost(error) or getattr(error, "status_code", None) in BUSY
 
 
 def stops_run(error: Any) -> bool:
@@ -182,8 +171,6 @@ def stops_run(error: Any) -> bool:
 
 def complaint(error: Any) -> str:
     """The error of the one request that a server refused."""
-    import openai
-
     status, told = getattr(error, "status_code", None), _understood(error)
     named = told.get("named", "")
     what = ("no whole answer within --request_timeout" if isinstance(error, openai.APITimeoutError)

@@ -22,7 +22,7 @@ from raft_fast.run.progress import Reporter
 
 FILE = "evaluation.json"
 INTERVALS = ("95 %: bootstrap over rows (seeded), Wilson for shares, paired bootstrap for changes; absent "
-             "where the data give none. p: permutation test over pairs of answers")
+             "where all rows say the same")
 Answers = dict[str, list[Record]]  # one model's records by part: domain, paraphrases, general
 
 
@@ -74,7 +74,7 @@ def evaluate(
         result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
         write_json(result, output_dir / FILE)
     if jury is not None:
-        result = add_accuracy(result, answers, jury, output_dir, reporter)
+        add_accuracy(result, answers, jury, output_dir, reporter)
         write_json(result, output_dir / FILE)
     return result
 
@@ -163,13 +163,12 @@ def generations(answers: Answers, model: str) -> list[Record]:
 
 
 def _drift(exam: Exam, base: Engine, trained: Engine, reporter: Reporter) -> dict[str, Any] | None:
-    """Token by token and in the weights; None if a model is not in this process or no prompt is asked."""
+    """None if a model is not in this process or no prompt is asked."""
     from raft_fast.engines.hf import HFEngine
 
     if not (exam.drift_prompts and isinstance(base, HFEngine) and isinstance(trained, HFEngine)):
         return None
-    from raft_fast.evaluation.drift import draw_probes, measure_drift, summarize_drift, weight_distance
+    from raft_fast.evaluation.drift import draw_probes, measure_drift, summarize_drift
 
     probes = draw_probes(exam.drift_prompts, base, exam.options.drift_max_new_tokens, reporter)
-    measured = measure_drift(base, trained, probes, reporter)
-    return summarize_drift(measured) | {"weights": weight_distance(base.model, trained.model)}
+    return summarize_drift(measure_drift(base, trained, probes, reporter))

@@ -1,11 +1,9 @@
-"""How far a model has moved from its base: token by token on texts outside of its training, and in its
-weights.
+"""How far a model has moved from its base, token by token on texts outside of its training.
 
 Both models are in this process: the exact KL over the whole vocabulary, on the base's own answers to general
 prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,7 @@ from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.evaluation.ifbench import Prompt
-from raft_fast.evaluation.scores import Pair, compare_pairs, weighted_mean
+from raft_fast.evaluation.scores import Pair, bootstrap, compare_pairs
 from raft_fast.models.architecture import LOGIT_ROWS, head_of
 from raft_fast.models.chat import View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -26,7 +24,6 @@ from raft_fast.run.progress import Reporter
 BUCKET_TOKENS = 4096  # hidden states of both models are held for so many tokens at a time
 TEXT_TOKENS = 512  # longer texts are cut
 Probes = dict[str, list[View]]
-LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
     def summarized(drifts: list[TokenDrift]) -> dict[str, Any]:
         kl, agreement, base, trained = ([one.part(metric) for one in drifts]
                                         for metric in ("kl", "agreement", "base_nll", "nll"))
-        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": weighted_mean(kl),
-                "agreement": weighted_mean(agreement), "nll": compare_pairs(base, trained)}
+        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": bootstrap(kl),
+                "agreement": bootstrap(agreement), "nll": compare_pairs(base, trained)}
 
     return {name: summarized(drifts) for name, drifts in measured.items()}
 
@@ -122,26 +119,3 @@ def _by_token(base_NV: torch.Tensor, trained_NV: torch.Tensor, ids_N: torch.Tens
     same = p.argmax(-1) == q.argmax(-1)
     nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
     return torch.stack([kl, *nll, same.to(kl.dtype)], 1).double()
-
-
-@torch.no_grad()
-def weight_distance(base: Any, trained: Any) -> dict[str, Any] | None:
-    """‖W - W₀‖ / ‖W₀‖ over all weights (`all`), and of each layer, the embedding and the rest (`parts`).
-
-    None if the two models do not have the same weights. Sums are in float64; tied weights count once.
-    """
-    before, after = dict(base.named_parameters()), dict(trained.named_parameters())
-    if {name: one.shape for name, one in before.items()} != {name: one.shape for name, one in after.items()}:
-        return None
-    sums: dict[str, list[float]] = {}
-    for name, old in before.items():
-        layer = LAYER.search(f".{name}")
-        part = f"layer {layer[1]}" if layer else (
-            "embedding" if "embed" in name or "lm_head" in name else "rest")
-        squares = sums.setdefault(part, [0.0, 0.0])
-        squares[0] += float((after[name].to(old.device).double() - old.double()).square().sum())
-        squares[1] += float(old.double().square().sum())
-
-    sums["all"] = [sum(column) for column in zip(*sums.values(), strict=True)]
-    ratios = {part: (moved / norm) ** 0.5 if norm else 0.0 for part, (moved, norm) in sums.items()}
-    return {"all": ratios.pop("all"), "parts": ratios}

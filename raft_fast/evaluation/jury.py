@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Engine
 from raft_fast.engines.asking import Part, Prompt, load_prompt
 from raft_fast.engines.journal import Journal
-from raft_fast.evaluation.scores import MODELS, Pair, Record, compare_pairs, share
+from raft_fast.evaluation.scores import MODELS, Mean, Pair, Record, compare_pairs, share
 from raft_fast.refinement.bench import load_judges
 from raft_fast.refinement.candidates import Verdict
 from raft_fast.refinement.parts import verdicts
@@ -58,13 +58,12 @@ class Jury:
     def hold(self, records: Sequence[Record]) -> list[Ballot]:
         """A ballot for every record of generations.jsonl. Raises UserError if a judge never works."""
         asked = [one for one in records if one["error"] is None and one["answer"].strip()]
-        rows = [Row(one["row_id"], one["prompt"], "", gold=one["gold"]) for one in asked]
-        said = dict(zip(map(id, asked), verdicts(rows, [one["answer"] for one in asked], self.judges,
-                                                 self.prompt), strict=True))
+        said = verdicts([Row(one["row_id"], one["prompt"], "", gold=one["gold"]) for one in asked],
+                        [one["answer"] for one in asked], self.judges, self.prompt)
         for judge in self.judges:
             judge.must_have_worked()
-        return [Ballot(said.get(id(one), []), self.quorum, one["error"] is None and not one["answer"].strip())
-                for one in records]
+        found = {id(one): Ballot(votes, self.quorum) for one, votes in zip(asked, said, strict=True)}
+        return [found.get(id(one)) or Ballot([], self.quorum, empty=one["error"] is None) for one in records]
 
     def about(self) -> Record:
         """The judges and how they were asked."""
@@ -88,32 +87,30 @@ def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Pa
                    options.eval_quorum or len(engines) // 2 + 1)
 
 
-def add_accuracy(result: dict[str, Any], answers: Mapping[str, Mapping[str, Sequence[Record]]], jury: Jury,
-                 output_dir: Path, reporter: Reporter) -> dict[str, Any]:
-    """`result` (evaluation.json) with accuracy among the metrics of every domain part, and with `jury`: the
-    judges, their agreement and missing votes. `answers` by model and part; ballots go to jury.jsonl."""
-    parts = [part for part in answers["base"] if part != "general"]
+def add_accuracy(result: Record, answers: Mapping[str, Mapping[str, Sequence[Record]]], jury: Jury,
+                 output_dir: Path, reporter: Reporter) -> None:
+    """Adds to `result` (evaluation.json) accuracy among the metrics of every domain part, and `jury`: the
+    judges, how often they all agree, missing votes. `answers` by model and part; ballots go to jury.jsonl."""
     ballots: dict[tuple[str, str], list[Ballot]] = {}
-    for model in MODELS:
-        for part in parts:
-            with reporter.phase(f"jury {model}: {part}"):
-                ballots[model, part] = jury.hold(answers[model][part])
+    parts = [part for part in answers["base"] if part != "general"]
+    for model, part in product(MODELS, parts):
+        with reporter.phase(f"jury {model}: {part}"):
+            ballots[model, part] = jury.hold(answers[model][part])
     write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], "correct": ballot.correct,
-                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.reply.key,
-                             "yes": None if one.score is None else one.score > CERTAIN}
+                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.reply.key}
                             for one in ballot.verdicts]}  # `key` finds the raw reply in the journal
                  for (model, part), held in ballots.items()
                  for record, ballot in zip(answers[model][part], held, strict=True)), output_dir / FILE)
     for part in parts:
         base, trained = (pairs_of(ballots[model, part]) for model in MODELS)
-        metric = compare_pairs(base, trained, share) | {"higher_is_better": True}
-        result |= {part: result[part] | {"metrics": result[part]["metrics"] | {METRIC: metric}}}
+        result[part]["metrics"][METRIC] = compare_pairs(base, trained, share) | {"higher_is_better": True}
     every = [ballot for held in ballots.values() for ballot in held]
-    missing = Counter(one.judge for ballot in every for one in ballot.verdicts if one.score is None)
-    return result | {METRIC: jury.about() | {
-        "agreement": agreement([ballot.votes for ballot in every]), "missing_votes": dict(missing),
-        "not_judged": {model: sum(ballot.correct is None for part in parts for ballot in ballots[model, part])
-                       for model in MODELS}}}
+    result[METRIC] = jury.about() | {
+        "unanimous": unanimous([ballot.votes for ballot in every])["mean"],
+        "missing_votes": dict(Counter(one.judge for ballot in every for one in ballot.verdicts
+                                      if one.score is None)),
+        "not_judged": {model: sum(ballot.correct is None for (asked, _), held in ballots.items()
+                                  for ballot in held if asked == model) for model in MODELS}}
 
 
 def pairs_of(ballots: Sequence[Ballot]) -> list[Pair | None]:
@@ -121,13 +118,6 @@ def pairs_of(ballots: Sequence[Ballot]) -> list[Pair | None]:
     return [None if one.correct is None else (float(one.correct), 1.0) for one in ballots]
 
 
-def agreement(votes: Sequence[Sequence[bool]]) -> Record:
-    """How far the judges agree on the answers with at least two votes: the share that is unanimous, and
-    Krippendorff's alpha (1 is full agreement, 0 that of chance, None if all votes are the same)."""
-    votes = [one for one in votes if len(one) > 1]
-    yes, every = sum(map(sum, votes)), sum(map(len, votes))
-    expected = 2 * yes * (every - yes)  # ordered pairs that differ
-    observed = sum(2 * sum(one) * (len(one) - sum(one)) / (len(one) - 1) for one in votes)
-    return {"answers": len(votes),
-            "unanimous": sum(len(set(one)) == 1 for one in votes) / len(votes) if votes else None,
-            "krippendorff_alpha": 1 - observed * (every - 1) / expected if expected else None}
+def unanimous(votes: Sequence[Sequence[bool]]) -> Mean:
+    """The share of answers on which all judges agree, of those with at least two votes."""
+    return share([(float(len(set(one)) == 1), 1.0) for one in votes if len(one) > 1])

@@ -1,4 +1,4 @@
-"""Scores of answers and their uncertainty: 95 % intervals, paired changes, permutation tests."""
+"""Scores of answers and their uncertainty: 95 % intervals of means and of paired changes."""
 
 import math
 import re
@@ -38,60 +38,24 @@ Record = dict[str, Any]  # a line of generations.jsonl
 Pair = tuple[float, float]  # (value, weight) of one row
 Pairs = Sequence[Pair | None]  # None: this row has no value
 Mean = dict[str, Any]
+UNKNOWN: Mean = {"mean": None, "low": None, "high": None, "n": 0}
 
 
-def weighted_mean(pairs: Pairs) -> Mean:
-    """{mean, low, high, n} of sum(values) / sum(weights): 95 % interval by bootstrap over the rows, null for
-    a single row; mean null without values."""
-    return _bootstrap(pairs)
+def bootstrap(*sides: Pairs) -> Mean:
+    """{mean, low, high, n} of sum(values) / sum(weights), with a 95 % interval by resampling rows; of two
+    sides (base, trained) the second minus the first, over the rows that both have.
 
-
-def paired_change(base: Pairs, trained: Pairs) -> Mean:
-    """Mean of trained minus mean of base over the rows that both have, by paired bootstrap. No interval where
-    no row differs: a bootstrap would call that certain, which it is not."""
-    return _bootstrap(base, trained)
-
-
-def share(pairs: Pairs) -> Mean:
-    """Successes / trials over (successes, trials) of each row, with Wilson's interval (valid at 0 and 1)."""
-    successes, trials = (sum(one[at] for one in pairs if one is not None) for at in (0, 1))
-    if not trials:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    p, z2 = successes / trials, Z_95**2
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
-    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": int(trials)}
-
-
-def paired_p(base: Pairs, trained: Pairs) -> float | None:
-    """Two-sided p-value of a permutation test that swaps the models row by row; None if no row has both."""
-    values = _known(base, trained)
-    if not len(values):
-        return None
-    swaps = np.random.default_rng(0).random((RESAMPLES, len(values))) < 0.5
-    moved = swaps @ (values[:, 1] - values[:, 0])
-    left, right = values.sum(0)
-    changes = _ratio(right - moved) - _ratio(left + moved)
-    change = abs(float(_ratio(right) - _ratio(left)))
-    at_least = np.abs(changes) >= change - 1e-12 * max(1.0, change)  # ties are ties
-    return float((1 + at_least.sum()) / (1 + RESAMPLES))
-
-
-def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[[Pairs], Mean] = weighted_mean
-                  ) -> dict[str, Any]:
-    """One metric of evaluation.json: both means (by `mean`), the change with its interval, and p."""
-    return {"base": mean(base), "trained": mean(trained), "change": paired_change(base, trained),
-            "p": paired_p(base, trained)}
-
-
-def _bootstrap(*sides: Pairs) -> Mean:
-    """The ratio of sums of one side, or of the second minus that of the first, resampled by rows."""
-    values = _known(*sides)
-    if not len(values):
-        return {"mean": None, "low": None, "high": None, "n": 0}
+    No mean without weights. No interval where all rows say the same: a bootstrap would call that certain.
+    """
+    values = np.array([row for row in zip(*sides, strict=True) if None not in row], dtype=float)
+    values = values.reshape(-1, len(sides), 2)  # rows, sides, (value, weight)
+    if (values[:, :, 1].sum(0) == 0).any():
+        return UNKNOWN
 
     def statistic(draws: np.ndarray) -> np.ndarray:
-        ratios = [_ratio(values[:, side][draws].sum(axis=1)) for side in range(len(sides))]
+        sums = [values[:, side][draws].sum(axis=1) for side in range(len(sides))]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = [one[:, 0] / one[:, 1] for one in sums]
         return ratios[-1] - (ratios[0] if len(sides) == 2 else 0)
 
     found = statistic(np.random.default_rng(0).integers(0, len(values), size=(RESAMPLES, len(values))))
@@ -103,24 +67,27 @@ def _bootstrap(*sides: Pairs) -> Mean:
             "n": len(values)}
 
 
-def _known(*sides: Pairs) -> np.ndarray:
-    """The rows that every side has, [rows, sides, (value, weight)]; empty if a side has no weight at all."""
-    known = np.array([row for row in zip(*sides, strict=True) if None not in row], dtype=float)
-    known = known.reshape(-1, len(sides), 2)
-    return known[:0] if (known[:, :, 1].sum(0) == 0).any() else known
+def share(pairs: Pairs) -> Mean:
+    """Successes / trials over (successes, trials) of each row, with Wilson's interval (valid at 0 and 1)."""
+    successes, trials = (sum(one[at] for one in pairs if one is not None) for at in (0, 1))
+    if not trials:
+        return UNKNOWN
+    p, z2 = successes / trials, Z_95**2
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": int(trials)}
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = sums[..., 0] / sums[..., 1]
-    return found
+def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[..., Mean] = bootstrap) -> dict[str, Any]:
+    """One metric of evaluation.json: the means of both models, and the change."""
+    return {"base": mean(base), "trained": mean(trained), "change": bootstrap(base, trained)}
 
 
 def compare_scores(part: str, base: Sequence[Record], trained: Sequence[Record]) -> dict[str, Any]:
     """Metrics of one part's records of both models with the change between them; how many answers of each
     failed and were truncated."""
     both = dict(zip(MODELS, (base, trained), strict=True))
-    mean = share if part == "general" else weighted_mean
+    mean = share if part == "general" else bootstrap
     return {"metrics": {metric: compare_pairs(pairs(base, metric), pairs(trained, metric), mean)
                         | {"higher_is_better": better} for metric, better in METRICS[part].items()},
             "failed": {model: sum(one["error"] is not None for one in records)

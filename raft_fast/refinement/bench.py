@@ -65,8 +65,7 @@ def load_judges(names: str, quorum: int, load: Callable[[str], Engine],
     too few for the quorum (the option of the same name, with quorum for judge)."""
     judges = [load(spec) for spec in _name_judges(names, quorum, option)]
     if len({judge.identity for judge in judges}) < len(judges):
-        raise UserError(f"{option} {names}: two of them are one model; its vote counts once "
-                        "(MODEL@URL+URL are replicas of one judge)")
+        raise UserError(f"{option} {names}: two of them are one model; its vote counts once")
     return judges
 
 

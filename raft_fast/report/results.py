@@ -38,7 +38,6 @@ LABELS = {
 }
 DRIFT = {"own": "the base's own answers", "text": "general text"}
 NONE, TOO_FEW, ENOUGH = "–", "too few rows", 10
-SURE = 0.05  # a p below it is beyond noise
 WIDTH_OF_FILES = 140  # a log file has no width of its own
 COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
 # (file, what stands for a missing one, keys of its objects), in the order of RunFiles
@@ -75,23 +74,16 @@ def rows(evaluation: Record) -> list[Row]:
 
 
 def judgement(metric: Record) -> str:
-    """better or worse if the change is beyond noise; no verdict on a handful of rows."""
+    """better or worse if the interval of the change excludes zero, or if ten rows or more all change alike
+    (by chance in 2 of 2¹⁰ cases), which leaves a bootstrap no interval; no verdict on fewer rows."""
     change = metric["change"]
     if change["n"] < ENOUGH:
         return TOO_FEW if change["n"] else ""
     if change["low"] is None and change["mean"] == 0:
         return "same"
-    if not beyond_noise(change, metric.get("p")):
+    if change["low"] is not None and change["low"] <= 0 <= change["high"]:
         return "within noise"
     return "better" if (change["mean"] > 0) == metric["higher_is_better"] else "worse"
-
-
-def beyond_noise(change: Record, p: float | None) -> bool:
-    """Whether the interval of the change excludes zero. Rows that all change alike give a bootstrap no
-    interval; the permutation test decides then."""
-    if change["low"] is None:
-        return bool(change["mean"]) and p is not None and p < SURE
-    return not change["low"] <= 0 <= change["high"]
 
 
 def notes(evaluation: Record) -> list[str]:
@@ -110,10 +102,8 @@ def notes(evaluation: Record) -> list[str]:
               for part in ("domain", "general") for failed in [(evaluation[part] or {}).get("failed") or {}]
               if any(failed.values())]
     if jury := evaluation.get("jury"):
-        agreement, missing = jury["agreement"], sum(jury["missing_votes"].values())
-        found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(agreement['unanimous'])}; "
-                     f"Krippendorff's alpha: {value(agreement['krippendorff_alpha'])}; missing votes: "
-                     f"{missing}.")
+        found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(jury['unanimous'])}; "
+                     f"missing votes: {sum(jury['missing_votes'].values())}.")
     return found
 
 
@@ -145,8 +135,6 @@ def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
         for suite, what in DRIFT.items():
             yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"]} | lower
             yield f"NLL of {what}, nats per token", found[suite]["nll"] | lower
-        if moved := found.get("weights"):
-            yield "Relative distance of the weights", {"trained": {"mean": moved["all"]}} | lower
     else:
         yield from ((LABELS[name], metric) for name, metric in found["metrics"].items())
 

@@ -48,8 +48,7 @@ class ModelOptions(Group, pins="refinement"):
 class EngineOptions(Group):
     """Engines: servers and in-process generation of stage 1"""
 
-    requests_in_flight: int = option(64, "Concurrent requests to each endpoint.", least=1)
-    requests_per_minute: float = option(0, "Rate limit of each endpoint; 0: none.", least=0)
+    requests_in_flight: int = option(64, "Concurrent requests to each server.", least=1)
     request_timeout: float = option(600, "Seconds that one attempt may take.", above=0)
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
@@ -83,8 +82,7 @@ class RefineOptions(Group, pins="refinement"):
 
     rewriter: str = option("self", "Engine that rewrites: self (the model), a folder or hub name, or "
                            "MODEL@URL of an OpenAI-compatible server (URL alone: its first model; "
-                           "MODEL@URL+URL: replicas; URL#NAME: the variable with its key, else "
-                           "OPENAI_API_KEY).", engines=True)
+                           "URL#NAME: the variable with its key, else OPENAI_API_KEY).", engines=True)
     fuser: str = option("self", "Engine that merges gold and rewrite: as --rewriter.", engines=True)
     judge: str = option("self", "Engines that score fusions, separated by commas.", listed=True, engines=True)
     prompts: str | None = option(None, "A folder with your own rewrite.txt, fuse.txt or judge.txt.")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from faulty_server import ask
 
 from raft_fast.engines.openai import parse_spec
 from raft_fast.run.config import parse
@@ -15,23 +14,11 @@ def options(*argv):
     return parse("refine", "", [EngineOptions], list(argv))[1][0]
 
 
-@pytest.mark.parametrize(("name", "value", "says"), [
-    ("requests_in_flight", "0", "--requests_in_flight 0: must be at least 1"),
-    ("request_timeout", "0", "--request_timeout 0.0: must be above 0"),
-    ("extra_body", "[1]", "--extra_body"),
-    ("engine_overrides", "{}", "--engine_overrides: it is no option any more"),
-    ("price", "3/4", "--price: it is no option any more"),
-])
-def test_bad_values_are_named(name, value, says):
-    with pytest.raises(UserError, match=says):
-        options(f"--{name}", value)
-
-
 @pytest.mark.parametrize("value", [
     {"x": [{"api_key": "sk-PASSW"}]}, {"x": [[{"y": [{"accessToken": "sk-PASSW"}]}]]},
     {"tools": [{"headers": {"Authorization": "Bearer sk-PASSW"}}]}, {"X-Api-Key": "sk-PASSW"},
     {"accesstoken": "sk-PASSW"}, {"api_keys": ["sk-PASSW"]}, {"passphrase": "sk-PASSW"},
-    {"properties": {"x": {"token": "sk-PASSW"}}}], ids=str)
+    {"properties": {"x": {"token": "sk-PASSW"}}}, [1]], ids=str)
 def test_a_secret_is_refused_wherever_it_stands_in_a_body(value):
     told = json.dumps(value)
     for text in (told, told[:-1]):
@@ -48,8 +35,7 @@ def test_a_name_with_token_or_key_that_is_no_secrets_is_taken():
     body["chat_template_kwargs"] = {"enable_thinking": False}
     body["guided_json"] = {"properties": {"key": {"type": "string"}, "token": {"type": "string"}}}
     given = options("--extra_body", json.dumps(body))
-    assert given.extra_body == body
-    assert given.chat_template_kwargs == {"enable_thinking": False}
+    assert (given.extra_body, given.chat_template_kwargs) == (body, {"enable_thinking": False})
 
 
 @pytest.mark.parametrize("spec", [
@@ -62,18 +48,8 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(spec):
         with pytest.raises(UserError, match=r"#MY_KEY|cannot be read") as refused:
             refuse()
         assert "PASSW" not in str(refused.value)
-    assert parse_spec("m@http://host/v1?api-version=2")[0] == "m"  # what is no secret may be in it
-    assert parse_spec("m@HTTP://host")[1][0][0] == "http://host/v1"
 
 
-def test_a_variable_that_is_not_set_is_not_named_in_full(serve, connect, monkeypatch):
-    def refuse(request, before):
-        return lambda handler: handler.send(401, "{}")
-
-    names = ("MY_KEY", "my_key", "OPENAI_KEY_OF_HOST_2", "KEY_FOR_PRODUCTION")
-    assert [parse_spec(f"m@http://h#{name}")[1][0][1] for name in names] == [*names]
-    with pytest.raises(UserError, match=r"refuses the key in som\.\.\. \(not set\)"):
-        ask(connect(f"m@{serve(refuse).url}#somekey"), "a")
-    monkeypatch.setenv("aB1234567890xyz", "x")
-    with pytest.raises(UserError, match="refuses the key in aB1234567890xyz "):
-        ask(connect(f"m@{serve(refuse).url}#aB1234567890xyz"), "a")
+def test_variables_in_urls_may_be_named_in_many_ways():
+    for name in ("MY_KEY", "my_key", "OPENAI_KEY_OF_HOST_2", "KEY_FOR_PRODUCTION"):
+        assert parse_spec(f"m@http://h#{name}")[2] == name

@@ -11,14 +11,13 @@ from tiny import make_model, make_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from raft_fast.engines import Sampling, generation, hf
+from raft_fast.engines import Sampling, generation
 from raft_fast.engines.generation import Interrupt, Sampler, draw_continuously, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
-MANY = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]
 
 
 @pytest.fixture
@@ -27,11 +26,14 @@ def engine(model, chat):
 
 
 def test_a_sampler_draws_from_the_softmax():
-    """20,000 draws: every frequency within five standard deviations of softmax(logits / T)."""
+    """20,000 draws: every frequency within five standard deviations of softmax(logits / T), and every
+    recorded log-probability that of what was drawn."""
     logits, temperature, draws = torch.tensor([2.0, 1.0, 0.0, -1.0]), 1.5, 20_000
-    sampler = Sampler(temperature, [7], draws, torch.device("cpu"))
+    sampler = Sampler(temperature, [7], draws, torch.device("cpu"), record=True)
     chosen = torch.stack([sampler(None, logits[None])[0].argmax() for _ in range(draws)])
     expected = (logits / temperature).softmax(-1)
+    recorded = torch.cat(sampler.logprobs)
+    torch.testing.assert_close(recorded, expected.log()[chosen], rtol=0, atol=1e-6)
     found = torch.bincount(chosen, minlength=4) / draws
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / draws).sqrt()).all()
 
@@ -56,15 +58,6 @@ def test_a_token_that_cannot_be_drawn_is_not():
     assert [int(sampler(None, scores).argmax()) for _ in range(2)] == [1, 2]
 
 
-def test_what_is_recorded_is_the_log_probability_of_what_was_drawn():
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 3.0, 0.0, 1.0]])
-    sampler = Sampler(1.5, [7, 8], 5, torch.device("cpu"), record=True)
-    for position in range(5):
-        chosen = sampler(None, scores).argmax(1, keepdim=True)
-        expected = (scores / 1.5).log_softmax(1).gather(1, chosen).squeeze(1)
-        torch.testing.assert_close(sampler.logprobs[position], expected, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     sampling = Sampling(12, temperature, seed=3)
@@ -77,49 +70,23 @@ def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     assert all(same) if temperature == 0 else not all(same)
 
 
-def test_conversations_are_read_as_they_are_needed(engine, monkeypatch):
-    """Two batches of two are read ahead, sorted and answered, then the next ones."""
-    monkeypatch.setattr(hf, "READ_AHEAD", 2)
-    read = []
-    endless = (read.append(index) or ASKED[index % 3] for index in range(10**6))
-    replies = engine.generate(endless, Sampling(4))
-    found = dict(next(replies) for _ in range(5))
-    assert len(read) == 8
-    expected = dict(engine.generate(ASKED, Sampling(4)))
-    assert {index: reply.text for index, reply in found.items()} == {
-        index: expected[index % 3].text for index in found}
-
-
-@pytest.fixture
-def short_spoken(model):
-    """Every other token ends a reply, so some of a batch are whole early."""
-    chat = Chat(make_tokenizer(), GenerationConfig(eos_token_id=list(range(2, 260, 2))))
-    return HFEngine(model, chat, "tiny", batch_size=8)
-
-
-def test_an_interrupt_from_another_thread_ends_the_batch_and_begins_no_other(short_spoken, monkeypatch):
-    """With its next token; replies that are whole by then are kept."""
-    sampling, own, drawn, found = Sampling(6, 1.0, seed=1), Interrupt.__call__, [], {}
-    uninterrupted = dict(short_spoken.generate(MANY, sampling))
+def test_an_interrupt_from_another_thread_ends_the_batch_and_begins_no_other(model, chat, monkeypatch):
+    """With its next token; a later call is not concerned."""
+    engine, sampling, own, drawn = HFEngine(model, chat, "tiny", 8), Sampling(6, 1.0), Interrupt.__call__, []
+    many = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]
+    uninterrupted = dict(engine.generate(many, sampling))
 
     def counted(call, ids, scores, **rest):
         drawn.append(len(ids))
-        if len(drawn) == 2:
-            short_spoken.interrupt()
+        if len(drawn) == 8:  # the second token of the second of three batches
+            engine.interrupt()
         return own(call, ids, scores, **rest)
 
     monkeypatch.setattr(Interrupt, "__call__", counted)
-
-    def collect():
-        for index, reply in short_spoken.generate(MANY, sampling):
-            found[index] = reply
-
     with pytest.raises(KeyboardInterrupt):
-        collect()
-    assert drawn == [8, 8]  # of the first of three batches
-    assert len(found) in range(1, 8)
-    assert found == {index: uninterrupted[index] for index in found}
-    assert dict(short_spoken.generate(MANY, sampling)) == uninterrupted  # a later call is not concerned
+        list(engine.generate(many, sampling))
+    assert drawn == [8] * 8
+    assert dict(engine.generate(many, sampling)) == uninterrupted
 
 
 def test_threads_that_share_a_model_take_turns(engine):
@@ -128,9 +95,7 @@ def test_threads_that_share_a_model_take_turns(engine):
     alone = dict(engine.generate(ASKED * 4, Sampling(6, 1.0)))
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: dict(engine.generate(ASKED * 4, Sampling(6, 1.0))), range(3)))
-    for one in found:
-        assert {index: reply.text for index, reply in one.items()} == {
-            index: reply.text for index, reply in alone.items()}
+    assert found == [alone] * 3
     assert engine.model.generation_config is own
 
 

@@ -3,6 +3,7 @@
     pip install fastapi uvicorn
 """
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -18,42 +19,38 @@ from raft_fast.engines import Sampling
 from raft_fast.engines.openai import OpenAIEngine
 from raft_fast.run.options import EngineOptions
 
-pytest.importorskip("fastapi", reason="transformers serve needs fastapi: pip install fastapi uvicorn")
-pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn: pip install fastapi uvicorn")
-STARTUP_SECONDS = 120
+for name in ("fastapi", "uvicorn"):
+    pytest.importorskip(name, reason="transformers serve needs it: pip install fastapi uvicorn")
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """MODEL@URL of the tiny model behind a real server; it takes seconds to start."""
-    folder = tmp_path_factory.mktemp("served")
-    make_model(attn_implementation="sdpa").save_pretrained(folder / "tiny-model")
-    make_tokenizer().save_pretrained(folder / "tiny-model")
+    folder = tmp_path_factory.mktemp("served") / "tiny-model"
+    make_model(attn_implementation="sdpa").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     command = shutil.which("transformers", path=str(Path(sys.executable).parent)) or "transformers"
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [command, "serve", str(folder / "tiny-model"), "--host", "127.0.0.1", "--port", str(port),
-             "--device", "cpu"], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", server, folder / "server.log")
-        yield f"{folder / 'tiny-model'}@http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def wait_for(url, server, log):
-    end = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < end:
-        assert server.poll() is None, log.read_text()
+    log = folder.parent / "server.log"
+    with log.open("w") as file, subprocess.Popen(
+            [command, "serve", str(folder), "--port", url.rpartition(":")[2], "--device", "cpu"],
+            stdout=file, stderr=subprocess.STDOUT) as server:
         try:
-            return urllib.request.urlopen(url, timeout=5).read()
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
+            until = time.monotonic() + 120
+            while not answers(f"{url}/health"):
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+            yield f"{folder}@{url}"
+        finally:
+            server.kill()
+
+
+def answers(url):
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(url, timeout=5).status == 200
 
 
 def test_replies_come_from_a_real_server(served, chat):

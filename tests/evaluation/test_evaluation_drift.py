@@ -2,16 +2,9 @@ import copy
 
 import pytest
 import torch
-from tiny import make_model
 
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.drift import (
-    compare_tokens,
-    draw_probes,
-    measure_drift,
-    summarize_drift,
-    weight_distance,
-)
+from raft_fast.evaluation.drift import compare_tokens, draw_probes, measure_drift, summarize_drift
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.models.chat import View
 from raft_fast.run.progress import Reporter
@@ -70,17 +63,3 @@ def test_probes_are_what_the_base_says(model, moved, chat):
     change = found["text"]["nll"]
     assert change["change"]["mean"] == pytest.approx(change["trained"]["mean"] - change["base"]["mean"])
     assert found["text"]["tokens"] == sum(len(view.completion) for view in probes["text"])
-
-
-def test_weight_distance_by_hand(model):
-    moved = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in moved.parameters():
-            weight *= 1.1
-        layer = moved.model.layers[1].mlp.up_proj.weight
-        layer.copy_(model.model.layers[1].mlp.up_proj.weight)
-    found = weight_distance(model, moved)
-    assert [found["parts"][part] for part in ("layer 0", "embedding")] == pytest.approx([0.1] * 2, rel=1e-4)
-    assert 0 < found["parts"]["layer 1"] < found["all"] < 0.1
-    assert weight_distance(model, model)["all"] == 0
-    assert weight_distance(model, make_model(hidden_size=16)) is None  # other weights have no distance

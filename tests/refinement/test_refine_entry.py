@@ -207,9 +207,8 @@ def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_pat
     write(tmp_path / "moved.jsonl", *questions(4))
     folder = ["--output_dir", "out", "--judge"]
     command("--data", "rows.jsonl", *folder, "big@http://a/v1")
-    command("--data", "moved.jsonl", *folder, "big@http://b/v1+http://c/v1", "--requests_in_flight", "2",
-            "--refine_batch_size", "3", "--retry_failed", "true",
-            "--requests_per_minute", "60")
+    command("--data", "moved.jsonl", *folder, "big@http://b/v1", "--requests_in_flight", "2",
+            "--refine_batch_size", "3", "--retry_failed", "true")
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
