@@ -81,7 +81,7 @@ def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Pa
         yield None
         return
     prompt = load_prompt("jury", options.eval_prompts, "--eval_prompts")
-    engines = load_judges(options.eval_judge, options.eval_quorum, load, "--eval_judge")
+    engines = load_judges("--eval_judge", options.eval_judge, options.eval_quorum, load)
     with Journal(folder) as journal:
         yield Jury([Part("--eval_judge", engine, journal) for engine in engines], prompt,
                    options.eval_quorum or len(engines) // 2 + 1)
