@@ -60,8 +60,8 @@ def named_engines(options: RefineOptions) -> list[tuple[str, str]]:
 
 
 def name_judges(option: str, names: str, quorum: int) -> list[str]:
-    """The judges that an option lists. Raises UserError for none, for one listed twice (its vote counts once), and
-    for too few for the quorum (the option of the same name, with quorum for judge)."""
+    """The judges that an option lists. Raises UserError for none, for one listed twice (its vote counts
+    once), and for too few for the quorum (the option of the same name, with quorum for judge)."""
     judges = [spec.strip() for spec in names.split(",") if spec.strip()]
     if not judges:
         raise UserError(f"{option} {names!r}: name at least one judge" + (

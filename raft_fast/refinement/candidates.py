@@ -32,7 +32,6 @@ class Candidate:
 
     `number` counts the draws of one origin from 1; the gold answer is number 0. `scores` by name, None where
     a score is missing (which is not 0). `objections` by check, None where it has nothing against the answer.
-    `unscored` says why the judges' scores make no mean.
     """
 
     row: Row = field(repr=False)
@@ -42,7 +41,6 @@ class Candidate:
     scores: dict[str, float | None] = field(default_factory=dict)
     objections: dict[str, str | None] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
-    unscored: str | None = None
 
     @classmethod
     def gold(cls, row: Row) -> "Candidate":
@@ -72,7 +70,9 @@ class Candidate:
         """Why the judges' scores make no mean; None where they do."""
         if self.scores.get(JUDGE) is not None:
             return None
-        return "; ".join(self.reasons) or self.unscored or ""
+        errors = [f"{said.judge}: {said.error}" for said in self.verdicts if said.error is not None]
+        few = [f"only {len(self.given)} of {len(self.verdicts)} judges gave a score"] if self.given else []
+        return "; ".join(self.reasons or [*few, *errors])
 
 
 def best(candidates: Iterable[Candidate], by: str) -> Candidate | None:
@@ -195,4 +195,4 @@ def _read(row: Row, origin: str, one: Record) -> Candidate:
         for said, tokens in zip(one["scores"], spent, strict=True)]
     return Candidate(row, origin, one["round"], Reply(one.get(origin) or "", key=one.get("key")),
                      {name: value for name, value in scores.items() if value is not None},
-                     dict(one.get("checks") or {}), verdicts, one.get("no_score"))
+                     dict(one.get("checks") or {}), verdicts)

@@ -45,7 +45,7 @@ def refine(
                              "asked for again")
             _decide_all(rows, stage, bench, journal, outputs, reporter)
             bench.must_have_worked()
-    return outputs.summary(finished=True)
+    return outputs.summary()
 
 
 def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal,
