@@ -64,7 +64,7 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     """
     golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
     if bench.golds is not None:  # embedded already
-        gold_vectors, vectors = bench.golds.of_texts(golds, bench.encoder), bench.encoder.embed(texts)
+        gold_vectors, vectors = bench.golds.of_texts(golds), bench.encoder.embed(texts)
     else:
         gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
     found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
