@@ -1,4 +1,4 @@
-"""Eqs. 1-4 against numbers worked out by hand."""
+"""Eqs. 1-4 against numbers worked out by hand, and the check `retrieval`."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,17 @@ from refinement_stubs import StubEncoder, StubEngine, rewritten, row
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply
-from raft_fast.engines.asking import Prompt, load_prompt, load_prompts
+from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.journal import Journal
+from raft_fast.models.embedding import unit
 from raft_fast.recipes.raft import choose
-from raft_fast.refinement import Roles
+from raft_fast.refinement import Roles, index_golds
 from raft_fast.refinement.bench import Workbench
-from raft_fast.refinement.candidates import JUDGE, Candidate, best
+from raft_fast.refinement.candidates import JUDGE, Candidate
 from raft_fast.refinement.parts import cosines, judge, rewrite
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
 
 
 def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_path):
@@ -123,25 +125,6 @@ def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes(judged):
     assert kept == ("rewrite", "rewrite", "no fusion's mean score reaches 0.25; the best is 0.200")
 
 
-def test_a_missing_score_and_an_objection_are_never_the_best():
-    def one(number, score, reason=None):
-        return Candidate(row("1"), "sample", number, Reply("x"), {"reward": score}, {"check": reason})
-
-    found = [one(1, 0.2), one(2, 0.9, "loops"), one(3, None), one(4, 0.2)]
-    assert best(found, "reward") is found[0]
-    assert best(found[1:3], "reward") is None
-
-
-def test_prompts_are_versioned_by_their_words_and_refuse_wrong_fields():
-    for name in ("rewrite", "fuse", "judge"):
-        assert load_prompt(name).version.startswith(f"{name}-")
-    assert Prompt("a", "{x}!").version != Prompt("a", "{x}?").version
-    assert Prompt("a", "{x}!").fill(x="{y} 100 %") == "{y} 100 %!"
-    with pytest.raises(KeyError):
-        Prompt("a", "{x}!").fill(y="1")
-    assert "from 0 to 9" in load_prompt("judge").text.splitlines()[-1]
-
-
 @pytest.mark.parametrize(("file", "text", "says"), [
     ("judge.txt", "{question} {answer}", r"judge.txt: lacks the placeholder \{gold\}"),
     ("rewrite.txt", "{question} {answer} {tone}", r"rewrite.txt: has the placeholder \{tone\}"),
@@ -153,3 +136,66 @@ def test_a_prompt_that_cannot_be_filled_is_named_with_its_placeholder(tmp_path, 
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=says):
         load_prompts(str(tmp_path))
+
+
+class TableEncoder:
+    """Vectors by a table."""
+
+    identity, device = "table", "cpu"
+
+    def __init__(self, table):
+        self.table, self.asked = table, []
+
+    def embed(self, texts):
+        self.asked += texts
+        return unit(np.array([self.table[text] for text in texts], np.float64))
+
+
+ENCODER = TableEncoder({
+    "fences are low": [1, 0, 0], "walls are high": [0, 1, 0], "fences stay low": [0.999, 0.01, 0],
+    "low fences it is": [0.9, 0.3, 0], "high walls it is": [0.3, 0.9, 0], "nothing": [0, 0, 0]})
+GOLDS = [row("fence", gold="fences are low"), row("wall", gold="walls are high"),
+         row("again", gold="fences stay low")]
+
+
+@pytest.fixture
+def golds(tmp_path):
+    return index_golds(GOLDS, RefineOptions(), ENCODER, tmp_path, Reporter())
+
+
+def retrieval(golds, gold, rewrite):
+    one, = rewritten([row("1", gold=gold)], [Reply(rewrite)], ENCODER, golds)
+    return one.objections["retrieval"]
+
+
+def test_a_rewrite_must_be_nearest_to_its_own_gold_answer(golds):
+    assert retrieval(golds, "walls are high", "high walls it is") is None
+    # both fences are nearer, so its own comes third
+    assert "rank 3" in retrieval(golds, "walls are high", "low fences it is")
+    for own in ("fences are low", "fences stay low"):  # gold answers that say the same are no rivals
+        assert retrieval(golds, own, "low fences it is") is None
+
+
+def test_without_a_vector_similarity_says_so_and_retrieval_nothing(golds):
+    one, = rewritten(GOLDS[:1], [Reply("nothing")], ENCODER, golds)
+    assert one.scores["similarity"] is None
+    assert one.objections["similarity"] == "no similarity to the gold answer"
+    assert one.objections["retrieval"] is None
+
+
+def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
+    encoder = TableEncoder(ENCODER.table)
+    for _ in range(2):
+        golds = index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
+    assert len(encoder.asked) == len(GOLDS)
+    encoder.asked.clear()
+    replies = [Reply("low fences it is"), Reply("high walls it is"), Reply("nothing")]
+    found = rewritten(GOLDS, replies, encoder, golds)
+    assert encoder.asked == [reply.text for reply in replies]
+    again = rewritten(GOLDS, replies, encoder)
+    assert [one.scores for one in found] == [one.scores for one in again]
+
+
+def test_a_skipped_check_embeds_nothing(tmp_path):
+    skipped = RefineOptions(skip_checks="loops, retrieval")
+    assert index_golds(GOLDS, skipped, None, tmp_path, Reporter()) is None

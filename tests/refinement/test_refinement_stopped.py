@@ -68,16 +68,8 @@ def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tm
         heard.listen(Reply("", error=error), True)
     with pytest.raises(UserError, match=f"none of {len(OF_ONE_REQUEST) * PATIENCE} replies"):
         heard.must_have_worked()
-    heard.listen(Reply("x"), True)
+    heard.listen(Reply("x"), False)  # an answer of an earlier run is one
     heard.must_have_worked()
-
-
-def test_an_engine_that_answered_in_an_earlier_run_is_known_to_work(tmp_path):
-    some, failing = rows_of(2 * PATIENCE), writer(lambda text, seed: Reply("", error="busy"))
-    with pytest.raises(UserError):
-        run(tmp_path, [*some[:1], *some], Roles(failing), fusion_rounds=0)
-    run(tmp_path, some[:1], Roles(writer()), fusion_rounds=0)
-    run(tmp_path, some, Roles(failing), fusion_rounds=0)
 
 
 def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_replies(
