@@ -71,7 +71,7 @@ def evaluate(
         "seconds": round(time.perf_counter() - start, 3)}
     write_json(result, output_dir / FILE)  # already: a failing judge costs only its votes
     if tasks is not None:
-        result |= {"lm_eval": run_tasks(tasks, engines, output_dir, reporter)}
+        result |= {"lm_eval": run_tasks(tasks, engines, reporter)}
         write_json(result, output_dir / FILE)
     if jury is not None:
         add_accuracy(result, answers, jury, output_dir, reporter)

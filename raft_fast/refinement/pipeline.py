@@ -52,12 +52,11 @@ def refine(
             Outputs(output_dir, about, total_rows or len(rows)) as outputs,
             reporter.phase("refine", len(rows), "rows") as advance,
         ):
-            advance(0, note=journal.note)
             for decisions in at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop):
                 with errors.uninterrupted():  # a block that is half written could not be told from a new one
                     for decision in decisions:
                         outputs.add(decision.as_json())
                     found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                    advance(len(decisions) - found, note=journal.note, found=found)
+                    advance(len(decisions) - found, note=journal.note(), found=found)
             bench.must_have_worked()
     return outputs.summary()
