@@ -50,8 +50,7 @@ def test_paraphrases_have_their_rows(tmp_path):
     found = evaluate(StubEngine(lambda asked: "It depends."), StubEngine(str), make_rows(12), options,
                      OverlapEncoder(), Reporter(), tmp_path)
     assert list(dict.fromkeys(row.part for row in rows(found))) == [
-        "Domain: held-out questions", "Domain: trained questions reworded",
-        "Length and refusals of the answers"]
+        "Domain: held-out questions", "Domain: trained questions reworded"]
 
 
 def test_drift_and_other_suites_by_hand():
