@@ -80,7 +80,7 @@ def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Pa
     if not options.eval_judge:
         yield None
         return
-    prompt = load_prompt("jury", options.eval_prompts, "--eval_prompts")
+    prompt = load_prompt("jury", options.prompts)
     engines = load_judges(options.eval_judge, options.eval_quorum, load, "--eval_judge")
     with Journal(folder) as journal:
         yield Jury([Part("--eval_judge", engine, journal) for engine in engines], prompt,

@@ -63,10 +63,9 @@ def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal:
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
 
     with reporter.phase("refine", len(rows), "rows") as advance:
-        advance(0, note=journal.note)
         for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
             with errors.uninterrupted():  # a block that is half written could not be told from a new one
                 for decision in decisions:
                     outputs.add(decision.as_json())
                 found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                advance(len(decisions) - found, note=journal.note, found=found)
+                advance(len(decisions) - found, note=journal.note(), found=found)
