@@ -110,7 +110,7 @@ def measure(answers: Answers, drift: dict[str, list[TokenDrift]]) -> Values:
                      for part, records in answers.items() for metric in METRICS[part]}
     for part, texts in drift.items():
         found |= {f"{part}.{metric}": [one.part(metric) for one in texts]
-                  for metric in ("kl", "nll", "agreement")}
+                  for metric in ("kl", "nll")}
     return {name: [None if pair is None else (round(float(pair[0]), 6), pair[1]) for pair in rows]
             for name, rows in found.items()}
 
