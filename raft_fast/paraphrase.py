@@ -55,7 +55,7 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: Any, options
     from raft_fast.engines.asking import Part, load_prompt
     from raft_fast.engines.journal import Journal
 
-    prompt = load_prompt("paraphrase", options.paraphrase_prompts, "--paraphrase_prompts")
+    prompt = load_prompt("paraphrase", options.prompts)
     sampling = Sampling(MAX_NEW_TOKENS, TEMPERATURE, seed)
     questions = [row.prompt[-1]["content"] for row in rows]
     with Journal(output_dir) as journal, reporter.phase("paraphrase", len(rows), "questions") as advance:

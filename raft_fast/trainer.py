@@ -100,7 +100,7 @@ class RAFTTrainer:
         self._teacher = self._named("teacher", teacher)
         self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
         if isinstance(rollout_engine, str):
-            self.args.rollout_engine = read("rollout_engine", rollout_engine)
+            self.args.__dict__.update(rollout_engine=read("rollout_engine", rollout_engine))
         for option, rows in (("data", self._rows), ("heldout_data", self._eval_rows)):
             if rows is not None:
                 setattr(self.args, option, MEMORY)

@@ -61,8 +61,8 @@ def load_prompts(folder: str | None = None) -> Prompts:
     return Prompts(**{field.name: load_prompt(field.name, folder) for field in fields(Prompts)})
 
 
-def load_prompt(name: str, folder: str | None = None, option: str = "--prompts") -> Prompt:
-    """The prompt of one task: `<name>.txt` in the folder that `option` names, else the shipped one.
+def load_prompt(name: str, folder: str | None = None) -> Prompt:
+    """The prompt of one task: `<name>.txt` in the folder of --prompts, else the shipped one.
 
     Raises UserError for a folder without any prompt or with an unknown one, and for a text whose {fields} are
     not the task's.
@@ -71,7 +71,7 @@ def load_prompt(name: str, folder: str | None = None, option: str = "--prompts")
         names, known = {file.stem for file in Path(folder).glob("*.txt")}, ".txt, ".join(FIELDS) + ".txt"
         if not names or names - set(FIELDS):
             what = f"{min(names - set(FIELDS))}.txt is no prompt" if names else "holds no prompt"
-            raise UserError(f"{option} {folder}: {what}; known are {known}")
+            raise UserError(f"--prompts {folder}: {what}; known are {known}")
     own = Path(folder or "") / f"{name}.txt"
     if folder is None or not own.is_file():
         shipped = resources.files("raft_fast.engines") / "prompts" / f"{name}.txt"

@@ -47,7 +47,7 @@ def load_local(
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     chat = load_chat(folder, model, engines.chat_template_kwargs, tokenizer)
     told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
-    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size, engines)
+    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size)
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
@@ -64,15 +64,14 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
         made_ready(model, device, name)
     chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, batch_size, engines)
+    return _engine(model, chat, identity, batch_size)
 
 
-def _engine(model: Any, chat: Any, identity: str, batch_size: int,
-            engines: EngineOptions) -> "HFEngine":
+def _engine(model: Any, chat: Any, identity: str, batch_size: int) -> "HFEngine":
     from raft_fast.engines.hf import HFEngine
 
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}", batch_size, engines.generation_tokens)
+    return HFEngine(model, chat, f"{identity}{told}", batch_size)
 
 
 def not_a_server(teacher: str) -> str:

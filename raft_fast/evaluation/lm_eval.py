@@ -1,18 +1,13 @@
 """Other suites: tasks of lm-eval (EleutherAI's lm-evaluation-harness) on both models."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from raft_fast.engines import Engine
 from raft_fast.evaluation.scores import MODELS, Pair, compare_pairs
 from raft_fast.run.errors import UserError, first_line, require
-from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import CompareOptions
 from raft_fast.run.progress import Reporter
 
-FILE = "lm_eval.jsonl"  # every answer
-KEPT = ("doc_id", "doc", "target", "resps", "filtered_resps", "filter")  # of a sample, beside its metrics
 Result = dict[str, Any]
 
 
@@ -45,30 +40,19 @@ def find_tasks(options: CompareOptions) -> Tasks | None:
     return Tasks(names, manager, options.lm_eval_limit or None)
 
 
-def run_tasks(tasks: Tasks, engines: Mapping[str, Engine], output_dir: Path, reporter: Reporter) -> Result:
-    """lm-eval's scores of both models with their standard errors, and the change over the documents with its
-    interval. Every answer goes to `output_dir`/lm_eval.jsonl. Raises UserError for an engine that is not in
-    this process."""
+def run_tasks(tasks: Tasks, engines: Mapping[str, Any], reporter: Reporter) -> Result:
+    """lm-eval's scores of both models, by engines of this process, with their standard errors, and the change
+    over the documents with its interval."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    from raft_fast.engines.hf import HFEngine
-
     runs: dict[str, Result] = {}
     for name, engine in engines.items():
-        if not isinstance(engine, HFEngine):
-            raise UserError(f"--lm_eval: {engine.identity} is not a model in this process; name a folder or "
-                            "a Hub name")
         with reporter.phase(f"lm-eval {name}"):
-            model = HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer,
-                         batch_size=engine.batch_size)
             runs[name] = lm_eval.simple_evaluate(
-                model=model, tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit,
-                apply_chat_template=True, log_samples=True)
-    write_jsonl(({"model": name, "task": task, **{key: one[key] for key in (*KEPT, *one.get("metrics", ()))
-                                                  if key in one}}
-                 for name, run in runs.items() for task, samples in run["samples"].items()
-                 for one in samples), output_dir / FILE)
+                model=HFLM(pretrained=engine.model, tokenizer=engine.chat.tokenizer,
+                           batch_size=engine.batch_size),
+                tasks=tasks.names, task_manager=tasks.manager, limit=tasks.limit, apply_chat_template=True)
     return {"version": getattr(lm_eval, "__version__", None), "limit": tasks.limit, "tasks": {
         task: {metric: _compared(metric, runs["base"], runs["trained"], task)
                for metric, value in scores.items()

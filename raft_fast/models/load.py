@@ -84,8 +84,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_encoder(options: ModelOptions) -> Encoder:
     """The sentence encoder φ that --encoder names."""
-    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
-                   prompt=options.encoder_prompt)
+    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)))
 
 
 def check_loaded(option: str, model: Any) -> None:

@@ -31,10 +31,11 @@ KINDS: dict[Any, tuple[str, str]] = {
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 # options of earlier versions and their value now, which files of options may still hold
 DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
-           "teacher_quantization": "none",
-           "eval_general_max_new_tokens": 64, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
-           "license": "unknown", "language": None, "tokens_per_minute": 0, "requests_per_minute": 0,
-           "generation": "batch", "engine_overrides": {}, "price": None}
+           "eval_general_max_new_tokens": 64, "generation_tokens": 32768, "eval_prompts": None,
+           "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
+           "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
+           "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
+           "teacher_quantization": "none"}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
@@ -45,6 +46,7 @@ PRECISION = "weights train in float32, or in the precision of the model that you
 INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is logged",
            "optim": "AdamW is the only optimizer", "warmup_ratio": "use warmup_steps",
            "eval_strategy": "use eval_steps (0: none)", "per_device_eval_batch_size": "use eval_batch_size",
+           "eval_prompts": "use prompts", "paraphrase_prompts": "use prompts",
            "max_seq_length": "use max_length", "max_new_tokens": "use max_completion_length",
            "temperature": "use rollout_temperature and distillation_temperature",
            "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
@@ -63,7 +65,7 @@ def parse(
     changes. Raises UserError for everything that is not an option, or not a value of one.
     """
     parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
-                     usage="%(prog)s [--config FILE] [--option value ...]")
+                     conflict_handler="resolve", usage="%(prog)s [--config FILE] [--option value ...]")
     parser.add_argument("--config", metavar="FILE", default=default, help=(
         f"YAML file, or the name of a shipped one: {', '.join(shipped())}"))
     for group in groups:
@@ -121,10 +123,12 @@ def shown(value: Any) -> str:
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """What to use for an unknown name, or the nearest one; empty if none is near."""
     name = wrong.removeprefix("--")
+    if name in INSTEAD:
+        return f": {INSTEAD[name]}"
     if name in DROPPED:
         return f": it is no option any more, and always {shown(DROPPED[name])}"
     near = difflib.get_close_matches(wrong, list(known), n=1)
-    return f": {INSTEAD[name]}" if name in INSTEAD else f" (did you mean {near[0]}?)" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def taken(option: Option, told: Any) -> Any:
@@ -205,21 +209,10 @@ def _values(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
 
 
-@dataclasses.dataclass
-class _Fields(*reversed(GROUPS)):  # type: ignore[misc]
-    """The fields of all groups of a run."""
-
-    def __post_init__(self) -> None:
-        self.options()
-
-    def options(self) -> Options:
-        """The options by group. Raises UserError for values that are refused."""
-        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
-                         for group in GROUPS))
-
-
-FIELDS = {one.name: one for one in dataclasses.fields(_Fields)}
-SIGNATURE = inspect.signature(_Fields)
+FIELDS = {one.name: one for group in GROUPS for one in dataclasses.fields(group)}
+SIGNATURE = inspect.Signature([
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default_of(one), annotation=one.type)
+    for name, one in FIELDS.items()])
 
 
 def read(name: str, value: Any) -> Any:
@@ -227,7 +220,7 @@ def read(name: str, value: Any) -> Any:
     return taken(FIELDS[name], os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
-class Arguments(_Fields):
+class Arguments:
     """The options of a run as keywords, beside those of transformers that have one value here; `defaults`
     hold where nothing is given."""
 
@@ -241,7 +234,8 @@ class Arguments(_Fields):
             if name not in FIELDS and (name not in fixed or value != fixed[name]):
                 raise UserError(f"RAFTConfig({name}={value!r}): unknown option{nearest(name, FIELDS)}")
         options = {name: value for name, value in given.items() if name in FIELDS}
-        super().__init__(**{name: read(name, value) for name, value in {**defaults, **options}.items()})
+        self.__dict__.update({name: default_of(one) for name, one in FIELDS.items()}, **{
+            name: read(name, value) for name, value in {**defaults, **options}.items()})
         check_needs([name for name, value in options.items() if value != FIELDS[name].default],
                     self.options().groups)
 
@@ -251,6 +245,11 @@ class Arguments(_Fields):
         if name in FIXED:
             return FIXED[name]
         raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    def options(self) -> Options:
+        """The options by group. Raises UserError for values that are refused."""
+        return Options(*(group(**{one.name: getattr(self, one.name) for one in dataclasses.fields(group)})
+                         for group in GROUPS))
 
     @property
     def folder(self) -> Path:

@@ -189,20 +189,19 @@ def _readable(path: Path, fix: str) -> Iterator[None]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-5 is a number, 007 is seven, 12:30 and 2024-01-01 are texts."""
+    """YAML in which 1e-5 is a number too."""
+
+
+Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)  # dates are texts
 
 
 class Dumper(yaml.SafeDumper):
-    """Puts quotes around a text that either version of YAML would read as anything else."""
+    """Puts quotes around a text that `Loader` would read as a number."""
 
 
-Loader.yaml_implicit_resolvers = {
-    letter: [one for one in resolvers if one[0].rpartition(":")[2] not in ("int", "float", "timestamp")]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-for _tag, _number in (("int", r"[-+]?\d+$"), ("float", r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")):
-    for _own in (Loader, Dumper):
-        _own.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_number), list("-+.0123456789"))
-Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+for _own in (Loader, Dumper):
+    _own.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+                               list("-+0123456789"))
 
 
 def load_yaml(text: str | bytes) -> Any:

@@ -9,12 +9,11 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from raft_fast.run.errors import UserError
-from raft_fast.run.terminal import SECRET, masked
+from raft_fast.run.terminal import masked
 
 # What a change of an option would spoil: the rows of a run, the answers of stage 1, the steps of training, or
 # the final evaluation, if there are any. "nothing": it may change at any time (speed, devices, reporting).
@@ -26,12 +25,9 @@ URL = re.compile(r"\b\w+://[^\s,]+?(?=\+\w+://|[\s,]|$)")
 INSTEAD = "put the key into an environment variable and name it at the URL's end, as in https://host/v1#MY_KEY"
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 KEY_PART = re.compile(r"[^\W_]{12,}", re.ASCII)  # letters and digits of a key in a row
-# names that end in token or key and are not credentials: of a vocabulary, of a cache
-NO_SECRET = re.compile(
-    r"(?:^|[\W_])(?:max|min|stop|pad|padding|eos|bos|eot|eom|unk|sep|cls|mask|start|end|first|last|next|new|per"
-    r"|special|prefix|suffix|prompt|completion|output|input|budget|think|thinking|reasoning|image|audio|video"
-    r"|tool|text|single|draft|bad|banned|allowed|separator|trigger|assistant|system|role|turn|num)s?[\W_]?token$"
-    r"|(?:^|[\W_])(?:cache|sort|group|partition|primary|foreign|routing|index)[\W_]?key$", re.IGNORECASE)
+CREDENTIAL = re.compile(
+    r"(?:^|[\W_])(?:(?:api|access|auth|secret|private)[\W_]?(?:key|token)s?|passwords?|passwd|passphrase"
+    r"|authorization|bearer|credentials?|secrets?)$|^(?:key|token|auth|signature)$", re.IGNORECASE)
 
 
 def option(default: Any, text: str, *, pins: Part | None = None, needs: str = "", must: str = "",
@@ -63,7 +59,6 @@ class Group:
         for one in fields(self):
             name, value, known = f"--{one.name}", getattr(self, one.name), one.metadata
             if one.type in (int, float):
-                check(isinstance(value, Real), name, value, "a number")
                 check(math.isfinite(value), name, value, "finite")
                 ends = {end: known[end] for end in ENDS if end in known}
                 told = " and ".join(f"{ENDS[end][1]} {bound}" for end, bound in ends.items())
@@ -153,18 +148,14 @@ def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
 
 
 def refuse_in_body(name: str, body: Any) -> None:
-    """Raises UserError if a key of `body`, at any depth, is named like a credential."""
-    if isinstance(body, dict):
-        for key, value in body.items():
-            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(key))  # accessToken
-            if not isinstance(value, bool | None) and SECRET.search(words) and not NO_SECRET.search(words):
-                raise UserError(f"{name}: {key} looks like a secret, which would be written into files; "
-                                f"{INSTEAD}")
-        # the properties of a JSON schema are names in replies
-        body = [list(value.values()) if key == "properties" and isinstance(value, dict) else value
-                for key, value in body.items()]
-    for one in body if isinstance(body, list) else ():
-        refuse_in_body(name, one)
+    """Raises UserError if a text or list in `body`, at any depth, is named like a credential."""
+    for key, value in body.items() if isinstance(body, dict) else [("", one) for one in body]:
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(key))  # accessToken
+        if isinstance(value, str | list) and CREDENTIAL.search(words):
+            raise UserError(f"{name}: {key} looks like a secret, which would be written into files; "
+                            f"{INSTEAD}")
+        if isinstance(value, dict | list):
+            refuse_in_body(name, value)
 
 
 def _is_variable(text: str) -> bool:

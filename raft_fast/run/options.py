@@ -38,7 +38,6 @@ class ModelOptions(Group, pins="refinement"):
 
     model: str = option(SMOLLM2, "The instruct model, a folder or hub name; for evaluate RUN/model.")
     encoder: str = option(MINILM, "Sentence encoder: a folder or a sentence-transformers name.")
-    encoder_prompt: str = option("", "Prefix of encoded texts, or the name of a prompt of the encoder's.")
     revision: str | None = option(None, "Revision of the model on the hub.")
     device: str = free("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     attn_implementation: str = free("auto", "auto, sdpa, flash_attention_2 (both packed) or eager (padded).")
@@ -53,12 +52,10 @@ class EngineOptions(Group):
     max_retries: int = option(8, "Retries after a transient failure, with growing pauses.", least=0)
     extra_body: dict[str, Any] = option({}, "Further keys of every request; null removes one. In-process "
                                         'engines take {"chat_template_kwargs": {...}}.', pins="refinement")
-    generation_tokens: int = option(32768, "Tokens, padding included, that generate holds at once.", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_in_body("--extra_body", self.extra_body)
-        check(isinstance(self.extra_body, dict), "--extra_body", "", "an object")
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
@@ -256,7 +253,7 @@ class ParaphraseOptions(Group):
     """Paraphrases"""
 
     paraphraser: str = option("self", "Engine that paraphrases the questions: as --rewriter.", engines=True)
-    paraphrase_prompts: str | None = option(None, "A folder with your own paraphrase.txt.")
+    prompts: str | None = option(None, "A folder with your own paraphrase.txt.")
     paraphrase_tau: float = option(0.8, "Least cosine similarity to the question.", least=-1, most=1)
 
 
@@ -267,7 +264,7 @@ class CompareOptions(Group, pins="evaluation"):
     base: str | None = option(None, "The model before training. Default: as the run's config.yaml says.")
     eval_judge: str = option("", "Judges of agreement with the gold answer.", listed=True, engines=True)
     eval_quorum: int = option(0, "Judges that must vote. 0: more than half of them.", least=0)
-    eval_prompts: str | None = option(None, "A folder with your own jury.txt.")
+    prompts: str | None = option(None, "A folder with your own jury.txt.")
     lm_eval: str = option("", "Tasks of lm-eval to run on both models: ifeval,hellaswag.", listed=True)
     lm_eval_limit: int = option(0, "Documents of each task at most; 0: all.", least=0)
     lm_eval_include: str | None = option(None, "A folder with your own task files.")

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 import psutil
 from rich import progress as rich
 from rich.console import Console
-from rich.text import Text
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
-Note = str | Callable[[], str]
 console = Console(stderr=True, highlight=False)
 
 
@@ -34,9 +32,8 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        """Time one phase. Yields `advance(steps=1, note="", found=0)`; a note that is a function is called
-        each time it is shown, so that it moves while nothing advances. `found` further steps were done by an
-        earlier start: they count as done, but not for the time left."""
+        """Time one phase. Yields `advance(steps=1, note="", found=0)`: `found` further steps were done by an
+        earlier start, and count as done, but not for the time left."""
         start, peak, process = time.perf_counter(), [0], psutil.Process()
         self.inside.append(0.0)
 
@@ -73,33 +70,26 @@ class Silent(Reporter):
 @contextmanager
 def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Iterator[Callable[..., None]]:
     columns = [rich.TextColumn("{task.description:<28}"), rich.BarColumn(), rich.MofNCompleteColumn(),
-               rich.TextColumn(unit), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), _Note()]
+               rich.TextColumn(unit), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(),
+               rich.TextColumn("{task.fields[note]}", style="dim", markup=False)]
     with rich.Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, note="")
         # rich's estimate leaves out the first step, and steps older than half a minute: found ones come first
         yield lambda steps=1, note="", found=0: bar.update(task, advance=steps + found, note=note)
 
 
-class _Note(rich.ProgressColumn):
-    """The note of the last step, asked for its words each time."""
-
-    def render(self, task: rich.Task) -> Text:
-        return Text(_words(task.fields["note"]), style="dim")
-
-
 @contextmanager
 def _lines(name: str, total: int | None, unit: str,
            own_seconds: Callable[[], float]) -> Iterator[Callable[..., None]]:
     """A line every ten seconds, from a thread, so that batches that finish at once are counted whole."""
-    start, done, found_done = time.perf_counter(), 0, 0
-    noted: Note = ""
+    start, done, found_done, noted = time.perf_counter(), 0, 0, ""
 
-    def advance(steps: int = 1, note: Note = "", found: int = 0) -> None:
+    def advance(steps: int = 1, note: str = "", found: int = 0) -> None:
         nonlocal done, found_done, noted
         done, found_done, noted = done + steps, found_done + found, note
 
     def say(far: str) -> None:
-        print(f"{name}{far} {' | '.join(_words(noted).splitlines())}".rstrip(), file=sys.stderr, flush=True)
+        print(f"{name}{far} {' | '.join(noted.splitlines())}".rstrip(), file=sys.stderr, flush=True)
 
     def beat() -> None:
         seconds, there = time.perf_counter() - start, done + found_done
@@ -112,10 +102,6 @@ def _lines(name: str, total: int | None, unit: str,
     with _every(LOG_SECONDS, beat):
         yield advance
     say(f": done in {own_seconds():.1f} s")
-
-
-def _words(note: Note) -> str:
-    return note if isinstance(note, str) else note()
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_a_judge_that_fails_now_and_then_has_fewer_votes_and_the_quorum_decides(
     assert found["jury"]["not_judged"] == {"base": 1, "trained": 1}
     assert found["domain"]["metrics"]["jury"]["base"]["n"] == 11
     (tmp_path / "jury.txt").write_text("{question} {gold} Answer to check: {answer}")
-    lenient = held(tmp_path / "other", judges, eval_quorum=1, eval_prompts=str(tmp_path))
+    lenient = held(tmp_path / "other", judges, eval_quorum=1, prompts=str(tmp_path))
     assert lenient["jury"]["not_judged"] == {"base": 0, "trained": 0}
     assert lenient["jury"]["prompt"] != found["jury"]["prompt"]
     assert judges["moody"].asked[-1][0]["content"].startswith("How long")  # in the user's own words
@@ -95,7 +95,7 @@ def test_a_judge_that_never_works_stops_it_but_loses_no_answer(tmp_path):
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"eval_judge": "a,a"}, "--eval_judge a,a: names a twice"), ({"eval_judge": "a,b"}, "are one model"),
-    ({"eval_judge": "a", "eval_prompts": "."}, "holds no prompt")])
+    ({"eval_judge": "a", "prompts": "."}, "holds no prompt")])
 def test_a_jury_that_cannot_sit_is_refused(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said), \

@@ -30,9 +30,6 @@ class Case:
         return replace(self, hidden_ND=self.hidden_ND.to(dtype),
                        weight_VD=self.weight_VD.to(dtype), bias_V=bias)
 
-    def double(self) -> "Case":
-        return self.to(torch.float64)
-
     def run(self, backend: str = "torch", upstream: Tensor | None = None, **options: Any
             ) -> list[Tensor]:
         """[loss, dHidden, dWeight(, dBias)] of one forward and backward."""
@@ -47,12 +44,34 @@ class Case:
     def check(self, backend: str = "torch", **options: Any) -> list[Tensor]:
         """`run`, each result as close to the oracle's as the dense reference in float32 is."""
         got = self.run(backend, **options)
-        oracle = self.double().run("reference", **options)
+        oracle = self.to(torch.float64).run("reference", **options)
         usual = self.to(torch.float32).run("reference", **options)
         if self.weight_VD.dtype == torch.float64:  # float32's error, at float64's rounding
             usual = [right + (base - right) * 2.0**-29 for base, right in zip(usual, oracle, strict=True)]
         for one, right, base in zip(got, oracle, usual, strict=True):
             _assert_close(one, right, base, self.targets.temperature)
+        return got
+
+    def check_select(self, backend: str, k: int, temperature: float) -> TopKTargets:
+        """The K best of this head: each log-prob is that of its id, and each id stands where it belongs, as
+        close to the oracle as the dense reference in float32 is."""
+        def run(of: Case, backend: str, k: int) -> TopKTargets:
+            return topk_targets(of.hidden_ND, of.weight_VD, k, temperature, bias=of.bias_V, backend=backend,
+                                **self.epilogue)
+
+        got, again = run(self, backend, k), run(self, backend, k)
+        every = [run(self.to(dtype), "reference", len(self.weight_VD))
+                 for dtype in (torch.float64, torch.float32)]
+        own = [one.logprobs.gather(-1, one.ids.argsort(-1)).gather(-1, got.ids) for one in every]
+        best = [one.logprobs[:, :k] for one in every]
+        for right, usual in (own, best):
+            _assert_close(got.logprobs, right, usual)
+        assert got.mass is not None
+        _assert_close(got.mass, *(one.exp().sum(-1) for one in best))
+        assert all(len(row.unique()) == k for row in got.ids)
+        assert got.logprobs.dtype == torch.promote_types(self.weight_VD.dtype, torch.float32)
+        assert torch.equal(got.ids, again.ids)
+        assert torch.equal(got.logprobs, again.logprobs)
         return got
 
 
@@ -86,37 +105,6 @@ def _assert_close(got: Tensor, oracle: Tensor, baseline: Tensor, temperature: fl
     assert worst <= allowed, f"error {worst:.3g} where {allowed:.3g} is allowed"
 
 
-def _assert_selected(got: TopKTargets, hidden_ND: Tensor, weight_VD: Tensor) -> None:
-    """Each log-prob is that of its own id, and each id stands where it belongs, in float64.
-
-    Select makes float32 logits whatever the inputs; tensor cores add a little to their error.
-    """
-    def logprobs(dtype: torch.dtype) -> Tensor:
-        logits_NV = hidden_ND.to(dtype) @ weight_VD.to(dtype).T
-        return torch.log_softmax(logits_NV / got.temperature, -1)
-
-    oracle_NV = logprobs(torch.float64)
-    own_NK, right_NK = oracle_NV.gather(-1, got.ids), oracle_NV.topk(got.k).values
-    floor = 16 * torch.finfo(torch.float32).eps * right_NK.abs().max()
-    if hidden_ND.dtype.itemsize == 2:
-        floor = floor + 1e-4
-    allowed = 3 * (logprobs(torch.float32).gather(-1, got.ids) - own_NK).abs().max() + floor
-    ordered_NK = got.ids.sort(-1).values
-    assert (ordered_NK[:, 1:] != ordered_NK[:, :-1]).all(), "an id is repeated in a row"
-    assert (got.logprobs - own_NK).abs().max() <= allowed, "a log-prob is not that of its id"
-    assert (own_NK - right_NK).abs().max() <= allowed, "an id is not among the K best"
-
-
-@pytest.fixture(scope="session")
-def assert_selected() -> Callable[..., None]:
-    return _assert_selected
-
-
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., Case]:
     return _make_case
-
-
-@pytest.fixture(scope="session")
-def assert_close() -> Callable[..., None]:
-    return _assert_close

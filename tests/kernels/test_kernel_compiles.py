@@ -22,8 +22,6 @@ from benchmarks import launches
 from benchmarks.compile_report import complaints, narrow_offsets
 
 ROOT = Path(__file__).parents[2]
-GOOD = {"kernel": "_x", "pointers": "", "constants": "", "target": "sm_90", "stack": 0, "spills": 0,
-        "tensor_core": "8 HGMMA", "narrow_offsets": []}
 
 
 def test_tensor_core_kernels_compile_for_hopper():
@@ -37,20 +35,17 @@ def test_tensor_core_kernels_compile_for_hopper():
     assert "HGMMA" in run.stdout
 
 
-@pytest.mark.parametrize(("change", "complaint"), [
-    ({"spills": 3, "stack": 8}, "3 loads or stores of spilled registers, 8 bytes of stack"),
-    ({"tensor_core": "HGMMA missing"}, "HGMMA missing"),
-    ({"narrow_offsets": ["%a * %b"]}, "offset in 32 bits: %a"),
-])
-def test_complaints(change, complaint):
-    assert complaints(GOOD) == complaints(GOOD | {"stack": 8}) == []  # 8 bytes that nothing touches
-    (found,) = complaints(GOOD | change)
-    assert complaint in found
-
-
-def test_the_committed_report_is_green():
+def test_the_committed_report_is_green_and_what_is_wrong_would_be_in_it():
     report = json.loads((ROOT / "benchmarks/results/compile-report.json").read_text())
     assert report["wrong"] == [c for row in report["rows"] for c in complaints(row)] == []
+    good = report["rows"][0] | {"spills": 0}
+    assert complaints(good | {"stack": 8}) == []  # bytes that nothing touches
+    for change, complaint in (
+            ({"spills": 3, "stack": 8}, "3 loads or stores of spilled registers, 8 bytes of stack"),
+            ({"tensor_core": "HGMMA missing"}, "HGMMA missing"),
+            ({"narrow_offsets": ["%a * %b"]}, "offset in 32 bits: %a")):
+        (found,) = complaints(good | change)
+        assert complaint in found
 
 
 NARROW = """
@@ -87,9 +82,7 @@ def test_every_kernel_and_every_dtype_is_among_the_choices():
     inner = {"_tanh", "_pack", "_unpack", "_keep_k_largest"}  # called by kernels alone
     assert {name for name, variants in seen.items() if not variants} == inner
     for name in ("_logits", "_grad_hidden", "_grad_weight", "_tile_logits", "_tile_grad_hidden"):
-        types = {kind for v in seen[name] for _, kind in v.signature}
-        assert {"*bf16", "*fp16", "i64"} <= types
-        assert "*fp32" in types
+        assert {kind for v in seen[name] for _, kind in v.signature} >= {"*bf16", "*fp16", "*fp32", "i64"}
     constants = [dict(v.constants) for v in seen["_filter"]]
     assert {c["CAPACITY"] for c in constants} == {2048, 4096}
     assert {(c["HAS_BIAS"], c["HAS_SOFTCAP"]) for c in constants} == {

@@ -74,9 +74,16 @@ SERVER = [
 
 
 HEAD = {"hidden": HIDDEN, "weight": WEIGHT}
+LOGITS = [
+    ({"beta": 2}, "beta was 2"), ({"logits": [1.0]}, "logits was a list"),
+    ({"logits": torch.randn(3, 20)}, r"targets was for tokens of shape \[4\]"),
+]
 CALLS = [(topk_targets, HEAD | {"k": 5}, SELECT), (topk_kl_loss, HEAD | {"targets": TARGETS}, LOSS),
          (TopKTargets, {"ids": IDS, "logprobs": LOGPROBS, "temperature": 1.5}, BUILD),
-         (TopKTargets.from_logprobs, {"ids": IDS, "logprobs": LOGPROBS}, SERVER)]
+         (TopKTargets.from_logprobs, {"ids": IDS, "logprobs": LOGPROBS}, SERVER),
+         (topk_kl_loss_from_logits, {"logits": torch.randn(4, 20), "targets": TARGETS}, LOGITS),
+         (TopKKLLoss, {}, [({"divergence": None}, "divergence was None")]),
+         (TARGETS.save, {"path": "x"}, [({"logprob_dtype": torch.bfloat16}, "logprob_dtype was ")])]
 
 
 @pytest.mark.parametrize(("call", "right", "change", "message"), [
@@ -84,16 +91,3 @@ CALLS = [(topk_targets, HEAD | {"k": 5}, SELECT), (topk_kl_loss, HEAD | {"target
 def test_a_wrong_argument_is_named(call, right, change, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call(**(right | change))
-
-
-def test_others(tmp_path):
-    with pytest.raises(ValueError, match=r"^divergence was None"):
-        TopKKLLoss(divergence=None)
-    with pytest.raises(ValueError, match=r"^beta was 2"):
-        topk_kl_loss_from_logits(torch.randn(4, 20), TARGETS, beta=2)
-    with pytest.raises(ValueError, match="logits was a list"):
-        topk_kl_loss_from_logits([1.0], TARGETS)
-    with pytest.raises(ValueError, match=r"targets was for tokens of shape \[4\]"):
-        topk_kl_loss_from_logits(torch.randn(3, 20), TARGETS)
-    with pytest.raises(ValueError, match=r"logprob_dtype was torch\.bfloat16; it must be"):
-        TARGETS.save(tmp_path / "x", torch.bfloat16)

@@ -1,6 +1,5 @@
 """The benchmark's gate turns red for each way of being wrong that a benchmark would reward."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,13 +9,8 @@ from torch import Tensor
 from benchmarks import head, head_gate, head_inputs, measure
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
-def inputs(request):
-    return head_inputs.random_inputs(70, 16, 120, 8, request.param, "cpu")
-
-
-def _green(inputs):
-    return head_gate.gate(inputs, rows=16)["green"]
+def _inputs(dtype=torch.float32, n=70):
+    return head_inputs.random_inputs(n, 16, 120, 8, dtype, "cpu")
 
 
 def _wrong_select(monkeypatch, how):
@@ -42,13 +36,6 @@ WRONG_SELECTS = {
 }
 
 
-@pytest.mark.parametrize("how", WRONG_SELECTS)
-def test_a_wrong_select_is_red(inputs, how, monkeypatch):
-    assert _green(inputs)
-    _wrong_select(monkeypatch, WRONG_SELECTS[how])
-    assert not _green(inputs)
-
-
 class _Damaged(torch.autograd.Function):
     """The same tensor; its gradient without the rows from `first` on."""
 
@@ -72,10 +59,16 @@ WRONG_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("how", WRONG_LOSSES)
-def test_a_wrong_loss_is_red(inputs, how, monkeypatch):
-    monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
-    assert not _green(inputs)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", [*WRONG_SELECTS, *WRONG_LOSSES])
+def test_what_is_wrong_is_red(dtype, how, monkeypatch):
+    inputs = _inputs(dtype)
+    assert head_gate.gate(inputs, rows=16)["green"]
+    if how in WRONG_SELECTS:
+        _wrong_select(monkeypatch, WRONG_SELECTS[how])
+    else:
+        monkeypatch.setattr(head_gate, "topk_kl_loss", lambda *head, **_: WRONG_LOSSES[how](*head))
+    assert not head_gate.gate(inputs, rows=16)["green"]
 
 
 def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
@@ -83,37 +76,9 @@ def test_a_red_gate_prints_no_speed(monkeypatch, capsys, tmp_path):
     _wrong_select(monkeypatch, WRONG_SELECTS["a repeated id"])
     monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
     monkeypatch.setattr("sys.argv", ["it", "--d", "8"])
-    monkeypatch.setattr(head_inputs, "random_inputs", lambda *a, make=head_inputs.random_inputs:
-                        make(40, 8, 99, 8, torch.float32, "cpu"))
+    wrong = _inputs(n=40)
+    monkeypatch.setattr(head_inputs, "random_inputs", lambda *_: wrong)
     with pytest.raises(SystemExit, match="the gate is red"):
         head.main()
     assert "ms" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("gate", "code"), [("green", 0), ("red", 1), ("too large", 1), ("shipped", 0)])
-def test_the_tuner_fails_where_a_choice_is_wrong_or_the_shipped_one_does_not_run(monkeypatch, tmp_path, gate,
-                                                                                 code):
-    pytest.importorskip("triton")
-    from raft_kernels import triton_tiles
-
-    from benchmarks import tune_tiles
-
-    shipped = triton_tiles.TILE
-
-    def judge(inputs):
-        if gate == "too large" or (gate == "shipped" and shipped != triton_tiles.TILE):
-            raise tune_tiles.OutOfResources(300_000, 232_448, "shared memory")
-        return {"green": gate != "red"}
-
-    monkeypatch.setattr(measure, "results_folder", lambda device: tmp_path)
-    monkeypatch.setattr(tune_tiles, "_times", lambda *_: {"logits_ms": 1.0})
-    monkeypatch.setattr(head_gate, "gate", judge)
-    monkeypatch.setattr("sys.argv", ["it", "--device", "cpu", "--n", "64", "--d", "16", "--v", "200",
-                                     "--k", "6"])
-    with pytest.raises(SystemExit) as end:
-        tune_tiles.main()
-    assert (end.value.code, triton_tiles.TILE) == (code, shipped)
-    rows = json.loads((tmp_path / "tune-tiles-bfloat16.json").read_text())["rows"]
-    assert sum(row["shipped"] for row in rows) == 2  # tiles and hot columns as they are
-    assert all(("logits_ms" in row) == bool(row["green"]) for row in rows)

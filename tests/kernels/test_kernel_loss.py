@@ -1,12 +1,10 @@
 """topk_kl_loss against the float64 reference, and what its arguments promise."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from raft_kernels import (
-    DIVERGENCES,
     TopKTargets,
     ops,
     topk_kl_loss,
@@ -14,11 +12,7 @@ from raft_kernels import (
     topk_targets,
     torch_ops,
 )
-from raft_kernels.divergence import TokenDivergence
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
-
-HALVES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def test_worked_numbers_of_the_paper():
@@ -27,37 +21,10 @@ def test_worked_numbers_of_the_paper():
     targets = TopKTargets.from_logprobs(ids, torch.tensor([[0.5, 0.3, 0.1]]).log(), 1.0, 1.0)
     student = torch.full((1, 6), 1e-9)
     student[0, ids[0]] = torch.tensor([0.2, 0.2, 0.1])
-    q, p = [5 / 9, 3 / 9, 1 / 9], [0.4, 0.4, 0.2]
-    by_hand = sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
-    loss = topk_kl_loss(student.log(), torch.eye(6), targets)
-    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
-    assert topk_kl_loss_from_logits(student.log(), targets).item() == pytest.approx(by_hand, 1e-5)
+    by_hand = 5 / 9 * math.log(5 / 9 / 0.4) + 3 / 9 * math.log(3 / 9 / 0.4) + 1 / 9 * math.log(1 / 9 / 0.2)
+    assert topk_kl_loss(student.log(), torch.eye(6), targets).item() == pytest.approx(by_hand, rel=1e-5)
+    assert topk_kl_loss_from_logits(student.log(), targets).item() == pytest.approx(by_hand, rel=1e-5)
     assert targets.mass.item() == pytest.approx(0.9, rel=1e-6)
-
-
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("options", [
-    {}, {"bias": True}, {"bias": True, "softcap": 3.0, "logit_scale": 0.5}, {"temperature": 0.7},
-    {"vocab": 12, "k": 12},
-])
-@pytest.mark.parametrize("sliced", [False, True])
-def test_matches_the_float64_reference(make_case, dtype, options, sliced, monkeypatch):
-    """Half-precision and strided weights go through float32 slices of bounded size."""
-    case = make_case(dtype=dtype, **options)
-    if sliced:
-        monkeypatch.setattr(torch_ops, "WEIGHT_SLICE_BYTES", 10 * 16 * 4)
-        monkeypatch.setattr(torch_ops, "LOGIT_SLICE_BYTES", 7 * 97 * 4)
-        strided = torch.empty(case.weight_VD.T.shape, dtype=dtype).T
-        case = replace(case, weight_VD=strided.copy_(case.weight_VD))
-    case.check()
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1e2, 1e4])
-def test_logits_of_any_size(make_case, scale):
-    """Logits of 1e5 neither overflow nor lose the row's softmax; tiny ones are near uniform."""
-    case = make_case()
-    case.hidden_ND.mul_(scale)
-    assert all(result.isfinite().all() for result in case.check())
 
 
 def test_reductions_and_weights(make_case):
@@ -122,28 +89,25 @@ def test_autocast_leaves_the_precision_alone(make_case, backend):
 
     def run():
         targets = topk_targets(case.hidden_ND, case.weight_VD, 9, backend=backend)
-        loss, *gradients = case.run(backend)
         # the reference's backward pass is PyTorch's own, and does what autocast says
-        return [targets.logprobs, loss, *(gradients if backend == "torch" else [])]
+        return [targets.logprobs, *case.run(backend)[: None if backend == "torch" else 1]]
 
     right = run()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert all(map(torch.equal, run(), right))
 
 
-@pytest.mark.parametrize("of", ["hidden", "weight", "bias", "logits"])
-def test_second_derivatives_raise(make_case, of):
+@pytest.mark.parametrize("leaf", [0, 1, 2, None])
+def test_second_derivatives_raise(make_case, leaf):
     """A gradient of the gradient would be wrong, not just missing, so it is refused."""
-    case = make_case(n=4, bias=True)
-    leaf = {"hidden": case.hidden_ND, "weight": case.weight_VD, "bias": case.bias_V,
-            "logits": torch.randn(4, 97)}[of].requires_grad_()
-    if of == "logits":
-        loss = topk_kl_loss_from_logits(leaf, case.targets)
-    else:
-        loss = topk_kl_loss(case.hidden_ND, case.weight_VD, case.targets, bias=case.bias_V)
-    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    case, logits = make_case(n=4, bias=True), torch.randn(4, 97)
+    of = logits if leaf is None else (case.hidden_ND, case.weight_VD, case.bias_V)[leaf]
+    of.requires_grad_()
+    loss = (topk_kl_loss_from_logits(logits, case.targets) if leaf is None else
+            topk_kl_loss(case.hidden_ND, case.weight_VD, case.targets, bias=case.bias_V))
+    (gradient,) = torch.autograd.grad(loss, of, create_graph=True)
     with pytest.raises(RuntimeError):
-        torch.autograd.grad(gradient.square().sum(), leaf)
+        torch.autograd.grad(gradient.square().sum(), of)
 
 
 def test_what_is_kept_for_the_backward_pass(make_case):
@@ -164,41 +128,21 @@ def test_what_is_kept_for_the_backward_pass(make_case):
     assert sum(kept.values()) <= 200 * 50 * (4 + 8) + inputs
 
 
-class _NothingWaits(TorchDispatchMode):
-    """Refuses what would wait for a GPU: reading a value, and making a tensor of a number."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        assert func.overloadpacket not in (aten._local_scalar_dense, aten.nonzero, aten.lift_fresh)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_no_divergence_waits_for_a_gpu(divergence, softcap):
-    logits, weights = torch.randn(3, 4, requires_grad=True), torch.ones(3)
-    with _NothingWaits():
-        rows = TokenDivergence.apply(
-            logits, logits.detach(), weights, 1.5, 0.5, softcap, divergence, 0.3)
-        rows.sum().backward()
-    assert logits.grad.shape == (3, 4)
-
-
 def test_compiles_without_graph_breaks(make_case):
     """Targets, loss and backward in one graph; the same numbers as without."""
     case = make_case(n=12, vocab=80)
-    teacher_ND = case.hidden_ND + 1
+    teacher_ND, weights = case.hidden_ND + 1, torch.rand(12)
 
-    def step(hidden, weight, token_weights):
+    def step(hidden, weight):
         targets = topk_targets(teacher_ND, weight, 9)
         logits = hidden @ weight.T
-        return (topk_kl_loss(hidden, weight, targets, token_weights=token_weights, softcap=5.0)
+        return (topk_kl_loss(hidden, weight, targets, token_weights=weights, softcap=5.0)
                 + topk_kl_loss(hidden, weight, targets, divergence="jsd", beta=0.3)
                 + topk_kl_loss_from_logits(logits, targets, reduction="sum"))
 
     def run(function):
         leaves = [t.clone().requires_grad_() for t in (case.hidden_ND, case.weight_VD)]
-        loss = function(*leaves, torch.rand(12, generator=torch.Generator().manual_seed(0)))
+        loss = function(*leaves)
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")

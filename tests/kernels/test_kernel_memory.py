@@ -1,11 +1,12 @@
-"""Bytes alive at once in the Triton backend, counted from shapes: no data, no GPU, no kernel run."""
+"""Bytes alive at once: of the torch backend with real tensors, of the Triton backend counted from shapes,
+with no data, no GPU and no kernel run."""
 
 import itertools
 import weakref
 
 import pytest
 import torch
-from raft_kernels import DIVERGENCES
+from raft_kernels import DIVERGENCES, topk_kl_loss, topk_targets, torch_ops
 from raft_kernels.divergence import TokenDivergence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -18,6 +19,10 @@ from benchmarks import launches
 MIB = 1 << 20
 
 
+def _tensors(tree):
+    return [t for t in tree_iter(tree) if isinstance(t, torch.Tensor) and t.layout == torch.strided]
+
+
 class Alive(TorchDispatchMode):
     """The bytes of tensors made inside it that are alive together; views count once."""
 
@@ -28,31 +33,26 @@ class Alive(TorchDispatchMode):
 
     def above(self, out):
         """The peak without what `out` holds, counted step by step: outputs made late hide nothing."""
-        kept = {t.untyped_storage()._cdata for t in tree_iter(out) if isinstance(t, torch.Tensor)}
+        kept = {t.untyped_storage()._cdata for t in _tensors(out)}
         # a storage's number is given away again: only the last owner of an output's is the output
         last = {key: place for place, (key, size) in enumerate(self.steps) if key in kept and size > 0}
         sizes = [size for place, (key, size) in enumerate(self.steps) if last.get(key) != place]
         return max(itertools.accumulate(sizes, initial=0))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs or {}))
-                 if isinstance(t, torch.Tensor)}
+        given = {t.untyped_storage()._cdata for t in _tensors((args, kwargs or {}))}
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                self._watch(tensor, given)
+        for tensor in _tensors(out):
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.views and key in given:
+                continue  # a view of an input
+            if key not in self.views:
+                self.views[key] = 0
+                self.steps.append((key, size))
+            self.views[key] += 1
+            weakref.finalize(tensor, self._gone, key, size)
         return out
-
-    def _watch(self, tensor, given):
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.views:
-            if key in given:
-                return  # a view of an input
-            self.views[key] = 0
-            self.steps.append((key, size))
-        self.views[key] += 1
-        weakref.finalize(tensor, self._gone, key, size)
 
     def _gone(self, key, size):
         self.views[key] -= 1
@@ -95,11 +95,40 @@ def test_extra_memory_stays_below_its_bound(run, dtype, n, k, vocab, d):
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_a_divergence_takes_a_few_slices(divergence, softcap):
-    """Above its logits and the gradient it saves, each one number a pair."""
+def test_a_divergence_takes_a_few_slices_and_waits_for_no_value(divergence, softcap):
+    """Above its logits and the gradient it saves, each one number a pair. Reading a value of a tensor without
+    data raises, and would make a GPU wait."""
     with Alive() as alive:
         logits, logprobs = (torch.empty(8192, 2048, device="meta", requires_grad=r) for r in (True, False))
         weights = torch.empty(8192, device="meta")
         value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, divergence, 0.3)
         saved = value.grad_fn.saved_tensors
     assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
+    value.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_torch_backend_makes_no_logits(dtype):
+    """A slice of them at a time. Operators are called bare: inside of custom ones nothing is seen."""
+    n, vocab, d, k = 3000, 8192, 8, 16  # logits would be 98 MB in float32
+    hidden, weight = torch.randn(n, d).to(dtype), torch.randn(vocab, d).to(dtype)
+    bias, pairs = torch.randn(vocab).to(dtype), 8 * max(n * k, vocab * d)
+
+    def extra(run):
+        with Alive() as alive:
+            out = run()
+        return alive.above(out)
+
+    def select():
+        return torch_ops.select(hidden, weight, bias, k, 1.5, 0.5, 5.0)
+
+    assert extra(select) <= 1.1 * torch_ops.LOGIT_SLICE_BYTES < n * vocab * 4
+    with pytest.MonkeyPatch.context() as patch:  # a slice that is too large is seen
+        patch.setattr(torch_ops, "LOGIT_SLICE_BYTES", 1 << 40)
+        assert extra(select) >= n * vocab * 4
+    ids, grad = select()[0], torch.randn(n, k)
+    assert extra(lambda: torch_ops.sampled_logits(hidden, weight, ids, None)) <= 2 * pairs
+    assert extra(lambda: torch_ops.sampled_backward(grad, hidden, weight, ids, None, True, True)) <= 3 * pairs
+    hidden.requires_grad_(), weight.requires_grad_()
+    targets = topk_targets(hidden, weight, k)
+    assert extra(lambda: topk_kl_loss(hidden, weight, targets).backward()) <= 4 * pairs  # what is around them

@@ -44,15 +44,15 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, tensors, about, reason):
 
 
 def test_other_files_and_one_cut_anywhere_are_refused_by_name(tmp_path):
-    path = tmp_path / "other.safetensors"
+    path = tmp_path / "other"
+    whole = _file(path).read_bytes()
     for content in ({}, {"topk_targets": "{"}, {"topk_targets": "[" * 100_000}):
         save_file({"ids": torch.zeros(1)}, path, metadata=content)
-        with pytest.raises(ValueError, match=r"^path was .*other.safetensors .*; it must be a file written"):
+        with pytest.raises(ValueError, match=r"^path was .*other .*; it must be a file written"):
             TopKTargets.load(path)
-    whole = _file(path).read_bytes()
     for cut in (b"not a tensor file", *(whole[:length] for length in range(0, len(whole), 7))):
         path.write_bytes(cut)
-        with pytest.raises(ValueError, match=r"^path was .*other.safetensors"):
+        with pytest.raises(ValueError, match=r"^path was .*other"):
             TopKTargets.load(path)
     with pytest.raises(ValueError, match=f"^path was {tmp_path}"):
         TopKTargets.load(tmp_path)
@@ -94,8 +94,9 @@ def test_rows_that_are_not_finite_come_back(tmp_path, dtype):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_whatever_is_saved_comes_back(tmp_path_factory, data):
-    """Any shape, any size of vocabulary around the edges of the integers, both precisions."""
-    vocab = data.draw(st.sampled_from([2, 255, 256, 257, 65535, 65536, 65537, 2**31, 2**31 + 1]))
+    """Any shape, any size of vocabulary around the edges of the integers, both precisions, few bytes."""
+    vocab, size = data.draw(st.sampled_from([(2, 1), (255, 1), (256, 1), (257, 2), (65535, 2), (65536, 2),
+                                             (65537, 4), (2**31, 4), (2**31 + 1, 8)]))
     shape = data.draw(st.lists(st.integers(0, 3), max_size=3))
     k = data.draw(st.integers(2, min(vocab, 9)))
     seed = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
@@ -110,12 +111,8 @@ def test_whatever_is_saved_comes_back(tmp_path_factory, data):
     assert list(path.parent.iterdir()) == [path]
     got = TopKTargets.load(path)
     assert torch.equal(got.ids, ids)
-    assert (got.temperature, got.vocab_size, got.over_vocabulary) == (
-        targets.temperature, vocab, True)
+    assert (got.temperature, got.vocab_size, got.over_vocabulary) == (targets.temperature, vocab, True)
     smallest = 2**-24  # float16's, where relative errors end
     allowed = (logprobs[..., :1] - logprobs) * 2**-11 + 2e-7 * scale + smallest
     assert ((got.logprobs - logprobs).abs() <= (allowed if dtype == torch.float16 else 0)).all()
-    stored = load_file(path)["ids"]
-    sizes = {torch.uint8: 2**8, torch.uint16: 2**16, torch.int32: 2**31, torch.int64: 2**63}
-    smaller = [size for dtype, size in sizes.items() if dtype.itemsize < stored.dtype.itemsize]
-    assert vocab > max(smaller, default=0)
+    assert load_file(path)["ids"].dtype.itemsize == size
