@@ -132,13 +132,10 @@ def test_an_adapter_is_pefts_own(home):
                              rank_pattern={"v_proj": 2}, init_lora_weights="gaussian",
                              layers_to_transform=[1])
 
-    def trainer(model):
-        return RAFTTrainer(model, config("runs/peft", learning_rate=1e-2), ROWS, peft_config=peft_config,
-                           processing_class=make_tokenizer())
-
     model = make_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    trained = trainer(model)
+    trained = RAFTTrainer(model, config("runs/peft", learning_rate=1e-2), ROWS, peft_config=peft_config,
+                          processing_class=make_tokenizer())
     trained.train()
     assert model.state_dict().keys() == before.keys()
     assert same(model, before)
@@ -151,9 +148,6 @@ def test_an_adapter_is_pefts_own(home):
     options = yaml.safe_load((home / "runs/peft/config.yaml").read_text())
     assert (options["use_peft"], options["lora_r"], options["lora_target_modules"]) == (
         True, 4, "q_proj,v_proj")
-    peft_config.rank_pattern = {}
-    with pytest.raises(UserError, match="the adapter changed since the run"):
-        trainer(make_model()).train()
 
 
 def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home):
