@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -110,43 +110,14 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-class RowWriter:
-    """Rows with all refined columns into parquet, a row group at a time: equal rows are equal bytes.
-
-    Use as a context manager: `path` appears when the block ends without an error; otherwise what was written
-    is left, readable, in `partial`.
-    """
-
-    def __init__(self, path: Path, partial: Path | None = None) -> None:
-        self.path, self.partial = path, partial or path.with_suffix(".partial")
-        self._file = pq.ParquetWriter(self.partial, SCHEMA)
-        self._group: list[dict] = []
-
-    def write(self, row: Row) -> None:
-        self._group.append(vars(row))
-        if len(self._group) == ROW_GROUP:
-            self._flush()
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self._group:
-            self._flush()
-        self._file.close()
-        if error is None:
-            self.partial.replace(self.path)
-
-    def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._group, schema=SCHEMA))
-        self._group = []
-
-
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write rows with all refined columns as parquet, atomically."""
-    with RowWriter(path) as writer:
-        for row in rows:
-            writer.write(row)
+    """Write rows with all refined columns as parquet, atomically, a row group at a time: equal rows are equal
+    bytes."""
+    partial, left = path.with_suffix(".partial"), iter(rows)
+    with pq.ParquetWriter(partial, SCHEMA) as file:
+        while group := [vars(row) for row in islice(left, ROW_GROUP)]:
+            file.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+    partial.replace(path)
 
 
 def spread(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
