@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import compress, islice
@@ -47,10 +47,9 @@ class Table:
 
 
 def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False,
-               rows: list[Row] | OnDisk | None = None, advance: Callable[[int], None] = lambda steps: None,
-               ) -> Table:
+               rows: list[Row] | OnDisk | None = None) -> Table:
     """The rows of a file, a `datasets` name or an object in memory, in `rows` (default: a list). `prompts`:
-    they may be prompts without answers. `advance` hears of every row.
+    they may be prompts without answers.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
     above `max_bad_rows`.
@@ -70,7 +69,6 @@ def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool
             seen[row.row_id.encode()] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
             rows.append(row)
-        advance(1)
     judge_bad_rows(source, len(rows), rejected, max_bad_rows)
     notes = [f"columns and message keys that are not used: {names(unused)}"] if unused else []
     return Table(source, rows, rejected, refined, notes, seen)
