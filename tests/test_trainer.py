@@ -38,7 +38,7 @@ def learnt(folder):
     steps = [{key: value for key, value in step.items() if not NOT_REPEATED.fullmatch(key)}
              for step in lines(folder / "metrics.jsonl")]
     scores = json.loads((folder / "evaluation.json").read_text())
-    return steps, scores["domain"], scores["behaviour"], (folder / "model/model.safetensors").read_bytes()
+    return steps, scores["domain"], (folder / "model/model.safetensors").read_bytes()
 
 
 def test_the_command_and_the_trainer_are_one_run(home, command):

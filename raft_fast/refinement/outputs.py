@@ -19,14 +19,12 @@ from raft_fast.run.progress import Reporter
 
 DECISIONS, REFINED, SUMMARY, CONFIG = "decisions.jsonl", "refined.parquet", "summary.json", "config.yaml"
 PARTIAL_DECISIONS, PARTIAL_REFINED = "decisions.partial.jsonl", "refined.partial.parquet"
-PARTIAL_SUMMARY, SHARDS = "summary.partial.json", "shards"
-REJECTED, SCREENED = "rejected.jsonl", "screen.json"
+SHARDS, REJECTED, SCREENED = "shards", "rejected.jsonl", "screen.json"
 AGAIN = "restore it, or delete it to refine again (replies in journal.jsonl are used again)"
 # options that decide what is written; rows, prompts and engines are compared by what is in them
 PINNED = sorted(pinned_by(ALL_GROUPS, "rows", "refinement") - {"data", "prompts"} - ENGINES)
 DEFAULTS = defaults(ALL_GROUPS)
 COUNTED = {"finished", "rows", "origins", *Tally().as_json()}  # what the rows decide
-
 
 
 class Outputs:
@@ -48,9 +46,8 @@ class Outputs:
         self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         self.tally.add(line)
 
-    def summary(self, finished: bool) -> Record:
-        return {"finished": finished,
-                "rows": {"used": self.tally.rows, "total": self.total_rows},
+    def summary(self) -> Record:
+        return {"finished": True, "rows": {"used": self.tally.rows, "total": self.total_rows},
                 **self.tally.as_json(), **self.settings}
 
     def __enter__(self) -> "Outputs":
@@ -58,16 +55,14 @@ class Outputs:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._lines.close()
-        lines, rows, summary = (self.folder / name for name in (
-            (DECISIONS, REFINED, SUMMARY) if error is None else
-            (PARTIAL_DECISIONS, PARTIAL_REFINED, PARTIAL_SUMMARY)))
+        lines, rows = (self.folder / name for name in (
+            (DECISIONS, REFINED) if error is None else (PARTIAL_DECISIONS, PARTIAL_REFINED)))
         (self.folder / PARTIAL_DECISIONS).replace(lines)
         with lines.open(encoding="utf-8") as file:
             write_rows((row for line in file for row in refined_rows(json.loads(line))), rows)
-        write_json(self.summary(finished=error is None), summary)
         if error is None:
-            for name in (PARTIAL_REFINED, PARTIAL_SUMMARY):
-                (self.folder / name).unlink(missing_ok=True)
+            write_json(self.summary(), self.folder / SUMMARY)
+            (self.folder / PARTIAL_REFINED).unlink(missing_ok=True)
 
 
 def made(options: Mapping[str, Any], settings: Record) -> Record:
@@ -158,7 +153,7 @@ def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Reco
     for name in (REJECTED, SCREENED):
         if (first / name).is_file():
             (output_dir / name).write_bytes((first / name).read_bytes())
-    return outputs.summary(finished=True)
+    return outputs.summary()
 
 
 def _dropped(folder: Path) -> Record:
