@@ -35,13 +35,14 @@ def run(options: ComparisonOptions) -> Path:
     from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
-    from raft_fast.refinement.bench import check_once
+    from raft_fast.refinement.bench import name_judges
     from raft_fast.report.results import print_table
 
     data, model, reporter = options.data, options.model, Reporter()
     # preflight: before rows are read or models loaded
     own_folder(model.model)
-    judges = check_once("--eval_judge", options.compare.eval_judge)
+    judges = options.compare.eval_judge and name_judges(
+        "--eval_judge", options.compare.eval_judge, options.compare.eval_quorum)
     tasks = find_tasks(options.compare)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     before = options.compare.base or find_base(model)

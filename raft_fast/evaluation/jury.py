@@ -81,7 +81,7 @@ def open_jury(options: CompareOptions, load: Callable[[str], Engine], folder: Pa
         yield None
         return
     prompt = load_prompt("jury", options.prompts)
-    engines = load_judges(options.eval_judge, options.eval_quorum, load, "--eval_judge")
+    engines = load_judges("--eval_judge", options.eval_judge, options.eval_quorum, load)
     with Journal(folder) as journal:
         yield Jury([Part("--eval_judge", engine, journal) for engine in engines], prompt,
                    options.eval_quorum or len(engines) // 2 + 1)
@@ -97,7 +97,7 @@ def add_accuracy(result: Record, answers: Mapping[str, Mapping[str, Sequence[Rec
         with reporter.phase(f"jury {model}: {part}"):
             ballots[model, part] = jury.hold(answers[model][part])
     write_jsonl(({"suite": part, "model": model, "row_id": record["row_id"], "correct": ballot.correct,
-                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.key}
+                  "votes": [{"judge": one.judge, "score": one.score, "error": one.error, "key": one.reply.key}
                             for one in ballot.verdicts]}  # `key` finds the raw reply in the journal
                  for (model, part), held in ballots.items()
                  for record, ballot in zip(answers[model][part], held, strict=True)), output_dir / FILE)

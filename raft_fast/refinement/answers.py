@@ -11,8 +11,7 @@ from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import Stage1, build_roles, named_engines
-from raft_fast.refinement.checks import Checker
+from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, named_engines
 from raft_fast.refinement.golds import index_golds
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS, outcome, settings
@@ -58,9 +57,8 @@ def check_names(options: Options, run_dir: Path) -> None:
     """Raises UserError if a new run names a check or judges that it cannot use; a resumed run tells what has
     changed."""
     if not run_dir.exists():
-        Checker.of(options.refine)
-        if options.train.data_source == "fused":
-            named_engines(options.refine)
+        fused = options.train.data_source == "fused"
+        check_refinement(options.refine if fused else replace(options.refine, fusion_rounds=0))
 
 
 def open_raw(data: DataOptions, reporter: Reporter) -> Table:

@@ -41,7 +41,7 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     if options.fusion_rounds == 0:
         return Roles(rewriter)
     return Roles(rewriter, loaded[options.fuser],
-                 load_judges(options.judge, options.quorum, lambda spec: loaded[spec]))
+                 load_judges("--judge", options.judge, options.quorum, loaded.__getitem__))
 
 
 def check_refinement(options: RefineOptions) -> None:
@@ -51,40 +51,35 @@ def check_refinement(options: RefineOptions) -> None:
 
 
 def named_engines(options: RefineOptions) -> list[tuple[str, str]]:
-    """(option, engine) of all engines that the options name. Raises UserError as `load_judges`."""
+    """(option, engine) of all engines that the options name. Raises UserError as `name_judges`."""
     found = [("--rewriter", options.rewriter)]
     if options.fusion_rounds:
-        judges = _name_judges(options.judge, options.quorum)
+        judges = name_judges("--judge", options.judge, options.quorum)
         found += [("--fuser", options.fuser), *(("--judge", spec) for spec in judges)]
     return found
 
 
-def load_judges(names: str, quorum: int, load: Callable[[str], Engine],
-                option: str = "--judge") -> list[Engine]:
-    """The judges that an option lists. Raises UserError for none, twice the same, two that are one model, or
-    too few for the quorum (the option of the same name, with quorum for judge)."""
-    judges = [load(spec) for spec in _name_judges(names, quorum, option)]
-    if len({judge.identity for judge in judges}) < len(judges):
-        raise UserError(f"{option} {names}: two of them are one model; its vote counts once")
-    return judges
-
-
-def _name_judges(names: str, quorum: int, option: str = "--judge") -> list[str]:
-    judges = check_once(option, names)
+def name_judges(option: str, names: str, quorum: int) -> list[str]:
+    """The judges that an option lists. Raises UserError for none, for one listed twice (its vote counts
+    once), and for too few for the quorum (the option of the same name, with quorum for judge)."""
+    judges = [spec.strip() for spec in names.split(",") if spec.strip()]
     if not judges:
         raise UserError(f"{option} {names!r}: name at least one judge" + (
             ", or set --fusion_rounds 0 to do without fusion" if option == "--judge" else ""))
+    if twice := [spec for spec in judges if judges.count(spec) > 1]:
+        raise UserError(f"{option} {names}: names {twice[0]} twice: name each judge once")
     if quorum > len(judges):
         raise UserError(f"{option.replace('judge', 'quorum')} {quorum}: is more than the {len(judges)} "
                         "judges there are")
     return judges
 
 
-def check_once(option: str, names: str) -> list[str]:
-    """The judges that an option lists. Raises UserError for one listed twice: its vote counts once."""
-    judges = [spec.strip() for spec in names.split(",") if spec.strip()]
-    if twice := [spec for spec in judges if judges.count(spec) > 1]:
-        raise UserError(f"{option} {names}: names {twice[0]} twice: name each judge once")
+def load_judges(option: str, names: str, quorum: int, load: Callable[[str], Engine]) -> list[Engine]:
+    """Raises UserError as `name_judges`, and for two judges that are one model."""
+    judges = [load(spec) for spec in name_judges(option, names, quorum)]
+    if len({judge.identity for judge in judges}) < len(judges):
+        raise UserError(f"{option} {names}: two of them are one model; its vote counts once "
+                        "(MODEL@URL+URL are replicas of one judge)")
     return judges
 
 

@@ -25,10 +25,6 @@ class Verdict:
     error: str | None
     reply: Reply = field(default_factory=lambda: Reply(""))
 
-    @property
-    def key(self) -> str | None:
-        return self.reply.key
-
 
 @dataclass(eq=False)
 class Candidate:
@@ -36,7 +32,6 @@ class Candidate:
 
     `number` counts the draws of one origin from 1; the gold answer is number 0. `scores` by name, None where
     a score is missing (which is not 0). `objections` by check, None where it has nothing against the answer.
-    `unscored` says why the judges' scores make no mean.
     """
 
     row: Row = field(repr=False)
@@ -46,7 +41,6 @@ class Candidate:
     scores: dict[str, float | None] = field(default_factory=dict)
     objections: dict[str, str | None] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
-    unscored: str | None = None
 
     @classmethod
     def gold(cls, row: Row) -> "Candidate":
@@ -76,7 +70,9 @@ class Candidate:
         """Why the judges' scores make no mean; None where they do."""
         if self.scores.get(JUDGE) is not None:
             return None
-        return "; ".join(self.reasons) or self.unscored or ""
+        errors = [f"{said.judge}: {said.error}" for said in self.verdicts if said.error is not None]
+        few = [f"only {len(self.given)} of {len(self.verdicts)} judges gave a score"] if self.given else []
+        return "; ".join(self.reasons or [*few, *errors])
 
 
 def best(candidates: Iterable[Candidate], by: str) -> Candidate | None:
@@ -107,33 +103,26 @@ class Decision:
     why: str
 
     def as_json(self) -> Record:
-        """The row's line in decisions.jsonl. Gold, one rewrite and its fusions have keys of their own; any
-        other set of candidates is a list."""
+        """The row's line in decisions.jsonl: the first rewrite has keys of its own, `rounds` holds all other
+        candidates but the gold answer."""
         row, pick = self.row, self.picks[0] if self.picks else None
-        rewrites = _of(self.candidates, REWRITE)
-        plain = len(rewrites) == 1 and {one.origin for one in self.candidates} <= {GOLD, REWRITE, FUSED}
-        long = any(Case("", row.gold, one.reply).too_long for one in rewrites)
+        first = next((one for one in self.candidates if one.origin == REWRITE), None)
+        rewrite = first or Candidate(row, REWRITE, 1, Reply(""))
+        others = [one for one in self.candidates if one.origin != GOLD and one is not first]
         nll = {one.origin: one.scores[NLL] for one in self.candidates if NLL in one.scores}
+        long = any(Case("", row.gold, one.reply).too_long for one in self.candidates)
+        # Eq. 4 always picks the best of an origin; of other recipes the line names the picks
+        plain = pick and len(self.picks) == 1 and {one.origin for one in others} <= {FUSED}
         return {
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
-            **(self._rounds(rewrites[0]) if plain else {
-                "candidates": [_as_json(one) for one in self.candidates],
-                "picks": [[one.origin, one.number] for one in self.picks]}),
+            **_told(rewrite), "passed": bool(rewrite.text) and rewrite.passed,
+            "rounds": [_round(one) for one in others],
             "source": pick and pick.origin, "completion": pick and pick.text,
+            **({} if plain else {"picks": [[one.origin, one.number] for one in self.picks]}),
             "why": self.why + (f"; too long for the checks {', '.join(COMPARING)}" if long else ""),
             "nll": {**dict.fromkeys((GOLD, REWRITE, FUSED)), **nll} if nll else None,
             "tokens": self._tokens(),
         }
-
-    def _rounds(self, rewrite: Candidate) -> Record:
-        return {"rewrite": rewrite.text or None, "key": rewrite.reply.key,
-                "similarity": rewrite.scores.get(SIMILARITY), "checks": rewrite.objections,
-                "passed": rewrite.passed,
-                "rounds": [{
-                    "round": one.number, "fused": one.text or None, "key": one.reply.key,
-                    "similarity": one.scores.get(SIMILARITY), "checks": one.objections,
-                    "scores": _said(one), "score": one.scores.get(JUDGE), "no_score": one.no_score}
-                    for one in _of(self.candidates, FUSED)]}
 
     def _tokens(self) -> Record:
         found: dict[str, list[Reply]] = {"rewrite": [], "fuse": [], "judge": []}
@@ -144,6 +133,26 @@ class Decision:
         return {task: _spent(*replies) for task, replies in found.items()}
 
 
+def _told(one: Candidate) -> Record:
+    return {one.origin: one.text or None, "key": one.reply.key, "similarity": one.scores.get(SIMILARITY),
+            "checks": one.objections}
+
+
+def _round(one: Candidate) -> Record:
+    verdicts = [{"judge": said.judge, "score": said.score, "error": said.error, "key": said.reply.key,
+                 "tokens": _spent(said.reply)} for said in one.verdicts]
+    others = {name: value for name, value in one.scores.items() if name not in (SIMILARITY, JUDGE, NLL)}
+    return {"origin": one.origin, "round": one.number, **_told(one), "scores": verdicts,
+            "score": one.scores.get(JUDGE), "no_score": one.no_score,
+            **({"other_scores": others} if others else {})}
+
+
+def _spent(*replies: Reply) -> dict[str, int]:
+    """Tokens of requests and replies."""
+    return {"prompt": sum(reply.prompt_tokens for reply in replies),
+            "completion": sum(reply.completion_tokens for reply in replies)}
+
+
 def refined_rows(line: Record) -> list[Row]:
     """The rows that a line of decisions.jsonl makes, one a pick: ROW_ID, ROW_ID#2, ...
 
@@ -151,7 +160,7 @@ def refined_rows(line: Record) -> list[Row]:
     enough to train on.
     """
     everyone, picks = read_line(line)
-    rewrites = _of(everyone, REWRITE)
+    rewrites = [one for one in everyone if one.origin == REWRITE]
     rewrite = first_passing(rewrites)
     return [Row(
         row_id=line["row_id"] + (f"#{place}" if place > 1 else ""), prompt=line["prompt"],
@@ -162,58 +171,28 @@ def refined_rows(line: Record) -> list[Row]:
 
 
 def read_line(line: Record) -> tuple[list[Candidate], list[Candidate]]:
-    """(the candidates, the picks) of a line of decisions.jsonl, whichever recipe wrote it. Raises KeyError
-    for a line without row_id or source."""
+    """(the candidates, the picks) of a line of decisions.jsonl. Raises KeyError without row_id or source."""
     gold, source = line.get("gold") or "", line["source"]
     row = Row(line["row_id"], line.get("prompt") or [], gold, gold, line.get("category"))
-    if "candidates" in line:
-        found = [_read(row, one["origin"], one["number"], one) for one in line["candidates"]]
-        return found, [one for place in line["picks"] for one in found if [one.origin, one.number] == place]
-    rewrite = line | {"text": line.get("rewrite"), "tokens": None}
-    found = [Candidate.gold(row), _read(row, REWRITE, 1, rewrite)]
-    found += [_read(row, FUSED, one["round"], one | {
-        "text": one["fused"], "verdicts": one["scores"], "scores": None, "judge": one["score"]})
-        for one in line.get("rounds") or []]
-    same = [one for one in found if one.origin == source]
-    same = same or [Candidate(row, source, 0, Reply(line.get("completion") or ""))]
-    picks = [best(same, JUDGE) or same[0]] if source else []
+    found = [Candidate.gold(row)]
+    if line.get("rewrite") or line.get("checks"):
+        found.append(_read(row, REWRITE, line | {"round": 1, "scores": [], "tokens": {}}))
+    found += [_read(row, one.get("origin", FUSED), one) for one in line.get("rounds") or []]
+    picks = [one for place in line.get("picks") or () for one in found if [one.origin, one.number] == place]
+    same = [one for one in found if one.origin == source and not picks]
+    picks += [best(same, JUDGE) or same[0]] if same else []
     for one in {id(one): one for one in (*found[:2], *picks)}.values():
         if line.get("nll"):
             one.scores[NLL] = line["nll"].get(one.origin)
     return found, picks
 
 
-def _read(row: Row, origin: str, number: int, one: Record) -> Candidate:
-    scores = one.get("scores") or {name: one[name] for name in (SIMILARITY, JUDGE) if name in one}
-    verdicts = [Verdict(said["judge"], said["score"], said.get("error"), _reply(said))
-                for said in one.get("verdicts") or []]
-    return Candidate(row, origin, number, _reply(one), dict(scores), dict(one.get("checks") or {}), verdicts,
-                     one.get("no_score"))
-
-
-def _reply(one: Record) -> Reply:
-    tokens = one.get("tokens") or {}
-    return Reply(one.get("text") or "", one.get("finish_reason") or "stop", tokens.get("prompt", 0),
-                 tokens.get("completion", 0), one.get("error"), key=one.get("key"))
-
-
-def _as_json(one: Candidate) -> Record:
-    return {"origin": one.origin, "number": one.number, "text": one.text or None,
-            "finish_reason": one.reply.finish_reason, "error": one.reply.error, "key": one.reply.key,
-            "tokens": _spent(one.reply), "scores": one.scores, "checks": one.objections, "passed": one.passed,
-            "verdicts": _said(one)}
-
-
-def _said(one: Candidate) -> list[Record]:
-    return [{"judge": said.judge, "score": said.score, "error": said.error, "key": said.key,
-             "tokens": _spent(said.reply)} for said in one.verdicts]
-
-
-def _spent(*replies: Reply) -> dict[str, int]:
-    """Tokens of requests and replies."""
-    return {"prompt": sum(reply.prompt_tokens for reply in replies),
-            "completion": sum(reply.completion_tokens for reply in replies)}
-
-
-def _of(candidates: Iterable[Candidate], origin: str) -> list[Candidate]:
-    return [one for one in candidates if one.origin == origin]
+def _read(row: Row, origin: str, one: Record) -> Candidate:
+    scores = {SIMILARITY: one.get("similarity"), JUDGE: one.get("score"), **one.get("other_scores", {})}
+    spent = [said.get("tokens") or _spent() for said in one["scores"]]
+    verdicts = [Verdict(said["judge"], said["score"], said.get("error"), Reply(
+        "", prompt_tokens=tokens["prompt"], completion_tokens=tokens["completion"], key=said.get("key")))
+        for said, tokens in zip(one["scores"], spent, strict=True)]
+    return Candidate(row, origin, one["round"], Reply(one.get(origin) or "", key=one.get("key")),
+                     {name: value for name, value in scores.items() if value is not None},
+                     dict(one.get("checks") or {}), verdicts)

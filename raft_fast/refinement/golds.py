@@ -5,9 +5,8 @@ however similar it is to its own.
 """
 
 import hashlib
-import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder, embed_to_file, nearest
 from raft_fast.refinement.checks import RETRIEVAL
-from raft_fast.run.files import DiskMap
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -36,10 +34,7 @@ def index_golds(
     with reporter.phase("embed gold answers", len(rows), "rows") as advance:
         vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / FILE,
                                 advance)
-        places = DiskMap()
-        for place, row in enumerate(rows):
-            places[_digest(row.gold)] = place
-        return GoldIndex(vectors, encoder.device, places)
+        return GoldIndex(vectors, encoder.device, {_digest(row.gold): at for at, row in enumerate(rows)})
 
 
 @dataclass(frozen=True)
@@ -48,17 +43,11 @@ class GoldIndex:
 
     vectors: np.ndarray
     device: str
-    places: DiskMap
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    places: dict[bytes, int]  # by a hash of the text
 
-    def of_texts(self, golds: Sequence[str], encoder: SentenceEncoder) -> np.ndarray:
-        """The vectors of gold answers, float32 [n, D]; one that is not among these is embedded."""
-        with self._turn:
-            found = [self.places.get(_digest(gold)) for gold in golds]
-        vectors = np.array(self.vectors[[place or 0 for place in found]])
-        if missing := [at for at, place in enumerate(found) if place is None]:
-            vectors[missing] = encoder.embed([golds[at] for at in missing])
-        return vectors
+    def of_texts(self, golds: Sequence[str]) -> np.ndarray:
+        """The vectors of some of these gold answers, float32 [n, D]."""
+        return np.array(self.vectors[[self.places[_digest(gold)] for gold in golds]])
 
     def objections(self, golds: np.ndarray, rewrites: np.ndarray) -> list[str | None]:
         """For each pair of unit vectors, float32 [n, D]: what is wrong; None if no other gold answer is

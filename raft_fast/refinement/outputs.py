@@ -19,8 +19,7 @@ from raft_fast.run.progress import Reporter
 
 DECISIONS, REFINED, SUMMARY, CONFIG = "decisions.jsonl", "refined.parquet", "summary.json", "config.yaml"
 PARTIAL_DECISIONS, PARTIAL_REFINED = "decisions.partial.jsonl", "refined.partial.parquet"
-PARTIAL_SUMMARY, SHARDS = "summary.partial.json", "shards"
-REJECTED, SCREENED = "rejected.jsonl", "screen.json"
+SHARDS, REJECTED, SCREENED = "shards", "rejected.jsonl", "screen.json"
 AGAIN = "restore it, or delete it to refine again (replies in journal.jsonl are used again)"
 # options that decide what is written; rows, prompts and engines are compared by what is in them
 PINNED = sorted(pinned_by(ALL_GROUPS, "rows", "refinement") - {"data", "prompts"} - ENGINES)
@@ -51,9 +50,8 @@ class Outputs:
             self._rows.write(row)
         self.tally.add(line)
 
-    def summary(self, finished: bool) -> Record:
-        return {"finished": finished,
-                "rows": {"used": self.tally.rows, "total": self.total_rows},
+    def summary(self) -> Record:
+        return {"finished": True, "rows": {"used": self.tally.rows, "total": self.total_rows},
                 **self.tally.as_json(), **self.settings}
 
     def __enter__(self) -> "Outputs":
@@ -64,10 +62,8 @@ class Outputs:
         if error is None:
             (self.folder / PARTIAL_DECISIONS).replace(self.folder / DECISIONS)
         self._rows.__exit__(kind, error, trace)
-        write_json(self.summary(finished=error is None),
-                   self.folder / (SUMMARY if error is None else PARTIAL_SUMMARY))
         if error is None:
-            (self.folder / PARTIAL_SUMMARY).unlink(missing_ok=True)
+            write_json(self.summary(), self.folder / SUMMARY)
 
 
 def made(options: Mapping[str, Any], settings: Record) -> Record:
@@ -158,7 +154,7 @@ def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Reco
     for name in (REJECTED, SCREENED):
         if (first / name).is_file():
             (output_dir / name).write_bytes((first / name).read_bytes())
-    return outputs.summary(finished=True)
+    return outputs.summary()
 
 
 def _dropped(folder: Path) -> Record:

@@ -13,7 +13,7 @@ import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply, Sampling
+from raft_fast.engines import Engine, Reply
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
@@ -64,7 +64,7 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     """
     golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
     if bench.golds is not None:  # embedded already
-        gold_vectors, vectors = bench.golds.of_texts(golds, bench.encoder), bench.encoder.embed(texts)
+        gold_vectors, vectors = bench.golds.of_texts(golds), bench.encoder.embed(texts)
     else:
         gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
     found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
@@ -97,13 +97,8 @@ def judge(candidates: Sequence[Candidate], bench: Workbench) -> None:
     found = verdicts([one.row for one in asked], [one.text for one in asked], bench.judges,
                      bench.prompts.judge)
     for one, said in zip(asked, found, strict=True):
-        one.verdicts, given = said, [each.score for each in said if each.score is not None]
-        one.scores[JUDGE] = mean(given) if len(given) >= bench.quorum else None
-        errors = [f"{each.judge}: {each.error}" for each in said if each.error is not None]
-        if given:
-            errors.insert(0, f"{len(given)} of {len(said)} judges gave a score and the quorum is "
-                             f"{bench.quorum}")
-        one.unscored = "; ".join(errors)
+        one.verdicts = said
+        one.scores[JUDGE] = mean(one.given) if len(one.given) >= bench.quorum else None
 
 
 def verdicts(rows: Sequence[Row], answers: Sequence[str], judges: Sequence[Part],
@@ -114,7 +109,7 @@ def verdicts(rows: Sequence[Row], answers: Sequence[str], judges: Sequence[Part]
     def ask(one: Part) -> list[Verdict]:
         return [_verdict(one.name, reply) for reply in one.ask("judge", requests, None, prompt)]
 
-    by_judge = list(at_once(ask, judges, len(judges), judges[0].journal.stop))
+    by_judge = at_once(ask, judges, len(judges), judges[0].journal.stop)
     return [list(found) for found in zip(*by_judge, strict=True)]
 
 
@@ -137,7 +132,8 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
         return
     asked = [one for one in candidates if one.text]
     turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
-    replies = part.journal.ask("nll", _Reader(part.engine), turns, None, NLL_VERSION)
+    reader: Any = _Reader(part.engine)
+    replies = part.journal.ask("nll", reader, turns, None, NLL_VERSION)
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))
@@ -155,9 +151,6 @@ class _Reader:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.identity = engine, engine.identity
-
-    def generate(self, conversations: Any, sampling: Sampling) -> Iterator[tuple[int, Reply]]:
-        raise NotImplementedError("it reads answers and writes none")
 
     def score(self, conversations: Any) -> Iterator[tuple[int, Reply]]:
         """`Reply.score` is the sum in nats over the `completion_tokens` of each conversation's last turn."""

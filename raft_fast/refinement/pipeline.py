@@ -1,6 +1,6 @@
 """Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,37 +35,28 @@ def refine(
     `retrieval` is not made. `data` is a hash of all rows, for the summary. Raises UserError for an engine
     that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
-    total = len(rows) if total_rows is None else total_rows
-    with Journal(output_dir, retry_failed) as journal:
-        bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
-        about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
-        with Outputs(output_dir, about, total) as outputs:
-            if journal.damaged:
-                reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
-                             "asked for again")
-            _decide_all(rows, stage, bench, journal, outputs, reporter)
-            bench.must_have_worked()
-    return outputs.summary(finished=True)
-
-
-def _decide_all(rows: Collection[Row], stage: Stage1, bench: Workbench, journal: Journal,
-                outputs: Outputs, reporter: Reporter) -> None:
-    """Several blocks at once, written in order; a stopped run keeps those that were written."""
-    def blocks() -> Iterator[list[Row]]:
-        """All rows; few rows are cut small enough that several blocks are under way."""
-        coming = iter(rows)
-        size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
-        while block := list(islice(coming, size)):
-            yield block
-
     def stop() -> None:
         journal.stop()
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
 
-    with reporter.phase("refine", len(rows), "rows") as advance:
-        for decisions in at_once(lambda rows: stage.decide(rows, bench), blocks(), BLOCKS_AT_ONCE, stop):
-            with errors.uninterrupted():  # a block that is half written could not be told from a new one
-                for decision in decisions:
-                    outputs.add(decision.as_json())
-                found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                advance(len(decisions) - found, note=journal.note(), found=found)
+    with Journal(output_dir, retry_failed) as journal:
+        if journal.damaged:
+            reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
+                         "asked for again")
+        bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
+        about = settings(stage.options, roles, bench.prompts, seed) | {"data": data}
+        coming = iter(rows)  # few rows are cut small enough that several blocks are under way
+        size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
+        blocks = iter(lambda: list(islice(coming, size)), [])
+        with (
+            Outputs(output_dir, about, total_rows or len(rows)) as outputs,
+            reporter.phase("refine", len(rows), "rows") as advance,
+        ):
+            for decisions in at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop):
+                with errors.uninterrupted():  # a block that is half written could not be told from a new one
+                    for decision in decisions:
+                        outputs.add(decision.as_json())
+                    found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
+                    advance(len(decisions) - found, note=journal.note(), found=found)
+            bench.must_have_worked()
+    return outputs.summary()

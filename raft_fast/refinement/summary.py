@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from raft_fast.refinement.candidates import (
     SIMILARITY,
     Candidate,
     Record,
+    Verdict,
+    mean,
     read_line,
 )
 from raft_fast.refinement.checks import COMPARING, Case
@@ -27,32 +30,27 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names
 
 
-class Values(array):  # type: ignore[type-arg]
-    """Numbers, eight bytes each; what is made of them is None where there are none."""
+def quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    """p00 (the least) to p100 (the most); None without values."""
+    if not values:
+        return None
+    return {f"p{round(100 * at):02d}": float(np.quantile(values, at)) for at in QUANTILES}
 
-    def __new__(cls) -> "Values":
-        return super().__new__(cls, "d")  # type: ignore[return-value]
 
-    @property
-    def mean(self) -> float | None:
-        return round(float(np.asarray(self).mean()), 9) if self else None
-
-    @property
-    def quantiles(self) -> dict[str, float] | None:
-        """p00 (the least) to p100 (the most)."""
-        return {f"p{round(100 * at):02d}": float(np.quantile(self, at)) for at in QUANTILES} if self else None
+def floats() -> "array[float]":
+    """Numbers, eight bytes each."""
+    return array("d")
 
 
 @dataclass
 class Group:
-    """Candidates of one origin, or of one of its draws. `rows` have at least one without objections."""
+    """Candidates of one origin, or of one of its draws."""
 
     drawn: int = 0
     passed: int = 0
     chosen: int = 0
-    rows: int = 0
     objections: Counter[str] = field(default_factory=Counter)
-    scores: defaultdict[str, Values] = field(default_factory=lambda: defaultdict(Values))
+    scores: "defaultdict[str, array[float]]" = field(default_factory=lambda: defaultdict(floats))
 
     def add(self, one: Candidate, chosen: bool) -> None:
         self.drawn += 1
@@ -67,10 +65,16 @@ class Group:
 class Judged:
     """One judge: its scores, failures with the first error, and tokens."""
 
-    scores: Values = field(default_factory=Values)
+    scores: "array[float]" = field(default_factory=floats)
     failed: int = 0
     error: str | None = None
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
+
+    def add(self, said: Verdict) -> None:
+        self.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
+        self.scores.extend([said.score] if said.score is not None else [])
+        self.failed += said.score is None
+        self.error = self.error or said.error
 
 
 @dataclass
@@ -78,20 +82,20 @@ class Tally:
     """Counts over the lines of decisions.jsonl, by origin, draw, score and check. It depends on the lines
     alone, so shards add up to the whole.
 
-    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round. `rounds` counts rows by
-    their number of fusions.
+    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round. `passed` counts rows
+    with a candidate that passed, the gold answer aside. `nlls` alternates between the gold answer's and the
+    training answer's.
     """
 
     rows: int = 0
+    passed: int = 0
     too_long: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     origins: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
     draws: defaultdict[tuple[str, int], Group] = field(default_factory=lambda: defaultdict(Group))
-    rounds: Counter[int] = field(default_factory=Counter)
-    tokens: dict[str, Counter[str]] = field(default_factory=dict)
+    tokens: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     judges: defaultdict[str, Judged] = field(default_factory=lambda: defaultdict(Judged))
-    gold_nll: Values = field(default_factory=Values)
-    training_nll: Values = field(default_factory=Values)
+    nlls: "array[float]" = field(default_factory=floats)
 
     def add(self, line: Record) -> None:
         """One row's line."""
@@ -101,55 +105,46 @@ class Tally:
             self.origins[one.origin].add(one, chosen)
             self.draws[one.origin, one.number].add(one, chosen)
             for said in one.verdicts:
-                judge = self.judges[said.judge]
-                judge.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
-                judge.scores.extend([said.score] if said.score is not None else [])
-                judge.failed += said.score is None
-                judge.error = judge.error or said.error
-        for origin in {one.origin for one in candidates if one.passed}:
-            self.origins[origin].rows += 1
+                self.judges[said.judge].add(said)
         self.rows += 1
+        self.passed += any(one.passed for one in candidates if one.origin != GOLD)
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates)
         self.sources.update(pick.origin for pick in picks)
-        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates
-                             if one.origin == REWRITE)
-        self.rounds[sum(one.origin == FUSED for one in candidates)] += 1
         for task, spent in (line.get("tokens") or {}).items():
-            self.tokens.setdefault(task, Counter(prompt=0, completion=0)).update(spent)
-        golds = [one for one in candidates if one.origin == GOLD]
-        gold, training = (found[0].scores.get(NLL) if found else None for found in (golds, picks))
+            self.tokens[task].update(spent)
+        gold, training = candidates[0].scores.get(NLL), picks[0].scores.get(NLL) if picks else None
         if gold is not None and training is not None:
-            self.gold_nll.append(gold)
-            self.training_nll.append(training)
+            self.nlls.extend((gold, training))
 
     def as_json(self) -> dict[str, Any]:
         """The part of summary.json that the rows decide."""
-        rewrites, judges = self.origins[REWRITE], sorted(self.judges.items())
-        others = {name: one for name, one in sorted(self.origins.items())
-                  if name not in (GOLD, REWRITE, FUSED)}
+        rewrites = self.origins[REWRITE]
+        others = {name: {
+            "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
+            "objections": dict(sorted(one.objections.items())),
+            "scores": {score: quantiles(found) for score, found in sorted(one.scores.items())},
+        } for name, one in sorted(self.origins.items()) if name not in (GOLD, REWRITE, FUSED)}
         return {
             "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
-            "passed_filter": sum(one.rows for one in others.values()) if others else rewrites.passed,
+            "passed_filter": self.passed,
             "too_long": self.too_long,
             "objections": dict(sorted(rewrites.objections.items())),
-            "similarity": rewrites.scores[SIMILARITY].quantiles,
-            "rounds": {str(count): rows for count, rows in sorted(self.rounds.items())},
-            "judges": {name: {"scores": len(one.scores), "failed": one.failed, "mean": one.scores.mean,
-                              "tokens": dict(one.tokens)} for name, one in judges},
+            "similarity": quantiles(rewrites.scores[SIMILARITY]),
+            "judges": {name: {
+                "scores": len(one.scores), "failed": one.failed, "tokens": dict(one.tokens),
+                "mean": mean(one.scores) if one.scores else None,
+            } for name, one in sorted(self.judges.items())},
             "tokens": {task: dict(spent) for task, spent in self.tokens.items()},
             "supervision_gap": self._supervision_gap(),
-            **({"origins": {name: {
-                "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
-                "objections": dict(sorted(one.objections.items())),
-                "scores": {score: found.quantiles for score, found in sorted(one.scores.items())},
-            } for name, one in others.items()}} if others else {}),
+            **({"origins": others} if others else {}),
         }
 
     def _supervision_gap(self) -> dict[str, Any] | None:
         """NLL(gold) - NLL(training answer) in nats a token, every row counting the same."""
-        gold, training = self.gold_nll.mean, self.training_nll.mean
-        if gold is None or training is None:
+        if not self.nlls:
             return None
-        return {"rows": len(self.gold_nll), "gold": round(gold, NLL_DIGITS),
+        gold, training = np.reshape(self.nlls, (-1, 2)).mean(0).tolist()
+        return {"rows": len(self.nlls) // 2, "gold": round(gold, NLL_DIGITS),
                 "training": round(training, NLL_DIGITS), "gap": round(gold - training, NLL_DIGITS)}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raft_fast.refinement.candidates import GOLD, TASKS, Candidate, read_line
-from raft_fast.refinement.summary import Tally
+from raft_fast.refinement.summary import Tally, quantiles
 from raft_fast.report.results import Lines, Record, percent, read, read_lines, value
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
@@ -85,7 +85,7 @@ def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
     order = list(tally.origins)
     groups = sorted(tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",
-              *(value((group.scores[name].quantiles or {}).get("p50")) for name in names),
+              *(value((quantiles(group.scores[name]) or {}).get("p50")) for name in names),
               ", ".join(f"{check} {count:,}" for check, count in group.objections.most_common()))
              for (origin, number), group in groups]
     return ("origin", "draw", "candidates", "passed", "chosen", *(f"{name}, median" for name in names),

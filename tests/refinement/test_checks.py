@@ -1,24 +1,31 @@
 """The checks on answers in five languages: what is wrong is found, what is right is let through."""
 
+import inspect
 import json
+import re
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
-from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, Case, Checker, check
-from raft_fast.refinement.checks.forms import guess_language
-from raft_fast.refinement.checks.patterns import find
+from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker, check
+from raft_fast.refinement.checks.forms import guess_language, phrases
+from raft_fast.refinement.checks.numbers import number_set
+from raft_fast.refinement.checks.patterns import find, meaning
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
 FILE = Path(__file__).parents[2] / "benchmarks/check_pairs.jsonl"
 PAIRS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+TEXTS = tomllib.loads(Path(__file__).with_name("checks.toml").read_text(encoding="utf-8"))
 LAW = Checker.of(RefineOptions(check_patterns="legal_references"))
 PROMPT = "Reword the answer below.\n\nQuestion: {question}\n\nFirst answer: {gold}"
 
@@ -78,6 +85,15 @@ def test_every_check_is_named_and_each_can_be_skipped():
     assert set(Checker.of(RefineOptions(skip_checks=",".join(CHECKS)))(case)) == set(ALWAYS)
 
 
+def test_help_and_docs_name_every_check():
+    known = [*CHECKS, RETRIEVAL]
+    told = re.sub(r'"\s+"', "", inspect.getsource(RefineOptions))
+    assert f": {', '.join(known)}." in told
+    page = (Path(__file__).parents[2] / "docs/methods/raft.md").read_text()
+    section = page.split("## Checks")[1].split("\n## ")[0]
+    assert {name for name in [*ALWAYS, *known, "similarity"] if f"`{name}`" not in section} == set()
+
+
 @pytest.mark.parametrize(("reply", "name"), [
     (Reply("", error="timeout"), "reply"), (Reply(" \n"), "empty")])
 def test_where_there_is_no_answer_only_that_is_said(reply, name):
@@ -101,14 +117,7 @@ def test_what_else_can_be_wrong(answer, reply, name):
     assert name in objections("The house stands by the river.", answer, **reply)
 
 
-@pytest.mark.parametrize(("gold", "answer", "question"), [
-    ("Yes.", "Yes, that is something you may do.", "May I?"),  # short gold answers may grow
-    ("A limit of 3 m applies.", "Near roads of class 5 the limit is 3 m.", "Near roads of class 5?"),
-    ("As an AI, I cannot help.", "I'm sorry, but I can't help: as an AI I may not.", "Help?"),
-    ("No, no, no: never do that.", "Never, no, no, do that.", "May I?"),
-    ("See the reference answer in the key.", "The key has the reference answer.", "Where?"),
-    ("Tokyo is the capital.", "The capital is Tokyo (東京).", "What is 東京?"),
-])
+@pytest.mark.parametrize(("gold", "answer", "question"), TEXTS["fine"])
 def test_no_false_alarm(gold, answer, question):
     assert objections(gold, answer, question) == {}
 
@@ -121,19 +130,9 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
     assert guess_language("") is None
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Chapter 9, Section 27 of the Planning and Building Act", {"pbl", "chapter 9", "§ 27"}),
-    ("PBL 9 kap. 3 c § and 4 a-c §§", {"pbl", "chapter 9", "§ 3c", "§ 4a-c"}),
-    ("Miljöbalken 7 kap. 13–18 §§", {"mb", "chapter 7", "§ 13-18"}),
-    ("AB 04 kap. 5 § 23; ABS18 § 22", {"ab 04", "chapter 5", "§ 23", "abs 18", "§ 22"}),
-    ("SFS 2010:900, Ordinance 1998:899, AFS 1999:3", {"sfs 2010:900", "sfs 1998:899", "afs 1999:3"}),
-    ("EKS and BBR, but not seks", {"eks", "bbr"}),
-    ("SS-EN 1090-2, ISO 9001, (EU) 2016/679, 2010/31/EU",
-     {"standard 1090-2", "standard 9001", "eu 2016/679", "eu 2010/31"}),
-    ("It pays 15,000 SEK in 2024 at scale 1:100.", set()),
-])
+@pytest.mark.parametrize(("text", "expected"), TEXTS["references"].items())
 def test_legal_references(text, expected):
-    assert set(find(LAW.patterns["references"].rules, text)[0]) == expected
+    assert {*find(LAW.patterns["references"].rules, text)[0]} == {*expected}
 
 
 PARTS = r"""
@@ -211,3 +210,61 @@ def test_a_bad_file_of_patterns_is_named(tmp_path, text, message):
 def test_a_check_that_returns_no_text_is_named(own):
     with pytest.raises(UserError, match="my_checks:wrong returned True: must be"):
         Checker.of(RefineOptions(checks="my_checks:wrong"))(Case("", "a", Reply("b")))
+
+
+def wrong(name, gold, answer):
+    return CHECKS[name](Case("What?", gold, Reply(answer))) is not None
+
+
+@pytest.mark.parametrize(("name", "gold", "answer", "objects"), [
+    ("numbers", "1 May 2024: " + "1" * 5000, "2 May 2024: " + "1" * 5000, True),
+    *((name, *pair) for name in COMPARING for pair in TEXTS[name])])
+def test_what_was_changed_is_found_and_what_cannot_be_known_is_let_through(name, gold, answer, objects):
+    assert wrong(name, gold, answer) == objects
+
+
+@pytest.mark.parametrize(("text", "expected"), TEXTS["number_set"].items())
+def test_number_set(text, expected):
+    assert number_set(text) == {*expected}
+
+
+@pytest.mark.parametrize(("language", "frame"), TEXTS["frame"].items())
+def test_every_way_to_say_a_bound_agrees_with_its_own_kind_and_with_no_other(language, frame):
+    for side, opposite in (("low", "high"), ("high", "low")):
+        for gold in map(frame.format, TEXTS[side][language]):
+            assert [*meaning("bounds", gold)["bound 5"]] == [side], gold
+            for other in map(frame.format, TEXTS[side][language]):
+                assert not wrong("bounds", gold, other), (gold, other)
+            for other in map(frame.format, TEXTS[opposite][language]):
+                assert wrong("bounds", gold, other), (gold, other)
+
+
+SAID = st.lists(st.sampled_from([
+    "at least", "at most", "5 m", "6 days", "not", "must", "may", "no", "before", "after", "14:30", "5 March",
+    "-5 °C", "½", "the", "wall", ".", ",", "increase", "forbidden", "only", "5k", "step 3:", "(1)",
+    "exceed", "five", "half an hour", "minst", "inte", "nicht", "unterschreiten", "al menos", "ne", "pas",
+    "plus de", "\n", "1.500", "2024-03-05"]), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SAID)
+def test_no_check_of_meaning_objects_to_the_gold_answer_itself(said):
+    text = " ".join(said)
+    for name in COMPARING:
+        assert not wrong(name, text, text), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(SAID, SAID)
+def test_who_contradicts_is_contradicted(one, other):
+    one, other = " ".join(one), " ".join(other)
+    for name in ("bounds", "duty"):
+        assert wrong(name, one, other) == wrong(name, other, one), name
+
+
+def test_every_language_has_every_list():
+    files = phrases()
+    assert set(files) == {"English", "Swedish", "German", "Spanish", "French"}
+    for language, lists in files.items():
+        assert lists.keys() == files["English"].keys(), language
+        assert all(phrase for one in lists.values() for phrase in one)

@@ -101,7 +101,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
         "journal.jsonl", "report.html", "README.md", ".lock",
-        "golds.npy", "golds.json", "screen.json", "screen"}
+        "golds.npy", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (
@@ -114,6 +114,9 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
     report = (out / "report.html").read_text()
     assert re.search(r"rows set aside, in rejected.jsonl</t[hd]>\s*<td[^>]*>1<", report)
+    with pytest.raises(SystemExit):
+        command("--data", "out/refined.parquet", "--output_dir", "again")
+    assert "is refined already" in capsys.readouterr().err
 
 
 def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
@@ -144,14 +147,6 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     assert len(errors) == 1
     assert says in errors[0]
     assert not (tmp_path / "none").exists()
-
-
-def test_refined_rows_in_a_folder_with_the_datas_name_are_not_refined_again(command, tmp_path, capsys):
-    write(tmp_path / "rows.jsonl", *questions(1))
-    command("--data", "rows.jsonl")
-    with pytest.raises(SystemExit):
-        command("--data", "refined/rows/refined.parquet", "--output_dir", "again")
-    assert "is refined already" in capsys.readouterr().err
 
 
 def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
@@ -188,28 +183,22 @@ def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, 
     write(tmp_path / "other.jsonl", *questions(3))
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "rewrite.txt").write_text("{question} {answer}: say it in other words")
-    command("--data", "rows.jsonl", "--output_dir", "out")
+    command("--data", "rows.jsonl", "--output_dir", "out", "--judge", "big@http://a/v1")
+    write(tmp_path / "moved.jsonl", *questions(4))  # what changes no answer may change
+    same = ("--judge", "big@http://b/v1+http://c/v1", "--output_dir", "out")
+    command("--data", "moved.jsonl", *same, "--requests_in_flight", "2", "--retry_failed", "true")
+    assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED}
     with pytest.raises(SystemExit) as stopped:
-        command(*arguments, "--output_dir", "out")
+        command(*arguments, *same)
     assert stopped.value.code == 2
     said = " ".join(capsys.readouterr().err.split())
     assert says in said
     assert "--overwrite true" in said
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED} == before
     assert not list((tmp_path / "out").glob("*partial*"))
-    command(*arguments, "--output_dir", "out", "--overwrite", "true")
+    command(*arguments, *same, "--overwrite", "true")
     assert (tmp_path / "out" / "config.yaml").read_bytes() != before["config.yaml"]
-
-
-def test_what_changes_no_answer_may_change_in_a_finished_folder(command, tmp_path):
-    write(tmp_path / "rows.jsonl", *questions(4))
-    write(tmp_path / "moved.jsonl", *questions(4))
-    folder = ["--output_dir", "out", "--judge"]
-    command("--data", "rows.jsonl", *folder, "big@http://a/v1")
-    command("--data", "moved.jsonl", *folder, "big@http://b/v1", "--requests_in_flight", "2",
-            "--refine_batch_size", "3", "--retry_failed", "true")
-    assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_path, capsys):

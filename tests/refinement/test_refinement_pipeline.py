@@ -90,11 +90,11 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
         "checks": {**no_objections, "similarity": None},
         "passed": True,
         "rounds": [
-            {"round": 1, "fused": "fusion 1", "similarity": 1.0, "score": 0.5,
+            {"origin": "fused", "round": 1, "fused": "fusion 1", "similarity": 1.0, "score": 0.5,
              "no_score": None, "checks": no_objections,
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": None, "error": "garbage"}]},
-            {"round": 2, "fused": "fusion 2", "similarity": 1.0, "score": 0.7,
+            {"origin": "fused", "round": 2, "fused": "fusion 2", "similarity": 1.0, "score": 0.7,
              "no_score": None, "checks": no_objections,
              "scores": [{"judge": "a", "score": 0.5, "error": None},
                         {"judge": "b", "score": 0.9, "error": None}]},
@@ -219,16 +219,17 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
     assert [(one.row_id, one.completion, one.rewrite) for one in table] == [("near", "xx", None)]
     near, far = map(json.loads, (tmp_path / "decisions.jsonl").read_text().splitlines())
     assert (near["picks"], near["source"], near["completion"]) == ([["sample", 2]], "sample", "xx")
-    assert [one["scores"] for one in near["candidates"]] == [{"reward": 0.1}, {"reward": 0.2}]
+    assert [(one["sample"], one["other_scores"]) for one in near["rounds"]] == [
+        ("x", {"reward": 0.1}), ("xx", {"reward": 0.2})]
     assert (far["picks"], far["source"], far["completion"]) == ([], None, None)
-    assert [one["checks"] for one in far["candidates"]] == 2 * [{"loops": "loops"}]
+    assert [one["checks"] for one in far["rounds"]] == 2 * [{"loops": "loops"}]
     assert near["tokens"]["sample"] == {"prompt": 20, "completion": 4}
     assert summary["sources"] == {"gold": 0, "rewrite": 0, "fused": 0, "sample": 1}
     assert summary["origins"]["sample"]["objections"] == {"loops": 2}
     assert (summary["origins"]["sample"]["drawn"], summary["origins"]["sample"]["passed"]) == (4, 2)
     assert outcome(summary)[0].startswith("1 of 2 rows have an answer that passed")
     candidates, picks = read_line(near)
-    assert (candidates[1].text, candidates[1].scores, picks) == ("xx", {"reward": 0.2}, [candidates[1]])
+    assert (candidates[2].text, candidates[2].scores, picks) == ("xx", {"reward": 0.2}, [candidates[2]])
     tally = Tally()
     for line in (near, far):
         tally.add(line)
