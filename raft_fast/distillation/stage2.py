@@ -65,11 +65,9 @@ def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
     check(on_gpu or name == "transformers", "--rollout_engine", name,
           "transformers on a CPU: the others need a GPU")
     check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")
-    needed = {"vllm": ["vllm"], "vllm_server": ["trl", "vllm"]}.get(name, [])
-    if missing := [one for one in needed if importlib.util.find_spec(one) is None]:
-        raise UserError(f"--rollout_engine {name}: {' and '.join(missing)} not installed: "
-                        f"pip install {' '.join(missing)}")
+          f"continuous for {processes} processes: it shares the GPU of one")
+    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError("--rollout_engine vllm: vllm is not installed: pip install vllm")
 
 
 def check_processes(options: Options, processes: int) -> None:

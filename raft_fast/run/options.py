@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from raft_fast.run.option import Group, Groups, check, option, refuse_in_body, refuse_in_urls
+from raft_fast.run.option import Group, Groups, check, option, refuse_in_body
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -151,11 +151,9 @@ class TrainOptions(Group, pins="training"):
     max_completion_length: int = distilled(256, "Longest trajectory, in tokens.", least=1)
     max_length: int = option(2048, "Longest training sequence; longer rows are set aside.", least=1)
     rollout_temperature: float = distilled(1.0, "Sampling temperature.", above=0)
-    rollout_engine: Literal["transformers", "continuous", "vllm", "vllm_server"] = distilled(
+    rollout_engine: Literal["transformers", "continuous", "vllm"] = distilled(
         "transformers", "transformers repeats its draws with the seed; faster are continuous (batching on a "
-        "GPU), vllm (shares the GPU) and vllm_server (has its own).")
-    vllm_server_base_url: str = free("http://localhost:8000", "URL of the vllm_server (docs/RUNS.md).",
-                                     needs="rollout_engine=vllm_server")
+        "GPU) and vllm (shares the GPU).")
     vllm_gpu_memory_utilization: float = free(0.3, "Share of the GPU's memory for vllm.", above=0, below=1,
                                               needs="rollout_engine=vllm")
     num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss.", least=0)
@@ -181,9 +179,6 @@ class TrainOptions(Group, pins="training"):
               "true for one of the two: with both off there is nothing to train")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
-        url = self.vllm_server_base_url
-        refuse_in_urls("--vllm_server_base_url", url if "://" in url else f"http://{url}",
-                       "put user and password into ~/.netrc")
         check(self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"at most --lambda_max {self.lambda_max}")
         check(self.max_steps != 0, "--max_steps", 0, "-1 or at least 1")
