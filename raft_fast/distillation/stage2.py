@@ -17,7 +17,7 @@ from raft_fast.distillation.planning import fitting, measure, rows_per_step, ste
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.student import make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
-from raft_fast.distillation.watching import StepsInProgress, find_trackers
+from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local, not_a_server
@@ -41,7 +41,6 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
     run tells what has changed.) `in_memory`: options that name loaded models."""
     train, device = options.train, pick_device(options.model.device)
     check_processes(options, processes)
-    find_trackers(options.watch.report_to)
     if options.adapter.use_peft:
         require("peft", "lora")
     if train.distillation:

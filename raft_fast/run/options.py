@@ -212,7 +212,7 @@ class WatchOptions(Group):
                                        pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
     log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
-    report_to: str = option("none", "Trackers of accelerate: tensorboard, wandb, trackio, ...", listed=True)
+    report_to: str = option("none", "Trackers of transformers: tensorboard, wandb, trackio, ...", listed=True)
     push_to_hub: bool = option(False, "Upload RUN/model with HF_TOKEN.",
                                must="true or false (see --hub_model_id)")
     hub_model_id: str | None = option(None, "USER/NAME. Default: name of --output_dir.", needs="push_to_hub")
