@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -90,22 +91,6 @@ class OverProcesses(Callback):
     def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
         self.members, self.processes = members, processes
 
-    def on_begin(self, state: TrainingState) -> None:
-        self._call("on_begin", state)
-
-    def on_step(self, state: TrainingState) -> None:
-        self._call("on_step", state)
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for member in self.members:
-            member.on_evaluate(state, scores)
-
-    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._call("on_save", state, checkpoint)
-
-    def on_end(self, state: TrainingState) -> None:
-        self._call("on_end", state)
-
     def _call(self, moment: str, state: TrainingState, *more: Any) -> None:
         def call(everywhere: bool) -> tuple[bool, str | None]:
             for member in self.members:
@@ -115,6 +100,15 @@ class OverProcesses(Callback):
 
         state.stop, state.finished = self.processes.first(lambda: call(everywhere=False))
         call(everywhere=True)
+
+    on_begin: Any = partialmethod(_call, "on_begin")
+    on_step: Any = partialmethod(_call, "on_step")
+    on_save: Any = partialmethod(_call, "on_save")
+    on_end: Any = partialmethod(_call, "on_end")
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        for member in self.members:
+            member.on_evaluate(state, scores)
 
 
 class MetricsLog(Callback):
