@@ -23,7 +23,7 @@ from raft_fast.refinement.candidates import (
     read_line,
 )
 from raft_fast.refinement.checks import COMPARING, Case
-from raft_fast.refinement.parts import NLL_DIGITS, no_likelihoods
+from raft_fast.refinement.parts import NLL_DIGITS
 from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -161,7 +161,6 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
-        "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": prompts.versions,
         "seed": seed,
     }

@@ -245,7 +245,6 @@ def test_every_answer_of_a_row_is_read_after_its_question(tmp_path):
                                      ("near?", "gold near"), ("near?", "rewritten")]
     # near is trained on its fusion, far keeps gold
     assert summary["supervision_gap"] == {"rows": 2, "gold": 3.0, "training": 2.125, "gap": 0.875}
-    assert summary["no_likelihoods"] is None
     again = local()
     assert read(tmp_path, again) == (found, summary)
     assert again.read == []
@@ -257,16 +256,11 @@ def test_a_likelihood_that_is_no_number_is_null_and_counts_nowhere(tmp_path):
     assert summary["supervision_gap"]["rows"] == 1
 
 
-@pytest.mark.parametrize(("rewriter", "options", "reason"), [
-    (StubEngine("server", lambda text, seed: "rewritten"), {},
-     "the rewriter is a server, which shows no likelihoods"),
-    (local(), {"supervision_gap": False}, "--supervision_gap is off"),
-])
-def test_without_likelihoods_the_reason_is_said(tmp_path, rewriter, options, reason):
+@pytest.mark.parametrize(("rewriter", "options"), [
+    (StubEngine("server", lambda text, seed: "rewritten"), {}), (local(), {"supervision_gap": False})])
+def test_a_server_shows_no_likelihoods_and_they_can_be_switched_off(tmp_path, rewriter, options):
     found, summary = read(tmp_path, rewriter, **options)
-    assert found == [None, None]
-    assert summary["supervision_gap"] is None
-    assert summary["no_likelihoods"] == reason
+    assert (found, summary["supervision_gap"]) == ([None, None], None)
     assert not getattr(rewriter, "read", [])
 
 
