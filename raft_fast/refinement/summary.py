@@ -28,6 +28,7 @@ from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names
+DECIDING = ("tau", "fused_tau", "fused_least", "judge_stop", "fusion_rounds")
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
@@ -152,11 +153,7 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
     """The part of summary.json that does not depend on the rows."""
     judges = [engine.identity for engine in roles.judges]
     return {
-        "tau": options.tau,
-        "fused_tau": options.fused_tau or None,
-        "fused_least": options.fused_least or None,
-        "judge_stop": options.judge_stop,
-        "fusion_rounds": options.fusion_rounds,
+        **{name: getattr(options, name) for name in DECIDING},
         "quorum": options.quorum or len(judges) // 2 + 1,
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
