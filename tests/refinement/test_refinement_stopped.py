@@ -22,14 +22,13 @@ from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
-from raft_fast.engines.asking import PATIENCE, Part
+from raft_fast.engines.asking import PATIENCE, STREAK, Part
 from raft_fast.engines.generation import Interrupt
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
 from raft_fast.refinement import Roles, pipeline
 from raft_fast.refinement.candidates import Decision
-from raft_fast.refinement.pipeline import BLOCKS_AT_ONCE
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
 
@@ -61,6 +60,22 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         list(asking.at_once(work, range(3), 3, lambda: None))
 
 
+def test_no_more_is_begun_than_memory_is_meant_to_hold():
+    begun, first = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        assert item or first.wait(10)
+
+    thread = threading.Thread(target=next, args=(asking.at_once(work, range(100), 3, lambda: None),))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()  # the first one is not done
+    assert len(begun) <= 6
+    first.set()
+    thread.join(10)
+
+
 def test_a_second_ctrl_c_waits_for_nobody():
     hangs, main, start = threading.Event(), threading.main_thread().ident, time.monotonic()
 
@@ -74,6 +89,20 @@ def test_a_second_ctrl_c_waits_for_nobody():
         assert time.monotonic() - start < 10
     finally:
         hangs.set()
+
+
+def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):
+    calls = threading.Semaphore(20)
+
+    def dies(text, seed):
+        return 0.9 if calls.acquire(blocking=False) else Reply("", error="out of memory 17")
+
+    judge = StubEngine("dying", dies)
+    mixed = Roles(writer(), writer(), [StubEngine("well", lambda text, seed: 0.9), judge])
+    with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
+        run(tmp_path, rows_of(1000), mixed, fusion_rounds=1, quorum=1)
+    assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
+    assert not (tmp_path / "refined.parquet").exists()
 
 
 def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
@@ -198,7 +227,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(tmp_path, w
     failures = sum(json.loads(line).get("reply", {}).get("error") is not None
                    for line in (tmp_path / "journal.jsonl").read_text().splitlines())
     # in flight when killed, or failed before: what a run that is cut short could not get is asked again
-    assert asked.total() - once.total() <= 3 * BLOCKS_AT_ONCE + failures
+    assert asked.total() - once.total() <= 3 * pipeline.BLOCKS_AT_ONCE + failures
     assert all(count == 1 for count in once.values())
 
 
