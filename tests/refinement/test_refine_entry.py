@@ -290,18 +290,11 @@ def test_shards_of_other_rows_models_or_prompts_are_refused_and_other_addresses_
 
 
 class TellsQuestionsApart(StubEncoder):
-    """Questions differ by their first word; answers are all somewhat alike."""
+    """Questions differ by their first word; answers are all alike."""
 
     def embed(self, texts):
-        vectors = np.zeros((len(texts), 64), np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            if text.endswith("?"):
-                vector[int(text.split()[0].strip("q?"))] = 1
-            else:  # gold answers have something of their own
-                vector[63] = 1
-                vector[sum(map(ord, text)) % 63] += text.startswith("answer")
-                vector /= np.linalg.norm(vector)
-        return vectors
+        return np.eye(64, dtype=np.float32)[[
+            int(text.split()[0].strip("q?")) if text.endswith("?") else 63 for text in texts]]
 
 
 def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_path, monkeypatch):

@@ -129,10 +129,7 @@ def test_rounds_stop_early_and_the_best_one_wins(tmp_path, scores, rounds, chose
     assert table[0].completion == chosen
     _, decisions, _ = refined(tmp_path / "greedy", roles, fusion_rounds=3, rewrite_temperature=0.0)
     assert len(decisions[0]["rounds"]) == 1
-
-
-def test_without_fusion_rounds_the_filtered_rewrite_is_the_answer(tmp_path):
-    table, decisions, summary = refined(tmp_path, Roles(writer()), fusion_rounds=0)
+    table, decisions, summary = refined(tmp_path / "none", Roles(writer()), fusion_rounds=0)
     assert [one.source for one in table] == ["rewrite", "gold"]
     assert decisions[0]["why"] == "it passed the filter, and no fusion was asked for"
     assert summary["engines"]["fuser"] is None
