@@ -31,7 +31,6 @@ def options(*argv):
 @pytest.mark.parametrize(("argv", "said"), [
     (["--use_peft"], "peft is needed"),
     (["--report_to", "tensorboard"], "accelerate is needed"),
-    (["--teacher", "other/model", "--teacher_quantization", "int8"], "torchao is needed"),
 ])
 def test_packages_that_options_imply_are_missed_at_the_start(argv, said, tmp_path):
     with pytest.raises(UserError, match=said):

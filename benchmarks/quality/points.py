@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from raft_fast.evaluation.both_models import Answers
 from raft_fast.evaluation.drift import TokenDrift
-from raft_fast.evaluation.scores import BEHAVIOUR, METRICS, Pair, pairs
+from raft_fast.evaluation.scores import METRICS, WORD, Pair, pairs
 from raft_fast.run.errors import UserError
 
 Values = dict[str, list[Pair | None]]
@@ -57,10 +57,8 @@ MEASURES = {
     DISTANCE: Measure("relative ℓ2 distance of the weights", False),
     "domain.words": Measure("words, held-out", None),
     "domain.cut_off": Measure("cut off, held-out", None),
-    "domain.refused": Measure("refused, held-out", None),
     "general.words": Measure("words, general", None),
     "general.cut_off": Measure("cut off, general", None),
-    "general.refused": Measure("refused, general", None),
 }
 CURVES = ("step", "loss", "sft_loss", "kl_loss", "lambda", "ce_kl_ratio", "teacher_mass", "grad_norm",
           "rollout_seconds", "teacher_seconds", "train_seconds", "tokens", "skipped")  # of metrics.jsonl
@@ -112,7 +110,7 @@ def measure(answers: Answers, drift: dict[str, list[TokenDrift]]) -> Values:
                      for part, records in answers.items() for metric in METRICS[part]}
     for part, texts in drift.items():
         found |= {f"{part}.{metric}": [one.part(metric) for one in texts]
-                  for metric in ("kl", "nll", "agreement")}
+                  for metric in ("kl", "nll")}
     return {name: [None if pair is None else (round(float(pair[0]), 6), pair[1]) for pair in rows]
             for name, rows in found.items()}
 
@@ -126,24 +124,25 @@ def read_cell(folder: Path) -> Outcome:
 
 
 def read_point(path: Path, answers: Path | None = None) -> Measured:
-    """A point with the behaviour of its answers, a jury's verdicts and the distance of its weights."""
+    """A point with the length of its answers, a jury's verdicts and the distance of its weights."""
     point = Measured.load(read_json(path))
     answers = answers or path.with_suffix(".generations.jsonl")
     verdicts = verdicts_path(answers)
-    values = behaviour_of(answers) | (_pairs(read_json(verdicts)["values"]) if verdicts.is_file() else {})
+    values = lengths_of(answers) | (_pairs(read_json(verdicts)["values"]) if verdicts.is_file() else {})
     moved = {"all": 0.0} if point.step == 0 else point.extra["weights"]
     if moved:  # none for a LoRA adapter that is not merged
         values[DISTANCE] = [(moved["all"], 1.0)]
     return replace(point, values=point.values | values)
 
 
-def behaviour_of(path: Path) -> Values:
-    """Words, cut-offs and refusals of every answer, by part; nothing where the answers are gone."""
-    parts: dict[str, list[Record]] = {}
-    for record in read_lines(path):
-        parts.setdefault(record["suite"], []).append(record)
-    return {f"{part}.{metric}": pairs(records, metric)
-            for part, records in parts.items() for metric in BEHAVIOUR}
+def lengths_of(path: Path) -> Values:
+    """Words of every answer and whether it was cut off, by part; nothing where the answers are gone."""
+    found: Values = {}
+    for one in read_lines(path):
+        failed, words = one["error"] is not None, len(WORD.findall(one["answer"]))
+        for name, length in (("words", words), ("cut_off", one["finish_reason"] == "length")):
+            found.setdefault(f"{one['suite']}.{name}", []).append(None if failed else (float(length), 1.0))
+    return found
 
 
 def verdicts_path(answers: Path) -> Path:

@@ -201,16 +201,7 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
     """
     with reporter.phase("read rows"):
         source, apart = rows or options.data or str(quickstart_rows()), held or training.heldout_data
-        try:
-            table = read_table(source, options.max_bad_rows, prompts)
-        except UserError as error:
-            if prompts or not only_prompts(source):
-                raise
-            raise UserError(
-                f"{source}: its rows are prompts without answers: add the column completion, or distil on "
-                "the prompts alone with --recipe on_policy --sft false --teacher NAME (here: --recipe "
-                f"{training.recipe} --sft {str(training.sft).lower()} --teacher {training.teacher})"
-            ) from error
+        table = read_table(source, options.max_bad_rows, prompts)
         train, heldout, aside = hold_out(table, apart, training, options, prompts)
         pin_inputs(run_dir, {"the data": fingerprint_rows([*table.rows, *heldout] if apart else table.rows)})
         chosen = spread(train, options.max_rows, options.seed)

@@ -21,7 +21,8 @@ from raft_fast.run.terminal import visible
 HUB_SECONDS = 5
 LAYOUTS = (("messages",), ("prompt", "completion"), ("question", "answer"))
 ALWAYS = ("row_id", "id", "category", "weight", "gold", "rewrite", "fused", "source", "similarity")
-NEEDED = "prompt and completion, question and answer, or messages"
+NEEDED = ("prompt and completion, question and answer, or messages; prompts alone need --recipe on_policy "
+          "--sft false --teacher NAME")
 COLUMNS = {*ALWAYS, *(name for layout in LAYOUTS for name in layout)}
 UNREAD = object()  # the value of a column that is left in its file
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}

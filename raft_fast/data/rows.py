@@ -108,9 +108,7 @@ def to_row(record: Any, default_id: str, unused: dict[str, None], prompts: bool 
                                                   "have a user turn before the answer"))
     if any(one.get("weight") in OFF for one in (record, turns[-1][1])):
         raise BadRowError("has weight 0: is not to be trained on")
-    similarity = record.get("similarity") if _filled(record.get("similarity")) else None
-    if not (similarity is None or (isinstance(similarity, int | float) and math.isfinite(similarity))):
-        raise BadRowError(f"similarity must be a number, is {type(similarity).__name__}")
+    similarity = record.get("similarity")
     texts = {name: _text(record[name], name) for name in SOURCES if _filled(record.get(name))}
     for part, used in [(record, (*ALWAYS, *layout)), *((turn, TURN) for _, turn in turns)]:
         for name, value in part.items():
@@ -123,7 +121,7 @@ def to_row(record: Any, default_id: str, unused: dict[str, None], prompts: bool 
         completion=completion,
         category=_label(record, "category"),
         source=source if (source := record.get("source")) in SOURCES else "gold",
-        similarity=similarity,
+        similarity=similarity if isinstance(similarity, float) and math.isfinite(similarity) else None,
         **{"gold": completion, **texts},
     )
 
@@ -195,12 +193,11 @@ def _joined(content: Any, name: str) -> Any:
     other parts."""
     if not isinstance(content, list) or not content:
         return content
-    parts = [part if isinstance(part, dict) else {"type": type(part).__name__} for part in content]
-    if other := [str(part.get("type")) for part in parts if part.get("type") not in TEXTS]:
-        raise BadRowError(f"{name} must be text, is a list of {names(dict.fromkeys(other))}")
-    if not all(isinstance(part.get("text"), str) for part in parts):
-        raise BadRowError(f"{name} must be text, has a part without text")
-    return "".join(part["text"] for part in parts)
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind not in TEXTS or not isinstance(part.get("text"), str):
+            raise BadRowError(f"{name} must be text, has a part without text (type {str(kind)[:50]})")
+    return "".join(part["text"] for part in content)
 
 
 def _text(value: Any, name: str) -> str:

@@ -5,6 +5,7 @@ neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md).
 """
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from raft_fast.data.rows import Rejected, Row
 from raft_fast.data.texts import letters
-from raft_fast.run.files import read_json, replacing, write_json
+from raft_fast.run.files import replacing, write_json
 from raft_fast.run.options import ScreenOptions
 from raft_fast.run.progress import Reporter
 
@@ -33,7 +34,6 @@ UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 EMBED_TEXTS = 1024  # texts embedded at once
 BLOCK, BASE_ROWS = 1024, 32_768  # vectors of one matrix product: 128 MiB of scores
-GPU_K = 2048  # the most neighbours that faiss finds on a GPU
 DIGITS = 4  # similarities are compared to these: batch size and device change the digits after
 LONGER = 2  # a reference this much longer than any question is compared by words alone
 
@@ -58,76 +58,48 @@ def embed_to_file(
 ) -> np.ndarray:
     """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
 
-    `texts` gives them anew each time. A file made by the same encoder from the same texts is used as it is;
-    one that cannot be read is made again.
+    `texts` gives them anew each time. The file ends with a hash of texts and encoder: with the same one it
+    is used as it is, else it is made again.
     """
-    digest, note, done = hashlib.sha256(), path.with_suffix(".json"), 0
+    digest = hashlib.sha256(encoder.identity.encode())
     for text in texts():
         digest.update(hashlib.sha256(text.encode()).digest())
-    key = {"encoder": encoder.identity, "texts": digest.hexdigest()}
-    with suppress(Exception):  # numpy fails at garbage in many ways, and embedding again is always right
-        kept = np.lib.format.open_memmap(path, "r")
-        if read_json(note) == key and kept.ndim == 2 and len(kept) == count and kept.dtype == np.float32:
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-digest.digest_size, os.SEEK_END)
+        if file.read() == digest.digest():
             advance(count)
-            return kept
-    note.unlink(missing_ok=True)
-    coming = iter(texts())
+            return np.load(path, mmap_mode="r")
+    coming, shape = iter(texts()), (0, 0)
     with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
         while block := list(islice(coming, EMBED_TEXTS)):
             found = encoder.embed(block)
-            if not done:
+            if not shape[0]:
+                shape = count, found.shape[1]
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,
-                                                            "shape": (count, found.shape[1])})
+                                                            "shape": shape})
             file.write(found.astype("<f4").tobytes())
-            done += len(block)
             advance(len(block))
-        if not done or done != count:
-            raise ValueError(f"{count} texts were promised and {done} given")
-    write_json(key, note)
+        file.write(digest.digest())
     return np.load(path, mmap_mode="r")
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
             among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """For queries, float32 [Q, D], the k vectors of float32 [N, D] (of those `among`, bool [N]) with the
-    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact;
-    by FAISS where it is installed, else by torch."""
-    chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
-    search = _search()
-    scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    for begin in range(0, len(chosen), BASE_ROWS):
-        own = chosen[begin : begin + BASE_ROWS]
-        best, places = search(np.array(queries), vectors[own], min(k, len(own)), device)
-        scores, ids = np.hstack([scores, best]), np.hstack([ids, own[places]])
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
-    return scores, ids
-
-
-def _search() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    try:
-        import faiss  # noqa: F401
-    except ImportError:  # absent, or made for another CUDA
-        return _by_torch
-    return _by_faiss
-
-
-def _by_torch(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact."""
     import torch
 
-    best = (torch.from_numpy(queries).to(device) @ torch.from_numpy(base).to(device).T).topk(k)
-    return best.values.cpu().numpy(), best.indices.cpu().numpy()
-
-
-def _by_faiss(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
-    import faiss
-
-    index: Any = faiss.IndexFlatIP(base.shape[1])
-    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and k <= GPU_K:
-        place = int(device.partition(":")[2] or 0)
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), place, index)
-    index.add(base)
-    return index.search(queries, k)
+    chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
+    asked = torch.from_numpy(np.array(queries)).to(device)
+    scores, ids = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+    for begin in range(0, len(chosen), BASE_ROWS):
+        own = chosen[begin : begin + BASE_ROWS]
+        found = (asked @ torch.from_numpy(vectors[own]).to(device).T).topk(min(k, len(own)))
+        scores = torch.cat([scores, found.values.cpu()], 1)
+        ids = torch.cat([ids, torch.from_numpy(own)[found.indices.cpu()]], 1)
+        scores, order = scores.topk(min(k, scores.shape[1]))
+        ids = ids.gather(1, order)
+    return scores.numpy(), ids.numpy()
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.distillation.callbacks import Callback, MetricsLog, OverProcesses, TrainingState
-from raft_fast.distillation.checkpoint import Resumable, seed_process
+from raft_fast.distillation.checkpoint import Resumable
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
 from raft_fast.distillation.metrics import Clock, peak_memory, speeds
@@ -18,6 +20,7 @@ from raft_fast.distillation.student import adamw, checkpoint_activations, schedu
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import FullWeights, spread
+from raft_fast.engines import stable_seed
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -38,7 +41,6 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     engine samples from another model.
     """
     processes, size = Processes(), rows_per_step(options, run_dir)
-    seed_process(processes, seed, 0)  # dropout; rollouts have seeds of their own
     steps = plan(rows, options, seed, size)
     student.train()
     if teacher is not None:
@@ -55,19 +57,21 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         engine = rollout_engine or make_engine(options, chat, student)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
     state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps))
-    run = Resumable(state, stepper, scheduler, rollouts, size, seed, fingerprint_rows(rows))
+    run = Resumable(state, stepper, scheduler, rollouts, size, fingerprint_rows(rows))
     run.restore()
     listeners = OverProcesses([MetricsLog(run_dir), *callbacks], processes)
     state.listeners = listeners
     listeners.on_begin(state)
 
     for step in range(state.step, state.step if state.finished else len(steps)):
+        own_seed = stable_seed(seed, step, processes.rank)
+        torch.manual_seed(own_seed)  # a resumed run needs no other random state
         clock = Clock(student.device)
         with clock.part("rollout_seconds"):  # Eq. 6, for as many steps as one refill feeds
             trajectories = rollouts.take(step, student) if rollouts else []
         examples = [stepper.example(row, trajectories[draws * place : draws * (place + 1)])
                     for place, row in enumerate(steps[step])]
-        metrics = run_halving(stepper, examples)  # Eqs. 7-12
+        metrics = run_halving(stepper, examples, own_seed)  # Eqs. 7-12
         if not metrics["skipped"]:
             scheduler.step()
 

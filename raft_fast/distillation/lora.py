@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 
-from raft_fast.distillation.weights import check_names, read_safetensors
+from raft_fast.distillation.weights import read_safetensors
 from raft_fast.models.architecture import beside_text
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.options import AdapterOptions
@@ -88,9 +88,7 @@ class Adapter:
         self.peft.peft_config["default"].save_pretrained(str(folder))
 
     def read(self, folder: Path) -> dict[str, torch.Tensor]:
-        tensors, own = read_safetensors(folder), self._tensors()
-        check_names([name for name in own if name not in tensors], set(tensors) - set(own))
-        return tensors
+        return read_safetensors(folder, self._tensors())
 
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
         from peft import set_peft_model_state_dict

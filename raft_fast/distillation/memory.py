@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import psutil
 import torch
 
-from raft_fast.distillation.checkpoint import random_state, set_random_state
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.losses import ce_chunk
 from raft_fast.distillation.planning import RowLengths
@@ -72,15 +70,16 @@ def show_memory(found: Mapping[str, float], device: torch.device) -> None:
         console.print(f"warning: this will probably not fit: {LESS_MEMORY}", markup=False, soft_wrap=True)
 
 
-def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]:
-    """`stepper.run`; out of memory, micro-batches are halved for good and the step is retried, with every
-    random generator reset. λ then comes from the averages of the step before, as in any step of several
+def run_halving(stepper: Stepper, examples: Sequence[Example], seed: int) -> dict[str, Any]:
+    """`stepper.run`; out of memory, micro-batches are halved for good and the step is retried, with dropout
+    from the same `seed`. λ then comes from the averages of the step before, as in any step of several
     micro-batches. Raises UserError if one row is too much, if the optimizer had begun to update weights, or
     with several processes, since the others would wait."""
-    before, updating = random_state(), list[bool]()
+    updating = list[bool]()
     hook = stepper.optimizer.register_step_pre_hook(lambda *_: updating.append(True))
     try:
         while True:
+            torch.manual_seed(seed)
             try:
                 return stepper.run(examples)
             except torch.OutOfMemoryError as error:
@@ -93,10 +92,9 @@ def run_halving(stepper: Stepper, examples: Sequence[Example]) -> dict[str, Any]
             if updating or rows == 1 or stepper.processes.size > 1:
                 at = "in the optimizer's update" if updating else f"with {rows} rows a micro-batch"
                 raise UserError(f"out of memory {at} ({reason}): {LESS_MEMORY}")
-            stepper.limits = replace(stepper.limits, rows=(rows + 1) // 2)
+            stepper.halved_to = (rows + 1) // 2
             console.print(f"out of memory with {rows} rows a micro-batch: retrying the step with "
-                          f"micro-batches of {stepper.limits.rows} rows; gradients are unchanged, λ comes "
+                          f"micro-batches of {stepper.halved_to} rows; gradients are unchanged, λ comes "
                           "from the averages of the step before", markup=False, soft_wrap=True)
-            set_random_state(before)
     finally:
         hook.remove()

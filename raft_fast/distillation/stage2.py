@@ -24,7 +24,7 @@ from raft_fast.engines.load import engine_of, load_local, not_a_server
 from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.fetch import own_folder
-from raft_fast.models.load import pick_device, quantization_config
+from raft_fast.models.load import pick_device
 from raft_fast.run.errors import UserError, require
 from raft_fast.run.fetch import check_upload
 from raft_fast.run.files import write_jsonl
@@ -46,7 +46,6 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
         require("peft", "lora")
     if train.distillation:
         check_rollouts(train, processes, device.type == "cuda")
-        quantization_config(train.teacher_quantization, device)
     check_upload(options.watch, run_dir)
     if run_dir.exists():
         return
@@ -99,8 +98,7 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
         teacher = engine_of(given, original.chat.tokenizer, options.train.teacher, options.model,
                             options.engines)
     elif options.train.teacher != "self":
-        teacher = load_local(options.train.teacher, options.model, options.engines,
-                             quantization=options.train.teacher_quantization, option="--teacher")
+        teacher = load_local(options.train.teacher, options.model, options.engines, option="--teacher")
         check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
     shared_rows(options.train.teacher_top_k, *(head_of(one.model).weight.shape[0]
                                                for one in (teacher, original)))

@@ -25,7 +25,8 @@ class Stepper:
     """Holds what every step needs; `run` is the step, which all processes take together.
 
     student_pass: the student with the losses of `terms`, spread over the processes (`weights.spread`).
-    `limits` cut a step into micro-batches; lowering them changes neither losses nor gradients at equal λ.
+    `limits` cut a step into micro-batches, of `halved_to` rows at most where memory was too scarce for more:
+    lowering them changes neither losses nor gradients at equal λ.
     """
 
     student_pass: Any
@@ -37,8 +38,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.balance = Balance.of(self.options)
-        self.limits = Limits(self.options.per_device_train_batch_size,
-                             self.options.max_tokens_per_micro_batch)
+        self.halved_to: int | None = None
         self.parameters = [p for p in self.student_pass.parameters() if p.requires_grad]
         self.device, self.processes = self.parameters[0].device, Processes()
         self.taught = [term for term in self.terms if term.taught]
@@ -46,10 +46,9 @@ class Stepper:
             raise ValueError(f"the terms {[term.name for term in self.taught]} need a teacher")
 
     @property
-    def halved_to(self) -> int | None:
-        """Rows of a micro-batch where memory was too scarce for as many as the options ask."""
-        rows = self.limits.rows
-        return rows if rows < self.options.per_device_train_batch_size else None
+    def limits(self) -> Limits:
+        rows = self.options.per_device_train_batch_size
+        return Limits(min(rows, self.halved_to or rows), self.options.max_tokens_per_micro_batch)
 
     def example(self, row: Row, trajectories: Sequence[list[int]]) -> Example:
         """Render a row for every term; token ids only from here on."""

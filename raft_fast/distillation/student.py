@@ -9,11 +9,11 @@ from transformers import get_scheduler
 
 from raft_fast.distillation.lora import Adapter, merged_weights
 from raft_fast.distillation.teacher import Teaching
-from raft_fast.distillation.weights import FullWeights, copied, whole_model
+from raft_fast.distillation.weights import FullWeights, whole_model
 from raft_fast.models.architecture import beside_text
 from raft_fast.models.chat import Chat
 from raft_fast.models.fetch import fetch_model
-from raft_fast.models.load import frozen_dtype, load_model, made_ready
+from raft_fast.models.load import frozen_dtype, load_model
 from raft_fast.models.whole import check_written
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_folder
@@ -72,10 +72,8 @@ class FullStudent:
         Processes().first(write)
         model.zero_grad(set_to_none=True)
         dtype = frozen_dtype(model.device)
-        if self.theirs and model is self.model:
-            if model.dtype == dtype:
-                return model.eval()
-            return made_ready(copied(model, dtype), None, "RUN/model")
+        if self.theirs and model is self.model and model.dtype != dtype:
+            model = copy.deepcopy(model)
         return model.eval().requires_grad_(False).to(dtype)
 
     def release(self) -> None:
@@ -89,8 +87,7 @@ class LoraStudent:
     """
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
-        self.model, self.options, self.inside = adapter.model, options, True
-        self.weights = adapter
+        self.model, self.options, self.weights = adapter.model, options, adapter
 
     def teaching(self, teacher: Any) -> Teaching | None:
         return self.weights.off if teacher is self.model else None
@@ -106,9 +103,7 @@ class LoraStudent:
                           ).requires_grad_(False)
 
     def release(self) -> None:
-        if self.inside:
-            self.weights.remove()
-        self.inside = False
+        self.weights.remove()
 
 
 def _save(folder: Path, model: Any, state: dict[str, torch.Tensor] | None, chat: Chat) -> None:

@@ -1,7 +1,7 @@
 """The student's weights: over processes (DDP copies, FSDP2 parts), in full, and in folders of safetensors."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,9 @@ class FullWeights:
 
     def gather(self) -> None:
         """Bring sharded weights to the first process, where `save` writes them; all processes take part."""
-        if is_sharded(self.model):
-            self.whole = gathered(self._tensors())
+        self.whole = gathered(self._tensors()) if is_sharded(self.model) else {}
 
     def save(self, folder: Path) -> None:
-        """Write the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
         self.model.generation_config.save_pretrained(folder)
@@ -46,11 +44,7 @@ class FullWeights:
         self.whole = {}
 
     def read(self, folder: Path) -> dict[str, torch.Tensor]:
-        """All tensors of the folder. Raises ValueError if one is missing or unknown."""
-        tensors = read_safetensors(folder)
-        check_names([name for name in self._tensors() if name not in tensors],
-                    set(tensors) - set(self.model.state_dict()))
-        return tensors
+        return read_safetensors(folder, self._tensors())
 
     @torch.no_grad()
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -63,19 +57,17 @@ class FullWeights:
         """The state dict, of tied weights the first name alone."""
         once = {name for name, _ in self.model.named_parameters()}
         every = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in every - once}
+        tied = every - once
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in tied}
 
 
-def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of every .safetensors file in the folder."""
-    return {name: tensor for file in sorted(folder.glob("*.safetensors"))
-            for name, tensor in load_file(file).items()}
-
-
-def check_names(missing: list[str], unknown: set[str]) -> None:
-    """Raises ValueError if a tensor is missing or unknown."""
-    if missing or unknown:
-        raise ValueError(f"its weights are not the model's: {[*missing, *sorted(unknown)][:3]}")
+def read_safetensors(folder: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The tensors of all .safetensors files in the folder. Raises ValueError unless these are their names."""
+    tensors = {name: tensor for file in sorted(folder.glob("*.safetensors"))
+               for name, tensor in load_file(file).items()}
+    if wrong := sorted(tensors.keys() ^ set(names)):
+        raise ValueError(f"its weights are not the model's: {wrong[:3]}")
+    return tensors
 
 
 def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
@@ -126,12 +118,8 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """In full and in main memory, one after another, on the first process only; all take part."""
-    is_first, whole = Processes().is_first, {}
-    for name, tensor in tensors.items():
-        full = whole_tensor(tensor)
-        if is_first:
-            whole[name] = full.cpu()
-    return whole
+    is_first, whole = Processes().is_first, ((name, whole_tensor(one)) for name, one in tensors.items())
+    return {name: tensor.cpu() for name, tensor in whole if is_first}
 
 
 def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,6 @@ from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.load import Quantization
 
 
 def load_engine(
@@ -33,7 +32,7 @@ def load_engine(
 
 def load_local(
     spec: str, options: ModelOptions, engines: EngineOptions, batch_size: int = 32,
-    quantization: "Quantization" = "none", option: str = "model", tokenizer: Any = None,
+    option: str = "model", tokenizer: Any = None,
 ) -> "HFEngine":
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process; `tokenizer`
     instead of the folder's own."""
@@ -44,12 +43,11 @@ def load_local(
     name, revision, option = (
         (options.model, options.revision, "--model") if spec == "self" else (spec, None, option))
     folder = fetch_model(name, revision, option)
-    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), quantization, option)
+    model = load_model(folder, options, frozen_dtype(pick_device(options.device)), option)
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     chat = load_chat(folder, model, engines.chat_template_kwargs, tokenizer)
     told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
-    bits = "" if quantization == "none" else f" {quantization}"
-    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", bits, batch_size)
+    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size)
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
@@ -66,14 +64,14 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
         made_ready(model, device, name)
     chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, "", batch_size)
+    return _engine(model, chat, identity, batch_size)
 
 
-def _engine(model: Any, chat: Any, identity: str, bits: str, batch_size: int) -> "HFEngine":
+def _engine(model: Any, chat: Any, identity: str, batch_size: int) -> "HFEngine":
     from raft_fast.engines.hf import HFEngine
 
     told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}{bits}", batch_size)
+    return HFEngine(model, chat, f"{identity}{told}", batch_size)
 
 
 def not_a_server(teacher: str) -> str:

@@ -13,7 +13,7 @@ from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, Suite, compare_general, fixed_slice, verify
 from raft_fast.evaluation.jury import Jury, add_accuracy
 from raft_fast.evaluation.lm_eval import Tasks, run_tasks
-from raft_fast.evaluation.scores import MODELS, Record, behaviour, compare_scores, score_answer
+from raft_fast.evaluation.scores import MODELS, Record, compare_scores, score_answer
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_json, write_jsonl
@@ -66,7 +66,6 @@ def evaluate(
         "models": {name: engine.identity for name, engine in engines.items()},
         "general": exam.general and compare_general(exam.general, base["general"], trained["general"]),
         "general_skipped": exam.general_skipped, "intervals": INTERVALS, "options": vars(options),
-        "behaviour": {part: behaviour(base[part], trained[part]) for part in base if part != "paraphrases"},
         "drift": _drift(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
     write_json(result, output_dir / FILE)  # already: a failing judge costs only its votes

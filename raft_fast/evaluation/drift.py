@@ -5,8 +5,7 @@ prompts (sampled, so that the mean estimates the KL of whole answers) and on gen
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,15 +25,12 @@ TEXT_TOKENS = 512  # longer texts are cut
 Probes = dict[str, list[View]]
 
 
-@dataclass(frozen=True)
-class TokenDrift:
-    """Sums over the `tokens` of one text: KL(base ‖ trained) and negative log-likelihoods in nats, and the
-    number of tokens on which both models have the same most likely token."""
+class TokenDrift(NamedTuple):
+    """Sums over the `tokens` of one text: KL(base ‖ trained) and negative log-likelihoods, in nats."""
 
     kl: float
     base_nll: float
     nll: float
-    agreement: int
     tokens: int
 
     def part(self, metric: str) -> Pair | None:
@@ -56,14 +52,13 @@ def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, 
     """The model's own answers to the prompts, sampled at temperature 1, as token ids."""
     conversations = [[Message(role="user", content=prompt.text)] for prompt in asked]
     prompts = [engine.chat.student_prompt(messages) for messages in conversations]
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     views: list[View] = [View([], [])] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
-        for start in range(0, len(order), engine.batch_size):
-            chosen = order[start : start + engine.batch_size]
+        for chosen in buckets(lengths, engine.batch_tokens, engine.batch_size):
+            seeds = [stable_seed(0, conversations[index]) for index in chosen]
             drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
-                                 max_new_tokens, 1.0,
-                                 [stable_seed(0, conversations[index]) for index in chosen])
+                                 max_new_tokens, 1.0, seeds)
             for index, completion in zip(chosen, drawn, strict=True):
                 views[index] = View(prompts[index], completion)
             advance(len(chosen))
@@ -79,20 +74,18 @@ def measure_drift(base: HFEngine, trained: HFEngine, probes: Probes, reporter: R
 
 def summarize_drift(measured: dict[str, list[TokenDrift]]) -> dict[str, Any]:
     """Means over tokens with intervals (perplexity is the exponential of nll)."""
-    def summarized(drifts: list[TokenDrift]) -> dict[str, Any]:
-        kl, agreement, base, trained = ([one.part(metric) for one in drifts]
-                                        for metric in ("kl", "agreement", "base_nll", "nll"))
-        return {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts), "kl": bootstrap(kl),
-                "agreement": bootstrap(agreement), "nll": compare_pairs(base, trained)}
-
-    return {name: summarized(drifts) for name, drifts in measured.items()}
+    return {name: {"texts": len(drifts), "tokens": sum(one.tokens for one in drifts),
+                   "kl": bootstrap([one.part("kl") for one in drifts]),
+                   "nll": compare_pairs([one.part("base_nll") for one in drifts],
+                                        [one.part("nll") for one in drifts])}
+            for name, drifts in measured.items()}
 
 
 @torch.inference_mode()
 def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, reporter: Reporter,
                    phase: str) -> list[TokenDrift]:
     """Both models on the completion tokens of each view, in order."""
-    found = [TokenDrift(0.0, 0.0, 0.0, 0, 0)] * len(views)
+    found = [TokenDrift(0.0, 0.0, 0.0, 0)] * len(views)
     answered = [index for index, view in enumerate(views) if view.completion]
     with reporter.phase(phase, len(answered), "texts") as advance:
         for group in buckets([len(views[index].ids) for index in answered], BUCKET_TOKENS):
@@ -100,22 +93,19 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
             members = [views[index] for index in chosen]
             hidden = [completion_hidden(model, members, pad_id) for model in (base, trained)]
             split = (one.split(LOGIT_ROWS) for one in (*hidden, completion_ids(members, hidden[0].device)))
-            table = torch.cat([
+            sums_N3 = torch.cat([
                 _by_token(head_of(base).logits(left), head_of(trained).logits(right), ids_N)
                 for left, right, ids_N in zip(*split, strict=True)])
-            for index, part in zip(chosen, table.split([len(view.completion) for view in members]),
+            for index, part in zip(chosen, sums_N3.split([len(view.completion) for view in members]),
                                    strict=True):
-                kl, base_nll, nll, agreement = part.sum(0).tolist()
-                found[index] = TokenDrift(kl, base_nll, nll, round(agreement), len(part))
+                found[index] = TokenDrift(*part.sum(0).tolist(), len(part))
             advance(len(chosen))
     return found
 
 
 def _by_token(base_NV: torch.Tensor, trained_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
-    """float64 [N, 4]: KL(base ‖ trained), both models' negative log-likelihood of `ids_N`, agreement."""
+    """float64 [N, 3]: KL(base ‖ trained), both models' negative log-likelihood of `ids_N`."""
     vocab = min(base_NV.shape[1], trained_NV.shape[1])  # heads of one family may be padded differently
     p, q = (logits[:, :vocab].log_softmax(-1) for logits in (base_NV, trained_NV))
-    kl = (p.exp() * (p - q)).sum(-1)
-    same = p.argmax(-1) == q.argmax(-1)
     nll = [-logs.gather(1, ids_N[:, None])[:, 0] for logs in (p, q)]
-    return torch.stack([kl, *nll, same.to(kl.dtype)], 1).double()
+    return torch.stack([(p.exp() * (p - q)).sum(-1), *nll], 1).double()

@@ -16,22 +16,7 @@ MODELS = ("base", "trained")
 DOMAIN = {"token_f1": True, "similarity": True, "number_f1": True, "nll": False}
 GENERAL = dict.fromkeys(("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction"), True)
 METRICS = {"domain": DOMAIN, "paraphrases": DOMAIN, "general": GENERAL}
-BEHAVIOUR = ("words", "cut_off", "refused")
 WORD = re.compile(r"\w+")
-OPENING = 240  # characters in which a refusal is looked for
-# English only, like the general prompts
-REFUSAL = re.compile(r"""
-    \bas\ an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)\b
-  | \bi(?:'m|\ am)\ (?:very\ |so\ )?(?:sorry|afraid),?\ (?:but\ )?i\b
-  | (?:^|[.!]\ )(?:sorry|i\ apologi[sz]e|my\ apologies),?\ (?:but\ )?i\b
-  | \bi(?:'m|\ am)\ (?:unable|not\ able)\ to\b
-  | \bi\ (?:must|have\ to)\ (?:decline|refuse)\b
-  # only verbs of helping somebody: "I cannot build there" is a landowner's sentence
-  | \bi(?:\ can(?:'t|\ ?not)|\ won't|\ will\ not|\ (?:decline|refuse)\ to
-       |(?:'m|\ am)\ not\ (?:allowed|permitted|going)\ to)\ (?:\w+\ )?
-    (?:help|assist|answer|respond|provide|give|comply|fulfil|tell\ you|share|discuss|advise|disclose|
-       say(?=[.,!]|$)|do\ (?:this|that|so)(?=[.,!]|$))
-""", re.IGNORECASE | re.VERBOSE)
 RESAMPLES = 2000
 Z_95 = 1.959964
 Record = dict[str, Any]  # a line of generations.jsonl
@@ -96,22 +81,12 @@ def compare_scores(part: str, base: Sequence[Record], trained: Sequence[Record])
                           for model, records in both.items()}}
 
 
-def behaviour(base: Sequence[Record], trained: Sequence[Record]) -> dict[str, Any]:
-    """Mean number of words, share of answers cut off and share of refusals, with the change."""
-    return {metric: compare_pairs(pairs(base, metric), pairs(trained, metric)) for metric in BEHAVIOUR}
-
-
 def pairs(records: Sequence[Record], metric: str) -> list[Pair | None]:
-    """(value, weight) of every record for a metric of `METRICS` or `BEHAVIOUR`; None where it has none."""
+    """(value, weight) of every record for a metric of `METRICS`; None where it has none."""
     return [_pair(record, metric) for record in records]
 
 
 def _pair(record: Record, metric: str) -> Pair | None:
-    if metric in BEHAVIOUR:
-        answer = record["answer"]
-        return None if record["error"] is not None else (float(
-            len(WORD.findall(answer)) if metric == "words" else
-            refuses(answer) if metric == "refused" else record["finish_reason"] == "length"), 1.0)
     if metric in GENERAL:
         kind, level = metric.split("_")
         if (followed := record[kind]) is None:
@@ -132,8 +107,3 @@ def score_answer(gold: str, answer: str) -> dict[str, float | None]:
 def _f1(left: Counter[Any], right: Counter[Any]) -> float:
     total = left.total() + right.total()
     return 2 * (left & right).total() / total if total else 1.0
-
-
-def refuses(answer: str) -> bool:
-    """Whether an answer begins with a refusal."""
-    return bool(REFUSAL.search(answer[:OPENING].replace("’", "'")))

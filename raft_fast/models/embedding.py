@@ -18,9 +18,8 @@ ROOM_FOR_CUTS = 2  # tokens: a piece may come out a little longer when it is tok
 class Encoder:
     """A sentence-transformers model. Safe to use from several threads; they take turns."""
 
-    def __init__(self, path: Path | str, device: str = "cpu", *, prompt: str = "") -> None:
-        """`prompt` stands before every text: the name of one of the model's own, or a text. Raises UserError
-        for a model that cannot be loaded or a prompt that it does not have."""
+    def __init__(self, path: Path | str, device: str = "cpu") -> None:
+        """Raises UserError for a model that cannot be loaded."""
         from sentence_transformers import SentenceTransformer
 
         with load_reports() as reports:
@@ -31,12 +30,7 @@ class Encoder:
             except Exception as error:  # a folder can be wrong in any way
                 raise UserError(f"--encoder {path}: cannot be loaded: {why(error, reports)}") from error
         check_encoder(f"--encoder {path}", self.model, reports)
-        known = {"": self.model.prompts.get(self.model.default_prompt_name or "", ""), **self.model.prompts}
-        if prompt not in known and not prompt.endswith((" ", ":")):
-            raise UserError(f"--encoder_prompt {prompt}: is not a prompt of the encoder (it has: "
-                            f"{', '.join(filter(known.get, known)) or 'none'}); a text of your own must end "
-                            "with a space or a colon")
-        self.prompt = known.get(prompt, prompt)
+        self.prompt = self.model.prompts.get(self.model.default_prompt_name or "", "")
         self.device = device
         content = fingerprint(Path(path), SENTENCE_ENCODER) if Path(path).is_dir() else str(path)
         self.identity = f"{content} float32 {self.prompt!r}"  # not where it lies: folders are moved

@@ -1,11 +1,11 @@
-"""Loading models, tokenizers and the sentence encoder; fewer bits for a frozen teacher."""
+"""Loading models, tokenizers and the sentence encoder."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,10 +14,8 @@ from raft_fast.models.chat import Chat, check_rows
 from raft_fast.models.embedding import Encoder
 from raft_fast.models.fetch import fetch_model
 from raft_fast.models.whole import load_whole, why
-from raft_fast.run.errors import UserError, first_line, require
+from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import ModelOptions
-
-Quantization = Literal["none", "int8", "nf4"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,15 +35,11 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype,
-               quantization: Quantization = "none", option: str = "--model") -> Any:
+def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype, option: str = "--model") -> Any:
     """The causal language model that `option` names, whole (`load_whole`), in `dtype` on --device."""
-    device = pick_device(options.device)
-    quantizer = quantization_config(quantization, device)
-    placed = {"quantization_config": quantizer, "device_map": {"": device}} if quantizer else {}
     attention = None if options.attn_implementation == "auto" else options.attn_implementation
-    model = load_whole(folder, f"{option} {folder}", dtype=dtype, attn_implementation=attention, **placed)
-    return made_ready(model, None if quantizer else device, str(folder))
+    model = load_whole(folder, f"{option} {folder}", dtype=dtype, attn_implementation=attention)
+    return made_ready(model, pick_device(options.device), str(folder))
 
 
 def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
@@ -90,26 +84,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_encoder(options: ModelOptions) -> Encoder:
     """The sentence encoder φ that --encoder names."""
-    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)),
-                   prompt=options.encoder_prompt)
-
-
-def quantization_config(kind: Quantization, device: torch.device) -> Any:
-    """The argument of `from_pretrained`: torchao's int8 for weights alone, or bitsandbytes' 4 bits. Raises
-    UserError if the library is missing, or does not work on this device."""
-    if kind == "none":
-        return None
-    if kind == "nf4" and device.type != "cuda":
-        raise UserError("--teacher_quantization nf4: bitsandbytes' 4 bits need a GPU; int8 works here")
-    require({"nf4": "bitsandbytes", "int8": "torchao"}[kind], "quantization")
-    from transformers import BitsAndBytesConfig, TorchAoConfig
-
-    if kind == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                  bnb_4bit_compute_dtype=torch.bfloat16)
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    return Encoder(fetch_model(options.encoder, option="--encoder"), str(pick_device(options.device)))
 
 
 def check_loaded(option: str, model: Any) -> None:
@@ -158,6 +133,7 @@ def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
     digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        numbers = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
+        plain = tensor if type(tensor) is torch.Tensor else tensor.dequantize()  # torchao's
+        numbers = plain.flatten()[:: max(1, tensor.numel() // 4096)]
         digest.update(numbers.double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

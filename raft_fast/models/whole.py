@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.terminal import visible
 
-LAYER = re.compile(r"\.\d+\.")
 SHOWN = 3  # weights that an error names
 GENERATION = "generation_config.json"
 AGAIN = "copy or download the folder again"
@@ -106,18 +104,13 @@ def _quantized(config: Any) -> bool:
 def _misplaced(unexpected: Sequence[str], model: Any) -> list[str]:
     """Names of weights without which the model computes something else: of a further layer, of a module that
     it has (q_proj.bias), or beside these in a layer (q_norm.weight, an adapter that was not merged). Those of
-    a head, a tower, multi-token prediction or a mask that attention keeps as `bias` are not."""
+    a head, a tower or a mask that attention keeps as `bias` are not; nor is multi-token prediction, which
+    transformers knows by its names."""
     prefix = f"{model.base_model_prefix}."  # not every folder has it
-    kinds = {LAYER.sub(".*.", name) for name in model.state_dict()}
-    # of a further layer with parts that no other has (multi-token prediction)
-    extra = {found[0] for name in unexpected if LAYER.sub(".*.", name) not in kinds
-             if (found := re.match(rf".*?{LAYER.pattern}", name))}
     modules = {name.removeprefix(prefix): module for name, module in model.named_modules()}
     stacks = tuple(f"{name}." for name, one in modules.items() if isinstance(one, torch.nn.ModuleList))
 
     def belongs(name: str) -> bool:
-        if name.startswith(tuple(one for one in extra if one[:-1].removeprefix(prefix) not in modules)):
-            return False
         home, _, leaf = name.removeprefix(prefix).rpartition(".")
         if home in modules:
             return any(True for _ in modules[home].parameters(recurse=False))
@@ -132,11 +125,10 @@ def _check_finite(source: str, model: torch.nn.Module) -> None:
 
 
 def _finite(tensor: Any) -> bool:
-    """In one pass, without a copy; for quantized weights the scales, not numbers of eight bits or fewer."""
-    if is_traceable_wrapper_subclass(tensor):
-        return all(_finite(getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0])
-    return (not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.itemsize == 1
-            or not tensor.numel() or tensor.is_meta or bool(torch.stack(tensor.aminmax()).isfinite().all()))
+    """In one pass, without a copy; numbers of eight bits or fewer and quantized weights are not looked at."""
+    return (not isinstance(tensor, torch.Tensor) or is_traceable_wrapper_subclass(tensor)
+            or not tensor.is_floating_point() or tensor.itemsize == 1 or not tensor.numel() or tensor.is_meta
+            or bool(torch.stack(tensor.aminmax()).isfinite().all()))
 
 
 def _refuse(source: str, what: str, names: Iterable[str], instead: str = OR_CONFIG) -> None:

@@ -20,7 +20,6 @@ PARTS = {
     "general": "General: IFBench",
     "lm_eval": "Other suites, by lm-eval",
     "drift": "Drift from the base",
-    "behaviour": "Length and refusals of the answers",
 }
 LABELS = {
     "jury": "Correct by the jury",
@@ -32,9 +31,6 @@ LABELS = {
     "strict_instruction": "Instructions followed, strict",
     "loose_prompt": "Prompts followed, loose",
     "loose_instruction": "Instructions followed, loose",
-    "words": "words per answer",
-    "cut_off": "answers cut off",
-    "refused": "answers that refuse",
 }
 DRIFT = {"own": "the base's own answers", "text": "general text"}
 NONE, TOO_FEW, ENOUGH = "–", "too few rows", 10
@@ -127,9 +123,6 @@ def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
     if part == "lm_eval":
         for task, metrics in found["tasks"].items():
             yield from ((f"{task}, {name.removesuffix(',none')}", metric) for name, metric in metrics.items())
-    elif part == "behaviour":
-        for suite, metrics in found.items():
-            yield from ((f"{suite}: {LABELS[name]}", metric) for name, metric in metrics.items())
     elif part == "drift":
         lower = {"higher_is_better": False}
         for suite, what in DRIFT.items():

@@ -33,8 +33,9 @@ KINDS: dict[Any, tuple[str, str]] = {
 DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
            "eval_general_max_new_tokens": 64, "generation_tokens": 32768, "eval_prompts": None,
            "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
-           "license": "unknown", "language": None, "tokens_per_minute": 0, "requests_per_minute": 0,
-           "generation": "batch", "engine_overrides": {}, "price": None}
+           "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
+           "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
+           "teacher_quantization": "none"}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,

@@ -38,7 +38,6 @@ class ModelOptions(Group, pins="refinement"):
 
     model: str = option(SMOLLM2, "The instruct model, a folder or hub name; for evaluate RUN/model.")
     encoder: str = option(MINILM, "Sentence encoder: a folder or a sentence-transformers name.")
-    encoder_prompt: str = option("", "Prefix of encoded texts, or the name of a prompt of the encoder's.")
     revision: str | None = option(None, "Revision of the model on the hub.")
     device: str = free("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     attn_implementation: str = free("auto", "auto, sdpa, flash_attention_2 (both packed) or eager (padded).")
@@ -134,7 +133,6 @@ class TrainOptions(Group, pins="training"):
     distillation: bool = option(True, "Distil the frozen teacher on the student's own trajectories.")
     teacher: str = distilled("self", "Frozen teacher: self (before training), or one with the same "
                              "tokenizer.")
-    teacher_quantization: Literal["none", "int8", "nf4"] = distilled("none", "Of a separate teacher.")
     teacher_sees_answer: bool = distilled(True, "Show the teacher the training answer (Eq. 7).")
     learning_rate: float = option(5e-6, "Peak learning rate of AdamW.", above=0)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = option("constant", "After warm-up.")
@@ -188,8 +186,6 @@ class TrainOptions(Group, pins="training"):
                        "put user and password into ~/.netrc")
         check(self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"at most --lambda_max {self.lambda_max}")
-        check(self.teacher_quantization == "none" or self.teacher != "self", "--teacher_quantization",
-              self.teacher_quantization, "none where --teacher is self")
         check(self.max_steps != 0, "--max_steps", 0, "-1 or at least 1")
 
 

@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from written import GOOD, texts
+from written import GOOD, jsonl, texts
 
 from raft_fast.data.dataset import read_table
 from raft_fast.data.rows import OnDisk
@@ -164,17 +164,6 @@ def test_parquet_of_other_types_and_nulls(tmp_path):
     assert (found.notes, len(found.rejected)) == ([], 1)
 
 
-def test_a_parquet_that_is_cut_or_damaged_is_one_line(tmp_path):
-    rows = [{"question": f"q{number}" * 9, "answer": "a"} for number in range(4000)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    whole = (tmp_path / "a.parquet").read_bytes()
-    half = len(whole) // 2
-    for data in (whole[:half], whole[:half] + b"\xff" * 99 + whole[half + 99 :]):
-        (tmp_path / "a.parquet").write_bytes(data)
-        with pytest.raises(UserError, match=r"a\.parquet: cannot be read as \.parquet"):
-            read_table(str(tmp_path / "a.parquet"), 0.5)
-
-
 @pytest.mark.parametrize("splits", [(), ("train",), ("test", "train"), ("test",), ("test", "validation")])
 def test_the_split_train_or_the_only_one_is_taken(tmp_path, monkeypatch, splits):
     rows = datasets.Dataset.from_list([{**GOOD, "when": 1}, {**GOOD, "when": 2}])
@@ -191,21 +180,14 @@ def test_the_split_train_or_the_only_one_is_taken(tmp_path, monkeypatch, splits)
         assert (len(found.rows), found.notes) == (2, [UNUSED + "when"])
 
 
-def save_as(path, columns, values):
-    """One row, in the format of the path's ending."""
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table([[value] for value in values], names=columns), path)
-    elif path.suffix == ".csv":
-        path.write_text(f"{','.join(columns)}\n{','.join(values)}\n")
-    else:
-        path.write_text(json.dumps(dict(zip(columns, values, strict=True))))
-    return str(path)
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 @pytest.mark.parametrize(("columns", "row_id", "asked"), [
     ([" Question", "Note", "ANSWER ", "Id"], "4", "1"),
     (["Question", "question", "answer", "ID"], "4", "2"), (["Id", "id", "Question", "answer"], "2", "3")])
 def test_columns_are_known_in_any_case_and_exact_names_come_first(tmp_path, name, columns, row_id, asked):
-    (found,) = read_table(save_as(tmp_path / name, columns, ["1", "2", "3", "4"]), 0).rows
+    record = dict(zip(columns, "1234", strict=True))
+    source = jsonl(tmp_path / name, [record])
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist([record]), source)
+    (found,) = read_table(source, 0).rows
     assert (found.row_id, found.prompt[0]["content"]) == (row_id, asked)

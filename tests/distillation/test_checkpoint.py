@@ -2,28 +2,21 @@
 
 import errno
 import itertools
-import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from faults import Killed, calls, fault
 from safetensors.torch import load_file, save_file
 from tiny import make_model
 from transformers import AutoModelForCausalLM, MixtralConfig
-from watched_run import same_weights
+from watched_run import run, same_weights
 
 from raft_fast.distillation import FullWeights
-from raft_fast.distillation.checkpoint import (
-    checkpoints,
-    moments,
-    random_state,
-    restore,
-    save_checkpoint,
-    set_random_state,
-)
+from raft_fast.distillation.checkpoint import checkpoints, moments, restore, save_checkpoint
+from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.distillation.weights import read_safetensors
+from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 
 
@@ -32,84 +25,66 @@ class OneTensor:
 
     def __init__(self, value):
         self.tensor = torch.full((3,), float(value), requires_grad=True)
+        self.optimizer = torch.optim.AdamW([self.tensor], lr=0.0)
 
     def save(self, folder):
         folder.mkdir()
         save_file({"tensor": self.tensor.detach()}, folder / "tensor.safetensors")
 
     def read(self, folder):
-        return read_safetensors(folder)
+        return read_safetensors(folder, {"tensor"})
 
     def put(self, tensors):
         self.tensor.data.copy_(tensors["tensor"])
 
 
-def save(folder, step, keep=2):
+def save(folder, step):
     """A checkpoint whose every part says which step it is."""
     weights = OneTensor(step)
-    optimizer = torch.optim.AdamW([weights.tensor], lr=0.0)
     weights.tensor.grad = torch.full((3,), float(step))
-    optimizer.step()
-    torch.manual_seed(step)
-    state = {"note": step, "random": random_state()}
-    return save_checkpoint(folder, step, weights, moments(optimizer), state, keep)
+    weights.optimizer.step()
+    return save_checkpoint(folder, step, weights, moments(weights.optimizer), {"note": step}, keep=2)
 
 
-def load(folder, draws=True):
-    """The step every part agrees on; no warning allowed unless the test asks for one."""
+def load(folder):
+    """The step every part agrees on."""
     weights = OneTensor(-1)
-    optimizer = torch.optim.AdamW([weights.tensor], lr=0.0)
-    state = restore(folder, weights, optimizer)
-    if state is None:
+    if (state := restore(folder, weights, weights.optimizer)) is None:
         return None
-    set_random_state(state["random"])
     step = state["step"]
     assert state["note"] == step
     assert torch.equal(weights.tensor, torch.full((3,), float(step)))
-    assert torch.allclose(optimizer.state[weights.tensor]["exp_avg"], torch.full((3,), 0.1 * step))
-    if draws:
-        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(step)))
+    moment = weights.optimizer.state[weights.tensor]["exp_avg"]
+    assert torch.allclose(moment, torch.full((3,), 0.1 * step))
     return step
 
 
-def every_fault(tmp_path, monkeypatch, error, **events):
-    """(call that failed, folder) for a save interrupted at each of its calls, with two good ones before."""
-    save(tmp_path / "before", 1)
-    save(tmp_path / "before", 2)
+@pytest.mark.parametrize(("error", "only"), [
+    (Killed(), {}),
+    (OSError(errno.ENOSPC, "No space left"), {"events": {"open", "os.mkdir", "os.rename", "fsync"}})])
+def test_an_end_at_any_call_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch, capsys, error, only):
+    """And the next save succeeds, tidies up and keeps two. A full disk leaves no half itself."""
+    for step in (1, 2):
+        save(tmp_path / "before", step)
+    found = set()
     for at in itertools.count():
         folder = tmp_path / f"fault-{at}"
         shutil.copytree(tmp_path / "before", folder)
         (folder / ".partial-step-000009").mkdir()  # of an earlier kill
-        with fault(folder, monkeypatch, at, error, **events) as failed:
+        with fault(folder, monkeypatch, at, error, **only) as failed:
             try:
                 save(folder, 3)
             except type(error):
                 assert failed
         if not failed:
-            return
-        yield failed[0], folder
-
-
-def test_a_kill_at_any_call_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch, capsys):
-    found = set()
-    for _call, folder in every_fault(tmp_path, monkeypatch, Killed()):
-        found.add(load(folder))
-        save(folder, 4)  # and the next one succeeds, tidies up and keeps two
+            break
+        found.add(step := load(folder))
+        assert isinstance(error, Killed) or step == 3 or not (folder / ".partial-step-000003").exists()
+        save(folder, 4)
         assert load(folder) == 4
         assert len(list(folder.iterdir())) == 2
     assert found == {2, 3}
     assert capsys.readouterr().err == ""
-
-
-def test_a_full_disk_at_any_call_keeps_the_old_one_and_leaves_no_half(tmp_path, monkeypatch):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    writing = {"open", "os.mkdir", "os.rename", "fsync"}
-    steps = set()
-    for call, folder in every_fault(tmp_path, monkeypatch, full, events=writing):
-        steps.add(load(folder))
-        if load(folder) == 2:
-            assert not (folder / ".partial-step-000003").exists(), call
-    assert steps == {2, 3}
 
 
 def test_every_file_is_durable_before_the_name_and_the_name_before_anything_else(tmp_path, monkeypatch):
@@ -166,17 +141,26 @@ def test_what_else_stands_beside_the_checkpoints(tmp_path):
                                                             "step-1000000"]
 
 
-def test_every_random_generator_goes_on_where_it_was(tmp_path):
-    def draw():
-        return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()),
-                float(torch.rand(())), float(torch.randn(()))]
+class Counting(BatchedRollouts):
+    asked = 0
 
-    draw()
-    save(tmp_path, 1)
-    expected = draw()
-    draw()
-    load(tmp_path, draws=False)
-    assert draw() == expected
+    def sample(self, draws, logprobs=False):
+        self.asked += 1
+        return super().sample(draws, logprobs)
+
+    def state(self):
+        return {"asked": self.asked}
+
+    def load(self, state):
+        self.asked = state["asked"]
+
+
+def test_an_engine_goes_on_with_its_state(tmp_path, chat):
+    first, second = (Counting(chat, Sampling(8, 1.0)) for _ in range(2))
+    run(tmp_path / "run", chat, rollout_engine=first)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000006")
+    run(tmp_path / "run", chat, rollout_engine=second)
+    assert second.asked == first.asked == 6
 
 
 def family(name, seed):

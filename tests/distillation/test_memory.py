@@ -8,7 +8,6 @@ from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
 from raft_fast.distillation import Adapter, Draw, measure, memory, rollout_engines
-from raft_fast.distillation.checkpoint import random_state
 from raft_fast.distillation.memory import estimate, run_halving, show_memory
 from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.engines import Sampling
@@ -37,7 +36,7 @@ def scarce(stepper, rows):
 
 def halving(stepper, rows):
     pairs = zip(rows[:4], TRAJECTORIES, strict=True)
-    return run_halving(stepper, [stepper.example(row, [z]) for row, z in pairs])
+    return run_halving(stepper, [stepper.example(row, [z]) for row, z in pairs], seed=3)
 
 
 @pytest.mark.parametrize("fits", [1, 3])
@@ -45,18 +44,17 @@ def halving(stepper, rows):
 def test_halving_gives_the_same_gradient_at_equal_lambda(chat, rows, fits, balance):
     gradients, states = [], []
     for most in (4, fits):
-        torch.manual_seed(3)
         stepper = without_update(stepper_of(chat, balance=balance))
         stepper.balance.weight = lambda: 0.7
         stepper.balance.weight_with = lambda *_: torch.tensor(0.7, dtype=torch.float64)
         scarce(stepper, most)
         halving(stepper, rows)
         gradients.append([p.grad.clone() for p in stepper.parameters])
-        states.append(random_state()["torch"])
+        states.append(torch.rand(3).tolist())
         assert stepper.limits.rows <= most
     for whole, cut in zip(*gradients, strict=True):
         assert (whole - cut).norm() <= 1e-5 * whole.norm()
-    assert states[0] == states[1]  # the random numbers of the failed tries were taken back
+    assert states[0] == states[1]  # a failed try leaves no trace in dropout
 
 
 def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):

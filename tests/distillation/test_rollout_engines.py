@@ -12,7 +12,6 @@ from transformers import ContinuousBatchingConfig, LlamaConfig, LlamaForCausalLM
 from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Adapter, Draw
-from raft_fast.distillation.checkpoint import go_on, of_each_process, seed_process
 from raft_fast.distillation.rollout_engines import (
     BatchedRollouts,
     ContinuousRollouts,
@@ -167,24 +166,3 @@ def test_continuous_batching_that_loses_a_trajectory_is_an_error(chat, monkeypat
     monkeypatch.setattr(LlamaForCausalLM, "generate_batch", lambda *_, **__: {})
     with pytest.raises(UserError, match=r"its scheduler stopped\): use .*--rollout_engine transformers"):
         engine.sample(DRAWS[:1], logprobs=True)
-
-
-def test_every_process_goes_on_with_its_own_random_numbers():
-    def drawn(process, engine):
-        go_on(kept, engine, process, [0, 5])
-        return torch.rand(()).item()
-
-    processes = [SimpleNamespace(rank=rank, size=2, collect=list) for rank in range(2)]
-    kept, expected = [], []
-    for process, rows in zip(processes, (8, 16), strict=True):
-        seed_process(process, 0, 0)
-        engine = BatchedRollouts(None, None)
-        engine.rows = rows
-        kept += of_each_process(engine, process)
-        expected.append(torch.rand(()).item())
-    assert expected[0] != expected[1]  # dropout masks of two processes have nothing in common
-    engines = [BatchedRollouts(None, None) for _ in processes]
-    assert list(map(drawn, processes, engines)) == expected
-    assert [engine.rows for engine in engines] == [8, 16]
-    alone = SimpleNamespace(rank=0, size=1)
-    assert drawn(alone, engines[0]) == drawn(alone, engines[1]) not in expected

@@ -11,10 +11,8 @@ from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.both_models import evaluate_domain
 from raft_fast.evaluation.scores import (
-    behaviour,
     bootstrap,
     pairs,
-    refuses,
     score_answer,
     share,
 )
@@ -121,29 +119,3 @@ def test_bootstrap_covers_repeats_and_is_paired():
     assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
     assert bootstrap(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
-
-
-def test_length_cuts_and_refusals():
-    def record(answer, finish_reason="stop", error=None):
-        return {"answer": answer, "finish_reason": finish_reason, "error": error}
-
-    base = [record("One two three."), record("Four five.", "length"), record("", error="down")]
-    trained = [record("One."), record("I'm sorry, but I can't help with that."), record("Fine.")]
-    found = behaviour(base, trained)
-    assert (found["words"]["base"]["mean"], found["words"]["base"]["n"]) == (2.5, 2)
-    assert (found["cut_off"]["change"]["mean"], found["refused"]["base"]["mean"]) == (-0.5, 0)
-    assert found["refused"]["change"] | {"low": 0, "high": 0} == {"mean": 0.5, "low": 0, "high": 0, "n": 2}
-
-
-@pytest.mark.parametrize(("answer", "refused"), [
-    ("As an AI language model, I have no opinion.", True), ("I’m sorry, I can’t do this.", True),
-    ("I must decline.", True), ("I cannot help you with that.", True), ("I won't say.", True),
-    ("Sorry, but I do not answer such questions.", True), ("I'm not allowed to say.", True),
-    ("You cannot help but notice the sea.", False),  # the words of a refusal, and none
-    ("No, I'm not permitted to put up a charging box without an electrician.", False),
-    ("If I cannot build there, I can appeal within three weeks.", False),
-    ("The board may refuse to give a permit, and I must then tear it down.", False),
-    ("I am sorry to hear that your roof leaks. Call an inspector.", False),
-    ("word " * 100 + "I cannot help.", False)])
-def test_refusals_come_first_and_say_so(answer, refused):
-    assert refuses(answer) is refused

@@ -19,26 +19,12 @@ weight = torch.randint(-2, 3, (43, 5)).double()
 bias, k = torch.randn(43).double(), 30
 
 
-def leave():
-    """End without shutting the interpreter down, which the group's threads may outlive.
-
-    DTensor keeps the mesh, so destroying the group does not join them. One that still holds a tensor
-    of the last collective asks for the interpreter's lock to release it; during a shutdown that aborts.
-    """
-    dist.destroy_process_group()
-    os._exit(0)
-
-
-def leaves(*tensors):
-    return [t.clone().requires_grad_() for t in tensors]
-
-
 mesh = init_device_mesh("cpu", (world,))
 # every process its own data, and a sharded head, which is gathered: the gradient comes back sharded, and is
 # the average, sharded by hand and by FSDP2
 own = [hidden + 0.3 + i for i in range(world)]
 seen = [topk_targets(h - 0.5, weight, k) for h in own]
-w, b = leaves(weight, bias)
+w, b = (t.clone().requires_grad_() for t in (weight, bias))
 sum(topk_kl_loss(h, w, t, bias=b) for h, t in zip(own, seen, strict=True)).div(world).backward()
 sharded, sharded_bias = (
     distribute_tensor(t, mesh, [Shard(0)]).requires_grad_() for t in (weight, bias))
@@ -69,4 +55,7 @@ for head_by_itself in (False, True):
     topk_kl_loss(spread(own[rank]), spread.lm_head.weight, seen[rank]).backward()
     for got, right in zip(spread.parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(got.grad.full_tensor(), right.grad)
-leave()
+# without shutting the interpreter down, which the group's threads may outlive: DTensor keeps the mesh, so
+# destroying the group does not join them, and one that still holds a tensor would abort
+dist.destroy_process_group()
+os._exit(0)

@@ -95,14 +95,16 @@ def test_extra_memory_stays_below_its_bound(run, dtype, n, k, vocab, d):
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_a_divergence_takes_a_few_slices(divergence, softcap):
-    """Above its logits and the gradient it saves, each one number a pair."""
+def test_a_divergence_takes_a_few_slices_and_waits_for_no_value(divergence, softcap):
+    """Above its logits and the gradient it saves, each one number a pair. Reading a value of a tensor without
+    data raises, and would make a GPU wait."""
     with Alive() as alive:
         logits, logprobs = (torch.empty(8192, 2048, device="meta", requires_grad=r) for r in (True, False))
         weights = torch.empty(8192, device="meta")
         value = TokenDivergence.apply(logits, logprobs, weights, 1.5, 1.0, softcap, divergence, 0.3)
         saved = value.grad_fn.saved_tensors
     assert alive.above([logits, logprobs, weights, value, *saved]) <= 200 * MIB
+    value.sum().backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

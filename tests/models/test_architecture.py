@@ -1,7 +1,5 @@
-"""Models that are not built like Llama (one that sees images too, one without positions); and a teacher of
-fewer bits."""
+"""Models that are not built like Llama: one that sees images too, one without positions, a quantised one."""
 
-import importlib.util
 import json
 import math
 from types import SimpleNamespace
@@ -10,19 +8,19 @@ import pytest
 import torch
 from test_families import SMALL, build
 from tiny import make_model, make_rows, make_tokenizer
-from transformers import Llama4ForCausalLM, Llama4TextConfig
+from transformers import AutoModelForCausalLM, Llama4ForCausalLM, Llama4TextConfig, TorchAoConfig
 
 from raft_fast.distillation import Adapter, Teacher
 from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
 from raft_fast.distillation.weights import check_shards
-from raft_fast.engines.load import load_local
+from raft_fast.engines.load import engine_of
 from raft_fast.models.architecture import beside_text, check_head, layers, packs, positions, rope_switches
 from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
-from raft_fast.models.load import load_model, quantization_config
+from raft_fast.models.load import load_model
 from raft_fast.models.packing import completion_hidden
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions, TrainOptions
+from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions
 from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 CPU = ModelOptions(device="cpu")
@@ -114,41 +112,16 @@ def test_a_model_that_cannot_be_sharded_is_refused_before_anything_is_paid_for()
         check_shards(*taken)
 
 
-def test_four_bits_need_a_gpu_and_fewer_bits_their_library(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    with pytest.raises(UserError, match="nf4: bitsandbytes' 4 bits need a GPU; int8 works here"):
-        quantization_config("nf4", cpu)
-    with pytest.raises(UserError, match="--teacher_quantization int8: must be none where --teacher is self"):
-        TrainOptions(teacher_quantization="int8")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for kind, device, library in (("int8", cpu, "torchao"), ("nf4", cuda, "bitsandbytes")):
-        with pytest.raises(UserError, match=rf"{library} is needed.*pip install .*\[quantization\]"):
-            quantization_config(kind, device)
-
-
-def stored_bytes(tensor):
-    """What a weight takes, quantised ones with their scales."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.nbytes
-
-
-def test_an_int8_teacher_says_nearly_the_same(chat, tmp_path):
+def test_an_int8_teacher_that_is_passed_says_nearly_the_same(chat, tmp_path):
     pytest.importorskip("torchao")
-    model = make_model(1, hidden_size=64)
-    model.save_pretrained(tmp_path)
-    chat.tokenizer.save_pretrained(tmp_path)
-    engine = load_local(str(tmp_path), CPU, EngineOptions(), quantization="int8")
-    found = engine.model
-    assert engine.identity == f"{load_local(str(tmp_path), CPU, EngineOptions()).identity} int8"
-    assert type(found.lm_head.weight) is torch.nn.Parameter  # the head makes targets: untouched
-    plain, small = (stored_bytes(one.model.layers[0].mlp.up_proj.weight) for one in (model, found))
-    assert plain / 4 <= small <= plain / 3  # and the scales
-    teacher = Teacher(found, chat, 16, 1.5)
-    views = [View(teacher.prompt(row), [70, 71, 72, 2]) for row in make_rows(3)]
-    with torch.no_grad():
-        wanted, got = (completion_hidden(one, views, chat.pad_id) for one in (model, found))
-    assert 0 < (wanted - got).norm() < 0.1 * wanted.norm()
-    targets = teacher.targets(views)
-    assert targets.ids.shape == (12, 16)
-    assert ((targets.mass > 0) & (targets.mass <= 1)).all()
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    make_model(1, hidden_size=64).save_pretrained(tmp_path)
+    hidden, views = [], [View(chat.student_prompt(row.prompt), [70, 71, 72, 2]) for row in make_rows(3)]
+    for how in (None, TorchAoConfig(Int8WeightOnlyConfig())):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how)
+        engine = engine_of(model, chat.tokenizer, "it", CPU, EngineOptions())
+        targets = Teacher(engine.model, chat, 16, 1.5).targets(views)
+        assert ((targets.mass > 0) & (targets.mass <= 1)).all()
+        hidden.append(completion_hidden(engine.model, views, chat.pad_id).detach())
+    assert 0 < (hidden[0] - hidden[1]).norm() < 0.1 * hidden[0].norm()

@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 from raft_fast.distillation.examples import Reading
 from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
-from raft_fast.models.packing import completion_hidden, pad
+from raft_fast.models.packing import pad
 from raft_fast.run.errors import UserError
 
 USER = [{"role": "user", "content": "How high?"}]
@@ -60,18 +60,6 @@ def test_no_doubled_bos():
     chat = Chat(make_tokenizer(NO_SYSTEM))
     for ids in (chat.sft_view(USER, "Yes.").ids, chat.teacher_prompt(USER, "Yes.")):
         assert ids.count(chat.tokenizer.bos_token_id) == 1
-
-
-def test_hidden_states_do_not_depend_on_the_company(model):
-    """Masks come from lengths: neighbours of any length, and pad == eos, change nothing."""
-    views = [View([5, 6, 7], [8, 2]), View([5] * 40, [9, 9, 9, 2]), View([4, 4], [])]
-    for implementation in ("packed", "sdpa"):
-        model.set_attn_implementation(implementation)
-        together = completion_hidden(model, views, pad_id=2).split([2, 4, 0])
-        for view, found in zip(views, together, strict=True):
-            single = completion_hidden(model, [view], pad_id=0)
-            assert found.shape == single.shape
-            assert not len(single) or (found - single).abs().max() < 1e-5
 
 
 def test_what_cannot_be_aligned_is_refused():

@@ -10,7 +10,6 @@ from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from raft_fast.models.embedding import Encoder, unit
-from raft_fast.run.errors import UserError
 
 WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",
          "road", "and", "river"]
@@ -54,15 +53,18 @@ def test_a_long_text_is_the_mean_of_its_pieces_weighted_by_their_tokens(folder, 
     np.testing.assert_allclose(vector, unit(8 * pieces[:1] + 5 * pieces[1:])[0], atol=1e-6)
 
 
-def test_a_prompt_by_name_or_text_stands_before_every_piece(folder):
-    by_name, by_text = Encoder(folder, prompt="STS"), Encoder(folder, prompt="query : ")
-    texts = ["a fence", " ".join(WORDS[:14])]
-    np.testing.assert_array_equal(by_name.embed(texts), by_text.embed(texts))
-    plain = SentenceTransformer(str(folder), device="cpu").encode(["query : a fence"])
-    np.testing.assert_allclose(by_name.embed(texts)[0], unit(plain)[0], atol=1e-6)
-    assert not np.allclose(by_name.embed(texts), Encoder(folder).embed(texts), atol=1e-3)
-    with pytest.raises(UserError, match=r"--encoder_prompt sts: .*it has: .*STS"):
-        Encoder(folder, prompt="sts")
+def test_the_models_default_prompt_stands_before_every_piece(folder, tmp_path):
+    prompted = SentenceTransformer(str(folder), device="cpu")
+    prompted.default_prompt_name = "STS"
+    prompted.save(str(tmp_path))
+    plain, encoder = SentenceTransformer(str(folder), device="cpu"), Encoder(tmp_path)
+    np.testing.assert_allclose(encoder.embed(["a fence"])[0],
+                               unit(plain.encode(["query : a fence"]))[0], atol=1e-6)
+    assert not np.allclose(encoder.embed(["a fence"]), Encoder(folder).embed(["a fence"]), atol=1e-3)
+    first, second = " ".join(WORDS[:6]), " ".join(WORDS[6:9])  # 12 - [CLS] query : [SEP] - 2 = 6
+    pieces = encoder.embed([first, second])
+    np.testing.assert_allclose(encoder.embed([f"{first} {second}"])[0],
+                               unit(6 * pieces[:1] + 3 * pieces[1:])[0], atol=1e-6)
 
 
 def test_empty_texts_and_broken_models_give_zeros_not_nan(folder):
@@ -82,7 +84,6 @@ def test_a_moved_encoder_is_the_same_and_a_changed_one_is_not(folder, tmp_path):
     """Pooling counts too, which lies in a folder of its own."""
     before, moved = Encoder(folder), shutil.copytree(folder, tmp_path / "elsewhere")
     assert Encoder(moved).identity == before.identity
-    assert Encoder(moved, prompt="STS").identity != before.identity
     pooling = moved / "1_Pooling/config.json"
     pooling.write_text(pooling.read_text().replace("mean", "max"))
     assert Encoder(moved).identity != before.identity

@@ -8,14 +8,13 @@ import pytest
 import torch
 from test_families import build
 from tiny import make_model
-from torch.profiler import ProfilerActivity, profile
 
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.models import attention
 from raft_fast.models.architecture import PACKED, packs, shares_prompts
 from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
-from raft_fast.models.packing import completion_hidden, consecutive, pack
+from raft_fast.models.packing import completion_hidden, pack
 
 VIEWS = [View([5, 6, 7], [8, 2]), View([5] * 20, [9, 10, 11, 2]), View([4, 4], []), View([3], [12, 13, 14])]
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
@@ -186,21 +185,6 @@ def test_a_row_holds_every_token_once_and_a_shared_one_once_in_all(model):
     assert batch.inputs["cu_seq_lens_q"].tolist() == [0, 11, 16, 19]
     assert batch.inputs["cu_seq_lens_k"].tolist() == [0, 11, 16, 27]
     assert batch.predicts.tolist() == [7, 8, 9, 12, 13, 14, 7, 16, 17]
-    model.shares_prompts = False
-    batch = pack(views, model)
-    assert batch.inputs["input_ids"].tolist() == [[token for view in views for token in view.ids]]
-    assert batch.inputs["position_ids"].tolist() == [[*range(11), *range(5), *range(11)]]
-
-
-def test_the_gradient_of_a_sequence_is_as_long_as_itself(model):
-    """A slice's is as long as the row: sixteen sequences would write sixteen rows of zeros, in each layer."""
-    def slices(count):
-        views = [View([9, *range(3, 7 + number)], [7, 8, 9]) for number in range(count)]
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            completion_hidden(model, views, pad_id=0).sum().backward()
-        return sum(one.count for one in seen.key_averages() if one.key == "aten::slice_backward")
-
-    assert slices(8) == slices(2)
 
 
 def rival(fault):
@@ -265,9 +249,3 @@ def test_a_window_that_only_the_mask_tells_of_keeps_padding():
         alone = model.get_decoder()(input_ids=torch.tensor([view.ids])).last_hidden_state[0, :-1]
         together = completion_hidden(model, [view, VIEWS[1]], pad_id=2)[:60]
     assert (together - alone).norm() <= 1e-4 * alone.norm()
-
-
-def test_consecutive_groups_keep_both_bounds():
-    assert list(consecutive([3, 3, 3, 9, 1, 1, 1], tokens=6)) == [[0, 1], [2], [3], [4, 5, 6]]
-    assert list(consecutive([1, 1, 1], tokens=100, rows=2)) == [[0, 1], [2]]
-    assert list(consecutive([], tokens=1)) == []

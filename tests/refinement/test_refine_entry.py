@@ -103,7 +103,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert {file.name for file in out.iterdir()} == {
         "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
         "journal.jsonl", "report.html", "README.md", ".lock",
-        "golds.npy", "golds.json", "screen.json", "screen"}
+        "golds.npy", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (

@@ -50,13 +50,12 @@ def test_paraphrases_have_their_rows(tmp_path):
     found = evaluate(StubEngine(lambda asked: "It depends."), StubEngine(str), make_rows(12), options,
                      OverlapEncoder(), Reporter(), tmp_path)
     assert list(dict.fromkeys(row.part for row in rows(found))) == [
-        "Domain: held-out questions", "Domain: trained questions reworded",
-        "Length and refusals of the answers"]
+        "Domain: held-out questions", "Domain: trained questions reworded"]
 
 
 def test_drift_and_other_suites_by_hand():
     nll = {"base": mean(0.7), "trained": mean(0.9), "change": mean(0.2, 0.1, 0.3)}
-    part = {"texts": 12, "tokens": 99, "kl": mean(0.12, 0.1, 0.14), "agreement": mean(0.9), "nll": nll}
+    part = {"texts": 12, "tokens": 99, "kl": mean(0.12, 0.1, 0.14), "nll": nll}
     score = {"base": {"mean": 0.25, "stderr": 0.02}, "trained": {"mean": 0.2, "stderr": None},
              "higher_is_better": True, "change": mean(-0.05, -0.09, -0.01, 541)}
     suite, kl, own, _, text = rows({

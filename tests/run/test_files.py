@@ -5,10 +5,11 @@ import json
 import os
 
 import pytest
+import yaml
 from faults import calls
 
 from raft_fast.distillation.checkpoint import newest_state, newest_whole
-from raft_fast.distillation.metrics import cut_back, whole_lines
+from raft_fast.distillation.metrics import cut_back
 from raft_fast.engines.journal import Journal
 from raft_fast.evaluation.during_training import _score, collapse_of
 from raft_fast.refinement.outputs import keep_finished
@@ -30,8 +31,8 @@ from raft_fast.run.folder import open_run, pin_inputs, save_costs
 from raft_fast.run.options import DataOptions
 from raft_fast.run.progress import Reporter
 
-GARBAGE = [b"", b"\n", b"\x80\x81\xff\n", b"7\n", b"null\n", b'"text"\n', b"[" * 5000 + b"\n",
-           bytes(64) + b"\n", b'{"a": \n', b"[1, 2]\n", b"NaN\n", b"9" * 5000 + b"\n"]
+GARBAGE = [b"", b"\x80\x81\xff\n", b"null\n", b"[" * 5000 + b"\n", bytes(64) + b"\n", b'{"a": \n',
+           b"[1, 2]\n", b"9" * 5000 + b"\n"]
 
 
 def full(_):
@@ -39,27 +40,22 @@ def full(_):
 
 
 @pytest.mark.parametrize("write", [write_json, write_yaml, lambda value, path: write_jsonl([value], path)])
-def test_a_file_survives_a_power_cut(tmp_path, monkeypatch, write):
+def test_a_file_is_written_whole_or_the_old_one_stays(tmp_path, monkeypatch, write):
     """The words are on disk before the name is, and the name before anything goes on."""
     with calls(tmp_path, monkeypatch) as seen:
         write({"step": 1}, tmp_path / "a")
     partial, folder = str(tmp_path / ".partial-a"), str(tmp_path)
     assert seen == [("open", partial), ("fsync", partial), ("os.rename", partial), ("open", folder),
                     ("fsync", folder)]
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    write_json({"good": 1}, tmp_path / "a.json")
-    for write, record, error in ((write_json, {"x": float("nan")}, ValueError),
-                                 (write_jsonl, [{"x": float("nan")}], ValueError),
-                                 (write_json, {"x": object()}, TypeError)):
-        with pytest.raises(error):
-            write(record, tmp_path / "a.json")
+    before = (tmp_path / "a").read_text()
+    for record in ({"x": float("nan")}, {"x": object()}) if write is not write_yaml else ({"x": object()},):
+        with pytest.raises((ValueError, TypeError, yaml.YAMLError)):
+            write(record, tmp_path / "a")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_json("more", tmp_path / "a.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_text() == '{\n  "good": 1\n}\n'
+        write({"step": 2}, tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == before
 
 
 def test_folders_appear_whole_or_not_at_all_and_a_seal_knows_every_file(tmp_path):
@@ -141,25 +137,17 @@ def make(folder):
     return folder
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "å"])
-def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_path, mark):
-    values = [{"a": f"one{mark}two", "step": 1}, {"a": mark, "step": 2}, {"a": None, "step": 3}]
-    path = tmp_path / "a.jsonl"
+def test_what_is_written_is_read_back_and_a_line_ends_at_a_newline_alone(tmp_path):
+    mark, path = "\u2028 \x85 \x0c å", tmp_path / "a.jsonl"
+    values = [{"a": f"one{mark}two", "step": 1}, {"a": None, "step": 2}]
     write_jsonl(values, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip(b"\n"))
     assert list(read_jsonl(path, keys=["step"])) == values
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.rstrip("\n"), encoding="utf-8")
-    assert list(read_jsonl(path)) == values
-    path.write_text(text + '{"step": 4, "torn' + mark, encoding="utf-8")
-    assert whole_lines(path) == values
+    for torn in (b'{"step": 3', b'{"step": 3}', bytes(64), b"\xc3", b""):  # a last line that a kill has cut
+        path.write_bytes(whole + torn)
+        assert cut_back(path, 9) == values
+        assert path.read_bytes() == whole
     for write, read in ((write_json, read_json), (write_yaml, read_yaml)):
-        write({"a": "\u2028 \x85 å"}, tmp_path / "a")
-        assert read(tmp_path / "a") == {"a": "\u2028 \x85 å"}
-
-
-def test_a_last_line_that_a_kill_has_torn_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for torn in (b'{"step": 3', b'{"step": 3}', bytes(64), b"\xc3", b""):
-        path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
-        assert [line["step"] for line in cut_back(path, 9)] == [1, 2]
-        assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+        write({"a": mark}, tmp_path / "a")
+        assert read(tmp_path / "a") == {"a": mark}

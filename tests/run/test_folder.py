@@ -1,6 +1,5 @@
 """A run's folder: one process, resumed with the same inputs and options, but for what it has not paid."""
 
-import dataclasses
 from typing import get_args
 
 import pytest
@@ -39,42 +38,34 @@ def stepped(folder):
     (folder / "metrics.jsonl").write_text(STEP)
 
 
-def saved(folder):
-    (folder / "checkpoints/step-000002").mkdir(parents=True)
-
-
-def test_an_option_pins_one_part_of_a_run():
+def test_options_pin_a_part_of_a_run():
     pins = {part: pinned_by(GROUPS, part) for part in get_args(Part)}
-    assert sum(map(len, pins.values())) == sum(len(dataclasses.fields(group)) for group in GROUPS)
     assert pins["rows"] >= {"data", "seed", "max_rows", "heldout", "data_source", "duplicates"}
     assert pins["refinement"] >= {"model", "encoder", "tau", "judge", "prompts", "extra_body"}
     assert pins["training"] >= {"learning_rate", "teacher_top_k", "use_peft", "eval_steps", "eval_rows"}
     assert pins["nothing"] >= {"device", "output_dir", "per_device_train_batch_size", "max_retries"}
 
 
-@pytest.mark.parametrize("log", [None, "", '{"step": 1, "torn'])
-def test_a_run_without_a_step_has_cost_nothing(folder, log):
+def test_a_run_without_a_step_has_cost_nothing(folder):
     """Out of memory in the first step, or a typo: all may change, and other files in the folder stay."""
     (folder / "mine").write_text("1")
-    if log is not None:
-        (folder / "metrics.jsonl").write_text(log)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "torn')
     assert not paid(folder)
     assert not open_run(folder, groups(learning_rate=0.1, seed=3, model="other")).resumed
     assert read_yaml(folder / "config.yaml")["model"] == "other"
     assert (folder / "mine").is_file()
 
 
-@pytest.mark.parametrize("cost", [stepped, saved])
+@pytest.mark.parametrize("cost", ["metrics.jsonl", "checkpoints/step-000002/state.json"])
 def test_once_a_step_is_done_only_how_it_is_driven_may_change(folder, cost):
-    cost(folder)
-    driven = {"gradient_checkpointing": True, "max_tokens_per_micro_batch": 4096, "save_steps": 7,
-              "per_device_train_batch_size": 4, "eval_batch_size": 2, "log_completions": True}
+    (folder / cost).parent.mkdir(parents=True, exist_ok=True)
+    (folder / cost).write_text(STEP)
+    driven = {"gradient_checkpointing": True, "save_steps": 7, "log_completions": True}
     start = open_run(folder, groups(**driven))
     assert (start.resumed, len(start.changed)) == (True, len(driven))
     assert "gradient_checkpointing is False there and True here" in start.changed
     config = read_yaml(folder / "config.yaml")
     assert {name: config[name] for name in driven} == driven
-    assert open_run(folder, groups(**driven)).changed == []
     refuse(folder, learning_rate=0.1, use_peft=True, seed=1, max_length=64, tau=0.1)
     assert read_yaml(folder / "config.yaml") == config
 
@@ -92,10 +83,8 @@ def test_another_address_of_the_same_model_is_no_other_option(folder):
 
 def test_how_a_model_is_measured_may_change_until_it_has_been(folder):
     stepped(folder)
-    (folder / "best/step-000001").mkdir(parents=True)
     assert open_run(folder, groups(general_prompts=4)).resumed
     assert (folder / "metrics.jsonl").read_text() == STEP  # nothing that training has left is forgotten
-    assert (folder / "best/step-000001").is_dir()
     refuse(folder, eval_rows=3)  # training's own evaluations have those
     (folder / "evaluation.json").write_text("{}")
     refuse(folder, general_prompts=5)
@@ -110,7 +99,7 @@ def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
         (folder / name).write_text(text)
     (folder / "best/step-000000").mkdir(parents=True)
     assert open_run(folder, groups(save_steps=3)).resumed
-    assert all((folder / name).exists() for name in left)
+    assert (folder / "best").exists()
     assert open_run(folder, groups(use_peft=True, learning_rate=1e-4, max_length=64, teacher="b")).resumed
     # what was made with other options is no longer what this run begins with
     assert not any((folder / name).exists() for name in [*left, "best"])
@@ -148,9 +137,6 @@ def test_a_folder_is_no_file_and_has_one_process(tmp_path):
 
 def test_costs_add_up_over_restarts(tmp_path):
     for _ in range(2):
-        with (reporter := Reporter()).phase("train"):
-            pass
-        save_costs(tmp_path, reporter)
-    (cost,) = read_json(tmp_path / "phases.json", kind=list)
-    assert cost["name"] == "train"
-    assert cost["peak_bytes"] > 10**6
+        save_costs(tmp_path, Reporter([("train", 2.0, 5)]))
+    assert read_json(tmp_path / "phases.json", kind=list) == [
+        {"name": "train", "seconds": 4.0, "peak_bytes": 5}]
