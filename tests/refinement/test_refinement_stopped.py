@@ -28,7 +28,6 @@ from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
 from raft_fast.refinement import Roles, pipeline
-from raft_fast.refinement.candidates import Decision
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
 
@@ -152,31 +151,6 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
 
 def texts(lines):
     return {line["key"]: line["reply"]["text"] for line in map(json.loads, lines) if "key" in line}
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks, monkeypatch, signum):
-    def terminated(number, frame):
-        raise errors.Stopped(number)
-
-    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, terminated)
-
-    def interrupted(decision):
-        if decision.row.row_id == "r11":
-            monkeypatch.setattr(Decision, "as_json", as_json)
-            os.kill(os.getpid(), signum)
-        return as_json(decision)
-
-    monkeypatch.setattr(Decision, "as_json", interrupted)
-    try:
-        with pytest.raises((KeyboardInterrupt, errors.Stopped)):
-            run(tmp_path, rows_of(40), Roles(writer()), fusion_rounds=0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
-    ids = [json.loads(line)["row_id"] for line in lines]
-    assert ids[:16] == [f"r{n}" for n in range(16)]
-    assert len(set(ids)) == len(ids)
 
 
 def start(folder):
