@@ -40,22 +40,12 @@ def test_eq1_the_rewriter_sees_question_and_gold_answer_in_the_rows_context(tmp_
     assert one.text == "rewritten 5"
 
 
-def one_rewritten(reply, similarity, tau=0.8):
-    encoder = StubEncoder({reply.text: similarity} if reply.text.strip() else {})
-    return rewritten([row("1")], [reply], encoder, tau=tau)[0]
-
-
-def answer_of(rewrite):
-    decision = choose(rewrite, [])
-    return decision.picks[0].text
-
-
 @pytest.mark.parametrize(("similarity", "passes"), [
     (0.7999, False), (0.8, True), (0.95, True), (-0.2, False)])
 def test_eq3_keeps_the_rewrite_from_tau_on(similarity, passes):
-    found = one_rewritten(Reply("rewrite"), similarity)
+    found, = rewritten([row("1")], [Reply("rewrite")], StubEncoder({"rewrite": similarity}), tau=0.8)
     assert found.passed is passes
-    assert answer_of(found) == ("rewrite" if passes else "gold answer")
+    assert choose(found, []).picks[0].text == ("rewrite" if passes else "gold answer")
     assert found.scores["similarity"] == similarity
 
 
