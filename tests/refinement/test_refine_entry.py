@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +22,8 @@ from raft_fast.run.folder import only_process
 from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.run.progress import Reporter
 
+FINISHED = (*OUTPUTS, "config.yaml", "rejected.jsonl")
+
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
@@ -35,9 +36,8 @@ def command(monkeypatch, tmp_path):
                           and "Answer to grade" in text else f"said {seed}")
 
     monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))  # what else is here changes nothing
-    models = types.ModuleType("raft_fast.models.load")
-    models.load_encoder = lambda options: StubEncoder()
-    monkeypatch.setitem(sys.modules, "raft_fast.models.load", models)
+    monkeypatch.setitem(sys.modules, "raft_fast.models.load",
+                        SimpleNamespace(load_encoder=lambda options: StubEncoder()))
     monkeypatch.setattr("raft_fast.engines.load.load_engine", load_engine)
     monkeypatch.chdir(tmp_path)
 
@@ -101,9 +101,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert loaded == [("self", "somebody/else", 5)]  # one model plays all parts
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
-        "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
-        "journal.jsonl", "report.html", "README.md", ".lock",
-        "golds.npy", "screen.json", "screen"}
+        *FINISHED, "journal.jsonl", "report.html", "README.md", ".lock", "golds.npy", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (
@@ -151,26 +149,15 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     assert not (tmp_path / "none").exists()
 
 
-def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
-        command, tmp_path, monkeypatch):
-    write(tmp_path / "rows.jsonl", *questions(6))
-    for shard in ("1/2", "2/2"):
-        command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
-    other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
-    with monkeypatch.context() as patch:
-        patch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            command(*other, "--shard", "2/2")
-    assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()
-    command(*other, "--shard", "1/2")
-    with pytest.raises(SystemExit):  # the old options made 2/2
-        command("--merge", "true", "--output_dir", "out")
-    assert not (tmp_path / "out/summary.json").exists()
-    command(*other, "--shard", "2/2")
-    command("--merge", "true", "--output_dir", "out")
-
-
-FINISHED = (*OUTPUTS, "config.yaml", "rejected.jsonl")
+def test_a_start_that_fails_leaves_finished_files_as_they_were(command, tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", *questions(3))
+    shard = ("--data", "rows.jsonl", "--output_dir", "out", "--shard", "1/1")
+    command(*shard)
+    files = {path: path.read_bytes() for path in (tmp_path / "out/shards/1-of-1").glob("*.*")}
+    monkeypatch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(*shard, "--skip_checks", "numbers")
+    assert {path: path.read_bytes() for path in files} == files
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
