@@ -107,7 +107,7 @@ def amount(steps: Sequence[Record]) -> Lines:
 
 def caveats(run: RunFiles) -> list[str]:
     """What qualifies a run's results, for page and card."""
-    found = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
+    found = [f"Training ended early: {run.collapse}."] if run.collapse else []
     found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
     if run.config.get("load_best_model_at_end"):
         found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "

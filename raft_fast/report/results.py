@@ -40,7 +40,7 @@ COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
 FILES: list[tuple[Any, ...]] = [
     ("config.yaml", {}), ("refine/summary.json", {}), ("metrics.jsonl", [], "step"),
     ("evaluation.json", {}, "domain", "general"), ("generations.jsonl", [], "suite", "model"),
-    ("phases.json", [], "name", "seconds", "peak_bytes"), ("collapse.json", {}, "step", "reason")]
+    ("phases.json", [], "name", "seconds", "peak_bytes"), ("evaluations.jsonl", [], "step")]
 Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
@@ -156,7 +156,12 @@ class RunFiles:
     evaluation: Record
     generations: list[Record]
     phases: list[Record]
-    collapse: Record
+    evaluations: list[Record]
+
+    @property
+    def collapse(self) -> str | None:
+        """Why training ended early, if it did."""
+        return self.evaluations[-1].get("collapse") if self.evaluations else None
 
 
 def read_run(run_dir: Path) -> RunFiles:
