@@ -23,19 +23,14 @@ from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 
 
-def run(folder: Path, options: TrainOptions, tied: bool = False, nudged: bool = False,
-        callbacks: Sequence[Callback] = ()) -> dict:
-    """Train the tiny model in `folder`, in as many processes as there are; its metrics and its weights,
-    before and after. `nudged`: from weights that are rounded to a neighbour."""
+def run(folder: Path, options: TrainOptions, tied: bool = False, callbacks: Sequence[Callback] = ()) -> dict:
+    """Train the tiny model in `folder`, in as many processes as there are, in float64, which hides nothing
+    behind rounding; its metrics and its weights, before and after."""
     folder.mkdir(parents=True, exist_ok=True)
-    student = make_model(0, tie_word_embeddings=tied)
-    if nudged:
-        with torch.no_grad():
-            for weight in student.parameters():
-                weight.copy_(torch.nextafter(weight, torch.rand_like(weight) - 0.5))
+    student = make_model(0, tie_word_embeddings=tied).double()
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     chat = Chat(make_tokenizer(), student.generation_config, "tiny")
-    teacher = Teacher(make_model(1), chat, options.teacher_top_k, options.distillation_temperature)
+    teacher = Teacher(make_model(1).double(), chat, options.teacher_top_k, options.distillation_temperature)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

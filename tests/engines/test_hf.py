@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from raft_fast.engines import Sampling, generation
-from raft_fast.engines.generation import Interrupt, Sampler, draw_continuously, generate_ids
+from raft_fast.engines.generation import Sampler, draw_continuously, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
@@ -68,25 +68,6 @@ def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
     other = dict(engine.generate(ASKED, replace(sampling, seed=4)))
     same = [other[index].text == together[index].text for index in range(3)]
     assert all(same) if temperature == 0 else not all(same)
-
-
-def test_an_interrupt_from_another_thread_ends_the_batch_and_begins_no_other(model, chat, monkeypatch):
-    """With its next token; a later call is not concerned."""
-    engine, sampling, own, drawn = HFEngine(model, chat, "tiny", 8), Sampling(6, 1.0), Interrupt.__call__, []
-    many = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]
-    uninterrupted = dict(engine.generate(many, sampling))
-
-    def counted(call, ids, scores, **rest):
-        drawn.append(len(ids))
-        if len(drawn) == 8:  # the second token of the second of three batches
-            engine.interrupt()
-        return own(call, ids, scores, **rest)
-
-    monkeypatch.setattr(Interrupt, "__call__", counted)
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.generate(many, sampling))
-    assert drawn == [8] * 8
-    assert dict(engine.generate(many, sampling)) == uninterrupted
 
 
 def test_threads_that_share_a_model_take_turns(engine):
