@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -72,10 +71,8 @@ def write_refine_report(folder: Path) -> Path:
 def write_page(path: Path, kicker: str, heading: str, config: Record,
                sections: Sequence[tuple[str, list[Block]]], verdict: str, notes: Sequence[str]) -> Path:
     """Write a page of titled sections; returns its path. Whatever is not Markup is escaped."""
-    environment = Environment(loader=PackageLoader("raft_fast.report", ""), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return results.write_text(environment.get_template("page.html.jinja").render(
-        kicker=kicker, heading=heading, config=config, sections=sections, verdict=verdict, notes=notes), path)
+    return results.render("page.html.jinja", path, kicker=kicker, heading=heading, config=config,
+                          sections=sections, verdict=verdict, notes=notes)
 
 
 def scores(evaluation: Record) -> list[Block]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
@@ -197,6 +198,16 @@ def read_lines(path: Path, *keys: str) -> Iterator[Record | None]:
                     yield None
 
 
+def render(template: str, path: Path, **values: Any) -> Path:
+    """Write a file from a template beside this module; returns its path. HTML is escaped, Markdown where the
+    filter `markdown` says so."""
+    environment = Environment(
+        loader=PackageLoader("raft_fast.report", ""), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, autoescape=lambda name: name is not None and ".html" in name)
+    environment.filters["markdown"] = markdown
+    return write_text(environment.get_template(template).render(values), path)
+
+
 def write_text(text: str, path: Path) -> Path:
     """Write a text file atomically; returns its path."""
     with replacing(path) as file:
@@ -237,12 +248,6 @@ def markdown(text: str) -> str:
     """Data inside Markdown: one line, no HTML and no table breaks."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(escaped.replace("|", "\\|").split())
-
-
-def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; everything in it is escaped."""
-    written = ["| " + " | ".join(map(markdown, line)) + " |" for line in (columns, *lines)]
-    return "\n".join([written[0], "|" + "---|" * len(columns), *written[1:]]) + "\n"
 
 
 def _written(number: float, form: str, signed: bool = False) -> str:
