@@ -162,7 +162,7 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
                     "judges": judges},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
         "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
-        "prompts": prompts.versions,
+        "prompts": {prompt.name: prompt.version for prompt in prompts},
         "seed": seed,
     }
 
