@@ -40,9 +40,8 @@ def test_packages_and_tokens_that_options_imply_are_missed_at_the_start(tmp_path
 
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("engine", "processes", "on_gpu", "said"), [
-    ("vllm", 1, True, "--rollout_engine vllm: vllm not installed: pip install vllm"),
-    ("vllm_server", 2, True, "trl and vllm not installed: pip install trl vllm"),
-    ("vllm", 2, True, "--rollout_engine vllm: must be vllm_server or continuous for 2 processes"),
+    ("vllm", 1, True, "--rollout_engine vllm: vllm is not installed: pip install vllm"),
+    ("vllm", 2, True, "--rollout_engine vllm: must be continuous for 2 processes"),
     ("continuous", 1, False, "--rollout_engine continuous: must be transformers on a CPU"),
 ])
 def test_a_rollout_engine_fits_the_machine(engine, processes, on_gpu, said):
