@@ -13,7 +13,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.distillation.metrics import cut_back
-from raft_fast.distillation.watching import FirstBatch, LogCompletions, Trackers, find_trackers
+from raft_fast.distillation.watching import FirstBatch, LogCompletions
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, fixed_slice, prompts_of
 from raft_fast.models.architecture import head_of
@@ -31,18 +31,16 @@ PASS_TOKENS, ANSWER_TOKENS = 8192, 64
 EvalScores = dict[str, float | None]
 
 
-def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], run_dir: Path, reporter: Reporter,
-             config: dict[str, Any]) -> list[Callback]:
-    """The callbacks that the options ask for. `original` is the engine of the model before training; `config`
-    holds every option of the run. Raises UserError for evaluations that need answers where there are none."""
+def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], reporter: Reporter
+             ) -> list[Callback]:
+    """The callbacks that the options ask for. `original` is the engine of the model before training. Raises
+    UserError for evaluations that need answers where there are none."""
     if heldout and not any(row.gold for row in heldout):
         check(not options.load_best_model_at_end, "--load_best_model_at_end", True,
               "false: the held-out rows have no answers to choose the weights by")
         check(not options.eval_steps or options.eval_general_prompts > 0, "--eval_general_prompts", 0,
               "above 0: the held-out rows have no answers, so only general drift can be watched")
     found: list[Callback] = [FirstBatch(original.chat)]
-    if kinds := find_trackers(options.report_to):
-        found.append(Trackers(kinds, run_dir, config))
     if options.log_completions:
         found.append(LogCompletions(options.log_completions_steps, original.chat))
     if options.load_best_model_at_end:
