@@ -11,8 +11,7 @@ from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, named_engines
-from raft_fast.refinement.golds import index_golds
+from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, index_golds, named_engines
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS, outcome, settings
 from raft_fast.run.errors import UserError
