@@ -96,14 +96,8 @@ def load_judges(option: str, names: str, quorum: int, load: Callable[[str], Engi
     return judges
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a row may ask one role for, at most: `times` such conversations."""
-
-    task: str
-    option: str
-    messages: list[Message]
-    times: int = 1
+Asked = dict[str, tuple[int, list[Message]]]
+"""What a row may ask for: option of the engine -> (how often at most, a conversation)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class Stage1:
 
     options: RefineOptions
     decide: "Callable[[Sequence[Row], Workbench], list[Decision]]"
-    requests: Callable[[Row, RefineOptions, Prompts], list[Request]]
+    requests: Callable[[Row, RefineOptions, Prompts], Asked]
 
 
 @dataclass(frozen=True)

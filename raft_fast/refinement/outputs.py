@@ -27,7 +27,6 @@ DEFAULTS = defaults(ALL_GROUPS)
 COUNTED = {"finished", "rows", "origins", *Tally().as_json()}  # what the rows decide
 
 
-
 class Outputs:
     """Written line by line under partial names; renamed when the block ends without an error.
 
