@@ -30,7 +30,7 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
         return LoraStudent(Adapter(original, adapter, model.model, peft_config), model)
     own = given or load_model(fetch_model(model.model, model.revision), model, torch.float32)
     own.generation_config = original.generation_config  # which names the template's end of turn
-    return FullStudent(own, theirs=given is not None)
+    return FullStudent(own)
 
 
 def check_student(original: Any, adapter: AdapterOptions, training: TrainOptions | None = None,
@@ -48,10 +48,10 @@ def check_student(original: Any, adapter: AdapterOptions, training: TrainOptions
 
 class FullStudent:
     """A model whose weights are all trained, those apart that no text passes through: a copy of the original,
-    or with `theirs` the caller's own, which keeps its precision."""
+    or the caller's own, which keeps its precision."""
 
-    def __init__(self, model: Any, theirs: bool = False) -> None:
-        self.model, self.theirs = model, theirs
+    def __init__(self, model: Any) -> None:
+        self.model = model
         for name in beside_text(model):
             model.get_submodule(name).requires_grad_(False)
         self.weights = FullWeights(model)
@@ -72,9 +72,8 @@ class FullStudent:
         Processes().first(write)
         model.zero_grad(set_to_none=True)
         dtype = frozen_dtype(model.device)
-        if self.theirs and model is self.model and model.dtype != dtype:
-            model = copy.deepcopy(model)
-        return model.eval().requires_grad_(False).to(dtype)
+        frozen = model if model.dtype == dtype else copy.deepcopy(model)
+        return frozen.eval().requires_grad_(False).to(dtype)
 
     def release(self) -> None:
         """Leave the original as it was, also if training did not come to its end."""
@@ -125,11 +124,8 @@ def adamw(student: Any, options: TrainOptions) -> torch.optim.AdamW:
 
 def schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
     """A learning rate schedule of transformers."""
-    name: str = options.lr_scheduler_type
-    if name == "constant" and options.warmup_steps:
-        name = "constant_with_warmup"
-    return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps,
-                         num_training_steps=steps)
+    name = options.lr_scheduler_type.replace("constant", "constant_with_warmup")  # the same without
+    return get_scheduler(name, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=steps)
 
 
 def checkpoint_activations(student: Any) -> None:

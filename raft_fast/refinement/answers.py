@@ -65,8 +65,8 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
     if not data.data:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
-    with reporter.phase("read rows", unit="rows") as advance:
-        table = read_table(data.data, data.max_bad_rows, rows=OnDisk(), advance=advance)
+    with reporter.phase("read rows"):
+        table = read_table(data.data, data.max_bad_rows, rows=OnDisk())
     for note in table.notes:
         reporter.say(note)
     if table.refined:

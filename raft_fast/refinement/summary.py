@@ -158,7 +158,7 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
-        "prompts": prompts.versions,
+        "prompts": {prompt.name: prompt.version for prompt in prompts},
         "seed": seed,
     }
 

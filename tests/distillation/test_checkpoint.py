@@ -141,26 +141,12 @@ def test_what_else_stands_beside_the_checkpoints(tmp_path):
                                                             "step-1000000"]
 
 
-class Counting(BatchedRollouts):
-    asked = 0
-
-    def sample(self, draws, logprobs=False):
-        self.asked += 1
-        return super().sample(draws, logprobs)
-
-    def state(self):
-        return {"asked": self.asked}
-
-    def load(self, state):
-        self.asked = state["asked"]
-
-
 def test_an_engine_goes_on_with_its_state(tmp_path, chat):
-    first, second = (Counting(chat, Sampling(8, 1.0)) for _ in range(2))
-    run(tmp_path / "run", chat, rollout_engine=first)
-    shutil.rmtree(tmp_path / "run/checkpoints/step-000006")
-    run(tmp_path / "run", chat, rollout_engine=second)
-    assert second.asked == first.asked == 6
+    engines = [BatchedRollouts(chat, Sampling(8, 1.0)) for _ in range(2)]
+    engines[0].rows = 2
+    for engine in engines:
+        run(tmp_path / "run", chat, rollout_engine=engine)
+    assert engines[1].rows == 2
 
 
 def family(name, seed):
