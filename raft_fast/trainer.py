@@ -17,7 +17,7 @@ from transformers.trainer_utils import TrainOutput
 
 from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, take_rendered, take_rows
 from raft_fast.distillation import rows_per_step
-from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks
+from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks, trackers_of
 from raft_fast.distillation.checkpoint import check_resume, checkpoints
 from raft_fast.distillation.lora import options_of
 from raft_fast.distillation.stage2 import check_stage2, load_teacher, train_student
@@ -115,7 +115,10 @@ class RAFTTrainer:
         if self._model is not None and self.processing_class is None:
             self.processing_class = load.tokenizer_of(self._model)
         self._callbacks, theirs = sorted_callbacks(callbacks or ())
-        self._events = TrainerEvents(theirs, self.args, self.processing_class)
+        told: Any = copy.copy(self.args)
+        told.output_dir = str(self.run_dir)
+        self._events = TrainerEvents(theirs, told, self.processing_class,
+                                     trackers_of(self.options.watch.report_to))
         self._original: Any = None  # engines of the model before training and after
         self._trained: Any = None
         self._encoder: Any = None
@@ -178,8 +181,7 @@ class RAFTTrainer:
         rows = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir, reporter,
                                                    method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
-        watching = watchers(options.watch, original, self._heldout, run_dir, reporter, options.flat()
-                            ) if processes.is_first else []
+        watching = watchers(options.watch, original, self._heldout, reporter) if processes.is_first else []
         self._trained = train_student(
             rows, self._terms, options, original, teacher, run_dir, reporter,
             [*self._callbacks, self._events, *watching], given=self._model,

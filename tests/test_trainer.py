@@ -163,7 +163,7 @@ def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home):
         def __getattribute__(self, name):
             if name.startswith("on_"):
                 return lambda args, state, control, logs=None, **more: heard.append(
-                    (name[3:], state.global_step, *([logs["learning_rate"]] if logs else [])))
+                    (name[3:], state.global_step, *([logs.get("learning_rate")] if logs else [])))
             return super().__getattribute__(name)
 
     class Once(TrainerCallback):
@@ -176,8 +176,8 @@ def test_callbacks_of_transformers_hear_a_run_and_may_end_it(home):
     trainer = RAFTTrainer("model", config("runs/heard", num_train_epochs=4, **watched), ROWS,
                           callbacks=[Ear(), Once])
     trainer.train()
-    assert heard == [("train_begin", 0), ("evaluate", 0), ("step_end", 1), ("log", 1, 5e-6),
-                     ("evaluate", 1), ("save", 1), ("train_end", 1)]
+    assert heard == [("train_begin", 0), ("log", 0, None), ("evaluate", 0), ("step_end", 1), ("log", 1, 5e-6),
+                     ("log", 1, None), ("evaluate", 1), ("save", 1), ("train_end", 1)]
     assert (home / "runs/heard/model").is_dir()  # it has ended, as by transformers' Trainer
     assert trainer.state.best_metric == min(line["eval_domain_nll"] for line in trainer.state.log_history
                                             if "eval_domain_nll" in line)

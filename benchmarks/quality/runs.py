@@ -35,7 +35,6 @@ from raft_fast.data.dataset import (
     write_rows,
 )
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
-from raft_fast.distillation import measure as count_tokens
 from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import load_local
@@ -248,8 +247,7 @@ def step_count(rows: Sequence[Row], cell: Cell, shared: Shared, folder: Path) ->
     """Optimizer steps of a cell; rows that are too long are set aside, as in training."""
     training, original = cell.options.train, shared.original
     takes = positions(original.model)
-    lengths = count_tokens(rows, original.chat, terms_of(training.recipe, training), training)
-    fit, _ = fitting(rows, lengths, training, takes, takes)
+    fit, *_ = fitting(rows, original.chat, terms_of(training.recipe, training), training, takes, takes)
     return len(plan(fit, training, cell.seed, rows_per_step(training, folder)))
 
 

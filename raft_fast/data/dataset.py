@@ -4,10 +4,10 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,9 @@ class Table:
 
 
 def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False,
-               rows: list[Row] | OnDisk | None = None, advance: Callable[[int], None] = lambda steps: None,
-               ) -> Table:
+               rows: list[Row] | OnDisk | None = None) -> Table:
     """The rows of a file, a `datasets` name or an object in memory, in `rows` (default: a list). `prompts`:
-    they may be prompts without answers. `advance` hears of every row.
+    they may be prompts without answers.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
     above `max_bad_rows`.
@@ -70,7 +69,6 @@ def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool
             seen[row.row_id.encode()] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
             rows.append(row)
-        advance(1)
     judge_bad_rows(source, len(rows), rejected, max_bad_rows)
     notes = [f"columns and message keys that are not used: {names(unused)}"] if unused else []
     return Table(source, rows, rejected, refined, notes, seen)
@@ -110,43 +108,14 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-class RowWriter:
-    """Rows with all refined columns into parquet, a row group at a time: equal rows are equal bytes.
-
-    Use as a context manager: `path` appears when the block ends without an error; otherwise what was written
-    is left, readable, in `partial`.
-    """
-
-    def __init__(self, path: Path, partial: Path | None = None) -> None:
-        self.path, self.partial = path, partial or path.with_suffix(".partial")
-        self._file = pq.ParquetWriter(self.partial, SCHEMA)
-        self._group: list[dict] = []
-
-    def write(self, row: Row) -> None:
-        self._group.append(vars(row))
-        if len(self._group) == ROW_GROUP:
-            self._flush()
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self._group:
-            self._flush()
-        self._file.close()
-        if error is None:
-            self.partial.replace(self.path)
-
-    def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._group, schema=SCHEMA))
-        self._group = []
-
-
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write rows with all refined columns as parquet, atomically."""
-    with RowWriter(path) as writer:
-        for row in rows:
-            writer.write(row)
+    """Write rows with all refined columns as parquet, atomically, a row group at a time: equal rows are equal
+    bytes."""
+    partial, left = path.with_suffix(".partial"), iter(rows)
+    with pq.ParquetWriter(partial, SCHEMA) as file:
+        while group := [vars(row) for row in islice(left, ROW_GROUP)]:
+            file.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+    partial.replace(path)
 
 
 def spread(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:

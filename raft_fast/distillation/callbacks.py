@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.metrics import METRICS, NOT_FINITE, cut_back, whole_lines
-from raft_fast.run.errors import Stopped, UserError
+from raft_fast.run.errors import Stopped, UserError, first_line
 from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
@@ -90,22 +91,6 @@ class OverProcesses(Callback):
     def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
         self.members, self.processes = members, processes
 
-    def on_begin(self, state: TrainingState) -> None:
-        self._call("on_begin", state)
-
-    def on_step(self, state: TrainingState) -> None:
-        self._call("on_step", state)
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for member in self.members:
-            member.on_evaluate(state, scores)
-
-    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        self._call("on_save", state, checkpoint)
-
-    def on_end(self, state: TrainingState) -> None:
-        self._call("on_end", state)
-
     def _call(self, moment: str, state: TrainingState, *more: Any) -> None:
         def call(everywhere: bool) -> tuple[bool, str | None]:
             for member in self.members:
@@ -115,6 +100,15 @@ class OverProcesses(Callback):
 
         state.stop, state.finished = self.processes.first(lambda: call(everywhere=False))
         call(everywhere=True)
+
+    on_begin: Any = partialmethod(_call, "on_begin")
+    on_step: Any = partialmethod(_call, "on_step")
+    on_save: Any = partialmethod(_call, "on_save")
+    on_end: Any = partialmethod(_call, "on_end")
+
+    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
+        for member in self.members:
+            member.on_evaluate(state, scores)
 
 
 class MetricsLog(Callback):
@@ -212,30 +206,28 @@ class TrainerEvents(Callback):
 
     A step's line of log_history is that of metrics.jsonl, with learning_rate and epoch. If a callback sets
     `control.should_training_stop`, training ends with the step, and for good: the model is saved and can be
-    evaluated. The other flags of TrainerControl are not read.
+    evaluated. The other flags of TrainerControl are not read. `trackers` hear the same; one that fails is
+    dropped with a warning.
     """
 
-    def __init__(self, callbacks: Iterable[TrainerCallback], args: Any, processing_class: Any = None) -> None:
-        self.callbacks, self.args, self.processing_class = list(callbacks), args, processing_class
+    def __init__(self, callbacks: Iterable[TrainerCallback], args: Any, processing_class: Any = None,
+                 trackers: Iterable[TrainerCallback] = ()) -> None:
+        self.trackers, self.args, self.processing_class = list(trackers), args, processing_class
+        self.callbacks = [*callbacks, *self.trackers]
         self.state, self.control = TrainerState(), TrainerControl()
 
     def on_begin(self, state: TrainingState) -> None:
         self.state.max_steps, self.state.num_train_epochs = state.total, self.args.num_train_epochs
         self.state.logging_steps, self.state.save_steps = 1, self.args.save_steps
         self.recall(state.run_dir, state.total)
-        self._move(state)
         self._call("on_train_begin", state)
 
     def on_step(self, state: TrainingState) -> None:
-        self._move(state)
         self._call("on_step_end", state)
-        self.state.log_history.append(self._line(state.metrics, state.total))
-        self._call("on_log", state, logs=self.state.log_history[-1])
+        self._log(state, self._line(state.metrics, state.total))
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        self._move(state)
-        line: dict[str, Any] = {**scores, "step": state.step}
-        self.state.log_history.append(line)
+        self._log(state, {**scores, "step": state.step})
         self._call("on_evaluate", state, metrics=dict(scores))
         score, best = scores.get(METRIC), self.state.best_metric
         if score is not None and math.isfinite(score) and (best is None or score < best):
@@ -253,6 +245,10 @@ class TrainerEvents(Callback):
         self.state.global_step = lines[-1]["step"] if lines else 0
         self.state.log_history = [self._line(line, total or self.state.global_step) for line in lines]
 
+    def _log(self, state: TrainingState, line: dict[str, Any]) -> None:
+        self.state.log_history.append(line)
+        self._call("on_log", state, logs={name: value for name, value in line.items() if value is not None})
+
     def _line(self, metrics: dict[str, Any], total: int) -> dict[str, Any]:
         return {**metrics, "learning_rate": metrics["lr"], "epoch": self._epoch(metrics["step"], total)}
 
@@ -260,17 +256,37 @@ class TrainerEvents(Callback):
         """None if --max_steps decides: the number of rows is not known here."""
         return None if self.args.max_steps > 0 else self.args.num_train_epochs * step / max(1, total)
 
-    def _move(self, state: TrainingState) -> None:
+    def _call(self, moment: str, state: TrainingState, **more: Any) -> None:
         self.state.global_step = state.step
         self.state.epoch = self._epoch(state.step, state.total) or 0.0
-
-    def _call(self, moment: str, state: TrainingState, **more: Any) -> None:
-        for callback in self.callbacks:
-            changed = getattr(callback, moment)(self.args, self.state, self.control, model=state.student,
-                                                processing_class=self.processing_class, **more)
+        for callback in list(self.callbacks):
+            try:
+                changed = getattr(callback, moment)(self.args, self.state, self.control, model=state.student,
+                                                    processing_class=self.processing_class, **more)
+            except Exception as error:  # whatever a service may raise
+                if callback not in self.trackers:
+                    raise
+                warnings.warn(f"{type(callback).__name__} failed and is dropped: {first_line(error)}",
+                              stacklevel=2)
+                self.callbacks.remove(callback)
+                continue
             self.control = changed or self.control
             if self.control.should_training_stop and not state.finished:
                 state.finished = f"ended by {type(callback).__name__}"
+
+
+def trackers_of(report_to: str) -> list[TrainerCallback]:
+    """The trackers of --report_to, as transformers has them. Raises UserError for one that is unknown or not
+    installed."""
+    names = [name.strip() for name in report_to.split(",")]
+    if report_to in ("", "none"):
+        return []
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        return [kind() for kind in get_reporting_integration_callbacks("all" if "all" in names else names)]
+    except Exception as error:  # each in its own way
+        raise UserError(f"--report_to {report_to}: {first_line(error)}") from error
 
 
 def sorted_callbacks(callbacks: Iterable[Any]) -> tuple[list[Callback], list[TrainerCallback]]:

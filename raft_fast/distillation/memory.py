@@ -9,10 +9,9 @@ import torch
 
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.losses import ce_chunk
-from raft_fast.distillation.planning import RowLengths
 from raft_fast.distillation.rollout_engines import LESS_MEMORY
 from raft_fast.distillation.step import Stepper
-from raft_fast.models.architecture import shares_prompts, text_config
+from raft_fast.models.architecture import text_config
 from raft_fast.models.packing import is_mixed
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
@@ -23,37 +22,30 @@ from raft_fast.run.progress import console
 PAIR_BYTES = 40
 
 
-def estimate(student: Any, teacher: Any | None, rows: Mapping[str, RowLengths], options: TrainOptions,
+def estimate(student: Any, teacher: Any | None, sizes: Sequence[int], options: TrainOptions,
              processes: int = 1) -> dict[str, float]:
-    """Bytes by part, for the largest micro-batch: the longest `rows` with trajectories of full length.
-    `student` and `teacher` are loaded models. Memory of rollouts and of the teacher's pass is not included.
-    With FSDP2 each of P processes keeps 1 / P of weights, gradients and optimizer state."""
-    config = text_config(student)
+    """Bytes by part, for the largest micro-batch: the longest rows, of `sizes` tokens. `student` and
+    `teacher` are loaded models. Memory of rollouts and of the teacher's pass is not included. With FSDP2 each
+    of P processes keeps 1 / P of weights, gradients and optimizer state."""
+    config, head = text_config(student), student.get_output_embeddings().weight
     parts = processes if options.parallelism == "fsdp2" else 1
     trained = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad) // parts
-    draws = options.num_generations if options.distillation else 0
-    prompts = 1 if shares_prompts(student) else draws + options.sft
-    sampled = draws * options.max_completion_length
-    sizes = sorted(((prompts * row.prompt + sampled + options.sft * row.answer, options.sft * row.answer)
-                    for row in rows.values()), reverse=True)[: options.per_device_train_batch_size]
-    limit = max(options.max_tokens_per_micro_batch or math.inf, sizes[0][0])
-    tokens, count = min(sum(size for size, _ in sizes), limit), len(sizes)
-    answers = sum(answer for _, answer in sizes)
+    loaded = sum(weight.nbytes for weight in student.parameters()) // parts
+    if teacher is not None and teacher is not student:
+        loaded += sum(weight.nbytes for weight in teacher.parameters())
+    longest = sorted(sizes, reverse=True)[: options.per_device_train_batch_size]
+    tokens = min(sum(longest), max(options.max_tokens_per_micro_batch or math.inf, longest[0]))
     bits = 2 if is_mixed(student) else student.dtype.itemsize
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     # for one token: what autograd keeps of a layer (within a tenth for Llama and Qwen of 0.1 to 0.6 B)
     layer = bits * (10 * config.hidden_size + 4 * inner)
     kept = bits * config.hidden_size if options.gradient_checkpointing else layer
-    head = student.get_output_embeddings().weight
-    chunk = 2 * 4 * min(ce_chunk(head.device), answers) * head.shape[0]  # logits and their gradient
+    logits = 2 * 4 * min(ce_chunk(head.device), tokens) * head.shape[0]  # and their gradient
     again = (4 * head.requires_grad + 4 * is_mixed(student)) * head.numel()
-    pairs = PAIR_BYTES * count * sampled * options.teacher_top_k
-    loaded = sum(weight.nbytes for weight in student.parameters()) // parts
-    if teacher is not None and teacher is not student:
-        loaded += sum(weight.nbytes for weight in teacher.parameters())
+    drawn = len(longest) * options.num_generations * options.max_completion_length
     return {"models": loaded, "gradients": trained, "AdamW": 2 * trained,
             "activations": tokens * (config.num_hidden_layers * kept + 2 * layer),
-            "losses": chunk + again + pairs + 4 * 3 * (answers + count * sampled) * head.shape[1]}
+            "losses": logits + again + options.distillation * PAIR_BYTES * drawn * options.teacher_top_k}
 
 
 def show_memory(found: Mapping[str, float], device: torch.device) -> None:

@@ -2,8 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raft_fast.data.dataset import Rejected, Row
@@ -51,55 +50,37 @@ def plan(rows: Sequence[Row], options: TrainOptions, seed: int, size: int) -> li
     return steps[:count]
 
 
-@dataclass(frozen=True)
-class RowLengths:
-    """Tokens of a row: of the student's prompt, of the training answer, of what the teacher is shown."""
+def fitting(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: TrainOptions, positions: float,
+            teacher_positions: float = math.inf, advance: Callable[[], None] = lambda: None,
+            ) -> tuple[list[Row], list[Rejected], list[int]]:
+    """(rows that fit, rows set aside with the reason, the student tokens of each that fits at most).
 
-    prompt: int
-    answer: int
-    shown: int
-
-
-def measure(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: TrainOptions,
-            advance: Callable[[], None] = lambda: None) -> dict[str, RowLengths]:
-    """The lengths of every row by its row_id, tokenised once; `advance` is called after each."""
-    found, longest = {}, options.max_completion_length
+    Prompt and answer must fit into --max_length and into the model's `positions`, the prompt with the longest
+    trajectory into those too, and the teacher's into its own. `advance` is called after each row. Raises
+    UserError if no row fits.
+    """
+    fit, long, sizes, longest = [], list[Rejected](), [], options.max_completion_length
+    draws = options.num_generations if options.distillation else 0
     for row in rows:
         view = chat.sft_view(row.prompt, row.completion) if row.completion else View(
             chat.student_prompt(row.prompt), [])
-        shown = [len(reading.teacher.ids) - longest for term in terms if term.taught
-                 for reading in term.readings(row, [[chat.pad_id] * longest], chat) if reading.teacher]
-        found[row.row_id] = RowLengths(len(view.prompt), len(view.completion),
-                                       max(shown, default=len(view.prompt)))
-        advance()
-    return found
-
-
-def fitting(rows: Sequence[Row], lengths: Mapping[str, RowLengths], options: TrainOptions,
-            positions: float, teacher_positions: float = math.inf) -> tuple[list[Row], list[Rejected]]:
-    """(rows that fit, rows set aside with the reason).
-
-    Prompt and answer must fit into --max_length and into the model's `positions`, the prompt with the longest
-    trajectory into those too, and the teacher's into its own. Raises UserError if no row fits.
-    """
-    fit, long, drawn = [], [], options.max_completion_length
-    for row in rows:
-        own = lengths[row.row_id]
-        answered, sampled, taught = own.prompt + own.answer, own.prompt + drawn, own.shown + drawn
+        answered, sampled = len(view.ids), len(view.prompt) + longest
+        taught = [len(reading.teacher.ids) for term in terms if term.taught
+                  for reading in term.readings(row, [[chat.pad_id] * longest], chat) if reading.teacher]
         told = f"prompt and answer have {answered} tokens"
-        if answered > options.max_length:
-            reason = f"{told}, more than --max_length {options.max_length}"
-        elif options.sft and answered > positions:
-            reason = f"{told}; the model takes {positions}"
-        elif options.distillation and sampled > positions:
-            reason = f"prompt and trajectory may have {sampled} tokens; the model takes {positions}"
-        elif options.distillation and taught > teacher_positions:
-            reason = (f"teacher prompt and trajectory may have {taught} tokens; the teacher takes "
-                      f"{teacher_positions}")
+        reason = (
+            f"{told}, more than --max_length {options.max_length}" if answered > options.max_length else
+            f"{told}; the model takes {positions}" if options.sft and answered > positions else
+            f"prompt and trajectory may have {sampled} tokens; the model takes {positions}"
+            if draws and sampled > positions else
+            f"teacher prompt and trajectory may have {max(taught)} tokens; the teacher takes "
+            f"{teacher_positions}" if taught and max(taught) > teacher_positions else None)
+        if reason:
+            long.append(Rejected("training rows", None, f"row_id {row.row_id}: {reason}"))
         else:
             fit.append(row)
-            continue
-        long.append(Rejected("training rows", None, f"row_id {row.row_id}: {reason}"))
+            sizes.append(len(view.prompt) + options.sft * len(view.completion) + draws * longest)
+        advance()
     if not fit:
         raise UserError(f"no row can be trained on: {long[0].reason if long else 'the data set is empty'}")
-    return fit, long
+    return fit, long, sizes

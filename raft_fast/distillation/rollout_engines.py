@@ -1,15 +1,12 @@
-"""The engines of --rollout_engine: transformers and continuous batching in this process, vLLM in this process
-or as a server.
+"""The engines of --rollout_engine, all in this process: transformers, continuous batching, vLLM.
 
-vLLM in this process is written against docs.vllm.ai (`LLM`, `SamplingParams`, sleep mode, `reload_weights`
-with `weights_path`) for vLLM 0.22 and newer. The server is called through TRL's VLLMClient (TRL 1.16: vLLM
-0.22 to 0.31), which retries failed requests and sends weights by NCCL. Neither has been run with vLLM itself;
-tests/distillation/vllm_stand_in.py has what they rely on.
+vLLM's is written against docs.vllm.ai (`LLM`, `SamplingParams`, sleep mode, `reload_weights` with
+`weights_path`) for vLLM 0.22 and newer. It has not been run with vLLM itself;
+tests/distillation/vllm_stand_in.py has what it relies on.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +25,10 @@ from raft_fast.models.architecture import positions
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
-from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
 ROLLOUT_ROWS = 64  # with few rows the matrix units idle
 ROLLOUT_TOKENS = 65536  # upper bound of the cache of keys and values, padding and completions included
-CONNECT_SECONDS = 240.0  # for a server to be up
-IN_FLIGHT = 64  # requests to a server
 LESS_MEMORY = ("use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new "
                "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length")
 
@@ -47,11 +41,8 @@ def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngin
         return BatchedRollouts(chat, sampling)
     if options.rollout_engine == "continuous":
         return ContinuousRollouts(chat, sampling)
-    if options.rollout_engine == "vllm":
-        longest = int(min(options.max_length + options.max_completion_length, positions(student)))
-        return VLLMRollouts(chat, sampling, student.name_or_path, longest,
-                            options.vllm_gpu_memory_utilization)
-    return VLLMServerRollouts(chat, sampling, options.vllm_server_base_url, student.device)
+    longest = int(min(options.max_length + options.max_completion_length, positions(student)))
+    return VLLMRollouts(chat, sampling, student.name_or_path, longest, options.vllm_gpu_memory_utilization)
 
 
 class BatchedRollouts(RolloutEngine):
@@ -133,82 +124,50 @@ class ContinuousRollouts(RolloutEngine):
                 for one in found]
 
 
-class VLLM(RolloutEngine):
-    """What both forms of vLLM share: `send` weights, then `ask` for one request per draw, each with its own
-    seed; vLLM's results may still depend on what else is in a batch."""
-
-    option: str  # that an error names
-    send: Callable[[Any], None]
-    ask: Callable[[Sequence[Draw]], list[Trajectory]]
-
-    def __init__(self, chat: Chat, sampling: Sampling) -> None:
-        self.chat, self.sampling = chat, sampling
-
-    def sync(self, student: Any) -> None:
-        self.suppressed = suppressed(student, self.chat)
-        with self.errors("the student's weights could not be sent"):
-            self.send(student)
-
-    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
-        with self.errors("sampling failed"):
-            return self.ask(draws)
-
-    def parameters(self, draw: Draw) -> dict[str, Any]:
-        return {"seed": draw.seed, "stop_token_ids": sorted(self.chat.eos_ids), **self.suppressed}
-
-    @contextmanager
-    def errors(self, what: str) -> Iterator[None]:
-        """One line for what vLLM, its engine, torch, NCCL, requests and TRL raise."""
-        try:
-            yield
-        except Exception as error:
-            raise UserError(f"{self.option}: {what} ({first_line(error)}); run the same command again to go "
-                            "on from the last checkpoint") from error
-
-
-class VLLMRollouts(VLLM):
-    """vLLM in this process, on the GPU that trains. Weights go over as a file, since its engine may run in
-    another process; it sleeps, weights and cache freed, while the student trains."""
-
-    option = "--rollout_engine vllm"
+class VLLMRollouts(RolloutEngine):
+    """vLLM in this process, on the GPU that trains: one request per draw, each with its own seed (results may
+    still depend on what else is in a batch). Weights go over as a file, since its engine may run in another
+    process; it sleeps, weights and cache freed, while the student trains."""
 
     def __init__(self, chat: Chat, sampling: Sampling, folder: str, longest: int, memory: float) -> None:
         """folder: the model on disk. longest: tokens of a prompt and its trajectory. memory: share of the
-        GPU. Raises UserError without vLLM."""
-        super().__init__(chat, sampling)
-        try:
+        GPU."""
+        self.chat, self.sampling, self.asleep = chat, sampling, False
+        with vllm_errors(f"{folder} could not be loaded"):
             from vllm import LLM
-        except ImportError as error:
-            raise UserError(f"{self.option}: vLLM is not installed: pip install vllm") from error
-        with self.errors(f"{folder} could not be loaded"):
+
             self.llm = LLM(model=folder, dtype="bfloat16", max_model_len=longest,
                            gpu_memory_utilization=memory, enable_sleep_mode=True,
                            logprobs_mode="processed_logprobs", trust_remote_code=False)
-        self.asleep = False
 
-    def send(self, student: Any) -> None:
-        with tempfile.TemporaryDirectory(prefix="raft-fast-weights-") as folder:
+    def sync(self, student: Any) -> None:
+        lacking = self.chat.lacking(student.get_output_embeddings().weight.shape[0])
+        self.never = {"logit_bias": dict.fromkeys(lacking, -100.0)} if lacking else {}  # its way to say so
+        with (tempfile.TemporaryDirectory(prefix="raft-fast-weights-") as folder,
+              vllm_errors("the student's weights could not be sent")):
             save_file({name: tensor.contiguous() for name, tensor in weights_for_engine(student).items()},
                       Path(folder, WEIGHTS_FILE))
             if self.asleep:
                 self.llm.wake_up(tags=["weights"])
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-        if self.asleep:
-            self.llm.wake_up(tags=["kv_cache"])
-        self.llm.reset_prefix_cache()
+            if self.asleep:
+                self.llm.wake_up(tags=["kv_cache"])
+            self.llm.reset_prefix_cache()
         self.asleep = False
 
-    def ask(self, draws: Sequence[Draw]) -> list[Trajectory]:
-        from vllm import SamplingParams
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        with vllm_errors("sampling failed"):
+            from vllm import SamplingParams
 
-        wanted = [SamplingParams(temperature=self.sampling.temperature, logprobs=0, detokenize=False,
-                                 max_tokens=self.sampling.max_new_tokens, **self.parameters(draw))
-                  for draw in draws]
-        prompts = [{"prompt_token_ids": draw.prompt} for draw in draws]
-        answers = self.llm.generate(prompts, wanted, use_tqdm=False) if draws else []
-        self.llm.sleep(level=2)
-        self.asleep = True
-        return [self._read(answer.outputs[0]) for answer in answers]
+            wanted = [SamplingParams(temperature=self.sampling.temperature, logprobs=0, detokenize=False,
+                                     max_tokens=self.sampling.max_new_tokens, seed=draw.seed,
+                                     stop_token_ids=sorted(self.chat.eos_ids), **self.never)
+                      for draw in draws]
+            prompts = [{"prompt_token_ids": draw.prompt} for draw in draws]
+            answers = self.llm.generate(prompts, wanted, use_tqdm=False) if draws else []
+            self.llm.sleep(level=2)
+            self.asleep = True
+            return [self._read(answer.outputs[0]) for answer in answers]
 
     def _read(self, drawn: Any) -> Trajectory:
         if drawn.finish_reason not in ("stop", "length"):
@@ -217,47 +176,14 @@ class VLLMRollouts(VLLM):
         return Trajectory(ids, [at[token].logprob for token, at in zip(ids, drawn.logprobs, strict=True)])
 
 
-class VLLMServerRollouts(VLLM):
-    """A vLLM server on GPUs of its own. Every process asks it for its own draws, and the first one sends the
-    weights. `client` is TRL's VLLMClient."""
-
-    def __init__(self, chat: Chat, sampling: Sampling, url: str, device: Any) -> None:
-        """Raises UserError without TRL or vLLM, and if the server does not answer or takes no weights."""
-        super().__init__(chat, sampling)
-        self.option = f"--vllm_server_base_url {url}"
-        try:
-            from trl.generation.vllm_client import VLLMClient
-        except ImportError as error:
-            raise UserError("--rollout_engine vllm_server requires TRL and vLLM: pip install 'trl[vllm]' "
-                            f"({error})") from error
-        with self.errors("cannot connect"):
-            self.client = VLLMClient(base_url=url, connection_timeout=CONNECT_SECONDS)
-            Processes().first(lambda: self.client.init_communicator(device=device))
-
-    def send(self, student: Any) -> None:
-        def update() -> None:  # names, dtypes and shapes go first
-            tensors = weights_for_engine(student)
-            self.client.update_named_params(
-                [(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
-                 for name, tensor in tensors.items()], iter(tensors.items()))
-            self.client.reset_prefix_cache()
-
-        Processes().first(update)  # the others wait: no draw from older weights
-
-    def ask(self, draws: Sequence[Draw]) -> list[Trajectory]:
-        with ThreadPoolExecutor(IN_FLIGHT) as pool:
-            return list(pool.map(self._ask, draws))
-
-    def _ask(self, draw: Draw) -> Trajectory:
-        found: Any = self.client.generate(
-            [draw.prompt], temperature=self.sampling.temperature, max_tokens=self.sampling.max_new_tokens,
-            logprobs=0, generation_kwargs=self.parameters(draw))
-        ids: list[int] = found["completion_ids"][0]
-        # the client gives no finish reason
-        if len(ids) < self.sampling.max_new_tokens and not self.chat.eos_ids.intersection(ids[-1:]):
-            raise RuntimeError(f"a trajectory was cut off after {len(ids)} of {self.sampling.max_new_tokens} "
-                               "tokens; is --max-model-len of the server large enough?")
-        return Trajectory(ids, [value for value, *_ in found["logprobs"][0]])
+@contextmanager
+def vllm_errors(what: str) -> Iterator[None]:
+    """One line for what vLLM, its engine and torch raise."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"--rollout_engine vllm: {what} ({first_line(error)}); run the same command again to "
+                        "go on from the last checkpoint") from error
 
 
 def weights_for_engine(student: Any) -> dict[str, torch.Tensor]:
@@ -270,8 +196,3 @@ def weights_for_engine(student: Any) -> dict[str, torch.Tensor]:
                for name, tensor in merged_weights(student) if name not in tied}
     return dict(revert_weight_conversion(student, tensors))
 
-
-def suppressed(student: Any, chat: Chat) -> dict[str, Any]:
-    """Sampling parameters of vLLM for ids that the tokenizer lacks; -100 means never in its API."""
-    lacking = chat.lacking(student.get_output_embeddings().weight.shape[0])
-    return {"logit_bias": dict.fromkeys(lacking, -100.0)} if lacking else {}

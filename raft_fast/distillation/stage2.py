@@ -13,11 +13,11 @@ from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import estimate, show_memory
-from raft_fast.distillation.planning import fitting, measure, rows_per_step, step_count
+from raft_fast.distillation.planning import fitting, rows_per_step, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.student import make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows
-from raft_fast.distillation.watching import StepsInProgress, find_trackers
+from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.load import engine_of, load_local, not_a_server
@@ -41,7 +41,6 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
     run tells what has changed.) `in_memory`: options that name loaded models."""
     train, device = options.train, pick_device(options.model.device)
     check_processes(options, processes)
-    find_trackers(options.watch.report_to)
     if options.adapter.use_peft:
         require("peft", "lora")
     if train.distillation:
@@ -65,11 +64,9 @@ def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
     check(on_gpu or name == "transformers", "--rollout_engine", name,
           "transformers on a CPU: the others need a GPU")
     check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"vllm_server or continuous for {processes} processes: it shares the GPU of one")
-    needed = {"vllm": ["vllm"], "vllm_server": ["trl", "vllm"]}.get(name, [])
-    if missing := [one for one in needed if importlib.util.find_spec(one) is None]:
-        raise UserError(f"--rollout_engine {name}: {' and '.join(missing)} not installed: "
-                        f"pip install {' '.join(missing)}")
+          f"continuous for {processes} processes: it shares the GPU of one")
+    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError("--rollout_engine vllm: vllm is not installed: pip install vllm")
 
 
 def check_processes(options: Options, processes: int) -> None:
@@ -122,18 +119,17 @@ def train_student(rows: list[Row], terms: Sequence[Term], options: Options, orig
             teacher = Teacher(frozen.model, chat, training.teacher_top_k, training.distillation_temperature,
                               head_of(model).weight.shape[0], student.teaching(frozen.model))
             processes.first(lambda: pin_inputs(run_dir, {"the teacher": frozen.identity}, has_steps))
-        with reporter.phase("count tokens", len(rows), "rows") as advance:
-            lengths = processes.first(lambda: measure(rows, chat, terms, training, advance))
         most = longest_sequence(model, training.parallelism, processes)
-        rows, long = fitting(rows, lengths, training, most,
-                             positions(frozen.model) if frozen is not None else math.inf)
+        least = positions(frozen.model) if frozen is not None else math.inf
+        with reporter.phase("count tokens", len(rows), "rows") as advance:
+            found = processes.first(lambda: fitting(rows, chat, terms, training, most, least, advance))
+        rows, long, sizes = found
         if long:
             processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
             reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
         if processes.is_first:
-            kept = {row.row_id: lengths[row.row_id] for row in rows}
-            show_memory(estimate(model, frozen and frozen.model, kept, training, processes.size),
-                        model.device)
+            needed = estimate(model, frozen and frozen.model, sizes, training, processes.size)
+            show_memory(needed, model.device)
         steps = step_count(len(rows), training, rows_per_step(training, run_dir))
         with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
             ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,

@@ -1,21 +1,16 @@
-"""Callbacks that show a run: the progress line, samples, the first batch, trackers."""
+"""Callbacks that show a run: the progress line, samples, the first batch."""
 
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
 from raft_fast.distillation.metrics import cut_back
 from raft_fast.models.chat import Chat, View
-from raft_fast.run.errors import UserError, first_line, require
 
-COMPLETIONS, FIRST_BATCH, TRACKERS, SHOWN = "completions.jsonl", "first_batch.md", "trackers", 4
-NO_TRACKER, ALL_TRACKERS = ("", "none", "no", "off", "false"), "all"  # all: whatever is installed
+COMPLETIONS, FIRST_BATCH, SHOWN = "completions.jsonl", "first_batch.md", 4
 
 
 class StepsInProgress(Callback):
@@ -103,57 +98,3 @@ class FirstBatch(Callback):
 
     def _block(self, ids: Sequence[int]) -> str:
         return "    " + re.sub(r"\r\n?|\n", r"\g<0>    ", self.chat.decode_all(ids))
-
-
-def find_trackers(report_to: str) -> list[Any]:
-    """The accelerate classes of --report_to. Raises UserError for one that is unknown or not installed."""
-    names = [name.strip() for name in report_to.split(",") if name.strip().lower() not in NO_TRACKER]
-    if not names:
-        return []
-    require("accelerate", "trackers")
-    from accelerate.state import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
-
-    PartialState()  # trackers ask it which process they are in
-    try:
-        kinds = [str(kind) for kind in filter_trackers(names, TRACKERS)]
-    except ValueError as error:
-        raise UserError(f"--report_to {report_to}: {error}") from error
-    for name in names:
-        if name not in (*kinds, ALL_TRACKERS):
-            raise UserError(f"--report_to {name}: not installed: pip install {name}")
-    return [LOGGER_TYPE_TO_CLASS[kind] for kind in kinds]
-
-
-class Trackers(Callback):
-    """Passes every number of a step or an evaluation on. A tracker that fails is dropped with a warning."""
-
-    def __init__(self, kinds: Sequence[Any], run_dir: Path, config: dict[str, Any]) -> None:
-        """kinds: from `find_trackers`. config: the options of the run."""
-        self.trackers = [kind(run_dir.resolve().name, **({"logging_dir": str(run_dir / TRACKERS)}
-                                                         if kind.requires_logging_directory else {}))
-                         for kind in kinds]
-        plain = {key: value if isinstance(value, int | float | str) else str(value)
-                 for key, value in config.items()}
-        self._each(lambda tracker: tracker.start() if hasattr(tracker, "start") else None)
-        self._each(lambda tracker: tracker.store_init_configuration(plain))
-
-    def on_step(self, state: TrainingState) -> None:
-        self.on_evaluate(state, state.metrics)
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, Any]) -> None:
-        numbers = {name: float(value) for name, value in scores.items()
-                   if name != "step" and isinstance(value, int | float)}
-        self._each(lambda tracker: tracker.log(numbers, step=state.step))
-
-    def on_end(self, state: TrainingState) -> None:
-        self._each(lambda tracker: tracker.finish())
-
-    def _each(self, call: Callable[[Any], None]) -> None:
-        for tracker in list(self.trackers):
-            try:
-                call(tracker)
-            except Exception as error:  # whatever a service may raise
-                warnings.warn(f"tracker {tracker.name} failed and is dropped: {first_line(error)}",
-                              stacklevel=3)
-                self.trackers.remove(tracker)

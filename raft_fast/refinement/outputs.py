@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import RowWriter
+from raft_fast.data.dataset import write_rows
 from raft_fast.refinement.candidates import Record, refined_rows
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
@@ -27,7 +27,6 @@ DEFAULTS = defaults(ALL_GROUPS)
 COUNTED = {"finished", "rows", "origins", *Tally().as_json()}  # what the rows decide
 
 
-
 class Outputs:
     """Written line by line under partial names; renamed when the block ends without an error.
 
@@ -41,13 +40,10 @@ class Outputs:
         self.folder, self.settings, self.total_rows = folder, settings, total_rows
         self.tally = Tally()
         self._lines = (folder / PARTIAL_DECISIONS).open("w", encoding="utf-8")
-        self._rows = RowWriter(folder / REFINED, folder / PARTIAL_REFINED)
 
     def add(self, line: Record) -> None:
         """One row's decision."""
         self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        for row in refined_rows(line):
-            self._rows.write(row)
         self.tally.add(line)
 
     def summary(self) -> Record:
@@ -59,11 +55,14 @@ class Outputs:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._lines.close()
-        if error is None:
-            (self.folder / PARTIAL_DECISIONS).replace(self.folder / DECISIONS)
-        self._rows.__exit__(kind, error, trace)
+        lines, rows = (self.folder / name for name in (
+            (DECISIONS, REFINED) if error is None else (PARTIAL_DECISIONS, PARTIAL_REFINED)))
+        (self.folder / PARTIAL_DECISIONS).replace(lines)
+        with lines.open(encoding="utf-8") as file:
+            write_rows((row for line in file for row in refined_rows(json.loads(line))), rows)
         if error is None:
             write_json(self.summary(), self.folder / SUMMARY)
+            (self.folder / PARTIAL_REFINED).unlink(missing_ok=True)
 
 
 def made(options: Mapping[str, Any], settings: Record) -> Record:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -72,10 +71,8 @@ def write_refine_report(folder: Path) -> Path:
 def write_page(path: Path, kicker: str, heading: str, config: Record,
                sections: Sequence[tuple[str, list[Block]]], verdict: str, notes: Sequence[str]) -> Path:
     """Write a page of titled sections; returns its path. Whatever is not Markup is escaped."""
-    environment = Environment(loader=PackageLoader("raft_fast.report", ""), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return results.write_text(environment.get_template("page.html.jinja").render(
-        kicker=kicker, heading=heading, config=config, sections=sections, verdict=verdict, notes=notes), path)
+    return results.render("page.html.jinja", path, kicker=kicker, heading=heading, config=config,
+                          sections=sections, verdict=verdict, notes=notes)
 
 
 def scores(evaluation: Record) -> list[Block]:
@@ -107,7 +104,7 @@ def amount(steps: Sequence[Record]) -> Lines:
 
 def caveats(run: RunFiles) -> list[str]:
     """What qualifies a run's results, for page and card."""
-    found = [f"Training ended early: {run.collapse['reason']}."] if run.collapse else []
+    found = [f"Training ended early: {run.collapse}."] if run.collapse else []
     found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
     if run.config.get("load_best_model_at_end"):
         found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "

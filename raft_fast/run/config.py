@@ -35,12 +35,13 @@ DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeou
            "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
            "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
            "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
-           "teacher_quantization": "none"}
+           "teacher_quantization": "none", "vllm_server_base_url": "http://localhost:8000"}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
          "metric_for_best_model": "eval_domain_nll", "greater_is_better": False,
-         "resume_from_checkpoint": None}
+         "resume_from_checkpoint": None, "project": "raft-fast", "trackio_space_id": None,
+         "trackio_bucket_id": None, "trackio_static_space_id": None}
 # what to use for others, of TRL too
 PRECISION = "weights train in float32, or in the precision of the model that you pass"
 INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is logged",
@@ -50,7 +51,7 @@ INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is
            "max_seq_length": "use max_length", "max_new_tokens": "use max_completion_length",
            "temperature": "use rollout_temperature and distillation_temperature",
            "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
-           "vllm_mode": "use rollout_engine='vllm' or 'vllm_server'",
+           "vllm_mode": "rollout_engine='vllm' shares the GPU; a server of your own is a RolloutEngine",
            "resume_from_checkpoint": "pass it to train()"}
 
 
@@ -255,3 +256,17 @@ class Arguments:
     def folder(self) -> Path:
         """Where everything is written."""
         return Path(self.output_dir or f"runs/{self.name}")
+
+    @property
+    def run_name(self) -> str:
+        """What trackers call the run."""
+        return self.folder.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option by its name, as callbacks of transformers read it."""
+        return {**self.options().flat(), "output_dir": str(self.folder)}
+
+    to_sanitized_dict = to_dict
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)

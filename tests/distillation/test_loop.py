@@ -10,7 +10,7 @@ import watched_run
 from tiny import make_rows
 from watched_run import lines, same_weights, timeless
 
-from raft_fast.distillation import Callback, TrainingState, fitting, measure, plan
+from raft_fast.distillation import Callback, TrainingState, fitting, plan
 from raft_fast.distillation.callbacks import MetricsLog
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.recipes import terms_of
@@ -91,16 +91,16 @@ def test_rows_that_do_not_fit_are_set_aside_with_their_reason(chat):
     rows = make_rows(3)
     rows[1] = replace(rows[1], completion="x" * 100)
     length = len(chat.sft_view(rows[0].prompt, rows[0].completion).ids)
-    lengths = measure(rows, chat, terms_of("raft", OPTIONS), OPTIONS)
+    terms = terms_of("raft", OPTIONS)
     for changes, positions, said in (({"max_length": length}, 10_000, f"--max_length {length}"),
                                      ({"distillation": False}, length, f"the model takes {length}")):
-        fit, (long,) = fitting(rows, lengths, replace(OPTIONS, **changes), positions, teacher_positions=1000)
+        fit, (long,), _ = fitting(rows, chat, terms, replace(OPTIONS, **changes), positions, 1000)
         assert [row.row_id for row in fit] == ["r0", "r2"]
         assert "row_id r1" in long.reason
         assert said in long.reason
     for positions, taught, said in ((20, 10_000, "the model takes 20"), (10_000, 30, "the teacher takes 30")):
         with pytest.raises(UserError, match=said):
-            fitting(rows, lengths, OPTIONS, positions, teacher_positions=taught)
+            fitting(rows, chat, terms, OPTIONS, positions, taught)
 
 
 def test_plan_covers_every_row_each_epoch_and_max_steps_decides_alone():

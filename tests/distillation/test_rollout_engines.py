@@ -16,7 +16,6 @@ from raft_fast.distillation.rollout_engines import (
     BatchedRollouts,
     ContinuousRollouts,
     VLLMRollouts,
-    VLLMServerRollouts,
     make_engine,
     weights_for_engine,
 )
@@ -32,9 +31,7 @@ ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",
 
 @pytest.fixture
 def vllm(monkeypatch):
-    """The stand-in under both names that the engines import from."""
-    for name in ("vllm", "trl", "trl.generation", "trl.generation.vllm_client"):
-        monkeypatch.setitem(sys.modules, name, vllm_stand_in)
+    monkeypatch.setitem(sys.modules, "vllm", vllm_stand_in)
 
 
 def engine_of(name, chat, temperature=1.0):
@@ -44,13 +41,11 @@ def engine_of(name, chat, temperature=1.0):
     if name == "continuous":
         return ContinuousRollouts(chat, sampling, ContinuousBatchingConfig(
             num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
-    if name == "vllm":
-        return VLLMRollouts(chat, sampling, "folder", 128, 0.3)
-    return VLLMServerRollouts(chat, sampling, "http://host:8000", torch.device("cpu"))
+    return VLLMRollouts(chat, sampling, "folder", 128, 0.3)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("name", ["transformers", "continuous", "vllm", "vllm_server"])
+@pytest.mark.parametrize("name", ["transformers", "continuous", "vllm"])
 def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperature):
     engine = engine_of(name, chat, temperature)
     for seed in (1, 2):
@@ -73,10 +68,9 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
     assert getattr(engine, "student", None) is None  # no copy is kept while the student trains
 
 
-@pytest.mark.parametrize("name", ["vllm", "vllm_server"])
-def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm):
     """For engines of this process: tests/models/test_vocabulary.py."""
-    engine, student = engine_of(name, chat), make_model(1, vocab_size=300)
+    engine, student = engine_of("vllm", chat), make_model(1, vocab_size=300)
     with torch.no_grad():
         student.lm_head.weight[260:] *= 8
     engine.sync(student)
@@ -85,22 +79,16 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm, name):
     assert GapCheck(chat, 1.0).check(0, student, DRAWS, drawn) < 0.1  # weights went over as bf16
 
 
-def test_a_run_with_vllm_in_this_process_and_one_with_a_server_that_loses_weights(tmp_path, chat, vllm):
+def test_a_run_with_vllm_and_one_that_loses_the_weights(tmp_path, chat, vllm):
     engine = engine_of("vllm", chat)
     run(tmp_path / "run", chat, options=replace(OPTIONS, steps_per_generation=3), rollout_engine=engine)
     metrics = lines(tmp_path / "run/metrics.jsonl")
     assert all(step["trajectories"] == 3 for step in metrics)
     assert metrics[3]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
     assert engine.llm.done == ["weights", "cache", "sleep"] * 2
-    server = engine_of("vllm_server", chat)
-    server.client.loses_weights = True
+    engine.llm.loses_weights = True
     with pytest.raises(UserError, match="they did not arrive"):
-        run(tmp_path / "lost", chat, rollout_engine=server)
-    assert (server.client.resets, server.client.device) == (1, torch.device("cpu"))
-
-
-def cut_off(answer):
-    return {"completion_ids": [answer["completion_ids"][0][:1]], "logprobs": [answer["logprobs"][0][:1]]}
+        run(tmp_path / "lost", chat, rollout_engine=engine)
 
 
 def aborted(answers):
@@ -112,18 +100,14 @@ def failed(_):
     raise RuntimeError("EngineCore died\nTraceback (most recent call last): ...")
 
 
-@pytest.mark.parametrize(("name", "call", "change", "said"), [
-    ("vllm", "generate", aborted, r"sampling failed \(a trajectory ended with finish_reason 'abort'\)"),
-    ("vllm", "collective_rpc", failed, r"weights could not be sent \(EngineCore died\)"),
-    ("vllm_server", "generate", cut_off, "a trajectory was cut off after 1 of 8 tokens"),
-    ("vllm_server", "update_named_params", failed, r"weights could not be sent \(EngineCore died\)")])
-def test_cut_trajectories_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatch, name, call, change, said):
-    engine = engine_of(name, chat)
-    inner = engine.llm if name == "vllm" else engine.client
-    real = getattr(inner, call)
-    monkeypatch.setattr(inner, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
-    option = "--rollout_engine vllm" if name == "vllm" else "--vllm_server_base_url http://host:8000"
-    with pytest.raises(UserError, match=rf"^{option}: .*{said}.*; run the same command again"):
+@pytest.mark.parametrize(("call", "change", "said"), [
+    ("generate", aborted, r"sampling failed \(a trajectory ended with finish_reason 'abort'\)"),
+    ("collective_rpc", failed, r"weights could not be sent \(EngineCore died\)")])
+def test_cut_trajectories_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatch, call, change, said):
+    engine = engine_of("vllm", chat)
+    real = getattr(engine.llm, call)
+    monkeypatch.setattr(engine.llm, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
+    with pytest.raises(UserError, match=rf"^--rollout_engine vllm: .*{said}.*; run the same command again"):
         [engine.sync(make_model(1)), engine.sample(DRAWS)]
 
 
@@ -145,19 +129,11 @@ def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
-def test_the_option_names_the_engine_and_what_is_missing(chat, vllm, monkeypatch):
-    def make(name, **more):
-        return make_engine(replace(OPTIONS, rollout_engine=name, max_length=1000, **more), chat, ON_GPU)
-
-    for name in ("transformers", "continuous", "vllm", "vllm_server"):
-        assert type(make(name)) is type(engine_of(name, chat))
-    assert make("vllm").llm.settings == ("folder", "bfloat16", 512, 0.3)
-    with pytest.raises(UserError, match=r"--vllm_server_base_url http://nobody: .*The vLLM server can't be"):
-        make("vllm_server", vllm_server_base_url="http://nobody")
-    for name, module in (("vllm", "vllm"), ("vllm_server", "trl.generation.vllm_client")):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(UserError, match="pip install"):
-            make(name)
+def test_the_option_names_the_engine(chat, vllm):
+    made = {name: make_engine(replace(OPTIONS, rollout_engine=name, max_length=1000), chat, ON_GPU)
+            for name in ("transformers", "continuous", "vllm")}
+    assert all(type(one) is type(engine_of(name, chat)) for name, one in made.items())
+    assert made["vllm"].llm.settings == ("folder", "bfloat16", 512, 0.3)
 
 
 def test_continuous_batching_that_loses_a_trajectory_is_an_error(chat, monkeypatch):

@@ -1,24 +1,23 @@
 """What a run shows: its progress, samples, the first batch, trackers."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
 
 import pytest
 from tiny import make_model, make_rows
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 from watched_run import OPTIONS, lines, make_scorer, run
 
+from raft_fast import RAFTConfig
 from raft_fast.distillation import Callback
+from raft_fast.distillation.callbacks import TrainerEvents, trackers_of
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.watching import (
-    FirstBatch,
-    LogCompletions,
-    StepsInProgress,
-    Trackers,
-    find_trackers,
-)
+from raft_fast.distillation.watching import FirstBatch, LogCompletions, StepsInProgress
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.during_training import EvaluateEvery, KeepBest, StopOnCollapse, watchers
+from raft_fast.evaluation.during_training import EvaluateEvery, watchers
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
@@ -109,66 +108,43 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", no_wheel)
     all_of_them = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     for options, kinds in ((WatchOptions(), [FirstBatch]), (all_of_them, [
-            FirstBatch, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery])):
-        found = watchers(options, engine, make_rows(2), tmp_path, Reporter(), {})
+            FirstBatch, LogCompletions, EvaluateEvery])):
+        found = watchers(options, engine, make_rows(2), Reporter())
         assert [type(each) for each in found] == kinds
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
 
 
-@pytest.fixture
-def stub_tracker(monkeypatch):
-    from accelerate import tracking
+def test_trackers_get_every_number_and_one_that_fails_is_dropped(tmp_path, chat, monkeypatch):
+    heard = []
 
-    class Stub(tracking.GeneralTracker):
-        name, requires_logging_directory, made = "stub", True, []
+    class Stub(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            heard.append((args.run_name, args.to_dict()["learning_rate"], json.loads(args.to_json_string())))
 
-        def __init__(self, run_name, logging_dir=None):
-            super().__init__()
-            self.values, self.finished = [], False
-            Stub.made.append(self)
+        def on_log(self, args, state, control, logs, **kwargs):
+            heard.append((state.global_step, logs))
 
-        @property
-        def tracker(self):
-            return self
+    class Fails(TrainerCallback):
+        def on_log(self, *args, **kwargs):
+            raise OSError("no connection")
 
-        def store_init_configuration(self, values):
-            self.config = values
-
-        def log(self, values, step=None, **kwargs):
-            self.values.append((step, values))
-
-        def finish(self):
-            self.finished = True
-
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "stub", Stub)
-    return Stub
-
-
-def test_trackers_get_every_number(tmp_path, chat, stub_tracker):
-    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {"learning_rate": 0.1, "revision": None})
-    run(tmp_path / "run", chat, [trackers, EvaluateEvery(3, make_scorer(chat))])
-    (stub,) = stub_tracker.made
-    assert (stub.config, stub.finished) == ({"learning_rate": 0.1, "revision": "None"}, True)
-    assert [step for step, values in stub.values if "eval_domain_nll" in values] == [0, 3, 6]
-    logged = [(step, values) for step, values in stub.values if "loss" in values]
-    metrics = lines(tmp_path / "run/metrics.jsonl")
-    assert logged == [(line["step"], {name: value for name, value in line.items() if name in values})
-                      for line, (_, values) in zip(metrics, logged, strict=True)]
-    assert logged[0][1].keys() > {"loss", "kl_loss", "lambda", "grad_norm", "peak_memory_bytes"}
+    for name, kind in (("stub", Stub), ("fails", Fails)):
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, kind)
+    args = RAFTConfig(tmp_path / "run", learning_rate=0.1)
+    events = TrainerEvents([], args, None, trackers_of("stub, fails"))
+    with pytest.warns(UserWarning, match="Fails failed and is dropped: no connection"):
+        run(tmp_path / "run", chat, [events, EvaluateEvery(3, make_scorer(chat))])
+    (name, rate, options), *logs = heard
+    assert (name, rate, options["output_dir"]) == ("run", 0.1, str(tmp_path / "run"))
+    assert [step for step, values in logs if "eval_domain_nll" in values] == [0, 3, 6]
+    logged = [values for _, values in logs if "loss" in values]
+    for line, values in zip(lines(tmp_path / "run/metrics.jsonl"), logged, strict=True):
+        assert values.items() >= {name: value for name, value in line.items() if value is not None}.items()
 
 
-def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(tmp_path, chat, stub_tracker):
-    trackers = Trackers(find_trackers("stub"), tmp_path / "run", {})
-    stub_tracker.made.pop().values = None
-    with pytest.warns(UserWarning, match="tracker stub failed and is dropped: 'NoneType'"):
-        run(tmp_path / "run", chat, [trackers])
-    assert len(lines(tmp_path / "run/metrics.jsonl")) == 6
-
-
-def test_unknown_and_missing_trackers_are_named_and_all_are_those_installed(monkeypatch):
-    for name, said in (("none, nonsense", "--report_to .*nonsense"), ("clearml", "clearml: not installed")):
-        with pytest.raises(UserError, match=said):
-            find_trackers(name)
-    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
-    assert find_trackers("none") == find_trackers("None") == find_trackers("no") == find_trackers("all") == []
+def test_unknown_and_missing_trackers_are_named():
+    for name in ("nonsense", "clearml"):
+        with pytest.raises(UserError, match=f"--report_to {name}: .*{name}"):
+            trackers_of(name)
+    assert trackers_of("none") == []

@@ -18,8 +18,7 @@ SAMPLING = Sampling(seed=1)
 
 @dataclass(frozen=True)
 class Say:
-    """An answer over HTTP; what is not 200 is sent as an error with `text` as its message. `extra` replaces
-    keys of the body."""
+    """An answer over HTTP, an error with `text` as its message unless it is 200; `extra` is of the body."""
 
     text: str | None = ""
     status: int = 200
@@ -37,7 +36,6 @@ def half_json(handler):
 
 
 def cut_off(handler):
-    """More is promised than comes."""
     handler.send(200, '{"id": "1", "choi', promised=1000)
     hang_up(handler)
 
@@ -95,7 +93,6 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 256
-    models = ("first", "second", "m", "org/m", "org/model")
     listing = None  # what answers in place of the list of models
 
     def __init__(self, reply):
@@ -136,8 +133,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.server.listing:
             return self.server.listing(self)
-        data = [{"id": name, "object": "model", "context_length": 4096} for name in self.server.models]
-        return self.send(200, json.dumps({"object": "list", "data": data}))
+        return self.send(200, json.dumps({"data": [{"id": name} for name in ("first", "m", "org/m")]}))
 
     def do_POST(self):
         self.request_body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -145,21 +141,16 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             before = self.server.seen[text]
             self.server.seen[text] += 1
-            self.server.requests.append(
-                self.request_body | {"authorization": self.headers["authorization"]})
+            self.server.requests.append(self.request_body | {"authorization": self.headers["authorization"]})
         self.answer(self.server.reply(self.request_body, before))
 
     def answer(self, reply):
         if callable(reply):
             return reply(self)
         say = reply if isinstance(reply, Say) else Say(reply)
-        if say.status != 200:
-            body = {"error": {"message": say.text, **say.extra}}
-        else:
-            body = {"id": "1", "object": "chat.completion",
-                    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-                    "choices": [{"index": 0, "finish_reason": say.reason,
-                                 "message": {"role": "assistant", "content": say.text}}], **say.extra}
+        body = {"error": {"message": say.text, **say.extra}} if say.status != 200 else {
+            "choices": [{"finish_reason": say.reason, "message": {"role": "assistant", "content": say.text}}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
         return self.send(say.status, json.dumps(body), headers=say.headers)
 
     def send(self, status, text, kind="application/json", headers=None, promised=None):

@@ -9,12 +9,11 @@ import pytest
 import torch
 from tiny import make_model, make_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from raft_fast.engines import Sampling, generation
-from raft_fast.engines.generation import Interrupt, Sampler, draw_continuously, generate_ids
+from raft_fast.engines.generation import Sampler, generate_ids
 from raft_fast.engines.hf import HFEngine
-from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 
 ASKED = [[{"role": "user", "content": text}] for text in ("a?", "What is this, then?", "Why so?")]
@@ -59,43 +58,17 @@ def test_a_token_that_cannot_be_drawn_is_not():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_reply_does_not_depend_on_its_batch(engine, temperature):
-    sampling = Sampling(12, temperature, seed=3)
+def test_a_reply_does_not_depend_on_its_batch_nor_on_other_threads(engine, temperature):
+    """And the model's own settings come back."""
+    own, sampling = engine.model.generation_config, Sampling(12, temperature, seed=3)
     together = dict(engine.generate(ASKED, sampling))
-    for index, messages in enumerate(ASKED):
-        alone = dict(engine.generate([messages], sampling))[0]
-        assert alone == together[index]
+    assert [dict(engine.generate([messages], sampling))[0] for messages in ASKED] == list(
+        map(together.get, range(3)))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: dict(engine.generate(ASKED, sampling)), range(3))) == [together] * 3
     other = dict(engine.generate(ASKED, replace(sampling, seed=4)))
     same = [other[index].text == together[index].text for index in range(3)]
     assert all(same) if temperature == 0 else not all(same)
-
-
-def test_an_interrupt_from_another_thread_ends_the_batch_and_begins_no_other(model, chat, monkeypatch):
-    """With its next token; a later call is not concerned."""
-    engine, sampling, own, drawn = HFEngine(model, chat, "tiny", 8), Sampling(6, 1.0), Interrupt.__call__, []
-    many = [[{"role": "user", "content": f"What is {number}?"}] for number in range(10, 34)]
-    uninterrupted = dict(engine.generate(many, sampling))
-
-    def counted(call, ids, scores, **rest):
-        drawn.append(len(ids))
-        if len(drawn) == 8:  # the second token of the second of three batches
-            engine.interrupt()
-        return own(call, ids, scores, **rest)
-
-    monkeypatch.setattr(Interrupt, "__call__", counted)
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.generate(many, sampling))
-    assert drawn == [8] * 8
-    assert dict(engine.generate(many, sampling)) == uninterrupted
-
-
-def test_threads_that_share_a_model_take_turns(engine):
-    """Equal to one after the other, and the model's own settings come back."""
-    own = engine.model.generation_config
-    alone = dict(engine.generate(ASKED * 4, Sampling(6, 1.0)))
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: dict(engine.generate(ASKED * 4, Sampling(6, 1.0))), range(3)))
-    assert found == [alone] * 3
     assert engine.model.generation_config is own
 
 
@@ -167,16 +140,3 @@ def test_a_reply_keeps_the_indentation_of_its_code(model, chat, monkeypatch):
                        ("<think>\nhm\n</think>\n\n\tgo()", "\tgo()")):
         ids = [*chat.tokenizer(said, add_special_tokens=False).input_ids, chat.end_of_turn]
         assert HFEngine(model, chat, "tiny")._read(ids, 1).text == text
-
-
-def test_continuous_batching_draws_what_batches_do(model, chat):
-    prompts = [chat.student_prompt(messages) for messages in ASKED]
-    settings = ContinuousBatchingConfig(num_blocks=8, page_size=32, max_batch_tokens=64, use_cuda_graph=False)
-    own, attention = model.generation_config, model.config._attn_implementation
-    drawn = draw_continuously(model, chat, prompts, Sampling(8), settings)
-    expected = generate_ids(model, chat, prompts, 8, 0.0, [0] * 3)
-    assert [list(one.generated_tokens) for one in drawn] == expected
-    assert model.generation_config is own
-    assert model.config._attn_implementation == attention == PACKED
-    sampled = draw_continuously(model, chat, prompts[:1] * 6, Sampling(8, 1.0), settings)
-    assert len({tuple(one.generated_tokens) for one in sampled}) > 1

@@ -54,7 +54,11 @@ def with_token(name, special=True, template=CHATML):
     return tokenizer, tokenizer.convert_tokens_to_ids(name)
 
 
-def metaspace(scheme):
+SPACE_BEFORE = ("{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<eos>"
+                "{% else %}<turn>{{ m['content'] }}<turn>{% endif %}{% endfor %}")
+
+
+def metaspace(scheme, template=HEAD + "{{ m['content'] }}<eos>\n" + TAIL + "{% endif %}"):
     """A SentencePiece-like tokenizer: a space is a mark before a word, `scheme` says before which."""
     words = ["▁Because", "Be", "cause", "▁of", "▁3", "▁4"]
     letters = sorted({*string.ascii_letters, *string.digits, *".,?!*<>/\n_|[]▁"})
@@ -65,15 +69,16 @@ def metaspace(scheme):
     backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
-    tokenizer.chat_template = HEAD + "{{ m['content'] }}<eos>\n" + TAIL + "{% endif %}"
+    tokenizer.chat_template = template
     return tokenizer
 
 
 @pytest.mark.parametrize("make", [
     *(lambda template=template: make_tokenizer(template) for template in (
         CHATML, EMPTY_THOUGHT, CHANNEL, LINE_BEFORE_END)),
-    *(lambda scheme=scheme: metaspace(scheme) for scheme in ("first", "always", "never"))],
-    ids=["plain", "empty thought", "channel", "line before the end", "first", "always", "never"])
+    *(lambda scheme=scheme: metaspace(scheme) for scheme in ("first", "always", "never")),
+    lambda: metaspace("first", SPACE_BEFORE)],
+    ids=["plain", "empty thought", "channel", "line before the end", "first", "always", "never", "space"])
 def test_prompt_and_answer_are_the_templates_own_ids(make):
     chat = Chat(make())
     turns = [*SYSTEM, {"role": "assistant", "content": "Hm."}, {"role": "user", "content": "So?"}]
@@ -83,16 +88,6 @@ def test_prompt_and_answer_are_the_templates_own_ids(make):
     assert view.ids[-1] == chat.end_of_turn or text_of(chat, view.completion).endswith("<eos>\n")
     assert text_of(chat, view.completion).split("<eos>")[0].strip() == ANSWER
     assert view.prompt == chat.student_prompt(turns)
-
-
-def test_a_space_before_the_answer_belongs_to_its_first_token():
-    tokenizer = metaspace("first")
-    tokenizer.chat_template = ("{% for m in messages %}{% if m['role'] == 'user' %}"
-                               "<turn>{{ m['content'] }}<turn>{% else %} {{ m['content'] }}<eos>{% endif %}"
-                               "{% endfor %}")
-    view = Chat(tokenizer).sft_view(ASKED, ANSWER)
-    assert tokenizer.convert_ids_to_tokens(view.completion)[0] == "▁Because"
-    assert view.ids == own_ids(tokenizer, [*ASKED, {"role": "assistant", "content": ANSWER}])
 
 
 THOUGHT = f"<think>\nHm.\n</think>\n\n{ANSWER}"

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 import yaml
 
-from raft_fast.data.dataset import REFINED_COLUMNS, Row, RowWriter
+from raft_fast.data.dataset import REFINED_COLUMNS, Row, write_rows
 from raft_fast.report.cards import write_card, write_model_card
 from raft_fast.report.page import write_run_report
 from raft_fast.run.errors import UserError
@@ -84,11 +84,9 @@ def test_what_qualifies_the_scores_is_on_card_and_page(run_dir):
 @pytest.fixture
 def folder(tmp_path):
     """A refined folder with everything that lies beside the rows."""
-    with RowWriter(tmp_path / "refined.parquet", tmp_path / "refined.partial.parquet") as writer:
-        for row in (Row("a", TURNS, "ŷ", "y", "roofs", "ȳ", "ŷ", "fused", 0.9),
-                    Row("b", TURNS[1:], "ȳ", "y", None, "ȳ", None, "rewrite", 0.8),
-                    Row("c", TURNS[1:], "y", "y", None, None, None, "gold", None)):
-            writer.write(row)
+    write_rows([Row("a", TURNS, "ŷ", "y", "roofs", "ȳ", "ŷ", "fused", 0.9),
+                Row("b", TURNS[1:], "ȳ", "y", None, "ȳ", None, "rewrite", 0.8),
+                Row("c", TURNS[1:], "y", "y", None, None, None, "gold", None)], tmp_path / "refined.parquet")
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     (tmp_path / "config.yaml").write_text("data: /home/someone/rows.jsonl\nencoder: mini\n")
     for name in ("decisions.jsonl", "journal.jsonl", "rejected.jsonl"):
