@@ -109,7 +109,7 @@ def requests(row: Row, options: RefineOptions, prompts: Prompts) -> list[Request
     asked = [Request("rewrite", "--rewriter", rewrite_request(row, prompts.rewrite))]
     if rounds := most_rounds(options):
         asked += [Request("fuse", "--fuser", fuse_request(row, row.gold, prompts.fuse), rounds),
-                  Request("judge", "--judge", judge_request(row, row.gold, prompts.judge), rounds, True)]
+                  Request("judge", "--judge", judge_request(row, row.gold, prompts.judge), rounds)]
     return asked
 
 

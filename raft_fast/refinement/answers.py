@@ -127,7 +127,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
     return summary
 
 
-def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, reporter: Reporter) -> None:
+def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options) -> None:
     """Print a request of every kind, and the most that stage 1 can ask of each engine (--dry_run). A text
     that is not there yet is taken to be as long as the gold answer."""
     prompts, longest = load_prompts(options.refine.prompts), stage.options.rewrite_max_new_tokens
@@ -136,15 +136,11 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options, re
         for turn in request.messages:
             print(visible(f"[{turn['role']}] {turn['content']}"))
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    with reporter.phase("count", len(rows), "rows") as advance:
-        for row in rows:
-            answer = min(_tokens(row.gold), longest)
-            for request in stage.requests(row, stage.options, prompts):
-                read = sum(_tokens(turn["content"]) for turn in request.messages)
-                asked[request.option].update(
-                    requests=request.times, read=request.times * read,
-                    written=request.times * (TOKENS_A_SCORE if request.score else answer))
-            advance(1)
+    for row in rows:
+        for one in stage.requests(row, stage.options, prompts):
+            read = sum(_tokens(turn["content"]) for turn in one.messages)
+            written = TOKENS_A_SCORE if one.task == "judge" else min(_tokens(row.gold), longest)
+            asked[one.option].update(requests=one.times, read=one.times * read, written=one.times * written)
     engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
     most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"

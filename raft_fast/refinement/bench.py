@@ -85,13 +85,12 @@ def load_judges(option: str, names: str, quorum: int, load: Callable[[str], Engi
 
 @dataclass(frozen=True)
 class Request:
-    """What a row may ask one role for, at most: `times` such conversations. Scores are short."""
+    """What a row may ask one role for, at most: `times` such conversations."""
 
     task: str
     option: str
     messages: list[Message]
     times: int = 1
-    score: bool = False
 
 
 @dataclass(frozen=True)

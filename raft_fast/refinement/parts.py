@@ -13,7 +13,7 @@ import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply
+from raft_fast.engines import Reply
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
@@ -125,10 +125,10 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
     """The mean nats a token of each text under the rewriter, given the prompt; None if not finite.
 
     RAFT's premise is that a model bends least to answers it might have given itself: this measures, before
-    training, how near they are. Does nothing without a rewriter that shows likelihoods.
+    training, how near they are. Does nothing with a server, which shows no likelihoods.
     """
     part = bench.rewriter
-    if no_likelihoods(part.engine, bench.options.supervision_gap):
+    if not bench.options.supervision_gap or not hasattr(part.engine, "nll"):
         return
     asked = [one for one in candidates if one.text]
     turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
@@ -137,13 +137,6 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))
-
-
-def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
-    """Why there will be no likelihoods; None if there will be."""
-    if not wanted:
-        return "--supervision_gap is off"
-    return None if hasattr(rewriter, "nll") else "the rewriter is a server, which shows no likelihoods"
 
 
 class _Reader:

@@ -66,8 +66,6 @@ def counts(summary: Record, folder: Path) -> Lines:
         lines += [(f"nats per token for the rewriter: {name}", value(gap[key], signed=key == "gap"))
                   for key, name in (("gold", "gold answers"), ("training", "training answers"),
                                     ("gap", "supervision-compatibility gap"))]
-    elif summary.get("no_likelihoods"):
-        lines.append(("nats per token for the rewriter", f"not measured: {summary['no_likelihoods']}"))
     return lines
 
 

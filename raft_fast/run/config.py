@@ -35,8 +35,7 @@ DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeou
            "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
            "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
            "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
-           "teacher_quantization": "none",
-           "vllm_server_base_url": "http://localhost:8000"}
+           "teacher_quantization": "none", "vllm_server_base_url": "http://localhost:8000"}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
