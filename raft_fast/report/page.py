@@ -120,7 +120,7 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
             table(*stage1.draws(found.tally), "Candidates"),
             table(("", "tokens read", "written", "scores", "mean", "failed", "first error"),
-                  stage1.engines(found), "Engines"),
+                  stage1.engines(found.tally), "Engines"),
             text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
             *(_example(record) for kind in sorted(found.examples) for record in found.examples[kind])]
 
