@@ -19,7 +19,7 @@ from raft_fast.data.rows import ANSWERS, OnDisk, Rejected, Row, asked_alone, id_
 from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.files import DiskMap, read_jsonl, write_jsonl
+from raft_fast.run.files import read_jsonl, write_jsonl
 from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -36,14 +36,14 @@ ROW_GROUP = 1024  # rows of one parquet row group
 @dataclass(frozen=True)
 class Table:
     """What a source holds: good rows, rejected rows, whether stage 1 has refined them, and what the user
-    should know of the rest. `lines`: where the rows stand, by the bytes of their row_ids."""
+    should know of the rest. `lines`: where the rows stand, by row_id."""
 
     source: str | InMemory
     rows: Sequence[Row]
     rejected: list[Rejected]
     refined: bool
     notes: list[str]
-    lines: DiskMap = field(repr=False, compare=False)
+    lines: dict[str, int] = field(repr=False, compare=False)
 
 
 def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False,
@@ -57,16 +57,17 @@ def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool
     rows, prompts = [] if rows is None else rows, prompts and only_prompts(source)
     rejected: list[Rejected] = []
     unused: dict[str, None] = {}
-    seen, refined = DiskMap(), True
+    seen: dict[str, int] = {}
+    refined = True
     for line, record in records(source):
         try:
             row = to_row(record, f"row-{line:06d}", unused, prompts)
-            if (before := seen.get(row.row_id.encode())) is not None:
+            if (before := seen.get(row.row_id)) is not None:
                 raise BadRowError(f"duplicate row_id {row.row_id!r} (first seen on line {before})")
         except (BadRowError, RecursionError) as bad:
             rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
         else:
-            seen[row.row_id.encode()] = line
+            seen[row.row_id] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
             rows.append(row)
     judge_bad_rows(source, len(rows), rejected, max_bad_rows)
@@ -259,7 +260,7 @@ def renderable(rows: Sequence[Row], chat: Any, source: str | InMemory, max_bad_r
     if not refused:
         return taken, []
     lines = read_table(source, 1.0, prompts=True).lines  # read again: it hardly ever comes to this
-    aside = [Rejected(str(source), lines.get(name.encode()), why, name) for name, why in refused.items()]
+    aside = [Rejected(str(source), lines.get(name), why, name) for name, why in refused.items()]
     judge_bad_rows(source, len(taken), aside, max_bad_rows)
     return taken, aside
 

@@ -19,7 +19,6 @@ from typing import Any
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Replies, Reply, Sampling
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import DiskMap
 
 FILE = "journal.jsonl"
 UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
@@ -53,6 +52,7 @@ class Journal:
         self.asked = self.cached = self.failed = self.damaged = 0
         self._heard: Counter[str] = Counter()  # replies by task
         self._asking: dict[bytes, Future[Reply]] = {}
+        self._places: dict[bytes, int] = {}  # key -> where its line begins
         self._engines: list[Any] = []  # those that were asked and can be interrupted
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -60,7 +60,7 @@ class Journal:
         self._file = self.path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+            self._reader = self.path.open("rb")
             self._scan(retry_failed)
             self._file.truncate(self._end)
         except BaseException as error:
@@ -105,7 +105,7 @@ class Journal:
                     self._append(FINISHED)
                 os.fsync(self._file)
             finally:
-                for one in (self._places, self._reader, self._file):  # the last gives the lock back
+                for one in (self._reader, self._file):  # the last gives the lock back
                     one.close()
 
     def stop(self) -> None:
