@@ -98,7 +98,8 @@ def compare_tokens(base: Any, trained: Any, views: Sequence[View], pad_id: int, 
                 for left, right, ids_N in zip(*split, strict=True)])
             for index, part in zip(chosen, sums_N3.split([len(view.completion) for view in members]),
                                    strict=True):
-                found[index] = TokenDrift(*part.sum(0).tolist(), len(part))
+                kl, base_nll, nll = part.sum(0).tolist()
+                found[index] = TokenDrift(kl, base_nll, nll, len(part))
             advance(len(chosen))
     return found
 
