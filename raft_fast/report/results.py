@@ -137,9 +137,8 @@ def _cells(label: str, metric: Record) -> tuple[str, ...]:
     base, trained, change = (metric.get(side) for side in ("base", "trained", "change"))
     judged, better = change or trained or {}, metric.get("higher_is_better")
     low, high = judged.get("low"), judged.get("high")
-    write = value if change else short
     return (label + (" ↓" if better is False else ""),
-            write(base["mean"]) if base else "", write(trained["mean"]) if trained else "",
+            value(base["mean"]) if base else "", value(trained["mean"]) if trained else "",
             value(change["mean"], signed=True) if change else "",
             "" if low is None else f"[{value(low, bool(change))}, {value(high, bool(change))}]",
             str(judged.get("n", "")), judgement(metric) if change and better is not None else "")
@@ -204,7 +203,7 @@ def render(template: str, path: Path, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("raft_fast.report", ""), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=lambda name: name is not None and ".html" in name)
-    environment.filters["markdown"] = markdown
+    environment.filters.update(markdown=markdown, value=value)
     return write_text(environment.get_template(template).render(values), path)
 
 
@@ -216,24 +215,16 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def value(number: float | None, signed: bool = False) -> str:
-    """Three decimals and a true minus sign; a dash for null."""
-    return NONE if number is None else _written(number, ".3f", signed)
+    """Three decimals, or two significant digits of small numbers; a true minus sign; a dash for null."""
+    if number is None:
+        return NONE
+    text = f"{number:z.2g}" if 0 < abs(number) < 0.1 else f"{number:z.3f}"
+    return ("+" if signed and number > 0 else "") + text.replace("-", "\u2212")
 
 
-def short(number: float | None, signed: bool = False) -> str:
-    """As `value`, but two significant digits for numbers too small for three decimals."""
-    small = number is not None and 0 < abs(number) < 0.1
-    return _written(number, ".2g", signed) if number is not None and small else value(number, signed)
-
-
-def counted(count: int, noun: str) -> str:
-    """"1 row", "2,000 rows"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def percent(number: float | None, digits: int = 0) -> str:
+def percent(number: float | None) -> str:
     """A share in percent; a dash for null."""
-    return NONE if number is None else _written(100 * number, f".{digits}f") + "\u00a0%"
+    return NONE if number is None else f"{100 * number:z.0f}\u00a0%"
 
 
 def duration(seconds: float) -> str:
@@ -248,10 +239,3 @@ def markdown(text: str) -> str:
     """Data inside Markdown: one line, no HTML and no table breaks."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(escaped.replace("|", "\\|").split())
-
-
-def _written(number: float, form: str, signed: bool = False) -> str:
-    """A true minus sign, and no sign before what is rounded to zero."""
-    text = f"{number:z{form}}"
-    plus = "+" if signed and float(text) > 0 else ""
-    return plus + text.replace("-", "\u2212")

@@ -9,7 +9,7 @@ from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.scores import compare_pairs
 from raft_fast.report.cards import write_model_card
 from raft_fast.report.page import write_run_report
-from raft_fast.report.results import counted, duration, judgement, percent, print_table, rows, short, value
+from raft_fast.report.results import duration, judgement, percent, print_table, rows, value
 from raft_fast.run.options import EvaluateOptions
 from raft_fast.run.progress import Reporter
 
@@ -61,7 +61,7 @@ def test_drift_and_other_suites_by_hand():
     suite, kl, own, _, text = rows({
         "domain": None, "general": None, "drift": {"own": part, "text": part},
         "lm_eval": {"tasks": {"ifeval": {"prompt_level_strict_acc,none": score}}}})
-    assert suite[1:] == ("ifeval, prompt_level_strict_acc", "0.250", "0.200", "−0.050", "[−0.090, −0.010]",
+    assert suite[1:] == ("ifeval, prompt_level_strict_acc", "0.250", "0.200", "−0.05", "[−0.09, −0.01]",
                          "541", "worse")
     assert (kl.base, kl.trained, kl.difference, kl.interval) == ("", "0.120", "", "[0.100, 0.140]")
     assert own.label == "NLL of the base's own answers, nats per token ↓"
@@ -89,9 +89,7 @@ def test_a_change_is_judged_by_its_interval(low, high, more, said):
 
 
 def test_numbers_as_text():
-    assert [value(number, True) for number in (-0.0004, 0.0004, -0.02, 0.02, None)] == [
-        "0.000", "0.000", "−0.020", "+0.020", "–"]
-    assert [short(number) for number in (0.00512, 0.512, 0, None)] == ["0.0051", "0.512", "0.000", "–"]
+    assert [value(number, True) for number in (-0.00512, 0.0004, -0.2, 0.0, None)] == [
+        "−0.0051", "+0.0004", "−0.200", "0.000", "–"]
     assert percent(-0.001) == "0\u00a0%"
-    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
     assert [duration(seconds) for seconds in (1.25, 119.6, 7260)] == ["1.2 s", "2 min 00 s", "2 h 01 min"]
