@@ -73,9 +73,7 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
 
 def scores(evaluation: Record) -> list[Block]:
     """Base against trained."""
-    rows = results.rows(evaluation)
-    parts = [table(results.COLUMNS, [row[1:] for row in rows if row.part == part], part)
-             for part in dict.fromkeys(row.part for row in rows)]
+    parts = [table(results.COLUMNS, lines, part) for part, lines in results.tables(evaluation).items()]
     return [*parts, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
                          "if its interval excludes zero. ↓: lower is better.")] if parts else []
 

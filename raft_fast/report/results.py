@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
@@ -45,28 +44,15 @@ Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
 
-class Row(NamedTuple):
-    """One metric as text: the part of the evaluation, then the cells in the order of `COLUMNS`.
+def tables(evaluation: Record) -> dict[str, Lines]:
+    """Every metric of evaluation.json that some row has, by part: cells in the order of `COLUMNS`.
 
-    ↓ in the label: lower is better. The interval is that of the difference or, without one, of the trained
-    model's value; `n` counts what the difference rests on.
+    ↓ behind a label: lower is better. The interval is that of the difference or, without one, of the trained
+    model's value; n counts what the difference rests on.
     """
-
-    part: str
-    label: str
-    base: str
-    trained: str
-    difference: str
-    interval: str
-    n: str
-    judgement: str
-
-
-def rows(evaluation: Record) -> list[Row]:
-    """Every metric of evaluation.json that some row has."""
-    return [Row(PARTS[part], *_cells(label, metric)) for part in PARTS if evaluation.get(part)
-            for label, metric in _metrics(part, evaluation[part])
-            if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
+    return {name: [_cells(label, metric) for label, metric in _metrics(part, evaluation[part])
+                   if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
+            for part, name in PARTS.items() if evaluation.get(part)}
 
 
 def judgement(metric: Record) -> str:
@@ -86,17 +72,17 @@ def notes(evaluation: Record) -> list[str]:
     """What qualifies the scores: parts left out, answers that failed, the jury."""
     if not evaluation:
         return ["No evaluation.json: neither model was evaluated."]
-    general, domain, found = evaluation["general"], evaluation["domain"], []
-    if general is None:
-        found.append(f"General behaviour was left out: {evaluation['general_skipped']}.")
-    else:
-        found.append(f"IFBench: {general['prompts']} of {general['prompts_total']} prompts; "
-                     f"{general['left_out']['prompts']} cannot be verified here.")
-    if domain.get("without_answers"):
+    general, found = evaluation["general"], []
+    found.append(f"General behaviour was left out: {evaluation['general_skipped']}." if general is None else
+                 f"IFBench: {general['prompts']} of {general['prompts_total']} prompts; "
+                 f"{general['left_out']['prompts']} cannot be verified here.")
+    if evaluation["domain"].get("without_answers"):
         found.append("The held-out rows have no answers: there are no domain scores.")
-    found += [f"Replies to {part} prompts that failed: base {failed['base']}, trained {failed['trained']}."
-              for part in ("domain", "general") for failed in [(evaluation[part] or {}).get("failed") or {}]
-              if any(failed.values())]
+    for part in ("domain", "general"):
+        failed = (evaluation[part] or {}).get("failed") or {}
+        if any(failed.values()):
+            found.append(f"Replies to {part} prompts that failed: base {failed['base']}, trained "
+                         f"{failed['trained']}.")
     if jury := evaluation.get("jury"):
         found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(jury['unanimous'])}; "
                      f"missing votes: {sum(jury['missing_votes'].values())}.")
@@ -107,11 +93,11 @@ def print_table(evaluation: Record) -> None:
     """Print the rows to stdout, and what qualifies them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     table = Table(*COLUMNS, title="Base against trained (↓: lower is better)", title_justify="left")
-    for part, found in groupby(rows(evaluation), key=lambda row: row.part):
+    for part, lines in tables(evaluation).items():
         table.add_section()
         table.add_row(part)
-        for row in found:
-            table.add_row(*map(visible, (f"  {row.label}", *row[2:])))
+        for label, *cells in lines:
+            table.add_row(*map(visible, (f"  {label}", *cells)))
     console.print(table, markup=False)
     for note in notes(evaluation):
         console.print(visible(note), markup=False)
