@@ -54,6 +54,6 @@ def refine(
                 for decision in decisions:
                     outputs.add(decision.as_json())
                 found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                advance(len(decisions) - found, note=journal.note(), found=found)
+                advance(len(decisions) - found, f"{journal.asked} replies, {journal.failed} failed", found)
             bench.must_have_worked()
     return outputs.summary()
