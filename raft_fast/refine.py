@@ -53,7 +53,7 @@ def main() -> None:
     reporter.say(f"{data.data}: {len(everyone.rows):,} of "
                  f"{len(table.rows) + len(table.rejected):,} rows, " + set_aside(table.rejected, how.dry_run))
     if how.dry_run:
-        return show_estimate(mine, stage, options, reporter)
+        return show_estimate(mine, stage, options)
     own = folder if how.shard is None else outputs.shard_folder(folder, how.shard)
     with only_process(own):  # before the first file is written: another process may be reading it
         summary = refine_rows(everyone, len(table.rows), stage, options, cached_suites(), own, reporter)

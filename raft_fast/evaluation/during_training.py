@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
-from raft_fast.distillation.metrics import cut_back
+from raft_fast.distillation.metrics import cut_back, whole_lines
 from raft_fast.distillation.watching import FirstBatch, LogCompletions
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, fixed_slice, prompts_of
@@ -25,7 +25,7 @@ from raft_fast.run.option import check
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
-EVALUATIONS, COLLAPSE, REASON = "evaluations.jsonl", "collapse.json", "collapse at step "
+EVALUATIONS = "evaluations.jsonl"
 METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
 PASS_TOKENS, ANSWER_TOKENS = 8192, 64
 EvalScores = dict[str, float | None]
@@ -43,8 +43,6 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], repor
     found: list[Callback] = [FirstBatch(original.chat)]
     if options.log_completions:
         found.append(LogCompletions(options.log_completions_steps, original.chat))
-    if options.load_best_model_at_end:
-        found.append(KeepBest(options.collapse_threshold))
     if options.eval_steps:
         prompts: list[Prompt] = []
         try:
@@ -57,7 +55,8 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], repor
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
-        found += [StopOnCollapse(options.collapse_threshold), EvaluateEvery(options.eval_steps, scorer)]
+        found.append(EvaluateEvery(options.eval_steps, scorer, options.collapse_threshold,
+                                   options.load_best_model_at_end))
     return found
 
 
@@ -100,13 +99,21 @@ def nll(model: Any, chat: Chat, views: Sequence[View]) -> float | None:
 
 class EvaluateEvery(Callback):
     """Scores the student before the first step, every `steps` steps and after the last one; writes a line to
-    evaluations.jsonl and notifies every other callback."""
+    evaluations.jsonl and notifies every other callback. Training ends at a collapse: general drift above
+    `threshold` (--collapse_threshold), or a score that is not finite.
 
-    def __init__(self, steps: int, scorer: Scorer) -> None:
-        self.steps, self.scorer = steps, scorer
+    With `keep_best` RUN/best/step-N holds the weights with the lowest eval_domain_nll, collapses excepted,
+    and the run ends with them. Steps that a resumed run repeats are compared again.
+    """
+
+    def __init__(self, steps: int, scorer: Scorer, threshold: float = math.inf, keep_best: bool = False
+                 ) -> None:
+        self.steps, self.scorer, self.threshold, self.keep_best = steps, scorer, threshold, keep_best
 
     def on_begin(self, state: TrainingState) -> None:
-        self.path = state.run_dir / EVALUATIONS
+        self.path, self.folder = state.run_dir / EVALUATIONS, state.run_dir / "best"
+        files.sweep(self.folder)
+        self.best = min(map(_score, checkpoints(self.folder)), default=math.inf)
         self.done = cut_back(self.path, state.step)
         if not self.done:
             self._evaluate(state)
@@ -115,14 +122,40 @@ class EvaluateEvery(Callback):
         if state.step % self.steps == 0 or state.step == state.total:
             self._evaluate(state)
 
+    def on_end(self, state: TrainingState) -> None:
+        try:
+            for best in sorted(checkpoints(self.folder), key=_score)[: self.keep_best]:
+                files.check_seal(best)
+                state.weights.put(state.weights.read(best / WEIGHTS))
+        except (SafetensorError, OSError, ValueError) as error:
+            warnings.warn(f"{best} is damaged ({error}); the last weights are kept", stacklevel=2)
+
     def _evaluate(self, state: TrainingState) -> None:
         scores = self.scorer(state.student)
         state.listeners.on_evaluate(state, scores)
+        collapse = None
+        if why := collapsed(scores, self.threshold):
+            state.finished = collapse = f"collapse at step {state.step}: {why}"
+        elif self.keep_best and (score := scores[METRIC]) is not None and score < self.best:
+            self.best = score
+            self._keep(state)
         # last: a step that has its line is not evaluated again, so everybody must have been notified
-        self.done.append({"step": state.step, **{
+        self.done.append({"step": state.step, "collapse": collapse, **{
             name: score if score is not None and math.isfinite(score) else None
             for name, score in scores.items()}})
         files.write_jsonl(self.done, self.path)
+
+    def _keep(self, state: TrainingState) -> None:
+        def fill(partial: Path) -> None:
+            state.weights.save(partial / WEIGHTS)
+            files.write_json({"step": state.step, METRIC: self.best}, partial / SCORE)
+            files.seal(partial)
+
+        before = checkpoints(self.folder)
+        files.write_folder(self.folder / f"step-{state.step:06d}", fill)
+        for kept in before:
+            if step_of(kept) != state.step:
+                files.discard(kept)
 
 
 def collapsed(scores: EvalScores, threshold: float) -> str | None:
@@ -136,81 +169,10 @@ def collapsed(scores: EvalScores, threshold: float) -> str | None:
     return None
 
 
-class StopOnCollapse(Callback):
-    """Ends training at a collapse (--collapse_threshold) and writes the reason to RUN/collapse.json."""
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-
-    def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
-        if why := collapsed(scores, self.threshold):
-            state.finished = f"{REASON}{state.step}: {why}"
-
-    def on_end(self, state: TrainingState) -> None:
-        path = state.run_dir / COLLAPSE
-        # `finished` may come from a checkpoint, and another callback may have ended the run
-        if (state.finished or "").startswith(REASON):
-            files.write_json({"step": state.step, "reason": state.finished}, path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def collapse_of(run_dir: Path) -> str | None:
     """Why the run in this folder collapsed; None if it did not. Raises UserError for an unreadable file."""
-    path = run_dir / COLLAPSE
-    if not path.is_file():
-        return None
-    fix = "restore it, or delete it once evaluations.jsonl shows that the run did not collapse"
-    return str(files.read_json(path, fix, keys=["reason"])["reason"])
-
-
-class KeepBest(Callback):
-    """RUN/best/step-N: the weights with the lowest eval_domain_nll that have not collapsed; the run ends with
-    them. Steps after the checkpoint that a run resumes from are repeated and may come out differently: the
-    best of them is forgotten on resuming, and the best before each checkpoint is kept until then."""
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold  # --collapse_threshold; this callback hears of a collapse before the end
-
-    def on_begin(self, state: TrainingState) -> None:
-        self.folder = state.run_dir / "best"
-        files.sweep(self.folder)
-        for kept in checkpoints(self.folder):
-            if step_of(kept) > state.step:
-                files.discard(kept)
-        self.score = min(map(_score, checkpoints(self.folder)), default=math.inf)
-
-    def on_evaluate(self, state: TrainingState, scores: EvalScores) -> None:
-        score = scores[METRIC]
-        if score is None or score >= self.score or collapsed(scores, self.threshold):
-            return
-        self.score = score
-
-        def fill(partial: Path) -> None:
-            state.weights.save(partial / WEIGHTS)
-            files.write_json({"step": state.step, METRIC: score}, partial / SCORE)
-            files.seal(partial)
-
-        files.write_folder(self.folder / f"step-{state.step:06d}", fill)
-        self.on_save(state, self.folder)
-
-    def on_save(self, state: TrainingState, checkpoint: Path) -> None:
-        """Discard all but the best so far and the best before each checkpoint (or the start)."""
-        every = checkpoints(self.folder)
-        moments = [step_of(saved) for saved in checkpoints(state.run_dir / "checkpoints")] or [0]
-        needed = {min((kept for kept in every if step_of(kept) <= moment), key=_score, default=None)
-                  for moment in (*moments, state.step)}
-        for kept in set(every) - needed:
-            files.discard(kept)
-
-    def on_end(self, state: TrainingState) -> None:
-        for best in sorted(checkpoints(self.folder), key=_score):
-            try:
-                files.check_seal(best)
-                state.weights.put(state.weights.read(best / WEIGHTS))
-                return
-            except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(f"{best} is damaged ({error}); the last weights are kept", stacklevel=2)
+    lines = whole_lines(run_dir / EVALUATIONS)
+    return lines[-1].get("collapse") if lines else None
 
 
 def _score(kept: Path) -> float:

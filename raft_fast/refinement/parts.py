@@ -13,7 +13,7 @@ import numpy as np
 
 from raft_fast.data.dataset import Row
 from raft_fast.data.texts import Message
-from raft_fast.engines import Engine, Reply
+from raft_fast.engines import Reply
 from raft_fast.engines.asking import Part, Prompt, ask_once, at_once, in_context, whole_question
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import FUSED, JUDGE, NLL, REWRITE, SIMILARITY, Candidate, Verdict, mean
@@ -63,10 +63,8 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     what the candidates were written with.
     """
     golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
-    if bench.golds is not None:  # embedded already
-        gold_vectors, vectors = bench.golds.of_texts(golds), bench.encoder.embed(texts)
-    else:
-        gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
+    gold_vectors = bench.golds.of_texts(golds) if bench.golds is not None else bench.encoder.embed(golds)
+    vectors = bench.encoder.embed(texts)
     found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
     for place, similarity in enumerate(cosines(gold_vectors, vectors)):
         one = candidates[place]
@@ -115,20 +113,19 @@ def verdicts(rows: Sequence[Row], answers: Sequence[str], judges: Sequence[Part]
 
 def _verdict(name: str, reply: Reply) -> Verdict:
     """A failure is an error, never a 0."""
-    error, score = reply.error, reply.score
-    if error is None and not (score is not None and math.isfinite(score) and 0 <= score <= 1):
-        error = f"score {score} is not in [0, 1]"
-    return Verdict(name, score if error is None else None, error, reply)
+    if reply.error is None and not (reply.score is not None and 0 <= reply.score <= 1):
+        reply = replace(reply, error=f"score {reply.score} is not in [0, 1]", score=None)
+    return Verdict(name, reply.score, reply.error, reply)
 
 
 def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
     """The mean nats a token of each text under the rewriter, given the prompt; None if not finite.
 
     RAFT's premise is that a model bends least to answers it might have given itself: this measures, before
-    training, how near they are. Does nothing without a rewriter that shows likelihoods.
+    training, how near they are. Does nothing with a server, which shows no likelihoods.
     """
     part = bench.rewriter
-    if no_likelihoods(part.engine, bench.options.supervision_gap):
+    if not bench.options.supervision_gap or not hasattr(part.engine, "nll"):
         return
     asked = [one for one in candidates if one.text]
     turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
@@ -137,13 +134,6 @@ def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))
-
-
-def no_likelihoods(rewriter: Engine, wanted: bool) -> str | None:
-    """Why there will be no likelihoods; None if there will be."""
-    if not wanted:
-        return "--supervision_gap is off"
-    return None if hasattr(rewriter, "nll") else "the rewriter is a server, which shows no likelihoods"
 
 
 class _Reader:

@@ -9,11 +9,9 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder
 from raft_fast.engines.asking import at_once
 from raft_fast.engines.journal import Journal
-from raft_fast.refinement.bench import Roles, Stage1, Workbench
-from raft_fast.refinement.golds import GoldIndex
+from raft_fast.refinement.bench import GoldIndex, Roles, Stage1, Workbench
 from raft_fast.refinement.outputs import Outputs
 from raft_fast.refinement.summary import settings
-from raft_fast.run import errors
 from raft_fast.run.progress import Reporter
 
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
@@ -53,10 +51,9 @@ def refine(
             reporter.phase("refine", len(rows), "rows") as advance,
         ):
             for decisions in at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop):
-                with errors.uninterrupted():  # a block that is half written could not be told from a new one
-                    for decision in decisions:
-                        outputs.add(decision.as_json())
-                    found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                    advance(len(decisions) - found, note=journal.note(), found=found)
+                for decision in decisions:
+                    outputs.add(decision.as_json())
+                found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
+                advance(len(decisions) - found, note=journal.note(), found=found)
             bench.must_have_worked()
     return outputs.summary()

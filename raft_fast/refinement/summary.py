@@ -23,11 +23,12 @@ from raft_fast.refinement.candidates import (
     read_line,
 )
 from raft_fast.refinement.checks import COMPARING, Case
-from raft_fast.refinement.parts import NLL_DIGITS, no_likelihoods
+from raft_fast.refinement.parts import NLL_DIGITS
 from raft_fast.run.options import RefineOptions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 REASONS = 3  # that a line names
+DECIDING = ("tau", "fused_tau", "fused_least", "judge_stop", "fusion_rounds")
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
@@ -152,16 +153,11 @@ def settings(options: RefineOptions, roles: Roles, prompts: Prompts, seed: int) 
     """The part of summary.json that does not depend on the rows."""
     judges = [engine.identity for engine in roles.judges]
     return {
-        "tau": options.tau,
-        "fused_tau": options.fused_tau or None,
-        "fused_least": options.fused_least or None,
-        "judge_stop": options.judge_stop,
-        "fusion_rounds": options.fusion_rounds,
+        **{name: getattr(options, name) for name in DECIDING},
         "quorum": options.quorum or len(judges) // 2 + 1,
         "engines": {"rewriter": roles.rewriter.identity, "fuser": roles.fuser and roles.fuser.identity,
                     "judges": judges},
         "fuser_is_judge": roles.fuser is not None and roles.fuser.identity in judges,
-        "no_likelihoods": no_likelihoods(roles.rewriter, options.supervision_gap),
         "prompts": {prompt.name: prompt.version for prompt in prompts},
         "seed": seed,
     }

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,6 @@ PARTS = {
     "domain": "Domain: held-out questions",
     "paraphrases": "Domain: trained questions reworded",
     "general": "General: IFBench",
-    "lm_eval": "Other suites, by lm-eval",
     "drift": "Drift from the base",
 }
 LABELS = {
@@ -40,7 +40,7 @@ COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
 FILES: list[tuple[Any, ...]] = [
     ("config.yaml", {}), ("refine/summary.json", {}), ("metrics.jsonl", [], "step"),
     ("evaluation.json", {}, "domain", "general"), ("generations.jsonl", [], "suite", "model"),
-    ("phases.json", [], "name", "seconds", "peak_bytes"), ("collapse.json", {}, "step", "reason")]
+    ("phases.json", [], "name", "seconds", "peak_bytes"), ("evaluations.jsonl", [], "step")]
 Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
@@ -120,10 +120,7 @@ def print_table(evaluation: Record) -> None:
 def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
     """(label, metric) of one part. Metrics that are neither good nor bad, or that the two models do not both
     have, have no `higher_is_better` or no `change`."""
-    if part == "lm_eval":
-        for task, metrics in found["tasks"].items():
-            yield from ((f"{task}, {name.removesuffix(',none')}", metric) for name, metric in metrics.items())
-    elif part == "drift":
+    if part == "drift":
         lower = {"higher_is_better": False}
         for suite, what in DRIFT.items():
             yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"]} | lower
@@ -156,7 +153,12 @@ class RunFiles:
     evaluation: Record
     generations: list[Record]
     phases: list[Record]
-    collapse: Record
+    evaluations: list[Record]
+
+    @property
+    def collapse(self) -> str | None:
+        """Why training ended early, if it did."""
+        return self.evaluations[-1].get("collapse") if self.evaluations else None
 
 
 def read_run(run_dir: Path) -> RunFiles:
@@ -190,6 +192,16 @@ def read_lines(path: Path, *keys: str) -> Iterator[Record | None]:
                     yield json_object(line, keys)
                 except ValueError:
                     yield None
+
+
+def render(template: str, path: Path, **values: Any) -> Path:
+    """Write a file from a template beside this module; returns its path. HTML is escaped, Markdown where the
+    filter `markdown` says so."""
+    environment = Environment(
+        loader=PackageLoader("raft_fast.report", ""), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, autoescape=lambda name: name is not None and ".html" in name)
+    environment.filters["markdown"] = markdown
+    return write_text(environment.get_template(template).render(values), path)
 
 
 def write_text(text: str, path: Path) -> Path:
@@ -232,12 +244,6 @@ def markdown(text: str) -> str:
     """Data inside Markdown: one line, no HTML and no table breaks."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(escaped.replace("|", "\\|").split())
-
-
-def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; everything in it is escaped."""
-    written = ["| " + " | ".join(map(markdown, line)) + " |" for line in (columns, *lines)]
-    return "\n".join([written[0], "|" + "---|" * len(columns), *written[1:]]) + "\n"
 
 
 def _written(number: float, form: str, signed: bool = False) -> str:

@@ -9,8 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from raft_fast.run.terminal import masked, visible
 
@@ -60,24 +59,6 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
             signal.signal(signal.SIGTERM, before)
 
     return run
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM until the block has ended."""
-    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
-        yield
-        return
-    came: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, lambda signum, frame: came.append(signum)) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
-    for signum in came[:1]:
-        signal.raise_signal(signum)
 
 
 def _disk_trouble(error: Exception) -> str | None:

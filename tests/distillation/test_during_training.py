@@ -1,22 +1,15 @@
 """Evaluation while a run trains: scores, best weights, the end at a collapse."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from tiny import make_model, make_rows
 from transformers import AutoModelForCausalLM
-from watched_run import OPTIONS, lines, make_scorer, run, same_weights
+from watched_run import lines, make_scorer, run, same_weights
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.during_training import (
-    EvaluateEvery,
-    KeepBest,
-    StopOnCollapse,
-    collapse_of,
-    nll,
-)
+from raft_fast.evaluation.during_training import EvaluateEvery, collapse_of, nll
 from raft_fast.report.cards import finish
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
@@ -120,77 +113,63 @@ def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
 
 
+def every(steps, *scores):
+    """Evaluations with these scores; the best weights are kept."""
+    return EvaluateEvery(steps, Scripted(*scores), 1.0, True)
+
+
 def test_training_ends_with_the_best_weights(folder, chat):
-    seen, scripted = Remember(), Scripted((5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (float("nan"), 0.1))
+    seen = Remember()
     (folder / "best/.partial-step-000003/model").mkdir(parents=True)  # left by a kill, and taken away
-    student = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(2, scripted)])
+    student = run(folder, chat, [seen, every(2, (5.0, 0.0), (3.0, 0.1), (2.0, 0.1), (2.5, 0.1))])
     assert best(folder) == ["step-000004"]
     kept = AutoModelForCausalLM.from_pretrained(folder / "best/step-000004/model")  # as --model would
-    again = run(folder, chat, [KeepBest(1.0)])  # killed before the model was saved
+    again = run(folder, chat, [every(2)])  # killed before the model was saved
     assert all(same(each, seen.weights[4]) for each in (student, kept, again))
     assert not same(student, seen.weights[6])
 
 
-@pytest.mark.parametrize("last", [(2.0, 1.5), (2.0, float("nan"))])
-def test_best_weights_are_never_those_of_a_collapse(folder, chat, last):
-    """A collapse may have the lowest likelihood of all, and its evaluation is heard here first."""
-    seen, scripted = Remember(), EvaluateEvery(2, Scripted((5.0, 0.0), (3.0, 0.1), last))
-    student = run(folder, chat, [seen, KeepBest(1.0), StopOnCollapse(1.0), scripted])
-    assert (best(folder), max(seen.weights)) == (["step-000002"], 4)
-    assert same(student, seen.weights[2])
-
-
-def test_best_weights_are_never_those_of_steps_that_were_made_again(folder, chat):
-    """The step was evaluated, then the run was killed before its checkpoint; made again, it is worse."""
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 3, 2, 0.1)), Killed(3)])
-    assert best(folder) == ["step-000002", "step-000003"]
+def test_the_best_weights_outlive_a_kill(folder, chat):
+    """Step 3 was evaluated, then the run was killed before its checkpoint; step 4 is no better."""
     seen = Remember()
-    again = run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(1, Scripted(*[2.5] * 4))])
-    assert best(folder) == ["step-000002"]
-    assert not any(same(again, weights) for weights in seen.weights.values())
-
-
-def test_the_best_before_an_older_checkpoint_is_there_when_the_newest_is_damaged(folder, chat, capsys):
-    four = replace(OPTIONS, max_steps=4)
-    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(5, 1, 2, 0.5, 3))], four)
-    assert best(folder) == ["step-000001", "step-000003"]
-    (folder / "checkpoints/step-000004/state.json").write_text("{}")
-    run(folder, chat, [KeepBest(1.0), EvaluateEvery(1, Scripted(3, 3))], four)
-    assert "step-000004 is damaged" in capsys.readouterr().err
-    assert best(folder) == ["step-000001"]
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, chat, [seen, every(1, 5, 4, 3, 1), Killed(3)])
+    again = run(folder, chat, [every(1, 1, 2, 2, 2)])
+    assert best(folder) == ["step-000003"]
+    assert same(again, seen.weights[3])
 
 
 def test_damaged_best_weights_leave_the_last_ones(folder, chat):
     seen = Remember()
-    run(folder, chat, [seen, KeepBest(1.0), EvaluateEvery(4, Scripted(5, 3, 4))])
+    run(folder, chat, [seen, every(4, 5, 3, 4)])
     file = folder / "best/step-000004/model/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match="step-000004 is damaged"):
-        assert same(run(folder, chat, [KeepBest(1.0)]), seen.weights[6])
+        assert same(run(folder, chat, [every(4)]), seen.weights[6])
 
 
-@pytest.mark.parametrize(("scores", "said"), [((3.0, 1.5), "eval_general_drift 1.5 is above"),
-                                              ((float("nan"), 0.1), "eval_domain_nll is not finite")])
-def test_collapse_ends_training_for_good(folder, chat, scores, said):
-    run(folder, chat, [StopOnCollapse(1.0), EvaluateEvery(3, Scripted((3.0, 0.0), scores))])
-    told = Told()
+@pytest.mark.parametrize(("last", "said"), [
+    ((2.0, 1.5), "eval_general_drift 1.5 is above"),
+    ((2.0, float("nan")), "eval_general_drift is not finite"),
+    ((float("nan"), 0.1), "eval_domain_nll is not finite")])
+def test_a_collapse_ends_training_for_good_and_is_never_the_best(folder, chat, last, said):
+    """A collapse may have the lowest likelihood of all."""
+    seen, told = Remember(), Told()
+    student = run(folder, chat, [seen, every(2, (5.0, 0.0), (3.0, 0.1), last)])
+    assert (best(folder), max(seen.weights)) == (["step-000002"], 4)
+    assert same(student, seen.weights[2])
     run(folder, chat, [told])  # the same command again trains no further
-    assert told.heard == [("begin", 3), ("end", 3)]
-    assert said in collapse_of(folder)
-    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 3]
+    assert told.heard == [("begin", 4), ("end", 4)]
+    assert f"collapse at step 4: {said}" in collapse_of(folder)
+    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 2, 4]
 
 
-def test_what_is_no_collapse(folder, chat):
-    """An end that another callback chose; and a run that came to its end after all, because the checkpoint
-    that knew of the collapse was damaged, and its steps were done again."""
+def test_an_end_that_another_callback_chose_is_no_collapse(folder, chat):
     class Patience(Callback):
         def on_evaluate(self, state, scores):
             state.finished = "no better for two evaluations" if state.step == 2 else None
 
-    folder.mkdir()
-    (folder / "collapse.json").write_text('{"step": 3, "reason": "collapse at step 3"}')
-    run(folder, chat, [Patience(), StopOnCollapse(9.0), EvaluateEvery(1, make_scorer(chat))])
+    run(folder, chat, [Patience(), EvaluateEvery(1, make_scorer(chat), 9.0)])
     assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
     assert collapse_of(folder) is None
 
@@ -200,7 +179,7 @@ def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkey
     monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
     (tmp_path / "model").mkdir()
     (tmp_path / "evaluation.json").write_text("{}")
-    (tmp_path / "collapse.json").write_text('{"step": 3, "reason": "collapse at step 3: eval_general_drift"}')
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 3, "collapse": "collapse at step 3: drift"}\n')
     watch = WatchOptions(push_to_hub=True, hub_model_id="me/model")
     with pytest.raises(UserError, match=r"--hub_model_id me/model: .*collapse at step 3.*hf upload me/model"):
         finish(tmp_path, SimpleNamespace(watch=watch), Reporter())

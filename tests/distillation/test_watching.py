@@ -17,7 +17,7 @@ from raft_fast.distillation.callbacks import TrainerEvents, trackers_of
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.watching import FirstBatch, LogCompletions, StepsInProgress
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.during_training import EvaluateEvery, KeepBest, StopOnCollapse, watchers
+from raft_fast.evaluation.during_training import EvaluateEvery, watchers
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
@@ -108,7 +108,7 @@ def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
     monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", no_wheel)
     all_of_them = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
     for options, kinds in ((WatchOptions(), [FirstBatch]), (all_of_them, [
-            FirstBatch, LogCompletions, KeepBest, StopOnCollapse, EvaluateEvery])):
+            FirstBatch, LogCompletions, EvaluateEvery])):
         found = watchers(options, engine, make_rows(2), Reporter())
         assert [type(each) for each in found] == kinds
     run(tmp_path / "run", chat, found)

@@ -43,17 +43,10 @@ def test_what_is_wrong_is_found_and_other_words_for_the_same_are_let_through(pai
         assert objections(pair["gold"], answer) == {}, answer
 
 
-LONG = [  # texts of these alone are what takes checks the longest
-    "1", "1,234 ", "1 234 ", "1.", " ", "\n", "a", "Ab1 ", "House and of ", "not ", "n't ", "| 1 | 2.5 m |\n",
-    "[", '"', "<think>", "<|a|>", "\u00a7 5 ", "1 January 2020 ", "12:30 ", "5-10 mm ", "\u623f",
-    "a\u0301\u0300", "-", "#", "> ", "at most 5 m at least 3 m ", "must not be ", "one year and a half ",
-    "twenty ", "1/2 ", "1) a ", "- 1. a\n", "It is not so. ", "ab 5 ", "the house stands by it ", ".", "!",
-    "?", ":", ";", ",", "(", ")", "*", "/", "\t", "\u2013", "=", "_", "'", "%", "`", "\u00bd", ". ", "- ",
-    "( ", "\n ", "a.", "a-", "no ", "no, "]
 ENDS = (" 5", "A")  # what may come after all of it: a run that ends in no space is where searches fail
 
 
-@pytest.mark.parametrize("unit", LONG)
+@pytest.mark.parametrize("unit", TEXTS["long"])
 def test_no_check_takes_long_for_any_text(unit):
     """The older ones took 47 s for a gold table of 20 kB. They take less than 0.1 s."""
     gold = unit * (200_000 // len(unit))
@@ -101,20 +94,13 @@ def test_where_there_is_no_answer_only_that_is_said(reply, name):
     assert found == {name}
 
 
-@pytest.mark.parametrize(("answer", "reply", "name"), [
-    ("Half of a", {"finish_reason": "length", "completion_tokens": 9}, "cut_off"),
-    ("the House stands by the river", {}, "copy"),
-    ("First answer: by the river stands the house.", {}, "leak"),
-    ("Reword the answer below. Question: where is the house by the river?", {}, "leak"),
-    ("The house aaaaaaaaaaaaaaaaaaaa", {}, "loops"),
-    ("Дом стоит у реки.", {}, "language"),
-    ("The house 房子在河边 stands by the river.", {}, "language"),
-    ("The house is by the river.<|a_mark_to_come|> Yes.", {}, "marks"),
-    ("By the river.<start_of_turn>user", {}, "marks"),
-    ("The house stands by the river. " * 3, {}, "loops"),
-])
-def test_what_else_can_be_wrong(answer, reply, name):
-    assert name in objections("The house stands by the river.", answer, **reply)
+@pytest.mark.parametrize(("answer", "name"), TEXTS["wrong"])
+def test_what_else_can_be_wrong(answer, name):
+    assert name in objections("The house stands by the river.", answer)
+
+
+def test_a_reply_that_was_cut_off_is_not_whole():
+    assert "cut_off" in objections("It is here.", "Half of a", finish_reason="length", completion_tokens=9)
 
 
 @pytest.mark.parametrize(("gold", "answer", "question"), TEXTS["fine"])
@@ -135,32 +121,15 @@ def test_legal_references(text, expected):
     assert {*find(LAW.patterns["references"].rules, text)[0]} == {*expected}
 
 
-PARTS = r"""
-[parts]
-rules = ['\bZ-\d{3}\b', ['(?i)part (?:no\. ?|#)(\d+)', 'part {1}']]
-[terms]
-agree = "kept"
-rules = [['(?i)damp[- ]proof (membrane|course)', '{1}']]
-[places]
-agree = "sides"
-rules = [['(?P<of>\w+) (?:(?P<inside>indoors)|(?P<outside>outdoors)|(?P<inside_outside>anywhere))', '{of}']]
-"""
-MINE = """
+OWN = str(Path(__file__).with_name("parts.toml"))
+
+
 def dashes(question, gold, answer):
     return "has a dash" if "–" in answer else None
 
-def wrong(question, gold, answer):
+
+def broken(question, gold, answer):
     return True
-"""
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A user's file of patterns; a module of checks lies beside it."""
-    (tmp_path / "parts.toml").write_text(PARTS)
-    (tmp_path / "my_checks.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    return str(tmp_path / "parts.toml")
 
 
 @pytest.mark.parametrize(("gold", "answer", "flagged"), [
@@ -172,23 +141,23 @@ def own(tmp_path, monkeypatch):
     ("Use it indoors.", "Use it anywhere, or dry outdoors.", {}),
     ("Lay a membrane of it.", "You lay it – now.", {"dashes": "has a dash"}),
 ])
-def test_users_bring_patterns_and_functions(own, gold, answer, flagged):
+def test_users_bring_patterns_and_functions(gold, answer, flagged):
     case = Case("Which?", gold, Reply(answer))
-    said = Checker.of(RefineOptions(check_patterns=own, checks="my_checks:dashes"))(case)
+    said = Checker.of(RefineOptions(check_patterns=OWN, checks=f"{__name__}:dashes"))(case)
     assert {name: reason for name, reason in said.items() if reason is not None} == flagged
     assert [*said][-4:] == ["parts", "terms", "places", "dashes"]
-    assert "parts" not in Checker.of(RefineOptions(check_patterns=own, skip_checks="parts"))(case)
+    assert "parts" not in Checker.of(RefineOptions(check_patterns=OWN, skip_checks="parts"))(case)
 
 
 @pytest.mark.parametrize(("option", "value", "message"), [
     ("skip_checks", "nubers", "--skip_checks nubers: no such check; there are cut_off, .*, retrieval"),
     ("check_patterns", "none.toml", "--check_patterns none.toml: cannot be read: No such file"),
-    ("checks", "my_checks", "--checks my_checks: must be module:function"),
-    ("checks", "my_checks:none", "--checks my_checks:none: .*no attribute 'none'"),
+    ("checks", "os.path", "--checks os.path: must be module:function"),
+    ("checks", "os.path:none", "--checks os.path:none: .*no attribute 'none'"),
     ("checks", "no_such_module:f", "--checks no_such_module:f: .*No module named"),
     ("checks", "os.path:split,shutil:copy", "--checks: a check is called copy already"),
 ])
-def test_what_does_not_exist_is_named(own, option, value, message):
+def test_what_does_not_exist_is_named(option, value, message):
     with pytest.raises(UserError, match=message):
         Checker.of(RefineOptions(**{option: value}))
 
@@ -207,9 +176,9 @@ def test_a_bad_file_of_patterns_is_named(tmp_path, text, message):
         Checker.of(RefineOptions(check_patterns=str(tmp_path / "bad.toml")))
 
 
-def test_a_check_that_returns_no_text_is_named(own):
-    with pytest.raises(UserError, match="my_checks:wrong returned True: must be"):
-        Checker.of(RefineOptions(checks="my_checks:wrong"))(Case("", "a", Reply("b")))
+def test_a_check_that_returns_no_text_is_named():
+    with pytest.raises(UserError, match=":broken returned True: must be"):
+        Checker.of(RefineOptions(checks=f"{__name__}:broken"))(Case("", "a", Reply("b")))
 
 
 def wrong(name, gold, answer):

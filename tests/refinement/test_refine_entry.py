@@ -3,23 +3,26 @@
 import json
 import re
 import sys
-import types
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from refinement_stubs import UNCHECKED, StubEncoder, StubEngine
+from refinement_stubs import OUTPUTS, UNCHECKED, StubEncoder, StubEngine, rows_of
+from refinement_stubs import run as refine_rows
 
 from raft_fast import refine
 from raft_fast.data import dataset
 from raft_fast.data.dataset import Data
 from raft_fast.recipes.raft import RAFT
+from raft_fast.refinement import Roles, outputs, pipeline
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run import config
 from raft_fast.run.errors import UserError
 from raft_fast.run.folder import only_process
 from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
 from raft_fast.run.progress import Reporter
+
+FINISHED = (*OUTPUTS, "config.yaml", "rejected.jsonl")
 
 
 @pytest.fixture
@@ -33,9 +36,8 @@ def command(monkeypatch, tmp_path):
                           and "Answer to grade" in text else f"said {seed}")
 
     monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))  # what else is here changes nothing
-    models = types.ModuleType("raft_fast.models.load")
-    models.load_encoder = lambda options: StubEncoder()
-    monkeypatch.setitem(sys.modules, "raft_fast.models.load", models)
+    monkeypatch.setitem(sys.modules, "raft_fast.models.load",
+                        SimpleNamespace(load_encoder=lambda options: StubEncoder()))
     monkeypatch.setattr("raft_fast.engines.load.load_engine", load_engine)
     monkeypatch.chdir(tmp_path)
 
@@ -99,9 +101,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert loaded == [("self", "somebody/else", 5)]  # one model plays all parts
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
-        "refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "config.yaml",
-        "journal.jsonl", "report.html", "README.md", ".lock",
-        "golds.npy", "screen.json", "screen"}
+        *FINISHED, "journal.jsonl", "report.html", "README.md", ".lock", "golds.npy", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
     assert (rejected["file"], rejected["line"], rejected["reason"]) == (
@@ -149,26 +149,15 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
     assert not (tmp_path / "none").exists()
 
 
-def test_a_start_that_fails_leaves_finished_files_and_their_config_as_they_were(
-        command, tmp_path, monkeypatch):
-    write(tmp_path / "rows.jsonl", *questions(6))
-    for shard in ("1/2", "2/2"):
-        command("--data", "rows.jsonl", "--output_dir", "out", "--shard", shard)
-    other = ("--data", "rows.jsonl", "--output_dir", "out", "--skip_checks", "numbers")
-    with monkeypatch.context() as patch:
-        patch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            command(*other, "--shard", "2/2")
-    assert "skip_checks: ''" in (tmp_path / "out/shards/2-of-2/config.yaml").read_text()
-    command(*other, "--shard", "1/2")
-    with pytest.raises(SystemExit):  # the old options made 2/2
-        command("--merge", "true", "--output_dir", "out")
-    assert not (tmp_path / "out/summary.json").exists()
-    command(*other, "--shard", "2/2")
-    command("--merge", "true", "--output_dir", "out")
-
-
-FINISHED = ("refined.parquet", "decisions.jsonl", "summary.json", "config.yaml", "rejected.jsonl")
+def test_a_start_that_fails_leaves_finished_files_as_they_were(command, tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", *questions(3))
+    shard = ("--data", "rows.jsonl", "--output_dir", "out", "--shard", "1/1")
+    command(*shard)
+    files = {path: path.read_bytes() for path in (tmp_path / "out/shards/1-of-1").glob("*.*")}
+    monkeypatch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(*shard, "--skip_checks", "numbers")
+    assert {path: path.read_bytes() for path in files} == files
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
@@ -209,7 +198,7 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert loaded == []
     assert not (tmp_path / "out").exists()
     said = capsys.readouterr().out
-    for shown in ("--- rewrite", "Reword the answer", "--- fuse", "Combine the two", "--- judge",
+    for shown in ("--- rewriter", "Reword the answer", "--- fuser", "Combine the two", "--- judge",
                   "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
     assert "\x1b" not in said
@@ -222,22 +211,77 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert "at most 63 requests, at least 9" in said
 
 
+def roles():
+    return Roles(StubEngine("writer", lambda text, seed: f"rewrite of {text[-20:]}"),
+                 StubEngine("fuser", lambda text, seed: f"fusion {seed} of {text[-20:]}"),
+                 [StubEngine("judge", lambda text, seed: len(text) % 7 / 6)])
+
+
+def refined(folder, rows, config="", **given):
+    refine_rows(folder, rows, roles(), given={"total_rows": 50, "data": "hash 1"} | given)
+    (folder / "config.yaml").write_text(f"model: a\n{config}")
+
+
+def join(folder):
+    return outputs.merge(folder, outputs.finished_shards(folder), Reporter())
+
+
+def test_shards_and_blocks_of_any_size_join_into_the_files_of_a_run_over_all_rows(tmp_path, monkeypatch):
+    refined(tmp_path / "whole", rows_of(50))
+    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
+    for number in (3, 1, 2):
+        refined(outputs.shard_folder(tmp_path, f"{number}/3"), rows_of(50)[number - 1 :: 3],
+                f"shard: {number}/3\n")
+    join(tmp_path)
+    for name in OUTPUTS:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert "shard: null" in (tmp_path / "config.yaml").read_text()
+
+
+def test_shards_that_are_missing_cut_or_of_other_rows_are_refused(tmp_path):
+    first, second = (outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
+    refined(first, rows_of(50)[::2])
+    second.mkdir()
+    with pytest.raises(UserError, match="shard 2/2 is not finished"):
+        join(tmp_path)
+    refined(second, rows_of(50)[1:30:2])
+    with pytest.raises(UserError, match="not of the same rows"):
+        join(tmp_path)
+    refined(second, rows_of(50)[1::2])
+    lines = (second / "decisions.jsonl").read_text().splitlines(keepends=True)
+    (second / "decisions.jsonl").write_text("".join(lines[:10]))
+    with pytest.raises(UserError, match=r"decisions.jsonl of its shards hold 35 rows of 50"):
+        join(tmp_path)
+    assert not (tmp_path / "refined.parquet").exists()
+
+
+@pytest.mark.parametrize(("there", "here", "says"), [
+    ("model: a", "model: b", r"from .*1-of-2 \(--model is 'a' there and 'b' here\)"),
+    ('"data": "hash 1"', '"data": "hash 2"', "rows of --data is 'hash 1' there and 'hash 2' here"),
+    ('"fuser": "fuser"', '"fuser": "another"', "fuser is 'fuser' there"),
+    ('"rewrite": "rewrite-', '"rewrite": "another-', "rewrite.txt is"),
+])
+def test_shards_of_other_rows_models_or_prompts_are_refused_and_other_addresses_are_not(
+        tmp_path, there, here, says):
+    for number in (1, 2):
+        folder = outputs.shard_folder(tmp_path, f"{number}/2")
+        refined(folder, rows_of(20)[number - 1 :: 2], f"fuser: fuser@http://host-{number}/v1\n")
+    files = {folder / name: (folder / name).read_text() for name in ("summary.json", "config.yaml")}
+    for path, text in files.items():
+        path.write_text(text.replace(there, here))
+    with pytest.raises(UserError, match=says):
+        join(tmp_path)
+    for path, text in files.items():
+        path.write_text(text)
+    assert join(tmp_path)["finished"]
+
+
 class TellsQuestionsApart(StubEncoder):
-    """Questions differ by their first word; answers are all somewhat alike."""
+    """Questions differ by their first word; answers are all alike."""
 
     def embed(self, texts):
-        vectors = np.zeros((len(texts), 64), np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            if text.endswith("?"):
-                vector[int(text.split()[0].strip("q?"))] = 1
-            else:  # gold answers have something of their own
-                vector[63] = 1
-                vector[sum(map(ord, text)) % 63] += text.startswith("answer")
-                vector /= np.linalg.norm(vector)
-        return vectors
-
-
-OUTPUTS = ("refined.parquet", "decisions.jsonl", "summary.json", "rejected.jsonl", "screen.json")
+        return np.eye(64, dtype=np.float32)[[
+            int(text.split()[0].strip("q?")) if text.endswith("?") else 63 for text in texts]]
 
 
 def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_path, monkeypatch):
@@ -250,7 +294,8 @@ def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_p
     command(*options, "--output_dir", "whole")
     command(*options, "--output_dir", "out", "--shard", "2/2")
     command(*options, "--output_dir", "out", "--shard", "1/2")
-    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in OUTPUTS}
+    names = (*OUTPUTS, "rejected.jsonl", "screen.json")
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in names}
     summary = json.loads(whole["summary.json"])
     assert summary["rows"] == {"used": 12, "total": 13}
     assert b"again" not in whole["decisions.jsonl"]
@@ -261,7 +306,7 @@ def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_p
     assert json.loads(whole["screen.json"])["duplicates"] == 1
     assert not (tmp_path / "out" / "refined.parquet").exists()
     command("--merge", "--output_dir", "out")
-    for name in OUTPUTS:
+    for name in names:
         assert (tmp_path / "out" / name).read_bytes() == whole[name], name
     shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
     shard.write_text(shard.read_text().replace("again", "other"))

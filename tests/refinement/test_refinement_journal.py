@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from refinement_stubs import StubEngine
@@ -17,12 +18,9 @@ from raft_fast.run.errors import UserError
 SAMPLING = Sampling(seed=3)
 
 
-def ask(journal, engine, texts, sampling=SAMPLING, version="v1", kind="rewrite", steps=None):
+def ask(journal, engine, texts, sampling=SAMPLING, version="v1", kind="rewrite", listen=lambda *_: None):
     conversations = [[Message(role="user", content=text)] for text in texts]
-    listen = (lambda reply, fresh: None) if steps is None else (
-        lambda reply, fresh: steps.append((reply.text, fresh)))
-    return [reply.text for reply in
-            journal.ask(kind, engine, conversations, sampling, version, listen)]
+    return [reply.text for reply in journal.ask(kind, engine, conversations, sampling, version, listen)]
 
 
 @pytest.fixture
@@ -31,18 +29,26 @@ def engine():
 
 
 def test_replies_come_in_order_and_are_asked_once(tmp_path, engine):
-    long, steps = "é" * 30_000, []
+    long = "é" * 30_000
     for texts, fresh in ((["a", long, "a"], {"a", long}), ([long, "a", "c"], {"c"})):
+        steps = []
         with Journal(tmp_path) as journal:
-            assert ask(journal, engine, texts, steps=steps) == [f"{text} 3" for text in texts]
+            assert ask(journal, engine, texts, listen=lambda reply, new, steps=steps: steps.append(
+                (reply.text, new))) == [f"{text} 3" for text in texts]
             assert (journal.asked, journal.cached) == (len(fresh), len({*texts} - fresh))
         assert sorted(steps) == sorted((f"{text} 3", text in fresh) for text in {*texts})
-        steps.clear()
     assert len(engine.asked) == 3
+
+
+def test_a_line_holds_the_key_and_the_score_of_its_reply(tmp_path):
+    engine = StubEngine("judge", lambda text, seed: Reply("because", score=0.25))
+    for _ in range(2):
+        with Journal(tmp_path) as journal:
+            reply, = journal.ask("judge", engine, [[Message(role="user", content="a")]], None, "v1")
+        assert (reply.text, reply.score) == ("because", 0.25)
     line = json.loads((tmp_path / FILE).read_text().splitlines()[0])
-    with Journal(tmp_path) as journal:
-        reply, = journal.ask("rewrite", engine, [engine.asked[0]], SAMPLING, "v1", lambda reply, fresh: None)
-    assert (line["key"], line["reply"]["text"]) == (reply.key, reply.text)
+    assert (line["key"], line["reply"]["score"]) == (reply.key, 0.25)
+    assert len(engine.asked) == 1
 
 
 @pytest.mark.parametrize("change", [
@@ -91,17 +97,13 @@ def test_threads_that_want_the_same_reply_ask_once(tmp_path):
         go_on.wait(10)
         return f"{text} {seed}"
 
-    engine, found = StubEngine("slow", slow), []
-    with Journal(tmp_path) as journal:
-        threads = [threading.Thread(target=lambda: found.append(ask(journal, engine, ["a"])))
-                   for _ in range(2)]
-        threads[0].start()
+    engine = StubEngine("slow", slow)
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, journal, engine, ["a"])
         begun.wait(10)
-        threads[1].start()
+        second = pool.submit(ask, journal, engine, ["a"])
         go_on.set()
-        for thread in threads:
-            thread.join(10)
-    assert found == [["a 3"], ["a 3"]]
+        assert first.result() == second.result() == ["a 3"]
     assert len(engine.asked) == 1
 
 
@@ -132,20 +134,10 @@ def test_what_is_in_flight_when_listening_ends_is_kept(tmp_path, engine):
         raise UserError("enough")
 
     generous = Generous("echo", engine.answer)
-    conversations = [[Message(role="user", content=text)] for text in "abc"]
     with pytest.raises(UserError, match="enough"), Journal(tmp_path) as journal:
-        journal.ask("rewrite", generous, conversations, SAMPLING, "v1", enough)
+        ask(journal, generous, "abc", listen=enough)
     with Journal(tmp_path) as journal:
         assert ask(journal, engine, ["a", "c", "b"]) == ["reply 0", "in flight", "b 3"]
-
-
-def test_every_reply_is_on_disk_before_the_next_one_is_asked_for(tmp_path):
-    lines = []
-    engine = StubEngine("slow", lambda text, seed: lines.append(
-        (tmp_path / FILE).read_bytes().count(b"\n")) or "x")
-    with Journal(tmp_path) as journal:
-        ask(journal, engine, list("abc"))
-    assert lines == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damage", [
@@ -161,18 +153,6 @@ def test_a_damaged_line_is_counted_and_only_it_is_asked_again(tmp_path, engine, 
         with Journal(tmp_path) as journal:
             assert ask(journal, engine, ["a", "b", "c"]) == ["a 3", "b 3", "c 3"]
             assert (journal.asked, journal.damaged) == (asked, damaged)
-
-
-@pytest.mark.parametrize("kind", ["judge", "nll", "reward"])
-def test_a_score_is_a_number_in_the_journal(tmp_path, kind):
-    engine = StubEngine("judge", lambda text, seed: Reply("because", score=0.25))
-    for _ in range(2):
-        with Journal(tmp_path) as journal:
-            reply, = journal.ask(kind, engine, [[Message(role="user", content="a")]], None, "v1",
-                                 lambda reply, fresh: None)
-        assert (reply.text, reply.score) == ("because", 0.25)
-    assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["reply"]["score"] == 0.25
-    assert len(engine.asked) == 1
 
 
 def test_a_disk_that_fails_after_a_line_was_written_is_heard_of(tmp_path, monkeypatch, engine):

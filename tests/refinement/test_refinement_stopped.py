@@ -22,14 +22,12 @@ from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
-from raft_fast.engines.asking import PATIENCE, Part
+from raft_fast.engines.asking import PATIENCE, STREAK, Part
 from raft_fast.engines.generation import Interrupt
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
 from raft_fast.refinement import Roles, pipeline
-from raft_fast.refinement.candidates import Decision
-from raft_fast.refinement.pipeline import BLOCKS_AT_ONCE
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
 
@@ -61,6 +59,22 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         list(asking.at_once(work, range(3), 3, lambda: None))
 
 
+def test_no_more_is_begun_than_memory_is_meant_to_hold():
+    begun, first = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        assert item or first.wait(10)
+
+    thread = threading.Thread(target=next, args=(asking.at_once(work, range(100), 3, lambda: None),))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()  # the first one is not done
+    assert len(begun) <= 6
+    first.set()
+    thread.join(10)
+
+
 def test_a_second_ctrl_c_waits_for_nobody():
     hangs, main, start = threading.Event(), threading.main_thread().ident, time.monotonic()
 
@@ -74,6 +88,20 @@ def test_a_second_ctrl_c_waits_for_nobody():
         assert time.monotonic() - start < 10
     finally:
         hangs.set()
+
+
+def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, small_blocks):
+    calls = threading.Semaphore(20)
+
+    def dies(text, seed):
+        return 0.9 if calls.acquire(blocking=False) else Reply("", error="out of memory 17")
+
+    judge = StubEngine("dying", dies)
+    mixed = Roles(writer(), writer(), [StubEngine("well", lambda text, seed: 0.9), judge])
+    with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
+        run(tmp_path, rows_of(1000), mixed, fusion_rounds=1, quorum=1)
+    assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
+    assert not (tmp_path / "refined.parquet").exists()
 
 
 def test_refusals_of_single_requests_do_not_end_a_run_before_the_first_answer(tmp_path):
@@ -125,31 +153,6 @@ def texts(lines):
     return {line["key"]: line["reply"]["text"] for line in map(json.loads, lines) if "key" in line}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_block_is_written_doubles_no_row(tmp_path, small_blocks, monkeypatch, signum):
-    def terminated(number, frame):
-        raise errors.Stopped(number)
-
-    as_json, before = Decision.as_json, signal.signal(signal.SIGTERM, terminated)
-
-    def interrupted(decision):
-        if decision.row.row_id == "r11":
-            monkeypatch.setattr(Decision, "as_json", as_json)
-            os.kill(os.getpid(), signum)
-        return as_json(decision)
-
-    monkeypatch.setattr(Decision, "as_json", interrupted)
-    try:
-        with pytest.raises((KeyboardInterrupt, errors.Stopped)):
-            run(tmp_path, rows_of(40), Roles(writer()), fusion_rounds=0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    lines = (tmp_path / "decisions.partial.jsonl").read_text().splitlines()
-    ids = [json.loads(line)["row_id"] for line in lines]
-    assert ids[:16] == [f"r{n}" for n in range(16)]
-    assert len(set(ids)) == len(ids)
-
-
 def start(folder):
     search = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen([sys.executable, HERE / "stage1_process.py", folder, str(ROWS), "0.004"],
@@ -198,7 +201,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(tmp_path, w
     failures = sum(json.loads(line).get("reply", {}).get("error") is not None
                    for line in (tmp_path / "journal.jsonl").read_text().splitlines())
     # in flight when killed, or failed before: what a run that is cut short could not get is asked again
-    assert asked.total() - once.total() <= 3 * BLOCKS_AT_ONCE + failures
+    assert asked.total() - once.total() <= 3 * pipeline.BLOCKS_AT_ONCE + failures
     assert all(count == 1 for count in once.values())
 
 

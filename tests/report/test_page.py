@@ -41,7 +41,7 @@ def test_a_page_shows_everything_and_is_self_contained(run_dir, write, at, plots
 
 def test_what_data_holds_is_escaped_everywhere(tmp_path):
     run = fabricate_run(tmp_path / "run", ATTACK)
-    refined = write_folder(tmp_path / "refined", many(60, ATTACK), no_likelihoods=ATTACK,
+    refined = write_folder(tmp_path / "refined", many(60, ATTACK),
                            engines={"rewriter": ATTACK, "judges": [ATTACK]})
     (refined / "config.yaml").write_text('data: "<script>alert(1)</script>"\n')
     for page in (write_run_report(run).read_text(), write_refine_report(refined).read_text()):

@@ -89,19 +89,21 @@ def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbag
     run = tmp_path / "run"
     open_run(run, [DataOptions()])
     for name, read in (("config.yaml", lambda: open_run(run, [DataOptions()])),
-                       ("inputs.json", lambda: pin_inputs(run, {"the data": "a"})),
-                       ("collapse.json", lambda: collapse_of(run))):
+                       ("inputs.json", lambda: pin_inputs(run, {"the data": "a"}))):
         (run / name).write_bytes(garbage)
         with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): restore it, or "):
             read()
-    names = ["config.yaml", "evaluation.json", "phases.json", "collapse.json"]
+    names = ["config.yaml", "evaluation.json", "phases.json"]
     if garbage.strip():  # no lines are no garbage
         with pytest.raises(UserError, match=r"some\.json cannot be read \(line 2: .+\): fix it"):
             list(read_jsonl(path, "fix it", ["step"]))
         (run / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + garbage)
         with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(line 2: .*\): restore it, or "):
             cut_back(run / "metrics.jsonl", 5)
-        names += ["metrics.jsonl", "generations.jsonl"]
+        (run / "evaluations.jsonl").write_bytes(garbage + b"\n")
+        with pytest.raises(UserError, match=r"evaluations.jsonl cannot be read"):
+            collapse_of(run)
+        names += ["metrics.jsonl", "generations.jsonl", "evaluations.jsonl"]
     for name in names:
         (run / name).write_bytes(garbage)
     assert set(read_run(run).unreadable) == set(names)

@@ -1,21 +1,7 @@
-r"""Checks that are data: named patterns whose matches in gold answer and answer must agree.
+"""Checks that are data: named patterns whose matches in gold answer and answer must agree.
 
-Users bring a TOML file (`--check_patterns FILE.toml`), where each table is a check; `negation`, `bounds` and
-`duty` are shipped in meaning.toml. An example: configs/legal_references.toml.
-
-    [product_codes]
-    agree = "both"                                     # the default; "kept": none lost, "added": none made up
-    rules = [
-        '\bZ-\d{3}\b',                                 # the match itself, in lower case
-        ['(?i)part (?:no\. ?|#)(\d+)', 'part {1}'],    # a name for it; {1} is what the first group matched
-        ['(\d+) kap\. (\d+) §', 'chapter {1}', '§ {2}'],         # several names
-    ]
-
-Rules are Python's regular expressions, in order; what one has matched is seen neither by the next nor by the
-checks that compare. The rewrite may name what the question names. With agree = "sides" only names of
-both are compared: named groups that matched (but `of`) are a name's sides, low_high both; one must agree:
-
-    rules = [['(?:(?P<low>at least)|(?P<high>at most)) (?P<of>\d+)', '{of}']]
+Users bring a TOML file (`--check_patterns`, docs/methods/raft.md), where each table is a check; `negation`,
+`bounds` and `duty` are shipped in meaning.toml.
 """
 
 import re
