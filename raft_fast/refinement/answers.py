@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, pick, read_table
-from raft_fast.data.rows import OnDisk
+from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, read_table, without
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
@@ -66,7 +65,7 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows"):
-        table = read_table(data.data, data.max_bad_rows, rows=OnDisk())
+        table = read_table(data.data, data.max_bad_rows)
     for note in table.notes:
         reporter.say(note)
     if table.refined:
@@ -82,7 +81,7 @@ def shard_of(rows: Sequence[Row], how: RefineRunOptions) -> Sequence[Row]:
     number, of = map(int, how.shard.split("/"))
     if of > len(rows):
         raise UserError(f"--shard {how.shard}: there are only {len(rows)} rows; share them out over fewer")
-    return pick(rows, range(len(rows))[number - 1 :: of])
+    return rows[number - 1 :: of]
 
 
 def set_aside(rejected: list[Rejected], dry_run: bool) -> str:
@@ -116,7 +115,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
         outputs.keep_finished(folder, outputs.made(options.flat(), about | {"data": data}))
     dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
                                str(everyone.source))
-    rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
+    rows = without(everyone.rows, dropped)
     write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
     golds = index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,

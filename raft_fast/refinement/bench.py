@@ -147,8 +147,7 @@ def index_golds(
         return None
     folder.mkdir(parents=True, exist_ok=True)
     with reporter.phase("embed gold answers", len(rows), "rows") as advance:
-        vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / GOLDS,
-                                advance)
+        vectors = embed_to_file([row.gold for row in rows], encoder, folder / GOLDS, advance)
         return GoldIndex(vectors, encoder.device, {_digest(row.gold): at for at, row in enumerate(rows)})
 
 
