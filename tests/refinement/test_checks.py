@@ -15,7 +15,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
-from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker, check
+from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker
 from raft_fast.refinement.checks.forms import guess_language, phrases
 from raft_fast.refinement.checks.numbers import number_set
 from raft_fast.refinement.checks.patterns import find, meaning
@@ -58,7 +58,7 @@ def test_no_check_takes_long_for_any_text(unit):
 
 def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
     long = "The fee for the house is 5 EUR. " * 400
-    found = check(Case("What?", long, Reply("It is 6 EUR, I say. " + long)))
+    found = Checker()(Case("What?", long, Reply("It is 6 EUR, I say. " + long)))
     assert set(CHECKS) - set(found) == {*COMPARING}
     assert (found["loops"], found["length"]) == (None, None)
     assert not Case("", "It is 5 m. " * 100, Reply("x" * 10_000)).too_long
@@ -71,7 +71,7 @@ def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
 
 def test_every_check_is_named_and_each_can_be_skipped():
     case = Case("What?", "It costs 5 m.", Reply("It does not cost 7 m."))
-    assert list(check(case)) == [*ALWAYS, *CHECKS]
+    assert list(Checker()(case)) == [*ALWAYS, *CHECKS]
     skipped = Checker.of(RefineOptions(skip_checks="numbers"))(case)
     assert set(CHECKS) - set(skipped) == {"numbers"}
     assert skipped["negation"] is not None
@@ -90,7 +90,7 @@ def test_help_and_docs_name_every_check():
 @pytest.mark.parametrize(("reply", "name"), [
     (Reply("", error="timeout"), "reply"), (Reply(" \n"), "empty")])
 def test_where_there_is_no_answer_only_that_is_said(reply, name):
-    found = {key for key, reason in check(Case("What?", "It costs 5 m.", reply)).items() if reason}
+    found = {key for key, reason in Checker()(Case("What?", "It costs 5 m.", reply)).items() if reason}
     assert found == {name}
 
 
