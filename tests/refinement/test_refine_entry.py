@@ -110,7 +110,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
     said = " ".join(capsys.readouterr().err.split())
-    assert "rows.jsonl: 4 of 10 rows, 1 set aside: rejected.jsonl (1 answer is empty)" in said
+    assert "rows.jsonl: 4 of 10 rows, 1 set aside" in said
     assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
     report = (out / "report.html").read_text()
     assert re.search(r"rows set aside, in rejected.jsonl</t[hd]>\s*<td[^>]*>1<", report)
