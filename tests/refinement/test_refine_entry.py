@@ -81,9 +81,9 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
                         SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
     write(tmp_path / "rows.jsonl", *questions(2))
     data = Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
-    options = SimpleNamespace(data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
-                              refine=RefineOptions(skip_checks=UNCHECKED),
-                              train=TrainOptions(data_source="rewrite"))
+    options = SimpleNamespace(
+        data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
+        refine=RefineOptions(skip_checks=UNCHECKED), train=TrainOptions(data_source="rewrite"))
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
         answer_rows(*given, RAFT().answers)
