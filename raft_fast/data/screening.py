@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,33 +53,24 @@ class SentenceEncoder(Protocol):
         ...
 
 
-def embed_to_file(
-    texts: Callable[[], Iterable[str]], count: int, encoder: SentenceEncoder, path: Path,
-    advance: Callable[[int], None] = lambda steps: None,
-) -> np.ndarray:
-    """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
-
-    `texts` gives them anew each time. The file ends with a hash of texts and encoder: with the same one it
-    is used as it is, else it is made again.
-    """
+def embed_to_file(texts: Sequence[str], encoder: SentenceEncoder, path: Path,
+                  advance: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+    """The vectors of the texts, float32 [texts, D], memory-mapped from `path` (.npy). The file ends with a
+    hash of texts and encoder: with the same one it is used as it is, else it is made again."""
     digest = hashlib.sha256(encoder.identity.encode())
-    for text in texts():
+    for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     with suppress(OSError), path.open("rb") as file:
         file.seek(-digest.digest_size, os.SEEK_END)
         if file.read() == digest.digest():
-            advance(count)
+            advance(len(texts))
             return np.load(path, mmap_mode="r")
-    coming, shape = iter(texts()), (0, 0)
-    with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
-        while block := list(islice(coming, EMBED_TEXTS)):
-            found = encoder.embed(block)
-            if not shape[0]:
-                shape = count, found.shape[1]
-                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,
-                                                            "shape": shape})
-            file.write(found.astype("<f4").tobytes())
-            advance(len(block))
+    blocks = []
+    for begin in range(0, len(texts), EMBED_TEXTS):
+        blocks.append(encoder.embed(texts[begin : begin + EMBED_TEXTS]))
+        advance(len(blocks[-1]))
+    with replacing(path, "wb") as file:
+        np.save(file, np.concatenate(blocks).astype(np.float32, copy=False))
         file.write(digest.digest())
     return np.load(path, mmap_mode="r")
 
@@ -146,8 +136,7 @@ def screen(
     kept, least = folder / VECTORS, options.duplicate_similarity
     kept.mkdir(parents=True, exist_ok=True)
     with reporter.phase("screen questions", len(rows), "rows") as advance:
-        vectors = embed_to_file(lambda: map(question, rows), len(rows), encoder, kept / "questions.npy",
-                                advance)
+        vectors = embed_to_file([*map(question, rows)], encoder, kept / "questions.npy", advance)
     found: list[tuple[int, Entry]] = []
     for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
         with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
@@ -236,8 +225,7 @@ def overlap(
     short = [number for number, one in enumerate(references) if len(one.question) <= longest]
     scores, alike = np.zeros(len(vectors)), np.zeros(len(vectors), int)
     if short:
-        theirs = embed_to_file(lambda: (references[number].question for number in short), len(short), encoder,
-                               path, advance)
+        theirs = embed_to_file([references[number].question for number in short], encoder, path, advance)
         near = [nearest(block, theirs, 1, encoder.device) for _, block in _blocks(vectors)]
         scores, alike = (np.concatenate(parts)[:, 0] for parts in zip(*near, strict=True))
     for place, row in enumerate(rows):

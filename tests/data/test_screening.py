@@ -220,7 +220,7 @@ class Counting:
 
 
 def embed(folder, encoder=None):
-    return embed_to_file(lambda: TEXTS, len(TEXTS), encoder or Counting(), folder / "golds.npy")
+    return embed_to_file(TEXTS, encoder or Counting(), folder / "golds.npy")
 
 
 @pytest.mark.parametrize("garbage", [b"", None, b"PK\x03\x04" + bytes(40)], ids=["empty", "cut", "zip"])
