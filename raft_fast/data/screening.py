@@ -5,6 +5,7 @@ neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md).
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections import Counter, defaultdict
@@ -33,6 +34,7 @@ UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 EMBED_TEXTS = 1024  # texts embedded at once
 BLOCK, BASE_ROWS = 1024, 32_768  # vectors of one matrix product: 128 MiB of scores
+GPU_K = 2048  # the most neighbours that FAISS finds on a GPU
 DIGITS = 4  # similarities are compared to these: batch size and device change the digits after
 LONGER = 2  # a reference this much longer than any question is compared by words alone
 
@@ -76,20 +78,36 @@ def embed_to_file(texts: Sequence[str], encoder: SentenceEncoder, path: Path,
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
             among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """For queries, float32 [Q, D], the k vectors of float32 [N, D] (of those `among`, bool [N]) with the
-    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact."""
-    import torch
-
+    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact;
+    by FAISS where it is installed, else by torch."""
     chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
-    asked = torch.from_numpy(np.array(queries)).to(device)
-    scores, ids = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+    search = _by_faiss if importlib.util.find_spec("faiss") else _by_torch
+    scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for begin in range(0, len(chosen), BASE_ROWS):
         own = chosen[begin : begin + BASE_ROWS]
-        found = (asked @ torch.from_numpy(vectors[own]).to(device).T).topk(min(k, len(own)))
-        scores = torch.cat([scores, found.values.cpu()], 1)
-        ids = torch.cat([ids, torch.from_numpy(own)[found.indices.cpu()]], 1)
-        scores, order = scores.topk(min(k, scores.shape[1]))
-        ids = ids.gather(1, order)
-    return scores.numpy(), ids.numpy()
+        found, places = search(np.array(queries), vectors[own], min(k, len(own)), device)
+        scores, ids = np.hstack([scores, found]), np.hstack([ids, own[places]])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+    return scores, ids
+
+
+def _by_torch(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    best = (torch.from_numpy(queries).to(device) @ torch.from_numpy(base).to(device).T).topk(k)
+    return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+
+def _by_faiss(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import faiss
+
+    index: Any = faiss.IndexFlatIP(base.shape[1])
+    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and k <= GPU_K:
+        gpu = int(device.partition(":")[2] or 0)
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, index)
+    index.add(base)
+    return index.search(queries, k)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

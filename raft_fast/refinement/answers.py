@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, read_table, without
+from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, read_table, without
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
 from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, index_golds, named_engines
 from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.summary import REASONS, outcome, settings
+from raft_fast.refinement.summary import outcome, settings
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import only_process
@@ -82,15 +82,6 @@ def shard_of(rows: Sequence[Row], how: RefineRunOptions) -> Sequence[Row]:
     if of > len(rows):
         raise UserError(f"--shard {how.shard}: there are only {len(rows)} rows; share them out over fewer")
     return rows[number - 1 :: of]
-
-
-def set_aside(rejected: list[Rejected], dry_run: bool) -> str:
-    """How many rows cannot be used, and the most frequent reasons; a dry run writes them nowhere."""
-    if not rejected:
-        return "0 set aside"
-    reasons = Counter(one.reason for one in rejected).most_common(REASONS)
-    told = "; ".join(f"{count} {reason}" for reason, count in reasons)
-    return f"{len(rejected):,} set aside{'' if dry_run else ': rejected.jsonl'} ({told})"
 
 
 def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Options,
