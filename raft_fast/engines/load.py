@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft_fast.engines import Engine
-from raft_fast.run.errors import UserError, require
+from raft_fast.run.errors import require
 from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
