@@ -112,8 +112,8 @@ def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encod
                     reporter: Reporter, name: str) -> list[Record]:
     """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
 
-    The gold answer's negative log-likelihood is null for engines without `nll`, or if it is not finite. A
-    row without a gold answer has no scores; nor has one whose generation failed (`error` says why).
+    The gold answer's negative log-likelihood is null if it is not finite. A row without a gold answer has no
+    scores; nor has one whose generation failed (`error` says why).
     """
     replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter, f"evaluate {name}")
     alike = encoder.similarities([row.gold for row in rows], [reply.text.strip() for reply in replies])
@@ -129,7 +129,7 @@ def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encod
             **(scores if row.gold and reply.error is None else dict.fromkeys(scores)),
             "nll_sum": None, "nll_tokens": None})
     known = [record for record in records if record["gold"]]
-    if known and hasattr(engine, "nll"):
+    if known:
         with reporter.phase(f"evaluate {name}, gold likelihood", len(known), "rows") as advance:
             for index, (nats, tokens) in engine.nll([one["prompt"] for one in known],
                                                     [one["gold"] for one in known]):
