@@ -107,5 +107,5 @@ def test_bootstrap_covers_repeats_and_is_paired():
     change = bootstrap([*base, None], [*trained, (5.0, 1.0)])
     assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
-    for other, mean in ((base, 0.0), ([(value + 1, weight) for value, weight in base], 1.0)):  # all alike
-        assert bootstrap(base, other) == {"mean": mean, "low": None, "high": None, "n": 10}
+    for left, right, mean in ((base, base, 0.0), ([(0.0, 1.0)] * 10, [(1.0, 1.0)] * 10, 1.0)):  # all alike
+        assert bootstrap(left, right) == {"mean": mean, "low": None, "high": None, "n": 10}
