@@ -29,10 +29,8 @@ SWITCH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false
 KINDS: dict[Any, tuple[str, str]] = {
     int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
-_NAMES = load_yaml((resources.files("raft_fast.run") / "names.yaml").read_bytes())
-DROPPED: dict[str, Any] = _NAMES["dropped"]
-FIXED: dict[str, Any] = _NAMES["fixed"]
-INSTEAD: dict[str, str] = _NAMES["instead"]
+_NAMES = yaml.safe_load((resources.files(__package__) / "names.yaml").read_text(encoding="utf-8"))
+DROPPED, FIXED, INSTEAD = _NAMES["dropped"], _NAMES["fixed"], _NAMES["instead"]
 
 
 def parse(
