@@ -179,8 +179,6 @@ class TrainOptions(Group, pins="training"):
               "true for one of the two: with both off there is nothing to train")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
-        check(self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
-              f"at most --lambda_max {self.lambda_max}")
         check(self.max_steps != 0, "--max_steps", 0, "-1 or at least 1")
 
 
