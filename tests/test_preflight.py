@@ -56,7 +56,6 @@ def test_a_rollout_engine_fits_the_machine(engine, processes, on_gpu, said):
     (["--skip_checks", "nubers"], "--skip_checks nubers: no such check"),
     (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
     (["--teacher", "model@http://localhost:1/v1"], "a server shows no logits"),
-    (["--teacher", "vllm:some/model"], "a server shows no logits"),
     (["--report_to", "clearml"], "--report_to clearml: .*clearml"),
     (["--rollout_engine", "vllm"], "--rollout_engine vllm: must be transformers on a CPU"),
     (["--judge", "[self, self]"], "--judge self,self: names self twice: name each judge once"),
