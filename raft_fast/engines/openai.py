@@ -58,12 +58,17 @@ class OpenAIEngine:
     other, and the server is busy with the next one's while a thread works on its replies.
     """
 
-    def __init__(self, model: str | None, url: str, variable: str, options: EngineOptions) -> None:
-        """`variable` is the environment variable that holds the key. Raises UserError as `connect`."""
+    def __init__(self, spec: str, options: EngineOptions) -> None:
+        """The model that `MODEL@URL` names, or the first that the server at `URL` lists. A URL without a path
+        gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its fragment names:
+        `MODEL@https://host/v1#OTHER_KEY`.
+
+        Raises UserError if the server cannot be reached, refuses the key, or does not serve the model.
+        """
+        model, url, self.variable = parse_spec(spec)
         proxy = proxy_for(url)
         self.address = url + (f" (through the proxy in {proxy[1]})" if proxy else "")
-        self.variable, self.extra = variable, options.extra_body
-        self._client = client_for(url, variable, proxy, options)
+        self._client, self.extra = client_for(url, self.variable, proxy, options), options.extra_body
         self._slots, self._answered_at = asyncio.Semaphore(options.requests_in_flight), 0.0
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
         self._lock = threading.Lock()
@@ -77,16 +82,6 @@ class OpenAIEngine:
             self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
         if offered and self.model not in offered:  # may be served all the same: a short question tells
             next(iter(self.generate([[Message(role="user", content="1")]], Sampling(1))), None)
-
-    @classmethod
-    def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
-        """The model that `MODEL@URL` names, or the first that the server at `URL` lists. A URL without a path
-        gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its fragment names:
-        `MODEL@https://host/v1#OTHER_KEY`.
-
-        Raises UserError if the server cannot be reached, refuses the key, or does not serve the model.
-        """
-        return cls(*parse_spec(spec), options or EngineOptions())
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server
