@@ -11,7 +11,7 @@ from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Draw, Trajectory, rollouts
 from raft_fast.distillation.rollout_engines import BatchedRollouts
-from raft_fast.distillation.rollouts import ANOTHER_MODEL, GapCheck, rounding
+from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 
@@ -39,17 +39,16 @@ def moved(model, by):
 def test_the_student_itself_passes_and_stale_weights_do_not(chat, capsys, dtype, temperature):
     model = make_model().to(dtype)
     drawn = sampled(chat, model, temperature)
-    assert 0 <= GapCheck(chat, temperature).check(0, model, *drawn) <= rounding(model)
+    assert 0 <= logprob_gap(model, chat, temperature, *drawn) <= ROUNDINGS * torch.finfo(dtype).eps + 1e-5
     assert capsys.readouterr().err == ""
-    for refill, student, assumed in ((4, moved(model, 0.5), temperature), (0, model, temperature / 2)):
+    for student, assumed in ((moved(model, 0.5), temperature), (model, temperature / 2)):
         with pytest.raises(UserError, match=r"they did not arrive.* at another temperature"):
-            GapCheck(chat, assumed).check(refill, student, *drawn)
+            logprob_gap(student, chat, assumed, *drawn)
 
 
 def test_weights_that_are_a_little_off_are_a_warning(chat, capsys):
     model = make_model()
-    found = GapCheck(chat, 1.0).check(0, moved(model, 1e-3), *sampled(chat, model))
-    assert rounding(model) < found < ANOTHER_MODEL
+    assert 2e-4 < logprob_gap(moved(model, 1e-2), chat, 1.0, *sampled(chat, model)) < ANOTHER_MODEL
     assert "warning: rollout engine and trainer log-probs differ" in capsys.readouterr().err
 
 
@@ -59,20 +58,10 @@ def test_values_that_are_missing_or_no_numbers_are_caught(chat, values, said):
     model = make_model()
     draws, (first, *rest) = sampled(chat, model)
     with pytest.raises(UserError, match=said):
-        GapCheck(chat, 1.0).check(0, model, draws, [Trajectory(first.ids, values(first.ids)), *rest])
+        logprob_gap(model, chat, 1.0, draws, [Trajectory(first.ids, values(first.ids)), *rest])
+    assert logprob_gap(model, chat, 1.0, draws[:1], [Trajectory([], [])]) is None
     with pytest.raises(ValueError, match="2 token ids with 1 log-probabilities"):
         Trajectory([1, 2], [-0.5])
-
-
-def test_refills_are_compared_ever_less_often_and_at_every_start(chat):
-    model, check = make_model(), GapCheck(chat, 1.0)
-    drawn = sampled(chat, model)
-    assert check.check(0, model, [Draw([1], 0)], [Trajectory([], [])]) is None  # waits for tokens
-    compared = [check.check(refill, model, *drawn) is not None for refill in range(10)]
-    assert [refill for refill, at in enumerate(compared) if at] == [0, 1, 2, 4, 8]
-    with pytest.raises(UserError, match="they did not arrive"):  # the first refill of a resumed run
-        GapCheck(chat, 1.0).check(3, moved(model, 0.5), *drawn)
-    assert GapCheck(chat, 1.0).check(3, model, *drawn) is None  # metrics.jsonl is that of one start
 
 
 def test_any_number_of_processes_compares_the_same_trajectories(chat, monkeypatch):
@@ -83,7 +72,7 @@ def test_any_number_of_processes_compares_the_same_trajectories(chat, monkeypatc
             processes = SimpleNamespace(rank=rank, size=size, is_first=False,
                                         sum=lambda sums_of_one: sums.append(sums_of_one) or sums_of_one)
             monkeypatch.setattr(rollouts, "Processes", lambda processes=processes: processes)
-            GapCheck(chat, 1.0).check(0, model, draws[rank::size], drawn[rank::size])
+            logprob_gap(model, chat, 1.0, draws[rank::size], drawn[rank::size])
     alone, *two = sums
     assert torch.allclose(sum(two), alone, atol=1e-4)
     assert sum(two)[1] == alone[1]

@@ -19,7 +19,7 @@ from raft_fast.distillation.rollout_engines import (
     make_engine,
     weights_for_engine,
 )
-from raft_fast.distillation.rollouts import GapCheck
+from raft_fast.distillation.rollouts import logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
@@ -55,7 +55,7 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
         attention = student.config._attn_implementation
         engine.sync(student)
         drawn = engine.sample(DRAWS, logprobs=True)
-        assert GapCheck(chat, temperature).check(0, student, DRAWS, drawn) < 1e-4
+        assert logprob_gap(student, chat, temperature, DRAWS, drawn) < 1e-4
         assert all(0 < len(one.ids) <= 8 and not chat.eos_ids & set(one.ids[:-1]) for one in drawn)
         assert drawn[0].ids != drawn[-1].ids  # one prompt, two seeds
         assert student.training
@@ -76,7 +76,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm):
     engine.sync(student)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert max(token for one in drawn for token in one.ids) < 260
-    assert GapCheck(chat, 1.0).check(0, student, DRAWS, drawn) < 0.1  # weights went over as bf16
+    assert logprob_gap(student, chat, 1.0, DRAWS, drawn) < 0.1  # weights went over as bf16
 
 
 def test_a_run_with_vllm_and_one_that_loses_the_weights(tmp_path, chat, vllm):

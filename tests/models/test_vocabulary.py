@@ -12,10 +12,9 @@ from tokenizers import AddedToken, models
 from transformers import AutoTokenizer, ContinuousBatchingConfig
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
-from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts, suppressed
-from raft_fast.distillation.rollouts import GapCheck
+from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts
+from raft_fast.distillation.rollouts import logprob_gap
 from raft_fast.engines import Sampling
-from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -63,14 +62,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
     engine.sync(model)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)
-    assert GapCheck(chat, temperature).check(0, model, DRAWS, drawn) < 1e-4
-
-
-def test_vllm_is_told_what_to_leave_out(chat):
-    assert suppressed(padded(), chat) == {"logit_bias": dict.fromkeys([HOLE, *range(261, ROWS)], -100.0)}
-    whole = Chat(make_tokenizer(), make_model().generation_config, "tiny")
-    assert lacking(make_model(), whole) is None
-    assert suppressed(make_model(), whole) == {}
+    assert logprob_gap(model, chat, temperature, DRAWS, drawn) < 1e-4
 
 
 @pytest.mark.parametrize("head", [{}, {"softcap": 20.0}])
