@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,7 +40,7 @@ class TrainingState:
     stop: set it, and training stops after this step with a checkpoint. finished: set it to the reason, and no
     step comes after this one, in a resumed run neither. weights: what of the student is saved, with `save`,
     `read` and `put` (`FullWeights` or an `Adapter`).
-    saved: the newest checkpoint. listeners: all callbacks of the run, to notify them.
+    saved: the newest checkpoint. callbacks: all of the run.
     """
 
     run_dir: Path
@@ -56,7 +55,19 @@ class TrainingState:
     stop: bool = False
     finished: str | None = None
     saved: Path | None = None
-    listeners: "Callback" = field(default_factory=lambda: Callback())
+    callbacks: Sequence["Callback"] = ()
+
+    def notify(self, moment: str, *more: Any) -> None:
+        """Calls the callbacks in their order: in the first process, whose decisions (`stop`, `finished`) hold
+        for all, then in every process those that are `everywhere`."""
+        def call(everywhere: bool) -> tuple[bool, str | None]:
+            for one in self.callbacks:
+                if one.everywhere == everywhere:
+                    getattr(one, moment)(self, *more)
+            return self.stop, self.finished
+
+        self.stop, self.finished = Processes().first(lambda: call(everywhere=False))
+        call(everywhere=True)
 
 
 class Callback:
@@ -82,33 +93,6 @@ class Callback:
 
     def on_end(self, state: TrainingState) -> None:
         """After the last step, or the one after which the run was asked to end."""
-
-
-class OverProcesses(Callback):
-    """Calls its members in their order: in the first process, whose decisions (`stop`, `finished`) hold for
-    all, then in every process those that are `everywhere`."""
-
-    def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
-        self.members, self.processes = members, processes
-
-    def _call(self, moment: str, state: TrainingState, *more: Any) -> None:
-        def call(everywhere: bool) -> tuple[bool, str | None]:
-            for member in self.members:
-                if member.everywhere == everywhere:
-                    getattr(member, moment)(state, *more)
-            return state.stop, state.finished
-
-        state.stop, state.finished = self.processes.first(lambda: call(everywhere=False))
-        call(everywhere=True)
-
-    on_begin: Any = partialmethod(_call, "on_begin")
-    on_step: Any = partialmethod(_call, "on_step")
-    on_save: Any = partialmethod(_call, "on_save")
-    on_end: Any = partialmethod(_call, "on_end")
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for member in self.members:
-            member.on_evaluate(state, scores)
 
 
 class MetricsLog(Callback):
