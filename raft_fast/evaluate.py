@@ -32,7 +32,6 @@ def run(options: ComparisonOptions) -> Path:
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
     from raft_fast.evaluation.jury import FOLDER, open_jury
-    from raft_fast.evaluation.lm_eval import find_tasks
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
     from raft_fast.refinement.bench import name_judges
@@ -43,7 +42,6 @@ def run(options: ComparisonOptions) -> Path:
     own_folder(model.model)
     judges = options.compare.eval_judge and name_judges(
         "--eval_judge", options.compare.eval_judge, options.compare.eval_quorum)
-    tasks = find_tasks(options.compare)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     before = options.compare.base or find_base(model)
     counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
@@ -64,7 +62,7 @@ def run(options: ComparisonOptions) -> Path:
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
         with open_jury(options.compare, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
             result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
-                              jury=jury, tasks=tasks)
+                              jury=jury)
     finally:
         save_costs(output_dir, reporter)
     print_table(result)

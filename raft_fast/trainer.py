@@ -34,7 +34,7 @@ from raft_fast.report.cards import finish, upload
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.fetch import repository
-from raft_fast.run.folder import has_steps, only_process, open_run, pin_inputs, save_costs
+from raft_fast.run.folder import only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter, Silent
@@ -172,7 +172,6 @@ class RAFTTrainer:
                 self._encoder = load.load_encoder(options.model)
             teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
-        processes.first(lambda: pin_inputs(run_dir, self._objects(), has_steps))
         reporter.say(f"model: {original.identity}")
         data = processes.first(lambda: take_rendered(data, original.chat, options, run_dir, reporter))
         data = processes.first(lambda: screen_rows(
@@ -261,17 +260,6 @@ class RAFTTrainer:
                 self._in_memory.add(option)
                 return model
         return None
-
-    def _objects(self) -> dict[str, str]:
-        """Objects that were passed, as a resumed run must have them too."""
-        found = {}
-        if self._rollout_engine is not None:
-            found["the rollout engine"] = type(self._rollout_engine).__qualname__
-        if self._peft_config is not None:
-            fields = sorted(self._peft_config.to_dict().items())
-            found["the adapter"] = str({name: sorted(one) if isinstance(one, set) else one
-                                        for name, one in fields})
-        return found
 
     def _load_original(self) -> Any:
         """The model before training as an engine. Raises UserError if a loaded model has been trained a

@@ -1,5 +1,6 @@
 """Generation in-process with transformers: batched by length, repeatable draw by draw."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,15 +24,14 @@ Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, promp
 class HFEngine:
     """A model of transformers as an engine; see `Engine` for the protocol.
 
-    A batch holds conversations of similar length: at most `batch_size` of them, and at most `batch_tokens`
+    A batch holds conversations of similar length: at most `batch_size` of them, and at most BATCH_TOKENS
     tokens (prompts with their padding, and the longest replies they may get).
     """
 
-    def __init__(
-        self, model: Any, chat: Chat, identity: str, batch_size: int = 32, batch_tokens: int = BATCH_TOKENS,
-    ) -> None:
-        self.model, self.chat, self.identity = model, chat, identity
-        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+    def __init__(self, model: Any, chat: Chat, identity: str, batch_size: int = 32) -> None:
+        self.model, self.chat, self.batch_size = model, chat, batch_size
+        told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
+        self.identity = f"{identity}{told}"
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
         self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
@@ -46,33 +46,37 @@ class HFEngine:
         """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
         longest, stopped = sampling.max_new_tokens, self._stopped
 
-        def draw(batch: Asked) -> list[tuple[int, Reply]]:
+        def draw(batch: Asked) -> list[Reply]:
             seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
             drawn = generate_ids(self.model, self.chat, [prompt for *_, prompt in batch], longest,
                                  sampling.temperature, seeds, [Interrupt(stopped)])
-            return [(index, self._read(ids, len(prompt)))
-                    for (index, _, prompt), ids in zip(batch, drawn, strict=True)]
+            return [self._read(ids, len(prompt)) for (*_, prompt), ids in zip(batch, drawn, strict=True)]
 
         return self._each(conversations, longest, draw, stopped)
 
     def score(self, conversations: Conversations) -> Replies:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
-        digits = [self.chat.tokenizer(str(digit), add_special_tokens=False).input_ids
-                  for digit in range(10)]
+        digits = [self.chat.tokenizer(digit, add_special_tokens=False).input_ids for digit in "0123456789"]
         if len({tuple(ids[:-1]) for ids in digits}) != 1:  # one common prefix (a space mark) is fine
             return ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
                     for index, _ in enumerate(conversations))
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
+        scale = torch.arange(10, device=self.model.device) / 9
 
-        def read(batch: Asked) -> list[tuple[int, Reply]]:
-            scores = self._expected_digits([prompt for *_, prompt in batch], choices)
-            return [(index, Reply("", "stop", len(prompt), 0, score=score))
-                    for (index, _, prompt), score in zip(batch, scores, strict=True)]
+        @torch.inference_mode()
+        def read(batch: Asked) -> list[Reply]:
+            # a one-token completion makes the last prompt token the predicting position
+            views = [View(prompt, [self.chat.pad_id]) for *_, prompt in batch]
+            hidden = completion_hidden(self.model, views, self.chat.pad_id)
+            shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
+            scores = (shares * scale).sum(-1).tolist()
+            return [Reply("", "stop", len(prompt), score=score)
+                    for (*_, prompt), score in zip(batch, scores, strict=True)]
 
         return self._each(conversations, 1, read, self._stopped)
 
-    def _each(self, conversations: Conversations, longest: int,
-              work: Callable[[Asked], list[tuple[int, Reply]]], stopped: threading.Event) -> Replies:
+    def _each(self, conversations: Conversations, longest: int, work: Callable[[Asked], list[Reply]],
+              stopped: threading.Event) -> Replies:
         """Replies of at most `longest` tokens that `work` gives a batch, after errors of those conversations
         that the template refuses. Raises KeyboardInterrupt once `stopped` is set, without the batch that it
         cut short. The longest come first: the worst memory comes at once.
@@ -84,12 +88,12 @@ class HFEngine:
             except UserError as error:
                 yield index, Reply("", error=f"{UNRENDERED} ({error})")
         lengths = [len(prompt) + longest for *_, prompt in asked]
-        for chosen in buckets(lengths, self.batch_tokens, self.batch_size):
+        for chosen in buckets(lengths, BATCH_TOKENS, self.batch_size):
             with self._turn:
                 replies = [] if stopped.is_set() else work([asked[place] for place in chosen])
             if stopped.is_set():
                 raise KeyboardInterrupt
-            yield from replies
+            yield from ((asked[place][0], reply) for place, reply in zip(chosen, replies, strict=True))
 
     def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
         """The reply without thoughts. Special tokens inside of it may delimit these, so they go last."""
@@ -104,16 +108,6 @@ class HFEngine:
         return Reply(text, "stop" if ended else "length", prompt_tokens, len(ids))
 
     @torch.inference_mode()
-    def _expected_digits(self, prompts: Sequence[list[int]], choices: torch.Tensor) -> list[float]:
-        """The mean digit over 9 after each prompt; `choices` are the ten digits' token ids."""
-        # a one-token completion makes the last prompt token the predicting position
-        views = [View(prompt, [self.chat.pad_id]) for prompt in prompts]
-        hidden = completion_hidden(self.model, views, self.chat.pad_id)
-        shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
-        scale = torch.arange(10, device=self.model.device) / 9
-        return (shares * scale).sum(-1).tolist()
-
-    @torch.inference_mode()
     def nll(
         self, conversations: Sequence[list[Message]], completions: Sequence[str]
     ) -> Iterator[tuple[int, tuple[float, int]]]:
@@ -125,15 +119,11 @@ class HFEngine:
         views = [self.chat.sft_view(messages, text)
                  for messages, text in zip(conversations, completions, strict=True)]
         together = 1 if self.model.device.type == "cpu" else self.batch_size
-        for chosen in buckets([len(view.ids) for view in views], self.batch_tokens, together):
+        for chosen in buckets([len(view.ids) for view in views], BATCH_TOKENS, together):
             asked = [views[index] for index in chosen]
             with self._turn:
-                losses = self._losses(asked)
-            for index, part in zip(chosen, losses, strict=True):
+                hidden = completion_hidden(self.model, asked, self.chat.pad_id)
+                losses = head_of(self.model).nll(hidden, completion_ids(asked, hidden.device))
+            parts = losses.split([len(view.completion) for view in asked])
+            for index, part in zip(chosen, parts, strict=True):
                 yield index, (float(part.sum()), len(part))
-
-    def _losses(self, views: Sequence[View]) -> list[torch.Tensor]:
-        """Cross-entropy of each view's completion tokens, float32 [tokens] a view."""
-        hidden = completion_hidden(self.model, views, self.chat.pad_id)
-        losses = head_of(self.model).nll(hidden, completion_ids(views, hidden.device))
-        return list(losses.split([len(view.completion) for view in views]))

@@ -1,7 +1,6 @@
 """Engines by the names users give them: self, a folder, a hub name, MODEL@URL."""
 
 import copy
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ def load_local(
 ) -> "HFEngine":
     """--model where `spec` is self, else a folder or a hub name, as an engine of this process; `tokenizer`
     instead of the folder's own."""
+    from raft_fast.engines.hf import HFEngine
     from raft_fast.models.fetch import fetch_model, fingerprint
     from raft_fast.models.load import fingerprint_tokenizer, frozen_dtype, load_chat, load_model, pick_device
     from raft_fast.run.fetch import cache_dir
@@ -47,7 +47,7 @@ def load_local(
     source = f" ({folder.name})" if folder.is_relative_to(cache_dir()) else ""  # not from the hub: say so
     chat = load_chat(folder, model, engines.chat_template_kwargs, tokenizer)
     told = f" with another tokenizer@{fingerprint_tokenizer(tokenizer)}" if tokenizer else ""
-    return _engine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size)
+    return HFEngine(model, chat, f"{name}{source}@{fingerprint(folder)}{told}", batch_size)
 
 
 def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engines: EngineOptions,
@@ -55,6 +55,7 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     """A loaded model of transformers as an engine of this process: a frozen copy if it will be `trained`. It
     moves to --device and into evaluation mode; its attention packs if that changes nothing. Raises UserError
     if it cannot be used."""
+    from raft_fast.engines.hf import HFEngine
     from raft_fast.models.load import fingerprint_loaded, frozen_dtype, load_chat, made_ready, pick_device
 
     device = pick_device(options.device)
@@ -63,15 +64,7 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
         model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
         made_ready(model, device, name)
     chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
-    identity = f"{name} in memory@{fingerprint_loaded(model, tokenizer)}"
-    return _engine(model, chat, identity, batch_size)
-
-
-def _engine(model: Any, chat: Any, identity: str, batch_size: int) -> "HFEngine":
-    from raft_fast.engines.hf import HFEngine
-
-    told = f" {json.dumps(chat.template_kwargs, sort_keys=True)}" if chat.template_kwargs else ""
-    return HFEngine(model, chat, f"{identity}{told}", batch_size)
+    return HFEngine(model, chat, f"{name} in memory@{fingerprint_loaded(model, tokenizer)}", batch_size)
 
 
 def not_a_server(teacher: str) -> str:

@@ -12,7 +12,6 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, Suite, compare_general, fixed_slice, verify
 from raft_fast.evaluation.jury import Jury, add_accuracy
-from raft_fast.evaluation.lm_eval import Tasks, run_tasks
 from raft_fast.evaluation.scores import MODELS, Record, compare_scores, score_answer
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
@@ -42,9 +41,9 @@ class Exam:
 def evaluate(
     base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
     encoder: Any, reporter: Reporter, output_dir: Path, *,
-    ifbench: Path | None = None, jury: Jury | None = None, tasks: Tasks | None = None,
+    ifbench: Path | None = None, jury: Jury | None = None,
 ) -> dict[str, Any]:
-    """Measure both models: `rows`, --paraphrases, the general suite, drift, lm-eval's `tasks`, the `jury`.
+    """Measure both models: `rows`, --paraphrases, the general suite, drift, the `jury`.
     Writes `output_dir`/evaluation.json, which is also returned, whenever a part is added, and after each
     model generations.jsonl with its answers. `ifbench` as in `set_exam`."""
     start = time.perf_counter()
@@ -69,9 +68,6 @@ def evaluate(
         "drift": _drift(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
     write_json(result, output_dir / FILE)  # already: a failing judge costs only its votes
-    if tasks is not None:
-        result |= {"lm_eval": run_tasks(tasks, engines, reporter)}
-        write_json(result, output_dir / FILE)
     if jury is not None:
         add_accuracy(result, answers, jury, output_dir, reporter)
         write_json(result, output_dir / FILE)

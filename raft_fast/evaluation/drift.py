@@ -12,7 +12,7 @@ import torch
 from raft_fast.data.texts import Message
 from raft_fast.engines import stable_seed
 from raft_fast.engines.generation import generate_ids
-from raft_fast.engines.hf import HFEngine
+from raft_fast.engines.hf import BATCH_TOKENS, HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.scores import Pair, bootstrap, compare_pairs
 from raft_fast.models.architecture import LOGIT_ROWS, head_of
@@ -55,7 +55,7 @@ def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, 
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     views: list[View] = [View([], [])] * len(prompts)
     with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
-        for chosen in buckets(lengths, engine.batch_tokens, engine.batch_size):
+        for chosen in buckets(lengths, BATCH_TOKENS, engine.batch_size):
             seeds = [stable_seed(0, conversations[index]) for index in chosen]
             drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
                                  max_new_tokens, 1.0, seeds)

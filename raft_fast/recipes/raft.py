@@ -18,7 +18,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.distillation.losses import CrossEntropy, Distillation, Term
 from raft_fast.engines.asking import Prompts
 from raft_fast.recipes import Recipe
-from raft_fast.refinement.bench import Request, Stage1, Workbench
+from raft_fast.refinement.bench import Asked, Stage1, Workbench
 from raft_fast.refinement.candidates import JUDGE, Candidate, Decision, best
 from raft_fast.refinement.parts import (
     criticise,
@@ -103,14 +103,13 @@ def choose(rewrite: Candidate, fusions: Sequence[Candidate], least: float = 0.0)
                     f"{len(fused.given)} of {len(fused.verdicts)} judges")
 
 
-def requests(row: Row, options: RefineOptions, prompts: Prompts) -> list[Request]:
+def requests(row: Row, options: RefineOptions, prompts: Prompts) -> Asked:
     """The most that a row asks for: it passes the filter and no round is good enough. The gold answer stands
     in for rewrite and fusion."""
-    asked = [Request("rewrite", "--rewriter", rewrite_request(row, prompts.rewrite))]
-    if rounds := most_rounds(options):
-        asked += [Request("fuse", "--fuser", fuse_request(row, row.gold, prompts.fuse), rounds),
-                  Request("judge", "--judge", judge_request(row, row.gold, prompts.judge), rounds)]
-    return asked
+    rounds = most_rounds(options)
+    return {"--rewriter": (1, rewrite_request(row, prompts.rewrite)),
+            "--fuser": (rounds, fuse_request(row, row.gold, prompts.fuse)),
+            "--judge": (rounds, judge_request(row, row.gold, prompts.judge))}
 
 
 def most_rounds(options: RefineOptions) -> int:

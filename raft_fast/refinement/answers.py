@@ -11,8 +11,7 @@ from raft_fast.data.rows import OnDisk
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, named_engines
-from raft_fast.refinement.golds import index_golds
+from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, index_golds, named_engines
 from raft_fast.refinement.pipeline import refine
 from raft_fast.refinement.summary import REASONS, outcome, settings
 from raft_fast.run.errors import UserError
@@ -131,16 +130,16 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options) ->
     """Print a request of every kind, and the most that stage 1 can ask of each engine (--dry_run). A text
     that is not there yet is taken to be as long as the gold answer."""
     prompts, longest = load_prompts(options.refine.prompts), stage.options.rewrite_max_new_tokens
-    for request in stage.requests(next(iter(rows)), stage.options, prompts):
-        print(f"--- {request.task}")
-        for turn in request.messages:
-            print(visible(f"[{turn['role']}] {turn['content']}"))
+    for option, (times, messages) in stage.requests(next(iter(rows)), stage.options, prompts).items():
+        if times:
+            print(f"--- {option[2:]}", *(visible(f"[{turn['role']}] {turn['content']}") for turn in messages),
+                  sep="\n")
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        for one in stage.requests(row, stage.options, prompts):
-            read = sum(_tokens(turn["content"]) for turn in one.messages)
-            written = TOKENS_A_SCORE if one.task == "judge" else min(_tokens(row.gold), longest)
-            asked[one.option].update(requests=one.times, read=one.times * read, written=one.times * written)
+        for option, (times, messages) in stage.requests(row, stage.options, prompts).items():
+            read = sum(_tokens(turn["content"]) for turn in messages)
+            written = TOKENS_A_SCORE if option == "--judge" else min(_tokens(row.gold), longest)
+            asked[option].update(requests=times, read=times * read, written=times * written)
     engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
     most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"

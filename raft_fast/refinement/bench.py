@@ -1,19 +1,32 @@
-"""Who works on stage 1: the engines that a user names, and the workbench that a recipe's parts share."""
+"""Who works on stage 1: the engines that a user names, and the workbench that a recipe's parts share.
 
-from collections.abc import Callable, Sequence
+The workbench knows all gold answers: a rewrite that is nearer to another row's gold answer says what could
+have been said to another question, however similar it is to its own.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from raft_fast.data.dataset import Row
-from raft_fast.data.screening import SentenceEncoder
+from raft_fast.data.screening import SentenceEncoder, embed_to_file, nearest
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Sampling
 from raft_fast.engines.asking import Part, Prompts, load_prompts, named
 from raft_fast.engines.journal import Journal
 from raft_fast.refinement.candidates import Decision
 from raft_fast.refinement.checks import RETRIEVAL, Checker
-from raft_fast.refinement.golds import GoldIndex
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
+from raft_fast.run.progress import Reporter
+
+GOLDS = "golds.npy"
+RANKS = 10  # how far down the list the own gold answer is looked for
+SAME = 0.95  # gold answers this similar say the same: they are no rivals
+TIE = 1e-4  # what rounding, or another precision, may move a cosine
 
 
 @dataclass(frozen=True)
@@ -83,14 +96,8 @@ def load_judges(option: str, names: str, quorum: int, load: Callable[[str], Engi
     return judges
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a row may ask one role for, at most: `times` such conversations."""
-
-    task: str
-    option: str
-    messages: list[Message]
-    times: int = 1
+Asked = dict[str, tuple[int, list[Message]]]
+"""What a row may ask for: option of the engine -> (how often at most, a conversation)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,50 @@ class Stage1:
 
     options: RefineOptions
     decide: "Callable[[Sequence[Row], Workbench], list[Decision]]"
-    requests: Callable[[Row, RefineOptions, Prompts], list[Request]]
+    requests: Callable[[Row, RefineOptions, Prompts], Asked]
+
+
+@dataclass(frozen=True)
+class GoldIndex:
+    """All gold answers of a data set, searched on `device`. `vectors` float32 [N, D]."""
+
+    vectors: np.ndarray
+    device: str
+    places: dict[bytes, int]  # by a hash of the text
+
+    def of_texts(self, golds: Sequence[str]) -> np.ndarray:
+        """The vectors of some of these gold answers, float32 [n, D]."""
+        return np.array(self.vectors[[self.places[_digest(gold)] for gold in golds]])
+
+    def objections(self, golds: np.ndarray, rewrites: np.ndarray) -> list[str | None]:
+        """For each pair of unit vectors, float32 [n, D]: what is wrong; None if no other gold answer is
+        nearer to the rewrite than its own."""
+        scores, ids = nearest(rewrites, self.vectors, RANKS, self.device)
+        own = (golds.astype(np.float64) * rewrites).sum(-1)
+        rivals = self.vectors[ids]  # [n, RANKS, D]
+        alike = np.einsum("nd,nkd->nk", golds, rivals)
+        nearer = (scores > own[:, None] + TIE) & (alike < SAME)
+        ranks = [f"rank {count + 1}" if count < RANKS else f"rank above {RANKS}" for count in nearer.sum(1)]
+        return [f"nearer to another row's gold answer ({rank} among all for its own)" if rivals else None
+                for rank, rivals in zip(ranks, nearer.any(1), strict=True)]
+
+
+def index_golds(
+    rows: Collection[Row], options: RefineOptions, encoder: SentenceEncoder, folder: Path, reporter: Reporter,
+) -> GoldIndex | None:
+    """The gold answers of all rows, embedded into `folder`/golds.npy unless they are there already; None if
+    the check `retrieval` is skipped."""
+    if RETRIEVAL in options.skip_checks:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    with reporter.phase("embed gold answers", len(rows), "rows") as advance:
+        vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / GOLDS,
+                                advance)
+        return GoldIndex(vectors, encoder.device, {_digest(row.gold): at for at, row in enumerate(rows)})
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True)

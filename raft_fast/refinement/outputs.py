@@ -12,7 +12,7 @@ from raft_fast.refinement.candidates import Record, refined_rows
 from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_jsonl, read_yaml, write_json, write_yaml
-from raft_fast.run.folder import ENGINES, defaults, differing, first_of, meant
+from raft_fast.run.folder import ENGINES, defaults, differing, meant
 from raft_fast.run.option import pinned_by
 from raft_fast.run.options import ALL_GROUPS
 from raft_fast.run.progress import Reporter
@@ -79,7 +79,7 @@ def keep_finished(folder: Path, here: Record) -> None:
     anything else than `here`."""
     if _finished(folder) and (told := _differing(_made(folder), here)):
         raise UserError(
-            f"--output_dir {folder}: holds finished answers of other options ({first_of(told)}); choose "
+            f"--output_dir {folder}: holds finished answers of other options ({'; '.join(told)}); choose "
             "another --output_dir, or --overwrite true to replace them (replies in its journal.jsonl are "
             "used again)")
 
@@ -128,7 +128,7 @@ def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Reco
     first, there = folders[0], _made(folders[0]) | _dropped(folders[0])
     for folder in folders[1:]:
         if told := _differing(there, _made(folder) | _dropped(folder)):
-            raise UserError(f"{folder}: differs from {first} ({first_of(told)}); refine one of them again")
+            raise UserError(f"{folder}: differs from {first} ({'; '.join(told)}); refine one of them again")
     summaries = [read_json(folder / SUMMARY, AGAIN) for folder in folders]
     counts = [summary["rows"]["used"] for summary in summaries]
     used = sum(counts)

@@ -63,10 +63,8 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     what the candidates were written with.
     """
     golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
-    if bench.golds is not None:  # embedded already
-        gold_vectors, vectors = bench.golds.of_texts(golds), bench.encoder.embed(texts)
-    else:
-        gold_vectors, vectors = np.split(bench.encoder.embed(golds + texts), 2)
+    gold_vectors = bench.golds.of_texts(golds) if bench.golds is not None else bench.encoder.embed(golds)
+    vectors = bench.encoder.embed(texts)
     found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
     for place, similarity in enumerate(cosines(gold_vectors, vectors)):
         one = candidates[place]
@@ -115,10 +113,9 @@ def verdicts(rows: Sequence[Row], answers: Sequence[str], judges: Sequence[Part]
 
 def _verdict(name: str, reply: Reply) -> Verdict:
     """A failure is an error, never a 0."""
-    error, score = reply.error, reply.score
-    if error is None and not (score is not None and math.isfinite(score) and 0 <= score <= 1):
-        error = f"score {score} is not in [0, 1]"
-    return Verdict(name, score if error is None else None, error, reply)
+    if reply.error is None and not (reply.score is not None and 0 <= reply.score <= 1):
+        reply = replace(reply, error=f"score {reply.score} is not in [0, 1]", score=None)
+    return Verdict(name, reply.score, reply.error, reply)
 
 
 def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:

@@ -9,8 +9,7 @@ from raft_fast.data.dataset import Row
 from raft_fast.data.screening import SentenceEncoder
 from raft_fast.engines.asking import at_once
 from raft_fast.engines.journal import Journal
-from raft_fast.refinement.bench import Roles, Stage1, Workbench
-from raft_fast.refinement.golds import GoldIndex
+from raft_fast.refinement.bench import GoldIndex, Roles, Stage1, Workbench
 from raft_fast.refinement.outputs import Outputs
 from raft_fast.refinement.summary import settings
 from raft_fast.run.progress import Reporter

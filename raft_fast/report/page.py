@@ -22,16 +22,14 @@ CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance
 LOG = "ce_kl_ratio"  # drawn on a log scale
 SAMPLES = {"domain": 8, "general": 4}
 CLIP = 3000  # characters of one answer
-# stand-ins that no plot uses otherwise -> variables of the page's style sheet, so that plots follow light and
-# dark
-INKS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--line)", "#040404": "var(--c1)"}
-INK, MUTED, LINE, C1 = INKS
+MUTED, C1 = "#808080", "#3b7dd8"  # readable on light and dark pages
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "raft-fast", "font.size": 10, "axes.titlesize": 11,
-    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-    "text.color": INK, "axes.titlecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": LINE,
-    "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.8, "axes.titlelocation": "left",
+    "axes.titlelocation": "left", "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y",
+    "grid.alpha": 0.3, "legend.frameon": False, "lines.linewidth": 1.8,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color",
+                     "xtick.color", "ytick.color"), MUTED),
 }
 SIZE = (4.6, 2.7)  # inches: about the width of a phone, so that text there keeps its size
 PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathematics
@@ -86,9 +84,10 @@ def scores(evaluation: Record) -> list[Block]:
 
 def training(steps: Sequence[Record]) -> list[Block]:
     """A curve for every loss and what belongs to it, as far as it was on."""
-    more = {key: key for step in steps for key in step if key.endswith("_loss") and key not in CURVES}
-    drawn = [curve(key, title, [(step["step"], step[key]) for step in steps if step.get(key) is not None])
-             for key, title in (CURVES | more).items()]
+    titles = CURVES | {key: key for step in steps for key in step if key.endswith("_loss")} | CURVES
+    points = {key: [(step["step"], step[key]) for step in steps if step.get(key) is not None]
+              for key in titles}
+    drawn = [curve(key, titles[key], found) for key, found in points.items() if found]
     return [plots(drawn), table(("", ""), amount(steps))] if steps else []
 
 
@@ -121,7 +120,7 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
     return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
             table(*stage1.draws(found.tally), "Candidates"),
             table(("", "tokens read", "written", "scores", "mean", "failed", "first error"),
-                  stage1.engines(found), "Engines"),
+                  stage1.engines(found.tally), "Engines"),
             text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
             *(_example(record) for kind in sorted(found.examples) for record in found.examples[kind])]
 
@@ -137,13 +136,11 @@ def samples(generations: Sequence[Record]) -> list[Block]:
     for record in generations:
         key = record["suite"], str(record["key" if record["suite"] == "general" else "row_id"])
         paired.setdefault(key, {})[record["model"]] = record
-    blocks = []
+    blocks = [text("Spread evenly, not picked by score; all are in generations.jsonl.")]
     for suite, most in SAMPLES.items():
-        entries = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
-        count = min(most, len(entries))
-        blocks += [_sample(entries[(2 * place + 1) * len(entries) // (2 * count)]) for place in range(count)]
-    said = text("Spread evenly, not picked by score; all are in generations.jsonl.")
-    return [said, *blocks] if blocks else []
+        both = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
+        blocks += map(_sample, both[:: max(1, -(-len(both) // most))])
+    return blocks if paired else []
 
 
 def costs(phases: Sequence[Record]) -> list[Block]:
@@ -162,8 +159,8 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "
     return {"kind": "table", "title": title, "columns": columns, "lines": lines}
 
 
-def plots(drawn: Sequence[Markup | None]) -> Block:
-    return {"kind": "plots", "plots": [one for one in drawn if one is not None]}
+def plots(drawn: Sequence[Markup]) -> Block:
+    return {"kind": "plots", "plots": drawn}
 
 
 def text(said: str) -> Block:
@@ -203,10 +200,8 @@ def _side_by_side(question: str, answers: Sequence[tuple[str, list[str], str]], 
         {"name": name, "note": " · ".join(said), "text": answer[:CLIP]} for name, said, answer in answers]}
 
 
-def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup | None:
-    """One quantity by optimizer step: from 0 up, or on a log scale with a line at 1. None without points."""
-    points = [(step, height) for step, height in points if height > 0 or name != LOG]
-
+def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """One quantity by optimizer step: from 0 up, or on a log scale with a line at 1."""
     def draw(axes: Any) -> None:
         axes.plot(*zip(*points, strict=True), color=C1, marker="." if len(points) == 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -216,26 +211,20 @@ def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Marku
         else:
             axes.set_ylim(0)
 
-    return figure(name, title, draw, "step") if points else None
+    return figure(name, title, draw, "step")
 
 
-def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str | None,
-           height: float = SIZE[1]) -> Markup:
+def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str, height: float = SIZE[1]) -> Markup:
     """Inline SVG of what `draw(axes)` draws. `name` keeps its ids apart from other plots' ids."""
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(SIZE[0], height), layout="constrained")
         axes = canvas.add_subplot()
         draw(axes)
-        axes.set_title(title, pad=10 if axes.get_legend() is None else 26)
-        axes.set_xlabel(xlabel or "")
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
         out = io.StringIO()
-        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        canvas.savefig(out, format="svg", transparent=True,
+                       metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = out.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"(?<=\bid=\")|(?<=href=\"#)|(?<=url\(#)", f"{name}-", svg)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-                 rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg, count=1)
-    svg = re.sub(r"font: ([^;\"']*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font)", svg)
-    for ink, variable in INKS.items():
-        svg = svg.replace(ink, variable)
-    return Markup(svg)
+    svg = re.sub(r"(?<=\bid=\")|(?<=href=\"#)|(?<=url\(#)", f"{name}-", svg[svg.index("<svg") :])
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1))

@@ -19,7 +19,6 @@ PARTS = {
     "domain": "Domain: held-out questions",
     "paraphrases": "Domain: trained questions reworded",
     "general": "General: IFBench",
-    "lm_eval": "Other suites, by lm-eval",
     "drift": "Drift from the base",
 }
 LABELS = {
@@ -121,10 +120,7 @@ def print_table(evaluation: Record) -> None:
 def _metrics(part: str, found: Record) -> Iterator[tuple[str, Record]]:
     """(label, metric) of one part. Metrics that are neither good nor bad, or that the two models do not both
     have, have no `higher_is_better` or no `change`."""
-    if part == "lm_eval":
-        for task, metrics in found["tasks"].items():
-            yield from ((f"{task}, {name.removesuffix(',none')}", metric) for name, metric in metrics.items())
-    elif part == "drift":
+    if part == "drift":
         lower = {"higher_is_better": False}
         for suite, what in DRIFT.items():
             yield f"KL on {what}, nats per token", {"trained": found[suite]["kl"]} | lower

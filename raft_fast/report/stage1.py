@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raft_fast.refinement.candidates import GOLD, TASKS, Candidate, read_line
+from raft_fast.refinement.candidates import GOLD, Candidate, mean, read_line
 from raft_fast.refinement.summary import Tally, quantiles
-from raft_fast.report.results import Lines, Record, percent, read, read_lines, value
+from raft_fast.report.results import NONE, Lines, Record, percent, read, read_lines, value
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible
 
@@ -53,20 +53,17 @@ def label(one: Candidate) -> str:
 
 def counts(summary: Record, folder: Path) -> Lines:
     """What came of the rows that were refined into `folder`: (what, how many), for page and card."""
-    used = summary["rows"]["used"]
-    rejected = folder / "rejected.jsonl"
-    lines: Lines = [("rows", f"{used:,} of {summary['rows']['total']:,}"),
-                    *([("rows set aside, in rejected.jsonl", f"{sum(1 for _ in read_lines(rejected)):,}")]
-                      if rejected.is_file() else []),
-                    ("rewrites that passed the checks", _share(summary.get("passed_filter", 0), used))]
-    lines += [(f"trained on: {source}", _share(count, used)) for source, count in summary["sources"].items()]
-    if similarity := summary.get("similarity"):
-        lines.append(("similarity, median", value(similarity["p50"])))
-    if gap := summary.get("supervision_gap"):
-        lines += [(f"nats per token for the rewriter: {name}", value(gap[key], signed=key == "gap"))
-                  for key, name in (("gold", "gold answers"), ("training", "training answers"),
-                                    ("gap", "supervision-compatibility gap"))]
-    return lines
+    used, rejected = summary["rows"]["used"], sum(1 for _ in read_lines(folder / "rejected.jsonl"))
+    similarity, gap = summary.get("similarity"), summary.get("supervision_gap")
+    lines = {"rows": f"{used:,} of {summary['rows']['total']:,}",
+             "rows set aside, in rejected.jsonl": f"{rejected:,}",
+             "rewrites that passed the checks": _share(summary.get("passed_filter", 0), used),
+             **{f"trained on: {source}": _share(count, used) for source, count in summary["sources"].items()},
+             "similarity, median": value(similarity["p50"] if similarity else None)}
+    for key, name in (("gold", "gold answers"), ("training", "training answers"),
+                      ("gap", "supervision-compatibility gap")):
+        lines[f"nats per token for the rewriter: {name}"] = value(gap and gap[key], signed=key == "gap")
+    return [(what, count) for what, count in lines.items() if count not in (NONE, "0")]
 
 
 def notes(summary: Record) -> list[str]:
@@ -79,8 +76,7 @@ def notes(summary: Record) -> list[str]:
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
     """(columns, lines) of the candidates by origin and draw: how many, the median of each score, and how many
     each check refused."""
-    names = list(dict.fromkeys(name for group in tally.draws.values() for name in group.scores))
-    order = list(tally.origins)
+    names, order = {name: 0 for group in tally.draws.values() for name in group.scores}, list(tally.origins)
     groups = sorted(tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",
               *(value((quantiles(group.scores[name]) or {}).get("p50")) for name in names),
@@ -90,18 +86,14 @@ def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
             "refused by"), lines
 
 
-def engines(stage1: Stage1) -> Lines:
+def engines(tally: Tally) -> Lines:
     """(engine, tokens read, tokens written, and of a judge: scores, mean, failed, first error) of the replies
     that the decisions rest on, whenever they were paid for."""
-    summary, judges = stage1.summary, stage1.tally.judges
-    asked = [(origin, summary["tokens"].get(TASKS.get(origin, origin)), ("",) * 4)
-             for origin in stage1.tally.origins if origin != GOLD]
-    asked += [(f"judge {name}", one.get("tokens"),
-               (f"{one['scores']:,}", value(one["mean"]), f"{one['failed']:,}",
-                judges[name].error or "" if name in judges else ""))
-              for name, one in (summary.get("judges") or {}).items()]
-    return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", *more)
-            for name, spent, more in asked if spent]
+    asked = [(task, spent, ("",) * 4) for task, spent in tally.tokens.items() if task != "judge"]
+    asked += [(f"judge {name}", one.tokens, (
+        f"{len(one.scores):,}", value(mean(one.scores) if one.scores else None), f"{one.failed:,}",
+        one.error or "")) for name, one in sorted(tally.judges.items())]
+    return [(name, f"{spent['prompt']:,}", f"{spent['completion']:,}", *more) for name, spent, more in asked]
 
 
 def screened(folder: Path) -> Lines:

@@ -35,7 +35,8 @@ DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeou
            "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
            "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
            "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
-           "teacher_quantization": "none", "vllm_server_base_url": "http://localhost:8000"}
+           "teacher_quantization": "none", "vllm_server_base_url": "http://localhost:8000", "lm_eval": "",
+           "lm_eval_limit": 0, "lm_eval_include": None}
 # arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
 FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
          "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
@@ -52,7 +53,8 @@ INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is
            "temperature": "use rollout_temperature and distillation_temperature",
            "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
            "vllm_mode": "rollout_engine='vllm' shares the GPU; a server of your own is a RolloutEngine",
-           "resume_from_checkpoint": "pass it to train()"}
+           "resume_from_checkpoint": "pass it to train()",
+           "lm_eval": "run lm_eval itself on both folders (docs/EVALUATION.md)"}
 
 
 def parse(

@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 from typing import Literal
-from urllib.request import getproxies_environment
 
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.files import read_jsonl, sha256, write_folder, write_jsonl
@@ -40,10 +39,8 @@ def unreached(error: Exception) -> str:
 
 def _proxy() -> str:
     """The variable that sends requests through a proxy, for an error; empty without one."""
-    used = getproxies_environment()  # the lower-case variables win
-    return next((f", through the proxy in {name}" for name, value in os.environ.items()
-                 if name.lower() in ("https_proxy", "all_proxy") and value
-                 and value == used.get(name.lower().removesuffix("_proxy"))), "")
+    return next((f", through the proxy in {name}" for name in ("https_proxy", "HTTPS_PROXY", "all_proxy",
+                                                               "ALL_PROXY") if os.environ.get(name)), "")
 
 
 def wheel_folder(name: str) -> Path:

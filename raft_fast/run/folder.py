@@ -8,7 +8,7 @@ nothing (`raft_fast.run.option`).
 import dataclasses
 import fcntl
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ CONFIG, LOCK, INPUTS = "config.yaml", ".lock", "inputs.json"
 REFINED, HELDOUT = "refine/refined.parquet", "heldout.parquet"
 # what training leaves before its first step, made with options that may change until then
 BEGUN = ("metrics.jsonl", "evaluations.jsonl", "completions.jsonl", "first_batch.md", "best")
-SHOWN = 3
 ENGINES, LISTED = named(ALL_GROUPS, "engines"), named(ALL_GROUPS, "listed")
 FREE = pinned_by(ALL_GROUPS, "nothing")
 
@@ -71,7 +70,7 @@ def open_run(folder: Path, options: list[Any]) -> Start:
         set() if stepped else pinned_by(options, "training"))
     if cost and (refused := [key for key in matter if key not in free]):
         raise UserError(f"--output_dir {folder} already contains a run with different options "
-                        f"({first_of(differing(refused, there, here))}); use a new --output_dir or the "
+                        f"({'; '.join(differing(refused, there, here))}); use a new --output_dir or the "
                         "original options")
     if known and matter and not stepped:
         for path in (folder / name for name in BEGUN):
@@ -141,11 +140,6 @@ def without_address(engine: str) -> str:
 def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Each of these options in the folder and on the command line."""
     return [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names]
-
-
-def first_of(told: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    return "; ".join([*told[:SHOWN], *([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])])
 
 
 def save_costs(folder: Path, reporter: Reporter) -> None:

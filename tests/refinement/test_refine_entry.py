@@ -198,7 +198,7 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert loaded == []
     assert not (tmp_path / "out").exists()
     said = capsys.readouterr().out
-    for shown in ("--- rewrite", "Reword the answer", "--- fuse", "Combine the two", "--- judge",
+    for shown in ("--- rewriter", "Reword the answer", "--- fuser", "Combine the two", "--- judge",
                   "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
     assert "\x1b" not in said

@@ -188,9 +188,6 @@ def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
     assert encoder.asked == [reply.text for reply in replies]
     again = rewritten(GOLDS, replies, encoder)
     assert [one.scores for one in found] == [one.scores for one in again]
-
-
-def test_a_skipped_check_embeds_nothing(tmp_path):
     skipped = RefineOptions(skip_checks="loops, retrieval")
     assert index_golds(GOLDS, skipped, None, tmp_path, Reporter()) is None
 
@@ -200,22 +197,19 @@ NEAR_AND_FAR = StubEncoder({"gold far": 0.5})
 NATS = {"gold near": (6.0, 2), "gold far": (9.0, 3), "rewritten": (1.0, 3), "fusion": (5.0, 4)}
 
 
-class LocalEngine(StubEngine):
+def local(**nats):
     """A stub that knows likelihoods by a table, and remembers what it was asked for."""
+    engine = StubEngine("writer", lambda text, seed: "rewritten")
+    engine.read = []
 
-    def __init__(self, identity, answer, nats=None):
-        super().__init__(identity, answer)
-        self.nats, self.read = NATS | (nats or {}), []
-
-    def nll(self, conversations, completions):
-        self.read += zip([messages[-1]["content"] for messages in conversations], completions,
-                         strict=True)
+    def nll(conversations, completions):
+        engine.read += [(turns[-1]["content"], text) for turns, text in
+                        zip(conversations, completions, strict=True)]
         for index in reversed(range(len(completions))):
-            yield index, self.nats[completions[index]]
+            yield index, (NATS | nats)[completions[index]]
 
-
-def local(**options):
-    return LocalEngine("writer", lambda text, seed: "rewritten", **options)
+    engine.nll = nll
+    return engine
 
 
 def read(folder, rewriter, **options):
@@ -241,7 +235,7 @@ def test_every_answer_of_a_row_is_read_after_its_question(tmp_path):
 
 
 def test_a_likelihood_that_is_no_number_is_null_and_counts_nowhere(tmp_path):
-    found, summary = read(tmp_path, local(nats={"fusion": (float("nan"), 4)}))
+    found, summary = read(tmp_path, local(fusion=(float("nan"), 4)))
     assert found[0] == {"gold": 3.0, "rewrite": 0.3333, "fused": None}
     assert summary["supervision_gap"]["rows"] == 1
 

@@ -53,16 +53,10 @@ def test_paraphrases_have_their_rows(tmp_path):
         "Domain: held-out questions", "Domain: trained questions reworded"]
 
 
-def test_drift_and_other_suites_by_hand():
+def test_drift_by_hand():
     nll = {"base": mean(0.7), "trained": mean(0.9), "change": mean(0.2, 0.1, 0.3)}
     part = {"texts": 12, "tokens": 99, "kl": mean(0.12, 0.1, 0.14), "nll": nll}
-    score = {"base": {"mean": 0.25, "stderr": 0.02}, "trained": {"mean": 0.2, "stderr": None},
-             "higher_is_better": True, "change": mean(-0.05, -0.09, -0.01, 541)}
-    suite, kl, own, _, text = rows({
-        "domain": None, "general": None, "drift": {"own": part, "text": part},
-        "lm_eval": {"tasks": {"ifeval": {"prompt_level_strict_acc,none": score}}}})
-    assert suite[1:] == ("ifeval, prompt_level_strict_acc", "0.250", "0.200", "−0.050", "[−0.090, −0.010]",
-                         "541", "worse")
+    kl, own, _, text = rows({"domain": None, "general": None, "drift": {"own": part, "text": part}})
     assert (kl.base, kl.trained, kl.difference, kl.interval) == ("", "0.120", "", "[0.100, 0.140]")
     assert own.label == "NLL of the base's own answers, nats per token ↓"
     assert [row.judgement for row in (kl, own, text)] == ["", "worse", "worse"]
