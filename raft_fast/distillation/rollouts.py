@@ -51,7 +51,7 @@ class Trajectory:
 
 class RolloutEngine(Protocol):
     """Samples trajectories z ~ p_S(. | x) from the student (Eq. 6). Each process has its own engine, and all
-    processes call theirs together. A subclass inherits `state` and `load` for an engine without state."""
+    processes call theirs together."""
 
     def sync(self, student: Any) -> None:
         """Take over the student's current weights; called before every `sample`. `student` is a whole model
@@ -63,14 +63,6 @@ class RolloutEngine(Protocol):
         must have its log-probabilities. Memory that only sampling needs may be freed until the next `sync`.
         Raises UserError if a trajectory cannot be sampled."""
         ...
-
-    def state(self) -> dict[str, Any]:
-        """Plain JSON that a resumed run passes to `load`."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue as the engine that returned `state`."""
-        return
 
 
 class RolloutBuffer:
