@@ -74,11 +74,11 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     run(tmp_path / "run", chat, [FirstBatch(chat)], options)
     text = (tmp_path / "run/first_batch.md").read_text()
     assert len(re.findall(r'## Row \d\n\n    row_id: "r\d"\n', text)) == 3
-    views = re.findall(r'### (.*)\n\n    control tokens: ({"<turn>": .*})\n\nmasked, tokens \[0, (\d+)\):\n\n'
-                       r"((?:    .*\n)+)\nin the loss, tokens \[\3, (\d+)\):\n\n((?:    .*\n)+)", text)
-    titles, _, starts, masked, ends, scored = zip(*views, strict=True)
-    assert titles == 3 * ("Answer to train on (sft)", "Trajectory, for the student (kl)",
-                          "Trajectory, for the teacher (kl)")
+    views = re.findall(r"### (.*)\n\nmasked, tokens \[0, (\d+)\):\n\n((?:    .*\n)+)\n"
+                       r"in the loss, tokens \[\2, (\d+)\):\n\n((?:    .*\n)+)", text)
+    titles, starts, masked, ends, scored = zip(*views, strict=True)
+    assert titles == 3 * ("sft, as the student reads it", "kl, as the student reads it",
+                          "kl, as the teacher reads it")
     masked, scored = ([re.sub("(?m)^    ", "", part)[:-1] for part in parts] for parts in (masked, scored))
     assert len(chat.tokenizer(masked[0], add_special_tokens=False).input_ids) == int(starts[0])
     assert int(ends[1]) - int(starts[1]) < OPTIONS.max_completion_length  # the skipped token is masked
@@ -92,10 +92,9 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert not (tmp_path / "run/first_batch.md").exists()  # a resumed run has no first batch
 
 
-def test_nothing_in_a_row_is_markdown_or_a_control_token_of_the_first_batch(chat):
+def test_nothing_in_a_row_is_markdown_in_the_first_batch(chat):
     view = chat.sft_view([{"role": "user", "content": "<eos> <turn>?\n\n# <b>\r```"}], "<turn>user")
     text = FirstBatch(chat).show("A view", view)
-    assert 'control tokens: {"<turn>": 3, "<eos>": 3}\n' in text
     assert all(line.startswith("    ") for line in re.split("[\r\n]+", text) if re.search("[<`]", line))
 
 
