@@ -124,11 +124,9 @@ class MetricsLog(Callback):
         bad = state.metrics["skipped_because"] == NOT_FINITE
         if bad and self.was_bad:
             refined = f" with {options}" if (options := again(state.run_dir)) else ""
-            last = f"the last good weights are in {state.saved / 'model'}" if state.saved else \
-                "there is no checkpoint yet"
             raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
-                            "train again with a lower --learning_rate in another --output_dir"
-                            f"{refined}; {last}")
+                            f"train again with a lower --learning_rate in another --output_dir{refined}; "
+                            f"the last good weights: {state.saved / 'model' if state.saved else 'none'}")
         self.was_bad = bad
 
     def on_end(self, state: TrainingState) -> None:
@@ -145,8 +143,7 @@ class SoftStop(Callback):
     everywhere = True
 
     def __init__(self) -> None:
-        self.signum: int | None = None
-        self.asked_at = 0.0
+        self.signum, self.asked_at = 0, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "SoftStop":
@@ -160,28 +157,23 @@ class SoftStop(Callback):
             signal.signal(signum, handler)
 
     def on_step(self, state: TrainingState) -> None:
-        state.stop = state.stop or self._signal_to_any() is not None
+        # what any process was sent stops all, so that none goes on alone
+        state.stop = max(Processes().collect([self.signum])) > 0 or state.stop
 
     def on_end(self, state: TrainingState) -> None:
-        if (signum := self._signal_to_any()) is not None:
+        if signum := max(Processes().collect([self.signum])):
             stopped = Stopped(signum, f"the checkpoint of step {state.step} of {state.total} is in "
                                       f"{state.run_dir / 'checkpoints'}")
             raise stopped if Processes().is_first else SystemExit(stopped.exit_code)
 
-    def _signal_to_any(self) -> int | None:
-        """The same on every process, so that none goes on alone; all take part."""
-        return max(Processes().collect([self.signum or 0])) or None
-
     def _asked(self, signum: int, frame: FrameType | None) -> None:
-        processes = Processes()
-        if self.signum is not None:
-            if processes.size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL:
-                return
+        passed_on = Processes().size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL
+        if self.signum and not passed_on:
             raise Stopped(signum, "at once, without the step it was in")
-        self.signum, self.asked_at = signum, time.monotonic()
-        if processes.is_first:
+        if not self.signum and Processes().is_first:
             console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
                           markup=False, soft_wrap=True)
+        self.signum, self.asked_at = self.signum or signum, self.asked_at or time.monotonic()
 
 
 class TrainerEvents(Callback):
