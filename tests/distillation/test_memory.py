@@ -1,6 +1,7 @@
 """The estimate before a run, and smaller rollouts and micro-batches when memory runs out."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -67,16 +68,9 @@ def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
     scarce(stepper, 0)
     with pytest.raises(UserError, match=r"with 1 rows a micro-batch \(CUDA out of.*\): use --gradient"):
         halving(stepper, rows)
-
-
-def test_an_update_that_ran_out_of_memory_is_never_repeated(chat, rows):
     stepper = stepper_of(chat)
-
-    def out(*_):
-        raise OUT
-
-    stepper.optimizer._init_group = out
-    with pytest.raises(UserError, match="in the optimizer's update"):
+    stepper.optimizer._init_group = Mock(side_effect=OUT)
+    with pytest.raises(UserError, match="in the optimizer's update"):  # never repeated
         halving(stepper, rows)
 
 
@@ -156,7 +150,7 @@ def test_activations_are_about_what_autograd_keeps(chat):
 
 @pytest.mark.parametrize(("free", "warned"), [(1 << 40, False), (1 << 20, True)])
 def test_what_does_not_fit_is_a_warning_before_it_costs_anything(capsys, monkeypatch, free, warned):
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: Mock(available=free))
     show_memory({"models": 9 << 30, "gradients": 1 << 30, "AdamW": 3 << 30}, torch.device("cpu"))
     text = capsys.readouterr().err
     assert ("will probably not fit: use --gradient" in text) == warned

@@ -52,21 +52,19 @@ def test_completions_are_logged_and_not_twice(tmp_path, chat):
 
     class Listen(Callback):
         def on_step(self, state):
-            pairs = zip(state.rows, state.trajectories, strict=True)
-            heard.update({(state.step, row.row_id): (row, ids) for row, ids in pairs})
+            heard.update({(state.step, row.row_id): (row, ids)
+                          for row, ids in zip(state.rows, state.trajectories, strict=True)})
 
-    callbacks = [LogCompletions(3, chat), Listen()]
-    run(folder, chat, callbacks)
-    found = lines(folder / "completions.jsonl")
-    assert sorted({line["step"] for line in found}) == [1, 3, 6]
-    for line in found:
-        row, ids = heard[line["step"], line["row_id"]]
-        assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
-                        "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
-                        "ended": ids[-1] == chat.tokenizer.eos_token_id}
-    (folder / "completions.jsonl").open("a").write('{"step": 9, "torn')
-    run(folder, chat, callbacks)
-    assert lines(folder / "completions.jsonl") == found
+    for _ in range(2):
+        run(folder, chat, [LogCompletions(3, chat), Listen()])
+        found = lines(folder / "completions.jsonl")
+        assert [line["step"] for line in found] == [1] * 3 + [3] * 3 + [6] * 3
+        for line in found:
+            row, ids = heard[line["step"], line["row_id"]]
+            assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
+                            "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
+                            "ended": ids[-1] == chat.tokenizer.eos_token_id}
+        (folder / "completions.jsonl").open("a").write('{"step": 9, "torn')
 
 
 def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
@@ -140,6 +138,15 @@ def test_trackers_get_every_number_and_one_that_fails_is_dropped(tmp_path, chat,
     logged = [values for _, values in logs if "loss" in values]
     for line, values in zip(lines(tmp_path / "run/metrics.jsonl"), logged, strict=True):
         assert values.items() >= {name: value for name, value in line.items() if value is not None}.items()
+
+
+def test_tensorboard_gets_files(tmp_path, chat):
+    files = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = TrainerEvents([], RAFTConfig(tmp_path / "run"), None, trackers_of("tensorboard"))
+    run(tmp_path / "run", chat, [events])
+    found = files.EventAccumulator(str(*(tmp_path / "run/runs").iterdir())).Reload().Scalars("train/loss")
+    assert [(one.step, one.value) for one in found] == [
+        (line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path / "run/metrics.jsonl")]
 
 
 def test_unknown_and_missing_trackers_are_named():
