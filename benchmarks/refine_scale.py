@@ -21,7 +21,6 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.slow_server import ANSWER, SlowServer
 from raft_fast.data.dataset import read_table
-from raft_fast.data.rows import OnDisk
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.recipes.raft import stage1
@@ -77,7 +76,7 @@ def refine_once(count: int, roles: Roles) -> dict[str, Any]:
         folder = Path(scratch)
         write_rows(count, folder / "rows.jsonl")
         start = time.perf_counter()
-        rows = read_table(str(folder / "rows.jsonl"), 0.0, rows=OnDisk()).rows
+        rows = read_table(str(folder / "rows.jsonl"), 0.0).rows
         summary = refine(rows, stage1(RefineOptions()), roles, Alike(), folder / "out", Reporter())
         seconds = time.perf_counter() - start
         requests = (folder / "out" / "journal.jsonl").read_bytes().count(b'"key"')

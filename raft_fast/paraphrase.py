@@ -89,10 +89,10 @@ def objections(question: str, reply: Reply, similarity: float, tau: float,
                instructions: str = "") -> list[str]:
     """Why a paraphrase cannot be used; empty if it can. Stage 1's checks compare it with the question as they
     compare a rewrite with its gold answer: numbers, references, negation, language, copies, ..."""
-    from raft_fast.refinement.checks import Case, check
+    from raft_fast.refinement.checks import Case, Checker
 
     case = Case(question, question, replace(reply, text=reply.text.strip()), instructions)
-    found = check(case)
+    found = Checker()(case)
     reasons = [reason.replace("the gold answer", "the question") for reason in found.values() if reason]
     if found["reply"] or found["empty"]:
         return reasons

@@ -12,7 +12,7 @@ from typing import Any
 from raft_fast.data.dataset import spread
 from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import outputs
-from raft_fast.refinement.answers import open_raw, refine_rows, set_aside, shard_of, show_estimate
+from raft_fast.refinement.answers import open_raw, refine_rows, shard_of, show_estimate
 from raft_fast.refinement.bench import check_refinement
 from raft_fast.refinement.summary import outcome
 from raft_fast.run.config import parse
@@ -50,8 +50,8 @@ def main() -> None:
     table = open_raw(data, reporter)
     everyone = replace(table, rows=spread(table.rows, data.max_rows, data.seed))
     mine = shard_of(everyone.rows, how)  # too many shards fail before models are loaded
-    reporter.say(f"{data.data}: {len(everyone.rows):,} of "
-                 f"{len(table.rows) + len(table.rejected):,} rows, " + set_aside(table.rejected, how.dry_run))
+    reporter.say(f"{data.data}: {len(everyone.rows):,} of {len(table.rows) + len(table.rejected):,} rows, "
+                 f"{len(table.rejected):,} set aside")
     if how.dry_run:
         return show_estimate(mine, stage, options)
     own = folder if how.shard is None else outputs.shard_folder(folder, how.shard)

@@ -2,7 +2,6 @@
 
 import sys
 
-from raft_fast.data.dataset import only_prompts
 from raft_fast.recipes import find
 from raft_fast.run.config import GROUPS, parse
 from raft_fast.run.errors import entry
@@ -20,25 +19,17 @@ as they are. Interrupted, the same command goes on where it stopped. Started by 
 def main() -> None:
     argv = sys.argv[1:]
     given = {word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
-    name, options = read(argv, "raft" if "data" in given else "quickstart")
-    check_needs(given, options.groups)
-    if "data" in given and not given & {"config", "recipe"} and options.train.teacher != "self" and (
-            only_prompts(str(options.data.data))):
-        name, options = read(["--sft", "false", *argv], "on_policy")
+    name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if "data" in given else "quickstart",
+                         lambda recipe: find(recipe).defaults)
+    check_needs(given, groups)
     # after --help, which loads no torch
     from raft_fast.run.processes import Processes
     from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
-    trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
+    trainer = RAFTTrainer(args=RAFTConfig.from_options(Options(*groups), name))
     trainer.train()
     trainer.evaluate()
     Processes().end()
-
-
-def read(argv: list[str], default: str) -> tuple[str, Options]:
-    """The name of the configuration, `default` without --config, and the options."""
-    name, groups = parse("train", DESCRIPTION, GROUPS, argv, default, lambda recipe: find(recipe).defaults)
-    return name, Options(*groups)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from benchmarks.measure import machine
 from benchmarks.quality import render
-from benchmarks.quality.points import BASE_ANSWERS, read_cell
+from benchmarks.quality.points import BASE_ANSWERS, counted, read_cell
 from benchmarks.quality.results import results
 from benchmarks.quality.runs import Shared, agreement_of, judge_answers, prepare, run_cell
 from benchmarks.quality.suite import Suite, load_suite
@@ -24,7 +24,7 @@ from raft_fast.data.records import own_file
 from raft_fast.engines import Engine
 from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.jury import Jury, open_jury
-from raft_fast.report.results import counted, duration
+from raft_fast.report.results import duration
 from raft_fast.run.errors import entry
 from raft_fast.run.progress import Reporter
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.quality.points import DISTANCE, MEASURES
+from benchmarks.quality.points import DISTANCE, MEASURES, counted
 from benchmarks.quality.results import PLANES
 from raft_fast.report.page import C1, MUTED, PLAIN, figure, plots, table, text, write_page
-from raft_fast.report.results import ENOUGH, counted, markdown, percent, short, value, write_text
+from raft_fast.report.results import ENOUGH, markdown, percent, value, write_text
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
          "text.nll", "general.strict_instruction")
@@ -65,7 +65,7 @@ def tables(found: Result) -> list[Table]:
     """Every measure at the best points, frontiers by plane, and equal settings."""
     best, label = found["best"], MEASURES[PLANES[0][0]].label
     rows = [["learning rate, step, seeds", "", *map(place, best.values())],
-            *([str(MEASURES[name]), short(mean), *(at_best(one, name) for one in best.values())]
+            *([str(MEASURES[name]), value(mean), *(at_best(one, name) for one in best.values())]
               for name, mean in found["base"]["means"].items() if mean is not None),
             [RATIO, "", *(ratio(found, method, one["learning_rate"]) for method, one in best.items())]]
     shown = [Table("Each method at its best", f"Best by {label}, averaged over seeds; chosen on the rows it "
@@ -107,18 +107,18 @@ def compared(plane: Result, one: Result) -> list[str]:
 def at_best(one: Result, name: str) -> str:
     """"3.219 (−0.810 [−0.902, −0.715])"."""
     change = changed(one["changes"].get(name))
-    mean = short(one["means"].get(name))
-    return type(change)(f"{mean} ({change})" if change != short(None) else mean)
+    mean = value(one["means"].get(name))
+    return type(change)(f"{mean} ({change})" if change != value(None) else mean)
 
 
 def changed(stat: Result | None, rows: int | None = None) -> str:
     """"+0.012 [−0.030, +0.050]"; Sure where zero is outside, on ten rows or more (`rows`, or stat["n"])."""
     if stat is None or stat["mean"] is None:
-        return short(None)
-    interval = "" if stat["low"] is None else f" [{short(stat['low'], True)}, {short(stat['high'], True)}]"
+        return value(None)
+    interval = "" if stat["low"] is None else f" [{value(stat['low'], True)}, {value(stat['high'], True)}]"
     sure = bool(interval) and not stat["low"] <= 0 <= stat["high"]
     many = (stat["n"] if rows is None else rows) >= ENOUGH
-    return (Sure if sure and many else str)(short(stat["mean"], True) + interval)
+    return (Sure if sure and many else str)(value(stat["mean"], True) + interval)
 
 
 def place(one: Result) -> str:

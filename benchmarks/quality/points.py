@@ -149,6 +149,11 @@ def verdicts_path(answers: Path) -> Path:
     return answers.with_name(answers.name.replace(".generations.jsonl", ".jury.json"))
 
 
+def counted(count: int, noun: str) -> str:
+    """"1 row", "2,000 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def point_path(folder: Path, step: int) -> Path:
     return folder / f"point-{step:06d}.json"
 

@@ -195,7 +195,7 @@ def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, ids_NK: Tensor,
     weights_N: Tensor | None, backend: str,
 ) -> Tensor:
-    """hidden[n] . weight[id] + bias[id] as [N, K]; 0 for tokens of weight 0 and for negative ids.
+    """hidden[n] . weight[id] + bias[id] as [N, K]; 0 for tokens of weight 0.
 
     bias[ids] is a product with 1: its gradient is the weight's segment sum, without atomics.
     """

@@ -56,8 +56,7 @@ def sampled_logits(
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K] in float32 (float64 for float64).
 
-    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient;
-    so do entries of a negative id (a row of the vocabulary that another process holds).
+    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient.
     """
     with _as_given(hidden_ND):
         return _operation("sampled_logits", backend)(  # type: ignore[no-any-return]

@@ -55,7 +55,7 @@ def select(
 def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
-    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
+    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active are 0 and free."""
     dtype = compute_dtype(hidden_ND, weight_VD)
     rows = _active_rows(active_N)
     hidden_nD, ids_nK = _take(hidden_ND, rows).to(dtype).contiguous(), _take(ids_NK, rows)
@@ -177,7 +177,7 @@ def _csr(
     Also returns where those entries are in [n, K], or None where that is everywhere.
     """
     (n, k), index = ids_nK.shape, _index_dtype(ids_nK, vocab)
-    if (first, last) == (0, vocab) and not (ids_nK < 0).any():
+    if (first, last) == (0, vocab):
         crow = torch.arange(0, n * k + 1, k, device=ids_nK.device, dtype=index)
         columns = ids_nK.reshape(-1).to(index)
         return None, _csr_tensor(crow, columns, values_nK.reshape(-1), (n, vocab))

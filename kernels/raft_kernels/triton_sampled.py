@@ -19,7 +19,7 @@ BLOCK_K, BLOCK_D = 16, 256
 def sampled_logits(
     hidden_ND: Tensor, weight_VD: Tensor, ids_NK: Tensor, active_N: Tensor | None
 ) -> Tensor:
-    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active and negative ids are 0 and free."""
+    """hidden[n] . weight[ids[n, k]] as [N, K]; rows not active are 0 and free."""
     if active_N is not None:  # ids of dropped rows enter no union
         ids_NK = torch.where(active_N.unsqueeze(-1), ids_NK, -1)
     if triton_tiles.suits(hidden_ND, weight_VD, ids_NK):

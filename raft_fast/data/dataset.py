@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_fast.data.records import BadRowError, InMemory, names, records
-from raft_fast.data.rows import ANSWERS, OnDisk, Rejected, Row, asked_alone, id_of, pick, to_row
+from raft_fast.data.rows import ANSWERS, Rejected, Row, asked_alone, id_of, to_row
 from raft_fast.data.screening import Reference, rows_as_references, screen
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.files import DiskMap, read_jsonl, write_jsonl
+from raft_fast.run.files import read_jsonl, write_jsonl
 from raft_fast.run.folder import make_folder, pin_inputs
 from raft_fast.run.options import DataOptions, Options, ScreenOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -36,37 +36,37 @@ ROW_GROUP = 1024  # rows of one parquet row group
 @dataclass(frozen=True)
 class Table:
     """What a source holds: good rows, rejected rows, whether stage 1 has refined them, and what the user
-    should know of the rest. `lines`: where the rows stand, by the bytes of their row_ids."""
+    should know of the rest. `lines`: where the rows stand, by row_id."""
 
     source: str | InMemory
     rows: Sequence[Row]
     rejected: list[Rejected]
     refined: bool
     notes: list[str]
-    lines: DiskMap = field(repr=False, compare=False)
+    lines: dict[str, int]
 
 
-def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False,
-               rows: list[Row] | OnDisk | None = None) -> Table:
-    """The rows of a file, a `datasets` name or an object in memory, in `rows` (default: a list). `prompts`:
-    they may be prompts without answers.
+def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool = False) -> Table:
+    """The rows of a file, a `datasets` name or an object in memory. `prompts`: they may be prompts
+    without answers.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
     above `max_bad_rows`.
     """
-    rows, prompts = [] if rows is None else rows, prompts and only_prompts(source)
+    rows: list[Row] = []
     rejected: list[Rejected] = []
     unused: dict[str, None] = {}
-    seen, refined = DiskMap(), True
+    seen: dict[str, int] = {}
+    prompts, refined = prompts and only_prompts(source), True
     for line, record in records(source):
         try:
             row = to_row(record, f"row-{line:06d}", unused, prompts)
-            if (before := seen.get(row.row_id.encode())) is not None:
+            if (before := seen.get(row.row_id)) is not None:
                 raise BadRowError(f"duplicate row_id {row.row_id!r} (first seen on line {before})")
         except (BadRowError, RecursionError) as bad:
             rejected.append(Rejected(str(source), line, str(bad), id_of(record)))
         else:
-            seen[row.row_id.encode()] = line
+            seen[row.row_id] = line
             refined = refined and set(REFINED_COLUMNS) - {"category"} <= set(record)
             rows.append(row)
     judge_bad_rows(source, len(rows), rejected, max_bad_rows)
@@ -118,6 +118,12 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     partial.replace(path)
 
 
+def without(rows: Sequence[Row], dropped: Iterable[int]) -> list[Row]:
+    """The rows at all other places."""
+    gone = set(dropped)
+    return [row for place, row in enumerate(rows) if place not in gone]
+
+
 def spread(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
     """`count` rows drawn evenly over the categories (0: all), in the file's order."""
     if not 0 < count < len(rows):
@@ -126,7 +132,7 @@ def spread(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
     chosen: list[int] = []
     while len(chosen) < count:
         chosen += [queue.pop() for queue in queues if queue][: count - len(chosen)]
-    return pick(rows, sorted(chosen))
+    return [rows[place] for place in sorted(chosen)]
 
 
 def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -134,8 +140,7 @@ def split(rows: Sequence[Row], heldout: float, seed: int) -> tuple[list[Row], li
     out: set[int] = set()
     for group in _shuffled_categories(rows, seed):
         out.update(group[: min(max(round(heldout * len(group)), 1), len(group) - 1)])
-    return ([row for place, row in enumerate(rows) if place not in out],
-            [row for place, row in enumerate(rows) if place in out])
+    return without(rows, out), [rows[place] for place in sorted(out)]
 
 
 def _shuffled_categories(rows: Iterable[Row], seed: int) -> list[list[int]]:
@@ -259,7 +264,7 @@ def renderable(rows: Sequence[Row], chat: Any, source: str | InMemory, max_bad_r
     if not refused:
         return taken, []
     lines = read_table(source, 1.0, prompts=True).lines  # read again: it hardly ever comes to this
-    aside = [Rejected(str(source), lines.get(name.encode()), why, name) for name, why in refused.items()]
+    aside = [Rejected(str(source), lines.get(name), why, name) for name, why in refused.items()]
     judge_bad_rows(source, len(taken), aside, max_bad_rows)
     return taken, aside
 
@@ -272,7 +277,7 @@ def screen_rows(data: Data, options: ScreenOptions, suites: Mapping[str, Sequenc
     dropped, rejected = screen(data.train, references, options, encoder, run_dir, reporter)
     if not dropped:
         return data
-    kept = pick(data.train, sorted(set(range(len(data.train))) - set(dropped)))
+    kept = without(data.train, dropped)
     if not kept:
         raise UserError("--duplicates, --overlap: no row is left to train on; see screen.json in "
                         f"{run_dir}, or flag them instead")

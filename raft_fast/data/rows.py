@@ -1,13 +1,8 @@
 """What a row is, and how the layouts people use become one."""
 
-import copy
 import json
 import math
-import os
-import pickle
-import tempfile
 import unicodedata
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,36 +51,6 @@ class Rejected:
     def as_json(self) -> dict[str, Any]:
         """Its line in rejected.jsonl: the row_id only if it is known and no part of the reason."""
         return {name: value for name, value in vars(self).items() if name != "row_id" or value is not None}
-
-
-class OnDisk(Sequence[Row]):
-    """Rows in an unnamed temporary file: their source is parsed once, and memory has where each begins."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
-        self._starts = array("q", [0])
-        self._chosen: Sequence[int] | None = None
-
-    def append(self, row: Row) -> None:
-        self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(tuple(vars(row).values()))))
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1 if self._chosen is None else len(self._chosen)
-
-    def __getitem__(self, at: Any) -> Any:
-        place = at if self._chosen is None else self._chosen[at]
-        start, end = self._starts[place], self._starts[place + 1]
-        return Row(*pickle.loads(os.pread(self._file.fileno(), end - start, start)))
-
-    def pick(self, places: Sequence[int]) -> "OnDisk":
-        picked = copy.copy(self)
-        picked._chosen = array("q", places if self._chosen is None else (self._chosen[at] for at in places))
-        return picked
-
-
-def pick(rows: Sequence[Row], places: Sequence[int]) -> Sequence[Row]:
-    """The rows at these places; what is on disk stays there."""
-    return rows.pick(places) if isinstance(rows, OnDisk) else [rows[at] for at in places]
 
 
 def to_row(record: Any, default_id: str, unused: dict[str, None], prompts: bool = False) -> Row:

@@ -5,13 +5,13 @@ neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md).
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 EMBED_TEXTS = 1024  # texts embedded at once
 BLOCK, BASE_ROWS = 1024, 32_768  # vectors of one matrix product: 128 MiB of scores
+GPU_K = 2048  # the most neighbours that FAISS finds on a GPU
 DIGITS = 4  # similarities are compared to these: batch size and device change the digits after
 LONGER = 2  # a reference this much longer than any question is compared by words alone
 
@@ -52,33 +53,24 @@ class SentenceEncoder(Protocol):
         ...
 
 
-def embed_to_file(
-    texts: Callable[[], Iterable[str]], count: int, encoder: SentenceEncoder, path: Path,
-    advance: Callable[[int], None] = lambda steps: None,
-) -> np.ndarray:
-    """The vectors of `count` texts, float32 [count, D], memory-mapped from `path` (.npy).
-
-    `texts` gives them anew each time. The file ends with a hash of texts and encoder: with the same one it
-    is used as it is, else it is made again.
-    """
+def embed_to_file(texts: Sequence[str], encoder: SentenceEncoder, path: Path,
+                  advance: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+    """The vectors of the texts, float32 [texts, D], memory-mapped from `path` (.npy). The file ends with a
+    hash of texts and encoder: with the same one it is used as it is, else it is made again."""
     digest = hashlib.sha256(encoder.identity.encode())
-    for text in texts():
+    for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     with suppress(OSError), path.open("rb") as file:
         file.seek(-digest.digest_size, os.SEEK_END)
         if file.read() == digest.digest():
-            advance(count)
+            advance(len(texts))
             return np.load(path, mmap_mode="r")
-    coming, shape = iter(texts()), (0, 0)
-    with replacing(path, "wb") as file:  # not a memory map: on a full disk, writing to one kills the process
-        while block := list(islice(coming, EMBED_TEXTS)):
-            found = encoder.embed(block)
-            if not shape[0]:
-                shape = count, found.shape[1]
-                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False,
-                                                            "shape": shape})
-            file.write(found.astype("<f4").tobytes())
-            advance(len(block))
+    blocks = []
+    for begin in range(0, len(texts), EMBED_TEXTS):
+        blocks.append(encoder.embed(texts[begin : begin + EMBED_TEXTS]))
+        advance(len(blocks[-1]))
+    with replacing(path, "wb") as file:
+        np.save(file, np.concatenate(blocks).astype(np.float32, copy=False))
         file.write(digest.digest())
     return np.load(path, mmap_mode="r")
 
@@ -86,20 +78,36 @@ def embed_to_file(
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, device: str,
             among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """For queries, float32 [Q, D], the k vectors of float32 [N, D] (of those `among`, bool [N]) with the
-    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact."""
-    import torch
-
+    largest inner products, best first: (scores float32, ids int64), [Q, k] or as many as there are. Exact;
+    by FAISS where it is installed, else by torch."""
     chosen = np.arange(len(vectors)) if among is None else np.flatnonzero(among)
-    asked = torch.from_numpy(np.array(queries)).to(device)
-    scores, ids = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+    search = _by_faiss if importlib.util.find_spec("faiss") else _by_torch
+    scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for begin in range(0, len(chosen), BASE_ROWS):
         own = chosen[begin : begin + BASE_ROWS]
-        found = (asked @ torch.from_numpy(vectors[own]).to(device).T).topk(min(k, len(own)))
-        scores = torch.cat([scores, found.values.cpu()], 1)
-        ids = torch.cat([ids, torch.from_numpy(own)[found.indices.cpu()]], 1)
-        scores, order = scores.topk(min(k, scores.shape[1]))
-        ids = ids.gather(1, order)
-    return scores.numpy(), ids.numpy()
+        found, places = search(np.array(queries), vectors[own], min(k, len(own)), device)
+        scores, ids = np.hstack([scores, found]), np.hstack([ids, own[places]])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+    return scores, ids
+
+
+def _by_torch(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    best = (torch.from_numpy(queries).to(device) @ torch.from_numpy(base).to(device).T).topk(k)
+    return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+
+def _by_faiss(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import faiss
+
+    index: Any = faiss.IndexFlatIP(base.shape[1])
+    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources") and k <= GPU_K:
+        gpu = int(device.partition(":")[2] or 0)
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, index)
+    index.add(base)
+    return index.search(queries, k)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,7 @@ def screen(
     kept, least = folder / VECTORS, options.duplicate_similarity
     kept.mkdir(parents=True, exist_ok=True)
     with reporter.phase("screen questions", len(rows), "rows") as advance:
-        vectors = embed_to_file(lambda: map(question, rows), len(rows), encoder, kept / "questions.npy",
-                                advance)
+        vectors = embed_to_file([*map(question, rows)], encoder, kept / "questions.npy", advance)
     found: list[tuple[int, Entry]] = []
     for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
         with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
@@ -218,8 +225,7 @@ def overlap(
     short = [number for number, one in enumerate(references) if len(one.question) <= longest]
     scores, alike = np.zeros(len(vectors)), np.zeros(len(vectors), int)
     if short:
-        theirs = embed_to_file(lambda: (references[number].question for number in short), len(short), encoder,
-                               path, advance)
+        theirs = embed_to_file([references[number].question for number in short], encoder, path, advance)
         near = [nearest(block, theirs, 1, encoder.device) for _, block in _blocks(vectors)]
         scores, alike = (np.concatenate(parts)[:, 0] for parts in zip(*near, strict=True))
     for place, row in enumerate(rows):

@@ -9,7 +9,6 @@ import json
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
@@ -19,10 +18,8 @@ from typing import Any
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Replies, Reply, Sampling
 from raft_fast.run.errors import UserError
-from raft_fast.run.files import DiskMap
 
 FILE = "journal.jsonl"
-UNITS = {"rewrite": "rewrites", "fuse": "fusions", "judge": "scores", "nll": "likelihoods"}
 FINISHED = {"finished": True}  # the last line of a run that came to its end
 KEY_BYTES = 16
 FSYNC_SECONDS = 1.0  # a killed process loses nothing; a power cut the replies of about a second
@@ -40,19 +37,19 @@ Listener = Callable[[Reply, bool], None]
 class Journal:
     """An append-only cache of replies in a folder, of one process at a time. Use as a context manager.
 
-    Several threads may ask at once; what one of them is asking for, another waits for. `asked`, `cached`
-    and `failed` count the distinct requests that went to an engine, those that did not have to, and those
-    that failed; `damaged` counts unreadable lines (what they held is asked for again). A finished run does
-    not ask for its failures again, unless `retry_failed`; one that was cut short does.
+    Several threads may ask at once; what one of them is asking for, another waits for. `asked` and `failed`
+    count the distinct requests that went to an engine, and those of them that failed; `damaged` counts
+    unreadable lines (what they held is asked for again). A finished run does not ask for its failures again,
+    unless `retry_failed`; one that was cut short does.
     """
 
     def __init__(self, folder: Path, retry_failed: bool = False) -> None:
         """Raises UserError if another process has the journal open."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
-        self.asked = self.cached = self.failed = self.damaged = 0
-        self._heard: Counter[str] = Counter()  # replies by task
+        self.asked = self.failed = self.damaged = 0
         self._asking: dict[bytes, Future[Reply]] = {}
+        self._places: dict[bytes, int] = {}  # key -> where its line begins
         self._engines: list[Any] = []  # those that were asked and can be interrupted
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -60,7 +57,7 @@ class Journal:
         self._file = self.path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._reader, self._places = self.path.open("rb"), DiskMap()  # key -> where its line begins
+            self._reader = self.path.open("rb")
             self._scan(retry_failed)
             self._file.truncate(self._end)
         except BaseException as error:
@@ -105,7 +102,7 @@ class Journal:
                     self._append(FINISHED)
                 os.fsync(self._file)
             finally:
-                for one in (self._places, self._reader, self._file):  # the last gives the lock back
+                for one in (self._reader, self._file):  # the last gives the lock back
                     one.close()
 
     def stop(self) -> None:
@@ -116,11 +113,6 @@ class Journal:
             engines = list(self._engines)
         for engine in engines:
             engine.interrupt()
-
-    def note(self) -> str:
-        """Replies so far by task, for the progress bar."""
-        parts = [f"{count} {UNITS.get(kind, kind)}" for kind, count in sorted(self._heard.items()) if count]
-        return ", ".join([*parts, f"{self.failed} failed"] if self.failed else parts)
 
     def ask(
         self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
@@ -146,8 +138,6 @@ class Journal:
                     futures[key].set_result(self._read(place))
                 else:
                     mine[key] = self._asking[key] = futures[key]
-            self.cached += len(futures) - len(mine)
-            self._heard[kind] += len(futures) - len(mine)
         known = {key: future for key, future in futures.items() if future.done()}
         try:
             for key in known:  # first: that an engine worked once says more than that it fails now
@@ -193,7 +183,6 @@ class Journal:
             self._places[key] = self._append(
                 {"key": reply.key, "kind": kind, "engine": identity, "reply": told})
             self.asked += 1
-            self._heard[kind] += 1
             self.failed += reply.error is not None
             self._asking[key].set_result(reply)
         return reply

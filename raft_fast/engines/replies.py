@@ -131,9 +131,7 @@ def read_reply(body: Any, longest: Any = None) -> Reply:
     spent = Reply("", prompt_tokens=count(usage.get("prompt_tokens")),
                   completion_tokens=count(usage.get("completion_tokens")))
     if choice is None:
-        error = answer.get("error")
-        return replace(spent, error="the server's answer holds no reply" + (
-            f": {_quoted(_words(error))}" if error else ""))
+        return replace(spent, error="the server's answer holds no reply")
     reason = choice.get("finish_reason")
     if (how := ending(reason)) == "held back":
         return replace(spent, error=FILTERED)

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, pick, read_table
+<<<<<<< HEAD
+from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, read_table, without
+=======
+from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, pick, read_table
 from raft_fast.data.rows import OnDisk
+>>>>>>> h-D
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs
 from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, index_golds, named_engines
 from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.summary import REASONS, outcome, settings
+from raft_fast.refinement.summary import outcome, settings
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import only_process
@@ -66,7 +70,7 @@ def open_raw(data: DataOptions, reporter: Reporter) -> Table:
         raise UserError("--data is missing: name a .jsonl, .parquet or .csv file or a `datasets` "
                         "name, as in python -m raft_fast.refine --data rows.jsonl")
     with reporter.phase("read rows"):
-        table = read_table(data.data, data.max_bad_rows, rows=OnDisk())
+        table = read_table(data.data, data.max_bad_rows)
     for note in table.notes:
         reporter.say(note)
     if table.refined:
@@ -82,16 +86,7 @@ def shard_of(rows: Sequence[Row], how: RefineRunOptions) -> Sequence[Row]:
     number, of = map(int, how.shard.split("/"))
     if of > len(rows):
         raise UserError(f"--shard {how.shard}: there are only {len(rows)} rows; share them out over fewer")
-    return pick(rows, range(len(rows))[number - 1 :: of])
-
-
-def set_aside(rejected: list[Rejected], dry_run: bool) -> str:
-    """How many rows cannot be used, and the most frequent reasons; a dry run writes them nowhere."""
-    if not rejected:
-        return "0 set aside"
-    reasons = Counter(one.reason for one in rejected).most_common(REASONS)
-    told = "; ".join(f"{count} {reason}" for reason, count in reasons)
-    return f"{len(rejected):,} set aside{'' if dry_run else ': rejected.jsonl'} ({told})"
+    return rows[number - 1 :: of]
 
 
 def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Options,
@@ -116,7 +111,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
         outputs.keep_finished(folder, outputs.made(options.flat(), about | {"data": data}))
     dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
                                str(everyone.source))
-    rows = pick(everyone.rows, sorted(set(range(len(everyone.rows))) - set(dropped)))
+    rows = without(everyone.rows, dropped)
     write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
     golds = index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,

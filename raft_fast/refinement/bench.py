@@ -4,7 +4,6 @@ The workbench knows all gold answers: a rewrite that is nearer to another row's 
 have been said to another question, however similar it is to its own.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
 GOLDS = "golds.npy"
-RANKS = 10  # how far down the list the own gold answer is looked for
+RANKS = 10  # nearest gold answers that are looked at
 SAME = 0.95  # gold answers this similar say the same: they are no rivals
 TIE = 1e-4  # what rounding, or another precision, may move a cosine
 
@@ -119,11 +118,11 @@ class GoldIndex:
 
     vectors: np.ndarray
     device: str
-    places: dict[bytes, int]  # by a hash of the text
+    places: dict[str, int]  # by row_id
 
-    def of_texts(self, golds: Sequence[str]) -> np.ndarray:
-        """The vectors of some of these gold answers, float32 [n, D]."""
-        return np.array(self.vectors[[self.places[_digest(gold)] for gold in golds]])
+    def of(self, rows: Sequence[Row]) -> np.ndarray:
+        """The vectors of these rows' gold answers, float32 [n, D]."""
+        return np.array(self.vectors[[self.places[row.row_id] for row in rows]])
 
     def objections(self, golds: np.ndarray, rewrites: np.ndarray) -> list[str | None]:
         """For each pair of unit vectors, float32 [n, D]: what is wrong; None if no other gold answer is
@@ -133,9 +132,7 @@ class GoldIndex:
         rivals = self.vectors[ids]  # [n, RANKS, D]
         alike = np.einsum("nd,nkd->nk", golds, rivals)
         nearer = (scores > own[:, None] + TIE) & (alike < SAME)
-        ranks = [f"rank {count + 1}" if count < RANKS else f"rank above {RANKS}" for count in nearer.sum(1)]
-        return [f"nearer to another row's gold answer ({rank} among all for its own)" if rivals else None
-                for rank, rivals in zip(ranks, nearer.any(1), strict=True)]
+        return ["nearer to another row's gold answer" if one else None for one in nearer.any(1)]
 
 
 def index_golds(
@@ -147,13 +144,18 @@ def index_golds(
         return None
     folder.mkdir(parents=True, exist_ok=True)
     with reporter.phase("embed gold answers", len(rows), "rows") as advance:
-        vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / GOLDS,
-                                advance)
+<<<<<<< HEAD
+        vectors = embed_to_file([row.gold for row in rows], encoder, folder / GOLDS, advance)
         return GoldIndex(vectors, encoder.device, {_digest(row.gold): at for at, row in enumerate(rows)})
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+=======
+        vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / GOLDS,
+                                advance)
+        return GoldIndex(vectors, encoder.device, {row.row_id: at for at, row in enumerate(rows)})
+>>>>>>> h-D
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt,
     With `retrieval` a text must also be nearer to its own gold answer than to any other row's. `prompt` is
     what the candidates were written with.
     """
-    golds, texts = [one.row.gold for one in candidates], [one.text for one in candidates]
-    gold_vectors = bench.golds.of_texts(golds) if bench.golds is not None else bench.encoder.embed(golds)
-    vectors = bench.encoder.embed(texts)
+    rows, vectors = [one.row for one in candidates], bench.encoder.embed([one.text for one in candidates])
+    gold_vectors = (bench.golds.of(rows) if bench.golds is not None else
+                    bench.encoder.embed([row.gold for row in rows]))
     found = bench.golds.objections(gold_vectors, vectors) if retrieval and bench.golds is not None else None
     for place, similarity in enumerate(cosines(gold_vectors, vectors)):
         one = candidates[place]

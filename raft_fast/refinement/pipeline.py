@@ -26,12 +26,11 @@ def refine(
 ) -> dict[str, Any]:
     """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
-    Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, where the journal
-    lives too: called again, only what is missing is asked for. Stopped, it leaves whole blocks of decided
-    rows under partial names. `total_rows` is how many rows there were before a slice was taken.
-    `golds` is what `index_golds` made of the rows, those of other shards included; without it the check
-    `retrieval` is not made. `data` is a hash of all rows, for the summary. Raises UserError for an engine
-    that cannot be reached or gives nothing usable, and if another process works in `output_dir`.
+    Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, beside the journal: called
+    again, it asks only for what is missing. Stopped, it leaves whole blocks under partial names.
+    `total_rows`: before a slice was taken. `golds`: of all rows, those of other shards included (None: no
+    check `retrieval`). `data`: a hash of all rows, for the summary. Raises UserError for an engine that
+    cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
     def stop() -> None:
         journal.stop()
@@ -54,6 +53,6 @@ def refine(
                 for decision in decisions:
                     outputs.add(decision.as_json())
                 found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                advance(len(decisions) - found, note=journal.note(), found=found)
+                advance(len(decisions) - found, f"{journal.asked} replies, {journal.failed} failed", found)
             bench.must_have_worked()
     return outputs.summary()

@@ -1,6 +1,7 @@
 """The end of a run: README.md in the formats that the Hugging Face Hub reads, report, table, upload."""
 
 import dataclasses
+from itertools import chain
 from pathlib import Path
 
 from raft_fast.evaluation.during_training import collapse_of
@@ -67,7 +68,7 @@ def write_model_card(run_dir: Path) -> Path:
     return results.render(
         "model_card.md.jinja", folder / "README.md", run=run, base=base, named=named,
         tags=[recipe, *(["lora"] * bool(config.get("use_peft")))], columns=results.COLUMNS,
-        scores=[row[1:] for row in results.rows(run.evaluation)], data=config.get("data"),
+        scores=[*chain(*results.tables(run.evaluation).values())], data=config.get("data"),
         counts=stage1.counts(run.summary, run_dir) if "sources" in run.summary else [],
         training=[*amount(run.steps), *_options(config)], notes=caveats(run))
 

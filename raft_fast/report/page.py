@@ -11,9 +11,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raft_fast.refinement.candidates import read_line
 from raft_fast.report import results, stage1
-from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run, value
+from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run
 from raft_fast.report.stage1 import Stage1, read_stage1
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
@@ -21,7 +20,6 @@ CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance
           "teacher_mass": "Teacher mass in its top K", "grad_norm": "Gradient norm before clipping"}
 LOG = "ce_kl_ratio"  # drawn on a log scale
 SAMPLES = {"domain": 8, "general": 4}
-CLIP = 3000  # characters of one answer
 MUTED, C1 = "#808080", "#3b7dd8"  # readable on light and dark pages
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "raft-fast", "font.size": 10, "axes.titlesize": 11,
@@ -75,9 +73,7 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
 
 def scores(evaluation: Record) -> list[Block]:
     """Base against trained."""
-    rows = results.rows(evaluation)
-    parts = [table(results.COLUMNS, [row[1:] for row in rows if row.part == part], part)
-             for part in dict.fromkeys(row.part for row in rows)]
+    parts = [table(results.COLUMNS, lines, part) for part, lines in results.tables(evaluation).items()]
     return [*parts, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
                          "if its interval excludes zero. ↓: lower is better.")] if parts else []
 
@@ -122,7 +118,8 @@ def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
             table(("", "tokens read", "written", "scores", "mean", "failed", "first error"),
                   stage1.engines(found.tally), "Engines"),
             text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
-            *(_example(record) for kind in sorted(found.examples) for record in found.examples[kind])]
+            *({"kind": "candidates", "record": record, "shown": stage1.shown(record)}
+              for kind in sorted(found.examples) for record in found.examples[kind])]
 
 
 def screening(folder: Path) -> Block:
@@ -139,7 +136,7 @@ def samples(generations: Sequence[Record]) -> list[Block]:
     blocks = [text("Spread evenly, not picked by score; all are in generations.jsonl.")]
     for suite, most in SAMPLES.items():
         both = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
-        blocks += map(_sample, both[:: max(1, -(-len(both) // most))])
+        blocks += [{"kind": "answers", **one} for one in both[:: max(1, -(-len(both) // most))]]
     return blocks if paired else []
 
 
@@ -169,35 +166,6 @@ def text(said: str) -> Block:
 
 def missing(name: str) -> list[Block]:
     return [{"kind": "missing", "text": f"No {name} in this folder, or it is not finished."}]
-
-
-def _example(record: Record) -> Block:
-    candidates, picks = read_line(record)
-    shown = {one.origin: one for one in reversed(candidates)} | {one.origin: one for one in picks}
-    answers = []
-    for one in sorted(shown.values(), key=[*candidates, *picks].index):
-        said = [f"{name} {value(score)}" for name, score in one.scores.items() if score is not None]
-        said += [name.replace("_", " ") for name, reason in one.objections.items() if reason]
-        answers.append((stage1.label(one) + (", chosen" if one in picks else ""), said, one.text))
-    question = record["prompt"][-1]["content"] if record.get("prompt") else record["row_id"]
-    return _side_by_side(question, answers, record.get("why") or "")
-
-
-def _sample(found: dict[str, Record]) -> Block:
-    asked = found["base"]["prompt"]
-    answers = [] if isinstance(asked, str) else [("gold", list[str](), found["base"]["gold"])]
-    for name in ("base", "trained"):
-        one = found[name]
-        said = [f"{key} {value(one[key])}" for key in ("token_f1", "similarity") if one.get(key) is not None]
-        said += [f"{instruction} {'✓' if follows else '✗'}" for instruction, follows in zip(
-            one.get("instructions") or [], one.get("strict") or [], strict=False)]
-        answers.append((name, said + ["cut off"] * (one["finish_reason"] == "length"), one["answer"]))
-    return _side_by_side(asked if isinstance(asked, str) else asked[-1]["content"], answers)
-
-
-def _side_by_side(question: str, answers: Sequence[tuple[str, list[str], str]], note: str = "") -> Block:
-    return {"kind": "sample", "question": question[:CLIP], "note": note, "answers": [
-        {"name": name, "note": " · ".join(said), "text": answer[:CLIP]} for name, said, answer in answers]}
 
 
 def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup:

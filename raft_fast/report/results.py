@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
@@ -45,28 +44,15 @@ Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
 
-class Row(NamedTuple):
-    """One metric as text: the part of the evaluation, then the cells in the order of `COLUMNS`.
+def tables(evaluation: Record) -> dict[str, Lines]:
+    """Every metric of evaluation.json that some row has, by part: cells in the order of `COLUMNS`.
 
-    ↓ in the label: lower is better. The interval is that of the difference or, without one, of the trained
-    model's value; `n` counts what the difference rests on.
+    ↓ behind a label: lower is better. The interval is that of the difference or, without one, of the trained
+    model's value; n counts what the difference rests on.
     """
-
-    part: str
-    label: str
-    base: str
-    trained: str
-    difference: str
-    interval: str
-    n: str
-    judgement: str
-
-
-def rows(evaluation: Record) -> list[Row]:
-    """Every metric of evaluation.json that some row has."""
-    return [Row(PARTS[part], *_cells(label, metric)) for part in PARTS if evaluation.get(part)
-            for label, metric in _metrics(part, evaluation[part])
-            if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
+    return {name: [_cells(label, metric) for label, metric in _metrics(part, evaluation[part])
+                   if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
+            for part, name in PARTS.items() if evaluation.get(part)}
 
 
 def judgement(metric: Record) -> str:
@@ -86,17 +72,17 @@ def notes(evaluation: Record) -> list[str]:
     """What qualifies the scores: parts left out, answers that failed, the jury."""
     if not evaluation:
         return ["No evaluation.json: neither model was evaluated."]
-    general, domain, found = evaluation["general"], evaluation["domain"], []
-    if general is None:
-        found.append(f"General behaviour was left out: {evaluation['general_skipped']}.")
-    else:
-        found.append(f"IFBench: {general['prompts']} of {general['prompts_total']} prompts; "
-                     f"{general['left_out']['prompts']} cannot be verified here.")
-    if domain.get("without_answers"):
+    general, found = evaluation["general"], []
+    found.append(f"General behaviour was left out: {evaluation['general_skipped']}." if general is None else
+                 f"IFBench: {general['prompts']} of {general['prompts_total']} prompts; "
+                 f"{general['left_out']['prompts']} cannot be verified here.")
+    if evaluation["domain"].get("without_answers"):
         found.append("The held-out rows have no answers: there are no domain scores.")
-    found += [f"Replies to {part} prompts that failed: base {failed['base']}, trained {failed['trained']}."
-              for part in ("domain", "general") for failed in [(evaluation[part] or {}).get("failed") or {}]
-              if any(failed.values())]
+    for part in ("domain", "general"):
+        failed = (evaluation[part] or {}).get("failed") or {}
+        if any(failed.values()):
+            found.append(f"Replies to {part} prompts that failed: base {failed['base']}, trained "
+                         f"{failed['trained']}.")
     if jury := evaluation.get("jury"):
         found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(jury['unanimous'])}; "
                      f"missing votes: {sum(jury['missing_votes'].values())}.")
@@ -107,11 +93,11 @@ def print_table(evaluation: Record) -> None:
     """Print the rows to stdout, and what qualifies them."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     table = Table(*COLUMNS, title="Base against trained (↓: lower is better)", title_justify="left")
-    for part, found in groupby(rows(evaluation), key=lambda row: row.part):
+    for part, lines in tables(evaluation).items():
         table.add_section()
         table.add_row(part)
-        for row in found:
-            table.add_row(*map(visible, (f"  {row.label}", *row[2:])))
+        for label, *cells in lines:
+            table.add_row(*map(visible, (f"  {label}", *cells)))
     console.print(table, markup=False)
     for note in notes(evaluation):
         console.print(visible(note), markup=False)
@@ -133,9 +119,8 @@ def _cells(label: str, metric: Record) -> tuple[str, ...]:
     base, trained, change = (metric.get(side) for side in ("base", "trained", "change"))
     judged, better = change or trained or {}, metric.get("higher_is_better")
     low, high = judged.get("low"), judged.get("high")
-    write = value if change else short
     return (label + (" ↓" if better is False else ""),
-            write(base["mean"]) if base else "", write(trained["mean"]) if trained else "",
+            value(base["mean"]) if base else "", value(trained["mean"]) if trained else "",
             value(change["mean"], signed=True) if change else "",
             "" if low is None else f"[{value(low, bool(change))}, {value(high, bool(change))}]",
             str(judged.get("n", "")), judgement(metric) if change and better is not None else "")
@@ -200,7 +185,7 @@ def render(template: str, path: Path, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("raft_fast.report", ""), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=lambda name: name is not None and ".html" in name)
-    environment.filters["markdown"] = markdown
+    environment.filters.update(markdown=markdown, value=value)
     return write_text(environment.get_template(template).render(values), path)
 
 
@@ -212,24 +197,16 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def value(number: float | None, signed: bool = False) -> str:
-    """Three decimals and a true minus sign; a dash for null."""
-    return NONE if number is None else _written(number, ".3f", signed)
+    """Three decimals, or two significant digits of small numbers; a true minus sign; a dash for null."""
+    if number is None:
+        return NONE
+    text = f"{number:z.2g}" if 0 < abs(number) < 0.1 else f"{number:z.3f}"
+    return ("+" if signed and number > 0 else "") + text.replace("-", "\u2212")
 
 
-def short(number: float | None, signed: bool = False) -> str:
-    """As `value`, but two significant digits for numbers too small for three decimals."""
-    small = number is not None and 0 < abs(number) < 0.1
-    return _written(number, ".2g", signed) if number is not None and small else value(number, signed)
-
-
-def counted(count: int, noun: str) -> str:
-    """"1 row", "2,000 rows"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def percent(number: float | None, digits: int = 0) -> str:
+def percent(number: float | None) -> str:
     """A share in percent; a dash for null."""
-    return NONE if number is None else _written(100 * number, f".{digits}f") + "\u00a0%"
+    return NONE if number is None else f"{100 * number:z.0f}\u00a0%"
 
 
 def duration(seconds: float) -> str:
@@ -244,10 +221,3 @@ def markdown(text: str) -> str:
     """Data inside Markdown: one line, no HTML and no table breaks."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(escaped.replace("|", "\\|").split())
-
-
-def _written(number: float, form: str, signed: bool = False) -> str:
-    """A true minus sign, and no sign before what is rounded to zero."""
-    text = f"{number:z{form}}"
-    plus = "+" if signed and float(text) > 0 else ""
-    return plus + text.replace("-", "\u2212")

@@ -51,6 +51,14 @@ def label(one: Candidate) -> str:
     return f"{one.origin} {one.number}" if one.number else one.origin
 
 
+def shown(record: Record) -> list[tuple[str, Candidate]]:
+    """(label, candidate) of those that a page has room for: of every origin the chosen one or the first."""
+    candidates, picks = read_line(record)
+    found = {one.origin: one for one in reversed(candidates)} | {one.origin: one for one in picks}
+    return [(label(one) + (", chosen" if one in picks else ""), one)
+            for one in sorted(found.values(), key=[*candidates, *picks].index)]
+
+
 def counts(summary: Record, folder: Path) -> Lines:
     """What came of the rows that were refined into `folder`: (what, how many), for page and card."""
     used, rejected = summary["rows"]["used"], sum(1 for _ in read_lines(folder / "rejected.jsonl"))

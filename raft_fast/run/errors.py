@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 
@@ -64,8 +63,6 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 def _disk_trouble(error: Exception) -> str | None:
     """The system's message and the path for a full or unwritable disk; None for anything else."""
     code, where = getattr(error, "errno", None), getattr(error, "filename", None)
-    if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":  # of a DiskMap
-        code, where = errno.ENOSPC, tempfile.gettempdir()
     if told := re.search(r"\(os error (\d+)\)", str(error)):  # how safetensors passes it on
         code = int(told[1])
     if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

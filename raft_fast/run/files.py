@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,24 +213,3 @@ def not_yaml(error: Exception) -> str:
     mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return f"not valid YAML: {where}{'nested too deeply' if isinstance(error, RecursionError) else why}"
-
-
-class DiskMap:
-    """bytes -> int on a temporary disk file, which goes away with the process. One thread at a time."""
-
-    def __init__(self) -> None:
-        # "" is sqlite's name for a private temporary file; 4 MiB of it stay in memory
-        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for line in ("PRAGMA cache_size = -4096", "PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF",
-                     "CREATE TABLE map (key BLOB PRIMARY KEY, value INTEGER) WITHOUT ROWID", "BEGIN"):
-            self._table.execute(line)
-
-    def get(self, key: bytes) -> int | None:
-        found = self._table.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
-        return found[0] if found else None
-
-    def __setitem__(self, key: bytes, value: int) -> None:
-        self._table.execute("INSERT OR REPLACE INTO map VALUES (?, ?)", (key, value))
-
-    def close(self) -> None:
-        self._table.close()

@@ -7,14 +7,12 @@ from written import GOOD, jsonl, texts
 from raft_fast.data.dataset import (
     REFINED_COLUMNS,
     Row,
-    pick,
     read_table,
     split,
     spread,
     take_rows,
     write_rows,
 )
-from raft_fast.data.rows import OnDisk
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -98,20 +96,3 @@ def test_spread_is_even_and_keeps_order():
     assert [r for r in rows if r in chosen] == chosen
     assert sum(r.category == "small" for r in chosen) == 3
     assert spread(rows, 0, 0) == spread(rows, 99, 0) == rows
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 11, 12, 99])
-def test_rows_left_on_disk_are_the_rows_in_memory_however_often_they_are_read(tmp_path, count):
-    """Also spread over the categories, and picked from."""
-    records = [{**GOOD, "id": f"r{at}", "category": name} for at, name in enumerate("aabbbbbbbcab")]
-    path = jsonl(tmp_path / "a.jsonl", [*records[:5], "{", *records[5:], {**GOOD, "id": "r3"}])
-    table, kept = read_table(path, 0.5), read_table(path, 0.5, rows=OnDisk())
-    assert len(kept.rows) == len(table.rows) == 12
-    assert list(kept.rows) == list(kept.rows) == table.rows
-    assert (kept.rejected, kept.refined, kept.notes) == (table.rejected, False, [])
-    chosen = spread(kept.rows, count, seed=3)
-    assert list(chosen) == spread(table.rows, count, seed=3)
-    places = range(len(chosen))[1::3]
-    assert list(pick(chosen, places)) == list(chosen)[1::3]
-    with pytest.raises(UserError, match=r"2 of 14 rows of .* are bad"):
-        read_table(path, 0.1, rows=OnDisk())

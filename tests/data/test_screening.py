@@ -170,8 +170,12 @@ def test_the_report_counts_what_was_found(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "k"), [(500, 7), (98, 1), (3, 5), (0, 2)])
-def test_neighbours_are_those_that_sorting_finds(tmp_path, monkeypatch, count, k):
-    """Over several blocks, also of a read-only file with a part of the vectors left out."""
+@pytest.mark.parametrize("engine", ["torch", "faiss"])
+def test_neighbours_are_those_that_sorting_finds(tmp_path, monkeypatch, count, k, engine):
+    """By both engines, over several blocks, also of a read-only file with a part of the vectors left out."""
+    pytest.importorskip(engine)
+    monkeypatch.setattr(screening, "_by_torch", getattr(screening, f"_by_{engine}"))
+    monkeypatch.setattr(screening, "_by_faiss", getattr(screening, f"_by_{engine}"))
     monkeypatch.setattr(screening, "BASE_ROWS", 97)
     rng = np.random.default_rng(0)
     base, queries = (unit(rng.normal(size=(number, 16))) for number in (count, 37))
@@ -216,7 +220,7 @@ class Counting:
 
 
 def embed(folder, encoder=None):
-    return embed_to_file(lambda: TEXTS, len(TEXTS), encoder or Counting(), folder / "golds.npy")
+    return embed_to_file(TEXTS, encoder or Counting(), folder / "golds.npy")
 
 
 @pytest.mark.parametrize("garbage", [b"", None, b"PK\x03\x04" + bytes(40)], ids=["empty", "cut", "zip"])

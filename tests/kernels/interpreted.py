@@ -11,7 +11,6 @@ from raft_kernels import (
     DIVERGENCES,
     TopKTargets,
     topk_targets,
-    torch_ops,
     triton_hot,
     triton_sampled,
     triton_select,
@@ -159,26 +158,3 @@ def _row_errors(got, right):
     """The worst row's error, relative to that row's largest value (float16's smallest step aside)."""
     off_N = (got.double() - right).abs().amax(-1)
     return ((off_N - 2**-24).clamp_min(0) / right.abs().amax(-1).clamp_min(1e-12)).max()
-
-
-@pytest.mark.parametrize("tiles", [False, True])
-@pytest.mark.parametrize("dropped", [False, True])
-def test_negative_ids(make_case, tiles, dropped, monkeypatch):
-    """Rows that another process holds: 0 forward, no gradient, on gathers and on tiles."""
-    monkeypatch.setattr(triton_tiles, "DENSE_BYTES", 1)
-    monkeypatch.setattr(triton_hot, "HOT", 20)
-    n = 130 if tiles else 14
-    case = make_case(n=n, vocab=80, d=16, k=6, dtype=torch.float16 if tiles else torch.float32)
-    ids = case.targets.ids.clone()
-    ids[::2, ::2], ids[7], ids[64:128] = -1, -1, -1
-    active = (torch.arange(n) % 5 != 0) if dropped else None
-    grad = torch.randn(n, 6)
-    head = (case.hidden_ND, case.weight_VD, ids, active)
-    assert triton_tiles.suits(*head[:3]) == tiles
-    got = [triton_sampled.sampled_logits(*head),
-           *triton_sampled.sampled_backward(grad, *head, True, True)]
-    right = [torch_ops.sampled_logits(*head),
-             *torch_ops.sampled_backward(torch.where(ids < 0, 0.0, grad), *head, True, True)]
-    assert (got[0][ids < 0] == 0).all()
-    for one, other in zip(got, right, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-3, atol=4e-3 if tiles else 1e-5)

@@ -8,13 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from raft_kernels import (
-    DIVERGENCES,
-    TopKTargets,
-    topk_kl_loss,
-    topk_kl_loss_from_logits,
-    topk_targets,
-)
+from raft_kernels import DIVERGENCES, TopKTargets, topk_kl_loss, topk_kl_loss_from_logits, topk_targets
 from torch.autograd import gradcheck
 
 

@@ -4,14 +4,7 @@ import math
 
 import pytest
 import torch
-from raft_kernels import (
-    TopKTargets,
-    ops,
-    topk_kl_loss,
-    topk_kl_loss_from_logits,
-    topk_targets,
-    torch_ops,
-)
+from raft_kernels import TopKTargets, ops, topk_kl_loss, topk_kl_loss_from_logits, topk_targets, torch_ops
 from torch.utils.checkpoint import checkpoint
 
 

@@ -9,16 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from refinement_stubs import UNCHECKED, StubEncoder, StubEngine, row
+import refinement_stubs
+from refinement_stubs import StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.recipes.raft import stage1
-from raft_fast.refinement import Roles, pipeline, refine
+from raft_fast.refinement import Roles, pipeline
 from raft_fast.run.errors import entry
-from raft_fast.run.options import RefineOptions
-from raft_fast.run.progress import Reporter
-
-FUSION_ROUNDS = 2
 
 
 def run(folder: Path, count: int, seconds: float) -> None:
@@ -42,8 +38,7 @@ def run(folder: Path, count: int, seconds: float) -> None:
     rows = [row(f"r{n}", f"question {n % (count - 5)}?", f"gold {n % (count - 5)}")  # five come twice
             for n in range(count)]
     pipeline.BLOCK_ROWS = 8
-    options = RefineOptions(skip_checks=UNCHECKED, fusion_rounds=FUSION_ROUNDS)
-    refine(rows, stage1(options), roles, StubEncoder(), folder, Reporter())
+    refinement_stubs.run(folder, rows, roles, fusion_rounds=2)
 
 
 def digest(text):

@@ -15,11 +15,10 @@ from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
-from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker, check
+from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker
 from raft_fast.refinement.checks.forms import guess_language, phrases
 from raft_fast.refinement.checks.numbers import number_set
 from raft_fast.refinement.checks.patterns import find, meaning
-from raft_fast.refinement.summary import Tally
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
@@ -30,8 +29,8 @@ LAW = Checker.of(RefineOptions(check_patterns="legal_references"))
 PROMPT = "Reword the answer below.\n\nQuestion: {question}\n\nFirst answer: {gold}"
 
 
-def objections(gold, answer, question="What?", **reply):
-    case = Case(question, gold, Reply(answer, **reply), PROMPT)
+def objections(gold, answer, question="What?"):
+    case = Case(question, gold, Reply(answer), PROMPT)
     return {name: reason for name, reason in LAW(case).items() if reason is not None}
 
 
@@ -58,20 +57,17 @@ def test_no_check_takes_long_for_any_text(unit):
 
 def test_a_text_that_is_too_long_to_be_compared_is_checked_for_the_rest():
     long = "The fee for the house is 5 EUR. " * 400
-    found = check(Case("What?", long, Reply("It is 6 EUR, I say. " + long)))
+    found = Checker()(Case("What?", long, Reply("It is 6 EUR, I say. " + long)))
     assert set(CHECKS) - set(found) == {*COMPARING}
     assert (found["loops"], found["length"]) == (None, None)
     assert not Case("", "It is 5 m. " * 100, Reply("x" * 10_000)).too_long
     line = choose(Candidate(Row("r", [], "", gold=long), "rewrite", 1, Reply("It is 6 EUR.")), []).as_json()
     assert line["why"].endswith("; too long for the checks numbers, negation, bounds, duty")
-    tally = Tally()
-    tally.add(line)
-    assert tally.as_json()["too_long"] == 1
 
 
 def test_every_check_is_named_and_each_can_be_skipped():
     case = Case("What?", "It costs 5 m.", Reply("It does not cost 7 m."))
-    assert list(check(case)) == [*ALWAYS, *CHECKS]
+    assert list(Checker()(case)) == [*ALWAYS, *CHECKS]
     skipped = Checker.of(RefineOptions(skip_checks="numbers"))(case)
     assert set(CHECKS) - set(skipped) == {"numbers"}
     assert skipped["negation"] is not None
@@ -88,19 +84,15 @@ def test_help_and_docs_name_every_check():
 
 
 @pytest.mark.parametrize(("reply", "name"), [
-    (Reply("", error="timeout"), "reply"), (Reply(" \n"), "empty")])
-def test_where_there_is_no_answer_only_that_is_said(reply, name):
-    found = {key for key, reason in check(Case("What?", "It costs 5 m.", reply)).items() if reason}
+    (Reply("", error="timeout"), "reply"), (Reply(" \n"), "empty"), (Reply("It is", "length"), "cut_off")])
+def test_where_there_is_no_whole_answer_only_that_is_said(reply, name):
+    found = {key for key, reason in Checker()(Case("What?", "It is by the river.", reply)).items() if reason}
     assert found == {name}
 
 
 @pytest.mark.parametrize(("answer", "name"), TEXTS["wrong"])
 def test_what_else_can_be_wrong(answer, name):
     assert name in objections("The house stands by the river.", answer)
-
-
-def test_a_reply_that_was_cut_off_is_not_whole():
-    assert "cut_off" in objections("It is here.", "Half of a", finish_reason="length", completion_tokens=9)
 
 
 @pytest.mark.parametrize(("gold", "answer", "question"), TEXTS["fine"])

@@ -81,9 +81,9 @@ def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
                         SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
     write(tmp_path / "rows.jsonl", *questions(2))
     data = Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
-    options = SimpleNamespace(data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
-                              refine=RefineOptions(skip_checks=UNCHECKED),
-                              train=TrainOptions(data_source="rewrite"))
+    options = SimpleNamespace(
+        data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
+        refine=RefineOptions(skip_checks=UNCHECKED), train=TrainOptions(data_source="rewrite"))
     given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
     with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
         answer_rows(*given, RAFT().answers)
@@ -110,7 +110,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
     said = " ".join(capsys.readouterr().err.split())
-    assert "rows.jsonl: 4 of 10 rows, 1 set aside: rejected.jsonl (1 answer is empty)" in said
+    assert "rows.jsonl: 4 of 10 rows, 1 set aside" in said
     assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
     report = (out / "report.html").read_text()
     assert re.search(r"rows set aside, in rejected.jsonl</t[hd]>\s*<td[^>]*>1<", report)
@@ -238,14 +238,11 @@ def test_shards_and_blocks_of_any_size_join_into_the_files_of_a_run_over_all_row
     assert "shard: null" in (tmp_path / "config.yaml").read_text()
 
 
-def test_shards_that_are_missing_cut_or_of_other_rows_are_refused(tmp_path):
+def test_shards_that_are_missing_or_cut_are_refused(tmp_path):
     first, second = (outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
     refined(first, rows_of(50)[::2])
     second.mkdir()
     with pytest.raises(UserError, match="shard 2/2 is not finished"):
-        join(tmp_path)
-    refined(second, rows_of(50)[1:30:2])
-    with pytest.raises(UserError, match="not of the same rows"):
         join(tmp_path)
     refined(second, rows_of(50)[1::2])
     lines = (second / "decisions.jsonl").read_text().splitlines(keepends=True)

@@ -1,7 +1,6 @@
 """Stage 1 from rows to files, with engines that answer by a rule."""
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -22,12 +21,12 @@ ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 ENCODER = StubEncoder({"gold far": 0.5})
 
 
-def writer(**options):
-    return StubEngine("writer", lambda text, seed: "rewritten", **options)
+def writer():
+    return StubEngine("writer", lambda text, seed: "rewritten")
 
 
-def fuser(**options):
-    return StubEngine("fuser", lambda text, seed: f"fusion {seed}", **options)
+def fuser():
+    return StubEngine("fuser", lambda text, seed: f"fusion {seed}")
 
 
 def judge(name="judge", answer=lambda text, seed: 0.5):
@@ -53,8 +52,7 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
     near, far = table
     assert (near.source, near.completion, near.fused) == ("fused", "fusion 1", "fusion 1")
     assert (near.rewrite, near.gold, near.similarity) == ("rewritten", "gold near", 1.0)
-    assert (far.source, far.completion, far.rewrite, far.similarity) == (
-        "gold", "gold far", None, 0.5)
+    assert (far.source, far.completion, far.rewrite, far.similarity) == ("gold", "gold far", None, 0.5)
     assert len(roles.fuser.asked) == 2  # two rounds for the row that passed, none for the other
     assert read_table(str(tmp_path / "refined.parquet"), 0.0).refined
     assert summary["finished"]
@@ -231,13 +229,3 @@ def test_a_recipe_of_ones_own_needs_nothing_else_changed(tmp_path):
     both = [Candidate(ROWS[0], "sample", number, Reply(f"answer {number}")) for number in (1, 2)]
     assert [(one.row_id, one.completion) for one in refined_rows(
         Decision(ROWS[0], both, both, "all").as_json())] == [("near", "answer 1"), ("near#2", "answer 2")]
-
-
-def test_rows_whose_replies_were_in_the_journal_are_found_not_done(tmp_path, monkeypatch):
-    told, reporter = [], Reporter()
-    monkeypatch.setattr(reporter, "phase", lambda *_: nullcontext(
-        lambda steps=1, note="", found=0: told.append((steps, found, note))))
-    for _ in range(2):
-        run(tmp_path, ROWS[:1], Roles(writer()), reporter=reporter, fusion_rounds=0)
-    assert [one[:2] for one in told] == [(1, 0), (0, 1)]
-    assert told[0][2] == told[1][2] == "1 rewrites"

@@ -14,9 +14,6 @@ from raft_fast.refinement.checks.patterns import Patterns, bounds, duty, load_pa
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
-Checks = dict[str, str | None]
-"""Every check by name: what is wrong, or None."""
-
 # without an answer nothing else can be checked
 ALWAYS: dict[str, Check] = {"reply": forms.failed, "empty": forms.empty}
 CHECKS: dict[str, Check] = {
@@ -27,8 +24,7 @@ CHECKS: dict[str, Check] = {
 COMPARING = ("numbers", "negation", "bounds", "duty")  # like patterns not made for texts that are too long
 RETRIEVAL = "retrieval"  # made by the filter, over all gold answers
 
-__all__ = ["ALWAYS", "CHECKS", "COMPARING", "RETRIEVAL", "Case", "Check", "Checker", "Checks", "check",
-           "load_patterns"]
+__all__ = ["ALWAYS", "CHECKS", "COMPARING", "RETRIEVAL", "Case", "Check", "Checker", "load_patterns"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class Checker:
                             ", and those of --check_patterns (references of legal_references) and --checks")
         return cls(frozenset(skip), patterns, own)
 
-    def __call__(self, case: Case) -> Checks:
-        """What each check says, by name. Without an answer only `reply` or `empty` objects."""
+    def __call__(self, case: Case) -> dict[str, str | None]:
+        """What each check has against an answer, or None. Without one only `reply` or `empty` objects."""
         found = {name: objects(case) for name, objects in ALWAYS.items()}
         silent, bare = any(found.values()), case
         for one in () if case.too_long else self.patterns.values():
@@ -64,11 +60,6 @@ class Checker:
             if not (name in self.skip or (compares and case.too_long)):
                 found[name] = None if silent else objects(bare if name in COMPARING else case)
         return found
-
-
-def check(case: Case) -> Checks:
-    """What the built-in checks say, by name."""
-    return Checker()(case)
 
 
 def _names(listed: str) -> list[str]:
