@@ -80,7 +80,7 @@ def run_halving(stepper: Stepper, examples: Sequence[Example], seed: int) -> dic
             stepper.optimizer.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            rows = max(map(len, stepper.limits.cut(examples)))
+            rows = max(map(len, stepper.cut(examples)))
             if updating or rows == 1 or stepper.processes.size > 1:
                 at = "in the optimizer's update" if updating else f"with {rows} rows a micro-batch"
                 raise UserError(f"out of memory {at} ({reason}): {LESS_MEMORY}")
