@@ -6,12 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from raft_fast.data.dataset import Data, Rejected, Row, Table, fingerprint_rows, read_table, without
-=======
-from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, pick, read_table
-from raft_fast.data.rows import OnDisk
->>>>>>> h-D
+from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, read_table, without
 from raft_fast.data.screening import screen
 from raft_fast.engines.asking import load_prompts
 from raft_fast.refinement import outputs

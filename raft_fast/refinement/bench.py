@@ -144,18 +144,8 @@ def index_golds(
         return None
     folder.mkdir(parents=True, exist_ok=True)
     with reporter.phase("embed gold answers", len(rows), "rows") as advance:
-<<<<<<< HEAD
         vectors = embed_to_file([row.gold for row in rows], encoder, folder / GOLDS, advance)
-        return GoldIndex(vectors, encoder.device, {_digest(row.gold): at for at, row in enumerate(rows)})
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-=======
-        vectors = embed_to_file(lambda: (row.gold for row in rows), len(rows), encoder, folder / GOLDS,
-                                advance)
         return GoldIndex(vectors, encoder.device, {row.row_id: at for at, row in enumerate(rows)})
->>>>>>> h-D
 
 
 @dataclass(frozen=True)
