@@ -170,10 +170,11 @@ class SoftStop(Callback):
         passed_on = Processes().size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL
         if self.signum and not passed_on:
             raise Stopped(signum, "at once, without the step it was in")
-        if not self.signum and Processes().is_first:
-            console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
-                          markup=False, soft_wrap=True)
-        self.signum, self.asked_at = self.signum or signum, self.asked_at or time.monotonic()
+        if not self.signum:
+            self.signum, self.asked_at = signum, time.monotonic()
+            if Processes().is_first:
+                console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at "
+                              "once", markup=False, soft_wrap=True)
 
 
 class TrainerEvents(Callback):
