@@ -32,12 +32,6 @@ def test_a_log_with_a_gap_is_trimmed_by_step(tmp_path):
     assert (path.read_text(), state.metrics["step"]) == (first, 1)
 
 
-def test_one_seed_gives_identical_metrics_and_another_does_not(tmp_path, chat):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(tmp_path / name, chat, seed=seed)
-    assert timeless(tmp_path / "a") == timeless(tmp_path / "b") != timeless(tmp_path / "c")
-
-
 @pytest.mark.parametrize(("changes", "falls", "absent"), [
     ({"sft": False, "balance": "fixed", "steps_per_generation": 1}, "kl_loss", ["sft_loss", "ce_kl_ratio"]),
     ({"distillation": False}, "sft_loss", ["kl_loss", "lambda", "rollout_seconds"])])
