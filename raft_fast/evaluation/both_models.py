@@ -112,25 +112,24 @@ def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encod
                     reporter: Reporter, name: str) -> list[Record]:
     """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
 
-    The gold answer's negative log-likelihood is null for engines without `nll`, or if it is not finite. A
-    row without a gold answer has no scores; nor has one whose generation failed (`error` says why).
+    The gold answer's negative log-likelihood is null if it is not finite. A row without a gold answer has no
+    scores; nor has one whose generation failed (`error` says why).
     """
     replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter, f"evaluate {name}")
-    answers = [reply.text.strip() for reply in replies]
+    alike = encoder.similarities([row.gold for row in rows], [reply.text.strip() for reply in replies])
     records: list[Record] = []
-    for row, reply, answer, alike in zip(
-            rows, replies, answers, encoder.similarities([row.gold for row in rows], answers), strict=True):
+    for row, reply, similarity in zip(rows, replies, alike, strict=True):
+        answer = reply.text.strip()
         # encoders embed an empty text somewhere; it is similar to nothing
         scores: Record = score_answer(row.gold, answer) | {
-            "similarity": alike if answer and math.isfinite(alike) else 0.0}
-        if reply.error is not None or not row.gold:
-            scores = dict.fromkeys(scores)
+            "similarity": similarity if answer and math.isfinite(similarity) else 0.0}
         records.append({
             "row_id": row.row_id, "category": row.category, "prompt": row.prompt, "gold": row.gold,
-            "answer": answer, "finish_reason": reply.finish_reason, "error": reply.error, **scores,
+            "answer": answer, "finish_reason": reply.finish_reason, "error": reply.error,
+            **(scores if row.gold and reply.error is None else dict.fromkeys(scores)),
             "nll_sum": None, "nll_tokens": None})
     known = [record for record in records if record["gold"]]
-    if known and hasattr(engine, "nll"):
+    if known:
         with reporter.phase(f"evaluate {name}, gold likelihood", len(known), "rows") as advance:
             for index, (nats, tokens) in engine.nll([one["prompt"] for one in known],
                                                     [one["gold"] for one in known]):

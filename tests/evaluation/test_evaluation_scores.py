@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +9,7 @@ from evaluation_stubs import OverlapEncoder, StubEngine, fake_ifbench, make_rows
 
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.both_models import evaluate_domain
-from raft_fast.evaluation.scores import (
-    bootstrap,
-    pairs,
-    score_answer,
-    share,
-)
+from raft_fast.evaluation.scores import bootstrap, pairs, score_answer, share
 from raft_fast.run.options import EvaluateOptions
 from raft_fast.run.progress import Reporter
 
@@ -50,10 +44,9 @@ def test_evaluation_json_and_generations(tmp_path):
     ("a b c d.", "a b c", 1 / 2, -1 / 5), ("", "a b c d.", None, 2 / 5)])  # of five prompts 0 and 1 pass
 def test_retention_is_null_if_the_base_scores_zero(tmp_path, base, trained, retention, change):
     fake_ifbench(tmp_path / "wheel")
-    found = both(tmp_path, StubEngine(lambda _: base), StubEngine(lambda _: trained))["general"]
-    metric = found["metrics"]["strict_prompt"]
-    assert (found["prompts"], metric["retention"]) == (5, retention)
-    assert metric["change"]["mean"] == pytest.approx(change)
+    metric = both(tmp_path, StubEngine(lambda _: base), StubEngine(lambda _: trained)
+                  )["general"]["metrics"]["strict_prompt"]
+    assert (metric["retention"], metric["change"]["mean"]) == (retention, pytest.approx(change))
 
 
 def test_without_a_general_suite_the_rest_is_measured_and_the_reason_kept(tmp_path):
@@ -74,26 +67,22 @@ def test_scores_of_an_answer_by_hand(gold, answer, f1, numbers):
     assert found["number_f1"] == (numbers and pytest.approx(numbers))
 
 
-def domain(engine, rows):
-    return evaluate_domain(engine, rows, 8, OverlapEncoder(), Reporter(), "base")
+def test_what_counts_of_a_reply_and_of_a_gold_answer():
+    """Of likelihoods total over total; a failed reply has no score, an empty answer 0."""
+    def domain(answer, count, **more):
+        return evaluate_domain(StubEngine(answer, **more), make_rows(count), 8, OverlapEncoder(), Reporter(),
+                               "base")
 
-
-def test_nll_is_total_over_total():
-    rows = make_rows(3)
-    engine = StubEngine(str.upper)
-    engine.nll = lambda *_: ((index, (float(index + 1) * 4, 2 + index)) for index in (2, 0, 1))
-    records = domain(engine, rows)
+    records = domain(str.upper, 3)
+    for record, nats, tokens in zip(records, (4, 8, 12), (2, 3, 4), strict=True):
+        record |= {"nll_sum": nats, "nll_tokens": tokens}
     assert bootstrap(pairs(records, "nll"))["mean"] == pytest.approx((4 + 8 + 12) / (2 + 3 + 4))
-    assert [record["row_id"] for record in records] == [row.row_id for row in rows]
-    assert records[1]["answer"] == rows[1].prompt[-1]["content"].upper()
-
-
-def test_failed_replies_have_no_score_an_engine_without_nll_none_and_an_empty_answer_0():
-    remote = SimpleNamespace(generate=StubEngine(lambda text: "", error="refused").generate)
-    records = domain(remote, make_rows(2))
-    assert pairs(records, "token_f1") == pairs(records, "nll") == [None, None]
-    assert records[0]["error"] == "refused"
-    assert pairs(domain(StubEngine(lambda text: " "), make_rows(2)), "similarity") == [(0.0, 1.0)] * 2
+    assert [(one["row_id"], one["answer"]) for one in records] == [
+        (row.row_id, row.prompt[-1]["content"].upper()) for row in make_rows(3)]
+    failed = domain(lambda text: "", 2, error="refused", nats=math.nan)
+    assert pairs(failed, "token_f1") == pairs(failed, "nll") == [None, None]
+    assert failed[0]["error"] == "refused"
+    assert pairs(domain(lambda text: " ", 2), "similarity") == [(0.0, 1.0)] * 2
 
 
 @pytest.mark.parametrize(("given", "mean", "low", "high"), [
@@ -118,4 +107,5 @@ def test_bootstrap_covers_repeats_and_is_paired():
     change = bootstrap([*base, None], [*trained, (5.0, 1.0)])
     assert (change["n"], change["mean"]) == (10, pytest.approx(0.105))
     assert 0.1 <= change["low"] < change["high"] <= 0.11 + 1e-9  # unpaired it would span zero
-    assert bootstrap(base, base) == {"mean": 0.0, "low": None, "high": None, "n": 10}
+    for left, right, mean in ((base, base, 0.0), ([(0.0, 1.0)] * 10, [(1.0, 1.0)] * 10, 1.0)):  # all alike
+        assert bootstrap(left, right) == {"mean": mean, "low": None, "high": None, "n": 10}
