@@ -66,7 +66,7 @@ class Resumable:
         for group, lr in zip(self.stepper.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
         if self.rollouts:
-            self.rollouts.load(kept["buffer"])
+            self.rollouts.waiting = {int(step): ids for step, ids in kept["buffer"].items()}
 
     def save(self) -> Path:
         """Write the checkpoint of the step just done; returns its folder."""
@@ -74,7 +74,7 @@ class Resumable:
         kept = {"balance": stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": stepper.halved_to, "finished": self.state.finished, "rows": self.rows,
                 "rows_per_step": self.rows_per_step, "batch": batch(options),
-                "buffer": self.rollouts.state() if self.rollouts else {}}
+                "buffer": self.rollouts.waiting if self.rollouts else {}}
         if isinstance(weights, FullWeights):
             weights.gather()
         optimizer = moments(stepper.optimizer)

@@ -70,7 +70,8 @@ class RolloutBuffer:
 
     steps: the rows of every step of the run; `draws` trajectories are sampled for each row, the first of them
     the same for any number. One refill feeds --steps_per_generation steps. Every process samples its share.
-    Of the last `take`: `drawn_tokens` were sampled in all, and `gap` is the `logprob_gap`, if taken.
+    `waiting`: the trajectories of later steps, the same on every process. Of the last `take`: `drawn_tokens`
+    were sampled in all, and `gap` is the `logprob_gap`, if taken.
     """
 
     def __init__(self, engine: RolloutEngine, chat: Chat, steps: Sequence[Sequence[Row]],
@@ -107,13 +108,6 @@ class RolloutBuffer:
             prompt = self.chat.student_prompt(row.prompt)
             for number in range(self.draws):
                 yield Draw(prompt, stable_seed(self.seed, step, row.row_id, *([number] if number else [])))
-
-    def state(self) -> dict[str, list[list[int]]]:
-        """The trajectories of later steps, as JSON; the same on every process."""
-        return {str(step): ids for step, ids in self.waiting.items()}
-
-    def load(self, state: dict[str, list[list[int]]]) -> None:
-        self.waiting = {int(step): ids for step, ids in state.items()}
 
 
 def logprob_gap(student: Any, chat: Chat, temperature: float, draws: Sequence[Draw],

@@ -1,7 +1,6 @@
 """Callbacks that show a run: the progress line, samples, the first batch."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -56,8 +55,6 @@ class LogCompletions(Callback):
                     "step": state.step, "row_id": row.row_id, "prompt": row.prompt,
                     "completion": self.chat.decode(ids), "answer": row.completion, "tokens": len(ids),
                     "ended": bool(ids) and ids[-1] in self.chat.eos_ids}, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # so that only the last line can be torn
 
 
 class FirstBatch(Callback):
