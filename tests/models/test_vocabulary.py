@@ -15,6 +15,7 @@ from raft_fast.distillation import Callback, Draw, Teacher, train
 from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts
 from raft_fast.distillation.rollouts import logprob_gap
 from raft_fast.engines import Sampling
+from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -63,6 +64,12 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)
     assert logprob_gap(model, chat, temperature, DRAWS, drawn) < 1e-4
+
+
+def test_what_an_engine_leaves_out_is_what_the_tokenizer_lacks(chat):
+    whole = Chat(make_tokenizer(), make_model().generation_config, "tiny")
+    assert lacking(padded(), chat) == [HOLE, *range(261, ROWS)]
+    assert lacking(make_model(), whole) is None
 
 
 @pytest.mark.parametrize("head", [{}, {"softcap": 20.0}])
