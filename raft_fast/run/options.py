@@ -167,7 +167,7 @@ class TrainOptions(Group, pins="training"):
         "ema", "lambda from averages of both losses (Eqs. 11-12), of their gradient norms, or fixed.")
     ema_beta: float = option(0.9, "Decay (beta of Eq. 11).", least=0, below=1, needs="balance=ema|gradient")
     fixed_lambda: float = option(1.0, "lambda where --balance is fixed.", least=0, needs="balance=fixed")
-    lambda_max: float = option(100.0, "Upper bound of lambda.", above=0)
+    lambda_max: float = option(100.0, "Upper bound of a computed lambda.", above=0)
     save_steps: int = free(100, "Steps between checkpoints; 0: only one at the end.", least=0)
     save_total_limit: int = free(2, "Newest checkpoints kept.", least=1)
 
@@ -179,8 +179,6 @@ class TrainOptions(Group, pins="training"):
               "true for one of the two: with both off there is nothing to train")
         check(self.num_loss_tokens_to_skip < self.max_completion_length, "--num_loss_tokens_to_skip",
               self.num_loss_tokens_to_skip, f"below --max_completion_length {self.max_completion_length}")
-        check(self.fixed_lambda <= self.lambda_max, "--fixed_lambda", self.fixed_lambda,
-              f"at most --lambda_max {self.lambda_max}")
         check(self.max_steps != 0, "--max_steps", 0, "-1 or at least 1")
 
 
