@@ -237,12 +237,8 @@ class RAFTTrainer:
         of transformers' method are ignored. Raises UserError if training collapsed or the upload fails."""
         self._check_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
-        return upload(self.run_dir, self.hub_model_id, kept, commit_message)
-
-    @property
-    def hub_model_id(self) -> str:
-        """The repository of `push_to_hub`."""
-        return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
+        name = repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir)
+        return upload(self.run_dir, str(name), kept, commit_message)
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""

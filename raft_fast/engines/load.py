@@ -17,13 +17,13 @@ def load_engine(
     engines: EngineOptions | None = None, option: str = "model",
 ) -> Engine:
     """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
-    URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
+    URL of an OpenAI-compatible server (see `OpenAIEngine`). `option` named it, for errors."""
     engines = engines or EngineOptions()
     if "://" in spec:
         require("openai", "quickstart")
         from raft_fast.engines.openai import OpenAIEngine
 
-        return OpenAIEngine.connect(spec, engines)
+        return OpenAIEngine(spec, engines)
     if spec == "self" and shared is not None:
         return shared
     return load_local(spec, options, engines, batch_size, option=option)
