@@ -19,6 +19,7 @@ setup(
         "raft_fast.engines": ["prompts/*.txt"],
         "raft_fast.refinement.checks": ["*.toml", "phrases/*.toml"],
         "raft_fast.report": ["*.jinja", "*.css"],
+        "raft_fast.run": ["*.yaml"],
         "raft_fast_configs": ["*.toml", "*.yaml"],
     },
 )

@@ -36,7 +36,7 @@ class SlowServer:
         from raft_fast.engines.openai import OpenAIEngine
         from raft_fast.run.options import EngineOptions
 
-        return OpenAIEngine.connect(f"stub@{self.url}", EngineOptions(requests_in_flight=in_flight))
+        return OpenAIEngine(f"stub@{self.url}", EngineOptions(requests_in_flight=in_flight))
 
     def seen(self) -> dict[str, Any]:
         """Its load, from the first request's arrival to the last answer."""

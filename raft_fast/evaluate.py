@@ -6,7 +6,7 @@ from typing import Any
 from raft_fast.engines import Engine
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
-from raft_fast.run.files import read_jsonl, read_yaml, write_jsonl
+from raft_fast.run.files import read_yaml, write_jsonl
 from raft_fast.run.folder import HELDOUT, find_run, save_costs
 from raft_fast.run.options import ComparisonOptions, DataOptions, ModelOptions
 from raft_fast.run.progress import Reporter
@@ -28,13 +28,15 @@ def main() -> None:
 
 def run(options: ComparisonOptions) -> Path:
     """Everything the command does; returns the folder with evaluation.json."""
-    from raft_fast.data.dataset import read_rows, renderable
+    from raft_fast.data.dataset import read_rejected, read_rows, renderable
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
     from raft_fast.evaluation.jury import FOLDER, open_jury
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
     from raft_fast.refinement.bench import name_judges
+    from raft_fast.report.cards import write_model_card
+    from raft_fast.report.page import write_run_report
     from raft_fast.report.results import print_table
 
     data, model, reporter = options.data, options.model, Reporter()
@@ -56,9 +58,7 @@ def run(options: ComparisonOptions) -> Path:
             trained, encoder = load("self"), load_encoder(model)
         rows, refused = renderable(rows, base.chat, source, data.max_bad_rows, reporter)
         if refused:
-            aside, new = output_dir / "rejected.jsonl", [one.as_json() for one in refused]
-            known = list(read_jsonl(aside)) if aside.is_file() else []
-            write_jsonl([*(one for one in known if one not in new), *new], aside)
+            write_jsonl([*read_rejected(output_dir), *refused], output_dir / "rejected.jsonl")
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
         with open_jury(options.compare, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
             result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
@@ -66,7 +66,9 @@ def run(options: ComparisonOptions) -> Path:
     finally:
         save_costs(output_dir, reporter)
     print_table(result)
-    write_documents(output_dir, reporter)
+    if (output_dir / "model").is_dir():  # the run's own folder
+        write_model_card(output_dir)
+    reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_run_report(output_dir)}")
     return output_dir
 
 
@@ -96,16 +98,6 @@ def find_output_dir(data: DataOptions, model: ModelOptions) -> Path:
         steps = [part for part in folder.resolve().relative_to(run_dir).parts if "step-" in part]
         name = "-".join([run_dir.name, *steps])
     return Path(data.output_dir or f"evaluations/{name}")
-
-
-def write_documents(output_dir: Path, reporter: Reporter) -> None:
-    """Bring the report, and the model card of a run, up to what was just measured."""
-    from raft_fast.report.cards import write_model_card
-    from raft_fast.report.page import write_run_report
-
-    if (output_dir / "model").is_dir():
-        write_model_card(output_dir)
-    reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_run_report(output_dir)}")
 
 
 if __name__ == "__main__":

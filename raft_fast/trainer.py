@@ -37,7 +37,7 @@ from raft_fast.run.fetch import repository
 from raft_fast.run.folder import only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.processes import Processes
-from raft_fast.run.progress import Reporter, Silent
+from raft_fast.run.progress import Reporter, console
 
 
 class RAFTConfig(Arguments):
@@ -237,17 +237,14 @@ class RAFTTrainer:
         of transformers' method are ignored. Raises UserError if training collapsed or the upload fails."""
         self._check_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
-        return upload(self.run_dir, self.hub_model_id, kept, commit_message)
-
-    @property
-    def hub_model_id(self) -> str:
-        """The repository of `push_to_hub`."""
-        return str(repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir))
+        name = repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir)
+        return upload(self.run_dir, str(name), kept, commit_message)
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""
         processes = Processes.start(use_gpu=load.pick_device(self.options.model.device).type == "cuda")
-        return processes, Reporter() if processes.is_first else Silent()
+        console.quiet = not processes.is_first
+        return processes, Reporter()
 
     def _named(self, option: str, model: Any) -> Any:
         """A loaded model, whose name the option becomes; None if it is a name or absent."""

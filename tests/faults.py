@@ -33,15 +33,14 @@ def calls(folder, monkeypatch):
 @contextmanager
 def fault(folder, monkeypatch, at, error, events=EVENTS | {"fsync"}):
     """Raise `error` at call number `at` (from 0); yields a list that holds the call that failed."""
-    count, failed = 0, []
+    seen, failed = [], []
 
     def listen(event, path):
-        nonlocal count
         if event in events and not failed:
-            if count == at:
+            if len(seen) == at:
                 failed.append((event, path))
                 raise error
-            count += 1
+            seen.append(path)
 
     with listening(folder, monkeypatch, listen):
         yield failed

@@ -85,11 +85,9 @@ def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
     ({}, "train_dataset is missing"),
     ({"train_dataset": DatasetDict(train=Dataset.from_list(ROW))}, "one split, .*is DatasetDict"),
     ({"train_dataset": Dataset.from_list(ROW).to_iterable_dataset()}, "not streamed.*is IterableDataset"),
-    ({"train_dataset": "rows.jsonl"}, r"RAFTConfig\(data=FILE\)"),
     ({"train_dataset": ROW, "model": 3}, "model: int is no causal language model"),
     ({"train_dataset": ROW, "model": make_model()}, "processing_class is missing"),
-    ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]))},
-     "model: PeftModel has an adapter already"),
+    ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig())}, "model: PeftModel has"),
     ({"train_dataset": ROW, "peft_config": LoraConfig(use_dora=True)}, "peft_config: use_dora=True"),
     ({"train_dataset": ROW, "callbacks": [print]}, "callbacks: builtin_function_or_method is neither"),
     ({"train_dataset": ROW, "rollout_engine": "sglang"}, "--rollout_engine sglang: must be one of"),
@@ -103,10 +101,9 @@ def test_bad_objects_are_named_at_once(words, said):
     ({"train_dataset": ROW}, "train_dataset: 1 rows are too few to hold some out"),
     ({"train_dataset": [{"text": "x"}] * 3}, "no row of train_dataset can be used"),
     ({"train_dataset": ROW, "eval_dataset": ROW}, "eval_dataset: holds every row of --data train_dataset"),
-    ({"train_dataset": ROW * 8, "model": "./nowhere"}, "--model ./nowhere: no such folder"),
 ])
-def test_bad_rows_and_names_are_errors_of_train(words, said, tmp_path):
-    trainer = RAFTTrainer(**{"model": "model", **words}, args=config(tmp_path / "run"))
+def test_bad_rows_are_errors_of_train(words, said, tmp_path):
+    trainer = RAFTTrainer("model", config(tmp_path / "run"), **words)
     with pytest.raises(UserError, match=said):
         trainer.train()
 

@@ -199,8 +199,7 @@ def read_rows(source: str, options: DataOptions, most: int, folder: Path, report
     rejected.jsonl. `prompts` as in `take_rows`."""
     table = read_table(source, options.max_bad_rows, prompts)
     make_folder(folder)
-    if table.rejected:
-        write_jsonl(table.rejected, folder / "rejected.jsonl")
+    write_jsonl(table.rejected, folder / "rejected.jsonl")
     rows = spread(table.rows, most, options.seed)
     for line in [*table.notes, f"{len(rows)} of {len(table.rows)} rows from {source}, "
                                f"{len(table.rejected)} set aside"]:

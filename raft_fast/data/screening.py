@@ -139,13 +139,13 @@ def screen(
         vectors = embed_to_file([*map(question, rows)], encoder, kept / "questions.npy", advance)
     found: list[tuple[int, Entry]] = []
     for number, (name, texts) in enumerate(references.items() if options.overlap != "off" else ()):
-        with reporter.phase(f"compare with {name}", len(texts) + len(rows), "texts") as advance:
+        with reporter.phase(f"compare with {name}"):
             found += overlap(rows, vectors, texts, encoder, kept / f"references-{number}.npy", least,
-                             options.overlap_share, advance)
+                             options.overlap_share)
     if options.duplicates != "off":
         gone = {place for place, _ in found} if options.overlap == "drop" else set()
-        with reporter.phase("find duplicates", len(rows), "questions") as advance:
-            found += duplicates(rows, vectors, least, encoder.device, gone, advance)
+        with reporter.phase("find duplicates"):
+            found += duplicates(rows, vectors, least, encoder.device, gone)
     found.sort(key=lambda one: one[0])
     dropped: dict[int, str] = {}
     for place, entry in found:
@@ -202,7 +202,7 @@ def _blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def overlap(
     rows: Iterable[Row], vectors: np.ndarray, references: Sequence[Reference], encoder: SentenceEncoder,
-    path: Path, least: float, share: float, advance: Callable[[int], None] = lambda steps: None,
+    path: Path, least: float, share: float,
 ) -> Iterator[tuple[int, Entry]]:
     """The nearest reference of every row, by each measure that finds it too near. `vectors`: the questions'.
 
@@ -225,7 +225,7 @@ def overlap(
     short = [number for number, one in enumerate(references) if len(one.question) <= longest]
     scores, alike = np.zeros(len(vectors)), np.zeros(len(vectors), int)
     if short:
-        theirs = embed_to_file([references[number].question for number in short], encoder, path, advance)
+        theirs = embed_to_file([references[number].question for number in short], encoder, path)
         near = [nearest(block, theirs, 1, encoder.device) for _, block in _blocks(vectors)]
         scores, alike = (np.concatenate(parts)[:, 0] for parts in zip(*near, strict=True))
     for place, row in enumerate(rows):
@@ -240,12 +240,10 @@ def overlap(
         elif round(scores[place], DIGITS) >= least:
             name = references[short[alike[place]]].name
             yield place, _entry(row, "overlap", name, "similarity", scores[place])
-        advance(1)
 
 
 def duplicates(
     rows: Sequence[Row], vectors: np.ndarray, least: float, device: str, gone: Collection[int],
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[tuple[int, Entry]]:
     """Rows whose question has the words of an earlier row's, or a similarity of at least `least` to one that
     is kept. `vectors`: the questions'. Rows at places in `gone` are skipped. Similarity is not transitive: a
@@ -258,7 +256,6 @@ def duplicates(
         scores = np.round(np.hstack([best, block @ block.T]).astype(np.float64), DIGITS)
         own = np.arange(begin, begin + len(block))
         for at, place in enumerate(own.tolist()):
-            advance(1)
             if place in gone:
                 continue
             row = rows[place]

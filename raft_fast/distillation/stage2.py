@@ -20,7 +20,7 @@ from raft_fast.distillation.teacher import Teacher, shared_rows
 from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.load import engine_of, load_local, not_a_server
+from raft_fast.engines.load import engine_of, load_local
 from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.fetch import own_folder
@@ -54,7 +54,9 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
         own_folder(options.model.model)
     own_folder(options.model.encoder, "--encoder")
     if train.distillation and train.teacher != "self" and "teacher" not in in_memory:
-        own_folder(not_a_server(train.teacher), "--teacher")
+        check("://" not in train.teacher, "--teacher", train.teacher,
+              "a folder or hub name: a server shows no logits")
+        own_folder(train.teacher, "--teacher")
 
 
 def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:

@@ -1,12 +1,10 @@
-"""One address of a model: how it is reached, and what is under way."""
+"""How a server is reached: its client, key and proxy."""
 
 import asyncio
 import contextvars
 import ipaddress
 import os
 import threading
-import time
-from collections.abc import Mapping
 from ssl import create_default_context
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,67 +12,19 @@ from urllib.request import getproxies, proxy_bypass
 
 import openai
 
-from raft_fast.engines.replies import lost, refusal, stops_run, understand
+from raft_fast.engines.replies import understand
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import EngineOptions
 from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-CONNECT_SECONDS, LIST_SECONDS = 10.0, 30.0  # to reach a server, and for its list of models
+CONNECT_SECONDS = 10.0  # to reach a server
 # of the request under way: set once nothing more may be sent; None for the list of models
-_stopped: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stopped", default=None)
+request_stop: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stopped", default=None)
 
 
 class NotSent(openai.OpenAIError):
     """Nothing more may be sent."""
-
-
-class Endpoint:
-    """An address with its client."""
-
-    def __init__(self, url: str, variable: str, options: EngineOptions) -> None:
-        """`variable` is the environment variable that holds the key. Raises UserError as `client_for`."""
-        proxy = proxy_for(url)
-        through = f" (through the proxy in {proxy[1]})" if proxy else ""
-        self.address, self.variable = url + through, variable
-        self._answered_at = 0.0
-        self._slots = asyncio.Semaphore(options.requests_in_flight)
-        self._client = client_for(url, variable, proxy, options)
-
-    async def models(self) -> list[str]:
-        """The models that the server lists; none if it gives no list (requests will tell). Raises UserError
-        if it cannot be reached or refuses the key."""
-        try:
-            async with asyncio.timeout(LIST_SECONDS):
-                listed = await self._client.with_options(max_retries=0).get(
-                    "/models", cast_to=openai.HttpxBinaryResponseContent)
-            return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
-        except openai.APIStatusError as error:
-            if error.status_code != 404 and stops_run(error):
-                raise refusal(self, error) from error
-        except (openai.OpenAIError, TimeoutError) as error:
-            raise refusal(self, error) from error
-        except (LookupError, TypeError):
-            pass
-        return []
-
-    async def post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
-        """The server's JSON, after as many attempts as needed. Raises NotSent if `stopped` is set before an
-        attempt, else the last attempt's error, or UserError and sets `stopped` if every request would fail:
-        the server is gone, or refuses all."""
-        async with self._slots:
-            began = time.monotonic()
-            _stopped.set(stopped)
-            try:
-                sent = await self._client.post("/chat/completions", body=body,
-                                               cast_to=openai.HttpxBinaryResponseContent)
-            except openai.OpenAIError as error:
-                if stops_run(error) or (lost(error) and self._answered_at < began):
-                    stopped.set()  # before the thread that waits for replies sees the failure
-                    raise refusal(self, error, body["model"]) from error
-                raise
-        self._answered_at = time.monotonic()
-        return sent.response.extensions["answer"]
 
 
 def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: EngineOptions) -> Any:
@@ -83,7 +33,7 @@ def client_for(url: str, variable: str, proxy: tuple[str, str] | None, options: 
 
     class Client(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, valid-type]
         async def send(self, request: Any, **how: Any) -> Any:
-            if (stopped := _stopped.get()) and stopped.is_set():
+            if (stopped := request_stop.get()) and stopped.is_set():
                 raise NotSent
             try:
                 async with asyncio.timeout(options.request_timeout):  # the client's own is per read

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft_fast.engines import Engine
-from raft_fast.run.errors import UserError, require
+from raft_fast.run.errors import require
 from raft_fast.run.options import EngineOptions, ModelOptions
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ def load_engine(
     engines: EngineOptions | None = None, option: str = "model",
 ) -> Engine:
     """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
-    URL of an OpenAI-compatible server (see `OpenAIEngine.connect`). `option` named it, for errors."""
+    URL of an OpenAI-compatible server (see `OpenAIEngine`). `option` named it, for errors."""
     engines = engines or EngineOptions()
     if "://" in spec:
         require("openai", "quickstart")
         from raft_fast.engines.openai import OpenAIEngine
 
-        return OpenAIEngine.connect(spec, engines)
+        return OpenAIEngine(spec, engines)
     if spec == "self" and shared is not None:
         return shared
     return load_local(spec, options, engines, batch_size, option=option)
@@ -65,10 +65,3 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
         made_ready(model, device, name)
     chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     return HFEngine(model, chat, f"{name} in memory@{fingerprint_loaded(model, tokenizer)}", batch_size)
-
-
-def not_a_server(teacher: str) -> str:
-    """The teacher's name. Raises UserError if it names a server."""
-    if "://" in teacher or teacher.startswith("vllm:"):
-        raise UserError(f"--teacher {teacher}: a server shows no logits; name a folder or a hub name")
-    return teacher

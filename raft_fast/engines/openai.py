@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,14 +19,15 @@ import openai
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import Conversations, Replies, Reply, Sampling, stable_seed
-from raft_fast.engines.endpoint import KEY_VARIABLE, Endpoint, NotSent
-from raft_fast.engines.replies import complaint, read_reply
+from raft_fast.engines.endpoint import KEY_VARIABLE, NotSent, client_for, proxy_for, request_stop
+from raft_fast.engines.replies import complaint, lost, read_reply, refusal, stops_run
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
 from raft_fast.run.errors import UserError
 from raft_fast.run.option import refuse_in_urls
 from raft_fast.run.options import EngineOptions
 
 SEED_BITS = 31  # servers take a signed 32-bit seed
+LIST_SECONDS = 30.0  # for a server's list of models
 DRAIN_SECONDS = 20.0  # for replies in flight at a stop: schedulers kill 30 seconds after SIGTERM
 
 Ask = Callable[[list[Message], threading.Event], Coroutine[Any, Any, Reply]]
@@ -57,34 +58,30 @@ class OpenAIEngine:
     other, and the server is busy with the next one's while a thread works on its replies.
     """
 
-    def __init__(self, model: str, endpoint: Endpoint, options: EngineOptions) -> None:
-        self.model, self.endpoint, self.extra = model, endpoint, options.extra_body
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
-        self._lock = threading.Lock()
-        self.identity = model
-        if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
-            told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
-            self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
-
-    @classmethod
-    def connect(cls, spec: str, options: EngineOptions | None = None) -> "OpenAIEngine":
+    def __init__(self, spec: str, options: EngineOptions) -> None:
         """The model that `MODEL@URL` names, or the first that the server at `URL` lists. A URL without a path
         gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its fragment names:
         `MODEL@https://host/v1#OTHER_KEY`.
 
         Raises UserError if the server cannot be reached, refuses the key, or does not serve the model.
         """
-        model, url, variable = parse_spec(spec)
-        options = options or EngineOptions()
-        endpoint = Endpoint(url, variable, options)
-        offered = asyncio.run_coroutine_threadsafe(endpoint.models(), background_loop()).result()
-        name = model or next(iter(offered), None)
-        if name is None:
-            raise UserError(f"{endpoint.address}: serves no model; name one as MODEL@{endpoint.address}")
-        engine = cls(name, endpoint, options)
-        if offered and name not in offered:  # may be served all the same: a short question tells
-            next(iter(engine.generate([[Message(role="user", content="1")]], Sampling(1))), None)
-        return engine
+        model, url, self.variable = parse_spec(spec)
+        proxy = proxy_for(url)
+        self.address = url + (f" (through the proxy in {proxy[1]})" if proxy else "")
+        self._client, self.extra = client_for(url, self.variable, proxy, options), options.extra_body
+        self._slots, self._answered_at = asyncio.Semaphore(options.requests_in_flight), 0.0
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # those that are not over: nobody holds others
+        self._lock = threading.Lock()
+        offered = asyncio.run_coroutine_threadsafe(self._models(), background_loop()).result()
+        self.model = model or next(iter(offered), "")
+        if not self.model:
+            raise UserError(f"{self.address}: serves no model; name one as MODEL@{self.address}")
+        self.identity = self.model
+        if self.extra:  # hashed: identities go into files that are passed on, and a body may hold anything
+            told = json.dumps(self.extra, sort_keys=True, ensure_ascii=False)
+            self.identity += f" extra_body {hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        if offered and self.model not in offered:  # may be served all the same: a short question tells
+            next(iter(self.generate([[Message(role="user", content="1")]], Sampling(1))), None)
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
         """A request's seed comes from (sampling.seed, the conversation) alone. Raises UserError if the server
@@ -154,7 +151,7 @@ class OpenAIEngine:
         body = {key: value for key, value in body.items() if value is not None}
         longest = body.get("max_completion_tokens") or body.get("max_tokens")
         try:
-            return read_reply(await self.endpoint.post(body, stopped), longest)
+            return read_reply(await self._post(body, stopped), longest)
         except NotSent:
             raise
         except openai.OpenAIError as error:
@@ -167,6 +164,41 @@ class OpenAIEngine:
         if (read := as_score(first)).error is None:
             return read
         return second_attempt(first, await self._reply(SECOND_SCORING, messages, stopped))
+
+    async def _models(self) -> list[str]:
+        """The models that the server lists; none if it gives no list (requests will tell). Raises UserError
+        if it cannot be reached or refuses the key."""
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                listed = await self._client.with_options(max_retries=0).get(
+                    "/models", cast_to=openai.HttpxBinaryResponseContent)
+            return [str(one["id"]) for one in listed.response.extensions["answer"]["data"] or ()]
+        except openai.APIStatusError as error:
+            if error.status_code != 404 and stops_run(error):
+                raise refusal(self, error) from error
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise refusal(self, error) from error
+        except (LookupError, TypeError):
+            pass
+        return []
+
+    async def _post(self, body: Mapping[str, Any], stopped: threading.Event) -> Any:
+        """The server's JSON, after as many attempts as needed. Raises NotSent if `stopped` is set before an
+        attempt, else the last attempt's error, or UserError and sets `stopped` if every request would fail:
+        the server is gone, or refuses all."""
+        async with self._slots:
+            began = time.monotonic()
+            request_stop.set(stopped)
+            try:
+                sent = await self._client.post("/chat/completions", body=body,
+                                               cast_to=openai.HttpxBinaryResponseContent)
+            except openai.OpenAIError as error:
+                if stops_run(error) or (lost(error) and self._answered_at < began):
+                    stopped.set()  # before the thread that waits for replies sees the failure
+                    raise refusal(self, error) from error
+                raise
+        self._answered_at = time.monotonic()
+        return sent.response.extensions["answer"]
 
 
 @functools.cache

@@ -178,7 +178,7 @@ def complaint(error: Any) -> str:
     return valid(f"{what} ({_one_line(error)})" if what else _one_line(error))
 
 
-def refusal(endpoint: Any, error: Any, model: str = "") -> UserError:
+def refusal(server: Any, error: Any) -> UserError:
     """What the user can do about a server that answers no request."""
     status, said = getattr(error, "status_code", None), _one_line(error)
     if status is None:
@@ -188,14 +188,14 @@ def refusal(endpoint: Any, error: Any, model: str = "") -> UserError:
         there = _quoted(error.response.headers.get("location", "several addresses"))
         told = f"redirects to {there}, and rows are only sent to addresses that were named: name that one"
     elif status in (401, 403):
-        told = f"refuses the key in {endpoint.variable} ({said}): set another"
+        told = f"refuses the key in {server.variable} ({said}): set another"
     elif status == 404:
-        told = f"does not serve the model {model}, or not at this address ({said}): correct MODEL@URL"
+        told = f"does not serve the model {server.model}, or not at this address ({said}): correct MODEL@URL"
     elif status in (402, 429):
-        told = f"the quota of the key in {endpoint.variable} is used up ({said}): raise it or wait"
+        told = f"the quota of the key in {server.variable} is used up ({said}): raise it or wait"
     else:
-        return UserError(f"{endpoint.address}: {said}")
-    return UserError(f"{endpoint.address}: {told}, then run the same command again")
+        return UserError(f"{server.address}: {said}")
+    return UserError(f"{server.address}: {told}, then run the same command again")
 
 
 def count(value: Any) -> int:

@@ -179,9 +179,3 @@ class Workbench:
     def quorum(self) -> int:
         """How many judges must give a score for their mean to count."""
         return self.options.quorum or len(self.judges) // 2 + 1
-
-    def must_have_worked(self) -> None:
-        """Raises UserError for an engine all of whose replies failed."""
-        for part in (self.rewriter, self.fuser, *self.judges):
-            if part is not None:
-                part.must_have_worked()

@@ -54,5 +54,6 @@ def refine(
                     outputs.add(decision.as_json())
                 found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
                 advance(len(decisions) - found, f"{journal.asked} replies, {journal.failed} failed", found)
-            bench.must_have_worked()
+            for part in filter(None, (bench.rewriter, bench.fuser, *bench.judges)):
+                part.must_have_worked()
     return outputs.summary()

@@ -1,6 +1,5 @@
 """summary.json: what the lines of decisions.jsonl come to, counted as they are written or read back."""
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,11 +37,6 @@ def quantiles(values: Sequence[float]) -> dict[str, float] | None:
     return {f"p{round(100 * at):02d}": float(np.quantile(values, at)) for at in QUANTILES}
 
 
-def floats() -> "array[float]":
-    """Numbers, eight bytes each."""
-    return array("d")
-
-
 @dataclass
 class Group:
     """Candidates of one origin, or of one of its draws."""
@@ -51,7 +45,7 @@ class Group:
     passed: int = 0
     chosen: int = 0
     objections: Counter[str] = field(default_factory=Counter)
-    scores: "defaultdict[str, array[float]]" = field(default_factory=lambda: defaultdict(floats))
+    scores: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, one: Candidate, chosen: bool) -> None:
         self.drawn += 1
@@ -66,7 +60,7 @@ class Group:
 class Judged:
     """One judge: its scores, failures with the first error, and tokens."""
 
-    scores: "array[float]" = field(default_factory=floats)
+    scores: list[float] = field(default_factory=list)
     failed: int = 0
     error: str | None = None
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
@@ -84,8 +78,8 @@ class Tally:
     alone, so shards add up to the whole.
 
     `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round. `passed` counts rows
-    with a candidate that passed, the gold answer aside. `nlls` alternates between the gold answer's and the
-    training answer's.
+    with a candidate that passed, the gold answer aside. `nlls` are
+    (gold answer, training answer) of a row.
     """
 
     rows: int = 0
@@ -96,7 +90,7 @@ class Tally:
     draws: defaultdict[tuple[str, int], Group] = field(default_factory=lambda: defaultdict(Group))
     tokens: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     judges: defaultdict[str, Judged] = field(default_factory=lambda: defaultdict(Judged))
-    nlls: "array[float]" = field(default_factory=floats)
+    nlls: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, line: Record) -> None:
         """One row's line."""
@@ -115,7 +109,7 @@ class Tally:
             self.tokens[task].update(spent)
         gold, training = candidates[0].scores.get(NLL), picks[0].scores.get(NLL) if picks else None
         if gold is not None and training is not None:
-            self.nlls.extend((gold, training))
+            self.nlls.append((gold, training))
 
     def as_json(self) -> dict[str, Any]:
         """The part of summary.json that the rows decide."""
@@ -144,8 +138,8 @@ class Tally:
         """NLL(gold) - NLL(training answer) in nats a token, every row counting the same."""
         if not self.nlls:
             return None
-        gold, training = np.reshape(self.nlls, (-1, 2)).mean(0).tolist()
-        return {"rows": len(self.nlls) // 2, "gold": round(gold, NLL_DIGITS),
+        gold, training = np.mean(self.nlls, 0).tolist()
+        return {"rows": len(self.nlls), "gold": round(gold, NLL_DIGITS),
                 "training": round(training, NLL_DIGITS), "gap": round(gold - training, NLL_DIGITS)}
 
 

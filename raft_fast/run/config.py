@@ -29,32 +29,8 @@ SWITCH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false
 KINDS: dict[Any, tuple[str, str]] = {
     int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
     str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
-# options of earlier versions and their value now, which files of options may still hold
-DROPPED = {"encoder_dtype": "float32", "encoder_batch_size": 32, "connect_timeout": 10,
-           "eval_general_max_new_tokens": 64, "generation_tokens": 32768, "eval_prompts": None,
-           "paraphrase_prompts": None, "paraphrase_max_new_tokens": 96, "paraphrase_temperature": 0.7,
-           "encoder_prompt": "", "license": "unknown", "language": None, "tokens_per_minute": 0,
-           "requests_per_minute": 0, "generation": "batch", "engine_overrides": {}, "price": None,
-           "teacher_quantization": "none", "vllm_server_base_url": "http://localhost:8000", "lm_eval": "",
-           "lm_eval_limit": 0, "lm_eval_include": None}
-# arguments of transformers that have one value here: it is taken, and can be read by a TrainerCallback
-FIXED = {"logging_steps": 1, "logging_strategy": "steps", "save_strategy": "steps", "optim": "adamw_torch",
-         "bf16": False, "fp16": False, "remove_unused_columns": False, "do_train": True,
-         "metric_for_best_model": "eval_domain_nll", "greater_is_better": False,
-         "resume_from_checkpoint": None, "project": "raft-fast", "trackio_space_id": None,
-         "trackio_bucket_id": None, "trackio_static_space_id": None}
-# what to use for others, of TRL too
-PRECISION = "weights train in float32, or in the precision of the model that you pass"
-INSTEAD = {"bf16": PRECISION, "fp16": PRECISION, "logging_steps": "every step is logged",
-           "optim": "AdamW is the only optimizer", "warmup_ratio": "use warmup_steps",
-           "eval_strategy": "use eval_steps (0: none)", "per_device_eval_batch_size": "use eval_batch_size",
-           "eval_prompts": "use prompts", "paraphrase_prompts": "use prompts",
-           "max_seq_length": "use max_length", "max_new_tokens": "use max_completion_length",
-           "temperature": "use rollout_temperature and distillation_temperature",
-           "teacher_model_name_or_path": "use teacher", "use_vllm": "use rollout_engine='vllm'",
-           "vllm_mode": "rollout_engine='vllm' shares the GPU; a server of your own is a RolloutEngine",
-           "resume_from_checkpoint": "pass it to train()",
-           "lm_eval": "run lm_eval itself on both folders (docs/EVALUATION.md)"}
+_NAMES = yaml.safe_load((resources.files(__package__) / "names.yaml").read_text(encoding="utf-8"))
+DROPPED, FIXED, INSTEAD = _NAMES["dropped"], _NAMES["fixed"], _NAMES["instead"]
 
 
 def parse(

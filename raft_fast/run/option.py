@@ -23,8 +23,8 @@ ENDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"),
 
 URL = re.compile(r"\b\w+://[^\s,]+?(?=\+\w+://|[\s,]|$)")
 INSTEAD = "put the key into an environment variable and name it at the URL's end, as in https://host/v1#MY_KEY"
-VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-KEY_PART = re.compile(r"[^\W_]{12,}", re.ASCII)  # letters and digits of a key in a row
+# a variable's name, and no key: those have long parts of mixed case, or with digits
+VARIABLE = re.compile(r"(?!\d)_*(?:(?:[A-Z]+|[a-z]+|[A-Za-z0-9]{1,11})(?:_+|$))+")
 CREDENTIAL = re.compile(
     r"(?:^|[\W_])(?:(?:api|access|auth|secret|private)[\W_]?(?:key|token)s?|passwords?|passwd|passphrase"
     r"|authorization|bearer|credentials?|secrets?)$|^(?:key|token|auth|signature)$", re.IGNORECASE)
@@ -131,9 +131,8 @@ def check_needs(given: Iterable[str], groups: Sequence[Group]) -> None:
             raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
 
 
-def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
-    """Raises UserError, which does not quote it and says what to do `instead`, if a URL in `text` holds a
-    password or a key."""
+def refuse_in_urls(name: str, text: str) -> None:
+    """Raises UserError, which does not quote it, if a URL in `text` holds a password or a key."""
     for url in URL.findall(text):
         wrong = "a URL holds a user or password, or a key" if masked(url) != url else ""
         try:
@@ -141,10 +140,10 @@ def refuse_in_urls(name: str, text: str, instead: str = INSTEAD) -> None:
             _ = wrong or parts.port  # raises for http://user:half/of@host
         except ValueError as error:  # it quotes the URL, and so a password
             raise UserError(f"{name}: the host or port of a URL cannot be read; correct it") from error
-        if parts.fragment and parts.fragment not in os.environ and not _is_variable(parts.fragment):
+        if parts.fragment and parts.fragment not in os.environ and not VARIABLE.fullmatch(parts.fragment):
             wrong = "what follows # in a URL is not the name of an environment variable, and may be a key"
         if wrong:
-            raise UserError(f"{name}: {wrong}, which would be written into files; {instead}")
+            raise UserError(f"{name}: {wrong}, which would be written into files; {INSTEAD}")
 
 
 def refuse_in_body(name: str, body: Any) -> None:
@@ -156,9 +155,3 @@ def refuse_in_body(name: str, body: Any) -> None:
                             f"{INSTEAD}")
         if isinstance(value, dict | list):
             refuse_in_body(name, value)
-
-
-def _is_variable(text: str) -> bool:
-    """Whether it is a variable's name and no key: keys have long parts of mixed case, or with digits."""
-    return VARIABLE.fullmatch(text) is not None and all(
-        part.isalpha() and part in (part.upper(), part.lower()) for part in KEY_PART.findall(text))

@@ -3,7 +3,6 @@
 On a terminal one rich bar a phase; elsewhere (a log file, CI) a plain line every ten seconds.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from rich.console import Console
 
 LOG_SECONDS = 10.0
 SAMPLE_SECONDS = 0.05
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # quiet in all processes but one
 
 
 @dataclass
@@ -28,7 +27,7 @@ class Reporter:
     inside: list[float] = field(default_factory=list)  # of each phase under way: seconds of those in it
 
     def say(self, text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
@@ -56,17 +55,6 @@ class Reporter:
                     self.inside[-1] += time.perf_counter() - start
 
 
-class Silent(Reporter):
-    """Reports nothing: for all processes but the first."""
-
-    def say(self, text: str) -> None:
-        pass
-
-    @contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-        yield lambda steps=1, note="", found=0: None
-
-
 @contextmanager
 def _bar(name: str, total: int | None, unit: str, _: Callable[[], float]) -> Iterator[Callable[..., None]]:
     columns = [rich.TextColumn("{task.description:<28}"), rich.BarColumn(), rich.MofNCompleteColumn(),
@@ -89,7 +77,7 @@ def _lines(name: str, total: int | None, unit: str,
         done, found_done, noted = done + steps, found_done + found, note
 
     def say(far: str) -> None:
-        print(f"{name}{far} {' | '.join(noted.splitlines())}".rstrip(), file=sys.stderr, flush=True)
+        console.print(f"{name}{far} {' | '.join(noted.splitlines())}".rstrip(), soft_wrap=True)
 
     def beat() -> None:
         seconds, there = time.perf_counter() - start, done + found_done

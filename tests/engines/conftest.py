@@ -25,6 +25,6 @@ def connect(serve):
         if target is None or callable(target):
             target = serve(target) if target else serve()
         spec = target if isinstance(target, str) else f"m@{target.url}"
-        return OpenAIEngine.connect(spec, EngineOptions(**{"requests_in_flight": 4} | options))
+        return OpenAIEngine(spec, EngineOptions(**{"requests_in_flight": 4} | options))
 
     return engine

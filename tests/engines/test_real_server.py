@@ -26,7 +26,7 @@ def connected(spec, server, log):
     until = time.monotonic() + 120
     while True:
         try:
-            return OpenAIEngine.connect(spec, EngineOptions(requests_in_flight=2))
+            return OpenAIEngine(spec, EngineOptions(requests_in_flight=2))
         except UserError:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()

@@ -1,6 +1,5 @@
 """Random models of many families, trained, saved and loaded again by plain transformers and peft."""
 
-
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,7 +12,6 @@ from raft_fast.distillation.rollout_engines import weights_for_engine
 from raft_fast.distillation.student import make_student
 from raft_fast.engines.load import load_engine
 from raft_fast.recipes import terms_of
-from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 
 SMALL = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -127,8 +125,6 @@ def test_experts_may_be_named_as_layers():
                for name, layer in Adapter(build("qwen3_moe"), named).model.named_modules()
                if hasattr(layer, "lora_A")}
     assert adapted == {"q_proj", "gate_up_proj", "down_proj"}
-    with pytest.raises(UserError, match="no layer is called gate_projj"):
-        Adapter(build("qwen3_moe"), AdapterOptions(use_peft=True, lora_target_modules="q_proj,gate_projj"))
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h", "jamba"])

@@ -17,7 +17,7 @@ from raft_fast.engines.load import load_engine
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, ModelOptions
-from raft_fast.run.progress import Silent
+from raft_fast.run.progress import Reporter
 
 ASKED = [{"role": "user", "content": "Why?"}]
 SYSTEM = [{"role": "system", "content": "Be kind."}, *ASKED]
@@ -173,8 +173,8 @@ def test_a_row_that_the_template_refuses_costs_that_row(model, tmp_path):
     rows = [*make_rows(5), replace(make_rows(1)[0], row_id="s", prompt=SYSTEM)]
     write_rows(rows, source := tmp_path / "rows.parquet")
     with pytest.raises(UserError, match=r"1 of 6 rows.*--max_bad_rows 0.1.*rows.parquet, line 6: "):
-        renderable(rows, chat, str(source), 0.1, Silent())
-    taken, (aside,) = renderable(rows, chat, str(source), 0.2, Silent())
+        renderable(rows, chat, str(source), 0.1, Reporter())
+    taken, (aside,) = renderable(rows, chat, str(source), 0.2, Reporter())
     assert (len(taken), aside.line, aside.row_id) == (5, 6, "s")
     assert "system, user: System role not supported" in aside.reason
     replies = dict(HFEngine(model, chat, "tiny").generate([SYSTEM, ASKED], Sampling(max_new_tokens=2)))

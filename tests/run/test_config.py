@@ -93,8 +93,9 @@ def test_a_name_stays_as_it_is_written(tmp_path):
             assert told(tmp_path, "", f"--{option}", name)[option] == name
 
 
-@pytest.mark.parametrize("option", sorted(named(ALL_GROUPS, "listed")))
-def test_a_list_says_what_commas_say(tmp_path, option):
+def test_a_list_says_what_commas_say(tmp_path):
+    option = "lora_target_modules"
+    assert option in named(ALL_GROUPS, "listed")
     for text in ("[a, 007]", "\n- a\n- 007", "a,007", "['a', '007']"):
         assert told(tmp_path, f"{option}: {text}")[option] == "a,007"
     for words in (["a", "007"], ["[a, 007]"], ["[a,", "007]"], ['["a", "007"]'], ["a,007"]):
