@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.quality.points import DISTANCE, MEASURES, counted
 from benchmarks.quality.results import PLANES
-from raft_fast.report.page import C1, MUTED, PLAIN, figure, plots, table, text, write_page
+from raft_fast.report.page import C1, MUTED, PLAIN, Block, figure, write_page
 from raft_fast.report.results import ENOUGH, markdown, percent, value, write_text
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
@@ -49,16 +49,20 @@ def write(found: Result, folder: Path) -> None:
     sections = [("What was learnt, against what it cost", [text(
         "Changes from the base, which is the diamond. A large point is a method's best, with 95 % intervals; "
         "small points are its other learning rates and checkpoints, the line is its frontier."),
-        plots(planes(found))])]
+        {"kind": "plots", "plots": planes(found)}])]
     for one in shown:
         rows = [[Markup("<b>{}</b>").format(cell) if isinstance(cell, Sure) else cell for cell in row]
                 for row in one.rows]
-        sections.append((one.title, [text(one.note), table(one.head, rows) if rows else
-                                     text("Nothing to compare yet.")]))
+        table = {"kind": "table", "columns": one.head, "lines": rows}
+        sections.append((one.title, [text(one.note), table if rows else text("Nothing to compare yet.")]))
     about = ("raft-fast", found["suite"], found["model"], found["data"])
     write_page(folder / "index.html", " · ".join(str(part) for part in about if part),
                "Does it forget less?", {"command": found["command"], **found["machine"]}, sections,
                f"{cells_done(found)}.", said)
+
+
+def text(said: str) -> Block:
+    return {"kind": "text", "text": said}
 
 
 def tables(found: Result) -> list[Table]:

@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,7 +40,7 @@ class TrainingState:
     stop: set it, and training stops after this step with a checkpoint. finished: set it to the reason, and no
     step comes after this one, in a resumed run neither. weights: what of the student is saved, with `save`,
     `read` and `put` (`FullWeights` or an `Adapter`).
-    saved: the newest checkpoint. listeners: all callbacks of the run, to notify them.
+    saved: the newest checkpoint. callbacks: all of the run.
     """
 
     run_dir: Path
@@ -56,7 +55,19 @@ class TrainingState:
     stop: bool = False
     finished: str | None = None
     saved: Path | None = None
-    listeners: "Callback" = field(default_factory=lambda: Callback())
+    callbacks: Sequence["Callback"] = ()
+
+    def notify(self, moment: str, *more: Any) -> None:
+        """Calls the callbacks in their order: in the first process, whose decisions (`stop`, `finished`) hold
+        for all, then in every process those that are `everywhere`."""
+        def call(everywhere: bool) -> tuple[bool, str | None]:
+            for one in self.callbacks:
+                if one.everywhere == everywhere:
+                    getattr(one, moment)(self, *more)
+            return self.stop, self.finished
+
+        self.stop, self.finished = Processes().first(lambda: call(everywhere=False))
+        call(everywhere=True)
 
 
 class Callback:
@@ -82,33 +93,6 @@ class Callback:
 
     def on_end(self, state: TrainingState) -> None:
         """After the last step, or the one after which the run was asked to end."""
-
-
-class OverProcesses(Callback):
-    """Calls its members in their order: in the first process, whose decisions (`stop`, `finished`) hold for
-    all, then in every process those that are `everywhere`."""
-
-    def __init__(self, members: Sequence[Callback], processes: Processes) -> None:
-        self.members, self.processes = members, processes
-
-    def _call(self, moment: str, state: TrainingState, *more: Any) -> None:
-        def call(everywhere: bool) -> tuple[bool, str | None]:
-            for member in self.members:
-                if member.everywhere == everywhere:
-                    getattr(member, moment)(state, *more)
-            return state.stop, state.finished
-
-        state.stop, state.finished = self.processes.first(lambda: call(everywhere=False))
-        call(everywhere=True)
-
-    on_begin: Any = partialmethod(_call, "on_begin")
-    on_step: Any = partialmethod(_call, "on_step")
-    on_save: Any = partialmethod(_call, "on_save")
-    on_end: Any = partialmethod(_call, "on_end")
-
-    def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        for member in self.members:
-            member.on_evaluate(state, scores)
 
 
 class MetricsLog(Callback):
@@ -140,11 +124,9 @@ class MetricsLog(Callback):
         bad = state.metrics["skipped_because"] == NOT_FINITE
         if bad and self.was_bad:
             refined = f" with {options}" if (options := again(state.run_dir)) else ""
-            last = f"the last good weights are in {state.saved / 'model'}" if state.saved else \
-                "there is no checkpoint yet"
             raise UserError(f"loss or gradient were not finite in steps {state.step - 1} and {state.step}: "
-                            "train again with a lower --learning_rate in another --output_dir"
-                            f"{refined}; {last}")
+                            f"train again with a lower --learning_rate in another --output_dir{refined}; "
+                            f"the last good weights: {state.saved / 'model' if state.saved else 'none'}")
         self.was_bad = bad
 
     def on_end(self, state: TrainingState) -> None:
@@ -161,8 +143,7 @@ class SoftStop(Callback):
     everywhere = True
 
     def __init__(self) -> None:
-        self.signum: int | None = None
-        self.asked_at = 0.0
+        self.signum, self.asked_at = 0, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "SoftStop":
@@ -176,28 +157,24 @@ class SoftStop(Callback):
             signal.signal(signum, handler)
 
     def on_step(self, state: TrainingState) -> None:
-        state.stop = state.stop or self._signal_to_any() is not None
+        # what any process was sent stops all, so that none goes on alone
+        state.stop = max(Processes().collect([self.signum])) > 0 or state.stop
 
     def on_end(self, state: TrainingState) -> None:
-        if (signum := self._signal_to_any()) is not None:
+        if signum := max(Processes().collect([self.signum])):
             stopped = Stopped(signum, f"the checkpoint of step {state.step} of {state.total} is in "
                                       f"{state.run_dir / 'checkpoints'}")
             raise stopped if Processes().is_first else SystemExit(stopped.exit_code)
 
-    def _signal_to_any(self) -> int | None:
-        """The same on every process, so that none goes on alone; all take part."""
-        return max(Processes().collect([self.signum or 0])) or None
-
     def _asked(self, signum: int, frame: FrameType | None) -> None:
-        processes = Processes()
-        if self.signum is not None:
-            if processes.size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL:
-                return
+        passed_on = Processes().size > 1 and time.monotonic() - self.asked_at < SAME_SIGNAL
+        if self.signum and not passed_on:
             raise Stopped(signum, "at once, without the step it was in")
-        self.signum, self.asked_at = signum, time.monotonic()
-        if processes.is_first:
-            console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at once",
-                          markup=False, soft_wrap=True)
+        if not self.signum:
+            self.signum, self.asked_at = signum, time.monotonic()
+            if Processes().is_first:
+                console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at "
+                              "once", markup=False, soft_wrap=True)
 
 
 class TrainerEvents(Callback):

@@ -66,19 +66,15 @@ class Resumable:
         for group, lr in zip(self.stepper.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr  # a loaded schedule does not touch the optimizer until its next step
         if self.rollouts:
-            self.rollouts.load(kept["buffer"])
-            if len(kept["processes"]) == self.processes.size:
-                self.rollouts.engine.load(kept["processes"][self.processes.rank])
+            self.rollouts.waiting = {int(step): ids for step, ids in kept["buffer"].items()}
 
     def save(self) -> Path:
         """Write the checkpoint of the step just done; returns its folder."""
         options, weights, stepper = self.stepper.options, self.state.weights, self.stepper
         kept = {"balance": stepper.balance.state(), "scheduler": self.scheduler.state_dict(),
                 "halved_to": stepper.halved_to, "finished": self.state.finished, "rows": self.rows,
-                "rows_per_step": self.rows_per_step, "batch": batch(options)}
-        if self.rollouts:
-            kept |= {"buffer": self.rollouts.state(),
-                     "processes": self.processes.collect([self.rollouts.engine.state()])}
+                "rows_per_step": self.rows_per_step, "batch": batch(options),
+                "buffer": self.rollouts.waiting if self.rollouts else {}}
         if isinstance(weights, FullWeights):
             weights.gather()
         optimizer = moments(stepper.optimizer)

@@ -1,10 +1,9 @@
-"""The rows of a step: as token ids by term, counted over the whole step, cut into micro-batches."""
+"""The rows of a step: as token ids by term, and counted over the whole step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raft_fast.models.chat import View
-from raft_fast.models.packing import consecutive
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,6 @@ class Count:
     sequences: int = 0
     tokens: int = 0
 
-    @classmethod
-    def of(cls, views: Sequence[View]) -> "Count":
-        return cls(len(views), completion_tokens(views))
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -72,27 +67,13 @@ class Counts:
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "Counts":
         names = dict.fromkeys(name for example in examples for name in example.readings)
-        return cls({name: Count.of([reading.student for example in examples for reading in example.of(name)])
-                    for name in names},
-                   Count.of([view for example in examples for view in example.teachers]),
-                   sum(example.tokens for example in examples))
+        views = {name: [one.student for example in examples for one in example.of(name)] for name in names}
+        taught = [view for example in examples for view in example.teachers]
+        return cls({name: Count(len(own), completion_tokens(own)) for name, own in views.items()},
+                   Count(len(taught), completion_tokens(taught)), sum(example.tokens for example in examples))
 
     def __getitem__(self, term: str) -> Count:
         return self.terms.get(term, Count())
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that a micro-batch holds: rows, and student tokens (0: as many as the rows have)."""
-
-    rows: int
-    tokens: int = 0
-
-    def cut(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """Micro-batches, rows in their order; a row above the limit is a micro-batch of its own."""
-        lengths = [example.tokens for example in examples]
-        groups = consecutive(lengths, self.tokens or sum(lengths), self.rows)
-        return [[examples[index] for index in group] for group in groups]
 
 
 def completion_tokens(views: Sequence[View]) -> int:

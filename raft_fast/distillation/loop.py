@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raft_fast.data.dataset import Row, fingerprint_rows
-from raft_fast.distillation.callbacks import Callback, MetricsLog, OverProcesses, TrainingState
+from raft_fast.distillation.callbacks import Callback, MetricsLog, TrainingState
 from raft_fast.distillation.checkpoint import Resumable
 from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
@@ -56,12 +56,11 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     if draws:
         engine = rollout_engine or make_engine(options, chat, student)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
-    state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps))
+    state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps),
+                          callbacks=[MetricsLog(run_dir), *callbacks])
     run = Resumable(state, stepper, scheduler, rollouts, size, fingerprint_rows(rows))
     run.restore()
-    listeners = OverProcesses([MetricsLog(run_dir), *callbacks], processes)
-    state.listeners = listeners
-    listeners.on_begin(state)
+    state.notify("on_begin")
 
     for step in range(state.step, state.step if state.finished else len(steps)):
         own_seed = stable_seed(seed, step, processes.rank)
@@ -83,11 +82,11 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
                          "rollout_seconds": clock.read()["rollout_seconds"] if rollouts else None,
                          "rollout_logprob_gap": rollouts.gap if rollouts else None}
         state.metrics |= speeds(state.metrics, rollouts.drawn_tokens if rollouts else 0, examples)
-        listeners.on_step(state)
+        state.notify("on_step")
         due = options.save_steps > 0 and state.step % options.save_steps == 0
         if due or state.step == len(steps) or state.stop or state.finished:
-            listeners.on_save(state, run.save())
+            state.notify("on_save", run.save())
         if state.stop or state.finished:
             break
-    listeners.on_end(state)
+    state.notify("on_end")
     return state.step == state.total or state.finished is not None

@@ -17,22 +17,17 @@ from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.progress import console
 
-# Of one (token, kept id) in the KL loss: id 8, the teacher's log-probability 4, a 32-bit column 4, the
-# student's logit and log-probability 8, its gradient 4, the order that sorts the pairs by id 8, 4 to spare.
-PAIR_BYTES = 40
+PAIR_BYTES = 40  # of one (token, kept id) in the KL loss: three ids or columns, four numbers, 4 to spare
 
 
-def estimate(student: Any, teacher: Any | None, sizes: Sequence[int], options: TrainOptions,
-             processes: int = 1) -> dict[str, float]:
-    """Bytes by part, for the largest micro-batch: the longest rows, of `sizes` tokens. `student` and
-    `teacher` are loaded models. Memory of rollouts and of the teacher's pass is not included. With FSDP2 each
-    of P processes keeps 1 / P of weights, gradients and optimizer state."""
+def estimate(student: Any, sizes: Sequence[int], options: TrainOptions, processes: int = 1,
+             ) -> dict[str, float]:
+    """Bytes beyond the loaded models by part, for the largest micro-batch: the longest rows, of `sizes`
+    tokens. Memory of rollouts and of the teacher's pass is not included. With FSDP2 each of P processes keeps
+    1 / P of gradients and optimizer state."""
     config, head = text_config(student), student.get_output_embeddings().weight
-    parts = processes if options.parallelism == "fsdp2" else 1
-    trained = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad) // parts
-    loaded = sum(weight.nbytes for weight in student.parameters()) // parts
-    if teacher is not None and teacher is not student:
-        loaded += sum(weight.nbytes for weight in teacher.parameters())
+    trained = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
+    trained //= processes if options.parallelism == "fsdp2" else 1
     longest = sorted(sizes, reverse=True)[: options.per_device_train_batch_size]
     tokens = min(sum(longest), max(options.max_tokens_per_micro_batch or math.inf, longest[0]))
     bits = 2 if is_mixed(student) else student.dtype.itemsize
@@ -43,18 +38,18 @@ def estimate(student: Any, teacher: Any | None, sizes: Sequence[int], options: T
     logits = 2 * 4 * min(ce_chunk(head.device), tokens) * head.shape[0]  # and their gradient
     again = (4 * head.requires_grad + 4 * is_mixed(student)) * head.numel()
     drawn = len(longest) * options.num_generations * options.max_completion_length
-    return {"models": loaded, "gradients": trained, "AdamW": 2 * trained,
+    return {"gradients": trained, "AdamW": 2 * trained,
             "activations": tokens * (config.num_hidden_layers * kept + 2 * layer),
             "losses": logits + again + options.distillation * PAIR_BYTES * drawn * options.teacher_top_k}
 
 
 def show_memory(found: Mapping[str, float], device: torch.device) -> None:
-    """One line of an `estimate`, and a warning if more than the loaded models does not fit."""
+    """One line of an `estimate`, and a warning if it does not fit."""
     free = float(psutil.virtual_memory().available)
     if device.type == "cuda":
         free = (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
                 - torch.cuda.memory_allocated(device))
-    needed = sum(found.values()) - found["models"]
+    needed = sum(found.values())
     parts = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in found.items())
     console.print(f"memory of training, about: {needed / 2**30:.2f} GiB needed beyond the models, "
                   f"{free / 2**30:.2f} free ({parts})", markup=False, soft_wrap=True)
@@ -80,7 +75,7 @@ def run_halving(stepper: Stepper, examples: Sequence[Example], seed: int) -> dic
             stepper.optimizer.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            rows = max(map(len, stepper.limits.cut(examples)))
+            rows = max(map(len, stepper.cut(examples)))
             if updating or rows == 1 or stepper.processes.size > 1:
                 at = "in the optimizer's update" if updating else f"with {rows} rows a micro-batch"
                 raise UserError(f"out of memory {at} ({reason}): {LESS_MEMORY}")

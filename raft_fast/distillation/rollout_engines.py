@@ -90,12 +90,6 @@ class BatchedRollouts(RolloutEngine):
             return [Trajectory(ids) for ids in generate_ids(*asked)]
         return [Trajectory(ids, values) for ids, values in sample_ids(*asked)]
 
-    def state(self) -> dict[str, Any]:
-        return {"rollout_rows": self.rows}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.rows = state.get("rollout_rows", self.rows)
-
 
 class ContinuousRollouts(RolloutEngine):
     """transformers' continuous batching, for a GPU: a finished trajectory's place is taken by the next prompt

@@ -21,10 +21,10 @@ from raft_fast.run.progress import console
 
 CHECKED = 8  # trajectories of a refill that are compared, over all processes
 ROUNDINGS = 16  # of a logit and the states behind it; SmolLM2-135M in bf16 is 6 off, on average
-SUM_ROUNDINGS = 4  # times the root of the vocabulary: of a float32 sum over it; SmolLM2-135M is 0.5 off
+OF_SUMS = 2e-4  # nats: of a float32 sum over the vocabulary
 ANOTHER_MODEL = 0.2  # nats a token that no rounding explains: a temperature of 0.7 for 1 is 0.28 off
 CAUSE = ("the engine has other weights than the student (they did not arrive, or it is quantised), samples "
-         "at another temperature (vLLM: --logprobs-mode processed_logprobs), or has another tokenizer")
+         "at another temperature, or has another tokenizer")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Trajectory:
 
 class RolloutEngine(Protocol):
     """Samples trajectories z ~ p_S(. | x) from the student (Eq. 6). Each process has its own engine, and all
-    processes call theirs together. A subclass inherits `state` and `load` for an engine without state."""
+    processes call theirs together."""
 
     def sync(self, student: Any) -> None:
         """Take over the student's current weights; called before every `sample`. `student` is a whole model
@@ -64,28 +64,20 @@ class RolloutEngine(Protocol):
         Raises UserError if a trajectory cannot be sampled."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON that a resumed run passes to `load`."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue as the engine that returned `state`."""
-        return
-
 
 class RolloutBuffer:
     """Hands out the trajectories of each step, sampled from the student as it was at the last refill.
 
     steps: the rows of every step of the run; `draws` trajectories are sampled for each row, the first of them
     the same for any number. One refill feeds --steps_per_generation steps. Every process samples its share.
-    Of the last `take`: `drawn_tokens` were sampled in all, and `gap` is what `GapCheck.check` returned.
+    `waiting`: the trajectories of later steps, the same on every process. Of the last `take`: `drawn_tokens`
+    were sampled in all, and `gap` is the `logprob_gap`, if taken.
     """
 
     def __init__(self, engine: RolloutEngine, chat: Chat, steps: Sequence[Sequence[Row]],
                  options: TrainOptions, seed: int, draws: int = 1) -> None:
         self.engine, self.chat, self.steps, self.seed, self.draws = engine, chat, steps, seed, draws
-        self.every = options.steps_per_generation
-        self.check = GapCheck(chat, options.rollout_temperature)
+        self.every, self.temperature = options.steps_per_generation, options.rollout_temperature
         self.waiting: dict[int, list[list[int]]] = {}
         self.drawn_tokens = 0
         self.gap: float | None = None
@@ -100,11 +92,12 @@ class RolloutBuffer:
 
     def _refill(self, fed: range, student: Any) -> None:
         processes, refill = Processes(), fed.start // self.every
+        checked = refill & (refill - 1) == 0  # 0, 1, 2, 4, 8, ...: seldom enough to cost nothing
         whole = whole_model(student, torch.bfloat16 if student.device.type == "cuda" else None)
         share = processes.deal([draw for step in fed for draw in self._draws(step)])[processes.rank]
         self.engine.sync(whole)
-        drawn = processes.together(lambda: self.engine.sample(share, logprobs=self.check.is_due(refill)))
-        self.gap = self.check.check(refill, whole, share, drawn)
+        drawn = processes.together(lambda: self.engine.sample(share, logprobs=checked))
+        self.gap = logprob_gap(whole, self.chat, self.temperature, share, drawn) if checked else None
         every = processes.collect([trajectory.ids for trajectory in drawn])
         self.drawn_tokens = sum(map(len, every))
         one = iter(every)
@@ -116,71 +109,38 @@ class RolloutBuffer:
             for number in range(self.draws):
                 yield Draw(prompt, stable_seed(self.seed, step, row.row_id, *([number] if number else [])))
 
-    def state(self) -> dict[str, list[list[int]]]:
-        """The trajectories of later steps, as JSON; the same on every process."""
-        return {str(step): ids for step, ids in self.waiting.items()}
 
-    def load(self, state: dict[str, list[list[int]]]) -> None:
-        self.waiting = {int(step): ids for step, ids in state.items()}
+def logprob_gap(student: Any, chat: Chat, temperature: float, draws: Sequence[Draw],
+                drawn: Sequence[Trajectory]) -> float | None:
+    """Mean |engine - trainer| of the first trajectories' log-probabilities in nats a token, the same on every
+    process; None without tokens. draws, drawn: this process's share; all processes take part.
 
-
-class GapCheck:
-    """Compares the engine's log-probabilities with the trainer's own at refills 0, 1, 2, 4, 8, ... and at the
-    first one of every start: seldom enough to cost nothing, and weights that do not arrive are noticed."""
-
-    def __init__(self, chat: Chat, temperature: float) -> None:
-        self.chat, self.temperature, self.first = chat, temperature, True
-
-    def is_due(self, refill: int) -> bool:
-        """Whether `check` compares at this refill; the same on every process."""
-        return self.first or refill & (refill - 1) == 0
-
-    def check(self, refill: int, student: Any, draws: Sequence[Draw],
-              drawn: Sequence[Trajectory]) -> float | None:
-        """Mean |engine - trainer| in nats a token at refills 0, 1, 2, 4, 8, ..., else None; the same on every
-        process. draws, drawn: this process's share, of which the first are compared. All processes take part.
-        Warns of a gap above rounding; raises UserError for one that only another model explains.
-        """
-        if not self.is_due(refill):
-            return None
-        processes = Processes()
-        share = range(processes.rank, CHECKED, processes.size)  # the same trajectories for any number of them
-        chosen = list(zip(draws, drawn, strict=True))[: len(share)]
-        found = self._compare(student, [(draw.prompt, one) for draw, one in chosen if one.ids])
-        total, tokens = processes.sum(found).tolist()
-        if not tokens:
-            return None
-        gap, usual = total / tokens, rounding(student)
-        text = f"rollout engine and trainer log-probs differ by {gap:.2g} nats/token ({tokens:.0f} tokens)"
-        if not gap <= max(ANOTHER_MODEL, 2 * usual):  # true of NaN
-            raise UserError(f"{text}: {CAUSE}")
-        if gap > usual and processes.is_first:
-            console.print(f"warning: {text}, above the {usual:.2g} of rounding: {CAUSE}", markup=False,
-                          soft_wrap=True)
-        self.first = False
-        return gap if refill & (refill - 1) == 0 else None
-
-    def _compare(self, student: Any, pairs: Sequence[tuple[list[int], Trajectory]]) -> torch.Tensor:
-        """The sum of |engine - trainer| and the number of tokens, float64 [2]."""
-        if not pairs:
-            return torch.zeros(2, dtype=torch.float64, device=student.device)
-        if any(one.logprobs is None for _, one in pairs):
-            raise UserError("the rollout engine returned no log-probabilities: with sample(draws, "
-                            "logprobs=True) each Trajectory must have them")
+    Warns of a gap above rounding; raises UserError for one that only another model explains.
+    """
+    processes = Processes()
+    few = len(range(processes.rank, CHECKED, processes.size))  # the same ones for any number of processes
+    pairs = [(draw.prompt, one) for draw, one in list(zip(draws, drawn, strict=True))[:few] if one.ids]
+    if any(one.logprobs is None for _, one in pairs):
+        raise UserError("the rollout engine returned no log-probabilities: with sample(draws, logprobs=True) "
+                        "each Trajectory must have them")
+    sums = torch.zeros(2, dtype=torch.float64, device=student.device)
+    if pairs:
         views = [View(prompt, one.ids) for prompt, one in pairs]
-        theirs = torch.tensor([value for _, one in pairs for value in one.logprobs or ()],
-                              device=student.device)
+        theirs = torch.tensor([value for _, one in pairs for value in one.logprobs or ()], device=sums.device)
         with torch.no_grad(), own_settings(student):
-            hidden, head = completion_hidden(student, views, self.chat.pad_id), head_of(student)
-            own = -head.nll(hidden, completion_ids(views, hidden.device), self.temperature,
-                            self.chat.lacking(head.weight.shape[0]))
-        total = (theirs - own).double().abs().sum()
-        return torch.stack([total, torch.full_like(total, len(theirs))])
-
-
-def rounding(student: Any) -> float:
-    """Mean |difference| in nats a token of two correct implementations, in the precision that the student
-    computes in: its own roundings, and those of a float32 sum over the vocabulary."""
-    own = torch.bfloat16 if is_mixed(student) else student.dtype
-    sums = SUM_ROUNDINGS * head_of(student).weight.shape[0] ** 0.5 * torch.finfo(torch.float32).eps
-    return float(ROUNDINGS * torch.finfo(own).eps + sums)
+            hidden, head = completion_hidden(student, views, chat.pad_id), head_of(student)
+            own = -head.nll(hidden, completion_ids(views, hidden.device), temperature,
+                            chat.lacking(head.weight.shape[0]))
+        sums += torch.stack([(theirs - own).double().abs().sum(), sums.new_tensor(len(theirs))])
+    total, tokens = processes.sum(sums).tolist()
+    if not tokens:
+        return None
+    gap, dtype = total / tokens, torch.bfloat16 if is_mixed(student) else student.dtype
+    usual = ROUNDINGS * torch.finfo(dtype).eps + OF_SUMS
+    text = f"rollout engine and trainer log-probs differ by {gap:.2g} nats/token ({tokens:.0f} tokens)"
+    if not gap <= max(ANOTHER_MODEL, 2 * usual):  # true of NaN
+        raise UserError(f"{text}: {CAUSE}")
+    if gap > usual and processes.is_first:
+        console.print(f"warning: {text}, above the {usual:.2g} of rounding: {CAUSE}", markup=False,
+                      soft_wrap=True)
+    return gap

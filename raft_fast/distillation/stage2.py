@@ -130,8 +130,7 @@ def train_student(rows: list[Row], terms: Sequence[Term], options: Options, orig
             processes.first(lambda: write_jsonl([*read_rejected(run_dir), *long], run_dir / "rejected.jsonl"))
             reporter.say(f"{len(long)} rows are too long and set aside; the first: {long[0].reason}")
         if processes.is_first:
-            needed = estimate(model, frozen and frozen.model, sizes, training, processes.size)
-            show_memory(needed, model.device)
+            show_memory(estimate(model, sizes, training, processes.size), model.device)
         steps = step_count(len(rows), training, rows_per_step(training, run_dir))
         with reporter.phase("train", steps, "steps") as advance, SoftStop() as stopping:
             ended = train(model, teacher, chat, rows, terms, training, options.data.seed, run_dir,

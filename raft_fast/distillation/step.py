@@ -10,12 +10,13 @@ import torch
 from raft_kernels import TopKTargets
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.examples import Counts, Example, Limits
+from raft_fast.distillation.examples import Counts, Example
 from raft_fast.distillation.losses import Balance, Term
 from raft_fast.distillation.metrics import NOT_FINITE, Clock
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import accumulating, whole_tensor
 from raft_fast.models.chat import Chat
+from raft_fast.models.packing import consecutive
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 
@@ -25,7 +26,7 @@ class Stepper:
     """Holds what every step needs; `run` is the step, which all processes take together.
 
     student_pass: the student with the losses of `terms`, spread over the processes (`weights.spread`).
-    `limits` cut a step into micro-batches, of `halved_to` rows at most where memory was too scarce for more:
+    `cut` makes micro-batches of a step, of `halved_to` rows at most where memory was too scarce for more:
     lowering them changes neither losses nor gradients at equal λ.
     """
 
@@ -45,10 +46,12 @@ class Stepper:
         if self.taught and self.teacher is None:
             raise ValueError(f"the terms {[term.name for term in self.taught]} need a teacher")
 
-    @property
-    def limits(self) -> Limits:
-        rows = self.options.per_device_train_batch_size
-        return Limits(min(rows, self.halved_to or rows), self.options.max_tokens_per_micro_batch)
+    def cut(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """Micro-batches, rows in their order; one with more tokens than the limit is on its own."""
+        lengths, rows = [example.tokens for example in examples], self.options.per_device_train_batch_size
+        groups = consecutive(lengths, self.options.max_tokens_per_micro_batch or sum(lengths),
+                             min(rows, self.halved_to or rows))
+        return [[examples[index] for index in group] for group in groups]
 
     def example(self, row: Row, trajectories: Sequence[list[int]]) -> Example:
         """Render a row for every term; token ids only from here on."""
@@ -92,7 +95,7 @@ class Stepper:
 
     def _own_micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
         """This process's share of the step, in as many passes as the process with the most of them."""
-        cuts = [self.limits.cut(share) for share in self.processes.deal(examples)]
+        cuts = [self.cut(share) for share in self.processes.deal(examples)]
         own = cuts[self.processes.rank]
         return own + [[] for _ in range(max(map(len, cuts)) - len(own))]
 

@@ -1,9 +1,7 @@
 """Callbacks that show a run: the progress line, samples, the first batch."""
 
 import json
-import os
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from raft_fast.distillation.callbacks import Callback, TrainingState
@@ -24,17 +22,16 @@ class StepsInProgress(Callback):
 
     def on_step(self, state: TrainingState) -> None:
         terms = {key: key.removesuffix("_loss") for key in state.metrics if key.endswith("_loss")}
-        shown = {"loss": "loss", **terms, "lambda": "λ"}
-        self.losses = "  ".join(f"{label} {state.metrics[key]:.3g}" for key, label in shown.items()
-                                if state.metrics[key] is not None)
-        if skipped := state.metrics["skipped_steps"]:
-            self.losses += f"  skipped {skipped}"
-        self.advance(1, note=self.losses + self.scores)
+        shown = {"loss": "loss", **terms, "lambda": "λ", "skipped_steps": "skipped"}
+        self.losses = self._shown({label: state.metrics[key] or None for key, label in shown.items()})
+        self.advance(1, note=(self.losses + self.scores).strip())
 
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
-        self.scores = "".join(f"  {name.removeprefix('eval_')} {score:.3g}"
-                              for name, score in scores.items() if score is not None)
+        self.scores = self._shown({name.removeprefix("eval_"): score for name, score in scores.items()})
         self.advance(0, note=(self.losses + self.scores).strip())
+
+    def _shown(self, numbers: dict[str, float | None]) -> str:
+        return "".join(f"{name} {number:.3g}  " for name, number in numbers.items() if number is not None)
 
 
 class LogCompletions(Callback):
@@ -58,8 +55,6 @@ class LogCompletions(Callback):
                     "step": state.step, "row_id": row.row_id, "prompt": row.prompt,
                     "completion": self.chat.decode(ids), "answer": row.completion, "tokens": len(ids),
                     "ended": bool(ids) and ids[-1] in self.chat.eos_ids}, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # so that only the last line can be torn
 
 
 class FirstBatch(Callback):
@@ -73,27 +68,17 @@ class FirstBatch(Callback):
         if state.step != 1:
             return
         parts = ["# The first batch\n\nThe token ids of step 1 as the losses saw them, decoded with special "
-                 "tokens. *masked* tokens are read and not learned from. Control marks in the text of a row "
-                 "are plain text to the model: *control tokens* counts the real ones.\n"]
+                 "tokens. *masked* tokens are read and not learned from.\n"]
         for place, (row, example) in enumerate(list(zip(state.rows, state.examples, strict=True))[:SHOWN]):
             parts.append(f"## Row {place + 1}\n\n    row_id: {json.dumps(row.row_id, ensure_ascii=False)}\n")
-            for term, readings in example.readings.items():
-                if not readings:
-                    parts.append(f"### Trajectory ({term})\n\nNone: the trajectory is empty.\n")
-                for reading in readings:
-                    what = "Answer to train on" if reading.teacher is None else "Trajectory, for the student"
-                    parts.append(self.show(f"{what} ({term})", reading.student))
-                    if reading.teacher is not None:
-                        parts.append(self.show(f"Trajectory, for the teacher ({term})", reading.teacher))
+            parts += [self.show(f"{term}, as the {reader} reads it", view)
+                      for term, readings in example.readings.items() for reading in readings
+                      for reader, view in vars(reading).items() if view]
         (state.run_dir / FIRST_BATCH).write_text("\n".join(parts), encoding="utf-8")
 
     def show(self, title: str, view: View) -> str:
-        """A view as Markdown: its control tokens with how many of each, and both parts as text."""
-        names = {at: name for name, at in self.chat.template.controls.items()}
-        controls = Counter(names[token] for token in view.ids if token in names)
         start, end = len(view.prompt), len(view.ids)
-        return (f"### {title}\n\n    control tokens: {json.dumps(controls, ensure_ascii=False)}\n\n"
-                f"masked, tokens [0, {start}):\n\n{self._block(view.prompt)}\n\n"
+        return (f"### {title}\n\nmasked, tokens [0, {start}):\n\n{self._block(view.prompt)}\n\n"
                 f"in the loss, tokens [{start}, {end}):\n\n{self._block(view.completion)}\n")
 
     def _block(self, ids: Sequence[int]) -> str:

@@ -130,7 +130,8 @@ class EvaluateEvery(Callback):
 
     def _evaluate(self, state: TrainingState) -> None:
         scores = self.scorer(state.student)
-        state.listeners.on_evaluate(state, scores)
+        for one in state.callbacks:
+            one.on_evaluate(state, scores)
         collapse = None
         if why := collapsed(scores, self.threshold):
             state.finished = collapse = f"collapse at step {state.step}: {why}"

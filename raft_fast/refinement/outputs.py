@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,42 +27,30 @@ DEFAULTS = defaults(ALL_GROUPS)
 COUNTED = {"finished", "rows", "origins", *Tally().as_json()}  # what the rows decide
 
 
-class Outputs:
-    """Written line by line under partial names; renamed when the block ends without an error.
+def write(folder: Path, lines: Iterable[Record], settings: Record, total_rows: int) -> Record:
+    """decisions.jsonl with the lines as they come, then refined.parquet and summary.json, which is returned.
 
-    Otherwise what there is stays under the partial names, so that it is not taken for a whole. `settings`
-    go into the summary beside what the lines come to, as does `total_rows`: how many rows there were before a
-    slice was taken.
+    `settings` go into it beside what the lines come to, as does `total_rows`: how many rows there were before
+    a slice was taken. On an error, what came stays under partial names.
     """
-
-    def __init__(self, folder: Path, settings: Record, total_rows: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.settings, self.total_rows = folder, settings, total_rows
-        self.tally = Tally()
-        self._lines = (folder / PARTIAL_DECISIONS).open("w", encoding="utf-8")
-
-    def add(self, line: Record) -> None:
-        """One row's decision."""
-        self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self.tally.add(line)
-
-    def summary(self) -> Record:
-        return {"finished": True, "rows": {"used": self.tally.rows, "total": self.total_rows},
-                **self.tally.as_json(), **self.settings}
-
-    def __enter__(self) -> "Outputs":
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._lines.close()
-        lines, rows = (self.folder / name for name in (
-            (DECISIONS, REFINED) if error is None else (PARTIAL_DECISIONS, PARTIAL_REFINED)))
-        (self.folder / PARTIAL_DECISIONS).replace(lines)
-        with lines.open(encoding="utf-8") as file:
-            write_rows((row for line in file for row in refined_rows(json.loads(line))), rows)
-        if error is None:
-            write_json(self.summary(), self.folder / SUMMARY)
-            (self.folder / PARTIAL_REFINED).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    tally, rows = Tally(), []
+    try:
+        with (folder / PARTIAL_DECISIONS).open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+                tally.add(line)
+                rows += refined_rows(line)
+    except BaseException:
+        write_rows(rows, folder / PARTIAL_REFINED)
+        raise
+    (folder / PARTIAL_DECISIONS).replace(folder / DECISIONS)
+    write_rows(rows, folder / REFINED)
+    summary = {"finished": True, "rows": {"used": tally.rows, "total": total_rows}, **tally.as_json(),
+               **settings}
+    write_json(summary, folder / SUMMARY)
+    (folder / PARTIAL_REFINED).unlink(missing_ok=True)
+    return summary
 
 
 def made(options: Mapping[str, Any], settings: Record) -> Record:
@@ -132,24 +120,26 @@ def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Reco
     summaries = [read_json(folder / SUMMARY, AGAIN) for folder in folders]
     used = sum(summary["rows"]["used"] for summary in summaries)
     settings = {key: value for key, value in summaries[0].items() if key not in COUNTED}
-    with (
-        reporter.phase("join shards", used, "rows") as advance,
-        Outputs(output_dir, settings, summaries[0]["rows"]["total"]) as outputs,
-    ):
-        files = [read_jsonl(folder / DECISIONS, AGAIN, ["row_id"]) for folder in folders]
-        for line in chain.from_iterable(zip_longest(*files)):  # as rows were dealt out
-            if line is not None:
-                outputs.add(line)
+
+    def lines() -> Iterator[Record]:
+        count = 0
+        with reporter.phase("join shards", used, "rows") as advance:
+            files = [read_jsonl(folder / DECISIONS, AGAIN, ["row_id"]) for folder in folders]
+            for line in filter(None, chain.from_iterable(zip_longest(*files))):  # as rows were dealt out
+                yield line
                 advance(1)
-        if outputs.tally.rows != used:  # before anything has its final name
-            raise UserError(f"--output_dir {output_dir}: {DECISIONS} of its shards hold {outputs.tally.rows} "
-                            f"rows of {used}; refine the one that was cut again")
+                count += 1
+        if count != used:  # before anything has its final name
+            raise UserError(f"--output_dir {output_dir}: {DECISIONS} of its shards hold {count} rows of "
+                            f"{used}; refine the one that was cut again")
+
+    summary = write(output_dir, lines(), settings, summaries[0]["rows"]["total"])
     config = read_yaml(first / CONFIG, AGAIN)
     write_yaml(config | {"shard": None, "output_dir": str(output_dir)}, output_dir / CONFIG)
     for name in (REJECTED, SCREENED):
         if (first / name).is_file():
             (output_dir / name).write_bytes((first / name).read_bytes())
-    return outputs.summary()
+    return summary
 
 
 def _dropped(folder: Path) -> Record:

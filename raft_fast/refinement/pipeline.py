@@ -1,6 +1,6 @@
 """Stage 1 as one function: rows with gold answers in, files with training answers out."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from raft_fast.data.screening import SentenceEncoder
 from raft_fast.engines.asking import at_once
 from raft_fast.engines.journal import Journal
 from raft_fast.refinement.bench import GoldIndex, Roles, Stage1, Workbench
-from raft_fast.refinement.outputs import Outputs
+from raft_fast.refinement.candidates import Decision, Record
+from raft_fast.refinement.outputs import write
 from raft_fast.refinement.summary import settings
 from raft_fast.run.progress import Reporter
 
@@ -32,6 +33,9 @@ def refine(
     check `retrieval`). `data`: a hash of all rows, for the summary. Raises UserError for an engine that
     cannot be reached or gives nothing usable, and if another process works in `output_dir`.
     """
+    def decide(block: list[Row]) -> list[Decision]:
+        return stage.decide(block, bench)
+
     def stop() -> None:
         journal.stop()
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
@@ -45,15 +49,15 @@ def refine(
         coming = iter(rows)  # few rows are cut small enough that several blocks are under way
         size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
         blocks = iter(lambda: list(islice(coming, size)), [])
-        with (
-            Outputs(output_dir, about, total_rows or len(rows)) as outputs,
-            reporter.phase("refine", len(rows), "rows") as advance,
-        ):
-            for decisions in at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop):
-                for decision in decisions:
-                    outputs.add(decision.as_json())
-                found = 0 if journal.asked else len(decisions)  # all that came before was in the journal
-                advance(len(decisions) - found, f"{journal.asked} replies, {journal.failed} failed", found)
+
+        def lines() -> Iterator[Record]:
+            with reporter.phase("refine", len(rows), "rows") as advance:
+                for decisions in at_once(decide, blocks, BLOCKS_AT_ONCE, stop):
+                    yield from (decision.as_json() for decision in decisions)
+                    done = len(decisions) if journal.asked else 0  # before, all was in the journal
+                    told = f"{journal.asked} replies, {journal.failed} failed"
+                    advance(done, told, len(decisions) - done)
             for part in filter(None, (bench.rewriter, bench.fuser, *bench.judges)):
                 part.must_have_worked()
-    return outputs.summary()
+
+        return write(output_dir, lines(), about, total_rows or len(rows))

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raft_fast.report import results, stage1
 from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run
-from raft_fast.report.stage1 import Stage1, read_stage1
+from raft_fast.report.stage1 import read_stage1
 
 CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
           "lambda": "λ, the weight of the KL loss", "ce_kl_ratio": "CE / (λ KL): near 1 is balance",
@@ -31,24 +31,21 @@ STYLE: dict[Any, Any] = {
 }
 SIZE = (4.6, 2.7)  # inches: about the width of a phone, so that text there keeps its size
 PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathematics
-Block = dict[str, Any]  # a part of a section; page.html.jinja has its kinds
+Block = dict[str, Any]  # a part of a section of another page: page.html.jinja has its kinds
 
 
 def write_run_report(run_dir: Path) -> Path:
     """Write `run_dir`/report.html; returns its path. A missing file is named in its section."""
     run, refined = read_run(run_dir), run_dir / "refine"
-    origin = [text("Trained on the gold answers as they are.")]
-    if run.config.get("data_source") != "gold":
-        origin = refinement(read_stage1(refined), refined)
-    sections = [("Domain against general", scores(run.evaluation) or missing("evaluation.json")),
-                ("Training", training(run.steps) or missing("metrics.jsonl")),
-                ("Where the training answers came from", [screening(run_dir), *origin]),
-                ("Answers side by side", samples(run.generations) or missing("generations.jsonl")),
-                ("Time and memory", costs(run.phases) or missing("phases.json"))]
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
     notes = caveats(run)
     verdict = notes.pop(0) if run.collapse else ""
-    return write_page(run_dir / "report.html", kicker, run.name, run.config, sections, verdict, notes)
+    return results.render(
+        "run.html.jinja", run_dir / "report.html", kicker=kicker, heading=run.name, config=run.config,
+        verdict=verdict, notes=notes, run=run, run_dir=run_dir, tables=results.tables(run.evaluation),
+        columns=results.COLUMNS, curves=curves(run.steps), amount=amount(run.steps), stage1=stage1,
+        found=read_stage1(refined), folder=refined, samples=samples(run.generations),
+        phases=phases(run.phases))
 
 
 def write_refine_report(folder: Path) -> Path:
@@ -59,9 +56,10 @@ def write_refine_report(folder: Path) -> Path:
         sources = ", ".join(f"{count:,} {name}" for name, count in found.tally.sources.items())
         verdict = f"{found.tally.rows:,} rows; training answers: {sources}."
         notes = stage1.notes(found.summary)
-    sections = [("Where the training answers come from", [screening(folder), *refinement(found, folder)])]
-    return write_page(folder / "report.html", "RAFT, stage 1: refined data", folder.resolve().name, config,
-                      sections, verdict, notes)
+    return results.render(
+        "refined.html.jinja", folder / "report.html", kicker="RAFT, stage 1: refined data",
+        heading=folder.resolve().name, config=config, verdict=verdict, notes=notes, stage1=stage1,
+        found=found, folder=folder)
 
 
 def write_page(path: Path, kicker: str, heading: str, config: Record,
@@ -71,20 +69,12 @@ def write_page(path: Path, kicker: str, heading: str, config: Record,
                           sections=sections, verdict=verdict, notes=notes)
 
 
-def scores(evaluation: Record) -> list[Block]:
-    """Base against trained."""
-    parts = [table(results.COLUMNS, lines, part) for part, lines in results.tables(evaluation).items()]
-    return [*parts, text(f"Intervals: {evaluation['intervals']}. A difference is called better or worse only "
-                         "if its interval excludes zero. ↓: lower is better.")] if parts else []
-
-
-def training(steps: Sequence[Record]) -> list[Block]:
+def curves(steps: Sequence[Record]) -> list[Markup]:
     """A curve for every loss and what belongs to it, as far as it was on."""
     titles = CURVES | {key: key for step in steps for key in step if key.endswith("_loss")} | CURVES
     points = {key: [(step["step"], step[key]) for step in steps if step.get(key) is not None]
               for key in titles}
-    drawn = [curve(key, titles[key], found) for key, found in points.items() if found]
-    return [plots(drawn), table(("", ""), amount(steps))] if steps else []
+    return [curve(key, titles[key], found) for key, found in points.items() if found]
 
 
 def amount(steps: Sequence[Record]) -> Lines:
@@ -108,64 +98,25 @@ def caveats(run: RunFiles) -> list[str]:
     return [*found, *(f"{name} could not be read." for name in run.unreadable)]
 
 
-def refinement(found: Stage1 | None, folder: Path) -> list[Block]:
-    """Stage 1: counts, candidates, engines, examples."""
-    if found is None:
-        return missing(f"{folder.name}/decisions.jsonl")
-    damaged = f" {found.damaged} damaged lines were left out." if found.damaged else ""
-    return [table(("", ""), stage1.counts(found.summary, folder), "What came of the rows"),
-            table(*stage1.draws(found.tally), "Candidates"),
-            table(("", "tokens read", "written", "scores", "mean", "failed", "first error"),
-                  stage1.engines(found.tally), "Engines"),
-            text(f"Examples of every kind; decisions.jsonl has all rows.{damaged}"),
-            *({"kind": "candidates", "record": record, "shown": stage1.shown(record)}
-              for kind in sorted(found.examples) for record in found.examples[kind])]
-
-
-def screening(folder: Path) -> Block:
-    """Near-duplicates and overlap; nothing if the rows were not screened."""
-    return table(("", "rows", ""), stage1.screened(folder), "Duplicates and overlap (screen.json)")
-
-
-def samples(generations: Sequence[Record]) -> list[Block]:
+def samples(generations: Sequence[Record]) -> list[dict[str, Record]]:
     """Both models' answers to the same questions, spread evenly over the rows, not picked by score."""
     paired: dict[tuple[str, str], dict[str, Record]] = {}
     for record in generations:
         key = record["suite"], str(record["key" if record["suite"] == "general" else "row_id"])
         paired.setdefault(key, {})[record["model"]] = record
-    blocks = [text("Spread evenly, not picked by score; all are in generations.jsonl.")]
+    found = []
     for suite, most in SAMPLES.items():
-        both = [found for (of, _), found in paired.items() if of == suite and len(found) == 2]
-        blocks += [{"kind": "answers", **one} for one in both[:: max(1, -(-len(both) // most))]]
-    return blocks if paired else []
+        both = [one for (of, _), one in paired.items() if of == suite and len(one) == 2]
+        found += both[:: max(1, -(-len(both) // most))]
+    return found
 
 
-def costs(phases: Sequence[Record]) -> list[Block]:
-    """Time and memory by phase."""
-    if not phases:
-        return []
-    total = {"name": "all", "seconds": sum(one["seconds"] for one in phases),
-             "peak_bytes": max(one["peak_bytes"] for one in phases)}
-    return [table(("phase", "time", "peak memory"), [
-        (one["name"], duration(one["seconds"]), f"{one['peak_bytes'] / 1e9:.2f} GB")
-        for one in (*phases, total)])]
-
-
-def table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> Block:
-    """A table; nothing is shown without lines."""
-    return {"kind": "table", "title": title, "columns": columns, "lines": lines}
-
-
-def plots(drawn: Sequence[Markup]) -> Block:
-    return {"kind": "plots", "plots": drawn}
-
-
-def text(said: str) -> Block:
-    return {"kind": "text", "text": said}
-
-
-def missing(name: str) -> list[Block]:
-    return [{"kind": "missing", "text": f"No {name} in this folder, or it is not finished."}]
+def phases(costs: Sequence[Record]) -> Lines:
+    """(phase, time, peak memory), and of all."""
+    total = {"name": "all", "seconds": sum(one["seconds"] for one in costs),
+             "peak_bytes": max((one["peak_bytes"] for one in costs), default=0)}
+    return [(one["name"], duration(one["seconds"]), f"{one['peak_bytes'] / 1e9:.2f} GB")
+            for one in (*costs, total)] if costs else []
 
 
 def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Markup:

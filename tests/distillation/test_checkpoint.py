@@ -10,13 +10,11 @@ from faults import Killed, calls, fault
 from safetensors.torch import load_file, save_file
 from tiny import make_model
 from transformers import AutoModelForCausalLM, MixtralConfig
-from watched_run import run, same_weights
+from watched_run import same_weights
 
 from raft_fast.distillation import FullWeights
 from raft_fast.distillation.checkpoint import checkpoints, moments, restore, save_checkpoint
-from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.distillation.weights import read_safetensors
-from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 
 
@@ -139,14 +137,6 @@ def test_what_else_stands_beside_the_checkpoints(tmp_path):
         (tmp_path / name).mkdir()
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000003", "step-999999",
                                                             "step-1000000"]
-
-
-def test_an_engine_goes_on_with_its_state(tmp_path, chat):
-    engines = [BatchedRollouts(chat, Sampling(8, 1.0)) for _ in range(2)]
-    engines[0].rows = 2
-    for engine in engines:
-        run(tmp_path / "run", chat, rollout_engine=engine)
-    assert engines[1].rows == 2
 
 
 def family(name, seed):

@@ -107,8 +107,8 @@ def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
     """Killed while the best weights were saved: only what all have heard has a line."""
     told, evaluate = Told(), EvaluateEvery(2, Scripted(1.0, 1.0))
     with pytest.raises(KeyboardInterrupt):
-        evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=Killed()))
-    evaluate.on_begin(TrainingState(tmp_path, None, None, 4, listeners=told))
+        evaluate.on_begin(TrainingState(tmp_path, None, None, 4, callbacks=[Killed()]))
+    evaluate.on_begin(TrainingState(tmp_path, None, None, 4, callbacks=[told]))
     assert told.heard == [("evaluate", 0)]
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
 

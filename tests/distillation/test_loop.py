@@ -1,6 +1,5 @@
 """The whole of stage 2 on a tiny random model."""
 
-import os
 import shutil
 from dataclasses import replace
 
@@ -24,24 +23,13 @@ def run(folder, chat, options=OPTIONS, **more):
     return watched_run.run(folder, chat, options=options, **more), lines(folder / "metrics.jsonl")
 
 
-def test_a_log_with_a_gap_is_trimmed_by_step(tmp_path, monkeypatch):
-    """Lines are steps by what they say, not by where they stand; and the rewrite is durable."""
+def test_a_log_with_a_gap_is_trimmed_by_step(tmp_path):
+    """Lines are steps by what they say, not by where they stand."""
     path, first = tmp_path / "metrics.jsonl", '{"step": 1, "skipped": false}\n'
     path.write_text(first + '{"step": 3, "skipped": false}\n{"step": 5, "torn')
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino) or fsync(number))
-    log, state = MetricsLog(tmp_path), TrainingState(tmp_path, None, None, 4, step=2)
-    log.on_begin(state)
-    log.on_end(state)
-    assert path.read_text() == first
-    assert path.stat().st_ino in synced
-    assert state.metrics["step"] == 1
-
-
-def test_one_seed_gives_identical_metrics_and_another_does_not(tmp_path, chat):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(tmp_path / name, chat, seed=seed)
-    assert timeless(tmp_path / "a") == timeless(tmp_path / "b") != timeless(tmp_path / "c")
+    state = TrainingState(tmp_path, None, None, 4, step=2)
+    MetricsLog(tmp_path).on_begin(state)
+    assert (path.read_text(), state.metrics["step"]) == (first, 1)
 
 
 @pytest.mark.parametrize(("changes", "falls", "absent"), [
@@ -115,14 +103,12 @@ def test_plan_covers_every_row_each_epoch_and_max_steps_decides_alone():
         assert plan(rows, replace(OPTIONS, max_steps=most), seed=0, size=6) == steps[:most]
 
 
-@pytest.mark.parametrize("count", [5, 7])
-def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, capsys, count):
-    """One row more, or one set aside, is another order for all of them; and waiting trajectories are of the
-    old one."""
+def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, capsys):
+    """One row more is another order for all of them; and waiting trajectories are of the old one."""
     run(tmp_path / "run", chat)
     shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
     with pytest.raises(UserError, match="had other rows, or the same in another order"):
-        run(tmp_path / "run", chat, rows=make_rows(count))
+        run(tmp_path / "run", chat, rows=make_rows(7))
     assert "going on" not in capsys.readouterr().err
     run(tmp_path / "run", chat)
     assert "going on from the checkpoint of step 2 of 4" in capsys.readouterr().err
@@ -130,21 +116,17 @@ def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, capsys, count):
 
 def test_the_two_temperatures_do_not_meet(tmp_path, chat):
     """What is sampled knows nothing of T, and targets nothing of the rollout temperature."""
-    def first_step(rollout, distillation):
-        heard = []
+    heard = []
 
-        class Listener(Callback):
-            def on_step(self, state):
-                heard.append((state.trajectories, state.metrics["kl_loss"]))
+    class Listener(Callback):
+        def on_step(self, state):
+            heard.append((state.trajectories, state.metrics["kl_loss"]))
 
+    for place, (rollout, distillation) in enumerate([(1.0, 1.0), (1.0, 1.5), (1e-4, 1.5), (1e-5, 1.5)]):
         options = replace(OPTIONS, rollout_temperature=rollout, distillation_temperature=distillation,
                           max_steps=1)
-        run(tmp_path / f"{rollout}-{distillation}", chat, options, callbacks=[Listener()])
-        return heard[0]
-
-    plain, soft = first_step(1.0, 1.0), first_step(1.0, 1.5)
-    assert plain[0] == soft[0]
-    assert plain[1] != soft[1]
-    cold, colder = first_step(1e-4, 1.5), first_step(1e-5, 1.5)
+        run(tmp_path / f"{place}", chat, options, callbacks=[Listener()])
+    plain, soft, cold, colder = heard
+    assert (plain[0] == soft[0], plain[1] == soft[1]) == (True, False)
     assert cold == colder  # both take the likeliest token
     assert cold[0] != soft[0]

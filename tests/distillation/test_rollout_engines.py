@@ -1,5 +1,7 @@
-"""Every rollout engine gets the student's weights, draws from them and says how likely its draws were."""
+"""Every rollout engine gets the student's weights, draws from them and says how likely its draws were; and
+another model than the trainer's is caught by that."""
 
+import copy
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from tiny import make_model
 from transformers import ContinuousBatchingConfig, LlamaConfig, LlamaForCausalLM
 from watched_run import OPTIONS, lines, run
 
-from raft_fast.distillation import Adapter, Draw
+from raft_fast.distillation import Adapter, Draw, Trajectory, rollouts
 from raft_fast.distillation.rollout_engines import (
     BatchedRollouts,
     ContinuousRollouts,
@@ -19,7 +21,7 @@ from raft_fast.distillation.rollout_engines import (
     make_engine,
     weights_for_engine,
 )
-from raft_fast.distillation.rollouts import GapCheck
+from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
@@ -55,7 +57,7 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
         attention = student.config._attn_implementation
         engine.sync(student)
         drawn = engine.sample(DRAWS, logprobs=True)
-        assert GapCheck(chat, temperature).check(0, student, DRAWS, drawn) < 1e-4
+        assert logprob_gap(student, chat, temperature, DRAWS, drawn) < 1e-4
         assert all(0 < len(one.ids) <= 8 and not chat.eos_ids & set(one.ids[:-1]) for one in drawn)
         assert drawn[0].ids != drawn[-1].ids  # one prompt, two seeds
         assert student.training
@@ -76,19 +78,16 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm):
     engine.sync(student)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert max(token for one in drawn for token in one.ids) < 260
-    assert GapCheck(chat, 1.0).check(0, student, DRAWS, drawn) < 0.1  # weights went over as bf16
+    assert logprob_gap(student, chat, 1.0, DRAWS, drawn) < 0.1  # weights went over as bf16
 
 
-def test_a_run_with_vllm_and_one_that_loses_the_weights(tmp_path, chat, vllm):
+def test_a_run_with_vllm_sends_weights_and_sleeps_in_between(tmp_path, chat, vllm):
     engine = engine_of("vllm", chat)
     run(tmp_path / "run", chat, options=replace(OPTIONS, steps_per_generation=3), rollout_engine=engine)
     metrics = lines(tmp_path / "run/metrics.jsonl")
     assert all(step["trajectories"] == 3 for step in metrics)
     assert metrics[3]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
     assert engine.llm.done == ["weights", "cache", "sleep"] * 2
-    engine.llm.loses_weights = True
-    with pytest.raises(UserError, match="they did not arrive"):
-        run(tmp_path / "lost", chat, rollout_engine=engine)
 
 
 def aborted(answers):
@@ -142,3 +141,79 @@ def test_continuous_batching_that_loses_a_trajectory_is_an_error(chat, monkeypat
     monkeypatch.setattr(LlamaForCausalLM, "generate_batch", lambda *_, **__: {})
     with pytest.raises(UserError, match=r"its scheduler stopped\): use .*--rollout_engine transformers"):
         engine.sample(DRAWS[:1], logprobs=True)
+
+
+def sampled(model, chat, temperature=1.0, draws=DRAWS):
+    engine = engine_of("transformers", chat, temperature)
+    engine.sync(model)
+    return draws, engine.sample(draws, logprobs=True)
+
+
+def moved(model, by):
+    """A copy whose weights are `by` of their own size away."""
+    torch.manual_seed(1)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += by * parameter.std() * torch.randn_like(parameter)
+    return other
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_students_own_trajectories_pass_and_those_of_stale_weights_do_not(chat, capsys, dtype):
+    model = make_model().to(dtype)
+    drawn = sampled(model, chat, 0.7)
+    assert 0 <= logprob_gap(model, chat, 0.7, *drawn) <= ROUNDINGS * torch.finfo(dtype).eps + 1e-5
+    assert capsys.readouterr().err == ""
+    if dtype == torch.float32:
+        assert 2e-4 < logprob_gap(moved(model, 1e-2), chat, 0.7, *drawn) < ANOTHER_MODEL
+        assert "warning: rollout engine and trainer log-probs differ" in capsys.readouterr().err
+    for student, assumed in ((moved(model, 0.5), 0.7), (model, 0.35)):
+        with pytest.raises(UserError, match=r"they did not arrive.* at another temperature"):
+            logprob_gap(student, chat, assumed, *drawn)
+
+
+@pytest.mark.parametrize(("values", "said"), [(lambda ids: None, r"sample\(draws, logprobs=True\)"),
+                                              (lambda ids: [float("nan")] * len(ids), "differ by nan nats")])
+def test_values_that_are_missing_or_no_numbers_are_caught(chat, values, said):
+    model = make_model()
+    draws, (first, *rest) = sampled(model, chat)
+    with pytest.raises(UserError, match=said):
+        logprob_gap(model, chat, 1.0, draws, [Trajectory(first.ids, values(first.ids)), *rest])
+    assert logprob_gap(model, chat, 1.0, draws[:1], [Trajectory([], [])]) is None
+    with pytest.raises(ValueError, match="2 token ids with 1 log-probabilities"):
+        Trajectory([1, 2], [-0.5])
+
+
+def test_any_number_of_processes_compares_the_same_trajectories(chat, monkeypatch):
+    model, sums = make_model(), []
+    draws, drawn = sampled(model, chat, draws=[Draw([1, 2, 3 + row], row) for row in range(12)])
+    for size in (1, 2):
+        for rank in range(size):
+            processes = SimpleNamespace(rank=rank, size=size, is_first=False,
+                                        sum=lambda sums_of_one: sums.append(sums_of_one) or sums_of_one)
+            monkeypatch.setattr(rollouts, "Processes", lambda processes=processes: processes)
+            logprob_gap(model, chat, 1.0, draws[rank::size], drawn[rank::size])
+    alone, *two = sums
+    assert torch.allclose(sum(two), alone, atol=1e-4)
+    assert sum(two)[1] == alone[1]
+
+
+class Stale(BatchedRollouts):
+    """Keeps the first weights it was given."""
+
+    kept = None
+
+    def sync(self, student):
+        self.kept = self.kept or copy.deepcopy(student)
+        super().sync(self.kept)
+
+
+def test_a_run_logs_the_gap_and_stops_when_weights_do_not_arrive(tmp_path, chat):
+    options = replace(OPTIONS, num_train_epochs=5)
+    run(tmp_path / "right", chat, options=options)
+    assert [step["rollout_logprob_gap"] is not None for step in lines(tmp_path / "right/metrics.jsonl")] \
+        == [True, True, True, False, True, False, False, False, True, False]
+    with pytest.raises(UserError, match="they did not arrive"):
+        run(tmp_path / "stale", chat, options=replace(options, learning_rate=0.1),
+            rollout_engine=Stale(chat, Sampling(8, 1.0)))

@@ -9,7 +9,6 @@ import torch
 from tiny import make_model
 
 from raft_fast.distillation import Teacher
-from raft_fast.distillation.examples import Limits
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations
 from raft_fast.distillation.student_pass import StudentPass
@@ -135,9 +134,10 @@ def test_micro_batches_keep_to_rows_and_tokens(chat, rows):
     stepper = stepper_of(chat)
     examples = [stepper.example(row, [z]) for row, z in zip(rows[:4], TRAJECTORIES, strict=True)]
     two = examples[0].tokens + examples[1].tokens
-    for limits, sizes in ((Limits(4), [4]), (Limits(3), [3, 1]), (Limits(4, tokens=1), [1] * 4)):
-        assert [len(micro_batch) for micro_batch in limits.cut(examples)] == sizes
-    assert Limits(rows=4, tokens=two).cut(examples)[0] == examples[:2]
+    for most, tokens, sizes in ((4, 0, [4]), (3, 0, [3, 1]), (4, 1, [1] * 4), (4, two, [2, 2])):
+        stepper.options = replace(OPTIONS, per_device_train_batch_size=most,
+                                  max_tokens_per_micro_batch=tokens)
+        assert [len(micro_batch) for micro_batch in stepper.cut(examples)] == sizes
 
 
 def test_nothing_waits_for_the_device_before_the_end(chat, rows, monkeypatch):

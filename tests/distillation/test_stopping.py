@@ -17,7 +17,7 @@ from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.rollout_engines import BatchedRollouts
 from raft_fast.distillation.step import Stepper
-from raft_fast.run.errors import Stopped, UserError, entry
+from raft_fast.run.errors import Stopped, UserError
 
 STEPS = replace(OPTIONS, num_train_epochs=3, lr_scheduler_type="linear", warmup_steps=1, save_steps=2)
 
@@ -57,21 +57,6 @@ def test_a_signal_lets_the_step_finish_and_saves_and_a_second_leaves_at_once(tmp
     run(tmp_path / "1", chat, STEPS)
     run(tmp_path / "whole", chat, STEPS)
     same_end(tmp_path / "1", tmp_path / "whole")
-
-
-def test_sigterm_outside_training_is_one_line_too(capsys):
-    @entry
-    def main():
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("never here")
-
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 143
-    assert capsys.readouterr().err == ("stopped by SIGTERM: finished work is on disk; run the same command "
-                                       "again to go on\n")
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 KILLED = """

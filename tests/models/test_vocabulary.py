@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, ContinuousBatchingConfig
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
 from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts
-from raft_fast.distillation.rollouts import GapCheck
+from raft_fast.distillation.rollouts import logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
@@ -63,7 +63,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
     engine.sync(model)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)
-    assert GapCheck(chat, temperature).check(0, model, DRAWS, drawn) < 1e-4
+    assert logprob_gap(model, chat, temperature, DRAWS, drawn) < 1e-4
 
 
 def test_what_an_engine_leaves_out_is_what_the_tokenizer_lacks(chat):
