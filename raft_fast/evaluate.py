@@ -19,15 +19,13 @@ defaults to the run's held-out rows, --output_dir to evaluations/<name of the ru
 
 @entry
 def main() -> None:
+    """Check the options, load both models, compare them, report."""
     options = ComparisonOptions(*parse("evaluate", DESCRIPTION, ComparisonOptions.kinds())[1])
-    if options.model.model == ModelOptions.model and not (options.data.data and options.compare.base):
+    data, model, reporter = options.data, options.model, Reporter()
+    if model.model == ModelOptions.model and not (data.data and options.compare.base):
         raise UserError("--model: must be a run's model, as in --model RUN/model; for another model name "
                         "--data and --base too")
-    run(options)
-
-
-def run(options: ComparisonOptions) -> Path:
-    """Everything the command does; returns the folder with evaluation.json."""
+    # heavy: not for --help or a typo
     from raft_fast.data.dataset import read_rejected, read_rows, renderable
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
@@ -39,9 +37,7 @@ def run(options: ComparisonOptions) -> Path:
     from raft_fast.report.page import write_run_report
     from raft_fast.report.results import print_table
 
-    data, model, reporter = options.data, options.model, Reporter()
-    # preflight: before rows are read or models loaded
-    own_folder(model.model)
+    own_folder(model.model)  # before rows are read or models loaded
     judges = options.compare.eval_judge and name_judges(
         "--eval_judge", options.compare.eval_judge, options.compare.eval_quorum)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
@@ -69,7 +65,6 @@ def run(options: ComparisonOptions) -> Path:
     if (output_dir / "model").is_dir():  # the run's own folder
         write_model_card(output_dir)
     reporter.say(f"results {output_dir / 'evaluation.json'}\nreport  {write_run_report(output_dir)}")
-    return output_dir
 
 
 def find_data(data: DataOptions, model: ModelOptions) -> str:
