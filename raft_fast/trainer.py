@@ -138,15 +138,15 @@ class RAFTTrainer:
             processes.first(lambda: preflight(options, run_dir, processes.size, self._in_memory))
             processes.first(lambda: check_resume(resume_from_checkpoint, run_dir))
             processes.first(lambda: held.enter_context(only_process(run_dir)))
-            start = processes.first(lambda: open_run(run_dir, options.groups))
-            self._ended = start.resumed and (run_dir / "evaluation.json").is_file()
+            changed = processes.first(lambda: open_run(run_dir, options.groups))
+            self._ended = changed is not None and (run_dir / "evaluation.json").is_file()
             if self._ended:
                 reporter.say(f"{run_dir} is finished: nothing is left to do")
                 self._events.recall(run_dir)
             else:
-                reporter.say(f"{'Going on with the run in' if start.resumed else 'New run in'} {run_dir}")
-                if start.changed:
-                    reporter.say(f"with other options than before: {'; '.join(start.changed)}")
+                reporter.say(f"{'New run in' if changed is None else 'Going on with the run in'} {run_dir}")
+                if changed:
+                    reporter.say(f"with other options than before: {'; '.join(changed)}")
                 try:
                     self._train(processes, reporter)
                 finally:

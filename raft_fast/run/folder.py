@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_json, read_yaml, write_json, write_yaml
@@ -49,15 +49,9 @@ def only_process(folder: Path) -> Iterator[None]:
         yield
 
 
-class Start(NamedTuple):
-    """Whether a command resumes a run, and which options it changes."""
-
-    resumed: bool
-    changed: list[str]
-
-
-def open_run(folder: Path, options: list[Any]) -> Start:
-    """Make the folder, or resume the run in it. Raises UserError if it has a run with different options."""
+def open_run(folder: Path, options: list[Any]) -> list[str] | None:
+    """Make the folder for a new run (None), or resume the one in it; returns which options that changes.
+    Raises UserError if it has a run with different options."""
     make_folder(folder)
     known, cost = (folder / CONFIG).is_file(), paid(folder)
     here, there = flat(options), defaults(options)  # a run that is older than an option had its default
@@ -77,8 +71,7 @@ def open_run(folder: Path, options: list[Any]) -> Start:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not finished:  # a finished run was what it was
         write_yaml(here, folder / CONFIG)
-    told = [key for key in changed if key != "output_dir"] if cost else []
-    return Start(cost, differing(told, there, here))
+    return differing([key for key in changed if key != "output_dir"], there, here) if cost else None
 
 
 def find_run(model: Path) -> Path:
@@ -129,12 +122,9 @@ def meant(name: str, value: Any) -> Any:
     """The part of an option's value that decides what comes out: names without spaces, models without
     addresses."""
     names = [one.strip() for one in str(value or "").split(",") if one.strip()]
-    return [without_address(one) for one in names] if name in ENGINES else names if name in LISTED else value
-
-
-def without_address(engine: str) -> str:
-    """MODEL of MODEL@URL."""
-    return engine.rpartition("@http")[0] or engine
+    if name in ENGINES:
+        return [one.rpartition("@http")[0] or one for one in names]  # MODEL of MODEL@URL
+    return names if name in LISTED else value
 
 
 def differing(names: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

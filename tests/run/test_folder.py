@@ -17,7 +17,7 @@ STEP = '{"step": 1}\n'
 @pytest.fixture
 def folder(tmp_path):
     """A run of default options that has cost nothing."""
-    assert not open_run(tmp_path, groups()).resumed
+    assert open_run(tmp_path, groups()) is None
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_a_run_without_a_step_has_cost_nothing(folder):
     (folder / "mine").write_text("1")
     (folder / "metrics.jsonl").write_text('{"step": 1, "torn')
     assert not paid(folder)
-    assert not open_run(folder, groups(learning_rate=0.1, seed=3, model="other")).resumed
+    assert open_run(folder, groups(learning_rate=0.1, seed=3, model="other")) is None
     assert read_yaml(folder / "config.yaml")["model"] == "other"
     assert (folder / "mine").is_file()
 
@@ -61,9 +61,9 @@ def test_once_a_step_is_done_only_how_it_is_driven_may_change(folder, cost):
     (folder / cost).parent.mkdir(parents=True, exist_ok=True)
     (folder / cost).write_text(STEP)
     driven = {"gradient_checkpointing": True, "save_steps": 7, "log_completions": True}
-    start = open_run(folder, groups(**driven))
-    assert (start.resumed, len(start.changed)) == (True, len(driven))
-    assert "gradient_checkpointing is False there and True here" in start.changed
+    changed = open_run(folder, groups(**driven))
+    assert len(changed) == len(driven)
+    assert "gradient_checkpointing is False there and True here" in changed
     config = read_yaml(folder / "config.yaml")
     assert {name: config[name] for name in driven} == driven
     refuse(folder, learning_rate=0.1, use_peft=True, seed=1, max_length=64, tau=0.1)
@@ -75,7 +75,7 @@ def test_another_address_of_the_same_model_is_no_other_option(folder):
     open_run(folder, groups(fuser="acme@http://one:8000/v1"))
     stepped(folder)
     moved = groups(fuser="acme@http://two:8000/v1")
-    assert "fuser is 'acme@http://one" in open_run(folder, moved).changed[0]
+    assert "fuser is 'acme@http://one" in open_run(folder, moved)[0]
     assert read_yaml(folder / "config.yaml")["fuser"] == "acme@http://two:8000/v1"
     refuse(folder, fuser="other@http://two:8000/v1")
     assert meant("lora_target_modules", "q_proj, v_proj") == meant("lora_target_modules", "q_proj,v_proj")
@@ -83,12 +83,12 @@ def test_another_address_of_the_same_model_is_no_other_option(folder):
 
 def test_how_a_model_is_measured_may_change_until_it_has_been(folder):
     stepped(folder)
-    assert open_run(folder, groups(general_prompts=4)).resumed
+    assert open_run(folder, groups(general_prompts=4)) is not None
     assert (folder / "metrics.jsonl").read_text() == STEP  # nothing that training has left is forgotten
     refuse(folder, eval_rows=3)  # training's own evaluations have those
     (folder / "evaluation.json").write_text("{}")
     refuse(folder, general_prompts=5)
-    assert open_run(folder, groups(general_prompts=4, per_device_train_batch_size=2)).resumed
+    assert open_run(folder, groups(general_prompts=4, per_device_train_batch_size=2)) is not None
     assert read_yaml(folder / "config.yaml")["per_device_train_batch_size"] == 16  # it stays what it was
 
 
@@ -98,9 +98,9 @@ def test_between_the_stages_training_may_change_and_stage_1_may_not(folder):
     for name, text in ({"refine/journal.jsonl": "{}\n"} | dict.fromkeys(left, "")).items():
         (folder / name).write_text(text)
     (folder / "best/step-000000").mkdir(parents=True)
-    assert open_run(folder, groups(save_steps=3)).resumed
+    assert open_run(folder, groups(save_steps=3)) is not None
     assert (folder / "best").exists()
-    assert open_run(folder, groups(use_peft=True, learning_rate=1e-4, max_length=64, teacher="b")).resumed
+    assert open_run(folder, groups(use_peft=True, learning_rate=1e-4, max_length=64, teacher="b")) is not None
     # what was made with other options is no longer what this run begins with
     assert not any((folder / name).exists() for name in [*left, "best"])
     refuse(folder, tau=0.1, heldout=0.2, data_source="gold", seed=1, model="x")
@@ -112,7 +112,7 @@ def test_a_run_from_before_an_option_goes_on_with_its_default(folder):
     older = [line for line in lines if not line.startswith("teacher_top_k")]
     (folder / "config.yaml").write_text("".join([*older, "an_option_that_is_gone: 3\n"]))
     refuse(folder, teacher_top_k=7)
-    assert open_run(folder, groups()).resumed
+    assert open_run(folder, groups()) is not None
 
 
 def test_changed_inputs_are_refused_once_a_run_has_cost_anything(tmp_path):
