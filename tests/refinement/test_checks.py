@@ -15,10 +15,9 @@ from raft_fast.data.dataset import Row
 from raft_fast.engines import Reply
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement.candidates import Candidate
-from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker
+from raft_fast.refinement.checks import ALWAYS, CHECKS, COMPARING, RETRIEVAL, Case, Checker, find, meaning
 from raft_fast.refinement.checks.forms import guess_language, phrases
 from raft_fast.refinement.checks.numbers import number_set
-from raft_fast.refinement.checks.patterns import find, meaning
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 
