@@ -14,7 +14,6 @@ from raft_fast.evaluation.ifbench import cached_suites
 from raft_fast.refinement import outputs
 from raft_fast.refinement.answers import open_raw, refine_rows, shard_of, show_estimate
 from raft_fast.refinement.bench import check_refinement
-from raft_fast.refinement.summary import outcome
 from raft_fast.run.config import parse
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.folder import only_process
@@ -67,7 +66,7 @@ def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:
     from raft_fast.report.cards import write_card
     from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
 
-    for line in outcome(summary):
+    for line in outputs.outcome(summary):
         reporter.say(line)
     with reporter.phase("report"):
         write_card(folder)

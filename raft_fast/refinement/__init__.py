@@ -4,10 +4,10 @@ A recipe (`recipes/raft.py` is RAFT's) is written in these words: proposers `rew
 `criticise`, `judge` and `likelihoods`; choices `best` and `first_passing`.
 """
 
+from raft_fast.refinement.answers import refine
 from raft_fast.refinement.bench import Roles, Stage1, Workbench, build_roles, index_golds
 from raft_fast.refinement.candidates import Candidate, Decision, best, first_passing
 from raft_fast.refinement.parts import criticise, fuse, judge, likelihoods, rewrite
-from raft_fast.refinement.pipeline import refine
 
 __all__ = ["Candidate", "Decision", "Roles", "Stage1", "Workbench", "best", "build_roles",
            "criticise", "first_passing", "fuse", "index_golds", "judge", "likelihoods", "refine", "rewrite"]

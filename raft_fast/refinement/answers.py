@@ -1,18 +1,28 @@
-"""Where training answers come from: stage 1 in a training run, as a command, or only counted (--dry_run)."""
+"""Stage 1 over all rows: the loop, and its callers: a training run, the command, an estimate (--dry_run)."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, read_table, without
-from raft_fast.data.screening import screen
-from raft_fast.engines.asking import load_prompts
+from raft_fast.data.screening import SentenceEncoder, screen
+from raft_fast.engines.asking import at_once, load_prompts
+from raft_fast.engines.journal import Journal
 from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import Stage1, build_roles, check_refinement, index_golds, named_engines
-from raft_fast.refinement.pipeline import refine
-from raft_fast.refinement.summary import outcome, settings
+from raft_fast.refinement.bench import (
+    GoldIndex,
+    Roles,
+    Stage1,
+    Workbench,
+    build_roles,
+    check_refinement,
+    index_golds,
+    named_engines,
+)
+from raft_fast.refinement.candidates import Decision, Record
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import only_process
@@ -20,11 +30,57 @@ from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1
 from raft_fast.run.progress import Reporter
 from raft_fast.run.terminal import visible
 
+BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
+LEAST_ROWS = 128  # of a block if there are few rows: enough for a batch of like lengths
+BLOCKS_AT_ONCE = 4  # so that engines have work while one block is filtered or nears its end
 CHARACTERS_A_TOKEN = 4.0  # of English; other languages have fewer
 TOKENS_A_SCORE = 4  # {"score": 7}; a judge that thinks writes more
 
 Answers = Callable[[Options], Stage1 | None]
 """A recipe's stage 1 under these options; None to train on the gold answers."""
+
+
+def refine(
+    rows: Collection[Row], stage: Stage1, roles: Roles, encoder: SentenceEncoder,
+    output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
+    retry_failed: bool = False, golds: GoldIndex | None = None, data: str | None = None,
+) -> dict[str, Any]:
+    """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
+
+    Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, beside the journal: called
+    again, it asks only for what is missing. Stopped, it leaves whole blocks under partial names.
+    `total_rows`: before a slice was taken. `golds`: of all rows, those of other shards included (None: no
+    check `retrieval`). `data`: a hash of all rows, for the summary. Raises UserError for an engine that
+    cannot be reached or gives nothing usable, and if another process works in `output_dir`.
+    """
+    def decide(block: list[Row]) -> list[Decision]:
+        return stage.decide(block, bench)
+
+    def stop() -> None:
+        journal.stop()
+        reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
+
+    with Journal(output_dir, retry_failed) as journal:
+        if journal.damaged:
+            reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
+                         "asked for again")
+        bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
+        about = outputs.settings(stage.options, roles, bench.prompts, seed) | {"data": data}
+        coming = iter(rows)  # few rows are cut small enough that several blocks are under way
+        size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
+        blocks = iter(lambda: list(islice(coming, size)), [])
+
+        def lines() -> Iterator[Record]:
+            with reporter.phase("refine", len(rows), "rows") as advance:
+                for decisions in at_once(decide, blocks, BLOCKS_AT_ONCE, stop):
+                    yield from (decision.as_json() for decision in decisions)
+                    done = len(decisions) if journal.asked else 0  # before, all was in the journal
+                    told = f"{journal.asked} replies, {journal.failed} failed"
+                    advance(done, told, len(decisions) - done)
+            for part in filter(None, (bench.rewriter, bench.fuser, *bench.judges)):
+                part.must_have_worked()
+
+        return outputs.write(output_dir, lines(), about, total_rows or len(rows))
 
 
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
@@ -43,7 +99,7 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
             golds = index_golds(rows, stage.options, encoder, folder, reporter)
             summary = refine(rows, stage, roles, encoder, folder, reporter, seed=options.data.seed,
                              total_rows=data.total, golds=golds)
-            for line in outcome(summary):
+            for line in outputs.outcome(summary):
                 reporter.say(line)
         rows = read_table(str(folder / outputs.REFINED), None).rows
     return [replace(row, completion={
@@ -102,8 +158,9 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
         encoder = load_encoder(options.model)
     data = fingerprint_rows(everyone.rows)
     if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
-        about = settings(options.refine, roles, load_prompts(options.refine.prompts), options.data.seed)
-        outputs.keep_finished(folder, outputs.made(options.flat(), about | {"data": data}))
+        prompts, seed = load_prompts(options.refine.prompts), options.data.seed
+        about = outputs.settings(options.refine, roles, prompts, seed) | {"data": data}
+        outputs.keep_finished(folder, outputs.made(options.flat(), about))
     dropped, rejected = screen(everyone.rows, suites, options.screen, encoder, folder, reporter,
                                str(everyone.source))
     rows = without(everyone.rows, dropped)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raft_fast.refinement.candidates import GOLD, Candidate, mean, read_line
-from raft_fast.refinement.summary import Tally, quantiles
+from raft_fast.refinement.outputs import Tally, quantiles
 from raft_fast.report.results import NONE, Lines, Record, percent, read, read_lines, value
 from raft_fast.run.errors import UserError
 from raft_fast.run.terminal import visible

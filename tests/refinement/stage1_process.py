@@ -13,7 +13,7 @@ import refinement_stubs
 from refinement_stubs import StubEngine, row
 
 from raft_fast.engines import Reply
-from raft_fast.refinement import Roles, pipeline
+from raft_fast.refinement import Roles, answers
 from raft_fast.run.errors import entry
 
 
@@ -37,7 +37,7 @@ def run(folder: Path, count: int, seconds: float) -> None:
                 else int(about[:2], 16) / 255)])
     rows = [row(f"r{n}", f"question {n % (count - 5)}?", f"gold {n % (count - 5)}")  # five come twice
             for n in range(count)]
-    pipeline.BLOCK_ROWS = 8
+    answers.BLOCK_ROWS = 8
     refinement_stubs.run(folder, rows, roles, fusion_rounds=2)
 
 

@@ -14,7 +14,7 @@ from raft_fast import refine
 from raft_fast.data import dataset
 from raft_fast.data.dataset import Data
 from raft_fast.recipes.raft import RAFT
-from raft_fast.refinement import Roles, outputs, pipeline
+from raft_fast.refinement import Roles, answers, outputs
 from raft_fast.refinement.answers import answer_rows
 from raft_fast.run import config
 from raft_fast.run.errors import UserError
@@ -228,7 +228,7 @@ def join(folder):
 
 def test_shards_and_blocks_of_any_size_join_into_the_files_of_a_run_over_all_rows(tmp_path, monkeypatch):
     refined(tmp_path / "whole", rows_of(50))
-    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(answers, "BLOCK_ROWS", 8)
     for number in (3, 1, 2):
         refined(outputs.shard_folder(tmp_path, f"{number}/3"), rows_of(50)[number - 1 :: 3],
                 f"shard: {number}/3\n")

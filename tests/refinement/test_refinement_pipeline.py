@@ -12,7 +12,7 @@ from raft_fast.engines.asking import PATIENCE
 from raft_fast.refinement import Roles, Stage1, build_roles, refine
 from raft_fast.refinement.candidates import Candidate, Decision, best, read_line, refined_rows
 from raft_fast.refinement.checks import ALWAYS, CHECKS
-from raft_fast.refinement.summary import outcome
+from raft_fast.refinement.outputs import outcome
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter

@@ -27,7 +27,7 @@ from raft_fast.engines.generation import Interrupt
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
-from raft_fast.refinement import Roles, pipeline
+from raft_fast.refinement import Roles, answers
 from raft_fast.run import errors
 from raft_fast.run.errors import UserError
 
@@ -41,7 +41,7 @@ def writer(answer=lambda text, seed: f"rewrite of {text[-20:]}"):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(pipeline, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(answers, "BLOCK_ROWS", 8)
 
 
 def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
@@ -100,7 +100,7 @@ def test_a_judge_that_dies_in_the_middle_stops_the_run_and_is_quoted(tmp_path, s
     mixed = Roles(writer(), writer(), [StubEngine("well", lambda text, seed: 0.9), judge])
     with pytest.raises(UserError, match=f"--judge dying: the last {STREAK} replies .*memory 17"):
         run(tmp_path, rows_of(1000), mixed, fusion_rounds=1, quorum=1)
-    assert len(judge.asked) < 20 + STREAK + 8 * pipeline.BLOCKS_AT_ONCE  # far from 1000
+    assert len(judge.asked) < 20 + STREAK + 8 * answers.BLOCKS_AT_ONCE  # far from 1000
     assert not (tmp_path / "refined.parquet").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(tmp_path, w
     failures = sum(json.loads(line).get("reply", {}).get("error") is not None
                    for line in (tmp_path / "journal.jsonl").read_text().splitlines())
     # in flight when killed, or failed before: what a run that is cut short could not get is asked again
-    assert asked.total() - once.total() <= 3 * pipeline.BLOCKS_AT_ONCE + failures
+    assert asked.total() - once.total() <= 3 * answers.BLOCKS_AT_ONCE + failures
     assert all(count == 1 for count in once.values())
 
 
