@@ -11,17 +11,8 @@ from raft_fast.data.dataset import Data, Row, Table, fingerprint_rows, read_tabl
 from raft_fast.data.screening import SentenceEncoder, screen
 from raft_fast.engines.asking import at_once, load_prompts
 from raft_fast.engines.journal import Journal
-from raft_fast.refinement import outputs
-from raft_fast.refinement.bench import (
-    GoldIndex,
-    Roles,
-    Stage1,
-    Workbench,
-    build_roles,
-    check_refinement,
-    index_golds,
-    named_engines,
-)
+from raft_fast.refinement import bench, outputs
+from raft_fast.refinement.bench import Roles, Stage1, Workbench
 from raft_fast.refinement.candidates import Record
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
@@ -43,7 +34,7 @@ Answers = Callable[[Options], Stage1 | None]
 def refine(
     rows: Collection[Row], stage: Stage1, roles: Roles, encoder: SentenceEncoder,
     output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
-    retry_failed: bool = False, golds: GoldIndex | None = None, data: str | None = None,
+    retry_failed: bool = False, golds: bench.GoldIndex | None = None, data: str | None = None,
 ) -> dict[str, Any]:
     """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
@@ -60,21 +51,21 @@ def refine(
         if journal.damaged:
             reporter.say(f"{journal.path}: {journal.damaged} lines cannot be read; what they held is "
                          "asked for again")
-        bench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
-        about = outputs.settings(stage.options, roles, bench.prompts, seed) | {"data": data}
+        workbench = Workbench.of(stage.options, roles, encoder, golds, journal, seed)
+        about = outputs.settings(stage.options, roles, workbench.prompts, seed) | {"data": data}
         coming = iter(rows)  # few rows are cut small enough that several blocks are under way
         size = min(BLOCK_ROWS, max(LEAST_ROWS, -(-len(rows) // BLOCKS_AT_ONCE)))
         blocks = iter(lambda: list(islice(coming, size)), [])
 
         def lines() -> Iterator[Record]:
-            decided = at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop)
+            decided = at_once(lambda block: stage.decide(block, workbench), blocks, BLOCKS_AT_ONCE, stop)
             with reporter.phase("refine", len(rows), "rows") as advance:
                 for decisions in decided:
                     yield from (decision.as_json() for decision in decisions)
                     done = len(decisions) if journal.asked else 0  # before, all was in the journal
                     told = f"{journal.asked} replies, {journal.failed} failed"
                     advance(done, told, len(decisions) - done)
-            for part in filter(None, (bench.rewriter, bench.fuser, *bench.judges)):
+            for part in filter(None, (workbench.rewriter, workbench.fuser, *workbench.judges)):
                 part.must_have_worked()
 
         return outputs.write(output_dir, lines(), about, total_rows or len(rows))
@@ -89,11 +80,11 @@ def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_d
 
     rows, stage = data.train, answers(options)
     if stage is not None and not data.refined:
-        roles = build_roles(stage.options, lambda spec: load_engine(
+        roles = bench.build_roles(stage.options, lambda spec: load_engine(
             spec, options.model, original, stage.options.refine_batch_size, options.engines))
         folder = run_dir / "refine"
         with only_process(folder):  # `python -m raft_fast.refine --output_dir RUN/refine` takes the same
-            golds = index_golds(rows, stage.options, encoder, folder, reporter)
+            golds = bench.index_golds(rows, stage.options, encoder, folder, reporter)
             summary = refine(rows, stage, roles, encoder, folder, reporter, seed=options.data.seed,
                              total_rows=data.total, golds=golds)
             for line in outputs.outcome(summary):
@@ -109,7 +100,7 @@ def check_names(options: Options, run_dir: Path) -> None:
     changed."""
     if not run_dir.exists():
         fused = options.train.data_source == "fused"
-        check_refinement(options.refine if fused else replace(options.refine, fusion_rounds=0))
+        bench.check_refinement(options.refine if fused else replace(options.refine, fusion_rounds=0))
 
 
 def open_raw(data: DataOptions, reporter: Reporter) -> Table:
@@ -148,7 +139,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
     if (folder / "heldout.parquet").exists():
         raise UserError(f"--output_dir {folder}: holds a training run; name another folder")
     with reporter.phase("load models"):
-        roles = build_roles(options.refine, lambda spec: load_engine(
+        roles = bench.build_roles(options.refine, lambda spec: load_engine(
             spec, options.model, None, options.refine.refine_batch_size, options.engines))
         encoder = load_encoder(options.model)
     data = fingerprint_rows(everyone.rows)
@@ -160,7 +151,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
                                str(everyone.source))
     rows = without(everyone.rows, dropped)
     write_jsonl([*everyone.rejected, *rejected], folder / "rejected.jsonl")
-    golds = index_golds(rows, options.refine, encoder, folder, reporter)
+    golds = bench.index_golds(rows, options.refine, encoder, folder, reporter)
     summary = refine(shard_of(rows, options.how), stage, roles, encoder, folder, reporter,
                      seed=options.data.seed, total_rows=total, retry_failed=options.how.retry_failed,
                      golds=golds, data=data)
@@ -182,7 +173,7 @@ def show_estimate(rows: Sequence[Row], stage: Stage1, options: Stage1Options) ->
             read = sum(_tokens(turn["content"]) for turn in messages)
             written = TOKENS_A_SCORE if option == "--judge" else min(_tokens(row.gold), longest)
             asked[option].update(requests=times, read=times * read, written=times * written)
-    engines = [(option, spec, asked[option]) for option, spec in named_engines(options.refine)]
+    engines = [(option, spec, asked[option]) for option, spec in bench.named_engines(options.refine)]
     most, least = sum(each["requests"] for *_, each in engines), asked["--rewriter"]["requests"]
     print(f"---\n{len(rows):,} rows; at most {most:,} requests, at least {least:,} (no rewrite passes)\n"
           f"{'':<12}{'requests':>12}{'prompt':>16}{'written':>16}")

@@ -145,7 +145,6 @@ def _round(one: Candidate) -> Record:
 
 
 def _spent(*replies: Reply) -> dict[str, int]:
-    """Tokens of requests and replies."""
     return {"prompt": sum(reply.prompt_tokens for reply in replies),
             "completion": sum(reply.completion_tokens for reply in replies)}
 

@@ -50,9 +50,7 @@ DECIDING = ("tau", "fused_tau", "fused_least", "judge_stop", "fusion_rounds")
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
     """p00 (the least) to p100 (the most); None without values."""
-    if not values:
-        return None
-    return {f"p{round(100 * at):02d}": float(np.quantile(values, at)) for at in QUANTILES}
+    return {f"p{round(100 * at):02d}": float(np.quantile(values, at)) for at in QUANTILES} if values else None
 
 
 @dataclass

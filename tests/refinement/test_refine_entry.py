@@ -211,54 +211,34 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
     assert "at most 63 requests, at least 9" in said
 
 
-def roles():
-    return Roles(StubEngine("writer", lambda text, seed: f"rewrite of {text[-20:]}"),
-                 StubEngine("fuser", lambda text, seed: f"fusion {seed} of {text[-20:]}"),
-                 [StubEngine("judge", lambda text, seed: len(text) % 7 / 6)])
-
-
-def refined(folder, rows, config="", **given):
-    refine_rows(folder, rows, roles(), given={"total_rows": 50, "data": "hash 1"} | given)
-    (folder / "config.yaml").write_text(f"model: a\n{config}")
-
-
-def join(folder):
-    return outputs.merge(folder, outputs.finished_shards(folder), Reporter())
-
-
-def test_shards_that_are_missing_or_cut_are_refused(tmp_path):
-    first, second = (outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
-    refined(first, rows_of(50)[::2])
-    second.mkdir()
-    with pytest.raises(UserError, match="shard 2/2 is not finished"):
-        join(tmp_path)
-    refined(second, rows_of(50)[1::2])
-    lines = (second / "decisions.jsonl").read_text().splitlines(keepends=True)
-    (second / "decisions.jsonl").write_text("".join(lines[:10]))
-    with pytest.raises(UserError, match=r"decisions.jsonl of its shards hold 35 rows of 50"):
-        join(tmp_path)
-    assert not (tmp_path / "refined.parquet").exists()
-
-
-@pytest.mark.parametrize(("there", "here", "says"), [
-    ("model: a", "model: b", r"from .*1-of-2 \(--model is 'a' there and 'b' here\)"),
-    ('"data": "hash 1"', '"data": "hash 2"', "rows of --data is 'hash 1' there and 'hash 2' here"),
-    ('"fuser": "fuser"', '"fuser": "another"', "fuser is 'fuser' there"),
-    ('"rewrite": "rewrite-', '"rewrite": "another-', "rewrite.txt is"),
+@pytest.mark.parametrize(("name", "spoil", "says"), [
+    ("summary.json", lambda text: None, "shard 2/2 is not finished"),
+    ("decisions.jsonl", lambda text: text[: text.index("\n") + 1], "of its shards hold 11 rows of 20"),
+    ("config.yaml", lambda text: text.replace("model: a", "model: b"),
+     r"from .*1-of-2 \(--model is 'a' there and 'b' here\)"),
+    ("summary.json", lambda text: text.replace("hash 1", "hash 2"),
+     "rows of --data is 'hash 1' there and 'hash 2' here"),
+    ("summary.json", lambda text: text.replace('"fuser": "fuser"', '"fuser": "another"'),
+     "fuser is 'fuser' there"),
+    ("summary.json", lambda text: text.replace('"rewrite": "rewrite-', '"rewrite": "another-'),
+     "rewrite.txt is"),
 ])
-def test_shards_of_other_rows_models_or_prompts_are_refused_and_other_addresses_are_not(
-        tmp_path, there, here, says):
+def test_shards_that_are_missing_cut_or_made_of_anything_else_are_refused_and_other_addresses_are_not(
+        tmp_path, name, spoil, says):
+    roles = Roles(*(StubEngine(part, lambda text, seed: f"said {seed}") for part in ("writer", "fuser")),
+                  [StubEngine("judge", lambda text, seed: len(text) % 7 / 6)])
     for number in (1, 2):
         folder = outputs.shard_folder(tmp_path, f"{number}/2")
-        refined(folder, rows_of(20)[number - 1 :: 2], f"fuser: fuser@http://host-{number}/v1\n")
-    files = {folder / name: (folder / name).read_text() for name in ("summary.json", "config.yaml")}
-    for path, text in files.items():
-        path.write_text(text.replace(there, here))
+        refine_rows(folder, rows_of(20)[number - 1 :: 2], roles, given={"data": "hash 1"})
+        (folder / "config.yaml").write_text(f"model: a\nfuser: fuser@http://host-{number}/v1\n")
+    text = (folder / name).read_text()
+    spoiled = spoil(text)
+    (folder / name).unlink() if spoiled is None else (folder / name).write_text(spoiled)
     with pytest.raises(UserError, match=says):
-        join(tmp_path)
-    for path, text in files.items():
-        path.write_text(text)
-    assert join(tmp_path)["finished"]
+        outputs.merge(tmp_path, outputs.finished_shards(tmp_path), Reporter())
+    assert not (tmp_path / "refined.parquet").exists()
+    (folder / name).write_text(text)
+    assert outputs.merge(tmp_path, outputs.finished_shards(tmp_path), Reporter())["finished"]
 
 
 class TellsQuestionsApart(StubEncoder):

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, partial
-from importlib import resources
 
-from raft_fast.refinement.checks.forms import Case, difference, remembered
+from raft_fast.refinement.checks.forms import HERE, Case, difference, remembered
 
-DATA = tomllib.loads((resources.files(__package__) / "numbers.toml").read_text(encoding="utf-8"))
+DATA = tomllib.loads((HERE / "numbers.toml").read_text(encoding="utf-8"))
 UNITS, TIMES, MONTHS, SPELLED, UNSURE = (
     {name.replace("_", " "): key for key, names in DATA[section].items() for name in names.split()}
     for section in ("units", "times", "months", "spelled", "unsure"))
