@@ -204,9 +204,6 @@ class WatchOptions(Group):
     load_best_model_at_end: bool = option(False, "End with the weights of the lowest eval_domain_nll, chosen "
                                           "on the held-out rows: their final scores are slightly too good.",
                                           pins="training")
-    collapse_threshold: float = option(1.0, "Training ends once the student is this many nats a token "
-                                       "further from the original's own answers than the original.",
-                                       pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
     log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
     report_to: str = option("none", "Trackers of transformers: tensorboard, wandb, trackio, ...", listed=True)
