@@ -30,10 +30,10 @@ from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.models import load
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names
-from raft_fast.report.cards import finish, upload
+from raft_fast.report.cards import finish
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
-from raft_fast.run.fetch import repository
+from raft_fast.run.fetch import push, repository
 from raft_fast.run.folder import only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.processes import Processes
@@ -234,11 +234,11 @@ class RAFTTrainer:
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
                     **ignored: Any) -> str:
         """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. Further arguments
-        of transformers' method are ignored. Raises UserError if training collapsed or the upload fails."""
+        of transformers' method are ignored. Raises UserError if the upload fails."""
         self._check_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
         name = repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir)
-        return upload(self.run_dir, str(name), kept, commit_message)
+        return push(self.run_dir / "model", str(name), kept, commit_message)
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""

@@ -38,8 +38,7 @@ def test_packages_and_tokens_that_options_imply_are_missed_at_the_start(tmp_path
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(("engine", "processes", "on_gpu", "said"), [
     ("vllm", 1, True, "--rollout_engine vllm: vllm is not installed: pip install vllm"),
-    ("vllm", 2, True, "--rollout_engine vllm: must be continuous for 2 processes"),
-    ("continuous", 1, False, "--rollout_engine continuous: must be transformers on a CPU"),
+    ("vllm", 2, True, "--rollout_engine vllm: must be transformers without a GPU or with several processes"),
 ])
 def test_a_rollout_engine_fits_the_machine(engine, processes, on_gpu, said):
     check_rollouts(TrainOptions(rollout_engine="transformers"), processes, on_gpu)
@@ -54,7 +53,7 @@ def test_a_rollout_engine_fits_the_machine(engine, processes, on_gpu, said):
     (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
     (["--teacher", "model@http://localhost:1/v1"], "a server shows no logits"),
     (["--report_to", "clearml"], "--report_to clearml: .*clearml"),
-    (["--rollout_engine", "vllm"], "--rollout_engine vllm: must be transformers on a CPU"),
+    (["--rollout_engine", "vllm"], "--rollout_engine vllm: must be transformers without a GPU"),
     (["--judge", "[self, self]"], "--judge self,self: names self twice: name each judge once"),
 ])
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, said):

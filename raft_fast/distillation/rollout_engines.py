@@ -1,4 +1,4 @@
-"""The engines of --rollout_engine, all in this process: transformers, continuous batching, vLLM.
+"""The engines of --rollout_engine, both in this process: transformers and vLLM.
 
 vLLM's is written against docs.vllm.ai (`LLM`, `SamplingParams`, sleep mode, `reload_weights` with
 `weights_path`) for vLLM 0.22 and newer. It has not been run with vLLM itself;
@@ -8,7 +8,6 @@ tests/distillation/vllm_stand_in.py has what it relies on.
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from raft_fast.distillation.lora import merged_weights, plain_name
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
-from raft_fast.distillation.weights import WEIGHTS_FILE, copied
-from raft_fast.engines import Sampling, stable_seed
-from raft_fast.engines.generation import draw_continuously, generate_ids, sample_ids
+from raft_fast.distillation.weights import WEIGHTS_FILE
+from raft_fast.engines import Sampling
+from raft_fast.engines.generation import generate_ids, sample_ids
 from raft_fast.models.architecture import positions
 from raft_fast.models.chat import Chat
 from raft_fast.run.errors import UserError, first_line
@@ -39,8 +38,6 @@ def make_engine(options: TrainOptions, chat: Chat, student: Any) -> RolloutEngin
     sampling = Sampling(options.max_completion_length, options.rollout_temperature)
     if options.rollout_engine == "transformers":
         return BatchedRollouts(chat, sampling)
-    if options.rollout_engine == "continuous":
-        return ContinuousRollouts(chat, sampling)
     longest = int(min(options.max_length + options.max_completion_length, positions(student)))
     return VLLMRollouts(chat, sampling, student.name_or_path, longest, options.vllm_gpu_memory_utilization)
 
@@ -89,33 +86,6 @@ class BatchedRollouts(RolloutEngine):
         if not logprobs:  # a tenth faster
             return [Trajectory(ids) for ids in generate_ids(*asked)]
         return [Trajectory(ids, values) for ids, values in sample_ids(*asked)]
-
-
-class ContinuousRollouts(RolloutEngine):
-    """transformers' continuous batching, for a GPU: a finished trajectory's place is taken by the next prompt
-    at once. Samples from the student, or from a bf16 copy of it if it trains in float32 on a GPU.
-
-    One stream of noise, seeded by the draws, serves everything in flight, so the same refill may draw
-    differently. `settings` is a transformers ContinuousBatchingConfig; by default the free memory decides.
-    """
-
-    def __init__(self, chat: Chat, sampling: Sampling, settings: Any = None) -> None:
-        self.chat, self.sampling, self.settings = chat, sampling, settings
-        self.student: Any = None
-
-    def sync(self, student: Any) -> None:
-        autocast = student.device.type == "cuda" and student.dtype == torch.float32
-        self.student = copied(student, torch.bfloat16) if autocast else student
-
-    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
-        student, self.student = self.student, None
-        if not draws:
-            return []
-        seed = stable_seed([draw.seed for draw in draws])
-        found = draw_continuously(student, self.chat, [draw.prompt for draw in draws],
-                                  replace(self.sampling, seed=seed), self.settings, logprobs)
-        return [Trajectory(list(one.generated_tokens), list(one.logprobs) if logprobs else None)
-                for one in found]
 
 
 class VLLMRollouts(RolloutEngine):

@@ -63,10 +63,8 @@ def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
     """Raises UserError for a --rollout_engine that is not installed, or that this device or number of
     processes does not support."""
     name = options.rollout_engine
-    check(on_gpu or name == "transformers", "--rollout_engine", name,
-          "transformers on a CPU: the others need a GPU")
-    check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"continuous for {processes} processes: it shares the GPU of one")
+    check(name == "transformers" or (on_gpu and processes == 1), "--rollout_engine", name,
+          "transformers without a GPU or with several processes: vLLM shares the GPU of one")
     if name == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError("--rollout_engine vllm: vllm is not installed: pip install vllm")
 
