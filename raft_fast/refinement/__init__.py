@@ -1,8 +1,5 @@
-"""Stage 1: propose, criticise and choose a domain's training answers (Eqs. 1-4).
-
-A recipe (`recipes/raft.py` is RAFT's) is written in these words: proposers `rewrite` and `fuse`; critics
-`criticise`, `judge` and `likelihoods`; choices `best` and `first_passing`.
-"""
+"""Stage 1 (Eqs. 1-4), the words of recipes such as `recipes/raft.py`: proposers `rewrite` and `fuse`; critics
+`criticise`, `judge` and `likelihoods`; choices `best` and `first_passing`."""
 
 from raft_fast.refinement.answers import refine
 from raft_fast.refinement.bench import Roles, Stage1, Workbench, build_roles, index_golds

@@ -22,7 +22,7 @@ from raft_fast.refinement.bench import (
     index_golds,
     named_engines,
 )
-from raft_fast.refinement.candidates import Decision, Record
+from raft_fast.refinement.candidates import Record
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import only_process
@@ -47,15 +47,11 @@ def refine(
 ) -> dict[str, Any]:
     """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
-    Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`, beside the journal: called
-    again, it asks only for what is missing. Stopped, it leaves whole blocks under partial names.
-    `total_rows`: before a slice was taken. `golds`: of all rows, those of other shards included (None: no
-    check `retrieval`). `data`: a hash of all rows, for the summary. Raises UserError for an engine that
-    cannot be reached or gives nothing usable, and if another process works in `output_dir`.
+    Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`; called again, it asks only for
+    what its journal lacks. Stopped, it leaves whole blocks under partial names. `total_rows`: before a slice
+    was taken. `golds`: of all shards' rows (None: no check `retrieval`). `data`: a hash of all rows. Raises
+    UserError for an engine that gives nothing usable, and if another process works in `output_dir`.
     """
-    def decide(block: list[Row]) -> list[Decision]:
-        return stage.decide(block, bench)
-
     def stop() -> None:
         journal.stop()
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")
@@ -71,8 +67,9 @@ def refine(
         blocks = iter(lambda: list(islice(coming, size)), [])
 
         def lines() -> Iterator[Record]:
+            decided = at_once(lambda block: stage.decide(block, bench), blocks, BLOCKS_AT_ONCE, stop)
             with reporter.phase("refine", len(rows), "rows") as advance:
-                for decisions in at_once(decide, blocks, BLOCKS_AT_ONCE, stop):
+                for decisions in decided:
                     yield from (decision.as_json() for decision in decisions)
                     done = len(decisions) if journal.asked else 0  # before, all was in the journal
                     told = f"{journal.asked} replies, {journal.failed} failed"
@@ -142,11 +139,9 @@ def shard_of(rows: Sequence[Row], how: RefineRunOptions) -> Sequence[Row]:
 
 def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Options,
                 suites: Mapping[str, Any], folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """Load the engines and refine the rows of this shard into the folder; returns the summary.
-
-    `everyone` are the rows of all shards, which are screened and told apart as a whole; `total` is how many
-    there were before a slice was taken. `suites` are those of `raft_fast.evaluation.ifbench`.
-    """
+    """Load the engines and refine the rows of this shard into the folder; returns the summary. `everyone`:
+    the rows of all shards, screened as a whole; `total`: how many there were before a slice was taken;
+    `suites`: those of `raft_fast.evaluation.ifbench`."""
     from raft_fast.engines.load import load_engine  # heavy: not for --help or a typo
     from raft_fast.models.load import load_encoder
 

@@ -1,8 +1,4 @@
-"""Who works on stage 1: the engines that a user names, and the workbench that a recipe's parts share.
-
-The workbench knows all gold answers: a rewrite that is nearer to another row's gold answer says what could
-have been said to another question, however similar it is to its own.
-"""
+"""Who works on stage 1: the engines that a user names, and the workbench that a recipe's parts share."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -38,11 +34,8 @@ class Roles:
 
 
 def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
-    """Load the engines that the options name, each name once; servers before models in this process, so
-    that a mistake there shows before anything heavy is loaded.
-
-    Raises UserError, with the option in front, for whatever `load` refuses.
-    """
+    """Load the engines that the options name, each name once; servers first, so that a mistake there shows
+    before anything heavy is loaded. Raises UserError, with the option in front, for what `load` refuses."""
     loaded: dict[str, Engine] = {}
     for option, spec in sorted(named_engines(options), key=lambda one: "://" not in one[1]):
         try:
@@ -101,11 +94,8 @@ Asked = dict[str, tuple[int, list[Message]]]
 
 @dataclass(frozen=True)
 class Stage1:
-    """How a recipe makes its training answers.
-
-    `decide` proposes, criticises and chooses for a block of rows; `requests` tells --dry_run what a row may
-    ask for.
-    """
+    """How a recipe makes its training answers: `decide` proposes, criticises and chooses for a block of rows;
+    `requests` tells --dry_run what a row may ask for."""
 
     options: RefineOptions
     decide: "Callable[[Sequence[Row], Workbench], list[Decision]]"

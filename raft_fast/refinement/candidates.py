@@ -28,11 +28,8 @@ class Verdict:
 
 @dataclass(eq=False)
 class Candidate:
-    """A possible answer to a row. Proposers make candidates; critics add scores and objections in place.
-
-    `number` counts the draws of one origin from 1; the gold answer is number 0. `scores` by name, None where
-    a score is missing (which is not 0). `objections` by check, None where it has nothing against the answer.
-    """
+    """A possible answer to a row. `number` counts the draws of one origin from 1, the gold answer is 0.
+    `scores` by name, None where one is missing (which is not 0). `objections` by check, None without one."""
 
     row: Row = field(repr=False)
     origin: str
@@ -154,11 +151,8 @@ def _spent(*replies: Reply) -> dict[str, int]:
 
 
 def refined_rows(line: Record) -> list[Row]:
-    """The rows that a line of decisions.jsonl makes, one a pick: ROW_ID, ROW_ID#2, ...
-
-    `rewrite` is the rewrite that passed (ȳ), `fused` the pick that is a fusion (ŷ): null is what was not good
-    enough to train on.
-    """
+    """The rows that a line of decisions.jsonl makes, one a pick: ROW_ID, ROW_ID#2, ... `rewrite` is the one
+    that passed (ȳ), `fused` the pick that is a fusion (ŷ), null where there is none."""
     everyone, picks = read_line(line)
     rewrites = [one for one in everyone if one.origin == REWRITE]
     rewrite = first_passing(rewrites)

@@ -92,13 +92,9 @@ class Judged:
 
 @dataclass
 class Tally:
-    """Counts over the lines of decisions.jsonl, by origin, draw, score and check. It depends on the lines
-    alone, so shards add up to the whole.
-
-    `origins["fused"]` has all fusions, `draws["fused", 2]` those of the second round. `passed` counts rows
-    with a candidate that passed, the gold answer aside. `nlls` are
-    (gold answer, training answer) of a row.
-    """
+    """Counts over the lines of decisions.jsonl: `origins["fused"]` has all fusions, `draws["fused", 2]` those
+    of the second round. `passed`: rows with a candidate that passed, the gold answer aside. `nlls`: (gold
+    answer, training answer) of each row."""
 
     rows: int = 0
     passed: int = 0
@@ -195,11 +191,9 @@ COUNTED = {"finished", "rows", "origins", *Tally().as_json()}  # what the rows d
 
 
 def write(folder: Path, lines: Iterable[Record], settings: Record, total_rows: int) -> Record:
-    """decisions.jsonl with the lines as they come, then refined.parquet and summary.json, which is returned.
-
-    `settings` go into it beside what the lines come to, as does `total_rows`: how many rows there were before
-    a slice was taken. On an error, what came stays under partial names.
-    """
+    """decisions.jsonl with the lines as they come, then refined.parquet and summary.json, which is returned:
+    what the lines come to, `settings`, and how many rows there were before a slice was taken. On an error,
+    what came stays under partial names."""
     folder.mkdir(parents=True, exist_ok=True)
     tally, rows = Tally(), []
     try:
@@ -275,11 +269,9 @@ def finished_shards(output_dir: Path) -> list[Path]:
 
 
 def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Record:
-    """Join all shards into refined.parquet, decisions.jsonl and summary.json, the same bytes as from a
-    run over all rows; returns the summary. One line of each shard is in memory at a time.
-
-    Raises UserError if a shard was refined with other options than the first, or of other rows.
-    """
+    """Join all shards into the same bytes as from a run over all rows; returns the summary. One line of each
+    shard is in memory. Raises UserError if a shard was refined with other options than the first, or of other
+    rows."""
     first, there = folders[0], _made(folders[0]) | _dropped(folders[0])
     for folder in folders[1:]:
         if told := _differing(there, _made(folder) | _dropped(folder)):

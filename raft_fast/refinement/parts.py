@@ -1,12 +1,10 @@
-"""The parts of a recipe's stage 1: proposers write candidates, critics add scores and objections to them.
-
-A proposer returns candidates; a critic changes those that it is given and never chooses. Everything that an
-engine is asked goes through the journal.
-"""
+"""The parts of a recipe's stage 1: proposers return candidates, critics add scores and objections to them and
+never choose. Everything that an engine is asked goes through the journal."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,11 +55,8 @@ def judge_request(row: Row, answer: str, prompt: Prompt) -> list[Message]:
 
 def criticise(candidates: Sequence[Candidate], bench: Workbench, prompt: Prompt, tau: float | None,
               option: str = "--tau", retrieval: bool = False) -> None:
-    """Eqs. 2-3: the checks, and s = cos(φ(y), φ(ỹ)) ≥ `tau`, which `option` sets (None: any s will do).
-
-    With `retrieval` a text must also be nearer to its own gold answer than to any other row's. `prompt` is
-    what the candidates were written with.
-    """
+    """Eqs. 2-3: the checks, and s = cos(φ(y), φ(ỹ)) ≥ `tau`, which `option` sets (None: any s). With
+    `retrieval` no other row's gold answer may be nearer. `prompt` is what candidates were written with."""
     rows, vectors = [one.row for one in candidates], bench.encoder.embed([one.text for one in candidates])
     gold_vectors = (bench.golds.of(rows) if bench.golds is not None else
                     bench.encoder.embed([row.gold for row in rows]))
@@ -119,33 +114,26 @@ def _verdict(name: str, reply: Reply) -> Verdict:
 
 
 def likelihoods(candidates: Sequence[Candidate], bench: Workbench) -> None:
-    """The mean nats a token of each text under the rewriter, given the prompt; None if not finite.
-
-    RAFT's premise is that a model bends least to answers it might have given itself: this measures, before
-    training, how near they are. Does nothing with a server, which shows no likelihoods.
-    """
+    """The mean nats a token of each text under the rewriter, given the prompt; None if not finite. How near
+    answers are to what the model might have said itself. Does nothing with a server, which shows none."""
     part = bench.rewriter
     if not bench.options.supervision_gap or not hasattr(part.engine, "nll"):
         return
     asked = [one for one in candidates if one.text]
     turns = [[*one.row.prompt, Message(role="assistant", content=one.text)] for one in asked]
-    reader: Any = _Reader(part.engine)
-    replies = part.journal.ask("nll", reader, turns, None, NLL_VERSION)
+    replies = part.journal.ask("nll", _reader(part.engine), turns, None, NLL_VERSION)
     for one, reply in zip(asked, replies, strict=True):
         one.scores[NLL] = (None if reply.score is None
                            else round(reply.score / reply.completion_tokens, NLL_DIGITS))
 
 
-class _Reader:
-    """The rewriter as an engine whose scores are likelihoods, so that the journal keeps them."""
-
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.identity = engine, engine.identity
-
-    def score(self, conversations: Any) -> Iterator[tuple[int, Reply]]:
-        """`Reply.score` is the sum in nats over the `completion_tokens` of each conversation's last turn."""
-        found = self.engine.nll([messages[:-1] for messages in conversations],
-                                [messages[-1]["content"] for messages in conversations])
+def _reader(engine: Any) -> Any:
+    """The rewriter as an engine whose scores are the nats of a conversation's last turn, for the journal."""
+    def score(conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
+        found = engine.nll([turns[:-1] for turns in conversations],
+                           [turns[-1]["content"] for turns in conversations])
         for index, (nats, tokens) in found:
             yield index, (Reply("", completion_tokens=tokens, score=nats) if math.isfinite(nats)
                           else Reply("", error="no finite likelihood"))
+
+    return SimpleNamespace(identity=engine.identity, score=score)

@@ -1,6 +1,14 @@
-"""Deterministic stand-ins: engines that answer by a function, encoders by a table, a bare workbench."""
+"""Deterministic stand-ins: engines that answer by a function, encoders by a table, a bare workbench.
 
+`python refinement_stubs.py FOLDER ROWS SECONDS` is a run of stage 1 in a process of its own, to be killed.
+"""
+
+import hashlib
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,11 +17,12 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.engines.asking import load_prompts
 from raft_fast.recipes.raft import stage1
-from raft_fast.refinement import refine
+from raft_fast.refinement import Roles, answers, refine
 from raft_fast.refinement.bench import Workbench
 from raft_fast.refinement.candidates import REWRITE, Candidate
 from raft_fast.refinement.checks import CHECKS, Checker
 from raft_fast.refinement.parts import criticise
+from raft_fast.run.errors import entry
 from raft_fast.run.options import RefineOptions
 from raft_fast.run.progress import Reporter
 
@@ -43,17 +52,13 @@ class StubEngine:
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise self.death
             self.asked.append(conversations[index])
-            yield index, self._reply(self.answer(conversations[index][-1]["content"],
-                                                 sampling.seed))
+            answer = self.answer(conversations[index][-1]["content"], sampling.seed)
+            text, score = (answer, None) if isinstance(answer, str) else ("", answer)
+            yield index, answer if isinstance(answer, Reply) else Reply(
+                text, "stop", prompt_tokens=10, completion_tokens=2, score=score)
 
     def score(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, Reply]]:
         yield from self.generate(conversations, Sampling())
-
-    def _reply(self, answer: str | float | Reply) -> Reply:
-        if isinstance(answer, Reply):
-            return answer
-        text, score = (answer, None) if isinstance(answer, str) else ("", answer)
-        return Reply(text, "stop", prompt_tokens=10, completion_tokens=2, score=score)
 
 
 class StubEncoder:
@@ -89,11 +94,43 @@ def run(folder, rows, roles, encoder=None, reporter=None, *, skip_checks=UNCHECK
                   **(given or {}))
 
 
-def rewritten(rows, replies, encoder, golds=None, skip_checks="", tau=0.0, option="--tau"):
+def rewritten(rows, replies, encoder, golds=None, tau=0.0):
     """Candidates with these replies, criticised as rewrites."""
     prompts = load_prompts()
-    bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(),
-                      Checker.of(RefineOptions(skip_checks=skip_checks)))
+    bench = Workbench(RefineOptions(), None, None, [], encoder, golds, prompts, Sampling(), Checker())
     found = [Candidate(one, REWRITE, 1, reply) for one, reply in zip(rows, replies, strict=True)]
-    criticise(found, bench, prompts.rewrite, tau, option, retrieval=True)
+    criticise(found, bench, prompts.rewrite, tau, retrieval=True)
     return found
+
+
+def run_slowly(folder: Path, count: int, seconds: float) -> None:
+    """Rewrites that differ by row, fusions that differ by seed, a judge that fails now and then. Engines
+    answer after `seconds`; what they were asked is in `folder`/asked.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def engine(name, answer):
+        def slowly(text, seed):
+            time.sleep(seconds)
+            os.write(log, f"{name} {digest(text)} {seed}\n".encode())
+            return answer(digest(text), seed)
+
+        return StubEngine(name, slowly)
+
+    roles = Roles(
+        engine("writer", lambda about, seed: f"rewrite {about}"),
+        engine("fuser", lambda about, seed: f"fusion {about} {seed}"),
+        [engine("judge", lambda about, seed: Reply("", error="no score") if about[0] in "01"
+                else int(about[:2], 16) / 255)])
+    rows = [row(f"r{n}", f"question {n % (count - 5)}?", f"gold {n % (count - 5)}")  # five come twice
+            for n in range(count)]
+    answers.BLOCK_ROWS = 8
+    run(folder, rows, roles, fusion_rounds=2)
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    entry(lambda: run_slowly(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))()

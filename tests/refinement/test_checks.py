@@ -89,14 +89,12 @@ def test_where_there_is_no_whole_answer_only_that_is_said(reply, name):
     assert found == {name}
 
 
-@pytest.mark.parametrize(("answer", "name"), TEXTS["wrong"])
-def test_what_else_can_be_wrong(answer, name):
-    assert name in objections("The house stands by the river.", answer)
-
-
-@pytest.mark.parametrize(("gold", "answer", "question"), TEXTS["fine"])
-def test_no_false_alarm(gold, answer, question):
-    assert objections(gold, answer, question) == {}
+@pytest.mark.parametrize(("gold", "answer", "question", "name"), [
+    *(("The house stands by the river.", answer, "What?", name) for answer, name in TEXTS["wrong"]),
+    *((*texts, None) for texts in TEXTS["fine"])])
+def test_what_else_can_be_wrong_and_what_is_no_false_alarm(gold, answer, question, name):
+    found = objections(gold, answer, question)
+    assert name in found if name else found == {}
 
 
 def test_a_language_is_named_only_where_there_is_no_doubt():
@@ -107,9 +105,11 @@ def test_a_language_is_named_only_where_there_is_no_doubt():
     assert guess_language("") is None
 
 
-@pytest.mark.parametrize(("text", "expected"), TEXTS["references"].items())
-def test_legal_references(text, expected):
-    assert {*find(LAW.patterns["references"].rules, text)[0]} == {*expected}
+@pytest.mark.parametrize(("kind", "text", "expected"), [
+    (kind, *pair) for kind in ("references", "number_set") for pair in TEXTS[kind].items()])
+def test_legal_references_and_numbers_are_read(kind, text, expected):
+    found = number_set(text) if kind == "number_set" else find(LAW.patterns[kind].rules, text)[0]
+    assert {*found} == {*expected}
 
 
 OWN = str(Path(__file__).with_name("parts.toml"))
@@ -147,10 +147,11 @@ def test_users_bring_patterns_and_functions(gold, answer, flagged):
     ("checks", "os.path:none", "--checks os.path:none: .*no attribute 'none'"),
     ("checks", "no_such_module:f", "--checks no_such_module:f: .*No module named"),
     ("checks", "os.path:split,shutil:copy", "--checks: a check is called copy already"),
+    ("checks", f"{__name__}:broken", ":broken returned True: must be"),
 ])
-def test_what_does_not_exist_is_named(option, value, message):
+def test_what_is_no_check_is_named(option, value, message):
     with pytest.raises(UserError, match=message):
-        Checker.of(RefineOptions(**{option: value}))
+        Checker.of(RefineOptions(**{option: value}))(Case("", "a", Reply("b")))
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -167,11 +168,6 @@ def test_a_bad_file_of_patterns_is_named(tmp_path, text, message):
         Checker.of(RefineOptions(check_patterns=str(tmp_path / "bad.toml")))
 
 
-def test_a_check_that_returns_no_text_is_named():
-    with pytest.raises(UserError, match=":broken returned True: must be"):
-        Checker.of(RefineOptions(checks=f"{__name__}:broken"))(Case("", "a", Reply("b")))
-
-
 def wrong(name, gold, answer):
     return CHECKS[name](Case("What?", gold, Reply(answer))) is not None
 
@@ -181,11 +177,6 @@ def wrong(name, gold, answer):
     *((name, *pair) for name in COMPARING for pair in TEXTS[name])])
 def test_what_was_changed_is_found_and_what_cannot_be_known_is_let_through(name, gold, answer, objects):
     assert wrong(name, gold, answer) == objects
-
-
-@pytest.mark.parametrize(("text", "expected"), TEXTS["number_set"].items())
-def test_number_set(text, expected):
-    assert number_set(text) == {*expected}
 
 
 @pytest.mark.parametrize(("language", "frame"), TEXTS["frame"].items())

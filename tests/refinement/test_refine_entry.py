@@ -226,18 +226,6 @@ def join(folder):
     return outputs.merge(folder, outputs.finished_shards(folder), Reporter())
 
 
-def test_shards_and_blocks_of_any_size_join_into_the_files_of_a_run_over_all_rows(tmp_path, monkeypatch):
-    refined(tmp_path / "whole", rows_of(50))
-    monkeypatch.setattr(answers, "BLOCK_ROWS", 8)
-    for number in (3, 1, 2):
-        refined(outputs.shard_folder(tmp_path, f"{number}/3"), rows_of(50)[number - 1 :: 3],
-                f"shard: {number}/3\n")
-    join(tmp_path)
-    for name in OUTPUTS:
-        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert "shard: null" in (tmp_path / "config.yaml").read_text()
-
-
 def test_shards_that_are_missing_or_cut_are_refused(tmp_path):
     first, second = (outputs.shard_folder(tmp_path, f"{number}/2") for number in (1, 2))
     refined(first, rows_of(50)[::2])
@@ -281,7 +269,7 @@ class TellsQuestionsApart(StubEncoder):
             int(text.split()[0].strip("q?")) if text.endswith("?") else 63 for text in texts]]
 
 
-def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_path, monkeypatch):
+def test_shards_and_blocks_of_any_size_join_into_the_files_of_one_run(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["raft_fast.models.load"], "load_encoder",
                         lambda options: TellsQuestionsApart())
     twice = [{"id": "again", "question": "q3 or so?", "answer": "answer 3"}]
@@ -289,6 +277,7 @@ def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_p
     write(tmp_path / "rows.jsonl", *rows[:5], *twice, *rows[5:])
     options = ["--data", "rows.jsonl", "--duplicates", "drop"]
     command(*options, "--output_dir", "whole")
+    monkeypatch.setattr(answers, "BLOCK_ROWS", 4)
     command(*options, "--output_dir", "out", "--shard", "2/2")
     command(*options, "--output_dir", "out", "--shard", "1/2")
     names = (*OUTPUTS, "rejected.jsonl", "screen.json")
@@ -305,6 +294,7 @@ def test_shards_join_into_the_files_of_one_run_screening_included(command, tmp_p
     command("--merge", "--output_dir", "out")
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == whole[name], name
+    assert "shard: null" in (tmp_path / "out/config.yaml").read_text()
     shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
     shard.write_text(shard.read_text().replace("again", "other"))
     with pytest.raises(SystemExit):

@@ -59,8 +59,8 @@ def test_rows_that_pass_are_fused_and_the_others_keep_gold(tmp_path):
     assert summary["sources"] == {"gold": 1, "rewrite": 0, "fused": 1}
     assert summary["rows"] == {"used": 2, "total": 2}
     assert summary["engines"] == {"rewriter": "writer", "fuser": "fuser", "judges": ["a", "b"]}
-    spent = {name: used["prompt"] for name, used in summary["tokens"].items()}
-    assert spent == {"rewrite": 20, "fuse": 20, "judge": 40}
+    assert {name: used["prompt"] for name, used in summary["tokens"].items()} == {
+        "rewrite": 20, "fuse": 20, "judge": 40}
     assert summary["similarity"]["p50"] == 0.75
     assert summary["objections"] == {"similarity": 1}
     assert [decision["row_id"] for decision in decisions] == ["near", "far"]
@@ -104,10 +104,8 @@ def test_a_decision_line_tells_the_whole_story(tmp_path):
                    "fuse": {"prompt": 20, "completion": 4},
                    "judge": {"prompt": 30, "completion": 6}},
     }
-    assert far["source"] == "gold"
-    assert far["rewrite"] == "rewritten"
-    assert far["rounds"] == []
-    assert far["why"] == "similarity 0.500 is below --tau 0.8"
+    assert [far[key] for key in ("source", "rewrite", "rounds", "why")] == [
+        "gold", "rewritten", [], "similarity 0.500 is below --tau 0.8"]
     assert summary["judges"] == {"a": {"scores": 2, "failed": 0, "mean": 0.5,
                                        "tokens": {"prompt": 20, "completion": 4}},
                                  "b": {"scores": 1, "failed": 1, "mean": 0.9,

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import stage1_process
 from faults import calls, fault
-from refinement_stubs import OUTPUTS, StubEngine, rows_of, run
+from refinement_stubs import OUTPUTS, StubEngine, rows_of, run, run_slowly
 from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
@@ -155,7 +154,7 @@ def texts(lines):
 
 def start(folder):
     search = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, HERE / "stage1_process.py", folder, str(ROWS), "0.004"],
+    return subprocess.Popen([sys.executable, HERE / "refinement_stubs.py", folder, str(ROWS), "0.004"],
                             env={**os.environ, "PYTHONPATH": search}, stderr=subprocess.PIPE)
 
 
@@ -174,7 +173,7 @@ def send(process, folder, lines, how):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    stage1_process.run(folder, ROWS, 0.0)
+    run_slowly(folder, ROWS, 0.0)
     return folder
 
 
@@ -208,14 +207,14 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(tmp_path, w
 def test_a_run_that_found_the_disk_full_ends_in_the_same_files(tmp_path, monkeypatch):
     """At any call: after room has been made the same command goes on."""
     few = 3
-    stage1_process.run(tmp_path / "whole", few, 0.0)
+    run_slowly(tmp_path / "whole", few, 0.0)
     with calls(tmp_path / "seen", monkeypatch) as seen:
-        stage1_process.run(tmp_path / "seen", few, 0.0)
+        run_slowly(tmp_path / "seen", few, 0.0)
     for at, call in enumerate(seen):
         full, folder = OSError(errno.ENOSPC, "No space left on device"), tmp_path / f"run-{at}"
         with suppress(OSError), fault(folder, monkeypatch, at, full):
-            stage1_process.run(folder, few, 0.0)
-        stage1_process.run(folder, few, 0.0)
+            run_slowly(folder, few, 0.0)
+        run_slowly(folder, few, 0.0)
         for name in OUTPUTS:
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (name, call)
 

@@ -16,17 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.refinement.checks import forms
-from raft_fast.refinement.checks.forms import (
-    HERE,
-    SPEAKERS,
-    Case,
-    Check,
-    difference,
-    guess_language,
-    regex,
-    remembered,
-    words,
-)
+from raft_fast.refinement.checks.forms import Case, Check, difference, guess_language, regex, remembered
 from raft_fast.refinement.checks.numbers import in_digits, numbers
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import RefineOptions
@@ -35,7 +25,7 @@ AGREE = ("both", "kept", "added", "sides")
 TIGHT = re.compile(r"(?<=\d)\s+(?!\w\w)|\s*([-–])\s*")  # "2 a", "11 – 13"
 GROUPED = re.compile(r"(?<=\d)[.,\s](?=\d)")  # 1,000 and 1 000 alike, and 4,5 and 4.5
 ALIKE, STEM = 0.9, 6  # share of stems in common of texts in nearly the same words; letters of a stem
-MEANING: dict[str, list[list[str]]] = tomllib.loads((HERE / "meaning.toml").read_text(encoding="utf-8"))
+MEANING: dict[str, list[list[str]]] = tomllib.loads((forms.HERE / "meaning.toml").read_text(encoding="utf-8"))
 Found = dict[str, Counter[str]]
 """Names of what rules match -> how often on which side."""
 
@@ -135,8 +125,8 @@ def negation(case: Case) -> str | None:
     denied, denies = (found["word"].total() for found in (there, here))
     told = turned("negation", case)
     if not told and denies != denied and here["denial"]["affirms"] == there["denial"]["affirms"]:
-        one, other = ({word[:STEM] for word in words(text) if len(word) > 2 and word not in SPEAKERS}
-                      for text in (case.gold, case.answer))
+        one, other = ({word[:STEM] for word in forms.words(text)
+                       if len(word) > 2 and word not in forms.SPEAKERS} for text in (case.gold, case.answer))
         if 2 * len(one & other) >= ALIKE * (len(one) + len(other)):
             told = f"denies in {denies} places, the gold answer in {denied}"
     return turned("answer", case) or (None if told and turned("bounds", case) else told)
@@ -205,10 +195,8 @@ def _names(listed: str) -> list[str]:
 
 
 def _load_check(spec: str) -> tuple[str, Check]:
-    """(name, check) of module:function, `def check(question: str, gold: str, answer: str) -> str | None`.
-
-    Raises UserError if there is no such function, and when it returns anything but a text or None.
-    """
+    """(name, check) of module:function(question, gold, answer). Raises UserError if there is no such
+    function, and when it returns anything but a text or None."""
     module, _, name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)

@@ -1,7 +1,4 @@
-"""What a check sees of an answer, the words of its language, and the checks of its form.
-
-Words are in frequent.toml and phrases/LANGUAGE.toml.
-"""
+"""What a check sees, the words of languages (frequent.toml, phrases/LANGUAGE.toml), the checks of form."""
 
 import re
 import tomllib

@@ -35,9 +35,7 @@ Fact = tuple[tuple[Decimal, ...], str]
 @dataclass(frozen=True)
 class Quantity:
     """A number as it may be meant, its unit (one name for all, "" without one), how it is written, and where.
-
-    A date is month * 100 + day, its year another number, a time of day the minutes since midnight.
-    """
+    A date is month * 100 + day, its year another number, a time of day the minutes since midnight."""
 
     values: tuple[Decimal, ...]
     unit: str
@@ -63,11 +61,8 @@ class Quantity:
 
 
 def numbers(case: Case) -> str | None:
-    """Every number of the gold answer is in the answer, every one of the answer in gold or question.
-
-    Readings that differ by country (1.500, 5/3/2024), common conversions (cm to m, 2:30 pm to 14:30) and
-    small numbers and halves written as words count as equal.
-    """
+    """Every number of the gold answer is in the answer, every one of the answer in gold or question. Readings
+    by country (1.500, 5/3/2024), conversions (cm to m, 2:30 pm to 14:30) and small numbers in words count."""
     return difference("numbers", _unmatched(case.gold, case.answer),
                       _unmatched(case.answer, case.gold, case.question))
 
