@@ -77,7 +77,7 @@ class RAFTTrainer:
     processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
     teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
-    training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
+    training. rollout_engine: a `RolloutEngine`. recipe: as in RAFTConfig.
     Raises UserError, here and in every method, for anything that the command would refuse.
     """
 
@@ -98,9 +98,7 @@ class RAFTTrainer:
         self._model: Any = None
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher)
-        self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
-        if isinstance(rollout_engine, str):
-            self.args.__dict__.update(rollout_engine=read("rollout_engine", rollout_engine))
+        self._rollout_engine = rollout_engine
         for option, rows in (("data", self._rows), ("heldout_data", self._eval_rows)):
             if rows is not None:
                 setattr(self.args, option, MEMORY)

@@ -151,10 +151,6 @@ class TrainOptions(Group, pins="training"):
     max_completion_length: int = distilled(256, "Longest trajectory, in tokens.", least=1)
     max_length: int = option(2048, "Longest training sequence; longer rows are set aside.", least=1)
     rollout_temperature: float = distilled(1.0, "Sampling temperature.", above=0)
-    rollout_engine: Literal["transformers", "vllm"] = distilled(
-        "transformers", "transformers repeats its draws with the seed; vllm is faster and shares the GPU.")
-    vllm_gpu_memory_utilization: float = free(0.3, "Share of the GPU's memory for vllm.", above=0, below=1,
-                                              needs="rollout_engine=vllm")
     num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss.", least=0)
     distillation_temperature: float = distilled(1.5, "Softens both distributions (T of Eqs. 8-10).", above=0)
     teacher_top_k: int = distilled(512, "Likeliest teacher tokens compared (K of Eq. 9).", least=2)

@@ -4,30 +4,25 @@ another model than the trainer's is caught by that."""
 import copy
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import vllm_stand_in
 from tiny import make_model
-from transformers import LlamaConfig
 from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Adapter, Draw, Trajectory, rollouts
-from raft_fast.distillation.rollout_engines import (
-    BatchedRollouts,
-    VLLMRollouts,
-    make_engine,
-    weights_for_engine,
-)
-from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, logprob_gap
+from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
 
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+from vllm_rollouts import VLLMRollouts, weights_for_engine
+
 DRAWS = [*(Draw([1, 2, 3 + row], row) for row in range(6)), Draw([1, 2, 3], 99)]
-ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",
-                         config=LlamaConfig(max_position_embeddings=512))
 
 
 @pytest.fixture
@@ -101,7 +96,7 @@ def test_cut_trajectories_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatc
     engine = engine_of("vllm", chat)
     real = getattr(engine.llm, call)
     monkeypatch.setattr(engine.llm, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
-    with pytest.raises(UserError, match=rf"^--rollout_engine vllm: .*{said}.*; run the same command again"):
+    with pytest.raises(UserError, match=rf"^vLLM: .*{said}.*; run the same command again"):
         [engine.sync(make_model(1)), engine.sample(DRAWS)]
 
 
@@ -121,14 +116,6 @@ def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     want, got, base = (model(input_ids=ids).logits for model in (adapter.model, merged, original))
     assert (got - want).norm() < 0.05 * (base - want).norm()
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
-
-
-def test_the_option_names_the_engine(chat, vllm):
-    made = {name: make_engine(replace(OPTIONS, rollout_engine=name, max_length=1000), chat, ON_GPU)
-            for name in ("transformers", "vllm")}
-    assert all(type(one) is type(engine_of(name, chat)) for name, one in made.items())
-    assert made["vllm"].llm.settings == ("folder", "bfloat16", 512, 0.3)
-
 
 
 def sampled(model, chat, temperature=1.0, draws=DRAWS):

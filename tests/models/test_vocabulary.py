@@ -12,8 +12,7 @@ from tokenizers import AddedToken, models
 from transformers import AutoTokenizer
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
-from raft_fast.distillation.rollout_engines import BatchedRollouts
-from raft_fast.distillation.rollouts import logprob_gap
+from raft_fast.distillation.rollouts import BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
