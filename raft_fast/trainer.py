@@ -30,10 +30,10 @@ from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.models import load
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names
-from raft_fast.report.cards import finish, upload
+from raft_fast.report.cards import finish
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
-from raft_fast.run.fetch import repository
+from raft_fast.run.fetch import push, repository
 from raft_fast.run.folder import only_process, open_run, pin_inputs, save_costs
 from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.processes import Processes
@@ -77,7 +77,7 @@ class RAFTTrainer:
     processing_class: the tokenizer. Default: the one saved with the model, found by its name_or_path.
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
     teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
-    training. rollout_engine: a name or a `RolloutEngine`. recipe: as in RAFTConfig.
+    training. rollout_engine: a `RolloutEngine`. recipe: as in RAFTConfig.
     Raises UserError, here and in every method, for anything that the command would refuse.
     """
 
@@ -98,9 +98,7 @@ class RAFTTrainer:
         self._model: Any = None
         self._model = self._named("model", model)
         self._teacher = self._named("teacher", teacher)
-        self._rollout_engine = None if isinstance(rollout_engine, str) else rollout_engine
-        if isinstance(rollout_engine, str):
-            self.args.__dict__.update(rollout_engine=read("rollout_engine", rollout_engine))
+        self._rollout_engine = rollout_engine
         for option, rows in (("data", self._rows), ("heldout_data", self._eval_rows)):
             if rows is not None:
                 setattr(self.args, option, MEMORY)
@@ -234,11 +232,11 @@ class RAFTTrainer:
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
                     **ignored: Any) -> str:
         """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. Further arguments
-        of transformers' method are ignored. Raises UserError if training collapsed or the upload fails."""
+        of transformers' method are ignored. Raises UserError if the upload fails."""
         self._check_trained()
         kept = self.options.watch.hub_private_repo if private is None else private
         name = repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir)
-        return upload(self.run_dir, str(name), kept, commit_message)
+        return push(self.run_dir / "model", str(name), kept, commit_message)
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""

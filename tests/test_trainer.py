@@ -101,7 +101,7 @@ def test_a_loaded_model_is_trained_in_place_and_a_run_goes_on(home, monkeypatch)
     scores = going_on.evaluate()
     assert scores["eval_domain_nll"] < scores["eval_domain_nll_base"]
     push = Mock(return_value="address")
-    monkeypatch.setattr("raft_fast.report.cards.push", push)
+    monkeypatch.setattr("raft_fast.trainer.push", push)
     assert going_on.push_to_hub(dataset_name="rows", private=False) == "address"
     assert push.call_args.args[1] == "loaded"
 

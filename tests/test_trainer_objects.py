@@ -13,7 +13,7 @@ from tiny import make_model, make_tokenizer
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError
 from raft_fast.distillation import CrossEntropy, Distillation
-from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
 from raft_fast.recipes import Recipe
@@ -90,7 +90,6 @@ def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
     ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig())}, "model: PeftModel has"),
     ({"train_dataset": ROW, "peft_config": LoraConfig(use_dora=True)}, "peft_config: use_dora=True"),
     ({"train_dataset": ROW, "callbacks": [print]}, "callbacks: builtin_function_or_method is neither"),
-    ({"train_dataset": ROW, "rollout_engine": "sglang"}, "--rollout_engine sglang: must be one of"),
 ])
 def test_bad_objects_are_named_at_once(words, said):
     with pytest.raises(UserError, match=said):

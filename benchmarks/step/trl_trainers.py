@@ -18,8 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.step.ours import STILL, TEMPERATURE, Job, chat_of, load
-from raft_fast.distillation.rollout_engines import BatchedRollouts
-from raft_fast.distillation.rollouts import Draw
+from raft_fast.distillation.rollouts import BatchedRollouts, Draw
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.models.chat import REFERENCE_PROMPT
 from raft_fast.models.load import frozen_dtype

@@ -13,14 +13,13 @@ from raft_fast.distillation.losses import Term
 from raft_fast.distillation.memory import run_halving
 from raft_fast.distillation.metrics import Clock, peak_memory, speeds
 from raft_fast.distillation.planning import plan, rows_per_step
-from raft_fast.distillation.rollout_engines import make_engine
-from raft_fast.distillation.rollouts import RolloutBuffer, RolloutEngine
+from raft_fast.distillation.rollouts import BatchedRollouts, RolloutBuffer, RolloutEngine
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import FullWeights, spread
-from raft_fast.engines import stable_seed
+from raft_fast.engines import Sampling, stable_seed
 from raft_fast.models.chat import Chat
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
@@ -33,7 +32,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     """Train `student` in place on `rows`, resuming from the run's newest checkpoint.
 
     terms: what is minimised (a recipe gives them); one that is taught needs the teacher. weights: what of the
-    student is trained and saved (default: all). rollout_engine: default what --rollout_engine names. Writes
+    student is trained and saved (default: all). rollout_engine: default `BatchedRollouts`. Writes
     metrics.jsonl and checkpoints/. Every process of a run calls this with the same arguments; the first
     one writes and calls the callbacks, except those that are `everywhere`. Returns whether training has come
     to its end, False if a callback stopped it before. Raises UserError if loss or gradient are not finite
@@ -54,7 +53,8 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     stepper = Stepper(student_pass, terms, teacher, chat, optimizer, options)
     rollouts, draws = None, max(term.draws for term in terms)
     if draws:
-        engine = rollout_engine or make_engine(options, chat, student)
+        sampling = Sampling(options.max_completion_length, options.rollout_temperature)
+        engine = rollout_engine or BatchedRollouts(chat, sampling)
         rollouts = RolloutBuffer(engine, chat, steps, options, seed, draws)
     state = TrainingState(run_dir, student, weights or FullWeights(student), len(steps),
                           callbacks=[MetricsLog(run_dir), *callbacks])

@@ -9,7 +9,7 @@ import torch
 
 from raft_fast.distillation.examples import Example
 from raft_fast.distillation.losses import ce_chunk
-from raft_fast.distillation.rollout_engines import LESS_MEMORY
+from raft_fast.distillation.rollouts import LESS_MEMORY
 from raft_fast.distillation.step import Stepper
 from raft_fast.models.architecture import text_config
 from raft_fast.models.packing import is_mixed

@@ -1,5 +1,5 @@
-"""The student's own trajectories: the engine interface, the buffer between sampling and training, and the
-check that engine and trainer have the same model."""
+"""The student's own trajectories: the engine interface and transformers' engine, the buffer between sampling
+and training, and the check that engine and trainer have the same model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,20 @@ import torch
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.weights import whole_model
-from raft_fast.engines import stable_seed
-from raft_fast.engines.generation import own_settings
+from raft_fast.engines import Sampling, stable_seed
+from raft_fast.engines.generation import generate_ids, own_settings, sample_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import completion_hidden, completion_ids, is_mixed
-from raft_fast.run.errors import UserError
+from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
+ROLLOUT_ROWS = 64  # with few rows the matrix units idle
+ROLLOUT_TOKENS = 65536  # upper bound of the cache of keys and values, padding and completions included
+LESS_MEMORY = ("use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new "
+               "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length")
 CHECKED = 8  # trajectories of a refill that are compared, over all processes
 ROUNDINGS = 16  # of a logit and the states behind it; SmolLM2-135M in bf16 is 6 off, on average
 OF_SUMS = 2e-4  # nats: of a float32 sum over the vocabulary
@@ -63,6 +67,52 @@ class RolloutEngine(Protocol):
         must have its log-probabilities. Memory that only sampling needs may be freed until the next `sync`.
         Raises UserError if a trajectory cannot be sampled."""
         ...
+
+
+class BatchedRollouts(RolloutEngine):
+    """Samples from the student itself. A draw's noise depends on its seed alone; its probabilities are the
+    student's, rounded according to the padding of its batch. (Where rotary frequencies depend on the longest
+    sequence of a pass, as in `generate`, they depend on the batch.)
+
+    At most `rows` rows and `tokens` tokens are sampled at once; out of memory, `rows` is halved for good.
+    """
+
+    def __init__(self, chat: Chat, sampling: Sampling) -> None:
+        self.chat, self.sampling, self.rows, self.tokens = chat, sampling, ROLLOUT_ROWS, ROLLOUT_TOKENS
+        self.student: Any = None
+
+    def sync(self, student: Any) -> None:
+        self.student = student
+
+    def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
+        waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
+        drawn: dict[int, Trajectory] = {}
+        while waiting:
+            longest = len(draws[waiting[0]].prompt) + self.sampling.max_new_tokens
+            chosen = waiting[: max(1, min(self.rows, self.tokens // longest))]
+            try:
+                found = self._generate([draws[index] for index in chosen], logprobs)
+                drawn.update(zip(chosen, found, strict=True))
+                waiting, failed = waiting[len(chosen) :], None
+            except torch.OutOfMemoryError as error:
+                failed = first_line(error)
+            if failed:  # outside of the handler: the error holds on to the cache of keys and values
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if len(chosen) == 1:
+                    raise UserError(f"out of memory while sampling one trajectory ({failed}): {LESS_MEMORY}")
+                self.rows = (len(chosen) + 1) // 2
+                console.print(f"out of memory while sampling {len(chosen)} trajectories: {self.rows} at once "
+                              "from here on", markup=False, soft_wrap=True)
+        self.student = None  # frees the copy of a sharded one while the student trains
+        return [drawn[index] for index in range(len(draws))]
+
+    def _generate(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:
+        asked = (self.student, self.chat, [draw.prompt for draw in draws], self.sampling.max_new_tokens,
+                 self.sampling.temperature, [draw.seed for draw in draws])
+        if not logprobs:  # a tenth faster
+            return [Trajectory(ids) for ids in generate_ids(*asked)]
+        return [Trajectory(ids, values) for ids, values in sample_ids(*asked)]
 
 
 class RolloutBuffer:

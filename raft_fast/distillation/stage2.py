@@ -1,6 +1,5 @@
 """Stage 2 from preflight checks and rows with answers to a trained model: teacher, student, RUN/model."""
 
-import importlib.util
 import math
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -25,12 +24,12 @@ from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.fetch import own_folder
 from raft_fast.models.load import pick_device
-from raft_fast.run.errors import UserError, require
+from raft_fast.run.errors import require
 from raft_fast.run.fetch import check_upload
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.folder import has_steps, pin_inputs
 from raft_fast.run.option import check
-from raft_fast.run.options import MEMORY, Options, TrainOptions
+from raft_fast.run.options import MEMORY, Options
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import Reporter
 
@@ -39,12 +38,11 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
     """Raises UserError for missing packages, options that this device or number of processes does not
     support, an upload without a token, and, in a new run, files and folders that are not there. (A resumed
     run tells what has changed.) `in_memory`: options that name loaded models."""
-    train, device = options.train, pick_device(options.model.device)
+    train = options.train
+    pick_device(options.model.device)
     check_processes(options, processes)
     if options.adapter.use_peft:
         require("peft", "lora")
-    if train.distillation:
-        check_rollouts(train, processes, device.type == "cuda")
     check_upload(options.watch, run_dir)
     if run_dir.exists():
         return
@@ -57,18 +55,6 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
         check("://" not in train.teacher, "--teacher", train.teacher,
               "a folder or hub name: a server shows no logits")
         own_folder(train.teacher, "--teacher")
-
-
-def check_rollouts(options: TrainOptions, processes: int, on_gpu: bool) -> None:
-    """Raises UserError for a --rollout_engine that is not installed, or that this device or number of
-    processes does not support."""
-    name = options.rollout_engine
-    check(on_gpu or name == "transformers", "--rollout_engine", name,
-          "transformers on a CPU: the others need a GPU")
-    check(processes == 1 or name != "vllm", "--rollout_engine", name,
-          f"continuous for {processes} processes: it shares the GPU of one")
-    if name == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise UserError("--rollout_engine vllm: vllm is not installed: pip install vllm")
 
 
 def check_processes(options: Options, processes: int) -> None:

@@ -1,6 +1,5 @@
-"""Sampling with transformers: `generate`, every row by random numbers of its own; continuous batching."""
+"""Sampling with transformers: `generate`, every row by random numbers of its own."""
 
-import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +8,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
-from raft_fast.engines import Sampling
-from raft_fast.models.architecture import PACKED
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import mixed_precision
-from raft_fast.run.errors import UserError
-
-SEED_BITS = 31  # of continuous batching
 
 
 @torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
@@ -55,41 +49,6 @@ def sample_ids(
     drawn = generate_ids(model, chat, prompts, max_new_tokens, temperature, seeds, sampler=sampler)
     logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
     return [(ids, row[: len(ids)]) for ids, row in zip(drawn, logprobs, strict=True)]
-
-
-@torch.no_grad()
-def draw_continuously(model: Any, chat: Chat, prompts: list[list[int]], sampling: Sampling,
-                      settings: Any = None, logprobs: bool = False) -> list[Any]:
-    """A GenerationOutput of transformers' continuous batching for each prompt, for a GPU: a finished reply's
-    place is taken by the next prompt at once. Raises UserError if its scheduler stops.
-
-    Noise comes from one stream, so a draw depends on what else was asked and in which order. `settings` is a
-    ContinuousBatchingConfig, whose seed and return_logprobs are set here; by default the free memory decides.
-    The scheduler's thread knows no autocast: the model computes in its own dtype.
-    """
-    from transformers import ContinuousBatchingConfig
-
-    settings = copy.copy(settings) or ContinuousBatchingConfig()
-    settings.seed, settings.return_logprobs = sampling.seed % (1 << SEED_BITS), logprobs
-    random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-    config = GenerationConfig(max_new_tokens=sampling.max_new_tokens, pad_token_id=chat.pad_id,
-                              suppress_tokens=lacking(model, chat), eos_token_id=sorted(chat.eos_ids),
-                              **(random if sampling.temperature > 0 else {"do_sample": False}))
-    attention = model.config._attn_implementation
-    with own_settings(model):
-        if attention == PACKED:  # the scheduler knows transformers' own by name
-            model.set_attn_implementation("sdpa")
-        try:
-            found = list(model.generate_batch(prompts, generation_config=config,
-                                              continuous_batching_config=settings).values())
-        finally:
-            model.set_attn_implementation(attention)
-    errors = [one.error for one in found if one.error is not None]
-    if errors or len(found) < len(prompts):
-        why = errors[0] if errors else "its scheduler stopped"
-        raise UserError(f"continuous batching gave no reply ({why}): use --rollout_engine "
-                        "transformers")
-    return found
 
 
 def lacking(model: Any, chat: Chat) -> list[int] | None:

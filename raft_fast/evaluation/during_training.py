@@ -1,4 +1,4 @@
-"""Evaluation while a run trains, without generation: scores, the best weights, the end at a collapse."""
+"""Evaluation while a run trains, without generation: scores, and the best weights."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.distillation.checkpoint import checkpoints, step_of
-from raft_fast.distillation.metrics import cut_back, whole_lines
+from raft_fast.distillation.metrics import cut_back
 from raft_fast.distillation.watching import FirstBatch, LogCompletions
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, fixed_slice, prompts_of
@@ -55,8 +55,7 @@ def watchers(options: WatchOptions, original: Any, heldout: Sequence[Row], repor
         domain = [original.chat.sft_view(row.prompt, row.gold) for row in heldout if row.gold]
         scorer = Scorer(original.chat, domain, general, original.model)
         # last: in on_begin it notifies the others, which must have begun
-        found.append(EvaluateEvery(options.eval_steps, scorer, options.collapse_threshold,
-                                   options.load_best_model_at_end))
+        found.append(EvaluateEvery(options.eval_steps, scorer, options.load_best_model_at_end))
     return found
 
 
@@ -97,16 +96,14 @@ def nll(model: Any, chat: Chat, views: Sequence[View]) -> float | None:
 
 class EvaluateEvery(Callback):
     """Scores the student before the first step, every `steps` steps and after the last one; writes a line to
-    evaluations.jsonl and notifies every other callback. Training ends at a collapse: general drift above
-    `threshold` (--collapse_threshold), or a score that is not finite.
+    evaluations.jsonl and notifies every other callback.
 
-    With `keep_best` RUN/best/step-N holds the weights with the lowest eval_domain_nll, collapses excepted,
-    and the run ends with them. Steps that a resumed run repeats are compared again.
+    With `keep_best` RUN/best/step-N holds the weights with the lowest eval_domain_nll, and the run ends with
+    them. Steps that a resumed run repeats are compared again.
     """
 
-    def __init__(self, steps: int, scorer: Scorer, threshold: float = math.inf, keep_best: bool = False
-                 ) -> None:
-        self.steps, self.scorer, self.threshold, self.keep_best = steps, scorer, threshold, keep_best
+    def __init__(self, steps: int, scorer: Scorer, keep_best: bool = False) -> None:
+        self.steps, self.scorer, self.keep_best = steps, scorer, keep_best
 
     def on_begin(self, state: TrainingState) -> None:
         self.path, self.folder = state.run_dir / EVALUATIONS, state.run_dir / "best"
@@ -132,14 +129,11 @@ class EvaluateEvery(Callback):
         scores = self.scorer(state.student)
         for one in state.callbacks:
             one.on_evaluate(state, scores)
-        collapse = None
-        if why := collapsed(scores, self.threshold):
-            state.finished = collapse = f"collapse at step {state.step}: {why}"
-        elif self.keep_best and (score := scores[METRIC]) is not None and score < self.best:
+        if self.keep_best and (score := scores[METRIC]) is not None and score < self.best:
             self.best = score
             self._keep(state)
         # last: a step that has its line is not evaluated again, so everybody must have been notified
-        self.done.append({"step": state.step, "collapse": collapse, **{
+        self.done.append({"step": state.step, **{
             name: score if score is not None and math.isfinite(score) else None
             for name, score in scores.items()}})
         files.write_jsonl(self.done, self.path)
@@ -155,21 +149,6 @@ class EvaluateEvery(Callback):
         for kept in before:
             if step_of(kept) != state.step:
                 files.discard(kept)
-
-
-def collapsed(scores: EvalScores, threshold: float) -> str | None:
-    """Why these scores are a collapse; None if they are not. A score that is None was not measured."""
-    bad = [name for name, score in scores.items() if score is not None and not math.isfinite(score)]
-    drift = scores["eval_general_drift"] or 0.0
-    if not bad and drift > threshold:
-        return f"eval_general_drift {drift:.3g} is above --collapse_threshold {threshold:g}"
-    return f"{bad[0]} is not finite" if bad else None
-
-
-def collapse_of(run_dir: Path) -> str | None:
-    """Why the run in this folder collapsed; None if it did not. Raises UserError for an unreadable file."""
-    lines = whole_lines(run_dir / EVALUATIONS)
-    return lines[-1].get("collapse") if lines else None
 
 
 def _score(kept: Path) -> float:

@@ -39,7 +39,7 @@ def packed_attention(
     key_places: int64 [K], the positions in the row that a sequence sees, sequence by sequence, the last of
     them its own queries; cu_seq_lens_k says where each starts, and K. None: a sequence sees itself alone.
     """
-    if cu_seq_lens_q is None or options.get("cache") is not None:  # paged generation has its own masks
+    if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     if key_places is None or cu_seq_lens_k is None:
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q

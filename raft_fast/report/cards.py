@@ -4,7 +4,6 @@ import dataclasses
 from itertools import chain
 from pathlib import Path
 
-from raft_fast.evaluation.during_training import collapse_of
 from raft_fast.report import results, stage1
 from raft_fast.report.page import amount, caveats, write_run_report
 from raft_fast.report.results import Lines, Record, read, read_run
@@ -27,11 +26,9 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, flo
     report = write_run_report(run_dir)
     results.print_table(evaluation)
     reporter.say(f"model  {run_dir / 'model'}\nreport {report}")
-    if collapse := collapse_of(run_dir):
-        reporter.say(f"warning: training ended early: {collapse}")
     if name := repository(options.watch, run_dir):
         with reporter.phase("upload"):
-            address = upload(run_dir, name, options.watch.hub_private_repo)
+            address = push(run_dir / "model", name, options.watch.hub_private_repo)
         reporter.say(f"hub    {address}")
     means = {f"{part}_{metric}{ending}": both[model]["mean"]
              for part in ("domain", "paraphrases", "general")
@@ -40,15 +37,6 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, flo
     means |= {f"drift_{probe}_kl": one["kl"]["mean"] for probe, one in (evaluation.get("drift") or {}).items()
               if "kl" in (one or {})}
     return {f"eval_{name}": mean for name, mean in means.items() if mean is not None}
-
-
-def upload(run_dir: Path, name: str, private: bool, message: str = "Trained with raft-fast") -> str:
-    """Upload RUN/model to the repository `name`; returns its address. Raises UserError if training
-    collapsed, or the hub refuses."""
-    if collapse := collapse_of(run_dir):
-        raise UserError(f"--hub_model_id {name}: not uploaded, because training ended early ({collapse}); "
-                        f"look at {run_dir / 'report.html'} first, then hf upload {name} {run_dir / 'model'}")
-    return push(run_dir / "model", name, private, message)
 
 
 def write_model_card(run_dir: Path) -> Path:

@@ -38,11 +38,9 @@ def write_run_report(run_dir: Path) -> Path:
     """Write `run_dir`/report.html; returns its path. A missing file is named in its section."""
     run, refined = read_run(run_dir), run_dir / "refine"
     kicker = " · ".join(["RAFT report", *([run.config["model"]] if run.config.get("model") else [])])
-    notes = caveats(run)
-    verdict = notes.pop(0) if run.collapse else ""
     return results.render(
         "run.html.jinja", run_dir / "report.html", kicker=kicker, heading=run.name, config=run.config,
-        verdict=verdict, notes=notes, run=run, run_dir=run_dir, tables=results.tables(run.evaluation),
+        verdict="", notes=caveats(run), run=run, run_dir=run_dir, tables=results.tables(run.evaluation),
         columns=results.COLUMNS, curves=curves(run.steps), amount=amount(run.steps), stage1=stage1,
         found=read_stage1(refined), folder=refined, samples=samples(run.generations),
         phases=phases(run.phases))
@@ -89,8 +87,7 @@ def amount(steps: Sequence[Record]) -> Lines:
 
 def caveats(run: RunFiles) -> list[str]:
     """What qualifies a run's results, for page and card."""
-    found = [f"Training ended early: {run.collapse}."] if run.collapse else []
-    found += [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
+    found = [] if run.config.get("data_source") == "gold" else stage1.notes(run.summary)
     if run.config.get("load_best_model_at_end"):
         found.append("The weights were chosen on the held-out rows (--load_best_model_at_end): scores on "
                      "these are a little too good.")

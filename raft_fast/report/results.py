@@ -39,7 +39,7 @@ COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
 FILES: list[tuple[Any, ...]] = [
     ("config.yaml", {}), ("refine/summary.json", {}), ("metrics.jsonl", [], "step"),
     ("evaluation.json", {}, "domain", "general"), ("generations.jsonl", [], "suite", "model"),
-    ("phases.json", [], "name", "seconds", "peak_bytes"), ("evaluations.jsonl", [], "step")]
+    ("phases.json", [], "name", "seconds", "peak_bytes")]
 Record = dict[str, Any]
 Lines = list[tuple[str, ...]]
 
@@ -138,13 +138,6 @@ class RunFiles:
     evaluation: Record
     generations: list[Record]
     phases: list[Record]
-    evaluations: list[Record]
-
-    @property
-    def collapse(self) -> str | None:
-        """Why training ended early, if it did."""
-        return self.evaluations[-1].get("collapse") if self.evaluations else None
-
 
 def read_run(run_dir: Path) -> RunFiles:
     """Whatever files of a training run `run_dir` has; what is missing or unreadable is empty."""

@@ -151,11 +151,6 @@ class TrainOptions(Group, pins="training"):
     max_completion_length: int = distilled(256, "Longest trajectory, in tokens.", least=1)
     max_length: int = option(2048, "Longest training sequence; longer rows are set aside.", least=1)
     rollout_temperature: float = distilled(1.0, "Sampling temperature.", above=0)
-    rollout_engine: Literal["transformers", "continuous", "vllm"] = distilled(
-        "transformers", "transformers repeats its draws with the seed; faster are continuous (batching on a "
-        "GPU) and vllm (shares the GPU).")
-    vllm_gpu_memory_utilization: float = free(0.3, "Share of the GPU's memory for vllm.", above=0, below=1,
-                                              needs="rollout_engine=vllm")
     num_loss_tokens_to_skip: int = distilled(0, "First tokens of a trajectory without loss.", least=0)
     distillation_temperature: float = distilled(1.5, "Softens both distributions (T of Eqs. 8-10).", above=0)
     teacher_top_k: int = distilled(512, "Likeliest teacher tokens compared (K of Eq. 9).", least=2)
@@ -205,9 +200,6 @@ class WatchOptions(Group):
     load_best_model_at_end: bool = option(False, "End with the weights of the lowest eval_domain_nll, chosen "
                                           "on the held-out rows: their final scores are slightly too good.",
                                           pins="training")
-    collapse_threshold: float = option(1.0, "Training ends once the student is this many nats a token "
-                                       "further from the original's own answers than the original.",
-                                       pins="training", above=0, needs="eval_steps")
     log_completions: bool = distilled(False, "Write samples to completions.jsonl.")
     log_completions_steps: int = option(10, "Steps between them.", least=1, needs="log_completions")
     report_to: str = option("none", "Trackers of transformers: tensorboard, wandb, trackio, ...", listed=True)

@@ -1,6 +1,5 @@
-"""Evaluation while a run trains: scores, best weights, the end at a collapse."""
+"""Evaluation while a run trains: scores, best weights."""
 
-from types import SimpleNamespace
 
 import pytest
 from tiny import make_model, make_rows
@@ -9,11 +8,7 @@ from watched_run import lines, make_scorer, run, same_weights
 
 from raft_fast.distillation import Callback, TrainingState
 from raft_fast.engines.hf import HFEngine
-from raft_fast.evaluation.during_training import EvaluateEvery, collapse_of, nll
-from raft_fast.report.cards import finish
-from raft_fast.run.errors import UserError
-from raft_fast.run.options import WatchOptions
-from raft_fast.run.progress import Reporter
+from raft_fast.evaluation.during_training import EvaluateEvery, nll
 
 
 def test_scores_are_nats_a_token_and_drift_begins_at_zero(chat):
@@ -115,7 +110,7 @@ def test_an_evaluation_is_told_again_where_nobody_heard_of_it(tmp_path):
 
 def every(steps, *scores):
     """Evaluations with these scores; the best weights are kept."""
-    return EvaluateEvery(steps, Scripted(*scores), 1.0, True)
+    return EvaluateEvery(steps, Scripted(*scores), True)
 
 
 def test_training_ends_with_the_best_weights(folder, chat):
@@ -146,43 +141,3 @@ def test_damaged_best_weights_leave_the_last_ones(folder, chat):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match="step-000004 is damaged"):
         assert same(run(folder, chat, [every(4)]), seen.weights[6])
-
-
-@pytest.mark.parametrize(("last", "said"), [
-    ((2.0, 1.5), "eval_general_drift 1.5 is above"),
-    ((2.0, float("nan")), "eval_general_drift is not finite"),
-    ((float("nan"), 0.1), "eval_domain_nll is not finite")])
-def test_a_collapse_ends_training_for_good_and_is_never_the_best(folder, chat, last, said):
-    """A collapse may have the lowest likelihood of all."""
-    seen, told = Remember(), Told()
-    student = run(folder, chat, [seen, every(2, (5.0, 0.0), (3.0, 0.1), last)])
-    assert (best(folder), max(seen.weights)) == (["step-000002"], 4)
-    assert same(student, seen.weights[2])
-    run(folder, chat, [told])  # the same command again trains no further
-    assert told.heard == [("begin", 4), ("end", 4)]
-    assert f"collapse at step 4: {said}" in collapse_of(folder)
-    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 2, 4]
-
-
-def test_an_end_that_another_callback_chose_is_no_collapse(folder, chat):
-    class Patience(Callback):
-        def on_evaluate(self, state, scores):
-            state.finished = "no better for two evaluations" if state.step == 2 else None
-
-    run(folder, chat, [Patience(), EvaluateEvery(1, make_scorer(chat), 9.0)])
-    assert [line["step"] for line in lines(folder / "evaluations.jsonl")] == [0, 1, 2]
-    assert collapse_of(folder) is None
-
-
-def test_a_collapsed_run_says_so_at_its_end_and_is_not_uploaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("raft_fast.run.fetch.push", lambda *_: pytest.fail("uploaded"))
-    monkeypatch.setattr("raft_fast.report.results.print_table", lambda _: None)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "evaluation.json").write_text("{}")
-    (tmp_path / "evaluations.jsonl").write_text('{"step": 3, "collapse": "collapse at step 3: drift"}\n')
-    watch = WatchOptions(push_to_hub=True, hub_model_id="me/model")
-    with pytest.raises(UserError, match=r"--hub_model_id me/model: .*collapse at step 3.*hf upload me/model"):
-        finish(tmp_path, SimpleNamespace(watch=watch), Reporter())
-    assert "warning: training ended early: collapse at step 3" in capsys.readouterr().err
-    for page in ("model/README.md", "report.html"):
-        assert "Training ended early: collapse at step 3" in (tmp_path / page).read_text().replace("\\", "")

@@ -8,9 +8,9 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Draw, fitting, memory, rollout_engines
+from raft_fast.distillation import Adapter, Draw, fitting, memory, rollouts
 from raft_fast.distillation.memory import estimate, run_halving, show_memory
-from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.engines import Sampling
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
@@ -75,7 +75,7 @@ def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
 
 
 def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, monkeypatch, capsys):
-    real, tried, fits = rollout_engines.generate_ids, [], [99]
+    real, tried, fits = rollouts.generate_ids, [], [99]
 
     def generate(model, chat, prompts, *rest):
         tried.append(len(prompts))
@@ -88,7 +88,7 @@ def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, mo
         engine.sync(make_model(0))
         return [trajectory.ids for trajectory in engine.sample(draws)]
 
-    monkeypatch.setattr(rollout_engines, "generate_ids", generate)
+    monkeypatch.setattr(rollouts, "generate_ids", generate)
     engine = BatchedRollouts(chat, Sampling(4, 1.0))
     draws = [Draw(chat.student_prompt(row.prompt), seed) for seed, row in enumerate(rows)]
     want = sample()

@@ -4,31 +4,25 @@ another model than the trainer's is caught by that."""
 import copy
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import vllm_stand_in
 from tiny import make_model
-from transformers import ContinuousBatchingConfig, LlamaConfig, LlamaForCausalLM
 from watched_run import OPTIONS, lines, run
 
 from raft_fast.distillation import Adapter, Draw, Trajectory, rollouts
-from raft_fast.distillation.rollout_engines import (
-    BatchedRollouts,
-    ContinuousRollouts,
-    VLLMRollouts,
-    make_engine,
-    weights_for_engine,
-)
-from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, logprob_gap
+from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions
 
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+from vllm_rollouts import VLLMRollouts, weights_for_engine
+
 DRAWS = [*(Draw([1, 2, 3 + row], row) for row in range(6)), Draw([1, 2, 3], 99)]
-ON_GPU = SimpleNamespace(device=torch.device("cuda"), name_or_path="folder",
-                         config=LlamaConfig(max_position_embeddings=512))
 
 
 @pytest.fixture
@@ -40,14 +34,11 @@ def engine_of(name, chat, temperature=1.0):
     sampling = Sampling(8, temperature)
     if name == "transformers":
         return BatchedRollouts(chat, sampling)
-    if name == "continuous":
-        return ContinuousRollouts(chat, sampling, ContinuousBatchingConfig(
-            num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False))
     return VLLMRollouts(chat, sampling, "folder", 128, 0.3)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("name", ["transformers", "continuous", "vllm"])
+@pytest.mark.parametrize("name", ["transformers", "vllm"])
 def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperature):
     engine = engine_of(name, chat, temperature)
     for seed in (1, 2):
@@ -62,9 +53,8 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
         assert drawn[0].ids != drawn[-1].ids  # one prompt, two seeds
         assert student.training
         assert student.config._attn_implementation == attention
-    if name != "continuous":  # elsewhere a draw depends on its seed alone
-        engine.sync(student)
-        assert [one.ids for one in engine.sample(DRAWS[::-1])][::-1] == [one.ids for one in drawn]
+    engine.sync(student)  # a draw depends on its seed alone
+    assert [one.ids for one in engine.sample(DRAWS[::-1])][::-1] == [one.ids for one in drawn]
     engine.sync(student)
     assert engine.sample([], logprobs=True) == []
     assert getattr(engine, "student", None) is None  # no copy is kept while the student trains
@@ -106,7 +96,7 @@ def test_cut_trajectories_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatc
     engine = engine_of("vllm", chat)
     real = getattr(engine.llm, call)
     monkeypatch.setattr(engine.llm, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
-    with pytest.raises(UserError, match=rf"^--rollout_engine vllm: .*{said}.*; run the same command again"):
+    with pytest.raises(UserError, match=rf"^vLLM: .*{said}.*; run the same command again"):
         [engine.sync(make_model(1)), engine.sample(DRAWS)]
 
 
@@ -126,21 +116,6 @@ def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     want, got, base = (model(input_ids=ids).logits for model in (adapter.model, merged, original))
     assert (got - want).norm() < 0.05 * (base - want).norm()
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
-
-
-def test_the_option_names_the_engine(chat, vllm):
-    made = {name: make_engine(replace(OPTIONS, rollout_engine=name, max_length=1000), chat, ON_GPU)
-            for name in ("transformers", "continuous", "vllm")}
-    assert all(type(one) is type(engine_of(name, chat)) for name, one in made.items())
-    assert made["vllm"].llm.settings == ("folder", "bfloat16", 512, 0.3)
-
-
-def test_continuous_batching_that_loses_a_trajectory_is_an_error(chat, monkeypatch):
-    engine = engine_of("continuous", chat)
-    engine.sync(make_model())
-    monkeypatch.setattr(LlamaForCausalLM, "generate_batch", lambda *_, **__: {})
-    with pytest.raises(UserError, match=r"its scheduler stopped\): use .*--rollout_engine transformers"):
-        engine.sample(DRAWS[:1], logprobs=True)
 
 
 def sampled(model, chat, temperature=1.0, draws=DRAWS):

@@ -15,7 +15,7 @@ from watched_run import lines, same_weights, timeless
 
 from raft_fast.distillation import Callback, SoftStop, Trajectory, losses
 from raft_fast.distillation.checkpoint import checkpoints
-from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.distillation.step import Stepper
 from raft_fast.run.errors import Stopped, UserError
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tiny import make_model, make_rows, make_tokenizer
 
 from raft_fast.distillation import Callback, SoftStop, Teacher, checkpoint, train
-from raft_fast.distillation.rollout_engines import BatchedRollouts
+from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.weights import whole_tensor
 from raft_fast.models.chat import Chat

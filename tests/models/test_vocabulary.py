@@ -9,11 +9,10 @@ import pytest
 import torch
 from tiny import make_model, make_rows, make_tokenizer
 from tokenizers import AddedToken, models
-from transformers import AutoTokenizer, ContinuousBatchingConfig
+from transformers import AutoTokenizer
 
 from raft_fast.distillation import Callback, Draw, Teacher, train
-from raft_fast.distillation.rollout_engines import BatchedRollouts, ContinuousRollouts
-from raft_fast.distillation.rollouts import logprob_gap
+from raft_fast.distillation.rollouts import BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
@@ -26,7 +25,6 @@ from raft_fast.run.errors import UserError
 from raft_fast.run.options import ModelOptions, TrainOptions
 
 ROWS, HOLE = 300, 100
-SMALL = ContinuousBatchingConfig(num_blocks=16, page_size=32, max_batch_tokens=64, use_cuda_graph=False)
 DRAWS = [Draw([1, 2, 3 + row], row) for row in range(6)]
 OPTIONS = TrainOptions(per_device_train_batch_size=3, num_train_epochs=1, teacher_top_k=16,
                        max_completion_length=8, learning_rate=1e-3)
@@ -54,12 +52,10 @@ def never(ids):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("name", ["transformers", "continuous"])
-def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, name, temperature):
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, temperature):
     """And engine and trainer agree about how likely the others are."""
     sampling, model = Sampling(8, temperature), padded()
-    engine = BatchedRollouts(chat, sampling) if name == "transformers" else ContinuousRollouts(
-        chat, sampling, SMALL)
+    engine = BatchedRollouts(chat, sampling)
     engine.sync(model)
     drawn = engine.sample(DRAWS, logprobs=True)
     assert all(never(one.ids) for one in drawn)

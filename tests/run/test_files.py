@@ -8,7 +8,6 @@ import yaml
 from faults import calls
 
 from raft_fast.distillation.metrics import cut_back
-from raft_fast.evaluation.during_training import collapse_of
 from raft_fast.refinement.outputs import keep_finished
 from raft_fast.report.page import write_refine_report
 from raft_fast.report.results import read_run
@@ -97,10 +96,7 @@ def test_garbage_is_one_line_that_names_the_file_and_what_to_do(tmp_path, garbag
         (run / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + garbage)
         with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(line 2: .*\): restore it, or "):
             cut_back(run / "metrics.jsonl", 5)
-        (run / "evaluations.jsonl").write_bytes(garbage + b"\n")
-        with pytest.raises(UserError, match=r"evaluations.jsonl cannot be read"):
-            collapse_of(run)
-        names += ["metrics.jsonl", "generations.jsonl", "evaluations.jsonl"]
+        names += ["metrics.jsonl", "generations.jsonl"]
     for name in names:
         (run / name).write_bytes(garbage)
     assert set(read_run(run).unreadable) == set(names)
