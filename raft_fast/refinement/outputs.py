@@ -13,20 +13,9 @@ import numpy as np
 
 from raft_fast.data.dataset import write_rows
 from raft_fast.engines.asking import Prompts
+from raft_fast.refinement import candidates
 from raft_fast.refinement.bench import Roles
-from raft_fast.refinement.candidates import (
-    FUSED,
-    GOLD,
-    NLL,
-    REWRITE,
-    SIMILARITY,
-    Candidate,
-    Record,
-    Verdict,
-    mean,
-    read_line,
-    refined_rows,
-)
+from raft_fast.refinement.candidates import GOLD, NLL, REWRITE, Record, mean, read_line, refined_rows
 from raft_fast.refinement.checks import COMPARING, Case
 from raft_fast.refinement.parts import NLL_DIGITS
 from raft_fast.run.errors import UserError
@@ -63,7 +52,7 @@ class Group:
     objections: Counter[str] = field(default_factory=Counter)
     scores: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, one: Candidate, chosen: bool) -> None:
+    def add(self, one: candidates.Candidate, chosen: bool) -> None:
         self.drawn += 1
         self.passed += one.passed
         self.chosen += chosen
@@ -81,7 +70,7 @@ class Judged:
     error: str | None = None
     tokens: Counter[str] = field(default_factory=lambda: Counter(prompt=0, completion=0))
 
-    def add(self, said: Verdict) -> None:
+    def add(self, said: candidates.Verdict) -> None:
         self.tokens.update(prompt=said.reply.prompt_tokens, completion=said.reply.completion_tokens)
         self.scores.extend([said.score] if said.score is not None else [])
         self.failed += said.score is None
@@ -106,20 +95,20 @@ class Tally:
 
     def add(self, line: Record) -> None:
         """One row's line."""
-        candidates, picks = read_line(line)
-        for one in candidates:
+        everyone, picks = read_line(line)
+        for one in everyone:
             chosen = any(one is pick for pick in picks)
             self.origins[one.origin].add(one, chosen)
             self.draws[one.origin, one.number].add(one, chosen)
             for said in one.verdicts:
                 self.judges[said.judge].add(said)
         self.rows += 1
-        self.passed += any(one.passed for one in candidates if one.origin != GOLD)
-        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in candidates)
+        self.passed += any(one.passed for one in everyone if one.origin != GOLD)
+        self.too_long += any(Case("", one.row.gold, one.reply).too_long for one in everyone)
         self.sources.update(pick.origin for pick in picks)
         for task, spent in (line.get("tokens") or {}).items():
             self.tokens[task].update(spent)
-        gold, training = candidates[0].scores.get(NLL), picks[0].scores.get(NLL) if picks else None
+        gold, training = everyone[0].scores.get(NLL), picks[0].scores.get(NLL) if picks else None
         if gold is not None and training is not None:
             self.nlls.append((gold, training))
 
@@ -130,13 +119,13 @@ class Tally:
             "drawn": one.drawn, "passed": one.passed, "chosen": one.chosen,
             "objections": dict(sorted(one.objections.items())),
             "scores": {score: quantiles(found) for score, found in sorted(one.scores.items())},
-        } for name, one in sorted(self.origins.items()) if name not in (GOLD, REWRITE, FUSED)}
+        } for name, one in sorted(self.origins.items()) if name not in (GOLD, REWRITE, candidates.FUSED)}
         return {
-            "sources": {**dict.fromkeys((GOLD, REWRITE, FUSED), 0), **self.sources},
+            "sources": {**dict.fromkeys((GOLD, REWRITE, candidates.FUSED), 0), **self.sources},
             "passed_filter": self.passed,
             "too_long": self.too_long,
             "objections": dict(sorted(rewrites.objections.items())),
-            "similarity": quantiles(rewrites.scores[SIMILARITY]),
+            "similarity": quantiles(rewrites.scores[candidates.SIMILARITY]),
             "judges": {name: {
                 "scores": len(one.scores), "failed": one.failed, "tokens": dict(one.tokens),
                 "mean": mean(one.scores) if one.scores else None,
