@@ -25,7 +25,7 @@ from benchmarks import measure
 from benchmarks.step import ours, trl_trainers
 from benchmarks.step.gate import gate
 from benchmarks.step.ours import Job
-from raft_fast.distillation.metrics import peak_memory
+from raft_fast.distillation.loop import peak_memory
 from raft_fast.run.options import SMOLLM2
 
 OURS, ALONE = "raft-fast", "raft-fast, KL alone"

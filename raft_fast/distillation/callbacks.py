@@ -21,13 +21,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Example
-from raft_fast.distillation.metrics import METRICS, NOT_FINITE, cut_back, whole_lines
 from raft_fast.run.errors import Stopped, UserError, first_line
+from raft_fast.run.files import read_jsonl, write_jsonl
 from raft_fast.run.folder import again
 from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
 SAME_SIGNAL = 5.0  # seconds: a launcher passes on to its processes what the system sent them already
+METRICS = "metrics.jsonl"
+NOT_FINITE = "not finite"  # why a step was skipped
 METRIC = "eval_domain_nll"  # the best is the lowest: what --load_best_model_at_end goes by
 
 
@@ -93,6 +95,19 @@ class Callback:
 
     def on_end(self, state: TrainingState) -> None:
         """After the last step, or the one after which the run was asked to end."""
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """What a log of JSON lines holds; none where there is no file. A kill may have torn its last line."""
+    fix = "restore it, or delete it: training goes on from its last checkpoint, without the log before it"
+    return list(read_jsonl(path, fix, ["step"], torn=True)) if path.is_file() else []
+
+
+def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+    """Leaves the log the lines up to a step, and returns them: what came after a checkpoint is made again."""
+    kept = [line for line in whole_lines(path) if line["step"] <= step]
+    write_jsonl(kept, path)
+    return kept
 
 
 class MetricsLog(Callback):

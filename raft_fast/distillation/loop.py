@@ -1,5 +1,6 @@
 """Stage 2, the paper's algorithm: roll out, ask the teacher, balance the losses, step."""
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,11 @@ import torch
 from raft_fast.data.dataset import Row, fingerprint_rows
 from raft_fast.distillation.callbacks import Callback, MetricsLog, TrainingState
 from raft_fast.distillation.checkpoint import Resumable
+from raft_fast.distillation.examples import Example
 from raft_fast.distillation.losses import Term
-from raft_fast.distillation.memory import run_halving
-from raft_fast.distillation.metrics import Clock, peak_memory, speeds
 from raft_fast.distillation.planning import plan, rows_per_step
 from raft_fast.distillation.rollouts import BatchedRollouts, RolloutBuffer, RolloutEngine
-from raft_fast.distillation.step import Stepper
+from raft_fast.distillation.step import Clock, Stepper, run_halving
 from raft_fast.distillation.student import adamw, checkpoint_activations, schedule
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.distillation.teacher import Teacher
@@ -90,3 +90,24 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
             break
     state.notify("on_end")
     return state.step == state.total or state.finished is not None
+
+
+def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> dict[str, Any]:
+    """Tokens of the step's three parts and tokens per second, None where a part had nothing to do.
+
+    rollout: tokens `drawn`, for this and later steps; teacher and train: tokens read, prompts included.
+    """
+    tokens = {"rollout": drawn,
+              "teacher": sum(len(view.ids) for example in examples for view in example.teachers),
+              "train": metrics["tokens"]}
+    speed = {part: count / seconds if count and (seconds := metrics[f"{part}_seconds"]) else None
+             for part, count in tokens.items()}
+    return {"rollout_tokens": tokens["rollout"], "teacher_tokens": tokens["teacher"],
+            **{f"{part}_tokens_per_second": value for part, value in speed.items()}}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: CUDA's peak, or the process's peak resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,17 +1,27 @@
-"""Which rows every optimizer step has, how long rows are, and which fit."""
+"""Which rows every optimizer step has, how long rows are, which fit, and about how much memory they take."""
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
 
 from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import batch, newest_state
-from raft_fast.distillation.losses import Term
+from raft_fast.distillation.losses import Term, ce_chunk
+from raft_fast.distillation.rollouts import LESS_MEMORY
+from raft_fast.models.architecture import text_config
 from raft_fast.models.chat import Chat, View
+from raft_fast.models.packing import is_mixed
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
+
+PAIR_BYTES = 40  # of one (token, kept id) in the KL loss: three ids or columns, four numbers, 4 to spare
 
 
 def rows_per_step(options: TrainOptions, run_dir: Path) -> int:
@@ -84,3 +94,40 @@ def fitting(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: Tra
     if not fit:
         raise UserError(f"no row can be trained on: {long[0].reason if long else 'the data set is empty'}")
     return fit, long, sizes
+
+
+def estimate(student: Any, sizes: Sequence[int], options: TrainOptions, processes: int = 1,
+             ) -> dict[str, float]:
+    """Bytes beyond the loaded models by part, for the largest micro-batch: the longest rows, of `sizes`
+    tokens. Memory of rollouts and of the teacher's pass is not included. With FSDP2 each of P processes keeps
+    1 / P of gradients and optimizer state."""
+    config, head = text_config(student), student.get_output_embeddings().weight
+    trained = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
+    trained //= processes if options.parallelism == "fsdp2" else 1
+    longest = sorted(sizes, reverse=True)[: options.per_device_train_batch_size]
+    tokens = min(sum(longest), max(options.max_tokens_per_micro_batch or math.inf, longest[0]))
+    bits = 2 if is_mixed(student) else student.dtype.itemsize
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # for one token: what autograd keeps of a layer (within a tenth for Llama and Qwen of 0.1 to 0.6 B)
+    layer = bits * (10 * config.hidden_size + 4 * inner)
+    kept = bits * config.hidden_size if options.gradient_checkpointing else layer
+    logits = 2 * 4 * min(ce_chunk(head.device), tokens) * head.shape[0]  # and their gradient
+    again = (4 * head.requires_grad + 4 * is_mixed(student)) * head.numel()
+    drawn = len(longest) * options.num_generations * options.max_completion_length
+    return {"gradients": trained, "AdamW": 2 * trained,
+            "activations": tokens * (config.num_hidden_layers * kept + 2 * layer),
+            "losses": logits + again + options.distillation * PAIR_BYTES * drawn * options.teacher_top_k}
+
+
+def show_memory(found: Mapping[str, float], device: torch.device) -> None:
+    """One line of an `estimate`, and a warning if it does not fit."""
+    free = float(psutil.virtual_memory().available)
+    if device.type == "cuda":
+        free = (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+                - torch.cuda.memory_allocated(device))
+    needed = sum(found.values())
+    parts = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in found.items())
+    console.print(f"memory of training, about: {needed / 2**30:.2f} GiB needed beyond the models, "
+                  f"{free / 2**30:.2f} free ({parts})", markup=False, soft_wrap=True)
+    if needed > free:
+        console.print(f"warning: this will probably not fit: {LESS_MEMORY}", markup=False, soft_wrap=True)

@@ -11,8 +11,7 @@ from raft_fast.data.records import own_file
 from raft_fast.distillation.callbacks import Callback, SoftStop
 from raft_fast.distillation.loop import train
 from raft_fast.distillation.losses import Term
-from raft_fast.distillation.memory import estimate, show_memory
-from raft_fast.distillation.planning import fitting, rows_per_step, step_count
+from raft_fast.distillation.planning import estimate, fitting, rows_per_step, show_memory, step_count
 from raft_fast.distillation.rollouts import RolloutEngine
 from raft_fast.distillation.student import make_student
 from raft_fast.distillation.teacher import Teacher, shared_rows

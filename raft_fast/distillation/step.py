@@ -1,8 +1,9 @@
 """One optimizer step: every term's loss, λ, backward, update (Eqs. 8-12)."""
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,15 +11,18 @@ import torch
 from raft_kernels import TopKTargets
 
 from raft_fast.data.dataset import Row
+from raft_fast.distillation.callbacks import NOT_FINITE
 from raft_fast.distillation.examples import Counts, Example
 from raft_fast.distillation.losses import Balance, Term
-from raft_fast.distillation.metrics import NOT_FINITE, Clock
+from raft_fast.distillation.rollouts import LESS_MEMORY
 from raft_fast.distillation.teacher import Teacher
 from raft_fast.distillation.weights import accumulating, whole_tensor
 from raft_fast.models.chat import Chat
 from raft_fast.models.packing import consecutive
+from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.options import TrainOptions
 from raft_fast.run.processes import Processes
+from raft_fast.run.progress import console
 
 
 @dataclass
@@ -136,7 +140,7 @@ class Stepper:
             self.optimizer.step()
         return outcome
 
-    def _metrics(self, counts: Counts, clock: Clock, outcome: "Outcome | None" = None,
+    def _metrics(self, counts: Counts, clock: "Clock", outcome: "Outcome | None" = None,
                  exact: bool = False) -> dict[str, Any]:
         """What metrics.jsonl has of a step; without `outcome` there was nothing to learn from."""
         learnt = outcome is not None and outcome.finite
@@ -191,3 +195,64 @@ class Outcome(NamedTuple):
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def run_halving(stepper: Stepper, examples: Sequence[Example], seed: int) -> dict[str, Any]:
+    """`stepper.run`; out of memory, micro-batches are halved for good and the step is retried, with dropout
+    from the same `seed`. λ then comes from the averages of the step before, as in any step of several
+    micro-batches. Raises UserError if one row is too much, if the optimizer had begun to update weights, or
+    with several processes, since the others would wait."""
+    updating = list[bool]()
+    hook = stepper.optimizer.register_step_pre_hook(lambda *_: updating.append(True))
+    try:
+        while True:
+            torch.manual_seed(seed)
+            try:
+                return stepper.run(examples)
+            except torch.OutOfMemoryError as error:
+                reason = first_line(error)
+            # outside of the handler: the error holds on to everything the step has made
+            stepper.optimizer.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            rows = max(map(len, stepper.cut(examples)))
+            if updating or rows == 1 or stepper.processes.size > 1:
+                at = "in the optimizer's update" if updating else f"with {rows} rows a micro-batch"
+                raise UserError(f"out of memory {at} ({reason}): {LESS_MEMORY}")
+            stepper.halved_to = (rows + 1) // 2
+            console.print(f"out of memory with {rows} rows a micro-batch: retrying the step with "
+                          f"micro-batches of {stepper.halved_to} rows; gradients are unchanged, λ comes "
+                          "from the averages of the step before", markup=False, soft_wrap=True)
+    finally:
+        hook.remove()
+
+
+class Clock:
+    """Times named parts. On a GPU events mark them: the device is not waited for before `read`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.laps: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.laps.append((name, start, self._now()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds a name, device work included."""
+        seconds: dict[str, float] = {}
+        for name, start, end in self.laps:
+            if self.on_gpu:
+                end.synchronize()
+            took = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            seconds[name] = seconds.get(name, 0.0) + took
+        return seconds
+
+    def _now(self) -> Any:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -4,8 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from raft_fast.distillation.callbacks import Callback, TrainingState
-from raft_fast.distillation.metrics import cut_back
+from raft_fast.distillation.callbacks import Callback, TrainingState, cut_back
 from raft_fast.models.chat import Chat, View
 
 COMPLETIONS, FIRST_BATCH, SHOWN = "completions.jsonl", "first_batch.md", 4

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
+from raft_fast.distillation.callbacks import cut_back
 from raft_fast.distillation.checkpoint import checkpoints, step_of
-from raft_fast.distillation.metrics import cut_back
 from raft_fast.distillation.watching import FirstBatch, LogCompletions
 from raft_fast.evaluation.drift import own_answers
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, fixed_slice, prompts_of

@@ -8,9 +8,10 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Draw, fitting, memory, rollouts
-from raft_fast.distillation.memory import estimate, run_halving, show_memory
+from raft_fast.distillation import Adapter, Draw, fitting, planning, rollouts
+from raft_fast.distillation.planning import estimate, show_memory
 from raft_fast.distillation.rollouts import BatchedRollouts
+from raft_fast.distillation.step import run_halving
 from raft_fast.engines import Sampling
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
@@ -145,7 +146,7 @@ def test_activations_are_about_what_autograd_keeps(chat):
 
 @pytest.mark.parametrize(("free", "warned"), [(1 << 40, False), (1 << 20, True)])
 def test_what_does_not_fit_is_a_warning_before_it_costs_anything(capsys, monkeypatch, free, warned):
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: Mock(available=free))
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: Mock(available=free))
     show_memory({"gradients": 1 << 30, "AdamW": 3 << 30}, torch.device("cpu"))
     text = capsys.readouterr().err
     assert ("will probably not fit: use --gradient" in text) == warned

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from faults import calls
 
-from raft_fast.distillation.metrics import cut_back
+from raft_fast.distillation.callbacks import cut_back
 from raft_fast.refinement.outputs import keep_finished
 from raft_fast.report.page import write_refine_report
 from raft_fast.report.results import read_run
