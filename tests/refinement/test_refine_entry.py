@@ -202,13 +202,9 @@ def test_a_dry_run_counts_shows_every_prompt_and_writes_nothing(command, tmp_pat
                   "q0\N{REPLACEMENT CHARACTER}[2J?"):
         assert shown in said
     assert "\x1b" not in said
-    table = {tuple([line.split()[0], line.split()[4]]): line.split()[1:4]
-             for line in said.splitlines() if line.startswith("--") and len(line.split()) > 3}
-    answer = round(len("answer 0") / 4)
-    assert [table[option, "self"][::2] for option in ("--rewriter", "--fuser", "--judge")] == [
-        ["9", str(9 * answer)], ["18", str(18 * answer)], ["18", "72"]]
-    assert table["--judge", "big@http://host/v1"][0] == "18"
-    assert "at most 63 requests, at least 9" in said
+    for line in (r"--rewriter +9 .* 18  self", r"--fuser +18 .* 36  self",  # an answer has 2 tokens
+                 r"--judge +18 .* 72  self", r"--judge +18 .* big@http://host/v1", "at most 63 .* least 9"):
+        assert re.search(line, said), line
 
 
 @pytest.mark.parametrize(("name", "spoil", "says"), [

@@ -55,67 +55,43 @@ def test_eq2_cosines():
     assert cosines(left[:1] * np.float32("nan"), right[:1]) == [None]
 
 
-@pytest.fixture
-def judged(tmp_path):
-    """Round `number`, judged by judges that give these scores (None: they fail); or with objections."""
-    def make(number, *scores, objections=None, quorum=1):
-        one = Candidate(row("1"), "fused", number, Reply(f"fusion {number}"), {}, objections or {})
-        judges = [StubEngine(f"judge {n}", lambda text, seed, score=score: Reply("", error="no score")
-                             if score is None else score) for n, score in enumerate(scores)]
-        roles = Roles(StubEngine("writer", str), StubEngine("fuser", str), judges)
-        with Journal(tmp_path / f"{number} {scores}") as journal:
-            judge([one], Workbench.of(RefineOptions(quorum=quorum), roles, StubEncoder(), None, journal,
-                                      0))
-        return one
-    return make
-
-
-PASSED = Candidate(row("1"), "rewrite", 1, Reply("rewrite"), {"similarity": 0.9}, {})
-
-
-def chosen(*fusions, least=0.0):
-    decision = choose(PASSED, fusions, least)
-    pick, = decision.picks
-    return pick.origin, pick.text, decision.why
+def judged(folder, number, scores, quorum=1):
+    """Round `number`, judged by judges that give these scores (None: they fail); without any it is empty."""
+    one = Candidate(row("1"), "fused", number, Reply(f"fusion {number}"), {},
+                    {} if scores else {"empty": "empty reply"})
+    judges = [StubEngine(f"judge {n}", lambda text, seed, score=score: Reply("", error="no score")
+                         if score is None else score) for n, score in enumerate(scores)]
+    roles = Roles(StubEngine("writer", str), StubEngine("fuser", str), judges)
+    with Journal(folder / str(number)) as journal:
+        judge([one], Workbench.of(RefineOptions(quorum=quorum), roles, StubEncoder(), None, journal, 0))
+    return one
 
 
 @pytest.mark.parametrize(("scores", "quorum", "mean"), [
     ((0.2, 0.6, 1.0), 1, 0.6), ((0.2, None, 1.0), 1, 0.6),  # with 0 for None: 0.4
-    ((None, None), 1, None), ((0.9, None, 0.7), 2, 0.8)])
-def test_eq4_the_score_of_a_round_is_the_mean_of_the_judges_that_gave_one(judged, scores, quorum, mean):
-    assert judged(1, *scores, quorum=quorum).scores[JUDGE] == (mean and pytest.approx(mean))
+    ((None, None), 1, None), ((0.9, None, 0.7), 2, 0.8), ((0.9, None, None), 2, None)])
+def test_eq4_the_score_of_a_round_is_the_mean_of_the_judges_that_gave_one(tmp_path, scores, quorum, mean):
+    assert judged(tmp_path, 1, scores, quorum).scores[JUDGE] == (mean and pytest.approx(mean))
 
 
-def test_a_round_has_no_score_below_the_quorum(judged):
-    alone = judged(1, 0.9, None, None, quorum=2)
-    assert alone.scores[JUDGE] is None
-    assert chosen(alone, judged(2, 0.1, 0.1, None, quorum=2))[1] == "fusion 2"  # one 0.9 does not count
-    origin, text, why = chosen(alone)
-    assert (origin, text) == ("rewrite", "rewrite")
-    assert "only 1 of 3 judges gave a score" in why
-
-
-def test_eq4_the_best_round_wins_and_the_earlier_of_equals(judged):
-    origin, text, why = chosen(judged(1, 0.3, 0.5), judged(2, 0.7, 0.6), judged(3, 0.9, 0.3))
-    assert (origin, text) == ("fused", "fusion 2")
-    assert "0.650 from 2 of 2 judges" in why
-    equal = [judged(4, 0.7, 0.6), judged(5, 0.9, 0.4)]  # 0.65 both, one a rounding below
-    assert chosen(*equal)[1] == "fusion 4"
-    assert chosen(judged(6, 0.0))[1] == "fusion 6"  # 0 is a score
-
-
-def test_eq4_without_any_score_the_row_keeps_the_filtered_answer(judged):
-    origin, text, why = chosen(judged(1, None), judged(2, objections={"empty": "empty reply"}))
-    assert (origin, text) == ("rewrite", "rewrite")
-    assert "round 1: judge 0: no score" in why
-    assert "round 2: empty reply" in why
-
-
-def test_a_floor_keeps_a_rewrite_that_passed_from_a_fusion_nobody_likes(judged):
-    poor = [judged(1, 0.1, 0.3), judged(2, 0.0, 0.0)]
-    assert chosen(*poor, least=0.2)[1] == "fusion 1"
-    kept = chosen(*poor, least=0.25)
-    assert kept == ("rewrite", "rewrite", "no fusion's mean score reaches 0.25; the best is 0.200")
+@pytest.mark.parametrize(("rounds", "quorum", "least", "chosen", "whys"), [
+    ([(0.3, 0.5), (0.7, 0.6), (0.9, 0.3)], 1, 0.0, "fusion 2", ["0.650 from 2 of 2 judges"]),
+    ([(0.7, 0.6), (0.9, 0.4)], 1, 0.0, "fusion 1", []),  # 0.65 both, one a rounding below
+    ([(0.0,)], 1, 0.0, "fusion 1", []),  # 0 is a score
+    ([(0.9, None, None), (0.1, 0.1, None)], 2, 0.0, "fusion 2", []),  # one 0.9 does not count
+    ([(0.9, None, None)], 2, 0.0, "rewrite", ["only 1 of 3 judges gave a score"]),
+    ([(None,), ()], 1, 0.0, "rewrite", ["round 1: judge 0: no score", "round 2: empty reply"]),
+    ([(0.1, 0.3), (0.0, 0.0)], 1, 0.2, "fusion 1", []),
+    ([(0.1, 0.3), (0.0, 0.0)], 1, 0.25, "rewrite", ["mean score reaches 0.25; the best is 0.200"]),
+])
+def test_eq4_the_best_round_wins_the_earlier_of_equals_and_without_a_score_the_filtered_answer(
+        tmp_path, rounds, quorum, least, chosen, whys):
+    rewritten = Candidate(row("1"), "rewrite", 1, Reply("rewrite"), {"similarity": 0.9}, {})
+    fusions = [judged(tmp_path, number, scores, quorum) for number, scores in enumerate(rounds, 1)]
+    decision = choose(rewritten, fusions, least)
+    assert [(one.origin, one.text) for one in decision.picks] == [
+        ("rewrite" if chosen == "rewrite" else "fused", chosen)]
+    assert [why for why in whys if why not in decision.why] == []
 
 
 @pytest.mark.parametrize(("file", "text", "says"), [

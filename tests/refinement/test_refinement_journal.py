@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from refinement_stubs import StubEngine
@@ -61,30 +62,18 @@ def test_whatever_shapes_a_reply_is_in_its_key(tmp_path, engine, change):
         assert journal.asked == 3
 
 
-def flaky(answer=None):
-    return StubEngine("flaky", lambda text, seed: answer or Reply("", error="busy"))
-
-
-def test_a_finished_run_is_not_asked_again_for_its_failures_unless_told_to(tmp_path):
-    for retry_failed, asked, text in ((False, 1, ""), (False, 0, ""), (True, 1, "better")):
-        engine = flaky("better" if text else None)
-        with Journal(tmp_path, retry_failed) as journal:
+def test_a_failure_is_asked_again_if_told_to_or_if_the_run_was_cut_short(tmp_path):
+    """A finished run keeps the reply, not the failures before it."""
+    for cut, retry_failed, asked, text in (
+            (True, False, 1, ""), (False, False, 1, ""), (False, False, 0, ""), (False, True, 1, "better"),
+            (False, False, 0, "better")):
+        engine = StubEngine("flaky", lambda *_, text=text: text or Reply("", error="busy"))
+        with suppress(KeyboardInterrupt), Journal(tmp_path, retry_failed) as journal:
             assert ask(journal, engine, ["a"]) == [text]
+            if cut:
+                raise KeyboardInterrupt
         assert len(engine.asked) == asked
-    with Journal(tmp_path) as journal:
-        assert ask(journal, flaky(), ["a"]) == ["better"]
-        assert (journal.asked, journal.failed) == (0, 0)
-
-
-def test_what_failed_in_a_run_that_was_cut_short_is_asked_again(tmp_path):
-    journal = Journal(tmp_path)
-    journal.__enter__()
-    ask(journal, flaky(), ["a"])
-    journal.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    with Journal(tmp_path) as journal:
-        assert ask(journal, flaky("better"), ["a"]) == ["better"]
-    with Journal(tmp_path) as journal:  # the finished run keeps the reply, not the failure before it
-        assert ask(journal, flaky(), ["a"]) == ["better"]
+    assert (journal.asked, journal.failed) == (0, 0)
 
 
 def test_threads_that_want_the_same_reply_ask_once(tmp_path):
