@@ -33,8 +33,7 @@ def main() -> None:
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
     from raft_fast.refinement.bench import name_judges
-    from raft_fast.report.cards import write_model_card
-    from raft_fast.report.page import write_run_report
+    from raft_fast.report.page import write_model_card, write_run_report
     from raft_fast.report.results import print_table
 
     own_folder(model.model)  # before rows are read or models loaded

@@ -63,8 +63,7 @@ def main() -> None:
 
 def finish(summary: dict[str, Any], folder: Path, reporter: Reporter) -> None:
     """Print the outcome; write the dataset card and the report."""
-    from raft_fast.report.cards import write_card
-    from raft_fast.report.page import write_refine_report  # heavy: not for --help or a typo
+    from raft_fast.report.page import write_card, write_refine_report  # heavy: not for --help or a typo
 
     for line in outputs.outcome(summary):
         reporter.say(line)

@@ -30,7 +30,7 @@ from raft_fast.evaluation.ifbench import fetched_suites
 from raft_fast.models import load
 from raft_fast.recipes import find, needs_answers, terms_of
 from raft_fast.refinement.answers import answer_rows, check_names
-from raft_fast.report.cards import finish
+from raft_fast.report.page import finish
 from raft_fast.run.config import SIGNATURE, Arguments, read
 from raft_fast.run.errors import GO_ON, UserError
 from raft_fast.run.fetch import push, repository

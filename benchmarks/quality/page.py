@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.quality.points import DISTANCE, MEASURES, counted
 from benchmarks.quality.results import PLANES
-from raft_fast.report.page import C1, MUTED, PLAIN, Block, figure, write_page
-from raft_fast.report.results import ENOUGH, markdown, percent, value, write_text
+from raft_fast.report.page import C1, MUTED, PLAIN, figure
+from raft_fast.report.results import ENOUGH, markdown, percent, render, value, write_text
 
 SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
          "text.nll", "general.strict_instruction")
@@ -56,12 +56,12 @@ def write(found: Result, folder: Path) -> None:
         table = {"kind": "table", "columns": one.head, "lines": rows}
         sections.append((one.title, [text(one.note), table if rows else text("Nothing to compare yet.")]))
     about = ("raft-fast", found["suite"], found["model"], found["data"])
-    write_page(folder / "index.html", " · ".join(str(part) for part in about if part),
-               "Does it forget less?", {"command": found["command"], **found["machine"]}, sections,
-               f"{cells_done(found)}.", said)
+    render("page.html.jinja", folder / "index.html", kicker=" · ".join(str(part) for part in about if part),
+           heading="Does it forget less?", config={"command": found["command"], **found["machine"]},
+           sections=sections, verdict=f"{cells_done(found)}.", notes=said)
 
 
-def text(said: str) -> Block:
+def text(said: str) -> dict[str, Any]:
     return {"kind": "text", "text": said}
 
 

@@ -8,8 +8,8 @@ import pytest
 from faulty_server import Say, ask, body, fails_for, one_turn_each, then
 
 from raft_fast.engines import Sampling
-from raft_fast.engines.endpoint import proxy_for
 from raft_fast.engines.journal import Journal
+from raft_fast.engines.openai import proxy_for
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.terminal import masked
 

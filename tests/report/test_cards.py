@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from raft_fast.data.dataset import REFINED_COLUMNS, Row, write_rows
-from raft_fast.report.cards import write_card, write_model_card
-from raft_fast.report.page import write_run_report
+from raft_fast.report.page import write_card, write_model_card, write_run_report
 from raft_fast.run.errors import UserError
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8}

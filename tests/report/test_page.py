@@ -8,8 +8,7 @@ import pytest
 from evaluation.evaluation_stubs import fabricate_run
 from stage1_stubs import many, write_folder
 
-from raft_fast.report.cards import write_model_card
-from raft_fast.report.page import write_refine_report, write_run_report
+from raft_fast.report.page import write_model_card, write_refine_report, write_run_report
 
 ATTACK = '<script>alert("x")</script> & $x_n$ </svg> {{ 7*7 }} '
 

@@ -6,8 +6,7 @@ import pytest
 from evaluation.evaluation_stubs import OverlapEncoder, StubEngine, make_rows
 
 from raft_fast.evaluation import evaluate
-from raft_fast.report.cards import write_model_card
-from raft_fast.report.page import write_run_report
+from raft_fast.report.page import write_model_card, write_run_report
 from raft_fast.report.results import duration, judgement, percent, print_table, tables, value
 from raft_fast.run.options import EvaluateOptions
 from raft_fast.run.progress import Reporter
