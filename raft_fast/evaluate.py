@@ -29,20 +29,16 @@ def main() -> None:
     from raft_fast.data.dataset import read_rejected, read_rows, renderable
     from raft_fast.engines.load import load_engine
     from raft_fast.evaluation import evaluate
-    from raft_fast.evaluation.jury import FOLDER, open_jury
     from raft_fast.models.fetch import fetch_model, own_folder
     from raft_fast.models.load import load_encoder
-    from raft_fast.refinement.bench import name_judges
     from raft_fast.report.page import write_model_card, write_run_report
     from raft_fast.report.results import print_table
 
     own_folder(model.model)  # before rows are read or models loaded
-    judges = options.compare.eval_judge and name_judges(
-        "--eval_judge", options.compare.eval_judge, options.compare.eval_quorum)
     source, output_dir = find_data(data, model), find_output_dir(data, model)
     before = options.compare.base or find_base(model)
     counts = [count for count in (data.max_rows, options.evaluate.eval_rows) if count]
-    rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=not judges)
+    rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=True)
 
     def load(spec: str, shared: Engine | None = None, option: str = "model") -> Any:
         return load_engine(spec, model, shared, options.evaluate.eval_batch_size, options.engines, option)
@@ -55,9 +51,7 @@ def main() -> None:
         if refused:
             write_jsonl([*read_rejected(output_dir), *refused], output_dir / "rejected.jsonl")
             reporter.say(f"{len(refused)} rows set aside; the first: {refused[0]}")
-        with open_jury(options.compare, lambda spec: load(spec, base), output_dir / FOLDER) as jury:
-            result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir,
-                              jury=jury)
+        result = evaluate(base, trained, rows, options.evaluate, encoder, reporter, output_dir)
     finally:
         save_costs(output_dir, reporter)
     print_table(result)

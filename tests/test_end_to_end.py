@@ -26,7 +26,7 @@ EVALUATE = ["--general_prompts", "-1", "--eval_max_new_tokens", "8", "--encoder"
 
 def keys_are_documented(run):
     """docs/FILES.md names every key that a run writes, and none but those of options that this one lacks."""
-    lacking = {"evaluation.json": {"paraphrases", "jury"}}
+    lacking = {"evaluation.json": {"paraphrases"}}
     for name in ("metrics.jsonl", "evaluation.json", "evaluations.jsonl", "completions.jsonl", "phases.json",
                  "inputs.json"):
         text = (run / name).read_text()

@@ -16,14 +16,11 @@ from statistics import fmean
 
 from benchmarks.measure import machine
 from benchmarks.quality import render
-from benchmarks.quality.points import BASE_ANSWERS, counted, read_cell
+from benchmarks.quality.points import counted, read_cell
 from benchmarks.quality.results import results
-from benchmarks.quality.runs import Shared, agreement_of, judge_answers, prepare, run_cell
+from benchmarks.quality.runs import Shared, prepare, run_cell
 from benchmarks.quality.suite import Suite, load_suite
 from raft_fast.data.records import own_file
-from raft_fast.engines import Engine
-from raft_fast.engines.load import load_engine
-from raft_fast.evaluation.jury import Jury, open_jury
 from raft_fast.report.results import duration
 from raft_fast.run.errors import entry
 from raft_fast.run.progress import Reporter
@@ -46,13 +43,7 @@ def main() -> None:
         print(*(cell.name for cell in suite.cells()), sep="\n")
         return
     shared = prepare(suite, folder, Reporter())
-
-    def judge(spec: str) -> Engine:
-        return load_engine(spec, shared.options.model, shared.original,
-                           shared.options.evaluate.eval_batch_size, shared.options.engines)
-
-    with open_jury(suite.juries(), judge, folder / "jury") as jury:
-        run(suite, shared, jury, [cell.name for cell in whole.cells()])
+    run(suite, shared, [cell.name for cell in whole.cells()])
 
 
 def arguments() -> argparse.Namespace:
@@ -69,41 +60,35 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
+def run(suite: Suite, shared: Shared, planned: list[str]) -> None:
     """Every cell that is not finished yet; results are written after each. `planned` names the cells of the
     whole suite."""
     cells, seconds, say = suite.cells(), [], shared.reporter.say
     todo = [cell for cell in cells if not (shared.cell_folder(cell, suite) / "cell.json").is_file()]
     say(f"{counted(len(cells), 'cell')}, {len(cells) - len(todo)} of them finished, in {shared.folder}")
     if not todo:
-        write(suite, shared, jury, planned)
+        write(suite, shared, planned)
     for number, cell in enumerate(todo, 1):
         say(f"cell {number} of {len(todo)}: {cell.name}")
         start = time.perf_counter()
         run_cell(cell, suite, shared)
         seconds.append(time.perf_counter() - start)
-        write(suite, shared, jury, planned)
+        write(suite, shared, planned)
         left = fmean(seconds) * (len(todo) - number)
         say(f"{cell.name} took {duration(seconds[-1])}" + (f"; about {duration(left)} left" if left else ""))
     say(f"page    {shared.folder / 'index.html'}\nresults {shared.folder / 'results.json'}")
 
 
-def write(suite: Suite, shared: Shared, jury: Jury | None, planned: list[str]) -> None:
-    """results.json, RESULTS.md and index.html of the finished cells, judged first where there is a jury."""
+def write(suite: Suite, shared: Shared, planned: list[str]) -> None:
+    """results.json, RESULTS.md and index.html of the finished cells."""
     folders = [folder for cell in suite.cells()
                if ((folder := shared.cell_folder(cell, suite)) / "cell.json").is_file()]
-    judged = {}
-    if jury is not None:
-        answers = [shared.folder / BASE_ANSWERS, *(
-            path for folder in folders for path in sorted(folder.glob("*.generations.jsonl")))]
-        judge_answers(answers, jury, shared.reporter)
-        judged = {"jury": agreement_of(answers, jury)}
     data = shared.options.data.data
     render.write(results(suite.baseline, shared.base_point(), [read_cell(folder) for folder in folders], {
         "suite": suite.name, "model": shared.original.identity, "data": data and Path(data).name,
         "rows": {"train": len(shared.data.train), "heldout": len(shared.exam.rows["domain"])},
         "planned": planned, "command": f"python -m benchmarks.quality {shlex.join(sys.argv[1:])}".strip(),
-        "machine": machine(shared.original.model.device.type), **judged}), shared.folder)
+        "machine": machine(shared.original.model.device.type)}), shared.folder)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from benchmarks.quality.results import PLANES
 from raft_fast.report.page import C1, MUTED, PLAIN, figure
 from raft_fast.report.results import ENOUGH, markdown, percent, render, value, write_text
 
-SHOWN = ("domain.nll", "domain.jury", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
+SHOWN = ("domain.nll", "domain.token_f1", "paraphrases.nll", "paraphrases.token_f1", "own.kl",
          "text.nll", "general.strict_instruction")
 RATIO = "CE / (λ KL)"  # of the two terms as they enter the loss
 # told apart on light and dark pages, and by people who see fewer colours; then they repeat, dashed
@@ -170,9 +170,6 @@ def notes(found: Result) -> list[str]:
              "reworded questions are less partial."]
     if heldout < ENOUGH:
         notes.insert(0, f"{counted(heldout, 'held-out row')}: too few to tell methods apart.")
-    if jury := found.get("jury"):
-        notes.append(f"Jury: {', '.join(jury['judges'])}. All agree on {percent(jury['unanimous'])} of "
-                     f"{counted(jury['answers'], 'answer')} with two votes or more.")
     return notes
 
 

@@ -3,7 +3,6 @@
     cells/<cell>/cell.json                         settings and cost; written when the cell is finished
     cells/<cell>/point-000012.json                 the values of a checkpoint, row by row
     cells/<cell>/point-000012.generations.jsonl    its raw answers
-    cells/<cell>/point-000012.jury.json            a jury's verdicts on them, if a jury was asked
     base-point-<key>.json, base.generations.jsonl  the same for the base
 
 A measure is named "part.metric". All measures of one part are resampled together, so they stay paired.
@@ -45,8 +44,6 @@ MEASURES = {
     "domain.similarity": Measure("similarity to gold", True),
     "domain.number_f1": Measure("numbers (F1)", True),
     "domain.reference_f1": Measure("legal references (F1)", True),
-    "domain.jury": Measure("correct by the jury", True),
-    "paraphrases.jury": Measure("reworded: correct by the jury", True),
     "paraphrases.nll": Measure("reworded: gold answer, nats per token", False),
     "paraphrases.token_f1": Measure("reworded: token F1", True),
     "paraphrases.similarity": Measure("reworded: similarity to gold", True),
@@ -124,11 +121,10 @@ def read_cell(folder: Path) -> Outcome:
 
 
 def read_point(path: Path, answers: Path | None = None) -> Measured:
-    """A point with the length of its answers, a jury's verdicts and the distance of its weights."""
+    """A point with the length of its answers and the distance of its weights."""
     point = Measured.load(read_json(path))
     answers = answers or path.with_suffix(".generations.jsonl")
-    verdicts = verdicts_path(answers)
-    values = lengths_of(answers) | (_pairs(read_json(verdicts)["values"]) if verdicts.is_file() else {})
+    values = lengths_of(answers)
     moved = {"all": 0.0} if point.step == 0 else point.extra["weights"]
     if moved:  # none for a LoRA adapter that is not merged
         values[DISTANCE] = [(moved["all"], 1.0)]
@@ -143,10 +139,6 @@ def lengths_of(path: Path) -> Values:
         for name, length in (("words", words), ("cut_off", one["finish_reason"] == "length")):
             found.setdefault(f"{one['suite']}.{name}", []).append(None if failed else (float(length), 1.0))
     return found
-
-
-def verdicts_path(answers: Path) -> Path:
-    return answers.with_name(answers.name.replace(".generations.jsonl", ".jury.json"))
 
 
 def counted(count: int, noun: str) -> str:

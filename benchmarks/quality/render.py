@@ -18,7 +18,7 @@ from benchmarks.quality.suite import load_suite
 from raft_fast.run.errors import UserError, entry
 from raft_fast.run.files import write_json
 
-ABOUT = ("suite", "model", "data", "rows", "planned", "command", "machine", "jury")
+ABOUT = ("suite", "model", "data", "rows", "planned", "command", "machine")
 Result = dict[str, Any]
 
 

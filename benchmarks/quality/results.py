@@ -9,7 +9,7 @@ from benchmarks.quality.points import DISTANCE, MEASURES, Measured, Outcome, Val
 from raft_fast.evaluation.scores import Pair, bootstrap
 
 # (domain score, general loss) in which methods are compared by their frontiers
-PLANES = [("domain.nll", "own.kl"), ("domain.jury", "own.kl"), ("domain.token_f1", "own.kl"),
+PLANES = [("domain.nll", "own.kl"), ("domain.token_f1", "own.kl"),
           ("paraphrases.nll", "own.kl"), ("paraphrases.token_f1", "own.kl"), ("domain.nll", "own.nll"),
           ("domain.nll", "text.nll"), ("domain.token_f1", "general.strict_instruction"),
           ("domain.nll", DISTANCE)]

@@ -1,11 +1,11 @@
 """The runs of a comparison: what all methods share is made once, then one cell after the other is trained,
-measured at its checkpoints and, with a jury, judged. What is on disk is never made again."""
+measured at its checkpoints. What is on disk is never made again."""
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,7 @@ from benchmarks.quality.points import (
     Measured,
     measure,
     point_path,
-    read_json,
-    read_lines,
     read_point,
-    verdicts_path,
 )
 from benchmarks.quality.suite import MAKE, Cell, Suite
 from raft_fast import paraphrase
@@ -41,7 +38,6 @@ from raft_fast.engines.load import load_local
 from raft_fast.evaluation.both_models import Answers, Exam, generations, set_exam, sit
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.ifbench import fetched_suites
-from raft_fast.evaluation.jury import Jury, pairs_of, unanimous
 from raft_fast.models.architecture import positions
 from raft_fast.models.chat import View
 from raft_fast.models.load import load_encoder
@@ -255,35 +251,6 @@ def checkpoint_steps(total: int, count: int) -> list[int]:
     """At most `count` steps, evenly spaced, the last one among them."""
     every = -(-total // min(count, total))
     return [*range(every, total, every), total]
-
-
-def judge_answers(answers: Iterable[Path], jury: Jury, reporter: Reporter) -> None:
-    """Judge the domain answers in each generations.jsonl that this jury has not judged yet."""
-    for path in answers:
-        about = jury.about() | {"answers": hashlib.sha256(path.read_bytes()).hexdigest()}
-        target = verdicts_path(path)
-        if target.is_file() and read_json(target)["about"] == about:
-            continue
-        records = read_lines(path)
-        values, votes = {}, []
-        for part in ("domain", "paraphrases"):
-            asked = [record for record in records if record["suite"] == part]
-            if not asked:
-                continue
-            with reporter.phase(f"jury: {path.parent.name}, {part}", len(asked), "answers") as advance:
-                ballots = jury.hold(asked)
-                advance(len(asked))
-            values[f"{part}.jury"] = pairs_of(ballots)
-            votes += [ballot.votes for ballot in ballots]
-        write_json({"about": about, "values": values, "votes": votes}, target)
-
-
-def agreement_of(answers: Iterable[Path], jury: Jury) -> Record:
-    """Who judged, and how far they agree over all points."""
-    votes = [one for path in answers if verdicts_path(path).is_file()
-             for one in read_json(verdicts_path(path))["votes"]]
-    found = unanimous(votes)
-    return jury.about() | {"unanimous": found["mean"], "answers": found["n"]}
 
 
 def digest(value: Any) -> str:

@@ -8,7 +8,6 @@
     baseline: sft                 # the method that the others are compared with
     paraphrases: FILE             # trained questions in other words (raft_fast.paraphrase), a path from
                                   # here or from the suite's folder; make: the model makes them once
-    jury: {eval_judge: MODEL@URL} # accuracy by judges, as in raft_fast.evaluate; finished cells too
     methods:
       sft: {}                                                # configs/sft.yaml
       raft_k32: {config: raft, teacher_top_k: 32}            # options of its own
@@ -22,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from raft_fast.recipes import find
-from raft_fast.run.config import GROUPS, Options, parse, taken
+from raft_fast.run.config import GROUPS, Options, parse
 from raft_fast.run.errors import UserError
 from raft_fast.run.files import read_yaml
-from raft_fast.run.options import CompareOptions
 
 MAKE = "make"  # instead of a file of paraphrases
 OWN_KEYS = ("config", "learning_rates", "seeds")
@@ -59,7 +57,6 @@ class Suite:
     checkpoints: int = 1
     baseline: str = "sft"
     paraphrases: str | None = None
-    jury: Settings = field(default_factory=dict)
 
     def only(self, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> "Suite":
         """The suite with fewer methods or other seeds. Raises UserError for an unknown method."""
@@ -94,17 +91,6 @@ class Suite:
     def shared_options(self) -> Options:
         """The options of what all cells share: rows, stage 1, evaluation."""
         return self._parse("raft", self.options, "options")
-
-    def juries(self) -> CompareOptions:
-        """Who judges. Raises UserError that names the key."""
-        known = CompareOptions.__dataclass_fields__
-        for key in self.jury:
-            if key not in known:
-                raise UserError(f"suite {self.name}, jury: unknown key {key!r}; known are {', '.join(known)}")
-        try:
-            return CompareOptions(**{key: taken(known[key], value) for key, value in self.jury.items()})
-        except UserError as error:
-            raise UserError(f"suite {self.name}, jury: {error}") from error
 
     def _parse(self, config: str, settings: Settings, where: str) -> Options:
         argv = ["--config", config]
@@ -141,6 +127,5 @@ def load_suite(path: Path) -> Suite:
             raise UserError(f"--suite {path}: paraphrases {suite.paraphrases}: no such file; make lets the "
                             "model make them")
         suite = replace(suite, paraphrases=str(there[0]))
-    suite.juries()
     suite.cells()  # a wrong option is found now, not hours later
     return suite

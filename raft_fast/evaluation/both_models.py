@@ -11,7 +11,6 @@ from raft_fast.data.dataset import Row, read_table
 from raft_fast.data.texts import Message
 from raft_fast.engines import Engine, Reply, Sampling
 from raft_fast.evaluation.ifbench import WHEEL, Prompt, Suite, compare_general, fixed_slice, verify
-from raft_fast.evaluation.jury import Jury, add_accuracy
 from raft_fast.evaluation.scores import MODELS, Record, compare_scores, score_answer
 from raft_fast.run import fetch
 from raft_fast.run.errors import UserError
@@ -41,11 +40,11 @@ class Exam:
 def evaluate(
     base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
     encoder: Any, reporter: Reporter, output_dir: Path, *,
-    ifbench: Path | None = None, jury: Jury | None = None,
+    ifbench: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure both models: `rows`, --paraphrases, the general suite, drift, the `jury`.
-    Writes `output_dir`/evaluation.json, which is also returned, whenever a part is added, and after each
-    model generations.jsonl with its answers. `ifbench` as in `set_exam`."""
+    """Measure both models: `rows`, --paraphrases, the general suite, drift. Writes
+    `output_dir`/evaluation.json, which is also returned, and after each model generations.jsonl with its
+    answers. `ifbench` as in `set_exam`."""
     start = time.perf_counter()
     output_dir.mkdir(parents=True, exist_ok=True)
     exam = set_exam(rows, options, encoder, reporter, ifbench=ifbench)
@@ -67,10 +66,7 @@ def evaluate(
         "general_skipped": exam.general_skipped, "intervals": INTERVALS, "options": vars(options),
         "drift": _drift(exam, base_engine, trained_engine, reporter),
         "seconds": round(time.perf_counter() - start, 3)}
-    write_json(result, output_dir / FILE)  # already: a failing judge costs only its votes
-    if jury is not None:
-        add_accuracy(result, answers, jury, output_dir, reporter)
-        write_json(result, output_dir / FILE)
+    write_json(result, output_dir / FILE)
     return result
 
 

@@ -21,7 +21,6 @@ PARTS = {
     "drift": "Drift from the base",
 }
 LABELS = {
-    "jury": "Correct by the jury",
     "token_f1": "Token F1",
     "similarity": "Similarity to the gold answer",
     "number_f1": "Agreement of numbers (F1)",
@@ -69,7 +68,7 @@ def judgement(metric: Record) -> str:
 
 
 def notes(evaluation: Record) -> list[str]:
-    """What qualifies the scores: parts left out, answers that failed, the jury."""
+    """What qualifies the scores: parts left out, answers that failed."""
     if not evaluation:
         return ["No evaluation.json: neither model was evaluated."]
     general, found = evaluation["general"], []
@@ -83,9 +82,6 @@ def notes(evaluation: Record) -> list[str]:
         if any(failed.values()):
             found.append(f"Replies to {part} prompts that failed: base {failed['base']}, trained "
                          f"{failed['trained']}.")
-    if jury := evaluation.get("jury"):
-        found.append(f"Jury: {', '.join(jury['judges'])}. Unanimous: {percent(jury['unanimous'])}; "
-                     f"missing votes: {sum(jury['missing_votes'].values())}.")
     return found
 
 

@@ -244,12 +244,9 @@ class ParaphraseOptions(Group):
 
 @dataclass
 class CompareOptions(Group, pins="evaluation"):
-    """Comparison: the model before training, a jury"""
+    """Comparison: the model before training"""
 
     base: str | None = option(None, "The model before training. Default: as the run's config.yaml says.")
-    eval_judge: str = option("", "Judges of agreement with the gold answer.", listed=True, engines=True)
-    eval_quorum: int = option(0, "Judges that must vote. 0: more than half of them.", least=0)
-    prompts: str | None = option(None, "A folder with your own jury.txt.")
 
 
 ALL_GROUPS: list[type[Group]] = [

@@ -115,25 +115,6 @@ def test_from_rows_to_page_and_nothing_twice(home, monkeypatch, capsys):
     assert [results()[key] for key in ("points", "planes")] == [found["points"], found["planes"]]
 
 
-def test_a_jury_may_come_to_finished_cells_and_is_asked_once(home, monkeypatch):
-    run(monkeypatch, *ONE_CELL)
-    assert "domain.jury" not in results()["base"]["means"]
-    monkeypatch.setattr(runs, "_train", pytest.fail)
-    with (home / "suite.yaml").open("a") as suite:
-        suite.write("jury: {eval_judge: self}\n")
-    verdicts = []
-    for _ in range(2):
-        run(monkeypatch, *ONE_CELL)
-        verdicts.append({path: path.stat().st_mtime_ns for path in (home / "out").rglob("*.jury.json")})
-    assert verdicts[0] == verdicts[1]
-    assert len(verdicts[0]) == 1 + 2
-    judged = results()
-    assert 0 <= judged["base"]["means"]["domain.jury"] <= 1
-    assert ("domain.jury", "own.kl") in {(one["score"], one["loss"]) for one in judged["planes"]}
-    assert judged["jury"]["prompt"].startswith("jury-")
-    assert "correct by the jury" in (home / "out/RESULTS.md").read_text()
-
-
 def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch):
     def killed(self, engine, name, place, keep=None):
         if place["step"] == 3:
@@ -158,8 +139,7 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
     ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
     ({"checkpoints": 0}, "must be at least 1"),
     ({"paraphrases": "gone.jsonl"}, "paraphrases gone.jsonl: no such file; make lets"),
-    ({"jury": {"eval_juge": "self"}}, "jury: unknown key 'eval_juge'"),
-    ({"jury": {"eval_judge": "self", "eval_quorum": -1}}, "jury: --eval_quorum -1: must be")])
+])
 def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):
     (home / "wrong.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
     with pytest.raises(UserError, match=said):

@@ -122,12 +122,12 @@ def test_a_clear_difference_is_sure_and_none_is_not():
 
 
 def test_a_row_that_one_side_lacks_counts_on_neither():
-    """Same verdicts, and of the trained model's 15 wrong ones no quorum: nothing was gained."""
+    """The same values, and 15 or 20 of the trained model's are missing: nothing was gained."""
     verdicts = [(float(row >= 16), 1.0) for row in range(ROWS)]
-    base = replace(BASE, values=BASE.values | {"domain.jury": verdicts})
+    base = replace(BASE, values=BASE.values | {"domain.number_f1": verdicts})
     some, few = measured("sft", 3.5, 0.2), measured("sft", 3.5, 0.4, lr=2e-5)
-    some.values["domain.jury"] = [None] * 15 + verdicts[15:]
-    few.values["domain.jury"] = verdicts[:20] + [None] * 20
-    score = Plane(base, [some, few], "domain.jury", "own.kl").score
+    some.values["domain.number_f1"] = [None] * 15 + verdicts[15:]
+    few.values["domain.number_f1"] = verdicts[:20] + [None] * 20
+    score = Plane(base, [some, few], "domain.number_f1", "own.kl").score
     assert np.isfinite(score[0]).all()
     assert np.nanmax(np.abs(score)) < 1e-12
