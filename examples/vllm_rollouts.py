@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from raft_fast import RolloutEngine, UserError
 from raft_fast.distillation import Draw, Trajectory
-from raft_fast.distillation.lora import merged_weights, plain_name
+from raft_fast.distillation.student import merged_weights, plain_name
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
 

@@ -19,9 +19,8 @@ from raft_fast.data.dataset import InMemory, only_prompts, screen_rows, spread, 
 from raft_fast.distillation import rows_per_step
 from raft_fast.distillation.callbacks import TrainerEvents, sorted_callbacks, trackers_of
 from raft_fast.distillation.checkpoint import check_resume, checkpoints
-from raft_fast.distillation.lora import options_of
 from raft_fast.distillation.stage2 import check_stage2, load_teacher, train_student
-from raft_fast.distillation.student import check_student
+from raft_fast.distillation.student import check_student, options_of
 from raft_fast.distillation.weights import check_shards
 from raft_fast.engines.load import engine_of, load_engine, load_local
 from raft_fast.evaluation import evaluate

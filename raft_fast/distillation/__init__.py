@@ -2,10 +2,10 @@
 
 from raft_fast.distillation.callbacks import Callback, SoftStop, TrainingState
 from raft_fast.distillation.loop import train
-from raft_fast.distillation.lora import Adapter
 from raft_fast.distillation.losses import CrossEntropy, Distillation, Term
 from raft_fast.distillation.planning import fitting, plan, rows_per_step, step_count
 from raft_fast.distillation.rollouts import Draw, RolloutEngine, Trajectory
+from raft_fast.distillation.student import Adapter
 from raft_fast.distillation.teacher import Teacher, Teaching
 from raft_fast.distillation.weights import FullWeights
 

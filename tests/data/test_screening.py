@@ -21,7 +21,7 @@ from raft_fast.data.screening import (
     screen,
     words,
 )
-from raft_fast.models.embedding import unit
+from raft_fast.models.load import unit
 from raft_fast.report.page import write_refine_report
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import ScreenOptions

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from raft_fast.models.embedding import Encoder, unit
+from raft_fast.models.load import Encoder, unit
 
 WORDS = ["a", "fence", "may", "be", "high", "or", "low", "query", "the", "house", "stands", "by", "old",
          "road", "and", "river"]

@@ -11,7 +11,7 @@ from tiny import make_model, make_tokenizer
 
 from raft_fast.distillation.student import make_student
 from raft_fast.engines.load import load_local
-from raft_fast.models.embedding import Encoder
+from raft_fast.models.load import Encoder
 from raft_fast.models.whole import check_written
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions

@@ -12,7 +12,7 @@ from raft_fast.engines import Reply
 from raft_fast.engines.asking import load_prompts
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal
-from raft_fast.models.embedding import unit
+from raft_fast.models.load import unit
 from raft_fast.recipes.raft import choose
 from raft_fast.refinement import Roles, index_golds
 from raft_fast.refinement.bench import Workbench
