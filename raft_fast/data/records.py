@@ -13,10 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, visible
 from raft_fast.run.options import MEMORY
 from raft_fast.run.progress import console
-from raft_fast.run.terminal import visible
 
 HUB_SECONDS = 5
 LAYOUTS = (("messages",), ("prompt", "completion"), ("question", "answer"))

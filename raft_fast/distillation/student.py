@@ -1,5 +1,5 @@
-"""The model that is trained, a copy of the original or the original with peft's LoRA inside, whose own weights
-stay the teacher's; and its optimizer."""
+"""The model that is trained, a copy of the original or the original with peft's LoRA inside, whose own
+weights stay the teacher's; and its optimizer."""
 
 import copy
 import re

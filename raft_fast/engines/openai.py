@@ -26,10 +26,9 @@ from raft_fast.data.texts import Message
 from raft_fast.engines import Conversations, Replies, Reply, Sampling, stable_seed
 from raft_fast.engines.replies import complaint, lost, read_reply, refusal, stops_run, understand
 from raft_fast.engines.score import SCORING, SECOND_SCORING, as_score, second_attempt
-from raft_fast.run.errors import UserError, first_line
+from raft_fast.run.errors import UserError, first_line, key_variables
 from raft_fast.run.option import refuse_in_urls
 from raft_fast.run.options import EngineOptions
-from raft_fast.run.terminal import key_variables
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 CONNECT_SECONDS = 10.0  # to reach a server

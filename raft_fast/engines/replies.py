@@ -14,8 +14,7 @@ import openai
 
 from raft_fast.engines import FILTERED, TOO_LONG, Reply, valid
 from raft_fast.models.thinking import strip_thinking
-from raft_fast.run.errors import UserError
-from raft_fast.run.terminal import masked, visible, without_keys
+from raft_fast.run.errors import UserError, masked, visible, without_keys
 
 SHOWN = 300  # characters of a server's complaint that an error quotes
 MANY = 10**9  # tokens that no request has

@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from raft_fast.run.errors import UserError, first_line
-from raft_fast.run.terminal import visible
+from raft_fast.run.errors import UserError, first_line, visible
 
 SHOWN = 3  # weights that an error names
 GENERATION = "generation_config.json"

@@ -14,12 +14,11 @@ from raft_fast.engines.journal import Journal
 from raft_fast.refinement import bench, outputs
 from raft_fast.refinement.bench import Roles, Stage1, Workbench
 from raft_fast.refinement.candidates import Record
-from raft_fast.run.errors import UserError
+from raft_fast.run.errors import UserError, visible
 from raft_fast.run.files import write_jsonl, write_yaml
 from raft_fast.run.folder import only_process
 from raft_fast.run.options import DataOptions, Options, RefineRunOptions, Stage1Options
 from raft_fast.run.progress import Reporter
-from raft_fast.run.terminal import visible
 
 BLOCK_ROWS = 1024  # rows that go through the parts together: enough to batch, few enough to hold
 LEAST_ROWS = 128  # of a block if there are few rows: enough for a batch of like lengths

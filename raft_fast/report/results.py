@@ -10,9 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
-from raft_fast.run.errors import UserError
+from raft_fast.run.errors import UserError, visible
 from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml, replacing
-from raft_fast.run.terminal import visible
 
 PARTS = {
     "domain": "Domain: held-out questions",

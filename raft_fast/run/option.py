@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from raft_fast.run.errors import UserError
-from raft_fast.run.terminal import masked
+from raft_fast.run.errors import UserError, masked
 
 # What a change of an option would spoil: the rows of a run, the answers of stage 1, the steps of training, or
 # the final evaluation, if there are any. "nothing": it may change at any time (speed, devices, reporting).

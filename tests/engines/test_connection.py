@@ -10,8 +10,7 @@ from faulty_server import Say, ask, body, fails_for, one_turn_each, then
 from raft_fast.engines import Sampling
 from raft_fast.engines.journal import Journal
 from raft_fast.engines.openai import proxy_for
-from raft_fast.run.errors import UserError, first_line
-from raft_fast.run.terminal import masked
+from raft_fast.run.errors import UserError, first_line, masked
 
 KEY = "sk-Test/Key+0123456789abcdef=="
 
