@@ -2,8 +2,7 @@
 
 `RAFTTrainer` refines the answers of a domain data set, trains on them with answer-conditioned on-policy
 distillation, and measures what was learnt and what was kept. `python -m raft_fast.train` does the same on the
-command line; raft_fast.refine and raft_fast.evaluate are its first and last part alone.
-"""
+command line; raft_fast.refine and raft_fast.evaluate are its first and last part alone."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

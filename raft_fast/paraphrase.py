@@ -1,8 +1,7 @@
 """Paraphrases of trained questions, made once and reviewed:
 
     python -m raft_fast.paraphrase --data RUN/refine/refined.parquet --output_dir DIR
-    python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl
-"""
+    python -m raft_fast.evaluate --model RUN/model --paraphrases DIR/paraphrases.jsonl"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,8 +49,7 @@ def make(rows: Sequence[Row], source: str, engine: Engine, encoder: Any, options
     """Reword each row's last question once and review it, into `output_dir`; returns its paraphrases.jsonl,
     whose lines read as rows (`completion` is the gold answer). `source`: where `rows` were read from.
 
-    Raises UserError if none of the engine's replies can be used.
-    """
+    Raises UserError if none of the engine's replies can be used."""
     from raft_fast.engines.asking import Part, load_prompt
     from raft_fast.engines.journal import Journal
 

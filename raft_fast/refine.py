@@ -2,8 +2,7 @@
 
 Each answer is rewritten by the model itself (Eq. 1), kept if it still says the same (Eqs. 2-3), merged with
 the gold answer and judged (Eq. 4). docs/FILES.md says what DIR gets; started again on it, the command asks
-only for missing replies.
-"""
+only for missing replies."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,8 +1,7 @@
 """RAFT in Python: `RAFTTrainer` reads top to bottom like the paper's figure (arXiv 2606.00147).
 
 Hold rows out, refine the answers (stage 1), train on them while the frozen original model, shown the answer,
-teaches the student on its own words (stage 2), then measure what was learnt and what was kept.
-"""
+teaches the student on its own words (stage 2), then measure what was learnt and what was kept."""
 
 import copy
 import dataclasses
@@ -77,8 +76,7 @@ class RAFTTrainer:
     callbacks: `raft_fast.Callback`s, and `TrainerCallback`s of transformers (see `TrainerEvents`).
     teacher: a name or a loaded model, which is frozen (TRL calls it teacher_model). Default: the model before
     training. rollout_engine: a `RolloutEngine`. recipe: as in RAFTConfig.
-    Raises UserError, here and in every method, for anything that the command would refuse.
-    """
+    Raises UserError, here and in every method, for anything that the command would refuse."""
 
     def __init__(self, model: Any = None, args: RAFTConfig | None = None, train_dataset: Any = None,
                  eval_dataset: Any = None, peft_config: Any = None, processing_class: Any = None,
@@ -127,8 +125,7 @@ class RAFTTrainer:
 
         A run in output_dir is resumed from its newest complete checkpoint. resume_from_checkpoint: True
         requires a checkpoint, False a folder without a run; a path must be that of the run or of its newest
-        checkpoint. Raises UserError if another process works in the folder, or its run has other options.
-        """
+        checkpoint. Raises UserError if another process works in the folder, or its run has other options."""
         processes, reporter = self._begin()
         options, run_dir = self.options, self.run_dir
         with ExitStack() as held, load.left_as_it_was(self._model):

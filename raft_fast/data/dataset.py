@@ -51,8 +51,7 @@ def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool
     without answers.
 
     Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
-    above `max_bad_rows`.
-    """
+    above `max_bad_rows`."""
     rows: list[Row] = []
     rejected: list[Rejected] = []
     unused: dict[str, None] = {}
@@ -171,8 +170,7 @@ def take_rows(options: DataOptions, training: TrainOptions, run_dir: Path, repor
     """Read the rows, set bad ones aside, hold rows out, take the slice asked for. `rows` and `held` replace
     --data and --heldout_data. `prompts`: rows without answers will do.
 
-    Raises UserError if no row is left to train on, or to hold out.
-    """
+    Raises UserError if no row is left to train on, or to hold out."""
     with reporter.phase("read rows"):
         source, apart = rows or options.data or str(quickstart_rows()), held or training.heldout_data
         table = read_table(source, options.max_bad_rows, prompts)

@@ -70,8 +70,7 @@ class InMemory:
 def records(source: str | InMemory) -> Iterator[tuple[int, Any]]:
     """(line or row number from 1, record); a record that cannot be read is its BadRowError.
 
-    Raises UserError for a source that is missing, broken or in no known format.
-    """
+    Raises UserError for a source that is missing, broken or in no known format."""
     if source == MEMORY:
         raise UserError(f"--data {source}: this run's rows were in memory: pass them to RAFTTrainer again, "
                         "or name a file")

@@ -1,8 +1,7 @@
 """Near-duplicate questions, and rows that overlap with held-out rows or evaluation suites: screen.json.
 
 Texts are compared by their words, their 13-word sequences and the cosine similarity of their vectors; nearest
-neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md).
-"""
+neighbours are found exactly, by matrix products in blocks (dev/PERFORMANCE.md)."""
 
 import hashlib
 import importlib.util
@@ -128,8 +127,7 @@ def screen(
 
     `references` by suite are never dropped. Writes `folder`/screen.json (unless both parts are off) and keeps
     the questions' vectors in `folder`/screen. `source` names the rows in reasons. A row dropped for overlap
-    makes no other row a duplicate.
-    """
+    makes no other row a duplicate."""
     (folder / FILE).unlink(missing_ok=True)
     if options.duplicates == options.overlap == "off":
         return [], []

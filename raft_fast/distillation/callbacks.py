@@ -1,8 +1,7 @@
 """Callbacks: the moments of a run and what is known at each; the log, signals, transformers' own.
 
 A callback subclasses `Callback` and overrides what it cares about; `train(..., callbacks=[...])` calls
-them in order.
-"""
+them in order."""
 
 import json
 import math
@@ -42,8 +41,7 @@ class TrainingState:
     stop: set it, and training stops after this step with a checkpoint. finished: set it to the reason, and no
     step comes after this one, in a resumed run neither. weights: what of the student is saved, with `save`,
     `read` and `put` (`FullWeights` or an `Adapter`).
-    saved: the newest checkpoint. callbacks: all of the run.
-    """
+    saved: the newest checkpoint. callbacks: all of the run."""
 
     run_dir: Path
     student: Any
@@ -76,8 +74,7 @@ class Callback:
     """Every moment of a run; nothing happens unless overridden.
 
     everywhere: whether every process of a run calls it, after the first process has called the others.
-    Evaluations happen in the first process alone.
-    """
+    Evaluations happen in the first process alone."""
 
     everywhere = False
 
@@ -114,8 +111,7 @@ class MetricsLog(Callback):
     """Appends a line to metrics.jsonl after every step; steps after the checkpoint are made again.
 
     Adds `skipped_steps`, the number of skipped steps of the run so far. Raises UserError after two steps in a
-    row whose loss or gradient is not finite.
-    """
+    row whose loss or gradient is not finite."""
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / METRICS
@@ -152,8 +148,7 @@ class SoftStop(Callback):
     """SIGTERM and SIGINT let the step finish and a checkpoint be saved; a second one leaves at once.
 
     Use as a context manager around `train` and as its callback: training then ends with Stopped. Any of
-    several processes may get the signal; only the first prints.
-    """
+    several processes may get the signal; only the first prints."""
 
     everywhere = True
 
@@ -199,8 +194,7 @@ class TrainerEvents(Callback):
     A step's line of log_history is that of metrics.jsonl, with learning_rate and epoch. If a callback sets
     `control.should_training_stop`, training ends with the step, and for good: the model is saved and can be
     evaluated. The other flags of TrainerControl are not read. `trackers` hear the same; one that fails is
-    dropped with a warning.
-    """
+    dropped with a warning."""
 
     def __init__(self, callbacks: Iterable[TrainerCallback], args: Any, processing_class: Any = None,
                  trackers: Iterable[TrainerCallback] = ()) -> None:

@@ -33,8 +33,7 @@ class Resumable:
     """The state of a run. All processes call its methods together; the first one writes.
 
     rollouts: None if nothing is sampled. rows_per_step: over all processes. rows: fingerprint of the training
-    rows, as one row more changes the order of all.
-    """
+    rows, as one row more changes the order of all."""
 
     state: TrainingState
     stepper: Stepper
@@ -112,8 +111,7 @@ def restore(folder: Path, weights: Any, optimizer: torch.optim.Optimizer) -> dic
     `folder`, or None without a checkpoint.
 
     All processes call it together: the first one chooses, and they go on from that one or not at all. Raises
-    UserError if no checkpoint is whole, or the chosen one cannot be read.
-    """
+    UserError if no checkpoint is whole, or the chosen one cannot be read."""
     processes = Processes()
     chosen = processes.first(lambda: newest_whole(folder))
     if chosen is None:
@@ -140,8 +138,7 @@ def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that matches its manifest; None if there is no checkpoint at all.
 
     A damaged one is skipped with a line that says so. Raises UserError if all are damaged: starting over
-    would throw away what the run has cost.
-    """
+    would throw away what the run has cost."""
     damaged = []
     for checkpoint in reversed(checkpoints(folder)):
         try:

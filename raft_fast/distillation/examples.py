@@ -10,8 +10,7 @@ from raft_fast.models.chat import View
 class Reading:
     """Tokens that a term scores, as the student reads them and, for a taught term, as the teacher does.
 
-    Raises AssertionError unless both views hold the very same completion.
-    """
+    Raises AssertionError unless both views hold the very same completion."""
 
     student: View
     teacher: View | None = None
@@ -57,8 +56,7 @@ class Count:
 class Counts:
     """What a whole step holds: its losses divide by these, so that micro-batches change nothing.
 
-    terms: what each term scores. taught: what the teacher scores. tokens: what the student reads.
-    """
+    terms: what each term scores. taught: what the teacher scores. tokens: what the student reads."""
 
     terms: Mapping[str, Count]
     taught: Count

@@ -37,8 +37,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
     one writes and calls the callbacks, except those that are `everywhere`. Returns whether training has come
     to its end, False if a callback stopped it before. Raises UserError if loss or gradient are not finite
     twice in a row, if all checkpoints of a run are damaged, cannot be read or are of other rows, and if the
-    engine samples from another model.
-    """
+    engine samples from another model."""
     processes, size = Processes(), rows_per_step(options, run_dir)
     steps = plan(rows, options, seed, size)
     student.train()
@@ -95,8 +94,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
 def speeds(metrics: dict[str, Any], drawn: int, examples: Sequence[Example]) -> dict[str, Any]:
     """Tokens of the step's three parts and tokens per second, None where a part had nothing to do.
 
-    rollout: tokens `drawn`, for this and later steps; teacher and train: tokens read, prompts included.
-    """
+    rollout: tokens `drawn`, for this and later steps; teacher and train: tokens read, prompts included."""
     tokens = {"rollout": drawn,
               "teacher": sum(len(view.ids) for example in examples for view in example.teachers),
               "train": metrics["tokens"]}

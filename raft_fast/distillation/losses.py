@@ -24,8 +24,7 @@ class Term:
     """One part of the loss, L = Σ weight · value, where λ multiplies the `balanced` terms (Eqs. 11-12).
 
     name: metrics.jsonl has its value as `<name>_loss`. draws: trajectories that it needs of every row.
-    taught: whether the teacher reads what the student does.
-    """
+    taught: whether the teacher reads what the student does."""
 
     name: str
     weight: float = 1.0
@@ -47,8 +46,7 @@ class Term:
         """The loss of a micro-batch, a part of the step's: it divides by the counts of the whole `step`.
 
         hidden_ND: the student's states that predict the N completion tokens of `views`. targets: the
-        teacher's distributions of the same tokens where the term is `taught`, else None.
-        """
+        teacher's distributions of the same tokens where the term is `taught`, else None."""
         raise NotImplementedError
 
 
@@ -77,8 +75,7 @@ class Distillation(Term):
 
     shown: what the teacher reads beside the question, by default the training answer (Eq. 7); None: only
     what the student reads. skip: first tokens of a trajectory that are read and not scored. divergence,
-    beta: as in `raft_kernels.topk_kl_loss`.
-    """
+    beta: as in `raft_kernels.topk_kl_loss`."""
 
     name: str = "kl"
     draws: int = 1
@@ -168,8 +165,7 @@ class Balance:
 
     sft, kl: moving averages of the two sizes of a step, of the terms without λ and of those with it: loss
     values, or gradient norms at the hidden states. m <- beta m + (1 - beta) x, and m̂ = m / (1 - beta^steps).
-    fixed: λ itself, when nothing is averaged. λ is a number and never differentiated.
-    """
+    fixed: λ itself, when nothing is averaged. λ is a number and never differentiated."""
 
     beta: float
     lambda_max: float

@@ -74,8 +74,7 @@ class BatchedRollouts(RolloutEngine):
     student's, rounded according to the padding of its batch. (Where rotary frequencies depend on the longest
     sequence of a pass, as in `generate`, they depend on the batch.)
 
-    At most `rows` rows and `tokens` tokens are sampled at once; out of memory, `rows` is halved for good.
-    """
+    At most `rows` rows and `tokens` tokens are sampled at once; out of memory, `rows` is halved for good."""
 
     def __init__(self, chat: Chat, sampling: Sampling) -> None:
         self.chat, self.sampling, self.rows, self.tokens = chat, sampling, ROLLOUT_ROWS, ROLLOUT_TOKENS
@@ -121,8 +120,7 @@ class RolloutBuffer:
     steps: the rows of every step of the run; `draws` trajectories are sampled for each row, the first of them
     the same for any number. One refill feeds --steps_per_generation steps. Every process samples its share.
     `waiting`: the trajectories of later steps, the same on every process. Of the last `take`: `drawn_tokens`
-    were sampled in all, and `gap` is the `logprob_gap`, if taken.
-    """
+    were sampled in all, and `gap` is the `logprob_gap`, if taken."""
 
     def __init__(self, engine: RolloutEngine, chat: Chat, steps: Sequence[Sequence[Row]],
                  options: TrainOptions, seed: int, draws: int = 1) -> None:
@@ -165,8 +163,7 @@ def logprob_gap(student: Any, chat: Chat, temperature: float, draws: Sequence[Dr
     """Mean |engine - trainer| of the first trajectories' log-probabilities in nats a token, the same on every
     process; None without tokens. draws, drawn: this process's share; all processes take part.
 
-    Warns of a gap above rounding; raises UserError for one that only another model explains.
-    """
+    Warns of a gap above rounding; raises UserError for one that only another model explains."""
     processes = Processes()
     few = len(range(processes.rank, CHECKED, processes.size))  # the same ones for any number of processes
     pairs = [(draw.prompt, one) for draw, one in list(zip(draws, drawn, strict=True))[:few] if one.ids]

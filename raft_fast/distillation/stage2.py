@@ -73,8 +73,7 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
     """The frozen teacher as an engine: `given`, a loaded model with the student's tokenizer, or the one that
     --teacher names; None if nothing is distilled.
 
-    Raises UserError if its tokenizer is not the student's, or has fewer than --teacher_top_k tokens.
-    """
+    Raises UserError if its tokenizer is not the student's, or has fewer than --teacher_top_k tokens."""
     if not options.train.distillation:
         return None
     teacher = original

@@ -31,8 +31,7 @@ class Stepper:
 
     student_pass: the student with the losses of `terms`, spread over the processes (`weights.spread`).
     `cut` makes micro-batches of a step, of `halved_to` rows at most where memory was too scarce for more:
-    lowering them changes neither losses nor gradients at equal λ.
-    """
+    lowering them changes neither losses nor gradients at equal λ."""
 
     student_pass: Any
     terms: Sequence[Term]
@@ -65,8 +64,7 @@ class Stepper:
         """Do one optimizer step on all rows of it; returns the step's metrics.
 
         With one micro-batch Eqs. 11-12 hold exactly; with several, λ comes from the averages of the step
-        before, so that cutting a step up changes nothing else.
-        """
+        before, so that cutting a step up changes nothing else."""
         counts, clock = Counts.of(examples), Clock(self.device)
         if not any(counts[term.name].tokens for term in self.terms):
             return self._metrics(counts, clock)
@@ -130,8 +128,7 @@ class Stepper:
     def _update(self, sums: torch.Tensor, lambda_: torch.Tensor) -> "Outcome":
         """Clip and step; a loss or gradient that is not finite leaves the weights alone.
 
-        Here the step waits for the device, for the first time.
-        """
+        Here the step waits for the device, for the first time."""
         norm = whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm))
         count = len(self.terms)
         read = torch.stack([*sums[:count], *self._sizes(sums), sums[-1], lambda_, norm.double()]).tolist()

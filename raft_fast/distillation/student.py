@@ -42,8 +42,7 @@ class Adapter:
 
     Checkpoints hold it alone: a few megabytes that peft loads too. `config`: a LoraConfig of peft
     instead of the one that `options` describe (see `options_of`). Raises UserError if peft is missing or
-    layers that were named have no adapter.
-    """
+    layers that were named have no adapter."""
 
     def __init__(self, model: Any, options: AdapterOptions, base_name: str | None = None,
                  config: Any = None) -> None:
@@ -150,8 +149,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     peft wraps a layer once, or a mixture's experts once for every parameter: `experts.base_layer.base_layer`.
     Sums are made in float32 and kept in the model's dtype, one at a time. Not by peft's own merge, which
-    changes the model: taken out again, it would leave the teacher's weights rounded.
-    """
+    changes the model: taken out again, it would leave the teacher's weights rounded."""
     added, adapted = set[str](), {}
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A"):
@@ -232,8 +230,7 @@ class FullStudent:
 class LoraStudent:
     """The original with an adapter inside: one copy of the weights for student and teacher.
 
-    RUN/model holds the merged model, which is also what is measured; RUN/adapter the adapter alone.
-    """
+    RUN/model holds the merged model, which is also what is measured; RUN/adapter the adapter alone."""
 
     def __init__(self, adapter: Adapter, options: ModelOptions) -> None:
         self.model, self.options, self.weights = adapter.model, options, adapter

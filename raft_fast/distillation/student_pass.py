@@ -18,8 +18,7 @@ class StudentPass(torch.nn.Module):
     """A module of the model and the loss heads together, so that DDP or FSDP2 can wrap all of it.
 
     by_gradient: a term's size, which λ balances, is its squared gradient norm at the hidden states
-    (squares add up over micro-batches) and not its value.
-    """
+    (squares add up over micro-batches) and not its value."""
 
     def __init__(self, model: Any, terms: Sequence[Term], pad_id: int, by_gradient: bool) -> None:
         super().__init__()
@@ -30,8 +29,7 @@ class StudentPass(torch.nn.Module):
         """(losses [T], one a term, over the step's `counts`; measures [2 T + 1], float64, no gradient).
 
         Measures are losses, sizes, and the mass of the teacher's targets. All add up over the micro-batches
-        of a step; a term without tokens is 0. Nothing waits for the device.
-        """
+        of a step; a term without tokens is 0. Nothing waits for the device."""
         views = [[reading.student for example in examples for reading in example.of(term.name)]
                  for term in self.terms]
         if not any(views):

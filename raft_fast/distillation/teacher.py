@@ -22,8 +22,7 @@ class Teacher:
     Ids at or above `student_vocab` are never among the targets, as the student has no row for them, nor are
     those that the tokenizer lacks.
     `teaching` opens the context in which the model is the original, where it is the student otherwise
-    (LoRA); a model of its own is frozen for good.
-    """
+    (LoRA); a model of its own is frozen for good."""
 
     def __init__(self, model: Any, chat: Chat, k: int, temperature: float,
                  student_vocab: int | None = None, teaching: Teaching | None = None) -> None:

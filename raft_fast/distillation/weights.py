@@ -24,8 +24,7 @@ class FullWeights:
     """A whole model's state dict under its own names, tied weights once, in a folder that --model reads.
 
     `save_pretrained` would rename and split the experts of mixture-of-experts models for the hub. An adapter
-    (`lora.Adapter`) has the same `save`, `read` and `put`.
-    """
+    (`lora.Adapter`) has the same `save`, `read` and `put`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -75,8 +74,7 @@ def spread(student_pass: StudentPass, how: str, processes: Processes) -> Any:
 
     how: "ddp" or "fsdp2". Both average gradients over the processes. FSDP2 gathers each layer where it
     is used, and embeddings, head and last norm once a pass; its weights are sharded in place, so the
-    optimizer is made afterwards. Raises UserError if FSDP2 does not support the model.
-    """
+    optimizer is made afterwards. Raises UserError if FSDP2 does not support the model."""
     if processes.size == 1:
         return student_pass
     if how == "ddp":

@@ -29,8 +29,7 @@ class Reply:
     """One reply. finish_reason is "stop" or "length"; error is set if the engine gave none.
 
     Tokens are what was paid for, second attempts included. `score` is what was asked for instead of a text: a
-    score in [0, 1], or a likelihood in nats. `key` names the reply's line in the journal, once it has one.
-    """
+    score in [0, 1], or a likelihood in nats. `key` names the reply's line in the journal, once it has one."""
 
     text: str
     finish_reason: str = "stop"
@@ -54,8 +53,7 @@ class Engine(Protocol):
 
     On a KeyboardInterrupt thrown into the iterator an engine starts nothing new, yields the replies that are
     in flight at a server, and raises it again. `interrupt()` is optional: from any thread it does the same to
-    every call that is not over; a model of this process ends at its next token.
-    """
+    every call that is not over; a model of this process ends at its next token."""
 
     identity: str
 

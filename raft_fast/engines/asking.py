@@ -60,8 +60,7 @@ def load_prompt(name: str, folder: str | None = None) -> Prompt:
     """The prompt of one task: `<name>.txt` in the folder of --prompts, else the shipped one.
 
     Raises UserError for a folder without any prompt or with an unknown one, and for a text whose {fields} are
-    not the task's.
-    """
+    not the task's."""
     if folder is not None:
         names, known = {file.stem for file in Path(folder).glob("*.txt")}, ".txt, ".join(FIELDS) + ".txt"
         if not names or names - set(FIELDS):
@@ -104,8 +103,7 @@ class Part:
 
     One failed reply costs one row its answer or one round a score; an engine that always fails would quietly
     hand back the gold answers. Errors of single requests (`OF_ONE_REQUEST`) stop no run before its end: they
-    come at once, and so before the first answer of an engine that works.
-    """
+    come at once, and so before the first answer of an engine that works."""
 
     def __init__(
         self, option: str, engine: Engine, journal: Journal, heard: Listener = lambda *_: None
@@ -122,8 +120,7 @@ class Part:
             prompt: Prompt) -> list[Reply]:
         """As `Journal.ask`, with the space around a reply's text removed.
 
-        Raises UserError, as soon as it shows, if none of this part's calls works or none does any longer.
-        """
+        Raises UserError, as soon as it shows, if none of this part's calls works or none does any longer."""
         version = prompt.version if sampling is not None else prompt.version + score.VERSION
         try:
             replies = self.journal.ask(kind, self.engine, conversations, sampling, version, self.listen)
@@ -168,8 +165,7 @@ def at_once(
 
     At most twice as many are begun and not yet yielded. If one fails, or the caller leaves, `stop` is called
     and must make the others end: with Stopped, if they are not done. They are waited for, until a second
-    Ctrl-C, and the first error but Stopped is raised.
-    """
+    Ctrl-C, and the first error but Stopped is raised."""
     coming, begun = iter(items), deque[Future[Result]]()
     pool = ThreadPoolExecutor(limit, thread_name_prefix=WORKER)
     try:

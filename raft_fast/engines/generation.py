@@ -20,8 +20,7 @@ def generate_ids(
     """A completion for each prompt: token ids up to and including the first eos, all known to the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
-    `stopping` ends the batch early, rows without an eos are incomplete. `sampler` instead of one's own.
-    """
+    `stopping` ends the batch early, rows without an eos are incomplete. `sampler` instead of one's own."""
     if sampler is None and temperature > 0:
         sampler = Sampler(temperature, seeds, max_new_tokens, model.device)
     width = max(map(len, prompts))
@@ -75,8 +74,7 @@ class Sampler(LogitsProcessor):
     a uniform number. Its sum is in float64: in float32 it would lose rare tokens of a large vocabulary.
 
     Row i's numbers come from seeds[i] alone, and are drawn beforehand: on a GPU each would be a launch. With
-    `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens.
-    """
+    `record`, `logprobs` has a float32 [rows] a position: log-probabilities of the drawn tokens."""
 
     def __init__(self, temperature: float, seeds: Sequence[int], positions: int, device: torch.device,
                  record: bool = False) -> None:

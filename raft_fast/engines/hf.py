@@ -25,8 +25,7 @@ class HFEngine:
     """A model of transformers as an engine; see `Engine` for the protocol.
 
     A batch holds conversations of similar length: at most `batch_size` of them, and at most BATCH_TOKENS
-    tokens (prompts with their padding, and the longest replies they may get).
-    """
+    tokens (prompts with their padding, and the longest replies they may get)."""
 
     def __init__(self, model: Any, chat: Chat, identity: str, batch_size: int = 32) -> None:
         self.model, self.chat, self.batch_size = model, chat, batch_size
@@ -79,8 +78,7 @@ class HFEngine:
               stopped: threading.Event) -> Replies:
         """Replies of at most `longest` tokens that `work` gives a batch, after errors of those conversations
         that the template refuses. Raises KeyboardInterrupt once `stopped` is set, without the batch that it
-        cut short. The longest come first: the worst memory comes at once.
-        """
+        cut short. The longest come first: the worst memory comes at once."""
         asked: Asked = []
         for index, messages in enumerate(conversations):
             try:
@@ -114,8 +112,7 @@ class HFEngine:
         """(index, (negative log-likelihood in nats, tokens)) of completions, end of turn included.
 
         On a CPU a value depends on (conversation, completion) alone, to the last bit: one row shares
-        its forward pass with no other, which costs little there (61 s against 52 s for 134 answers).
-        """
+        its forward pass with no other, which costs little there (61 s against 52 s for 134 answers)."""
         views = [self.chat.sft_view(messages, text)
                  for messages, text in zip(conversations, completions, strict=True)]
         together = 1 if self.model.device.type == "cpu" else self.batch_size

@@ -1,7 +1,6 @@
 """The journal: every reply ever paid for, a JSON line each, on disk before it is used, asked for once.
 
-A key is the content of the request, so a changed option asks only for what it changes.
-"""
+A key is the content of the request, so a changed option asks only for what it changes."""
 
 import fcntl
 import hashlib
@@ -40,8 +39,7 @@ class Journal:
     Several threads may ask at once; what one of them is asking for, another waits for. `asked` and `failed`
     count the distinct requests that went to an engine, and those of them that failed; `damaged` counts
     unreadable lines (what they held is asked for again). A finished run does not ask for its failures again,
-    unless `retry_failed`; one that was cut short does.
-    """
+    unless `retry_failed`; one that was cut short does."""
 
     def __init__(self, folder: Path, retry_failed: bool = False) -> None:
         """Raises UserError if another process has the journal open."""

@@ -63,16 +63,14 @@ class OpenAIEngine:
 
     Its identity is the model's name, and a hash of `extra_body`: the same model at another address goes on
     where it was. Requests wait in line, first come, first served: calls of several threads end one after the
-    other, and the server is busy with the next one's while a thread works on its replies.
-    """
+    other, and the server is busy with the next one's while a thread works on its replies."""
 
     def __init__(self, spec: str, options: EngineOptions) -> None:
         """The model that `MODEL@URL` names, or the first that the server at `URL` lists. A URL without a path
         gets /v1. Its key is in OPENAI_API_KEY, or in the variable that its fragment names:
         `MODEL@https://host/v1#OTHER_KEY`.
 
-        Raises UserError if the server cannot be reached, refuses the key, or does not serve the model.
-        """
+        Raises UserError if the server cannot be reached, refuses the key, or does not serve the model."""
         model, url, self.variable = parse_spec(spec)
         proxy = proxy_for(url)
         self.address = url + (f" (through the proxy in {proxy[1]})" if proxy else "")
@@ -116,8 +114,7 @@ class OpenAIEngine:
         """(index, reply) as replies come.
 
         If a request raises or the call is ended, nothing more is sent; replies in flight are yielded, for
-        DRAIN_SECONDS at most, and then it is raised. A second Ctrl-C is raised at once.
-        """
+        DRAIN_SECONDS at most, and then it is raised. A second Ctrl-C is raised at once."""
         asked: list[Future[Reply]] = []
         raised, end, waits = None, math.inf, False
         try:

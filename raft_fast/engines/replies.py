@@ -1,8 +1,7 @@
 """What a server said: a reply, an error of one request, or what the user can do about a server.
 
 Finish reasons and errors are those of OpenAI, vLLM, SGLang, TGI, llama.cpp, Ollama, Gemini, Anthropic,
-Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat.
-"""
+Mistral, Cohere, DeepSeek, DashScope, Moonshot, xAI, OpenRouter and FastChat."""
 
 import json
 import re
@@ -48,8 +47,7 @@ def understand(response: Any) -> None:
 
     An error inside a 200 gets the status that it names, an answer that is not JSON UNREADABLE; what would
     fail again is marked. The answer's JSON, or the words, code and type of an error are in
-    `response.extensions`.
-    """
+    `response.extensions`."""
     try:
         body = json.loads(response.content)
         status, said = _error_in(body) if response.is_success else (response.status_code, None)

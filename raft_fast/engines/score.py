@@ -67,8 +67,7 @@ def parse_score(text: str) -> float:
     Collected are numbers alone on the last lines or after a last sentence, and those after the word score,
     rating or grade (in JSON too), after "I give it" and in a box. No other number is a score. Raises
     ValueError unless there is exactly one value, and a whole number from 0 to 9: of two that differ one may
-    be a quotation, "7 to 8" is neither, and another scale is never bent into this one.
-    """
+    be a quotation, "7 to 8" is neither, and another scale is never bent into this one."""
     answer = strip_thinking(text)
     plain, end = _STRING.sub(r"\1", answer), answer[-_TAIL:]
     found = [match for pattern in (_TAGGED, _GIVEN, _MARKED) for match in pattern.finditer(plain)

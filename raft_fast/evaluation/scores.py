@@ -30,8 +30,7 @@ def bootstrap(*sides: Pairs) -> Mean:
     """{mean, low, high, n} of sum(values) / sum(weights), with a 95 % interval by resampling rows; of two
     sides (base, trained) the second minus the first, over the rows that both have.
 
-    No mean without weights. No interval where all rows say the same: a bootstrap would call that certain.
-    """
+    No mean without weights. No interval where all rows say the same: a bootstrap would call that certain."""
     values = np.array([row for row in zip(*sides, strict=True) if None not in row], dtype=float)
     values = values.reshape(-1, len(sides), 2)  # rows, sides, (value, weight)
     if (values[:, :, 1].sum(0) == 0).any():

@@ -5,8 +5,7 @@ Registered with transformers as "packed". The sequences of a pack lie behind eac
 Sequences may share the beginning of a prompt, which stands in the row once: `key_places` then says which
 keys each one sees. Without `cu_seq_lens_q` (generation, padded rows) it is transformers' own "sdpa".
 
-A model packs if sequences in one row are what they are alone: `pack_attention` compares them.
-"""
+A model packs if sequences in one row are what they are alone: `pack_attention` compares them."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -37,8 +36,7 @@ def packed_attention(
 
     cu_seq_lens_q: int32 [sequences + 1], where the queries of each sequence start, and S.
     key_places: int64 [K], the positions in the row that a sequence sees, sequence by sequence, the last of
-    them its own queries; cu_seq_lens_k says where each starts, and K. None: a sequence sees itself alone.
-    """
+    them its own queries; cu_seq_lens_k says where each starts, and K. None: a sequence sees itself alone."""
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     if key_places is None or cu_seq_lens_k is None:
@@ -66,8 +64,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, starts: tuple[Tensor, Tens
            longest: tuple[int, int], window: int | None, scaling: float | None) -> Tensor:
     """torch's own flash attention over sequences of any length; half precision, CUDA.
 
-    starts, longest: of queries and of keys. Its causal mask is aligned at the last query and the last key.
-    """
+    starts, longest: of queries and of keys. Its causal mask is aligned at the last query and the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
@@ -99,8 +96,7 @@ def pack_attention(model: Any) -> None:
     are alone; and share prompts, or parts of them, where they still are.
 
     Others (state-space layers, chunked attention, windows that only a mask tells of, kernels that this GPU
-    lacks) keep padded rows, and transformers' own attention.
-    """
+    lacks) keep padded rows, and transformers' own attention."""
     asked = model.config._attn_implementation
     model.shares_prompts = False
     if asked != "sdpa" and not packs(model):

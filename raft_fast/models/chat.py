@@ -1,8 +1,7 @@
 """Conversations as token ids and spans, by the model's chat template.
 
 Teacher and student see different prompts and the same completion. A completion is a list of token
-ids from the moment it is sampled or tokenised; nothing here decodes and re-encodes one.
-"""
+ids from the moment it is sampled or tokenised; nothing here decodes and re-encodes one."""
 
 import copy
 from collections.abc import Sequence
@@ -35,8 +34,7 @@ class Chat:
     """A tokenizer's chat template, with its own switches `template_kwargs` (enable_thinking, ...).
 
     `ids` have a token or end a completion, `eos_ids` end one, `end_of_turn` is what the template itself puts
-    after an answer. Raises UserError if the tokenizer has no template or no end of sequence.
-    """
+    after an answer. Raises UserError if the tokenizer has no template or no end of sequence."""
 
     def __init__(self, tokenizer: Any, generation_config: Any = None, name: str = "the model",
                  template_kwargs: dict[str, Any] | None = None) -> None:

@@ -22,8 +22,7 @@ class Batch:
     """R rows of length S: one packed row, or one right-padded row a view.
 
     inputs: input_ids and position_ids, int64 [R, S], and what tells a model where sequences end.
-    predicts: int64 [N], flat positions (row * S + column) that predict completion tokens, view by view.
-    """
+    predicts: int64 [N], flat positions (row * S + column) that predict completion tokens, view by view."""
 
     inputs: dict[str, Any]
     predicts: torch.Tensor
@@ -34,8 +33,7 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
 
     N counts the completion tokens of all views, view by view in the order given. A model that packs sees all
     views in one row, and where it shares prompts what they begin with alike once; another sees padded rows of
-    similar length together. Views whose rotary frequencies differ by their length never share a pass.
-    """
+    similar length together. Views whose rotary frequencies differ by their length never share a pass."""
     parts: list[torch.Tensor] = [torch.empty(0)] * len(views)
     packed = packs(model)
     for chosen in _passes(model, [len(view.ids) for view in views]):

@@ -3,8 +3,7 @@
 A prompt is the template's own text up to the answer. What the template puts between its generation prompt
 and an answer (an empty thought, a channel's header) belongs to the prompt, and a thought that the generation
 prompt leaves open is closed, unless the answer begins with a thought of its own. Texts are only texts: where
-a tokenizer would read the name of a control token in one as that token, the name is read in pieces.
-"""
+a tokenizer would read the name of a control token in one as that token, the name is read in pieces."""
 
 import json
 import re
@@ -35,8 +34,7 @@ class Template:
     """The chat template of `tokenizer`; `name` is the model's in errors, `switches` the template's own.
 
     `ending` is the text that ends an answer and `end_id` its last token, the end of turn; None if the
-    template writes none. Raises UserError if the template cannot be followed, with its text that shows it.
-    """
+    template writes none. Raises UserError if the template cannot be followed, with its text that shows it."""
 
     def __init__(self, tokenizer: Any, name: str, switches: dict[str, Any]) -> None:
         self.tokenizer, self.name, self.switches = tokenizer, name, switches

@@ -32,8 +32,7 @@ def strip_thinking(text: str) -> str:
     """The answer of a reply: without thoughts, closed or not (a template may have written the opening mark),
     and without the control marks that it begins or ends with.
 
-    A mark amid a line of prose ("write <think> before it"), between backticks or in a code block is text.
-    """
+    A mark amid a line of prose ("write <think> before it"), between backticks or in a code block is text."""
     said = _without_outer_marks(text)
     answer = _without_outer_marks(_UNMARKED.sub("", _without_thoughts(said)))
     wrapped = _WRAPPED.fullmatch(answer) if answer != said else None

@@ -28,8 +28,7 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
 
     Raises UserError if it cannot be loaded, and if a weight is missing, has the wrong shape, is not finite,
     or belongs to a layer or part that the model would have with another configuration. Weights of something
-    else (a value head, multi-token prediction) are named in a warning.
-    """
+    else (a value head, multi-token prediction) are named in a warning."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     whole = _check_files(source, folder)

@@ -40,8 +40,7 @@ def refine(
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`; called again, it asks only for
     what its journal lacks. Stopped, it leaves whole blocks under partial names. `total_rows`: before a slice
     was taken. `golds`: of all shards' rows (None: no check `retrieval`). `data`: a hash of all rows. Raises
-    UserError for an engine that gives nothing usable, and if another process works in `output_dir`.
-    """
+    UserError for an engine that gives nothing usable, and if another process works in `output_dir`."""
     def stop() -> None:
         journal.stop()
         reporter.say("stopping: waiting for replies in flight, which are paid for (Ctrl-C again does not)")

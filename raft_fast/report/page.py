@@ -68,8 +68,7 @@ def finish(run_dir: Path, options: Options, reporter: Reporter) -> dict[str, flo
 def write_model_card(run_dir: Path) -> Path:
     """Write `run_dir`/model/README.md from the run's files; returns its path.
 
-    Raises UserError if the run has no model folder.
-    """
+    Raises UserError if the run has no model folder."""
     folder = run_dir / "model"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the run must have trained a model first")

@@ -46,8 +46,7 @@ def tables(evaluation: Record) -> dict[str, Lines]:
     """Every metric of evaluation.json that some row has, by part: cells in the order of `COLUMNS`.
 
     ↓ behind a label: lower is better. The interval is that of the difference or, without one, of the trained
-    model's value; n counts what the difference rests on.
-    """
+    model's value; n counts what the difference rests on."""
     return {name: [_cells(label, metric) for label, metric in _metrics(part, evaluation[part])
                    if any(metric.get(side, {}).get("n", 1) for side in ("base", "trained"))]
             for part, name in PARTS.items() if evaluation.get(part)}

@@ -115,8 +115,7 @@ def screened(folder: Path) -> Lines:
 def explain(folder: Path, row_id: str) -> None:
     """Print the story of one row of `folder`, or of `folder`/refine for a training run.
 
-    Raises UserError if there are no decisions, or none about this row.
-    """
+    Raises UserError if there are no decisions, or none about this row."""
     # newest first: a stopped run leaves its decisions beside those of an earlier, finished one
     files = [path for place in (folder, folder / "refine") for name in (PARTIAL_DECISIONS, DECISIONS)
              if (path := place / name).is_file()]

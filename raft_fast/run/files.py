@@ -2,8 +2,7 @@
 read back is a `UserError` that names the file.
 
 Safe against a kill or a power cut between any two writes: a hidden sibling is filled, made durable and
-renamed, then the rename is made durable. Checksums find later damage.
-"""
+renamed, then the rename is made durable. Checksums find later damage."""
 
 import hashlib
 import json

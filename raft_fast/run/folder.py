@@ -2,8 +2,7 @@
 
 A resumed run may change what it has not paid for: everything before stage 1 has a reply, the options of
 training before the first step, those of the evaluation before it is written, and at any time options that pin
-nothing (`raft_fast.run.option`).
-"""
+nothing (`raft_fast.run.option`)."""
 
 import dataclasses
 import fcntl

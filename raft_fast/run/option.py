@@ -1,7 +1,6 @@
 """What an option is: a dataclass field with its help, its range, what it pins and what it requires.
 
-Credentials in options are refused: config.yaml, reports and errors would show them.
-"""
+Credentials in options are refused: config.yaml, reports and errors would show them."""
 
 import math
 import operator
@@ -36,8 +35,7 @@ def option(default: Any, text: str, *, pins: Part | None = None, needs: str = ""
     pins: where not that of its group. needs: the option without which this one is ignored, as "use_peft"
     (switched on, or not 0) or "balance=ema|gradient". ends: its range, by the names in `ENDS`; `must` says in
     other words what it takes. listed: names separated by commas. engines: names of engines, which may hold
-    the URL of a server.
-    """
+    the URL of a server."""
     known = {"help": text, "pins": pins, "needs": needs, "must": must, "listed": listed, "engines": engines}
     metadata = {key: value for key, value in known.items() if value} | ends
     if isinstance(default, dict):

@@ -1,8 +1,7 @@
 """The processes of one run: started by torchrun or `accelerate launch`, one a device.
 
 The first process alone reads rows, does stage 1, evaluates and writes, and broadcasts the results. In a
-single process every method just does its work.
-"""
+single process every method just does its work."""
 
 import atexit
 import os

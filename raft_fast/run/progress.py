@@ -1,7 +1,6 @@
 """Live progress: phase, position, time left; and the cost of each phase.
 
-On a terminal one rich bar a phase; elsewhere (a log file, CI) a plain line every ten seconds.
-"""
+On a terminal one rich bar a phase; elsewhere (a log file, CI) a plain line every ten seconds."""
 
 import threading
 import time

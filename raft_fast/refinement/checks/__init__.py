@@ -3,8 +3,7 @@
 A new built-in check is a function and a line in `CHECKS`; `python -m benchmarks.checks` measures how often
 each is wrong itself. Users bring functions (`--checks`) and patterns whose matches in gold answer and answer
 must agree: a TOML file (`--check_patterns`, docs/methods/raft.md), where each table is a check. `negation`,
-`bounds` and `duty` read patterns in meaning.toml.
-"""
+`bounds` and `duty` read patterns in meaning.toml."""
 
 import importlib
 import re
