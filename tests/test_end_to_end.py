@@ -9,14 +9,12 @@ from itertools import chain
 import golden
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from golden import documented
 from home import RUN
 from tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.run.config import DROPPED, INSTEAD
 from raft_fast.run.folder import LOCK, only_process
 
@@ -136,32 +134,6 @@ def test_stages_run_alone(home, run_dir, command):
         assert json.loads((home / f"evaluations/{name}/evaluation.json").read_text())
     said = command("evaluate", "--model", "run/checkpoints/step-000002", code=2)
     assert "is a checkpoint; its model is run/checkpoints/step-000002/model" in said
-
-
-def test_what_is_advised_without_memory_for_a_later_step_works(home, command, monkeypatch):
-    """What the run has learnt from may not change; how it is driven may, with as many rows a step."""
-    real, passes = StudentPass.forward, []
-    gold = [*HERE, "--data_source", "gold", "--save_steps", "1", "--output_dir", "scarce"]
-
-    def forward(self, *inputs):
-        passes.append(inputs)
-        if len(passes) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, *inputs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StudentPass, "forward", forward)
-        said = command("train", *gold, code=2)
-    assert "use --gradient_checkpointing true or a smaller --max_tokens_per_micro_batch; or, in a new " \
-           "--output_dir, --use_peft true, a shorter --max_length or --max_completion_length" in said
-    said = command("train", *gold, "--per_device_train_batch_size", "3", code=2)
-    assert "3 rows a step (processes: 1), and the run in scarce has 4" in said
-    fits = said.partition("or as it began: ")[2].split()
-    assert fits == ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
-    said = command("train", *gold, *fits, "--gradient_checkpointing", "--max_tokens_per_micro_batch", "4096")
-    assert "gradient_checkpointing is False there and True here" in said
-    steps = [json.loads(line)["step"] for line in (home / "scarce/metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2]
 
 
 @pytest.mark.parametrize(("options", "said"), [

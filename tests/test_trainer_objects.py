@@ -1,10 +1,8 @@
 """Objects and arguments that RAFTTrainer takes, and those that it refuses."""
 
-import signal
 from typing import ClassVar
 
 import pytest
-import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from home import config, rows_in_memory
@@ -17,7 +15,6 @@ from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
 from raft_fast.recipes import Recipe
-from raft_fast.run.errors import Stopped
 
 pytestmark = pytest.mark.usefixtures("here")
 ROWS, ROW = rows_in_memory(), [{"question": "What?", "answer": "This."}]
@@ -105,31 +102,6 @@ def test_bad_rows_are_errors_of_train(words, said, tmp_path):
     trainer = RAFTTrainer("model", config(tmp_path / "run"), **words)
     with pytest.raises(UserError, match=said):
         trainer.train()
-
-
-def test_nothing_global_is_left():
-    """Handlers of signals, progress bars, threads, the environment; a signal is an exception."""
-    from transformers.utils import logging
-
-    class Interrupt(Callback):
-        def on_step(self, state):
-            if state.step == 1:
-                signal.raise_signal(signal.SIGINT)
-
-    def state():
-        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-        return handlers, logging.is_progress_bar_enabled(), torch.get_num_threads()
-
-    logging.enable_progress_bar()
-    before = state()
-    args = config("runs/signal", num_train_epochs=3, use_peft=True)
-    trainer = RAFTTrainer("model", args, ROWS, callbacks=[Interrupt()])
-    names = set(trainer.model.state_dict())
-    with pytest.raises(Stopped, match="the checkpoint of step 1"):
-        trainer.train()
-    assert set(trainer.model.state_dict()) == names  # the adapter is out again
-    assert state() == before
-    assert trainer.train().global_step == 6
 
 
 def test_a_model_that_failed_in_training_is_loaded_again():

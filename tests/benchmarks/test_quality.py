@@ -2,7 +2,6 @@
 real one rendered again."""
 
 import json
-import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -22,7 +21,6 @@ from raft_fast.run.errors import UserError
 HERE = Path(__file__).parents[2] / "benchmarks"
 STORED = HERE / "results/quality/cpu-zaragoza-sv"
 ONE_CELL = ("--methods", "sft", "--seeds", "0")
-HOSTILE = "<script>alert(1)</script>|"
 SUITE = {
     "options": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "teacher_top_k": 16,
                 "max_completion_length": 8, "rewrite_max_new_tokens": 24, "fusion_rounds": 1, "tau": -1.0,
@@ -193,30 +191,3 @@ def change(folder, method, edit):
         point = json.loads(path.read_text())
         edit(point)
         path.write_text(json.dumps(point))
-
-
-def test_every_finished_cell_is_there_whichever_command_made_it(stored, monkeypatch):
-    """results.json knows of the last command's cells; a later run of a cell stands for the earlier one, and
-    cells on other rows are left out. Whatever comes from data is escaped."""
-    before = json.loads((stored / "results.json").read_text())
-    last = [cell for cell in before["cells"] if cell["method"] == "sft"]
-    (stored / "results.json").write_text(json.dumps(before | {
-        "cells": last, "model": HOSTILE, "data": HOSTILE, "machine": {"cpu": HOSTILE},
-        "command": "python -m benchmarks.quality --methods sft --data 'my rows' --seeds=0"}))
-    (old,) = (stored / "cells").glob("raft-lr*")
-    new = shutil.copytree(old, old.with_name("raft-again"))
-    about = json.loads((old / "cell.json").read_text())
-    (new / "cell.json").write_text(json.dumps(about | {"folder": new.name}))
-    change(stored, "raft_lambda1_no_answer", lambda point: point["values"]["own.kl"].pop())
-    (stored / "mine.yaml").write_text("learning_rates: [5.0e-5, 2.0e-5]\nmethods: {sft: {}}")
-    monkeypatch.setattr(sys, "argv", ["render", str(stored), "--suite", str(stored / "mine.yaml")])
-    render.main()
-    found = json.loads((stored / "results.json").read_text())
-    assert [cell["folder"] for cell in found["cells"] if cell["method"] == "raft"] == [new.name]
-    assert {cell["method"] for cell in found["cells"]} == {"sft", "raft"}
-    assert found["command"] == "python -m benchmarks.quality --data 'my rows'"
-    for name in ("index.html", "RESULTS.md"):
-        written = (stored / name).read_text()
-        assert "1 of 2 cells and 1 that the suite no longer has" in written
-        assert "<script" not in written
-        assert name == "RESULTS.md" or written.count("&lt;script") >= 3

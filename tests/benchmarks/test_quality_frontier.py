@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.quality.frontier import (
@@ -59,15 +59,6 @@ def test_no_point_is_above_the_frontier(points):
     for point in points:
         at = score_at(front, point.loss)
         assert point.score <= (front[-1].score if at is None else at) + 1e-9
-
-
-@given(POINTS, POINTS, st.floats(0, 1))
-@example([Point(0, 0), Point(2, 2)], [Point(1.5, 0.5)], 0.75)  # lines through all unbeaten points would fall
-def test_more_points_never_lower_it(points, more, share):
-    front, richer = frontier(points), frontier([*points, *more])
-    loss = min(front[0].loss + share * (front[-1].loss - front[0].loss), front[-1].loss)
-    at = score_at(richer, loss)
-    assert (richer[-1].score if at is None else at) >= score_at(front, loss) - 1e-9
 
 
 ROWS = 40

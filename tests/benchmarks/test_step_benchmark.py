@@ -97,16 +97,3 @@ def test_steps_of_other_tokens_are_not_counted():
     found = table.summarise({table.ALONE: [longer], table.SDFT: [rival]})
     assert found["steps_counted"] == [2, 4, 5]
     assert list(found["other_tokens"]) == [3]
-
-
-def test_figures_leave_warm_up_and_checks_out(capsys):
-    found = table.summarise({table.OURS: [one(train_seconds=0.3, student_tokens=60, seconds=1.5)],
-                             table.ALONE: [one(train_seconds=0.3)], table.SDFT: [one(peak=200)]})
-    assert found["steps_counted"] == [2, 3, 4]
-    assert found["contenders"][table.OURS]["parts"]["step"]["seconds"] == [1.5, 1.5, 1.5]
-    assert found["contenders"][table.SDFT]["outside_share"][1] == pytest.approx(0.05)
-    assert found["ratios"][f"{table.OURS} / {table.SDFT}"] == {
-        "rollout": 1.0, "teacher": 1.0, "train": 6.0, "teacher and train": 3.5, "step": 2.67,
-        "peak memory": 0.5}
-    table.show(found)
-    assert "goal for raft-fast, KL alone" in capsys.readouterr().out

@@ -11,7 +11,6 @@ from written import GOOD, jsonl
 
 from raft_fast import paraphrase, refine
 from raft_fast.data.dataset import read_table, take_rows, write_rows
-from raft_fast.run.errors import UserError
 from raft_fast.run.files import write_jsonl
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter
@@ -175,25 +174,3 @@ def test_parts_that_are_text_are_joined(tmp_path, parts):
 def test_a_content_that_is_not_text_is_named_by_its_type(tmp_path, content, reason):
     for turns in ([turn(content, "user"), turn("a")], asked(turn(content))):
         assert row(tmp_path, {"messages": turns}) == f"messages: content {reason}"
-
-
-@pytest.mark.parametrize("record", [
-    {"prompt": asked()}, {"prompt": "q"}, {"question": "q", "category": None},
-    {"prompt": json.dumps(asked())}])
-def test_prompts_alone_are_rows_where_asked_for_and_no_row_has_an_answer(tmp_path, record):
-    path = str(tmp_path / "rows.jsonl")
-    write_jsonl([record, {**record, "id": "b"}, {"prompt": [*asked(), turn("a")]}], tmp_path / "rows.jsonl")
-    found = read_table(path, 0.5, prompts=True)
-    assert [(one.prompt, one.completion, one.gold) for one in found.rows] == [(asked(), "", "")] * 2
-    assert [bad.reason for bad in found.rejected] == ["prompt must end with a user turn"]
-    assert not found.refined
-    write_rows(found.rows, tmp_path / "out.parquet")
-    assert read_table(str(tmp_path / "out.parquet"), 0, prompts=True).rows == found.rows
-    with pytest.raises(UserError, match=r"no row of .* can be used"):
-        read_table(path, 0.5)
-    for answered in (GOOD, {"prompt": "q", "completion": ""}, {"messages": asked(turn("a"))}):
-        write_jsonl([record, GOOD, answered], tmp_path / "rows.jsonl")
-        mixed = read_table(path, 1.0, prompts=True)
-        assert mixed == read_table(path, 1.0)
-        assert all(one.gold for one in mixed.rows)
-        assert mixed.rejected[0].line == 1

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,9 +16,7 @@ from raft_fast.data.screening import (
     embed_to_file,
     nearest,
     rows_as_references,
-    same_key,
     screen,
-    words,
 )
 from raft_fast.models.load import unit
 from raft_fast.report.page import write_refine_report
@@ -68,16 +65,6 @@ def run(folder, rows, references=None, **options):
 
 def pairs(summary):
     return [(one["row_id"], one["with"].get("row_id"), one["measure"]) for one in summary["flagged"]]
-
-
-def test_words_know_neither_case_nor_punctuation_and_signs_are_words():
-    assert words("Can I, under § 9, BUILD\u00a0it? \uff21") == ["can", "i", "under", "9", "build", "it", "a"]
-    assert words("建築許可 AB") == ["建", "築", "許", "可", "ab"]
-    assert same_key("May I?") == same_key("may i") != same_key("may we")
-    assert same_key(" ?! ") == "?!"
-    start = time.process_time()  # combining marks take no minute
-    assert words("a " + "\u0301\u0316" * 100_000 + " b") == ["a", "b"]
-    assert time.process_time() - start < 2
 
 
 def test_the_first_of_a_group_stays_and_likeness_does_not_travel_on(tmp_path):
@@ -132,15 +119,6 @@ def test_overlap_by_words_meaning_and_wording(tmp_path):
     assert found[1][-1].reason == (
         "row_id prompt: repeats index 1 of Exam (similarity 1.000); --overlap flag keeps it")
     assert "row_id copied: repeats row_id h1 of held-out rows (95% of" in found[1][0].reason
-
-
-def test_a_row_that_is_gone_makes_no_other_a_duplicate(tmp_path):
-    rows = asking("a? @10", "b? @20", "c? @20")
-    held = rows_as_references([row("h", "held? @0", "No.")])
-    found, summary = run(tmp_path, rows, held, overlap="drop", duplicates="drop")
-    assert [(one["row_id"], one["kind"], one["with"]["row_id"]) for one in summary["flagged"]] == [
-        ("r0", "overlap", "h"), ("r2", "duplicate", "r1")]
-    assert found[0] == [0, 2]
 
 
 def test_train_compares_with_held_out_rows_and_keeps_a_list_of_what_it_drops(tmp_path):

@@ -9,7 +9,7 @@ import watched_run
 from tiny import make_rows
 from watched_run import lines, same_weights, timeless
 
-from raft_fast.distillation import Callback, TrainingState, fitting, plan
+from raft_fast.distillation import TrainingState, fitting, plan
 from raft_fast.distillation.callbacks import MetricsLog
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.recipes import terms_of
@@ -112,21 +112,3 @@ def test_a_run_never_goes_on_with_other_rows(tmp_path, chat, capsys):
     assert "going on" not in capsys.readouterr().err
     run(tmp_path / "run", chat)
     assert "going on from the checkpoint of step 2 of 4" in capsys.readouterr().err
-
-
-def test_the_two_temperatures_do_not_meet(tmp_path, chat):
-    """What is sampled knows nothing of T, and targets nothing of the rollout temperature."""
-    heard = []
-
-    class Listener(Callback):
-        def on_step(self, state):
-            heard.append((state.trajectories, state.metrics["kl_loss"]))
-
-    for place, (rollout, distillation) in enumerate([(1.0, 1.0), (1.0, 1.5), (1e-4, 1.5), (1e-5, 1.5)]):
-        options = replace(OPTIONS, rollout_temperature=rollout, distillation_temperature=distillation,
-                          max_steps=1)
-        run(tmp_path / f"{place}", chat, options, callbacks=[Listener()])
-    plain, soft, cold, colder = heard
-    assert (plain[0] == soft[0], plain[1] == soft[1]) == (True, False)
-    assert cold == colder  # both take the likeliest token
-    assert cold[0] != soft[0]

@@ -113,32 +113,6 @@ class Mine(Recipe):
         return [CrossEntropy(), Gold(weight=0.25), Distillation.of(options, balanced=True, weight=2.0)]
 
 
-@pytest.mark.parametrize("balance", ["ema", "gradient"])
-def test_a_recipe_of_ones_own(chat, rows, balance):
-    """A third term has its own key; weights and λ are in the loss and in what λ balances."""
-    told = options("--recipe", f"{__name__}:Mine", "--balance", balance)
-    assert isinstance(find(Mine), Mine)
-    assert find(made := Mine()) is made
-    assert told.learning_rate == 0.5
-    stepper = make_stepper(make_model(0), make_model(1), chat, replace(OPTIONS, balance=balance),
-                           terms_of(told.recipe, told))
-    found = stepper.run([stepper.example(rows[0], [[70, 71, 2]]), stepper.example(rows[1], [[80, 81]])])
-    assert found["gold_loss"] == pytest.approx(found["sft_loss"])
-    rest, kl = found["sft_loss"] + 0.25 * found["gold_loss"], 2 * found["kl_loss"]
-    assert found["loss"] == pytest.approx(rest + found["lambda"] * kl)
-    if balance == "ema":
-        assert found["lambda"] == pytest.approx(rest / kl)
-
-
-@pytest.mark.parametrize(("recipe", "message"), [
-    ("sfdt", "--recipe sfdt: must be one of on_policy, raft, sdft, self_distilled_data, sft, or module"),
-    ("no_module:X", "--recipe no_module:X: cannot import no_module"),
-    (f"{__name__}:Gold", "must name a subclass of raft_fast.recipes.Recipe"), (f"{__name__}:X", "must name")])
-def test_an_unknown_recipe_is_named(recipe, message):
-    with pytest.raises(UserError, match=message):
-        find(recipe)
-
-
 def test_terms_and_options_never_contradict_each_other(chat):
     with pytest.raises(UserError, match="--sft true: must be false for the recipe sdft, whose loss has"):
         terms_of("sdft", TrainOptions())

@@ -5,7 +5,6 @@ import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ import vllm_stand_in
 from tiny import make_model
 from watched_run import OPTIONS, lines, run
 
-from raft_fast.distillation import Adapter, Draw, Trajectory, rollouts
+from raft_fast.distillation import Adapter, Draw, Trajectory
 from raft_fast.distillation.rollouts import ANOTHER_MODEL, ROUNDINGS, BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
 from raft_fast.run.errors import UserError
@@ -158,20 +157,6 @@ def test_values_that_are_missing_or_no_numbers_are_caught(chat, values, said):
     assert logprob_gap(model, chat, 1.0, draws[:1], [Trajectory([], [])]) is None
     with pytest.raises(ValueError, match="2 token ids with 1 log-probabilities"):
         Trajectory([1, 2], [-0.5])
-
-
-def test_any_number_of_processes_compares_the_same_trajectories(chat, monkeypatch):
-    model, sums = make_model(), []
-    draws, drawn = sampled(model, chat, draws=[Draw([1, 2, 3 + row], row) for row in range(12)])
-    for size in (1, 2):
-        for rank in range(size):
-            processes = SimpleNamespace(rank=rank, size=size, is_first=False,
-                                        sum=lambda sums_of_one: sums.append(sums_of_one) or sums_of_one)
-            monkeypatch.setattr(rollouts, "Processes", lambda processes=processes: processes)
-            logprob_gap(model, chat, 1.0, draws[rank::size], drawn[rank::size])
-    alone, *two = sums
-    assert torch.allclose(sum(two), alone, atol=1e-4)
-    assert sum(two)[1] == alone[1]
 
 
 class Stale(BatchedRollouts):

@@ -1,17 +1,15 @@
 """The in-process engine: exact sampling, ends, scores and likelihoods, independent of the batch."""
 
 import math
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny import make_model, make_tokenizer
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
-from raft_fast.engines import Sampling, generation
+from raft_fast.engines import Sampling
 from raft_fast.engines.generation import Sampler, generate_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.chat import Chat
@@ -113,26 +111,6 @@ def test_the_likelihood_is_that_of_dense_logits(engine, chat):
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(view.completion), reduction="sum")
         assert tokens == len(view.completion)
         assert nll == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_a_student_in_mixed_precision_is_cast_once_and_not_for_every_token(model, chat, monkeypatch):
-    """As on a GPU, where a student's weights are float32 and its products bf16."""
-    monkeypatch.setattr(generation, "mixed_precision", lambda model: torch.autocast("cpu", torch.bfloat16))
-    weights = {p.data_ptr(): name for name, p in model.named_parameters() if p.ndim == 2}
-    casts = (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype)
-    cast = Counter()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func in casts and args[0].data_ptr() in weights:
-                cast[weights[args[0].data_ptr()]] += 1
-            return func(*args, **(kwargs or {}))
-
-    with Watch():
-        endless = Chat(chat.tokenizer, GenerationConfig(eos_token_id=299))
-        (drawn,) = generate_ids(model, endless, [[1, 5]], 6, 1.0, [3])
-    assert len(drawn) == 6
-    assert set(cast.values()) == {1}
 
 
 def test_a_reply_keeps_the_indentation_of_its_code(model, chat, monkeypatch):

@@ -7,20 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_families import SMALL, build
-from tiny import make_model, make_rows, make_tokenizer
-from transformers import AutoModelForCausalLM, Llama4ForCausalLM, Llama4TextConfig, TorchAoConfig
+from tiny import make_model, make_tokenizer
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
-from raft_fast.distillation import Adapter, Teacher
+from raft_fast.distillation import Adapter
 from raft_fast.distillation.student import FullStudent, check_student, checkpoint_activations
 from raft_fast.distillation.weights import check_shards
-from raft_fast.engines.load import engine_of
 from raft_fast.models.architecture import beside_text, check_head, layers, packs, positions, rope_switches
 from raft_fast.models.attention import pack_attention
 from raft_fast.models.chat import View
 from raft_fast.models.load import load_model
 from raft_fast.models.packing import completion_hidden
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions
+from raft_fast.run.options import AdapterOptions, ModelOptions
 from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
 CPU = ModelOptions(device="cpu")
@@ -110,18 +109,3 @@ def test_a_model_that_cannot_be_sharded_is_refused_before_anything_is_paid_for()
         check_shards(build("bloom"), "fsdp2", two)
     for taken in ((build("bloom"), "ddp", two), (build("bloom"), "fsdp2", one), (make_model(), "fsdp2", two)):
         check_shards(*taken)
-
-
-def test_an_int8_teacher_that_is_passed_says_nearly_the_same(chat, tmp_path):
-    pytest.importorskip("torchao")
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    make_model(1, hidden_size=64).save_pretrained(tmp_path)
-    hidden, views = [], [View(chat.student_prompt(row.prompt), [70, 71, 72, 2]) for row in make_rows(3)]
-    for how in (None, TorchAoConfig(Int8WeightOnlyConfig())):
-        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how)
-        engine = engine_of(model, chat.tokenizer, "it", CPU, EngineOptions())
-        targets = Teacher(engine.model, chat, 16, 1.5).targets(views)
-        assert ((targets.mass > 0) & (targets.mass <= 1)).all()
-        hidden.append(completion_hidden(engine.model, views, chat.pad_id).detach())
-    assert 0 < (hidden[0] - hidden[1]).norm() < 0.1 * hidden[0].norm()

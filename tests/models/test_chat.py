@@ -4,9 +4,8 @@ import pytest
 from tiny import CHATML, NO_SYSTEM, TEMPLATES, make_tokenizer
 from transformers import GenerationConfig
 
-from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View, check_same_tokenizer
+from raft_fast.models.chat import REFERENCE_PROMPT, Chat, View
 from raft_fast.models.packing import pad
-from raft_fast.run.errors import UserError
 
 USER = [{"role": "user", "content": "How high?"}]
 
@@ -59,16 +58,6 @@ def test_no_doubled_bos():
     chat = Chat(make_tokenizer(NO_SYSTEM))
     for ids in (chat.sft_view(USER, "Yes.").ids, chat.teacher_prompt(USER, "Yes.")):
         assert ids.count(chat.tokenizer.bos_token_id) == 1
-
-
-def test_what_cannot_be_aligned_is_refused():
-    other = make_tokenizer()
-    other.add_tokens(["<new>"])
-    check_same_tokenizer(make_tokenizer(), make_tokenizer())
-    with pytest.raises(UserError, match=r"different tokenizers.*<new>"):
-        check_same_tokenizer(make_tokenizer(), other)
-    with pytest.raises(UserError, match="no chat template"):
-        Chat(make_tokenizer(None), name="plain")
 
 
 def test_the_templates_own_switches_reach_every_view(tokenizer):

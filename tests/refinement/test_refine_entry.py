@@ -11,15 +11,11 @@ from refinement_stubs import OUTPUTS, UNCHECKED, StubEncoder, StubEngine, rows_o
 from refinement_stubs import run as refine_rows
 
 from raft_fast import refine
-from raft_fast.data import dataset
-from raft_fast.data.dataset import Data
-from raft_fast.recipes.raft import RAFT
 from raft_fast.refinement import Roles, answers, outputs
-from raft_fast.refinement.answers import answer_rows
 from raft_fast.run import config
 from raft_fast.run.errors import UserError
 from raft_fast.run.folder import only_process
-from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, RefineOptions, TrainOptions
+from raft_fast.run.options import DataOptions, EngineOptions, ModelOptions, RefineOptions
 from raft_fast.run.progress import Reporter
 
 FINISHED = (*OUTPUTS, "config.yaml", "rejected.jsonl")
@@ -64,34 +60,6 @@ def test_a_second_process_touches_no_file_of_the_first(command, tmp_path, capsys
     assert stop.value.code == 2
     assert "another process is at work in it" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
-
-
-def test_stage_1_inside_train_takes_the_same_lock(tmp_path, monkeypatch):
-    """It waits for nobody who is at work in RUN/refine, and while it draws replies nobody else may be."""
-    locked = []
-
-    def answer(text, seed):
-        with pytest.raises(UserError, match="another process"), only_process(tmp_path / "refine"):
-            pass
-        locked.append(text)
-        return f"said {seed}"
-
-    engine = StubEngine("stub", answer)
-    monkeypatch.setitem(sys.modules, "raft_fast.models.load",
-                        SimpleNamespace(load_engine=lambda spec, options, shared, *rest: shared))
-    write(tmp_path / "rows.jsonl", *questions(2))
-    data = Data(dataset.read_table(str(tmp_path / "rows.jsonl"), 0.0).rows, [], False, 2)
-    options = SimpleNamespace(
-        data=DataOptions(), model=ModelOptions(), engines=EngineOptions(),
-        refine=RefineOptions(skip_checks=UNCHECKED), train=TrainOptions(data_source="rewrite"))
-    given = (data, options, engine, StubEncoder(), tmp_path, Reporter())
-    with only_process(tmp_path / "refine"), pytest.raises(UserError, match="another process"):
-        answer_rows(*given, RAFT().answers)
-    gold = answer_rows(*given, lambda options: None)  # a recipe without answers of its own
-    assert [row.completion for row in gold] == ["answer 0", "answer 1"]
-    assert engine.asked == []
-    assert [row.completion for row in answer_rows(*given, RAFT().answers)] == ["said 0", "said 0"]
-    assert len(locked) == 2
 
 
 def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_path, capsys):

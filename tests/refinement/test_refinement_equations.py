@@ -145,21 +145,6 @@ def test_a_rewrite_must_be_nearest_to_its_own_gold_answer_if_it_has_a_vector(gol
     assert one.objections["retrieval"] is None
 
 
-def test_gold_answers_that_are_indexed_are_not_embedded_again(tmp_path):
-    encoder = TableEncoder(ENCODER.table)
-    for _ in range(2):
-        golds = index_golds(GOLDS, RefineOptions(), encoder, tmp_path, Reporter())
-    assert len(encoder.asked) == len(GOLDS)
-    encoder.asked.clear()
-    replies = [Reply("low fences it is"), Reply("high walls it is"), Reply("nothing")]
-    found = rewritten(GOLDS, replies, encoder, golds)
-    assert encoder.asked == [reply.text for reply in replies]
-    again = rewritten(GOLDS, replies, encoder)
-    assert [one.scores for one in found] == [one.scores for one in again]
-    skipped = RefineOptions(skip_checks="loops, retrieval")
-    assert index_golds(GOLDS, skipped, None, tmp_path, Reporter()) is None
-
-
 ROWS = [row("near", "near?", "gold near"), row("far", "far?", "gold far")]
 NEAR_AND_FAR = StubEncoder({"gold far": 0.5})
 NATS = {"gold near": (6.0, 2), "gold far": (9.0, 3), "rewritten": (1.0, 3), "fusion": (5.0, 4)}

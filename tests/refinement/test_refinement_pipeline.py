@@ -9,7 +9,7 @@ from refinement_stubs import StubEncoder, StubEngine, row, rows_of, run
 from raft_fast.data.dataset import read_table
 from raft_fast.engines import Reply
 from raft_fast.engines.asking import PATIENCE
-from raft_fast.refinement import Roles, Stage1, build_roles, refine
+from raft_fast.refinement import Roles, Stage1, refine
 from raft_fast.refinement.candidates import Candidate, Decision, best, read_line, refined_rows
 from raft_fast.refinement.checks import ALWAYS, CHECKS
 from raft_fast.refinement.outputs import outcome
@@ -154,30 +154,6 @@ def test_a_second_run_asks_only_for_what_an_option_changes_and_decides_the_same(
     assert ([row.source for row in table], asked) == (["fused", "fused"], [0, 1, 1])
     monkeypatch.setattr("raft_fast.engines.score.VERSION", "-2")  # another way to score
     assert again(fusion_rounds=1)[1] == [0, 0, 1]
-
-
-def test_roles_load_each_name_once_and_put_the_option_before_an_error():
-    loaded = []
-
-    def load(spec):
-        loaded.append(spec)
-        if spec == "gone":
-            raise UserError("gone: cannot be reached")
-        return judge(spec)
-
-    roles = build_roles(RefineOptions(judge="self, other"), load)
-    assert loaded == ["self", "other"]
-    assert roles.rewriter is roles.fuser is roles.judges[0]
-    loaded.clear()
-    build_roles(RefineOptions(fuser="b@http://b", judge="self,c@http://c"), load)
-    assert loaded == ["b@http://b", "c@http://c", "self"]  # a mistake in a server shows before models load
-    build_roles(RefineOptions(fusion_rounds=0, judge="gone"), load)  # nobody is asked to judge
-    with pytest.raises(UserError, match="--judge gone: cannot be reached"):
-        build_roles(RefineOptions(judge="gone"), load)
-    for bad, says in (("", "name at least one"), ("a,a", "names a twice"),
-                      ("m@http://a,m@http://b", "two of them are one model")):  # one vote: one journal key
-        with pytest.raises(UserError, match=f"--judge .*{says}"):
-            build_roles(RefineOptions(judge=bad), lambda spec: judge(spec.split("@")[0]))
 
 
 def sample_and_rank(rows, bench):

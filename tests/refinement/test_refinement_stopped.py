@@ -58,22 +58,6 @@ def test_the_failure_is_raised_and_not_that_others_were_stopped_by_it():
         list(asking.at_once(work, range(3), 3, lambda: None))
 
 
-def test_no_more_is_begun_than_memory_is_meant_to_hold():
-    begun, first = [], threading.Event()
-
-    def work(item):
-        begun.append(item)
-        assert item or first.wait(10)
-
-    thread = threading.Thread(target=next, args=(asking.at_once(work, range(100), 3, lambda: None),))
-    thread.start()
-    thread.join(0.3)
-    assert thread.is_alive()  # the first one is not done
-    assert len(begun) <= 6
-    first.set()
-    thread.join(10)
-
-
 def test_a_second_ctrl_c_waits_for_nobody():
     hangs, main, start = threading.Event(), threading.main_thread().ident, time.monotonic()
 

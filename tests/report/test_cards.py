@@ -12,7 +12,6 @@ from raft_fast.run.errors import UserError
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8}
 TURNS = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why <b>?"}]
-PLAIN = {"data_source": "gold", "distillation": False}
 SUMMARY = {
     "rows": {"used": 3, "total": 12}, "sources": {"gold": 1, "rewrite": 1, "fused": 1},
     "passed_filter": 2, "objections": {"similarity": 1}, "similarity": {"p50": 0.912},
@@ -53,18 +52,6 @@ def test_the_model_card_has_what_the_hub_reads_and_counts_rows_steps_and_tokens(
     assert not {"base_model", "license"} & set(front(card(run_dir, model="/some/where")))  # not on the Hub
     with pytest.raises(UserError, match="no such folder"):
         write_model_card(run_dir / "nowhere")
-
-
-@pytest.mark.parametrize(("changed", "tags"), [
-    (PLAIN, ["sft"]), ({"distillation": False}, ["raft"]), (LORA, ["raft", "lora"]),
-    ({"recipe": "/home/me/mine.py:Mine"}, ["Mine"])])
-def test_recipe_adapter_and_options_away_from_their_defaults_are_shown(run_dir, changed, tags):
-    text = card(run_dir, **{"seed": 3, "general_prompts": 5} | changed)
-    assert front(text)["tags"] == tags
-    assert f"by the recipe {tags[0]}" in text
-    assert ("2606.00147" in text) == (tags[0] == "raft")
-    assert options(text) - {"distillation", "recipe"} == {
-        "learning_rate", "data_source", "seed", "fusion_rounds"} | (set(LORA) & set(changed))
 
 
 def test_what_qualifies_the_scores_is_on_card_and_page(run_dir):

@@ -1,6 +1,5 @@
 """report.html of a run and of stage 1: complete, self-contained, and nothing in it that data could run."""
 
-import json
 import re
 import shutil
 
@@ -61,24 +60,3 @@ def test_a_missing_file_is_named_in_its_section(run_dir, name):
     if name.endswith("json"):
         path.write_text('{"domain"')
         assert f"{name} could not be read" in write_run_report(run_dir).read_text()
-
-
-@pytest.mark.parametrize("decisions", [
-    [],
-    ['{"row_id": "a", "sou'],
-    [{"row_id": "a", "source": "gold"}],
-    [{"row_id": "a", "source": "gold", "similarity": None, "rewrite": None, "prompt": [],
-      "checks": {"reply": "no reply: busy"}, "rounds": [], "why": "no reply: busy"}],
-])
-def test_a_folder_with_little_in_it_still_makes_a_page(tmp_path, decisions):
-    page = write_refine_report(write_folder(tmp_path, decisions)).read_text(encoding="utf-8")
-    assert ("/decisions.jsonl in this folder" in page) == (not decisions or isinstance(decisions[0], str))
-
-
-def test_what_was_off_is_not_drawn_and_a_further_loss_is(run_dir):
-    path = run_dir / "metrics.jsonl"
-    steps = [json.loads(line) for line in path.read_text().splitlines()][:1]  # a run of one step has a plot
-    kl, sft = ("kl_loss", "lambda", "ce_kl_ratio", "teacher_mass"), ("sft_loss", "ce_kl_ratio")
-    for changed, curves in ((dict.fromkeys(kl), 2), (dict.fromkeys(sft), 4), ({"reverse_loss": 0.5}, 7)):
-        path.write_text("".join(json.dumps(step | changed) + "\n" for step in steps))
-        assert write_run_report(run_dir).read_text().count("<svg") == curves
