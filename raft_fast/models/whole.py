@@ -35,7 +35,8 @@ def load_whole(folder: Path, source: str, **how: Any) -> Any:
     auto: Any = AutoModelForCausalLM  # its types leave the report out
     with load_reports() as reports:
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # what `how` overrides too
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False,  # what `how` overrides too
+                                                gguf_file=how.get("gguf_file"))
             model, found = auto.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True, **how)  # refused below, with their names
