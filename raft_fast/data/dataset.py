@@ -89,7 +89,8 @@ def judge_bad_rows(source: str | InMemory, good: int, rejected: list[Rejected], 
     """Raises UserError if no row is good, or a larger share than `limit` is rejected (None: any, of a file
     that --max_bad_rows is not about)."""
     total = good + len(rejected)
-    reasons = "; ".join(str(bad) for bad in rejected[:SHOWN_REASONS])
+    once = [*{bad.reason: bad for bad in reversed(rejected)}.values()][::-1]  # the first row of each reason
+    reasons = "; ".join(map(str, once[:SHOWN_REASONS]))
     if not total:
         raise UserError(f"{source}: holds no rows")
     if not good:
