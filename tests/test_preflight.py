@@ -52,6 +52,11 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_is_no_teacher_in_a_folder_that_is_there_either(tmp_path):
+    with pytest.raises(UserError, match="a server shows no logits"):
+        preflight(options("--teacher", "model@http://localhost:1/v1"), tmp_path)
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["--device", "cuda:0"], "--device cuda:0: must be auto or cuda for 2 processes"),
     (["--parallelism", "fsdp2", "--use_peft", "true"], "--parallelism fsdp2 --use_peft True: must be --"),

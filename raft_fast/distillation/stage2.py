@@ -43,6 +43,8 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
     if options.adapter.use_peft:
         require("peft", "lora")
     check_upload(options.watch, run_dir)
+    check("://" not in train.teacher, "--teacher", train.teacher,
+          "a folder or hub name: a server shows no logits")
     if run_dir.exists():
         return
     if options.data.data not in (None, MEMORY):
@@ -51,8 +53,6 @@ def check_stage2(options: Options, run_dir: Path, processes: int, in_memory: Col
         own_folder(options.model.model)
     own_folder(options.model.encoder, "--encoder")
     if train.distillation and train.teacher != "self" and "teacher" not in in_memory:
-        check("://" not in train.teacher, "--teacher", train.teacher,
-              "a folder or hub name: a server shows no logits")
         own_folder(train.teacher, "--teacher")
 
 
