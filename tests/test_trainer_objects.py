@@ -1,5 +1,7 @@
 """Objects and arguments that RAFTTrainer takes, and those that it refuses."""
 
+import re
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -54,6 +56,19 @@ def test_own_rollouts_and_recipe_with_refined_rows(home):
     assert (options["recipe"], options["learning_rate"]) == ("test_trainer_objects:Twice", 0.25)
     assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=Twice(), processing_class=tokenizer
                        ).args.learning_rate == 1
+
+
+def test_what_docs_python_shows_runs(home):
+    """Its callback, recipe and rollout engine, in one run."""
+    page = (Path(__file__).parents[1] / "docs/PYTHON.md").read_text(encoding="utf-8")
+    shown = {"__name__": __name__}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
+        exec(block, shown)
+    trainer = RAFTTrainer(make_model(), config(recipe=shown["GoldAndBase"], eval_steps=1), ROWS,
+                          processing_class=make_tokenizer(), callbacks=[shown["Patience"]()],
+                          rollout_engine=shown["OneByOne"]())
+    trainer.train()
+    assert (trainer.args.divergence, trainer.state.global_step > 1) == ("reverse_kl", True)
 
 
 @pytest.mark.parametrize(("options", "said"), [
