@@ -22,11 +22,14 @@ def main() -> None:
     name, groups = parse("train", DESCRIPTION, GROUPS, argv, "raft" if "data" in given else "quickstart",
                          lambda recipe: find(recipe).defaults)
     check_needs(given, groups)
+    options = Options(*groups)
+    if "recipe" in given and "config" not in given:
+        name = find(options.train.recipe).name
     # after --help, which loads no torch
     from raft_fast.run.processes import Processes
     from raft_fast.trainer import RAFTConfig, RAFTTrainer
 
-    trainer = RAFTTrainer(args=RAFTConfig.from_options(Options(*groups), name))
+    trainer = RAFTTrainer(args=RAFTConfig.from_options(options, name))
     trainer.train()
     trainer.evaluate()
     Processes().end()

@@ -52,6 +52,16 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, s
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("words", "folder"), [(["--recipe", "sft"], "runs/sft"),
+                                               (["--recipe", "sft", "--config", "raft_lora"], "runs/raft_lora")])
+def test_a_run_is_named_by_its_configuration_else_its_recipe(command, monkeypatch, words, folder):
+    def trainer(args):
+        raise UserError(str(args.folder))
+
+    monkeypatch.setattr("raft_fast.trainer.RAFTTrainer", trainer)
+    assert folder in command("train", "--data", "rows.jsonl", *words, code=2).split()
+
+
 def test_a_server_is_no_teacher_in_a_folder_that_is_there_either(tmp_path):
     with pytest.raises(UserError, match="a server shows no logits"):
         preflight(options("--teacher", "model@http://localhost:1/v1"), tmp_path)
