@@ -52,8 +52,8 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, argv, s
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("words", "folder"), [(["--recipe", "sft"], "runs/sft"),
-                                               (["--recipe", "sft", "--config", "raft_lora"], "runs/raft_lora")])
+@pytest.mark.parametrize(("words", "folder"), [
+    (["--recipe", "sft"], "runs/sft"), (["--recipe", "sft", "--config", "raft_lora"], "runs/raft_lora")])
 def test_a_run_is_named_by_its_configuration_else_its_recipe(command, monkeypatch, words, folder):
     def trainer(args):
         raise UserError(str(args.folder))

@@ -178,7 +178,7 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
         return LoraStudent(Adapter(original, adapter, model.model, peft_config), model)
     own = given or load_model(fetch_model(model.model, model.revision), model, torch.float32)
     own.generation_config = original.generation_config  # which names the template's end of turn
-    return FullStudent(own)
+    return FullStudent(own, model)
 
 
 def check_student(original: Any, adapter: AdapterOptions, training: TrainOptions | None = None,
@@ -198,8 +198,8 @@ class FullStudent:
     """A model whose weights are all trained, those apart that no text passes through: a copy of the original,
     or the caller's own, which keeps its precision."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, options: ModelOptions) -> None:
+        self.model, self.options = model, options
         for name in beside_text(model):
             model.get_submodule(name).requires_grad_(False)
         self.weights = FullWeights(model)
@@ -220,8 +220,9 @@ class FullStudent:
         Processes().first(write)
         model.zero_grad(set_to_none=True)
         dtype = frozen_dtype(model.device)
-        frozen = model if model.dtype == dtype else copy.deepcopy(model)
-        return frozen.eval().requires_grad_(False).to(dtype)
+        if model.dtype != dtype:
+            model = load_model(run_dir / "model", self.options, dtype, option="model")
+        return model.eval().requires_grad_(False)
 
     def release(self) -> None:
         """Leave the original as it was, also if training did not come to its end."""

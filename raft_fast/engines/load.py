@@ -1,6 +1,5 @@
 """Engines by the names users give them: self, a folder, a hub name, MODEL@URL."""
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +55,11 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     moves to --device and into evaluation mode; its attention packs if that changes nothing. Raises UserError
     if it cannot be used."""
     from raft_fast.engines.hf import HFEngine
-    from raft_fast.models.load import fingerprint_loaded, frozen_dtype, load_chat, made_ready, pick_device
+    from raft_fast.models import load
 
-    device = pick_device(options.device)
-    made_ready(model, device, name)
+    device = load.pick_device(options.device)
+    load.made_ready(model, device, name)
     if trained:
-        model = copy.deepcopy(model).requires_grad_(False).to(frozen_dtype(device))
-        made_ready(model, device, name)
-    chat = load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
-    return HFEngine(model, chat, f"{name} in memory@{fingerprint_loaded(model, tokenizer)}", batch_size)
+        model = load.made_ready(load.frozen_copy(model, load.frozen_dtype(device)), device, name)
+    chat = load.load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
+    return HFEngine(model, chat, f"{name} in memory@{load.fingerprint_loaded(model, tokenizer)}", batch_size)

@@ -1,5 +1,6 @@
 """Loading models, tokenizers and the sentence encoder φ (Eq. 2), which reads texts of any length."""
 
+import copy
 import hashlib
 import json
 import threading
@@ -110,6 +111,14 @@ def pick_device(name: str) -> torch.device:
 def frozen_dtype(device: torch.device) -> torch.dtype:
     """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def frozen_copy(model: Any, dtype: torch.dtype) -> Any:
+    """A copy in `dtype` as transformers would load it: `model.to(dtype)` rounds rotary frequencies too."""
+    copied = copy.deepcopy(model) if model.dtype == dtype else type(model).from_pretrained(
+        None, config=copy.deepcopy(model.config), state_dict=model.state_dict(), dtype=dtype)
+    copied.generation_config = model.generation_config
+    return copied.eval().requires_grad_(False)
 
 
 def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype, option: str = "--model") -> Any:

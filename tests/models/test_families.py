@@ -9,6 +9,7 @@ from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.student import make_student
 from raft_fast.engines.load import load_engine
+from raft_fast.models.load import frozen_copy
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 
@@ -61,6 +62,17 @@ def plain(folder):
     model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(found.values()), found
     return model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_frozen_copy_is_what_is_loaded_in_its_precision(name, tmp_path):
+    """Rotary frequencies, which transformers does not round, included."""
+    build(name).save_pretrained(tmp_path)
+    want = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    copied = frozen_copy(plain(tmp_path), torch.bfloat16)
+    for kind in ("named_parameters", "named_buffers"):
+        for (key, one), (_, other) in zip(*(getattr(m, kind)() for m in (copied, want)), strict=True):
+            assert (one.dtype, one.tolist()) == (other.dtype, other.tolist()), key
 
 
 @torch.no_grad()
