@@ -1,5 +1,6 @@
 """Exact top-K temperature distillation without full logits (arXiv 2606.00147, Eq. 8-10)."""
 
+from .cross_entropy import cross_entropy_sum, logit_rows
 from .divergence import DIVERGENCES
 from .kl import (
     TopKKLLoss,
@@ -14,6 +15,8 @@ __all__ = [
     "DIVERGENCES",
     "TopKKLLoss",
     "TopKTargets",
+    "cross_entropy_sum",
+    "logit_rows",
     "topk_jsd_loss",
     "topk_kl_loss",
     "topk_kl_loss_from_logits",

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from raft_kernels import TopKTargets, topk_kl_loss
+from raft_kernels import TopKTargets, cross_entropy_sum, topk_kl_loss
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.examples import Count, Reading
@@ -113,31 +112,9 @@ class Distillation(Term):
                        step.sequences, self.divergence, self.beta)
 
 
-def ce_chunk(device: torch.device) -> int:
-    """Rows of logits alive at once. The library's own choice is several times slower on CPUs; a GPU is idle
-    over few rows."""
-    return 256 if device.type == "cpu" else 2048
-
-
 def sft_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, step_tokens: int) -> torch.Tensor:
     """Cross-entropy of hidden [N, D] on the answers' tokens [N], summed and divided by the step's tokens."""
-    chunk = ce_chunk(hidden.device)
-    plain = head.bias is None and head.logit_scale == 1.0 and head.softcap is None
-    if plain and hasattr(F, "linear_cross_entropy"):
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, allow_retain_graph=True)
-        # the library's own sum has the precision of the states; token by token costs a second product
-        reduction = "sum" if hidden.dtype == torch.float32 else "none"
-        total = F.linear_cross_entropy(hidden, head.like(hidden).weight, targets, reduction=reduction,
-                                       options=options).sum(dtype=torch.float32)
-    else:
-        def part(rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(head.logits(rows), ids, reduction="sum")
-
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            # the backward pass makes its logits again
-            total = total + torch.utils.checkpoint.checkpoint(part, rows, ids, use_reentrant=False)
-    return total / step_tokens
+    return cross_entropy_sum(hidden, head.weight, targets, **head.kwargs()) / step_tokens
 
 
 def kl_loss(

@@ -8,10 +8,11 @@ from typing import Any
 
 import psutil
 import torch
+from raft_kernels import logit_rows
 
 from raft_fast.data.dataset import Rejected, Row
 from raft_fast.distillation.checkpoint import batch, newest_state
-from raft_fast.distillation.losses import Term, ce_chunk
+from raft_fast.distillation.losses import Term
 from raft_fast.distillation.rollouts import LESS_MEMORY
 from raft_fast.models.architecture import text_config
 from raft_fast.models.chat import Chat, View
@@ -110,7 +111,7 @@ def estimate(student: Any, sizes: Sequence[int], options: TrainOptions, processe
     # for one token: what autograd keeps of a layer (within a tenth for Llama and Qwen of 0.1 to 0.6 B)
     layer = bits * (10 * config.hidden_size + 4 * inner)
     kept = bits * config.hidden_size if options.gradient_checkpointing else layer
-    logits = 2 * 4 * min(ce_chunk(head.device), tokens) * head.shape[0]  # and their gradient
+    logits = 2 * 4 * min(logit_rows(head.device), tokens) * head.shape[0]  # and their gradient
     again = (4 * head.requires_grad + 4 * is_mixed(student)) * head.numel()
     drawn = len(longest) * options.num_generations * options.max_completion_length
     return {"gradients": trained, "AdamW": 2 * trained,
