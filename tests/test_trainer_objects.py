@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import yaml
@@ -12,63 +11,37 @@ from peft import LoraConfig, get_peft_model
 from tiny import make_model, make_tokenizer
 
 from raft_fast import Callback, RAFTConfig, RAFTTrainer, UserError
-from raft_fast.distillation import CrossEntropy, Distillation
-from raft_fast.distillation.rollouts import BatchedRollouts
-from raft_fast.engines import Sampling
-from raft_fast.models.chat import Chat
-from raft_fast.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("here")
 ROWS, ROW = rows_in_memory(), [{"question": "What?", "answer": "This."}]
 
 
-class Twice(Recipe):
-    """A method of one's own: cross-entropy, and distillation with an eye on two trajectories."""
+def test_the_recipe_callback_and_engine_of_docs_python_run_on_refined_rows(home):
+    page = (Path(__file__).parents[1] / "docs/PYTHON.md").read_text(encoding="utf-8")
+    shown, drawn = {"__name__": __name__}, []
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
+        exec(block, shown)
 
-    name = "twice"
-    defaults: ClassVar = {"num_generations": 2, "learning_rate": 0.25, "data_source": "fused"}
+    class Counting(shown["OneByOne"]):
+        def one(self, draw):
+            drawn.append(draw)
+            return super().one(draw)
 
-    def terms(self, options):
-        return [CrossEntropy(), Distillation.of(options, balanced=True)]
-
-
-def test_own_rollouts_and_recipe_with_refined_rows(home):
-    """A RolloutEngine of one's own samples what a recipe of one's own asks for, on rows refined before."""
-    drawn = []
-
-    class Mine(BatchedRollouts):
-        def sample(self, draws, logprobs=False):
-            drawn.extend(draws)
-            return super().sample(draws, logprobs)
-
-    model, tokenizer = make_model(), make_tokenizer()
+    recipe, model, tokenizer = shown["GoldAndBase"], make_model(), make_tokenizer()
     refined = Dataset.from_list([{"row_id": f"r{i}", "prompt": [{"role": "user", "content": f"What is {i}?"}],
                                   "completion": f"{i}!", "gold": f"It is {i}.", "rewrite": f"{i}.",
                                   "fused": f"{i}!", "source": "fused", "similarity": 0.9} for i in range(6)])
-    trainer = RAFTTrainer(model, config(recipe=Twice, data_source="fused"), refined,
-                          processing_class=tokenizer,
-                          rollout_engine=Mine(Chat(tokenizer, model.generation_config), Sampling(8, 1.0)))
-    trainer.train()
-    run = home / "runs/twice"
+    options = config(recipe=recipe, data_source="fused", num_generations=2, eval_steps=1)
+    RAFTTrainer(model, options, refined, processing_class=tokenizer, callbacks=[shown["Patience"]()],
+                rollout_engine=Counting()).train()
+    run = home / "runs/gold_and_base"
     assert len(drawn) == 2 * 4
     assert not (run / "refine").exists()
-    options = yaml.safe_load((run / "config.yaml").read_text())
-    assert (options["recipe"], options["learning_rate"]) == ("test_trainer_objects:Twice", 0.25)
-    assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=Twice(), processing_class=tokenizer
+    told = yaml.safe_load((run / "config.yaml").read_text())
+    assert (told["recipe"], told["learning_rate"], told["divergence"]) == (
+        "test_trainer_objects:GoldAndBase", 1e-5, "reverse_kl")
+    assert RAFTTrainer(model, RAFTConfig(learning_rate=1.0), ROW, recipe=recipe(), processing_class=tokenizer
                        ).args.learning_rate == 1
-
-
-def test_what_docs_python_shows_runs(home):
-    """Its callback, recipe and rollout engine, in one run."""
-    page = (Path(__file__).parents[1] / "docs/PYTHON.md").read_text(encoding="utf-8")
-    shown = {"__name__": __name__}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
-        exec(block, shown)
-    trainer = RAFTTrainer(make_model(), config(recipe=shown["GoldAndBase"], eval_steps=1), ROWS,
-                          processing_class=make_tokenizer(), callbacks=[shown["Patience"]()],
-                          rollout_engine=shown["OneByOne"]())
-    trainer.train()
-    assert (trainer.args.divergence, trainer.state.global_step > 1) == ("reverse_kl", True)
 
 
 @pytest.mark.parametrize(("options", "said"), [

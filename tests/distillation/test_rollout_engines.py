@@ -59,46 +59,6 @@ def test_engines_draw_from_the_student_as_it_is_now(chat, vllm, name, temperatur
     assert getattr(engine, "student", None) is None  # no copy is kept while the student trains
 
 
-def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, vllm):
-    """For engines of this process: tests/models/test_vocabulary.py."""
-    engine, student = engine_of("vllm", chat), make_model(1, vocab_size=300)
-    with torch.no_grad():
-        student.lm_head.weight[260:] *= 8
-    engine.sync(student)
-    drawn = engine.sample(DRAWS, logprobs=True)
-    assert max(token for one in drawn for token in one.ids) < 260
-    assert logprob_gap(student, chat, 1.0, DRAWS, drawn) < 0.1  # weights went over as bf16
-
-
-def test_a_run_with_vllm_sends_weights_and_sleeps_in_between(tmp_path, chat, vllm):
-    engine = engine_of("vllm", chat)
-    run(tmp_path / "run", chat, options=replace(OPTIONS, steps_per_generation=3), rollout_engine=engine)
-    metrics = lines(tmp_path / "run/metrics.jsonl")
-    assert all(step["trajectories"] == 3 for step in metrics)
-    assert metrics[3]["rollout_logprob_gap"] < 0.1  # weights went over as bf16
-    assert engine.llm.done == ["weights", "cache", "sleep"] * 2
-
-
-def aborted(answers):
-    answers[0].outputs[0].finish_reason = "abort"
-    return answers
-
-
-def failed(_):
-    raise RuntimeError("EngineCore died\nTraceback (most recent call last): ...")
-
-
-@pytest.mark.parametrize(("call", "change", "said"), [
-    ("generate", aborted, r"sampling failed \(a trajectory ended with finish_reason 'abort'\)"),
-    ("collective_rpc", failed, r"weights could not be sent \(EngineCore died\)")])
-def test_cut_trajectories_and_errors_of_vllm_are_one_line(chat, vllm, monkeypatch, call, change, said):
-    engine = engine_of("vllm", chat)
-    real = getattr(engine.llm, call)
-    monkeypatch.setattr(engine.llm, call, lambda *args, **kwargs: change(real(*args, **kwargs)))
-    with pytest.raises(UserError, match=rf"^vLLM: .*{said}.*; run the same command again"):
-        [engine.sync(make_model(1)), engine.sample(DRAWS)]
-
-
 def test_an_adapter_goes_over_merged_and_tied_weights_once(chat):
     student = make_model(0, tie_word_embeddings=True)
     names = [name for name, _ in student.named_parameters()]

@@ -129,12 +129,3 @@ def test_trackers_get_every_number_and_one_that_fails_is_dropped(tmp_path, chat,
     logged = [logs for _, logs in heard if "loss" in logs]
     for line, logs in zip(lines(tmp_path / "run/metrics.jsonl"), logged, strict=True):
         assert logs.items() >= {name: value for name, value in line.items() if value is not None}.items()
-
-
-def test_tensorboard_gets_files(tmp_path, chat):
-    files = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = TrainerEvents([], RAFTConfig(tmp_path / "run"), None, trackers_of("tensorboard"))
-    run(tmp_path / "run", chat, [events])
-    found = files.EventAccumulator(str(*(tmp_path / "run/runs").iterdir())).Reload().Scalars("train/loss")
-    assert [(one.step, one.value) for one in found] == [
-        (line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path / "run/metrics.jsonl")]
