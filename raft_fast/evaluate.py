@@ -41,7 +41,8 @@ def main() -> None:
     rows = read_rows(source, data, min(counts, default=0), output_dir, reporter, prompts=True)
 
     def load(spec: str, shared: Engine | None = None, option: str = "model") -> Any:
-        return load_engine(spec, model, shared, options.evaluate.eval_batch_size, options.engines, option)
+        return load_engine(spec, model, shared, options.evaluate.eval_batch_size, options.engines, option,
+                           exact=True)
 
     try:
         with reporter.phase("load models"):

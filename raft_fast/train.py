@@ -23,8 +23,7 @@ def main() -> None:
                          lambda recipe: find(recipe).defaults)
     check_needs(given, groups)
     options = Options(*groups)
-    if "recipe" in given and "config" not in given:
-        name = find(options.train.recipe).name
+    name = name if "config" in given or "recipe" not in given else find(options.train.recipe).name
     # after --help, which loads no torch
     from raft_fast.run.processes import Processes
     from raft_fast.trainer import RAFTConfig, RAFTTrainer

@@ -21,7 +21,7 @@ from raft_fast.distillation.checkpoint import check_resume, checkpoints
 from raft_fast.distillation.stage2 import check_stage2, load_teacher, train_student
 from raft_fast.distillation.student import check_student, options_of
 from raft_fast.distillation.weights import check_shards
-from raft_fast.engines.load import engine_of, load_engine, load_local
+from raft_fast.engines.load import engine_of, load_engine, reader_of
 from raft_fast.evaluation import evaluate
 from raft_fast.evaluation.during_training import watchers
 from raft_fast.evaluation.ifbench import fetched_suites
@@ -164,14 +164,15 @@ class RAFTTrainer:
             check_student(original.model, options.adapter, options.train, self._peft_config)
             if processes.is_first:  # only stage 1 and the evaluation ask it
                 self._encoder = load.load_encoder(options.model)
-            teacher = processes.first_then_others(lambda: load_teacher(options, original, self._teacher))
+            reader = reader_of(original, options.model)
+            teacher = processes.first_then_others(lambda: load_teacher(options, reader, self._teacher))
         processes.first(lambda: pin_inputs(run_dir, {"the model": original.identity}))
         reporter.say(f"model: {original.identity}")
         data = processes.first(lambda: take_rendered(data, original.chat, options, run_dir, reporter))
         data = processes.first(lambda: screen_rows(
             data, options.screen, fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {},
             self._encoder, run_dir, reporter))
-        rows = processes.first(lambda: answer_rows(data, options, original, self._encoder, run_dir, reporter,
+        rows = processes.first(lambda: answer_rows(data, options, reader, self._encoder, run_dir, reporter,
                                                    method.answers))
         self._heldout = spread(data.heldout, options.evaluate.eval_rows, options.data.seed)
         watching = watchers(options.watch, original, self._heldout, reporter) if processes.is_first else []
@@ -212,7 +213,7 @@ class RAFTTrainer:
         """The trained model; before training ends the one that it begins with."""
         with load.left_as_it_was(None):
             if self._ended and self._trained is None:  # an earlier process has trained it
-                self._trained = load_engine(str(self.run_dir / "model"), self.options.model)
+                self._trained = load_engine(str(self.run_dir / "model"), self.options.model, exact=True)
             if self._trained is not None:
                 return self._trained.model
             if self._original is None:
@@ -260,7 +261,8 @@ class RAFTTrainer:
         whole = loaded is not None and not options.adapter.use_peft
         if self._original is None:
             if loaded is None:
-                return load_local("self", options.model, options.engines, size, tokenizer=tokenizer)
+                return load_engine("self", options.model, None, size, options.engines,
+                                   tokenizer=tokenizer, exact=True)
             self._weights = load.fingerprint_loaded(loaded, tokenizer)
             return engine_of(loaded, tokenizer, options.model.model, options.model, options.engines, size,
                              trained=whole)

@@ -17,6 +17,12 @@ from raft_fast.data.dataset import Row
 from raft_fast.models.chat import Chat
 
 
+@pytest.fixture(autouse=True)
+def float32_on_every_processor(monkeypatch):
+    """What --precision auto is elsewhere, so that a test says the same on a processor with bf16 units."""
+    monkeypatch.setattr("raft_fast.models.load.cpu_has_bf16", lambda: False)
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()

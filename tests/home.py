@@ -10,7 +10,8 @@ from raft_fast import RAFTConfig
 
 RUN = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--teacher_top_k", "16",
        "--max_completion_length", "8", "--rewrite_max_new_tokens", "24", "--fusion_rounds", "2",
-       "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3"]
+       "--tau", "-1", "--eval_max_new_tokens", "8", "--general_prompts", "-1", "--heldout", "0.3",
+       "--precision", "float32"]
 OPTIONS = {word.removeprefix("--"): value for word, value in zip(RUN[::2], RUN[1::2], strict=True)}
 
 

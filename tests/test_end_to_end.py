@@ -48,8 +48,9 @@ def test_a_run_is_as_it_is_written_down(run_dir):
     """Files, columns, keys, options, and the metrics of the same seed; see golden.py."""
     found, want = golden.facts(run_dir), json.loads(golden.FILE.read_text())
     for entry, names in found.pop("options").items():
-        # `prompts` is the new name of --eval_prompts and --paraphrase_prompts
-        assert {one[2:] for one in {*names} ^ {*want["options"][entry]}} <= {*DROPPED, *INSTEAD, "prompts"}
+        # new on purpose: `prompts`, once --eval_prompts and --paraphrase_prompts, and `precision`
+        assert {one[2:] for one in {*names} ^ {*want["options"][entry]}} <= {
+            *DROPPED, *INSTEAD, "prompts", "precision"}
     del want["options"]
     steps = [[step.items() for step in side.pop("metrics")] for side in (found, want)]
     for (key, value), (name, other) in zip(*map(chain.from_iterable, steps), strict=True):

@@ -34,7 +34,7 @@ from raft_fast.data.dataset import (
 from raft_fast.distillation import Callback, TrainingState, fitting, plan, rows_per_step
 from raft_fast.distillation.stage2 import load_teacher, train_student
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.load import load_local
+from raft_fast.engines.load import load_engine
 from raft_fast.evaluation.both_models import Answers, Exam, generations, set_exam, sit
 from raft_fast.evaluation.drift import Probes, draw_probes, measure_drift
 from raft_fast.evaluation.ifbench import fetched_suites
@@ -136,7 +136,8 @@ def prepare(suite: Suite, folder: Path, reporter: Reporter) -> Shared:
     folder.mkdir(parents=True, exist_ok=True)
     data = take_rows(options.data, options.train, folder, reporter)
     with reporter.phase("load models"):
-        original = load_local("self", options.model, options.engines, options.evaluate.eval_batch_size)
+        original = load_engine("self", options.model, None, options.evaluate.eval_batch_size,
+                               options.engines, exact=True)
         encoder = load_encoder(options.model)
     suites = fetched_suites(reporter) if options.evaluate.general_prompts >= 0 else {}
     data = screen_rows(data, options.screen, suites, encoder, folder, reporter)
@@ -232,7 +233,7 @@ def run_cell(cell: Cell, suite: Suite, shared: Shared) -> None:
 def _train(rows: Sequence[Row], options: Options, shared: Shared, folder: Path, points: Points) -> None:
     original = shared.original
     if options.adapter.use_peft:  # its adapter goes into the model it is made from; the base stays as it is
-        original = load_local("self", options.model, options.engines)
+        original = load_engine("self", options.model, engines=options.engines, exact=True)
     teacher = load_teacher(options, original)
     (folder / "rejected.jsonl").touch()
     terms = terms_of(options.train.recipe, options.train)

@@ -56,6 +56,8 @@ def main() -> None:
                         help="of a round (default: 10); 0, 1, 2, 4, 8, ... are made and not counted")
     parser.add_argument("--model", default=SMOLLM2, help="or random-llama-3b, of random weights")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto",
+                        help="of all contenders")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--only", choices=[*CONTENDERS, GATE], help=argparse.SUPPRESS)

@@ -15,7 +15,6 @@ from raft_fast.distillation.step import Stepper
 from raft_fast.distillation.student import adamw
 from raft_fast.distillation.student_pass import StudentPass
 from raft_fast.models.chat import Chat, View
-from raft_fast.models.load import frozen_dtype
 from raft_fast.models.packing import mixed_precision
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import TrainOptions
@@ -31,7 +30,7 @@ Found = dict[str, list[torch.Tensor]]
 def gate(job: Job) -> dict[str, Any]:
     """Relative errors of ours and of the reference in the same precision; green where ours are at most
     three times those, and a few roundings. Trajectories are the beginnings of the answers."""
-    low = frozen_dtype(torch.device(job.device))
+    low = job.frozen_dtype
     oracle = _plain(job, torch.float64, low)
     usual = _errors(_plain(job, torch.float32, low), oracle)
     ours = _errors(_ours(job), oracle)

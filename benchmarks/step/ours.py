@@ -20,7 +20,7 @@ from raft_fast.models.fetch import fetch_model
 from raft_fast.models.load import frozen_dtype, load_chat
 from raft_fast.recipes import terms_of
 from raft_fast.run.fetch import quickstart_rows
-from raft_fast.run.options import TrainOptions
+from raft_fast.run.options import ModelOptions, TrainOptions
 
 TEMPERATURE = 1.5
 STILL = 1e-30  # a learning rate so small that no weight moves: all sample the same trajectories in every step
@@ -45,6 +45,12 @@ class Job:
     top_k: int
     gradient_checkpointing: bool = False
     seed: int = 0
+    precision: str = "auto"
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Of what is only read, and of products: the same for every contender."""
+        return frozen_dtype(ModelOptions(device=self.device, precision=self.precision))  # type: ignore[arg-type]
 
     def options(self, sft: bool) -> TrainOptions:
         """As the program trains it; nothing is saved."""
@@ -79,6 +85,7 @@ def load(job: Job, dtype: torch.dtype, packed: bool) -> Any:
         model.to(job.device)
     if packed:
         pack_attention(model)
+    model.bf16_products = job.frozen_dtype == torch.bfloat16
     return model.eval()
 
 
@@ -140,5 +147,5 @@ def run(job: Job, sft: bool) -> list[dict[str, Any]]:
 
 
 def make_teacher(job: Job, chat: Chat) -> Teacher:
-    model = load(job, frozen_dtype(torch.device(job.device)), packed=True)
+    model = load(job, job.frozen_dtype, packed=True)
     return Teacher(model, chat, job.top_k, TEMPERATURE)

@@ -21,7 +21,6 @@ from benchmarks.step.ours import STILL, TEMPERATURE, Job, chat_of, load
 from raft_fast.distillation.rollouts import BatchedRollouts, Draw
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.models.chat import REFERENCE_PROMPT
-from raft_fast.models.load import frozen_dtype
 
 
 def run(job: Job, name: str) -> list[dict[str, Any]]:
@@ -30,7 +29,7 @@ def run(job: Job, name: str) -> list[dict[str, Any]]:
 
     logging.getLogger("trl").setLevel(logging.ERROR)
     student = load(job, torch.float32, packed=False)
-    teacher = load(job, frozen_dtype(torch.device(job.device)), packed=False).requires_grad_(False)
+    teacher = load(job, job.frozen_dtype, packed=False).requires_grad_(False)
     chat, watch = chat_of(job, student), Stopwatch(job.device)
     steps, engine = job.plan()[: job.steps], BatchedRollouts(chat, Sampling(job.max_completion_length, 1.0))
     rows = [row for step in steps for row in step]
@@ -60,7 +59,7 @@ def _settings(job: Job, folder: str) -> dict[str, Any]:
             "gradient_accumulation_steps": 1, "learning_rate": STILL, "lr_scheduler_type": "constant",
             "optim": "adamw_torch_fused", "weight_decay": 0.01, "max_grad_norm": 1.0, "logging_steps": 1,
             "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "shuffle_dataset": False,
-            "bf16": job.device == "cuda", "use_cpu": job.device == "cpu", "seed": job.seed,
+            "bf16": job.frozen_dtype == torch.bfloat16, "use_cpu": job.device == "cpu", "seed": job.seed,
             "gradient_checkpointing": job.gradient_checkpointing, "temperature": TEMPERATURE,
             "max_completion_length": job.max_completion_length}
 

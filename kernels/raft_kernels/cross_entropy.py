@@ -63,18 +63,22 @@ class _HalfProducts(torch.autograd.Function):
         dhidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         dweight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float32)
+        # made once: fresh pages cost as much as the products
+        wide = torch.empty(min(_HalfProducts.ROWS, len(hidden)), len(weight), dtype=torch.float32)
+        halves, sums = torch.empty_like(wide, dtype=torch.bfloat16), torch.empty_like(half)
         for start in range(0, len(hidden), _HalfProducts.ROWS):
             part = slice(start, start + _HalfProducts.ROWS)
             rows, ids = hidden[part], targets[part, None]
-            logits = (rows @ half.T).float()
+            grad = torch.mm(rows, half.T, out=halves[: len(rows)])
+            logits = wide[: len(rows)].copy_(grad)
             logsumexp = logits.logsumexp(1, keepdim=True)
             total += (logsumexp - logits.gather(1, ids)).sum()
-            grad = logits.sub_(logsumexp).exp_()
-            grad = grad.scatter_add_(1, ids, grad.new_full(ids.shape, -1.0)).bfloat16()
+            logits.sub_(logsumexp).exp_().scatter_add_(1, ids, logits.new_full(ids.shape, -1.0))
+            grad.copy_(logits)
             if dhidden is not None:
                 torch.mm(grad, half, out=dhidden[part])
             if dweight is not None:
-                dweight += grad.T @ rows
+                dweight += torch.mm(grad.T, rows, out=sums)
         ctx.save_for_backward(dhidden, dweight)
         return total
 

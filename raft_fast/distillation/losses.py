@@ -126,6 +126,8 @@ def kl_loss(
     weights = torch.tensor([1 / (trajectories * length) for length in spoken])
     weights = to_device(weights.repeat_interleave(torch.tensor(spoken, dtype=torch.long)), hidden.device,
                         torch.float32)
+    if hidden.device.type == "cpu" and head.weight.dtype == torch.float32:
+        hidden = hidden.float()  # of no more than K columns a token: bf16 gains nothing there
     head = head.like(hidden)
     return topk_kl_loss(hidden, head.weight, targets, token_weights=weights, reduction="sum",
                         divergence=divergence, beta=beta, **head.kwargs())

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from raft_fast.data.dataset import Row
-from raft_fast.distillation.weights import whole_model
+from raft_fast.distillation.weights import copied, whole_model
 from raft_fast.engines import Sampling, stable_seed
 from raft_fast.engines.generation import generate_ids, own_settings, sample_ids
 from raft_fast.models.architecture import head_of
@@ -81,7 +81,8 @@ class BatchedRollouts(RolloutEngine):
         self.student: Any = None
 
     def sync(self, student: Any) -> None:
-        self.student = student
+        slow = is_mixed(student) and student.device.type == "cpu"  # autocast: it casts every token
+        self.student = copied(student, torch.bfloat16) if slow else student
 
     def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
         waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
@@ -103,7 +104,7 @@ class BatchedRollouts(RolloutEngine):
                 self.rows = (len(chosen) + 1) // 2
                 console.print(f"out of memory while sampling {len(chosen)} trajectories: {self.rows} at once "
                               "from here on", markup=False, soft_wrap=True)
-        self.student = None  # frees the copy of a sharded one while the student trains
+        self.student = None  # frees its copy, if it is one, while the student trains
         return [drawn[index] for index in range(len(draws))]
 
     def _generate(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:

@@ -18,7 +18,7 @@ from raft_fast.distillation.teacher import Teacher, shared_rows
 from raft_fast.distillation.watching import StepsInProgress
 from raft_fast.distillation.weights import longest_sequence
 from raft_fast.engines.hf import HFEngine
-from raft_fast.engines.load import engine_of, load_local
+from raft_fast.engines.load import engine_of, load_engine, reader_of
 from raft_fast.models.architecture import head_of, positions
 from raft_fast.models.chat import check_same_tokenizer
 from raft_fast.models.fetch import own_folder
@@ -76,12 +76,12 @@ def load_teacher(options: Options, original: HFEngine, given: Any = None) -> HFE
     Raises UserError if its tokenizer is not the student's, or has fewer than --teacher_top_k tokens."""
     if not options.train.distillation:
         return None
-    teacher = original
+    teacher = reader_of(original, options.model)
     if given is not None:
         teacher = engine_of(given, original.chat.tokenizer, options.train.teacher, options.model,
                             options.engines)
     elif options.train.teacher != "self":
-        teacher = load_local(options.train.teacher, options.model, options.engines, option="--teacher")
+        teacher = load_engine(options.train.teacher, options.model, None, 32, options.engines, "--teacher")
         check_same_tokenizer(original.chat.tokenizer, teacher.chat.tokenizer)
     shared_rows(options.train.teacher_top_k, *(head_of(one.model).weight.shape[0]
                                                for one in (teacher, original)))

@@ -168,7 +168,6 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
-
 def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, seed: int,
                  given: Any = None, peft_config: Any = None) -> "FullStudent | LoraStudent":
     """`original` is the model before training; with --use_peft it becomes the student, else `given`, a loaded
@@ -177,6 +176,7 @@ def make_student(original: Any, model: ModelOptions, adapter: AdapterOptions, se
         torch.manual_seed(seed)  # the adapter begins with random weights
         return LoraStudent(Adapter(original, adapter, model.model, peft_config), model)
     own = given or load_model(fetch_model(model.model, model.revision), model, torch.float32)
+    own.bf16_products = frozen_dtype(model) == torch.bfloat16
     own.generation_config = original.generation_config  # which names the template's end of turn
     return FullStudent(own, model)
 
@@ -219,8 +219,7 @@ class FullStudent:
 
         Processes().first(write)
         model.zero_grad(set_to_none=True)
-        dtype = frozen_dtype(model.device)
-        if model.dtype != dtype:
+        if model.dtype != (dtype := frozen_dtype(self.options, exact=True)):
             model = load_model(run_dir / "model", self.options, dtype, option="model")
         return model.eval().requires_grad_(False)
 
@@ -246,8 +245,8 @@ class LoraStudent:
 
         Processes().first(write)
         self.release()
-        return load_model(run_dir / "model", self.options, frozen_dtype(self.model.device), option="model"
-                          ).requires_grad_(False)
+        dtype = frozen_dtype(self.options, exact=True)
+        return load_model(run_dir / "model", self.options, dtype, option="model").requires_grad_(False)
 
     def release(self) -> None:
         self.weights.remove()

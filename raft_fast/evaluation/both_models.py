@@ -39,8 +39,7 @@ class Exam:
 
 def evaluate(
     base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
-    encoder: Any, reporter: Reporter, output_dir: Path, *,
-    ifbench: Path | None = None,
+    encoder: Any, reporter: Reporter, output_dir: Path, *, ifbench: Path | None = None,
 ) -> dict[str, Any]:
     """Measure both models: `rows`, --paraphrases, the general suite, drift. Writes
     `output_dir`/evaluation.json, which is also returned, and after each model generations.jsonl with its

@@ -48,12 +48,15 @@ def packed_attention(
         query, key, value = (states.to(half) for states in (query, key, value))
         return _flash(query, key, value, (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k),
                       sliding_window, scaling), None
+    if value.dtype != query.dtype:  # autocast on a CPU, where attention is slower in bf16
+        query, key, value = (states.float() for states in (query, key, value))
     queries, keys = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     # split, not sliced: the gradient of a slice is as long as the row, once for every sequence
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2),
                 _masks(queries, keys, sliding_window, query), strict=True)
-    return torch.cat([sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0]
-                      for q, k, v, mask in parts], dim=1), None
+    with torch.autocast(query.device.type, enabled=False):
+        return torch.cat([sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)[0]
+                          for q, k, v, mask in parts], dim=1), None
 
 
 AttentionInterface.register(PACKED, packed_attention)

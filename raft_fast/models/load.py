@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +95,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (wide / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
-
 def pick_device(name: str) -> torch.device:
     """auto is the first GPU, if any."""
     if name == "auto":
@@ -108,9 +107,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def frozen_dtype(device: torch.device) -> torch.dtype:
-    """For models that are only read: bf16 on a GPU; CPUs without bf16 units are slower in it."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies in bf16: AMX or AVX512-BF16. Others are slower in it."""
+    units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+def frozen_dtype(options: ModelOptions, exact: bool = False) -> torch.dtype:
+    """For models that are only read. `exact`: for models that are compared, as differences may be smaller
+    than roundings; a GPU has one copy for all, in bf16."""
+    on_gpu = pick_device(options.device).type == "cuda"
+    half = options.precision == "bf16" or (options.precision == "auto" and (on_gpu or cpu_has_bf16()))
+    return torch.bfloat16 if half and (on_gpu or not exact) else torch.float32
 
 
 def frozen_copy(model: Any, dtype: torch.dtype) -> Any:

@@ -46,8 +46,8 @@ def completion_hidden(model: Any, views: Sequence[View], pad_id: int) -> torch.T
                                strict=True):
             parts[index] = part
     hidden_ND = torch.cat(parts)
-    # norms leave autocast in float32; the heads' products over the vocabulary are bf16 on a GPU
-    return hidden_ND.bfloat16() if model.device.type == "cuda" else hidden_ND
+    # norms leave autocast in float32; the heads' products over the vocabulary are bf16
+    return hidden_ND.bfloat16() if is_mixed(model) else hidden_ND
 
 
 def _passes(model: Any, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -141,13 +141,14 @@ def pad(views: Sequence[View], pad_id: int, device: torch.device | str = "cpu") 
 
 
 def mixed_precision(model: Any) -> torch.autocast:
-    """bf16 products for a model whose weights are float32 on a GPU (the student); elsewhere nothing."""
+    """bf16 products for a student whose weights are float32; elsewhere nothing."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=is_mixed(model))
 
 
 def is_mixed(model: Any) -> bool:
     """Whether products are made in fewer bits than the weights have."""
-    return bool(model.device.type == "cuda" and model.dtype == torch.float32)
+    return model.dtype == torch.float32 and bool(
+        getattr(model, "bf16_products", model.device.type == "cuda"))
 
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:

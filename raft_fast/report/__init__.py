@@ -1,1 +1,0 @@
-"""What every report shares: one page, its plots, and how numbers are written."""

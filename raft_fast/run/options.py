@@ -40,6 +40,8 @@ class ModelOptions(Group, pins="refinement"):
     encoder: str = option(MINILM, "Sentence encoder: a folder or a sentence-transformers name.")
     revision: str | None = option(None, "Revision of the model on the hub.")
     device: str = free("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "float32", "bf16"] = option(
+        "auto", "Of products; auto: bf16 on a GPU and on a CPU with units for it. Weights train in float32.")
     attn_implementation: str = free("auto", "auto, sdpa, flash_attention_2 (both packed) or eager (padded).")
 
 

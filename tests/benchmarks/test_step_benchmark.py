@@ -7,13 +7,12 @@ import torch
 
 from benchmarks.step import __main__ as table
 from benchmarks.step import gate as gate_module
-from benchmarks.step import ours
 from benchmarks.step.gate import gate
 from benchmarks.step.ours import Job, run
 from raft_fast.distillation import losses
-from raft_fast.models import packing
 
-TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4, top_k=16)
+TINY = Job("random-llama-tiny", "cpu", rows=2, steps=2, max_completion_length=4, top_k=16,
+           precision="float32")
 
 
 def one(seconds=2.0, peak=100, **changed):
@@ -21,16 +20,6 @@ def one(seconds=2.0, peak=100, **changed):
             "rollout_tokens": 8, "teacher_tokens": 40, "student_tokens": 30, **changed}
     slow = step | {"seconds": 99.0}
     return {"steps": [slow, slow | {"compared": True}, step, step, step], "seconds": 5.0, "peak_bytes": peak}
-
-
-@pytest.fixture(params=["float32", "bf16"])
-def precision(request, monkeypatch):
-    """bf16 as on a GPU: the student's products, and all of the teacher."""
-    if request.param == "bf16":
-        monkeypatch.setattr(packing, "is_mixed", lambda model: model.dtype == torch.float32)
-        for module in (gate_module, ours):
-            monkeypatch.setattr(module, "frozen_dtype", lambda device: torch.bfloat16)
-    return request.param
 
 
 def learns_as(change):
@@ -50,8 +39,9 @@ BROKEN = {  # what is replaced, and by what
     "decay": lambda: learns_as(lambda one: replace(one, weight_decay=0.09))}
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_gate_is_green(precision):
-    assert gate(TINY)["green"]
+    assert gate(replace(TINY, precision=precision))["green"]
 
 
 @pytest.mark.parametrize("broken", BROKEN)

@@ -64,25 +64,21 @@ def test_half_precision_states_and_a_float32_head_give_float32_losses():
 
 
 def test_half_precision_gradients_are_no_worse_than_those_of_dense_logits():
-    """600 rows are more than one piece; twice through the graph, as --balance gradient goes."""
+    """600 rows are more than one piece."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((600, 64), (500, 64)))
     ids = torch.randint(0, 500, (600,), generator=generator)
 
-    def run(states, kept, loss):
-        leaves = [states.detach().requires_grad_(), kept.detach().requires_grad_()]
-        value = loss(*leaves) / 600
-        torch.autograd.grad(value, leaves[0], retain_graph=True)
-        value.backward()
-        return [leaf.grad.double() for leaf in leaves]
+    def run(loss, *tensors):
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        return torch.autograd.grad(loss(*leaves), leaves)
 
     def dense(states, kept):
-        return torch.nn.functional.cross_entropy((states @ kept.to(states.dtype).T).float(), ids,
-                                                 reduction="sum")
+        logits = (states @ kept.to(states.dtype).T).float()
+        return torch.nn.functional.cross_entropy(logits, ids, reduction="sum")
 
-    exact = run(hidden.double(), weight.double(), dense)
-    plain = run(hidden, weight.float(), dense)
-    ours = run(hidden, weight.float(), lambda states, kept: cross_entropy_sum(states, kept, ids))
+    exact, plain = run(dense, hidden.double(), weight.double()), run(dense, hidden, weight.float())
+    ours = run(lambda *both: cross_entropy_sum(*both, ids), hidden, weight.float())
     for want, rounded, got in zip(exact, plain, ours, strict=True):
         assert 0 < (got - want).norm() <= 1.2 * (rounded - want).norm()
 

@@ -72,7 +72,7 @@ def test_attention_is_what_the_model_supports_unless_it_is_named(folder):
 
 def test_what_no_text_passes_through_is_not_trained():
     """Its weights never get a gradient, which DDP waits for."""
-    full = FullStudent(build("gemma3")).model.named_parameters()
+    full = FullStudent(build("gemma3"), ModelOptions()).model.named_parameters()
     adapter = Adapter(build("gemma3"), AdapterOptions(use_peft=True), "tiny").model.named_parameters()
     frozen = [name for name, weight in full if not weight.requires_grad]
     trained = [name for name, weight in adapter if weight.requires_grad]

@@ -10,11 +10,11 @@ from test_families import build
 from tiny import make_model, make_tokenizer
 
 from raft_fast.distillation.student import make_student
-from raft_fast.engines.load import load_local
+from raft_fast.engines.load import load_engine
 from raft_fast.models.load import Encoder
 from raft_fast.models.whole import check_written
 from raft_fast.run.errors import UserError
-from raft_fast.run.options import AdapterOptions, EngineOptions, ModelOptions
+from raft_fast.run.options import AdapterOptions, ModelOptions
 
 NORM, UP, Q = "model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj"
 W2 = "model.layers.1.block_sparse_moe.experts.2.w2.weight"
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 def load(folder, option="--model"):
     spec, options = ("self", str(folder)) if option == "--model" else (str(folder), "other")
-    return load_local(spec, ModelOptions(model=options, device="cpu"), EngineOptions(), option=option).model
+    return load_engine(spec, ModelOptions(model=options, device="cpu"), option=option).model
 
 
 def edit(folder, change):
