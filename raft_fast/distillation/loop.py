@@ -65,6 +65,7 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         own_seed = stable_seed(seed, step, processes.rank)
         torch.manual_seed(own_seed)  # a resumed run needs no other random state
         clock = Clock(student.device)
+        optimizer.zero_grad(set_to_none=True)  # rollouts need the room
         with clock.part("rollout_seconds"):  # Eq. 6, for as many steps as one refill feeds
             trajectories = rollouts.take(step, student) if rollouts else []
         examples = [stepper.example(row, trajectories[draws * place : draws * (place + 1)])

@@ -114,8 +114,7 @@ def cpu_has_bf16() -> bool:
 
 
 def frozen_dtype(options: ModelOptions, exact: bool = False) -> torch.dtype:
-    """For models that are only read. `exact`: for models that are compared, as differences may be smaller
-    than roundings; a GPU has one copy for all, in bf16."""
+    """For models that are only read. `exact` ones, which are compared, stay in float32 on a CPU."""
     on_gpu = pick_device(options.device).type == "cuda"
     half = options.precision == "bf16" or (options.precision == "auto" and (on_gpu or cpu_has_bf16()))
     return torch.bfloat16 if half and (on_gpu or not exact) else torch.float32
