@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
@@ -61,7 +62,7 @@ class _HalfProducts(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         half = weight.bfloat16()
         dhidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        dweight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        dweight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float32)
         # made once: fresh pages cost as much as the products
         wide = torch.empty(min(_HalfProducts.ROWS, len(hidden)), len(weight), dtype=torch.float32)
@@ -79,9 +80,10 @@ class _HalfProducts(torch.autograd.Function):
                 torch.mm(grad, half, out=dhidden[part])
             if dweight is not None:
                 dweight += torch.mm(grad.T, rows, out=sums)
-        ctx.save_for_backward(dhidden, dweight)
+        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:  # type: ignore[override]
         return *(None if grad is None else grad * scale for grad in ctx.saved_tensors), None

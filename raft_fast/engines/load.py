@@ -9,10 +9,9 @@ from raft_fast.run.errors import require
 from raft_fast.run.options import EngineOptions, ModelOptions
 
 
-def load_engine(
-    spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
-    engines: EngineOptions | None = None, option: str = "model", tokenizer: Any = None, exact: bool = False,
-) -> Any:
+def load_engine(spec: str, options: ModelOptions, shared: Engine | None = None, batch_size: int = 32,
+                engines: EngineOptions | None = None, option: str = "model", tokenizer: Any = None,
+                exact: bool = False) -> Any:
     """The engine a user names: self (`shared` if given, else --model), a folder, a hub name, or MODEL@URL /
     URL of an OpenAI-compatible server (see `OpenAIEngine`). `option` named it, for errors. `tokenizer`:
     instead of the folder's own. `exact`: see `frozen_dtype`."""
@@ -47,10 +46,9 @@ def engine_of(model: Any, tokenizer: Any, name: str, options: ModelOptions, engi
     from raft_fast.engines.hf import HFEngine
     from raft_fast.models import load
 
-    device = load.pick_device(options.device)
-    load.made_ready(model, device, name)
+    load.made_ready(model, options, name)
     if trained:
-        model = load.made_ready(load.frozen_copy(model, load.frozen_dtype(options, True)), device, name)
+        model = load.made_ready(load.frozen_copy(model, load.frozen_dtype(options, True)), options, name)
     chat = load.load_chat(Path(name), model, engines.chat_template_kwargs, tokenizer)
     return HFEngine(model, chat, f"{name} in memory@{load.fingerprint_loaded(model, tokenizer)}", batch_size)
 
@@ -61,5 +59,5 @@ def reader_of(engine: Any, options: ModelOptions) -> Any:
 
     dtype, reader = frozen_dtype(options), copy.copy(engine)
     if dtype.itemsize < engine.model.dtype.itemsize:
-        reader.model = made_ready(frozen_copy(engine.model, dtype), engine.model.device, engine.identity)
+        reader.model = made_ready(frozen_copy(engine.model, dtype), options, engine.identity)
     return reader

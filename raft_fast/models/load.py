@@ -132,16 +132,15 @@ def load_model(folder: Path, options: ModelOptions, dtype: torch.dtype, option: 
     """The causal language model that `option` names, whole (`load_whole`), in `dtype` on --device."""
     attention = None if options.attn_implementation == "auto" else options.attn_implementation
     model = load_whole(folder, f"{option} {folder}", dtype=dtype, attn_implementation=attention)
-    return made_ready(model, pick_device(options.device), str(folder))
+    return made_ready(model, options, str(folder))
 
 
-def made_ready(model: Any, device: torch.device | None, name: str) -> Any:
-    """A loaded model on `device` (None: where it is), in evaluation mode, packing sequences if it can."""
+def made_ready(model: Any, options: ModelOptions, name: str) -> Any:
+    """A loaded model on --device, in evaluation mode, packing sequences if it can."""
     from raft_fast.models.attention import pack_attention
 
-    model.eval()
-    if device is not None:
-        model.to(device)
+    model.eval().to(pick_device(options.device))
+    model.bf16_products = frozen_dtype(options, exact=True) == torch.bfloat16
     check_head(model, name)
     pack_attention(model)
     return model

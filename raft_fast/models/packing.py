@@ -147,8 +147,7 @@ def mixed_precision(model: Any) -> torch.autocast:
 
 def is_mixed(model: Any) -> bool:
     """Whether products are made in fewer bits than the weights have."""
-    return model.dtype == torch.float32 and bool(
-        getattr(model, "bf16_products", model.device.type == "cuda"))
+    return model.dtype == torch.float32 and getattr(model, "bf16_products", False)
 
 
 def completion_ids(views: Sequence[View], device: torch.device) -> torch.Tensor:
