@@ -20,6 +20,7 @@ from raft_fast.distillation import Draw, Trajectory
 from raft_fast.distillation.student import merged_weights, plain_name
 from raft_fast.engines import Sampling
 from raft_fast.models.chat import Chat
+from raft_fast.run.errors import first_line
 
 
 class VLLMRollouts(RolloutEngine):
@@ -80,8 +81,8 @@ def vllm_errors(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"vLLM: {what} ({str(error).splitlines()[0]}); run the same command again to "
-                        "go on from the last checkpoint") from error
+        raise UserError(f"vLLM: {what} ({first_line(error)}); run the same command again to resume from the "
+                        "last checkpoint") from error
 
 
 def weights_for_engine(student: Any) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ ROWS, ROW = rows_in_memory(), [{"question": "What?", "answer": "This."}]
 
 def test_the_recipe_callback_and_engine_of_docs_python_run_on_refined_rows(home):
     page = (Path(__file__).parents[1] / "docs/PYTHON.md").read_text(encoding="utf-8")
-    shown, drawn = {"__name__": __name__}, []
+    shown, drawn = {"__name__": __name__, "RAFTConfig": RAFTConfig}, []
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
         exec(block, shown)
 
@@ -33,7 +33,7 @@ def test_the_recipe_callback_and_engine_of_docs_python_run_on_refined_rows(home)
                                   "fused": f"{i}!", "source": "fused", "similarity": 0.9} for i in range(6)])
     options = config(recipe=recipe, data_source="fused", num_generations=2, eval_steps=1)
     RAFTTrainer(model, options, refined, processing_class=tokenizer, callbacks=[shown["Patience"]()],
-                rollout_engine=Counting()).train()
+                rollout_engine=Counting(8)).train()
     run = home / "runs/gold_and_base"
     assert len(drawn) == 2 * 4
     assert not (run / "refine").exists()
@@ -48,8 +48,9 @@ def test_the_recipe_callback_and_engine_of_docs_python_run_on_refined_rows(home)
     ({"learning_rte": 1}, r"unknown option \(did you mean learning_rate\?\)"),
     ({"learning_rate": "fast"}, "--learning_rate fast: must be a number"),
     ({"bf16": True}, "weights train in float32"), ({"eval_strategy": "steps"}, "use eval_steps"),
-    ({"lora_r": 8}, "--lora_r requires --use_peft"),
-    ({"recipe": "rafft"}, "recipe"),
+    ({"lora_r": 8}, "--lora_r requires --use_peft"), ({"recipe": "rafft"}, "--recipe rafft: must be"),
+    ({"lambda_max": 3, "recipe": "sft"}, "--lambda_max requires --distillation"),
+    ({"config": "raft"}, "its values are keywords"), ({"model_name_or_path": "x"}, "use model"),
 ])
 def test_bad_arguments_are_named(options, said):
     with pytest.raises(UserError, match=said):
@@ -70,6 +71,7 @@ def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
     ({}, "train_dataset is missing"),
     ({"train_dataset": DatasetDict(train=Dataset.from_list(ROW))}, "one split, .*is DatasetDict"),
     ({"train_dataset": Dataset.from_list(ROW).to_iterable_dataset()}, "not streamed.*is IterableDataset"),
+    ({"train_dataset": ROW, "args": 3}, "args: must be a RAFTConfig, is int"),
     ({"train_dataset": ROW, "model": 3}, "model: int is no causal language model"),
     ({"train_dataset": ROW, "model": make_model()}, "processing_class is missing"),
     ({"train_dataset": ROW, "model": get_peft_model(make_model(), LoraConfig())}, "model: PeftModel has"),
@@ -78,7 +80,7 @@ def test_arguments_of_transformers_that_mean_the_same_are_taken(tmp_path):
 ])
 def test_bad_objects_are_named_at_once(words, said):
     with pytest.raises(UserError, match=said):
-        RAFTTrainer(args=None if not words else config("runs/never"), **words)
+        RAFTTrainer(**{"args": config("runs/never") if words else None, **words})
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -127,6 +127,7 @@ class RolloutBuffer:
                  options: TrainOptions, seed: int, draws: int = 1) -> None:
         self.engine, self.chat, self.steps, self.seed, self.draws = engine, chat, steps, seed, draws
         self.every, self.temperature = options.steps_per_generation, options.rollout_temperature
+        self.longest = options.max_completion_length
         self.waiting: dict[int, list[list[int]]] = {}
         self.drawn_tokens = 0
         self.gap: float | None = None
@@ -142,15 +143,25 @@ class RolloutBuffer:
     def _refill(self, fed: range, student: Any) -> None:
         processes, refill = Processes(), fed.start // self.every
         checked = refill & (refill - 1) == 0  # 0, 1, 2, 4, 8, ...: seldom enough to cost nothing
-        whole = whole_model(student, torch.bfloat16 if student.device.type == "cuda" else None)
+        whole = whole_model(student, torch.bfloat16 if is_mixed(student) else None)
         share = processes.deal([draw for step in fed for draw in self._draws(step)])[processes.rank]
         self.engine.sync(whole)
-        drawn = processes.together(lambda: self.engine.sample(share, logprobs=checked))
+        drawn = processes.together(lambda: self._sampled(share, checked))
         self.gap = logprob_gap(whole, self.chat, self.temperature, share, drawn) if checked else None
         every = processes.collect([trajectory.ids for trajectory in drawn])
         self.drawn_tokens = sum(map(len, every))
         one = iter(every)
         self.waiting = {step: [next(one) for _ in range(self.draws * len(self.steps[step]))] for step in fed}
+
+    def _sampled(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:
+        drawn = list(self.engine.sample(draws, logprobs=logprobs))
+        if len(drawn) != len(draws):
+            raise UserError(f"the rollout engine returned {len(drawn)} trajectories for {len(draws)} draws: "
+                            "it must return one for each, in their order")
+        if (longest := max((len(one.ids) for one in drawn), default=0)) > self.longest:
+            raise UserError(f"the rollout engine returned a trajectory of {longest} tokens: give it the "
+                            f"{self.longest} of --max_completion_length as its limit")
+        return drawn
 
     def _draws(self, step: int) -> Iterator[Draw]:
         for row in self.steps[step]:

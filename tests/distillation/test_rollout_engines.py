@@ -119,6 +119,17 @@ def test_values_that_are_missing_or_no_numbers_are_caught(chat, values, said):
         Trajectory([1, 2], [-0.5])
 
 
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda drawn: drawn[1:], "returned [0-9]+ trajectories for [0-9]+ draws"),
+    (lambda drawn: [Trajectory([5] * 9, [-1.0] * 9), *drawn[1:]], "of 9 tokens: give it the 8 of --max_")])
+def test_trajectories_that_are_missing_or_too_long_are_refused(tmp_path, chat, spoil, said):
+    engine = engine_of("transformers", chat)
+    sample = engine.sample
+    engine.sample = lambda draws, logprobs=False: spoil(sample(draws, logprobs))
+    with pytest.raises(UserError, match=said):
+        run(tmp_path / "run", chat, rollout_engine=engine)
+
+
 class Stale(BatchedRollouts):
     """Keeps the first weights it was given."""
 
