@@ -27,7 +27,7 @@ from raft_fast.run.processes import Processes
 from raft_fast.run.progress import console
 
 SAME_SIGNAL = 5.0  # seconds: a launcher passes on to its processes what the system sent them already
-METRICS = "metrics.jsonl"
+METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
 NOT_FINITE = "not finite"  # why a step was skipped
 METRIC = "eval_domain_nll"  # the best is the lowest: what --load_best_model_at_end goes by
 
@@ -118,8 +118,8 @@ class MetricsLog(Callback):
 
     def on_begin(self, state: TrainingState) -> None:
         if not state.step and (lines := whole_lines(self.path)):
-            warnings.warn(f"{self.path} holds {len(lines)} steps and no checkpoint was saved yet: training "
-                          "starts over", stacklevel=2)
+            warnings.warn(f"{self.path} ends at step {lines[-1]['step']} and no checkpoint was saved yet: "
+                          "training starts over", stacklevel=2)
         kept = cut_back(self.path, state.step)
         self.file = self.path.open("a", encoding="utf-8")
         state.metrics = kept[-1] if kept else {}
@@ -183,8 +183,8 @@ class SoftStop(Callback):
         if not self.signum:
             self.signum, self.asked_at = signum, time.monotonic()
             if Processes().is_first:
-                console.print("stopping: the step finishes and a checkpoint is saved; once more leaves at "
-                              "once", markup=False, soft_wrap=True)
+                console.print("stopping: the step finishes and a checkpoint is saved; a second signal "
+                              "ends it at once", markup=False, soft_wrap=True)
 
 
 class TrainerEvents(Callback):
@@ -215,9 +215,7 @@ class TrainerEvents(Callback):
     def on_evaluate(self, state: TrainingState, scores: dict[str, float | None]) -> None:
         self._log(state, {**scores, "step": state.step})
         self._call("on_evaluate", state, metrics=dict(scores))
-        score, best = scores.get(METRIC), self.state.best_metric
-        if score is not None and math.isfinite(score) and (best is None or score < best):
-            self.state.best_metric, self.state.best_global_step = score, state.step
+        self._compare(scores, state.step)
 
     def on_save(self, state: TrainingState, checkpoint: Any) -> None:
         self._call("on_save", state)
@@ -227,9 +225,18 @@ class TrainerEvents(Callback):
 
     def recall(self, run_dir: Path, total: int | None = None) -> None:
         """The log_history of a run as far as it went, of `total` steps; None: it has ended."""
-        lines = whole_lines(run_dir / METRICS)
-        self.state.global_step = lines[-1]["step"] if lines else 0
-        self.state.log_history = [self._line(line, total or self.state.global_step) for line in lines]
+        lines, scores = whole_lines(run_dir / METRICS), whole_lines(run_dir / EVALUATIONS)
+        step = self.state.global_step = lines[-1]["step"] if lines else 0
+        scores = [line for line in scores if line["step"] <= step]
+        self.state.log_history = sorted([*(self._line(line, total or step) for line in lines), *scores],
+                                        key=lambda line: int(line["step"]))
+        for line in scores:
+            self._compare(line, line["step"])
+
+    def _compare(self, scores: dict[str, Any], step: int) -> None:
+        score, best = scores.get(METRIC), self.state.best_metric
+        if score is not None and math.isfinite(score) and (best is None or score < best):
+            self.state.best_metric, self.state.best_global_step = score, step
 
     def _log(self, state: TrainingState, line: dict[str, Any]) -> None:
         self.state.log_history.append(line)

@@ -47,13 +47,9 @@ class Resumable:
 
     def restore(self) -> None:
         """Go back to the newest whole checkpoint, if any. Raises UserError if its steps had other rows."""
-        kept = restore(self.folder, self.state.weights, self.stepper.optimizer)
+        kept = restore(self.folder, self.state.weights, self.stepper.optimizer, self.rows)
         if kept is None:
             return
-        if kept["rows"] != self.rows:
-            raise UserError(f"{self.folder}: its steps had other rows, or the same in another order; resume "
-                            "with the data, --parallelism and screening that the run began with, or choose "
-                            "another --output_dir")
         self.state.step, self.state.saved = kept["step"], kept["folder"]
         self.state.finished = kept["finished"]
         if self.processes.is_first:
@@ -106,17 +102,21 @@ def save_checkpoint(folder: Path, step: int, weights: Any, optimizer: Tensors, s
     return target
 
 
-def restore(folder: Path, weights: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def restore(folder: Path, weights: Any, optimizer: torch.optim.Optimizer, rows: str) -> dict[str, Any] | None:
     """Put weights and optimizer of the newest whole checkpoint in place; returns its JSON state and its
     `folder`, or None without a checkpoint.
 
     All processes call it together: the first one chooses, and they go on from that one or not at all. Raises
-    UserError if no checkpoint is whole, or the chosen one cannot be read."""
+    UserError if no checkpoint is whole, if the chosen one cannot be read, or was made on other `rows`."""
     processes = Processes()
     chosen = processes.first(lambda: newest_whole(folder))
     if chosen is None:
         return None
     tensors, optimizer_state, state = processes.together(lambda: _read(chosen, weights))
+    if state["rows"] != rows:
+        raise UserError(f"{folder}: its steps had other rows, or the same in another order; resume with the "
+                        "data, --parallelism and screening that the run began with, or choose another "
+                        "--output_dir")
     weights.put(tensors)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     of_parameters: dict[int, Tensors] = {}
@@ -167,7 +167,7 @@ def check_resume(asked: str | Path | bool | None, run_dir: Path) -> None:
     if isinstance(asked, str | os.PathLike) and not (
             newest and Path(asked).resolve() in [path.resolve() for path in (run_dir, folder, newest)]):
         raise UserError(f"resume_from_checkpoint={str(asked)!r}: a run goes on in its own output_dir, from "
-                        f"its newest checkpoint ({newest or 'it has none'}); to go on from an earlier one "
+                        f"its newest checkpoint ({newest or 'it has none'}); to resume from an earlier one "
                         "remove those after it")
 
 

@@ -85,7 +85,10 @@ def train(student: Any, teacher: Teacher | None, chat: Chat, rows: Sequence[Row]
         state.notify("on_step")
         due = options.save_steps > 0 and state.step % options.save_steps == 0
         if due or state.step == len(steps) or state.stop or state.finished:
+            ended = state.finished
             state.notify("on_save", run.save())
+            if state.finished != ended:  # by a callback, and a resumed run must know
+                run.save()
         if state.stop or state.finished:
             break
     state.notify("on_end")

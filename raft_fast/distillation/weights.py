@@ -24,7 +24,7 @@ class FullWeights:
     """A whole model's state dict under its own names, tied weights once, in a folder that --model reads.
 
     `save_pretrained` would rename and split the experts of mixture-of-experts models for the hub. An adapter
-    (`lora.Adapter`) has the same `save`, `read` and `put`."""
+    (`student.Adapter`) has the same `save`, `read` and `put`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from raft_fast.data.dataset import Row
 from raft_fast.distillation import Callback, TrainingState
-from raft_fast.distillation.callbacks import cut_back
+from raft_fast.distillation.callbacks import EVALUATIONS, METRIC, cut_back
 from raft_fast.distillation.checkpoint import checkpoints, step_of
 from raft_fast.distillation.watching import FirstBatch, LogCompletions
 from raft_fast.evaluation.drift import own_answers
@@ -25,8 +25,7 @@ from raft_fast.run.option import check
 from raft_fast.run.options import WatchOptions
 from raft_fast.run.progress import Reporter
 
-EVALUATIONS = "evaluations.jsonl"
-METRIC, SCORE, WEIGHTS = "eval_domain_nll", "score.json", "model"
+SCORE, WEIGHTS = "score.json", "model"
 PASS_TOKENS, ANSWER_TOKENS = 8192, 64
 EvalScores = dict[str, float | None]
 

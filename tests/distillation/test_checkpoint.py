@@ -41,13 +41,14 @@ def save(folder, step):
     weights = OneTensor(step)
     weights.tensor.grad = torch.full((3,), float(step))
     weights.optimizer.step()
-    return save_checkpoint(folder, step, weights, moments(weights.optimizer), {"note": step}, keep=2)
+    return save_checkpoint(folder, step, weights, moments(weights.optimizer),
+                           {"note": step, "rows": "same"}, keep=2)
 
 
 def load(folder):
     """The step every part agrees on."""
     weights = OneTensor(-1)
-    if (state := restore(folder, weights, weights.optimizer)) is None:
+    if (state := restore(folder, weights, weights.optimizer, "same")) is None:
         return None
     step = state["step"]
     assert state["note"] == step
@@ -103,6 +104,14 @@ def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_nothing_else_i
         load(tmp_path)
     assert capsys.readouterr().err == ""
     assert load(tmp_path / "nothing") is None
+
+
+def test_a_checkpoint_of_other_rows_changes_no_weights(tmp_path):
+    save(tmp_path, 1)
+    weights = OneTensor(-1)
+    with pytest.raises(UserError, match="its steps had other rows"):
+        restore(tmp_path, weights, weights.optimizer, "others")
+    assert torch.equal(weights.tensor, torch.full((3,), -1.0))
 
 
 def family(name, seed):

@@ -61,7 +61,8 @@ class StopAfterOne(Callback):
 def test_a_run_in_bf16_resumes_bit_for_bit(home):
     found = []
     for folder, stops in (("whole", [[]]), ("parts", [[StopAfterOne()], []])):
-        options = config(f"runs/{folder}", precision="bf16", num_train_epochs=2, max_completion_length=4)
+        options = config(f"runs/{folder}", precision="bf16", num_train_epochs=2, max_completion_length=4,
+                         eval_steps=1, eval_general_prompts=0)
         for callbacks in stops:
             trainer = RAFTTrainer(make_model(), options, rows_in_memory(), processing_class=make_tokenizer(),
                                   callbacks=callbacks)
@@ -69,6 +70,9 @@ def test_a_run_in_bf16_resumes_bit_for_bit(home):
         assert trainer.model.dtype == torch.float32
         steps = [json.loads(line) for line in (trainer.run_dir / "metrics.jsonl").read_text().splitlines()]
         found.append(([{key: value for key, value in step.items() if not NOT_REPEATED.fullmatch(key)}
-                       for step in steps], (trainer.run_dir / "model/model.safetensors").read_bytes()))
+                       for step in steps], (trainer.run_dir / "model/model.safetensors").read_bytes(),
+                      trainer.state.best_metric, trainer.state.best_global_step,
+                      [line for line in trainer.state.log_history if "eval_domain_nll" in line]))
+    assert [line["step"] for line in found[0][-1]] == list(range(len(found[0][0]) + 1))
     assert found[0] == found[1]
     assert len(found[0][0]) > 1

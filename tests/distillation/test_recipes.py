@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 from test_loop import OPTIONS as RUN
 from test_loop import run
-from test_step import OPTIONS, dense_losses, forward_kl, make_stepper, stepper_of
+from test_step import OPTIONS, dense_losses, forward_kl, make_stepper, stepper_of, without_update
 from tiny import make_model
 
-from raft_fast import train
+from raft_fast import RAFTConfig, train
 from raft_fast.distillation import Callback, CrossEntropy, Distillation
 from raft_fast.distillation.examples import Reading
 from raft_fast.recipes import Recipe, find, names, terms_of
@@ -111,6 +111,49 @@ class Mine(Recipe):
 
     def terms(self, options):
         return [CrossEntropy(), Gold(weight=0.25), Distillation.of(options, balanced=True, weight=2.0)]
+
+
+@pytest.mark.parametrize("balance", ["ema", "gradient"])
+def test_weights_of_terms_and_lambda_are_in_loss_and_gradient(chat, rows, balance):
+    """L = sft + gold / 4 + λ 2 kl; λ is the ratio of what is before and behind it, or of its gradients."""
+    rows, drawn = [replace(row, gold=f"{row.gold} in gold") for row in rows[:4]], [[70, 71, 2]] * 4
+    chosen, exact = replace(OPTIONS, balance=balance), make_model(0).double()
+
+    def step(*terms):
+        stepper = without_update(make_stepper(make_model(0), make_model(1), chat, chosen, terms))
+        found = stepper.run([stepper.example(row, [z]) for row, z in zip(rows, drawn, strict=True)])
+        return stepper.student_pass.model, found
+
+    student, found = step(*Mine().terms(chosen))
+    sft, kl = dense_losses(exact, make_model(1), chat, rows, drawn)
+    golds = [replace(row, completion=row.gold) for row in rows]
+    gold, _ = dense_losses(exact, make_model(1), chat, golds, drawn)
+    assert [found[f"{name}_loss"] for name in ("sft", "gold", "kl")] == pytest.approx(
+        [sft.item(), gold.item(), kl.item()], rel=1e-5)
+    plain, weighed, lam = sft + gold / 4, 2 * kl, found["lambda"]
+    if balance == "ema":
+        assert lam == pytest.approx((plain / weighed).item(), rel=1e-5)
+    assert found["loss"] == pytest.approx((plain + lam * weighed).item(), rel=1e-5)
+    (plain + lam * weighed).backward()
+    for got, want in zip(student.parameters(), exact.parameters(), strict=True):
+        assert (got.grad.double() - want.grad).norm() < 1e-4 * want.grad.norm()
+    plain, weighed = (step(CrossEntropy(weight=one), Distillation.of(chosen, balanced=True, weight=two))[1]
+                      for one, two in ((1, 1), (3, 2)))
+    assert weighed["lambda"] == pytest.approx(plain["lambda"] * 3 / 2, rel=1e-5)
+
+
+def test_a_recipes_defaults_are_options_and_their_values(monkeypatch):
+    for defaults, said in (({"learning_rte": 1}, r"unknown option learning_rte .*learning_rate\?"),
+                           ({"learning_rate": "fast"}, "--learning_rate fast: must be a number")):
+        monkeypatch.setattr(Mine, "defaults", defaults)
+        for use in (lambda: RAFTConfig(recipe=Mine), lambda: options("--recipe", f"{__name__}:Mine")):
+            with pytest.raises(UserError, match=said):
+                use()
+    with pytest.raises(UserError, match="for the configuration --config raft_lambda1"):
+        find("raft_lambda1")
+    for wrong in (":X", ".a:B"):
+        with pytest.raises(UserError, match=f"--recipe {wrong}: cannot import"):
+            find(wrong)
 
 
 def test_terms_and_options_never_contradict_each_other(chat):

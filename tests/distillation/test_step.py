@@ -17,8 +17,7 @@ from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import TrainOptions
 
-OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2,
-                       max_grad_norm=1e9)
+OPTIONS = TrainOptions(per_device_train_batch_size=4, teacher_top_k=16, learning_rate=1e-2, max_grad_norm=1e9)
 TRAJECTORIES = [[70, 71, 72, 2], [80, 2], [], [90, 91, 92, 93, 94]]
 
 

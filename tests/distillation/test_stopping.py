@@ -59,6 +59,17 @@ def test_a_signal_lets_the_step_finish_and_saves_and_a_second_leaves_at_once(tmp
     same_end(tmp_path / "1", tmp_path / "whole")
 
 
+class EndsWithACheckpoint(Callback):
+    def on_save(self, state, checkpoint):
+        state.finished = "enough"
+
+
+def test_an_end_that_on_save_decides_holds_in_a_resumed_run(tmp_path, chat):
+    for _ in range(2):
+        run(tmp_path / "run", chat, STEPS, callbacks=[EndsWithACheckpoint()])
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 2
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -74,8 +85,7 @@ def die(partial):
     seal(partial)
 
 seal, checkpoint.seal = checkpoint.seal, die
-run(Path(sys.argv[1]), Chat(make_tokenizer(), make_model().generation_config, "tiny"), STEPS)
-"""
+run(Path(sys.argv[1]), Chat(make_tokenizer(), make_model().generation_config, "tiny"), STEPS)"""
 
 
 def test_kill_9_in_the_middle_of_a_checkpoint(tmp_path, chat):
@@ -150,6 +160,6 @@ def test_empty_completions_are_skipped_and_never_stop_a_run(tmp_path, chat, monk
 def test_steps_without_any_checkpoint_start_over_and_say_so(tmp_path, chat):
     with pytest.raises(Stopped), SoftStop() as stopping:
         run(tmp_path / "run", chat, STEPS, callbacks=[Signal(signal.SIGINT, 1, times=2), stopping])
-    with pytest.warns(UserWarning, match="holds 1 steps and no checkpoint"):
+    with pytest.warns(UserWarning, match="ends at step 1 and no checkpoint"):
         _, metrics = run(tmp_path / "run", chat, STEPS)
     assert [step["step"] for step in metrics] == [1, 2, 3, 4, 5, 6]

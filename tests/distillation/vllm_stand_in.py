@@ -3,8 +3,7 @@ model.
 
 Log-probabilities are those after temperature, token ids include the stop token, and a logit bias of -100
 means never. `sleep(level=2)` discards weights and cache, `reload_weights` reads a folder of safetensors by
-the checkpoint's names.
-"""
+the checkpoint's names."""
 
 from pathlib import Path
 from types import SimpleNamespace
