@@ -40,7 +40,7 @@ def main() -> None:
     if how.merge:
         shards = outputs.finished_shards(folder)  # before the folder is made, to be locked
         with only_process(folder):
-            return finish(outputs.merge(folder, shards, reporter), folder, reporter)
+            return finish(outputs.merge(folder, shards, reporter, how.overwrite), folder, reporter)
     check_refinement(options.refine)
     from raft_fast.recipes.raft import stage1  # heavy: not for --help or a typo
 

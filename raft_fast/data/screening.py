@@ -65,7 +65,7 @@ def embed_to_file(texts: Sequence[str], encoder: SentenceEncoder, path: Path,
             advance(len(texts))
             return np.load(path, mmap_mode="r")
     blocks = []
-    for begin in range(0, len(texts), EMBED_TEXTS):
+    for begin in range(0, max(len(texts), 1), EMBED_TEXTS):
         blocks.append(encoder.embed(texts[begin : begin + EMBED_TEXTS]))
         advance(len(blocks[-1]))
     with replacing(path, "wb") as file:
@@ -119,10 +119,9 @@ class Reference:
     name: dict[str, Any]
 
 
-def screen(
-    rows: Sequence[Row], references: Mapping[str, Sequence[Reference]], options: ScreenOptions,
-    encoder: SentenceEncoder, folder: Path, reporter: Reporter, source: str = "training rows",
-) -> tuple[list[int], list[Rejected]]:
+def screen(rows: Sequence[Row], references: Mapping[str, Sequence[Reference]], options: ScreenOptions,
+           encoder: SentenceEncoder, folder: Path, reporter: Reporter, source: str = "training rows"
+          ) -> tuple[list[int], list[Rejected]]:
     """(places of the rows to drop, ascending, and why): rows that repeat an earlier question or a reference.
 
     `references` by suite are never dropped. Writes `folder`/screen.json (unless both parts are off) and keeps
@@ -198,15 +197,12 @@ def _blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield begin, np.array(vectors[begin : begin + BLOCK])
 
 
-def overlap(
-    rows: Iterable[Row], vectors: np.ndarray, references: Sequence[Reference], encoder: SentenceEncoder,
-    path: Path, least: float, share: float,
-) -> Iterator[tuple[int, Entry]]:
+def overlap(rows: Iterable[Row], vectors: np.ndarray, references: Sequence[Reference],
+            encoder: SentenceEncoder, path: Path, least: float, share: float) -> Iterator[tuple[int, Entry]]:
     """The nearest reference of every row, by each measure that finds it too near. `vectors`: the questions'.
 
     Words: question and answer share at least `share` of the shorter one's 13-word sequences. Meaning: the
-    questions have the same words, or a similarity of at least `least`. Memory grows with the references only.
-    """
+    questions have the same words, or a similarity of at least `least`. Memory grows with references only."""
     if not references:
         return
     holders: dict[int, list[int]] = defaultdict(list)  # a sequence -> the references that hold it
@@ -240,9 +236,8 @@ def overlap(
             yield place, _entry(row, "overlap", name, "similarity", scores[place])
 
 
-def duplicates(
-    rows: Sequence[Row], vectors: np.ndarray, least: float, device: str, gone: Collection[int],
-) -> Iterator[tuple[int, Entry]]:
+def duplicates(rows: Sequence[Row], vectors: np.ndarray, least: float, device: str, gone: Collection[int]
+               ) -> Iterator[tuple[int, Entry]]:
     """Rows whose question has the words of an earlier row's, or a similarity of at least `least` to one that
     is kept. `vectors`: the questions'. Rows at places in `gone` are skipped. Similarity is not transitive: a
     question near a duplicate is compared with kept ones only."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,8 +69,10 @@ class Engine(Protocol):
 
 
 def valid(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which no file and no tokenizer takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """The text with U+FFFD for lone surrogates, which no file and no tokenizer takes, and for the private
+    characters that `raft_fast.models.template` keeps for itself."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return re.sub("[\U00100000-\U0010FFFF]", "\N{REPLACEMENT CHARACTER}", whole)
 
 
 def stable_seed(*parts: Any) -> int:

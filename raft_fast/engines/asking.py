@@ -13,7 +13,7 @@ from string import Formatter
 from typing import NamedTuple, TypeVar
 
 from raft_fast.data.texts import Message
-from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score
+from raft_fast.engines import OF_ONE_REQUEST, Engine, Reply, Sampling, score, valid
 from raft_fast.engines.journal import Journal, Listener, Stopped
 from raft_fast.run.errors import WORKER, UserError
 
@@ -105,9 +105,8 @@ class Part:
     hand back the gold answers. Errors of single requests (`OF_ONE_REQUEST`) stop no run before its end: they
     come at once, and so before the first answer of an engine that works."""
 
-    def __init__(
-        self, option: str, engine: Engine, journal: Journal, heard: Listener = lambda *_: None
-    ) -> None:
+    def __init__(self, option: str, engine: Engine, journal: Journal,
+                 heard: Listener = lambda *_: None) -> None:
         self.option, self.engine, self.journal, self.heard = option, engine, journal, heard
         self._worked, self._failures, self._streak, self._last = False, 0, 0, ""
         self._lock = threading.Lock()
@@ -126,7 +125,7 @@ class Part:
             replies = self.journal.ask(kind, self.engine, conversations, sampling, version, self.listen)
         except UserError as error:
             raise named(self.option, error) from error
-        return [replace(reply, text=reply.text.strip()) for reply in replies]
+        return [replace(reply, text=valid(reply.text).strip()) for reply in replies]
 
     def must_have_worked(self) -> None:
         """Raises UserError, quoting the last reply, if every call so far failed."""
@@ -157,10 +156,8 @@ def named(option: str, error: UserError) -> UserError:
     return error if str(error).startswith("--") else UserError(f"{option} {error}")
 
 
-def at_once(
-    work: Callable[[Item], Result], items: Iterable[Item], limit: int,
-    stop: Callable[[], None],
-) -> Iterator[Result]:
+def at_once(work: Callable[[Item], Result], items: Iterable[Item], limit: int,
+            stop: Callable[[], None]) -> Iterator[Result]:
     """Yield work(item) for each item, in the items' order, with `limit` of them under way.
 
     At most twice as many are begun and not yet yielded. If one fails, or the caller leaves, `stop` is called

@@ -13,10 +13,9 @@ from raft_fast.models.packing import mixed_precision
 
 
 @torch.no_grad()  # not inference mode: there autocast would cast every weight again for every token
-def generate_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float,
-    seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (), sampler: "Sampler | None" = None,
-) -> list[list[int]]:
+def generate_ids(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+                 temperature: float, seeds: Sequence[int], stopping: Sequence[StoppingCriteria] = (),
+                 sampler: "Sampler | None" = None) -> list[list[int]]:
     """A completion for each prompt: token ids up to and including the first eos, all known to the tokenizer.
 
     Row i is drawn with random numbers that depend on seeds[i] alone; temperature 0 is greedy. Where
@@ -38,10 +37,8 @@ def generate_ids(
     return [row[: end + 1] for row, end in zip(rows, ends, strict=True)]
 
 
-def sample_ids(
-    model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-    temperature: float, seeds: Sequence[int],
-) -> list[tuple[list[int], list[float]]]:
+def sample_ids(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+               temperature: float, seeds: Sequence[int]) -> list[tuple[list[int], list[float]]]:
     """As `generate_ids`, temperature above 0: token ids and each one's log-probability in nats under
     softmax(logits / temperature) over the ids that may be sampled."""
     sampler = Sampler(temperature, seeds, max_new_tokens, model.device, record=True)

@@ -106,9 +106,8 @@ class HFEngine:
         return Reply(text, "stop" if ended else "length", prompt_tokens, len(ids))
 
     @torch.inference_mode()
-    def nll(
-        self, conversations: Sequence[list[Message]], completions: Sequence[str]
-    ) -> Iterator[tuple[int, tuple[float, int]]]:
+    def nll(self, conversations: Sequence[list[Message]], completions: Sequence[str]
+            ) -> Iterator[tuple[int, tuple[float, int]]]:
         """(index, (negative log-likelihood in nats, tokens)) of completions, end of turn included.
 
         On a CPU a value depends on (conversation, completion) alone, to the last bit: one row shares

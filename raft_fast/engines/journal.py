@@ -112,10 +112,9 @@ class Journal:
         for engine in engines:
             engine.interrupt()
 
-    def ask(
-        self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
-        sampling: Sampling | None, prompt_version: str, listen: Listener = lambda *_: None,
-    ) -> list[Reply]:
+    def ask(self, kind: str, engine: Engine, conversations: Sequence[list[Message]],
+            sampling: Sampling | None, prompt_version: str,
+            listen: Listener = lambda *_: None) -> list[Reply]:
         """Replies to the conversations, in order, with their journal keys; only missing ones are asked for,
         equal ones once. `sampling` None asks for a score (`Engine.score`). Whatever stops the engine or
         `listen`, the replies it gave before are in the journal."""

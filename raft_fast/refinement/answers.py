@@ -30,11 +30,9 @@ Answers = Callable[[Options], Stage1 | None]
 """A recipe's stage 1 under these options; None to train on the gold answers."""
 
 
-def refine(
-    rows: Collection[Row], stage: Stage1, roles: Roles, encoder: SentenceEncoder,
-    output_dir: Path, reporter: Reporter, *, seed: int = 0, total_rows: int | None = None,
-    retry_failed: bool = False, golds: bench.GoldIndex | None = None, data: str | None = None,
-) -> dict[str, Any]:
+def refine(rows: Collection[Row], stage: Stage1, roles: Roles, encoder: SentenceEncoder, output_dir: Path,
+           reporter: Reporter, *, seed: int = 0, total_rows: int | None = None, retry_failed: bool = False,
+           golds: bench.GoldIndex | None = None, data: str | None = None) -> dict[str, Any]:
     """A recipe's stage 1 over all rows, in order, a few blocks of them in memory; returns the summary.
 
     Writes refined.parquet, decisions.jsonl and summary.json into `output_dir`; called again, it asks only for
@@ -72,8 +70,7 @@ def refine(
 def answer_rows(data: Data, options: Options, original: Any, encoder: Any, run_dir: Path,
                 reporter: Reporter, answers: Answers) -> list[Row]:
     """The training rows with the answer that --data_source asks for: the chosen one (ŷ), the filtered rewrite
-    (ȳ) or the gold (y). Raw rows are refined in RUN/refine; `original` is the model behind the engine `self`.
-    """
+    (ȳ) or the gold (y). Raw rows are refined in RUN/refine; `original` is the model of the engine `self`."""
     from raft_fast.engines.load import load_engine
 
     rows, stage = data.train, answers(options)
@@ -141,7 +138,7 @@ def refine_rows(everyone: Table, total: int, stage: Stage1, options: Stage1Optio
             spec, options.model, None, options.refine.refine_batch_size, options.engines))
         encoder = load_encoder(options.model)
     data = fingerprint_rows(everyone.rows)
-    if options.how.shard is None and not options.how.overwrite:  # shards are compared when they are joined
+    if not options.how.overwrite:
         prompts, seed = load_prompts(options.refine.prompts), options.data.seed
         about = outputs.settings(options.refine, roles, prompts, seed) | {"data": data}
         outputs.keep_finished(folder, outputs.made(options.flat(), about))

@@ -35,7 +35,7 @@ class Roles:
 
 def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     """Load the engines that the options name, each name once; servers first, so that a mistake there shows
-    before anything heavy is loaded. Raises UserError, with the option in front, for what `load` refuses."""
+    before anything heavy is loaded. Raises UserError for what `load` refuses, and if two judges are one."""
     loaded: dict[str, Engine] = {}
     for option, spec in sorted(named_engines(options), key=lambda one: "://" not in one[1]):
         try:
@@ -45,8 +45,10 @@ def build_roles(options: RefineOptions, load: Callable[[str], Engine]) -> Roles:
     rewriter = loaded[options.rewriter]
     if options.fusion_rounds == 0:
         return Roles(rewriter)
-    return Roles(rewriter, loaded[options.fuser],
-                 load_judges("--judge", options.judge, options.quorum, loaded.__getitem__))
+    judges = [loaded[spec] for spec in judge_names(options)]
+    if len({judge.identity for judge in judges}) < len(judges):
+        raise UserError(f"--judge {options.judge}: two of them are one model; its vote counts once")
+    return Roles(rewriter, loaded[options.fuser], judges)
 
 
 def check_refinement(options: RefineOptions) -> None:
@@ -56,35 +58,24 @@ def check_refinement(options: RefineOptions) -> None:
 
 
 def named_engines(options: RefineOptions) -> list[tuple[str, str]]:
-    """(option, engine) of all engines that the options name. Raises UserError as `name_judges`."""
+    """(option, engine) of all engines that the options name. Raises UserError as `judge_names`."""
     found = [("--rewriter", options.rewriter)]
     if options.fusion_rounds:
-        judges = name_judges("--judge", options.judge, options.quorum)
-        found += [("--fuser", options.fuser), *(("--judge", spec) for spec in judges)]
+        found += [("--fuser", options.fuser), *(("--judge", spec) for spec in judge_names(options))]
     return found
 
 
-def name_judges(option: str, names: str, quorum: int) -> list[str]:
-    """The judges that an option lists. Raises UserError for none, for one listed twice (its vote counts
-    once), and for too few for the quorum (the option of the same name, with quorum for judge)."""
-    judges = [spec.strip() for spec in names.split(",") if spec.strip()]
+def judge_names(options: RefineOptions) -> list[str]:
+    """The judges that --judge lists. Raises UserError for none, for one listed twice (its vote counts once),
+    and for fewer than --quorum."""
+    judges = [spec.strip() for spec in options.judge.split(",") if spec.strip()]
     if not judges:
-        raise UserError(f"{option} {names!r}: name at least one judge" + (
-            ", or set --fusion_rounds 0 to do without fusion" if option == "--judge" else ""))
+        raise UserError(f"--judge {options.judge!r}: name at least one judge, or set --fusion_rounds 0 to do "
+                        "without fusion")
     if twice := [spec for spec in judges if judges.count(spec) > 1]:
-        raise UserError(f"{option} {names}: names {twice[0]} twice: name each judge once")
-    if quorum > len(judges):
-        raise UserError(f"{option.replace('judge', 'quorum')} {quorum}: is more than the {len(judges)} "
-                        "judges there are")
-    return judges
-
-
-def load_judges(option: str, names: str, quorum: int, load: Callable[[str], Engine]) -> list[Engine]:
-    """Raises UserError as `name_judges`, and for two judges that are one model."""
-    judges = [load(spec) for spec in name_judges(option, names, quorum)]
-    if len({judge.identity for judge in judges}) < len(judges):
-        raise UserError(f"{option} {names}: two of them are one model; its vote counts once "
-                        "(MODEL@URL+URL are replicas of one judge)")
+        raise UserError(f"--judge {options.judge}: names {twice[0]} twice: name each judge once")
+    if options.quorum > len(judges):
+        raise UserError(f"--quorum {options.quorum}: must be at most the number of judges ({len(judges)})")
     return judges
 
 
@@ -125,12 +116,11 @@ class GoldIndex:
         return ["nearer to another row's gold answer" if one else None for one in nearer.any(1)]
 
 
-def index_golds(
-    rows: Collection[Row], options: RefineOptions, encoder: SentenceEncoder, folder: Path, reporter: Reporter,
-) -> GoldIndex | None:
+def index_golds(rows: Collection[Row], options: RefineOptions, encoder: SentenceEncoder, folder: Path,
+                reporter: Reporter) -> GoldIndex | None:
     """The gold answers of all rows, embedded into `folder`/golds.npy unless they are there already; None if
     the check `retrieval` is skipped."""
-    if RETRIEVAL in options.skip_checks:
+    if RETRIEVAL in Checker.of(options).skip:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     with reporter.phase("embed gold answers", len(rows), "rows") as advance:

@@ -230,7 +230,7 @@ def _made(folder: Path) -> Record:
 
 
 def _differing(there: Record, here: Record) -> list[str]:
-    return differing([name for name in here if there[name] != here[name]], there, here)
+    return differing([name for name in there if there[name] != here[name]], there, here)
 
 
 def shard_folder(output_dir: Path, shard: str) -> Path:
@@ -251,18 +251,20 @@ def finished_shards(output_dir: Path) -> list[Path]:
     shards = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1)]
     if missing := [shard for shard in shards if not _finished(shard_folder(output_dir, shard))]:
         raise UserError(f"--output_dir {output_dir}: shard {missing[0]} is not finished "
-                        f"({len(missing)} are missing); refine it with --shard {missing[0]}")
+                        f"(missing: {len(missing)}); refine it with --shard {missing[0]}")
     return [shard_folder(output_dir, shard) for shard in shards]
 
 
-def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter) -> Record:
+def merge(output_dir: Path, folders: Sequence[Path], reporter: Reporter, overwrite: bool = False) -> Record:
     """Join all shards into the same bytes as from a run over all rows; returns the summary. One line of each
     shard is in memory. Raises UserError if a shard was refined with other options than the first, or of other
-    rows."""
+    rows, and unless `overwrite` as `keep_finished`."""
     first, there = folders[0], _made(folders[0]) | _dropped(folders[0])
     for folder in folders[1:]:
         if told := _differing(there, _made(folder) | _dropped(folder)):
             raise UserError(f"{folder}: differs from {first} ({'; '.join(told)}); refine one of them again")
+    if not overwrite:
+        keep_finished(output_dir, there)
     summaries = [read_json(folder / SUMMARY, AGAIN) for folder in folders]
     used = sum(summary["rows"]["used"] for summary in summaries)
     settings = {key: value for key, value in summaries[0].items() if key not in COUNTED}

@@ -1,7 +1,6 @@
 """Deterministic stand-ins: engines that answer by a function, encoders by a table, a bare workbench.
 
-`python refinement_stubs.py FOLDER ROWS SECONDS` is a run of stage 1 in a process of its own, to be killed.
-"""
+`python refinement_stubs.py FOLDER ROWS SECONDS` is a run of stage 1 in a process of its own, to be killed."""
 
 import hashlib
 import os
@@ -34,20 +33,16 @@ OUTPUTS = ("decisions.jsonl", "refined.parquet", "summary.json")
 class StubEngine:
     """Answers with `answer(text of the last turn, seed)`; a number is a score, a Reply itself.
 
-    It remembers what it was asked. `dies_after` replies it raises what is in `death`.
-    """
+    It remembers what it was asked. `dies_after` replies it raises what is in `death`."""
 
-    def __init__(
-        self, identity: str, answer: Callable[[str, int], str | float | Reply],
-        dies_after: int | None = None, death: type[BaseException] = KeyboardInterrupt,
-    ) -> None:
+    def __init__(self, identity: str, answer: Callable[[str, int], str | float | Reply],
+                 dies_after: int | None = None, death: type[BaseException] = KeyboardInterrupt) -> None:
         self.identity, self.answer = identity, answer
         self.dies_after, self.death = dies_after, death
         self.asked: list[list[Message]] = []
 
-    def generate(
-        self, conversations: Sequence[list[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, Reply]]:
+    def generate(self, conversations: Sequence[list[Message]], sampling: Sampling
+                 ) -> Iterator[tuple[int, Reply]]:
         for index in reversed(range(len(conversations))):  # replies come in any order
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise self.death

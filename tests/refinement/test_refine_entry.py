@@ -72,8 +72,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
         *FINISHED, "journal.jsonl", "report.html", "README.md", ".lock", "golds.npy", "screen.json", "screen"}
     assert json.loads((out / "summary.json").read_text())["rows"] == {"used": 4, "total": 9}
     rejected = json.loads((out / "rejected.jsonl").read_text())
-    assert (rejected["file"], rejected["line"], rejected["reason"]) == (
-        "rows.jsonl", 10, "answer is empty")
+    assert (rejected["file"], rejected["line"], rejected["reason"]) == ("rows.jsonl", 10, "answer is empty")
     _, (data, *_) = config.parse("refine", "", [DataOptions, ModelOptions, EngineOptions, RefineOptions],
                                    ["--config", str(out / "config.yaml")])
     assert (data.max_rows, data.data) == (4, "rows.jsonl")
@@ -102,8 +101,10 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
     (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--ju\x1b[2Jge", "x"], "unknown option --ju\N{REPLACEMENT CHARACTER}[2Jge"),
     (["--data", "rows.jsonl", "--skip_checks", "nubers", "--dry_run", "true"], "nubers: no such check"),
-    (["--data", "rows.jsonl", "--quorum", "2"], "--quorum 2: is more than the 1 judges"),
+    (["--data", "rows.jsonl", "--quorum", "2"], "--quorum 2: must be at most the number of judges (1)"),
     (["--merge", "true", "--output_dir", "none"], "has no shards"),
+    (["--merge", "--dry_run", "--output_dir", "none"], "--dry_run True: must be false with --merge"),
+    (["--data", "rows.jsonl", "--judge", "a@http://x/v1,b@http://y/v1"], "two of them are one model"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, arguments, says):
     write(tmp_path / "rows.jsonl", *questions(1))
@@ -111,7 +112,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, argume
         command(*arguments)
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines()
-              if not line.startswith(("read rows", "rows.jsonl: "))]
+              if not line.startswith(("read rows", "rows.jsonl: ", "load models"))]
     assert len(errors) == 1
     assert says in errors[0]
     assert not (tmp_path / "none").exists()
@@ -124,6 +125,8 @@ def test_a_start_that_fails_leaves_finished_files_as_they_were(command, tmp_path
     files = {path: path.read_bytes() for path in (tmp_path / "out/shards/1-of-1").glob("*.*")}
     monkeypatch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
+        command(*shard, "--skip_checks", "numbers", "--overwrite")
+    with pytest.raises(SystemExit):
         command(*shard, "--skip_checks", "numbers")
     assert {path: path.read_bytes() for path in files} == files
 
@@ -142,7 +145,7 @@ def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, 
     (tmp_path / "words" / "rewrite.txt").write_text("{question} {answer}: say it in other words")
     command("--data", "rows.jsonl", "--output_dir", "out", "--judge", "big@http://a/v1")
     write(tmp_path / "moved.jsonl", *questions(4))  # what changes no answer may change
-    same = ("--judge", "big@http://b/v1+http://c/v1", "--output_dir", "out")
+    same = ("--judge", "big@http://b/v1", "--output_dir", "out")
     command("--data", "moved.jsonl", *same, "--requests_in_flight", "2", "--retry_failed", "true")
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED}
@@ -239,6 +242,12 @@ def test_shards_and_blocks_of_any_size_join_into_the_files_of_one_run(command, t
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == whole[name], name
     assert "shard: null" in (tmp_path / "out/config.yaml").read_text()
+    for number in "12":
+        command(*options, "--output_dir", "out", "--shard", f"{number}/2", "--overwrite", "--tau", "0.7")
+    with pytest.raises(SystemExit):  # the shards are of other options now
+        command("--merge", "--output_dir", "out")
+    assert (tmp_path / "out/decisions.jsonl").read_bytes() == whole["decisions.jsonl"]
+    command("--merge", "--output_dir", "out", "--overwrite")
     shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
     shard.write_text(shard.read_text().replace("again", "other"))
     with pytest.raises(SystemExit):

@@ -98,8 +98,7 @@ def test_eq4_the_best_round_wins_the_earlier_of_equals_and_without_a_score_the_f
     ("judge.txt", "{question} {answer}", r"judge.txt: lacks the placeholder \{gold\}"),
     ("rewrite.txt", "{question} {answer} {tone}", r"rewrite.txt: has the placeholder \{tone\}"),
     ("rewrite.txt", "{question} {answer} {", r"rewrite.txt: .*written twice"),
-    ("juge.txt", "x", "juge.txt is no prompt"),
-    ("judge.md", "x", "holds no prompt"),
+    ("juge.txt", "x", "juge.txt is no prompt"), ("judge.md", "x", "holds no prompt"),
 ])
 def test_a_prompt_that_cannot_be_filled_is_named_with_its_placeholder(tmp_path, file, text, says):
     (tmp_path / file).write_text(text)

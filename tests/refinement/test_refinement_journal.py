@@ -13,6 +13,7 @@ from refinement_stubs import StubEngine
 from raft_fast.data.texts import Message
 from raft_fast.engines import Reply, Sampling
 from raft_fast.engines import journal as journals
+from raft_fast.engines.asking import Part, ask_once, load_prompts
 from raft_fast.engines.journal import FILE, Journal, Stopped
 from raft_fast.run.errors import UserError
 
@@ -48,6 +49,16 @@ def test_a_score_is_read_back_and_its_reply_knows_its_key(tmp_path):
             reply, = journal.ask("judge", engine, [[Message(role="user", content="a")]], None, "v1")
         assert (reply.text, reply.score) == ("because", 0.25)
     assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["key"] == reply.key
+
+
+def test_characters_that_nothing_takes_never_leave_a_part(tmp_path):
+    """Of an engine in this process, and of journals that hold them."""
+    engine = StubEngine("writer", lambda text, seed: Reply(" half \U00100001 of it\n"))
+    for _ in range(2):
+        with Journal(tmp_path) as journal:
+            (reply,) = Part("--rewriter", engine, journal).ask("rewrite", [ask_once("?")], Sampling(),
+                                                               load_prompts().rewrite)
+            assert reply.text == "half \ufffd of it"
 
 
 @pytest.mark.parametrize("change", [

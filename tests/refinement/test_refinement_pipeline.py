@@ -127,8 +127,7 @@ def test_fused_tau_refuses_a_fusion_that_drifts_before_a_judge_sees_it(tmp_path)
     roles = Roles(writer(), fuser(), [judge()])
     table, decisions, _ = refined(tmp_path, roles, encoder=encoder, fusion_rounds=2, fused_tau=0.7)
     assert decisions[0]["rounds"][0]["scores"] == []
-    assert decisions[0]["rounds"][0]["checks"]["similarity"] == (
-        "similarity 0.600 is below --fused_tau 0.7")
+    assert decisions[0]["rounds"][0]["checks"]["similarity"] == ("similarity 0.600 is below --fused_tau 0.7")
     assert table[0].completion == "fusion 2"
 
 

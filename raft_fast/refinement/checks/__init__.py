@@ -199,7 +199,7 @@ def _load_check(spec: str) -> tuple[str, Check]:
     module, _, name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--checks {spec}: must be module:function: {error}") from error
 
     def own(case: Case) -> str | None:
