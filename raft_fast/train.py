@@ -9,10 +9,10 @@ from raft_fast.run.option import check_needs
 from raft_fast.run.options import Options
 
 DESCRIPTION = """Fine-tune an instruct model on a domain by RAFT. Without options it runs the
-quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (and
---config raft where you name no other): raw ones go through stage 1 first, refined ones are trained on
-as they are. Interrupted, the same command goes on where it stopped. Started by torchrun or
-`accelerate launch` it trains on many GPUs."""
+quickstart: a small model and data set, minutes on two CPU cores. --data FILE takes your own rows (with
+--config raft unless you name another): raw ones go through stage 1 first, refined ones are trained on
+as they are. Interrupted, the same command resumes. Started by torchrun or `accelerate launch` it trains
+on many GPUs."""
 
 
 @entry

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from raft_fast.run.config import shipped
 from raft_fast.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ class Recipe:
     """A method: subclass it in your own file, and pass `--recipe file:Class` or `RAFTConfig(recipe=Class)`.
 
     defaults: options whose default this method changes, `data_source` (fused, rewrite or gold answers) among
-    them; what the user sets on the command line, in YAML or in RAFTConfig wins.
-    """
+    them; what the user sets on the command line, in YAML or in RAFTConfig wins."""
 
     name: str = ""
     defaults: ClassVar[dict[str, Any]] = {}
@@ -29,7 +29,7 @@ class Recipe:
 
     def terms(self, options: "TrainOptions") -> "list[Term]":
         """What stage 2 minimises: losses with names of their own (`raft_fast.distillation.losses`)."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__}: a recipe must have a method terms(options)")
 
 
 def names() -> list[str]:
@@ -40,16 +40,16 @@ def names() -> list[str]:
 def find(recipe: "str | type[Recipe] | Recipe") -> Recipe:
     """A recipe by its name, by `module:Class` (or `module:object`) for one of your own, or as it is.
 
-    Raises UserError if there is no such module or object, or it is not a recipe.
-    """
+    Raises UserError if there is no such module or object, or it is not a recipe."""
     found: Any = recipe
     if isinstance(recipe, str):
         module, _, name = recipe.partition(":")
         if not name and recipe not in names():
-            raise UserError(f"--recipe {recipe}: must be one of {', '.join(names())}, or module:Class")
+            config = f"; for the configuration --config {recipe}" if recipe in shipped() else ""
+            raise UserError(f"--recipe {recipe}: must be {', '.join(names())}, or module:Class{config}")
         try:
             found = importlib.import_module(module if name else f"{__name__}.{recipe}")
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # :Class, .module:Class
             raise UserError(f"--recipe {recipe}: cannot import {module} ({error})") from error
         found = getattr(found, name, None) if name else next(
             one for one in vars(found).values() if isinstance(one, type) and one.__module__ == found.__name__
@@ -65,8 +65,7 @@ def terms_of(recipe: "str | type[Recipe] | Recipe", options: "TrainOptions") -> 
     """What the recipe minimises under these options.
 
     Raises UserError if there is no term, if two share a name, or if --sft or --distillation ask for terms
-    that the recipe does not have, or leave out ones that it has.
-    """
+    that the recipe does not have, or leave out ones that it has."""
     chosen = find(recipe)
     terms = chosen.terms(options)
     told = ", ".join(term.name for term in terms)
@@ -77,7 +76,8 @@ def terms_of(recipe: "str | type[Recipe] | Recipe", options: "TrainOptions") -> 
             ("distillation", options.distillation, any(term.draws or term.taught for term in terms))):
         if asked != there:
             raise UserError(f"--{option} {str(asked).lower()}: must be {str(there).lower()} for the recipe "
-                            f"{chosen.name}, whose loss has the terms {told}")
+                            f"{chosen.name}, whose loss has the terms {told} (a recipe of your own puts "
+                            f"{option!r}: {there} into its defaults)")
     return terms
 
 

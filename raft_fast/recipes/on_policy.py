@@ -5,8 +5,7 @@
     L = L_SFT(y) + λ L_KL(q, p_S)  on y, and on the tokens of z
 
 The second term only pulls back to the original; what is new comes from the first. --sft false leaves the
-distillation alone, for a --teacher that knows more than the student.
-"""
+distillation alone, for a --teacher that knows more than the student."""
 
 from raft_fast.recipes.raft import RAFT
 

@@ -8,8 +8,7 @@ For a question x with a gold answer y,
     stage 2   z ~ p_S(· | x)                       the student in its own words            Eq. 6
               q = p_T(· | x, ŷ, z)                 the frozen original, shown ŷ            Eq. 7
               L = L_SFT(ŷ) + λ L_KL(q, p_S)        on ŷ, and on the tokens of z            Eqs. 8-10
-              λ = m̂_SFT / m̂_KL                     moving averages of both losses          Eqs. 11-12
-"""
+              λ = m̂_SFT / m̂_KL                     moving averages of both losses          Eqs. 11-12"""
 
 from collections.abc import Sequence
 from dataclasses import replace

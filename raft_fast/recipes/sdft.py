@@ -9,8 +9,7 @@ The model that has read a demonstration teaches the one that has not. No token o
 What differs from the paper: the teacher is the model before training (TRL's `teacher_model_kind="base"`),
 not an average of the student's weights, which would be a second copy of them. KL is taken over the teacher's
 --teacher_top_k likeliest tokens (512, renormalised). With --steps_per_generation above 1 later steps see
-older samples, without importance weights. The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`).
-"""
+older samples, without importance weights. The prompt that shows y is RAFT's (`chat.REFERENCE_PROMPT`)."""
 
 from raft_fast.distillation.losses import Distillation, Term
 from raft_fast.recipes.raft import RAFT

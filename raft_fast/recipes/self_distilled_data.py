@@ -5,8 +5,7 @@
     L = -log p_S(ȳ | x)                  a mean over the tokens of ȳ
 
 What is learnt is close to what the model would say anyway, so it forgets less than on y. RAFT's stage 1
-without fusion, and no stage 2. Nothing is sampled while training: that is `sdft`.
-"""
+without fusion, and no stage 2. Nothing is sampled while training: that is `sdft`."""
 
 from raft_fast.recipes.raft import RAFT
 

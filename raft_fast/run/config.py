@@ -27,15 +27,14 @@ GROUPS: list[Any] = Options.kinds()
 SWITCH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 KINDS: dict[Any, tuple[str, str]] = {
     int: ("INT", "a whole number"), float: ("FLOAT", "a number"), bool: ("BOOL", "true or false"),
-    str: ("TEXT", "a text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
+    str: ("TEXT", "text"), dict: ("JSON", 'an object, as in {"key": "value"}')}
 _NAMES = yaml.safe_load((resources.files(__package__) / "names.yaml").read_text(encoding="utf-8"))
 DROPPED, FIXED, INSTEAD = _NAMES["dropped"], _NAMES["fixed"], _NAMES["instead"]
 
 
-def parse(
-    program: str, description: str, groups: list[type], argv: list[str] | None = None,
-    default: str = "raft", recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
-) -> tuple[str, list[Any]]:
+def parse(program: str, description: str, groups: list[type], argv: list[str] | None = None,
+          default: str = "raft", recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {}
+         ) -> tuple[str, list[Any]]:
     """The configuration's name and an instance of each of `groups`, from the command line (`argv`, else that
     of the process) and the YAML file it names.
 
@@ -59,7 +58,7 @@ def parse(
     name, path = _find_config(found.pop("config"))
     given = _values(path, options) | {key: taken(options[key], told) for key, told in found.items()}
     if "recipe" in options:
-        given = {**recipe_defaults(given.get("recipe", options["recipe"].default)), **given}
+        given = {**checked(recipe_defaults(given.get("recipe", options["recipe"].default))), **given}
     return name, [group(**{one.name: given[one.name] for one in dataclasses.fields(group)
                            if one.name in given}) for group in groups]
 
@@ -71,7 +70,8 @@ class _Parser(argparse.ArgumentParser):
         if "unrecognized arguments: " in message:
             word = message.split("unrecognized arguments: ")[1].split()[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
-            message = f"unknown option {word}{nearest(word if word[0] == '-' else f'--{word}', known)}"
+            near = nearest(word if word[0] == "-" else f"--{word}", known)
+            message = f"unknown option {word}{': use --data FILE' if Path(word).suffix else near}"
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
@@ -103,7 +103,7 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     if name in INSTEAD:
         return f": {INSTEAD[name]}"
     if name in DROPPED:
-        return f": it is no option any more, and always {shown(DROPPED[name])}"
+        return f": this option was removed; the value is always {shown(DROPPED[name])}"
     near = difflib.get_close_matches(wrong, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
@@ -197,6 +197,13 @@ def read(name: str, value: Any) -> Any:
     return taken(FIELDS[name], os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
+def checked(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's defaults as values of their options. Raises UserError for what is no option or no value."""
+    if unknown := next((name for name in defaults if name not in FIELDS), None):
+        raise UserError(f"defaults of the recipe: unknown option {unknown}{nearest(unknown, FIELDS)}")
+    return {name: read(name, value) for name, value in defaults.items()}
+
+
 class Arguments:
     """The options of a run as keywords, beside those of transformers that have one value here; `defaults`
     hold where nothing is given."""
@@ -211,8 +218,8 @@ class Arguments:
             if name not in FIELDS and (name not in fixed or value != fixed[name]):
                 raise UserError(f"RAFTConfig({name}={value!r}): unknown option{nearest(name, FIELDS)}")
         options = {name: value for name, value in given.items() if name in FIELDS}
-        self.__dict__.update({name: default_of(one) for name, one in FIELDS.items()}, **{
-            name: read(name, value) for name, value in {**defaults, **options}.items()})
+        told = checked(defaults) | {name: read(name, value) for name, value in options.items()}
+        self.__dict__.update({name: default_of(one) for name, one in FIELDS.items()} | told)
         check_needs([name for name, value in options.items() if value != FIELDS[name].default],
                     self.options().groups)
 

@@ -84,7 +84,7 @@ def _forms(value: str) -> Iterator[str]:
 
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
-GO_ON = "run the same command again to go on"
+GO_ON = "run the same command again to resume"
 WORKER = "raft-fast worker"  # the name of threads that may be inside an engine when the program ends
 
 

@@ -81,8 +81,7 @@ def find_run(model: Path) -> Path:
 def has_steps(folder: Path) -> bool:
     """Whether training has done a step."""
     log = folder / "metrics.jsonl"
-    return any((folder / "checkpoints").glob("step-*")) or (
-        log.is_file() and b"\n" in log.read_bytes())
+    return any((folder / "checkpoints").glob("step-*")) or (log.is_file() and b"\n" in log.read_bytes())
 
 
 def paid(folder: Path) -> bool:
@@ -103,7 +102,7 @@ def pin_inputs(folder: Path, inputs: Mapping[str, str], paid: Callable[[Path], b
     """Remember what the run reads (name -> fingerprint); UserError if any of it has changed since the run has
     `paid` for it."""
     path = folder / INPUTS
-    before = read_json(path, "restore it, or delete it to go on with the data and models that this command "
+    before = read_json(path, "restore it, or delete it to resume with the data and models that this command "
                        "names") if path.is_file() else {}
     changed = [name for name in inputs if before.get(name) not in (None, inputs[name])]
     if changed and paid(folder):

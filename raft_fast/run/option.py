@@ -123,9 +123,11 @@ def check_needs(given: Iterable[str], groups: Sequence[Group]) -> None:
     needs = {one.name: one.metadata["needs"] for group in groups for one in fields(group)
              if "needs" in one.metadata}
     for name in sorted(needs.keys() & given):
-        other, accepted = needed(needs[name])
-        if not (values[other] in accepted if accepted else values[other]):
-            raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
+        other = name
+        while other in needs:
+            other, accepted = needed(needs[other])
+            if not (values[other] in accepted if accepted else values[other]):
+                raise UserError(f"--{name} requires --{' '.join([other, ' or '.join(accepted)]).strip()}")
 
 
 def refuse_in_urls(name: str, text: str) -> None:

@@ -29,7 +29,7 @@ class DataOptions(Group, pins="rows"):
     max_rows: int = option(0, "Rows to use at most, spread over the categories; 0: all.", least=0)
     max_bad_rows: float = free(0.1, "Share of rows that may be bad; they are set aside.", least=0, most=1)
     seed: int = option(0, "Seed of all draws.", least=-2**63, below=2**63, must="a whole number of 64 bits")
-    output_dir: str | None = free(None, "Default: runs/<config>, refined/<data> or evaluations/<run>.")
+    output_dir: str | None = free(None, "Default: named by recipe, configuration, data or run.")
 
 
 @dataclass
@@ -119,6 +119,7 @@ class RefineRunOptions(Group):
         match = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
         check(match is not None and 1 <= int(match[1]) <= int(match[2]), "--shard", self.shard,
               "i/n with i from 1 to n, as in 2/8")
+        check(not (self.merge and self.dry_run), "--dry_run", True, "false with --merge, which asks nothing")
 
 
 @dataclass
@@ -164,7 +165,7 @@ class TrainOptions(Group, pins="training"):
         "ema", "lambda from averages of both losses (Eqs. 11-12), of their gradient norms, or fixed.")
     ema_beta: float = option(0.9, "Decay (beta of Eq. 11).", least=0, below=1, needs="balance=ema|gradient")
     fixed_lambda: float = option(1.0, "lambda where --balance is fixed.", least=0, needs="balance=fixed")
-    lambda_max: float = option(100.0, "Upper bound of a computed lambda.", above=0)
+    lambda_max: float = option(100.0, "Bound of a computed lambda.", above=0, needs="balance=ema|gradient")
     save_steps: int = free(100, "Steps between checkpoints; 0: only one at the end.", least=0)
     save_total_limit: int = free(2, "Newest checkpoints kept.", least=1)
 
@@ -222,7 +223,7 @@ class EvaluateOptions(Group, pins="evaluation"):
 
     eval_rows: int = option(0, "Held-out rows to evaluate on at most; 0: all.", pins="training", least=0)
     eval_max_new_tokens: int = option(256, "Longest answer to a held-out question.", least=1)
-    general_prompts: int = option(0, "IFBench prompts at most; 0: all, -1: none.", least=-1)
+    general_prompts: int = option(0, "IFBench prompts at most; 0: all, -1: none, and no drift.", least=-1)
     general_max_new_tokens: int = option(512, "Longest answer to an IFBench prompt.", least=1)
     drift_prompts: int = option(64, "IFBench prompts to compare both models on by token; 0: none.", least=0)
     drift_max_new_tokens: int = option(64, "Longest of the base's own answers that are compared.", least=1)

@@ -39,9 +39,9 @@ def test_defaults_are_the_papers_and_the_command_line_wins_over_the_file(tmp_pat
 
 
 def test_a_flag_may_stand_alone():
-    for words, value in (("--dry_run --merge", True), ("--dry_run on", True), ("--dry_run=false", False)):
+    for words, value in (("--dry_run --overwrite", True), ("--dry_run on", True), ("--dry_run=false", False)):
         (how,) = options(*words.split(), groups=(RefineRunOptions,))
-        assert (how.dry_run, how.merge) == (value, "--merge" in words)
+        assert (how.dry_run, how.overwrite) == (value, "--overwrite" in words)
 
 
 def test_every_option_is_explained(capsys):
@@ -66,7 +66,8 @@ def test_shipped_configurations_and_the_page_of_options_are_up_to_date():
 @pytest.mark.parametrize(("argv", "message"), [
     (["--learning_rat", "1"], r"unknown option --learning_rat \(did you mean --learning_rate\?\)"),
     (["--max_seq_length", "1"], "unknown option --max_seq_length: use max_length"),
-    (["--connect_timeout", "1"], "unknown option --connect_timeout: it is no option any more, and always 10"),
+    (["--connect_timeout", "1"], "--connect_timeout: this option was removed; the value is always 10"),
+    (["rows.jsonl"], "unknown option rows.jsonl: use --data FILE"),
     (["--teacher_top_k", "1"], "--teacher_top_k 1: must be at least 2"),
     (["--sft", "false", "--distillation", "false"],
      "--sft false --distillation false: must be true for one of the two: with both off there is nothing"),
@@ -119,10 +120,10 @@ def test_yaml_is_read_by_what_an_option_is(tmp_path, text, value):
     ("save_total_limit: null", "save_total_limit null: must be a whole number"),
     ("eval_steps: 0.5", "eval_steps 0.5: must be a whole number"),
     ("seed: " + "9" * 5000, "not valid YAML"), ("learning_rate: no", "must be a number"),
-    ("model: [a]", "must be a text"), ("report_to: [[a]]", "must be names separated by commas, or a"),
+    ("model: [a]", "must be text"), ("report_to: [[a]]", "must be names separated by commas, or a"),
     ("extra_body: null", "must be an object"), ("a: " + "[" * 5000, "nested too deeply"),
     ("learning_rte: 1", r"unknown key 'learning_rte' \(did you mean learning_rate\?\)"),
-    ("connect_timeout: 9", "unknown key 'connect_timeout': it is no option any more, and always 10"),
+    ("connect_timeout: 9", "unknown key 'connect_timeout': this option was removed; the value is always 10"),
     ("- a\n- b", "must hold `key: value` lines"),
     ("a: [", "not valid YAML: line 1, column 5: expected the node content, but found '<stream end>'$"),
     ("seed: 1\nåå: \x07", "not valid YAML: .*special characters are not allowed"),
