@@ -5,6 +5,7 @@ teaches the student on its own words (stage 2), then measure what was learnt and
 
 import copy
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -61,6 +62,12 @@ class RAFTConfig(Arguments):
         config.__dict__.update(options.flat(), name=name, given=None, method=find(options.train.recipe))
         return config
 
+    def changed(self, **options: Any) -> "RAFTConfig":
+        """These options with others; what was set as an attribute stays, defaults follow the recipe."""
+        before = vars(RAFTConfig(**(self.given or {})))
+        edits = {name: value for name, value in self.options().flat().items() if value != before[name]}
+        return RAFTConfig(**{**(self.given or {}), **edits, **options})
+
 
 class RAFTTrainer:
     """Refines, trains and evaluates, with the same folder, numbers and resumption as the command line.
@@ -82,15 +89,18 @@ class RAFTTrainer:
                  eval_dataset: Any = None, peft_config: Any = None, processing_class: Any = None,
                  callbacks: Sequence[Any] | None = None, teacher: Any = None, rollout_engine: Any = None,
                  recipe: Any = None, *, teacher_model: Any = None) -> None:
-        args, teacher = copy.copy(args or RAFTConfig()), teacher_model if teacher is None else teacher
+        if not isinstance(args, RAFTConfig | None):
+            raise UserError(f"args: must be a RAFTConfig, is {type(args).__name__}")
+        teacher = teacher_model if teacher is None else teacher
         self._rows = None if train_dataset is None else InMemory("train_dataset", train_dataset)
         self._eval_rows = None if eval_dataset is None else InMemory("eval_dataset", eval_dataset)
-        source, taught = self._rows or args.data, args.teacher if teacher in (None, model) else teacher
-        given = args.given or {}
-        if taught != "self" and recipe is None and "recipe" not in (args.given or ["recipe"]) and (
-                source and only_prompts(source)):
-            recipe, given = "on_policy", {"sft": False, **given}
-        self.args = args if recipe is None else RAFTConfig(**{**given, "recipe": recipe})
+        self.args = copy.copy(args) if args else RAFTConfig()
+        if recipe is not None:
+            self.args = self.args.changed(recipe=recipe)
+        elif (self.args.given is not None and "recipe" not in self.args.given
+              and (teacher or self.args.teacher) not in ("self", model)
+              and (source := self._rows or self.args.data) and only_prompts(source)):
+            self.args = self.args.changed(recipe="on_policy", sft=False)
         self._in_memory: set[str] = set()  # options whose names stand for loaded models
         self._model: Any = None
         self._model = self._named("model", model)
@@ -148,7 +158,7 @@ class RAFTTrainer:
                         save_costs(run_dir, reporter)
         step, history = processes.first(lambda: (self.state.global_step, self.state.log_history))
         losses = [line["loss"] for line in history if line.get("loss") is not None]
-        mean = sum(losses) / max(1, len(losses))
+        mean = sum(losses) / len(losses) if losses else math.nan
         return TrainOutput(step, mean, {"train_loss": mean})
 
     def _train(self, processes: Any, reporter: Reporter) -> None:
@@ -216,24 +226,27 @@ class RAFTTrainer:
                 self._trained = load_engine(str(self.run_dir / "model"), self.options.model, exact=True)
             if self._trained is not None:
                 return self._trained.model
-            if self._original is None:
-                self._original = self._load_original()
-        return self._original.model if self._model is None else self._model
+            if self._model is not None:
+                return self._model
+            self._original = self._load_original()
+        return self._original.model
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Copy RUN/model, as training saved it: merged, with tokenizer and card, for transformers to load."""
         self._check_trained()
         if output_dir is not None:
-            shutil.copytree(self.run_dir / "model", output_dir, dirs_exist_ok=True)
+            Processes().first(lambda: shutil.copytree(self.run_dir / "model", output_dir, dirs_exist_ok=True))
 
     def push_to_hub(self, commit_message: str = "Trained with raft-fast", private: bool | None = None,
-                    **ignored: Any) -> str:
-        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. Further arguments
-        of transformers' method are ignored. Raises UserError if the upload fails."""
+                    token: str | None = None, revision: str | None = None, **ignored: Any) -> str:
+        """Upload RUN/model to hub_model_id (default: the folder's name); returns its URL. token: default
+        HF_TOKEN. What transformers writes into its card is ignored. Raises UserError if the upload fails."""
         self._check_trained()
-        kept = self.options.watch.hub_private_repo if private is None else private
-        name = repository(dataclasses.replace(self.options.watch, push_to_hub=True), self.run_dir)
-        return push(self.run_dir / "model", str(name), kept, commit_message)
+        watch = self.options.watch
+        name = str(repository(dataclasses.replace(watch, push_to_hub=True), self.run_dir))
+        kept = watch.hub_private_repo if private is None else private
+        return Processes().first(lambda: push(self.run_dir / "model", name, kept, commit_message, token,
+                                              revision))
 
     def _begin(self) -> tuple[Any, Reporter]:
         """The processes of this run, joined, and a reporter of what the call does."""
@@ -251,6 +264,7 @@ class RAFTTrainer:
                 setattr(self.args, option, model.name_or_path or MEMORY)
                 self._in_memory.add(option)
                 return model
+            setattr(self.args, option, "self")
         return None
 
     def _load_original(self) -> Any:

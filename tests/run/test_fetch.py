@@ -82,7 +82,7 @@ def test_a_repository_is_named_after_the_run_or_refused(tmp_path):
 def test_the_hub_gets_the_folder_or_the_error_is_one_line(tmp_path, monkeypatch):
     api = Mock()
     api.create_repo.side_effect = lambda name, **_: huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: api)
     assert fetch.push(tmp_path, "me/model", private=False) == "https://huggingface.co/me/model"
     api.create_repo.assert_called_once_with("me/model", private=False, exist_ok=True)
     assert api.upload_folder.call_args.kwargs["folder_path"] == tmp_path
