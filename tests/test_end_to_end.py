@@ -141,8 +141,7 @@ def test_stages_run_alone(home, run_dir, command):
 @pytest.mark.parametrize(("options", "said"), [
     (["--data", "nowhere.jsonl"], "--data nowhere.jsonl: no such file"),
     (["--max_bad_rows", "0"], "rows.jsonl, line 13"),
-    (["--model", "nowhere/model"], "--model nowhere/model"),
-    (["--model", "bert"], "bert"),
+    (["--model", "nowhere/model"], "--model nowhere/model"), (["--model", "bert"], "bert"),
     (["--fuser", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
     (["--teacher", "other", "--data_source", "gold"], "different tokenizers"),
 ], ids=str)

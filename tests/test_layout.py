@@ -14,8 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(code, cwd=ROOT):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd,
-                          check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,15 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from written import GOOD, jsonl, texts
 
-from raft_fast.data.dataset import (
-    REFINED_COLUMNS,
-    Row,
-    read_table,
-    split,
-    spread,
-    take_rows,
-    write_rows,
-)
+from raft_fast.data.dataset import REFINED_COLUMNS, Row, read_table, split, spread, take_rows, write_rows
 from raft_fast.run.errors import UserError
 from raft_fast.run.options import DataOptions, TrainOptions
 from raft_fast.run.progress import Reporter

@@ -34,14 +34,11 @@ def table_of(path, text):
 
 
 @pytest.mark.parametrize(("changed", "bad"), [
-    ({5: 'q5,"a5\n'}, [6]),
-    ({5: '"q5,a5\n'}, [6]),
+    ({5: 'q5,"a5\n'}, [6]), ({5: '"q5,a5\n'}, [6]),
     ({5: 'q5,"a5\n', 90: '"q90,a90\n'}, [6, 91]),
     ({5: 'q5,"a5\n', 50: '"q50","two\nlines"\n'}, [6]),
-    ({5: 'q5,"a5\n', 50: 'q50,"say ""x"""\n'}, [6]),
-    ({100: 'q100,"a100'}, [101]),
-    ({5: '"q5" and more,a5\n'}, [6]),
-    ({5: 'q5,"they say "no" to it"\n'}, [6]),
+    ({5: 'q5,"a5\n', 50: 'q50,"say ""x"""\n'}, [6]), ({100: 'q100,"a100'}, [101]),
+    ({5: '"q5" and more,a5\n'}, [6]), ({5: 'q5,"they say "no" to it"\n'}, [6]),
     ({5: 'q5,"a\nb\n', 7: '"q7","a7"\n'}, [6, 7]),
 ])
 def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path, changed, bad):

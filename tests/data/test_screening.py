@@ -11,13 +11,7 @@ from faults import calls, fault
 
 from raft_fast.data import screening
 from raft_fast.data.dataset import Data, Row, screen_rows
-from raft_fast.data.screening import (
-    Reference,
-    embed_to_file,
-    nearest,
-    rows_as_references,
-    screen,
-)
+from raft_fast.data.screening import Reference, embed_to_file, nearest, rows_as_references, screen
 from raft_fast.models.load import unit
 from raft_fast.report.page import write_refine_report
 from raft_fast.run.errors import UserError

@@ -1,7 +1,6 @@
 """The engine against `transformers serve` on the loopback, where its packages are installed.
 
-    pip install fastapi uvicorn
-"""
+    pip install fastapi uvicorn"""
 
 import socket
 import subprocess

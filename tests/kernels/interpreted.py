@@ -1,7 +1,6 @@
 """The Triton kernels against the oracle; run by test_kernel_processes.py.
 
-float32 and float16: the interpreter's bfloat16 products are not to be trusted.
-"""
+float32 and float16: the interpreter's bfloat16 products are not to be trusted."""
 
 from dataclasses import replace
 
@@ -43,8 +42,7 @@ def _logits_head(logits):
 
 @pytest.mark.parametrize(("n", "vocab", "k", "dtype", "epilogue"), [
     (1, 2, 2, torch.float32, {"softcap": 3.0, "logit_scale": 0.5}),
-    (4, 15, 3, torch.float16, {}),
-    (4, 16, 16, torch.float32, {}),
+    (4, 15, 3, torch.float16, {}), (4, 16, 16, torch.float32, {}),
     (4, 17, 17, torch.float16, {"softcap": 3.0}),
     (4, 97, 9, torch.float32, {"softcap": 3.0, "logit_scale": 0.5}),
     (2, 201, 40, torch.float16, {}),
@@ -111,8 +109,7 @@ def test_tiles_of_neighbouring_tokens(make_case, n, d, dense_bytes, hot, monkeyp
     """Half precision in one chunk and in several, with some hot columns, none and all.
 
     Allowed in each row: 3 times the error of the gathers in float32, and one rounding to half
-    precision of its own size. NaN of dropped tokens, and of a column that they alone name, reaches nobody.
-    """
+    precision of its own size. NaN of dropped tokens, and of a column that they alone name, reaches nobody."""
     monkeypatch.setattr(triton_tiles, "DENSE_BYTES", dense_bytes)
     monkeypatch.setattr(triton_hot, "DENSE_BYTES", 64 * dense_bytes * 4)
     monkeypatch.setattr(triton_hot, "HOT", hot)
@@ -140,8 +137,7 @@ def test_gradients_too_small_for_float16(hot, monkeypatch):
     """A mean over 8192 tokens makes gradients of 1e-7: half precision holds them at a scale only.
 
     They are powers of two, exact once scaled by their largest, so what is left is one rounding of the
-    result; without a scale most of them would be 0.
-    """
+    result; without a scale most of them would be 0."""
     monkeypatch.setattr(triton_hot, "HOT", hot)
     torch.manual_seed(0)
     n, vocab, k = 192, 80, 6

@@ -26,8 +26,7 @@ own = [hidden + 0.3 + i for i in range(world)]
 seen = [topk_targets(h - 0.5, weight, k) for h in own]
 w, b = (t.clone().requires_grad_() for t in (weight, bias))
 sum(topk_kl_loss(h, w, t, bias=b) for h, t in zip(own, seen, strict=True)).div(world).backward()
-sharded, sharded_bias = (
-    distribute_tensor(t, mesh, [Shard(0)]).requires_grad_() for t in (weight, bias))
+sharded, sharded_bias = (distribute_tensor(t, mesh, [Shard(0)]).requires_grad_() for t in (weight, bias))
 topk_kl_loss(own[rank], sharded, seen[rank], bias=sharded_bias).backward()
 torch.testing.assert_close(sharded.grad.full_tensor(), w.grad)
 torch.testing.assert_close(sharded_bias.grad.full_tensor(), b.grad)
@@ -45,8 +44,7 @@ class Body(torch.nn.Module):
 
 
 one = Body()
-sum(topk_kl_loss(one(h), one.lm_head.weight, t)
-    for h, t in zip(own, seen, strict=True)).div(world).backward()
+sum(topk_kl_loss(one(h), one.lm_head.weight, t) for h, t in zip(own, seen, strict=True)).div(world).backward()
 for head_by_itself in (False, True):
     spread = Body()
     if head_by_itself:

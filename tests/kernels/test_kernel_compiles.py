@@ -1,8 +1,7 @@
 """Ahead of time for GPUs that are not here: what is compiled, and what is called wrong.
 
 All kernels and targets are `python -m benchmarks.compile_report`, which takes several minutes, or
-`--quick`, which CI runs.
-"""
+`--quick`, which CI runs."""
 
 import importlib
 import json
@@ -57,8 +56,7 @@ def kernel(pointer, stride, n, WIDE: tl.constexpr):
     if WIDE:
         row = row.to(tl.int64)
     i = tl.program_id(1) * 64 + tl.arange(0, 64)
-    tl.store(pointer + row * stride + i, 1.0, mask=i < n)
-"""
+    tl.store(pointer + row * stride + i, 1.0, mask=i < n)"""
 
 
 @pytest.mark.parametrize("wide", [True, False])

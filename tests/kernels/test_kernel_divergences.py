@@ -1,7 +1,6 @@
 """Every divergence of the table: value and gradient in float64, and the edges of its domain.
 
-A new one needs a row in `FORMULAS`: its textbook sum over probabilities.
-"""
+A new one needs a row in `FORMULAS`: its textbook sum over probabilities."""
 
 import math
 from functools import partial
@@ -26,8 +25,7 @@ FORMULAS = {  # of teacher q and student p
     ("forward_kl", 0.5): kl,
     ("reverse_kl", 0.5): lambda q, p: kl(p, q),
     ("jsd", 0): kl,
-    ("jsd", 0.1): partial(jsd, beta=0.1),
-    ("jsd", 0.5): partial(jsd, beta=0.5),
+    ("jsd", 0.1): partial(jsd, beta=0.1), ("jsd", 0.5): partial(jsd, beta=0.5),
     ("jsd", 1.0): lambda q, p: kl(p, q),
 }
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "reference"])

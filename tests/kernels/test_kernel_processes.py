@@ -1,8 +1,7 @@
 """What needs processes of its own.
 
 interpreted.py: every Triton kernel on CPU tensors. parallel_worker.py: sharded
-weights in 2 and 4 gloo processes against one.
-"""
+weights in 2 and 4 gloo processes against one."""
 
 import os
 import subprocess

@@ -17,8 +17,7 @@ TENSORS = {"ids": torch.tensor([[3, 8]]).int(), "logprobs": torch.tensor([[-0.5,
 
 
 def _file(path, tensors=None, about=None):
-    save_file(TENSORS | (tensors or {}), path,
-              metadata={"topk_targets": json.dumps(ABOUT | (about or {}))})
+    save_file(TENSORS | (tensors or {}), path, metadata={"topk_targets": json.dumps(ABOUT | (about or {}))})
     return path
 
 

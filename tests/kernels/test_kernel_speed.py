@@ -1,7 +1,6 @@
 """Selection and loss timed beside dense logits: pytest tests/kernels/test_kernel_speed.py --benchmark-enable.
 
-Times are shown and never asserted; that both compute the same is.
-"""
+Times are shown and never asserted; that both compute the same is."""
 
 import pytest
 import torch

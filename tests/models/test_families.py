@@ -1,5 +1,8 @@
 """Random models of many families, trained, saved and loaded again by plain transformers and peft."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import make_rows, make_tokenizer
@@ -13,37 +16,21 @@ from raft_fast.models.load import frozen_copy
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
 
-SMALL = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
-ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1,
-          "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}
-LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
-          "num_key_value_heads": 4}
-WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
-LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
-          "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}
-STATE = {"intermediate_size": 64}
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-          "image_size": 28, "patch_size": 14}
-FAMILIES = {
-    "llama": {}, "qwen2": {"tie_word_embeddings": True}, "qwen3": {}, "mistral": {"sliding_window": 8},
-    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8},  # capped scores and logits, a tied head
-    "gemma3_text": WINDOWS, "phi3": {"sliding_window": None}, "olmo2": {}, "gpt_neox": {},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
-    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 2.0}, "cohere": {"logit_scale": 0.5},
-    "mamba": STATE, "falcon_mamba": STATE, "mamba2": {"num_heads": 8, "expand": 2, "n_groups": 1},
-    "lfm2": {"layer_types": ["conv", "full_attention"]}, "starcoder2": {"sliding_window": None},
-    "bloom": {"n_layer": 2, "n_head": 4}, "doge": {},  # without positions; with a mask that learns
-    "gemma3": {"text_config": {**SMALL, **WINDOWS}, "vision_config": VISION},
-    "mixtral": LOCAL, "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 16},
-    "qwen3_moe": {**EXPERTS, "mlp_only_layers": [1]}, "olmoe": EXPERTS, "granitemoe": LOCAL, "phimoe": LOCAL,
-    "deepseek_v3": {**ROUTED, **LATENT}, "glm4_moe": ROUTED, "gpt_oss": {**LOCAL, **WINDOWS},
-    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
-    "jamba": {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
-    "qwen3_next": {**EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16}}
+TOLD = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+SMALL = TOLD["parts"]["all"]
+
+
+def merged(parts):
+    return {name: value for part in parts for name, value in TOLD["parts"][part].items()}
+
+
+def settings_of(like=(), **own):
+    """`none` is None, which TOML lacks; a list of the name of a configuration is that of parts."""
+    return merged(like) | {name: merged(value) if name.endswith("_config") else None if value == "none" else
+                           value for name, value in own.items()}
+
+
+FAMILIES = {name: settings_of(**told) for name, told in TOLD["families"].items()}
 HYBRID = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8}
 TRAIN = TrainOptions(per_device_train_batch_size=3, num_train_epochs=1, teacher_top_k=16, learning_rate=1e-2,
                      max_completion_length=8)

@@ -100,8 +100,7 @@ import sys
 for name in ("torch", "transformers", "sentence_transformers", "datasets"):
     sys.modules[name] = None  # an import fails
 from raft_fast.refine import main
-main()
-"""
+main()"""
 
 
 @pytest.mark.parametrize(("given", "code", "said"), [

@@ -40,8 +40,7 @@ def main():
 try:
     main()
 finally:
-    os.abort()  # as the interpreter does that ends under a model
-"""
+    os.abort()  # as the interpreter does that ends under a model"""
 
 
 def test_a_signal_ends_a_program_whose_engine_is_still_at_work():
