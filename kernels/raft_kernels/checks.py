@@ -1,8 +1,7 @@
 """What the public functions accept, judged by shapes, dtypes and devices alone.
 
 Nothing here reads a tensor's values, so nothing waits for a GPU. Every message names the
-argument, what it was, and what it must be.
-"""
+argument, what it was, and what it must be."""
 
 import importlib.util
 import math

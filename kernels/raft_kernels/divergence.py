@@ -5,8 +5,7 @@ row of either side cancels: the full normalisers are never needed here.
 
 A divergence is one function in the table `DIVERGENCES`. It takes the normalised log q (teacher) and
 log p (student) [N, K] and `beta`, and returns the value [N] and its gradient [N, K] with respect to
-the logits whose softmax is p.
-"""
+the logits whose softmax is p."""
 
 import math
 from collections.abc import Callable
@@ -36,8 +35,7 @@ def jsd(log_q_NK: Tensor, log_p_NK: Tensor, beta: float) -> tuple[Tensor, Tensor
     """beta KL(q || m) + (1 - beta) KL(p || m) with m = beta q + (1 - beta) p (arXiv 2306.13649).
 
     At most log 2 at beta 0.5. At beta 0 and 1, where it would be 0, it is the forward and the
-    reverse KL, as in TRL's GKD.
-    """
+    reverse KL, as in TRL's GKD."""
     if beta in (0, 1):
         return (reverse_kl if beta else forward_kl)(log_q_NK, log_p_NK, beta)
     log_m_NK = torch.logaddexp(log_q_NK + math.log(beta), log_p_NK + math.log1p(-beta))
@@ -104,8 +102,7 @@ def _token_divergence(
 class TokenDivergence(torch.autograd.Function):
     """T^2 * w * divergence a token; the gradient with respect to the raw logits is made in forward.
 
-    A token of weight 0 gives 0 and takes gradient 0 whatever its logits are, NaN included.
-    """
+    A token of weight 0 gives 0 and takes gradient 0 whatever its logits are, NaN included."""
 
     @staticmethod
     def forward(

@@ -56,8 +56,7 @@ def topk_kl_loss(
     Returns float32 (float64 where an input is). Each token's value is clamped at 0 from below,
     its gradient kept. Gradients reach hidden, weight and bias, each only where it is needed.
 
-    Raises ValueError naming the argument, what it was and what it must be.
-    """
+    Raises ValueError naming the argument, what it was and what it must be."""
     hidden, weight = whole(hidden), whole(weight)
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)
@@ -101,8 +100,7 @@ def topk_kl_loss_from_logits(
     """`topk_kl_loss` for trainers that only hand out final logits [..., V].
 
     The gradient reaches the logits (a dense [..., V] tensor: prefer `topk_kl_loss` where the
-    hidden states are available). Other arguments, result and errors as there.
-    """
+    hidden states are available). Other arguments, result and errors as there."""
     logits = whole(logits)
     check_float_tensor("logits", logits)
     if logits.dim() < 1:
@@ -197,8 +195,7 @@ def sampled_logits(
 ) -> Tensor:
     """hidden[n] . weight[id] + bias[id] as [N, K]; 0 for tokens of weight 0.
 
-    bias[ids] is a product with 1: its gradient is the weight's segment sum, without atomics.
-    """
+    bias[ids] is a product with 1: its gradient is the weight's segment sum, without atomics."""
     active_N = None if weights_N is None else weights_N != 0
     logits_NK = ops.sampled_logits(hidden_ND, weight_VD, ids_NK, active_N, backend)
     if bias_V is None:

@@ -1,8 +1,7 @@
 """The two operators torch.compile sees: select and sampled logits (with its backward).
 
 Opaque custom ops with fakes, so that a compiled trainer has no graph break and the backends may
-launch what they like. Arguments are validated before they come here.
-"""
+launch what they like. Arguments are validated before they come here."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -33,8 +32,7 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids [N, K] int64 and logits [N, K] of the K largest, best first, ties to the lower id.
 
-    Third, [N]: log of the sum over the vocabulary of exp((logit - best) / T).
-    """
+    Third, [N]: log of the sum over the vocabulary of exp((logit - best) / T)."""
     with _as_given(hidden_ND):
         return _operation("select", backend)(  # type: ignore[no-any-return]
             hidden_ND, weight_VD, bias_V, k, temperature, logit_scale, softcap
@@ -56,8 +54,7 @@ def sampled_logits(
 ) -> Tensor:
     """hidden[n] . weight[ids[n, k]] as [N, K] in float32 (float64 for float64).
 
-    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient.
-    """
+    Rows where active_N is False come out 0, cost nothing, and neither give nor take a gradient."""
     with _as_given(hidden_ND):
         return _operation("sampled_logits", backend)(  # type: ignore[no-any-return]
             hidden_ND, weight_VD, ids_NK, active_N

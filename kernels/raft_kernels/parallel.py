@@ -10,8 +10,7 @@ def whole(tensor: Tensor) -> Tensor:
     """A DTensor (an FSDP2 or tensor-parallel shard) gathered once, differentiably; others as is.
 
     Its gradient is the average over the processes of its mesh: right where each has its own data
-    (as FSDP2 averages), and where all have the same, since equal gradients are their average.
-    """
+    (as FSDP2 averages), and where all have the same, since equal gradients are their average."""
     gather: Any = getattr(tensor, "full_tensor", None)
     if gather is None:
         return tensor

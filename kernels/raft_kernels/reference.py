@@ -1,7 +1,6 @@
 """The definition of right: the whole method in a few dense lines, in any dtype up to float64.
 
-The oracle of every test, the gate of every benchmark, and `backend="reference"`.
-"""
+The oracle of every test, the gate of every benchmark, and `backend="reference"`."""
 
 import math
 
@@ -18,8 +17,7 @@ def logits(
     """[..., V] logits: (hidden @ weight.T + bias) * scale, then softcap * tanh(. / softcap).
 
     A cap makes NaN of what is not finite: tanh would make a plausible logit of an overflow, and
-    of a bias of -inf, which without a cap means probability 0.
-    """
+    of a bias of -inf, which without a cap means probability 0."""
     with torch.autocast(hidden.device.type, enabled=False):  # it would make a bfloat16 product of it
         out = hidden @ weight_VD.T
     if bias_V is not None:
@@ -42,8 +40,7 @@ def token_loss(
 ) -> Tensor:
     """[...] T^2 * divergence(q, p) on the K ids (Eq. 9-10), clamped at 0 with its gradient kept.
 
-    Its gradient is autograd's of the value: the table's gradient is judged by it.
-    """
+    Its gradient is autograd's of the value: the table's gradient is judged by it."""
     log_q = torch.log_softmax(logprobs.to(logits.dtype), -1)
     log_p = torch.log_softmax(logits.gather(-1, ids) / temperature, -1)
     value, _ = DIVERGENCES[divergence](log_q, log_p, beta)

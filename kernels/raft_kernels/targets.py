@@ -35,8 +35,7 @@ class TopKTargets:
     vocab_size: the ids are all below it; None takes the largest id + 1.
 
     Raises ValueError where shapes, dtypes, ids or the temperature are off. `checked=True` skips
-    the checks that read ids (and so would wait for a GPU); it is for ids right by construction.
-    """
+    the checks that read ids (and so would wait for a GPU); it is for ids right by construction."""
 
     ids: Tensor
     logprobs: Tensor
@@ -104,8 +103,7 @@ class TopKTargets:
         ids, logprobs: [..., K], in any order; log-probs at `source_temperature`, -inf where the
         server gave fewer (leave out tokens of which it gave none). At another `temperature` the
         full normaliser is unknown: log-probs are then renormalised on the K ids, which is all the
-        loss uses, and `mass` is None.
-        """
+        loss uses, and `mass` is None."""
         check_positive("source_temperature", source_temperature)
         check_positive("temperature", temperature)
         ids, logprobs = torch.as_tensor(ids), torch.as_tensor(logprobs)
@@ -130,8 +128,7 @@ class TopKTargets:
         Ids take the smallest integer that fits. Log-probs are float16 relative to the row's
         maximum, which is kept in float32 (relative error 2^-11 of the distance to the maximum, at
         most 65504), or with logprob_dtype=torch.float32 exact (float64 ones are rounded to it).
-        Rows that are not finite keep what is finite in them, -inf and NaN.
-        """
+        Rows that are not finite keep what is finite in them, -inf and NaN."""
         saved_targets.write(path, self.ids, self.logprobs, self.temperature, self.over_vocabulary,
                             self.vocab_size, logprob_dtype)
 
@@ -139,8 +136,7 @@ class TopKTargets:
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TopKTargets":
         """Read what `save` wrote, checking all of it again.
 
-        Raises ValueError naming the file and what is wrong with it for any other file.
-        """
+        Raises ValueError naming the file and what is wrong with it for any other file."""
         try:
             return cls(**saved_targets.read(path, device))
         except ValueError as error:
@@ -173,8 +169,7 @@ def topk_targets(
     Returns TopKTargets: ids [..., K] int64, logprobs [..., K] float32 = log softmax(logits / T)
     over the full vocabulary, best first, ties to the lower id. No gradient flows.
 
-    Raises ValueError naming the argument, what it was and what it must be.
-    """
+    Raises ValueError naming the argument, what it was and what it must be."""
     hidden, weight = whole(hidden), whole(weight)
     bias = None if bias is None else whole(bias)
     check_head(hidden, weight, bias)

@@ -1,7 +1,6 @@
 """The three operations with library calls: dense products in slices, sparse products on CSR.
 
-Runs on any device. No tensor here has N x V elements, and none but the weight gradient has V x D.
-"""
+Runs on any device. No tensor here has N x V elements, and none but the weight gradient has V x D."""
 
 import math
 import warnings
@@ -143,8 +142,7 @@ def _topk_lower_id_first(logits_rV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _cut_through_tie(logits_tV: Tensor, cut_t1: Tensor, k: int) -> Tensor:
     """The ids above the cut and, of those at the cut, the lowest, for rows with a tie there.
 
-    NaN equals NaN and is above everything, as where PyTorch sorts.
-    """
+    NaN equals NaN and is above everything, as where PyTorch sorts."""
     nan_tV, nan_t1 = logits_tV.isnan(), cut_t1.isnan()
     above_tV = (logits_tV > cut_t1) | (nan_tV & ~nan_t1)
     equal_tV = (logits_tV == cut_t1) | (nan_tV & nan_t1)
@@ -174,8 +172,7 @@ def _csr(
 ) -> tuple[Tensor | None, Tensor]:
     """The [n, last - first] sparse matrix of the entries whose id lies in [first, last).
 
-    Also returns where those entries are in [n, K], or None where that is everywhere.
-    """
+    Also returns where those entries are in [n, K], or None where that is everywhere."""
     (n, k), index = ids_nK.shape, _index_dtype(ids_nK, vocab)
     if (first, last) == (0, vocab):
         crow = torch.arange(0, n * k + 1, k, device=ids_nK.device, dtype=index)

@@ -3,8 +3,7 @@
 In real text a few thousand columns hold most of all entries (dev/PERFORMANCE.md counts them). A
 gathered entry costs D numbers of traffic, a column of a dense product N multiply-adds a number, and
 from about 45 of 8192 tokens on the product is cheaper. How many columns are taken follows from shapes, which
-ones from the counts, on the device: nothing waits for the GPU.
-"""
+ones from the counts, on the device: nothing waits for the GPU."""
 
 import torch
 from torch import Tensor
@@ -35,8 +34,7 @@ def sums(grad_NK: Tensor, hidden_ND: Tensor, ids_NK: Tensor, place_V1: Tensor) -
     """[C, D] float32: gradient * hidden summed over the tokens, for each hot column.
 
     Gradients are rounded to the dtype of hidden, scaled by their column's largest so that float16
-    does not lose them.
-    """
+    does not lose them."""
     hot = columns(place_V1.shape[0] - 1, ids_NK.shape[1])
     (n, d), step = hidden_ND.shape, tokens_at_once(hot, ids_NK.shape[1])
     sums_CD = torch.zeros(hot, d, dtype=torch.float32, device=hidden_ND.device)

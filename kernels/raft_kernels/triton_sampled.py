@@ -3,8 +3,7 @@
 The gathers are float32 multiply-adds, so float32 inputs are exact IEEE. The weight gradient is
 a segment sum: entries sorted by vocabulary id, one program a row of the weight, a fixed order of
 additions, no atomics. In half precision the columns that most tokens name are summed by a dense
-product instead (triton_hot.py).
-"""
+product instead (triton_hot.py)."""
 
 import torch
 import triton

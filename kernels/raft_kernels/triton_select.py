@@ -7,8 +7,7 @@ to the smallest of them: exact whatever the data, without atomics. Chunks take e
 so that the first is a sample of the whole vocabulary and the threshold is good at once.
 
 A candidate is one int64, (order-preserving bits of the float32 logit) << ID_BITS | inverted id:
-larger key = larger logit, then lower id; NaN above everything. All keys of a row differ.
-"""
+larger key = larger logit, then lower id; NaN above everything. All keys of a row differ."""
 
 import torch
 import triton
@@ -118,8 +117,7 @@ def _unpack(keys, ID_BITS: tl.constexpr):
 def _keep_k_largest(keys_ptr, count, k, ID_BITS: tl.constexpr, CAPACITY: tl.constexpr):
     """Move the K largest of `count` >= K keys to the front; returns the smallest of them.
 
-    The K-th largest is found bit by bit from the top: the largest number that K keys reach.
-    """
+    The K-th largest is found bit by bit from the top: the largest number that K keys reach."""
     tl.debug_barrier()  # the keys were stored by other threads
     place = tl.arange(0, CAPACITY)
     keys = tl.load(keys_ptr + place, mask=place < count, other=-1)

