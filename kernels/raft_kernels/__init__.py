@@ -9,6 +9,7 @@ from .kl import (
     topk_kl_loss_from_logits,
     topk_reverse_kl_loss,
 )
+from .ordered_weights import ordered_weights
 from .targets import TopKTargets, topk_targets
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TopKTargets",
     "cross_entropy_sum",
     "logit_rows",
+    "ordered_weights",
     "topk_jsd_loss",
     "topk_kl_loss",
     "topk_kl_loss_from_logits",
