@@ -10,7 +10,7 @@ import torch
 from raft_fast.data.dataset import Row
 from raft_fast.distillation.weights import copied, whole_model
 from raft_fast.engines import Sampling, stable_seed
-from raft_fast.engines.generation import generate_ids, own_settings, sample_ids
+from raft_fast.engines.generation import draw_ids, evaluating
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import completion_hidden, completion_ids, is_mixed
@@ -70,9 +70,8 @@ class RolloutEngine(Protocol):
 
 
 class BatchedRollouts(RolloutEngine):
-    """Samples from the student itself. A draw's noise depends on its seed alone; its probabilities are the
-    student's, rounded according to the padding of its batch. (Where rotary frequencies depend on the longest
-    sequence of a pass, as in `generate`, they depend on the batch.)
+    """Samples from the student itself. A draw's noise depends on its seed alone, its probabilities on the
+    student, and by rounding on its batch (by more where rotary frequencies follow the longest sequence).
 
     At most `rows` rows and `tokens` tokens are sampled at once; out of memory, `rows` is halved for good."""
 
@@ -85,34 +84,26 @@ class BatchedRollouts(RolloutEngine):
         self.student = copied(student, torch.bfloat16) if slow else student
 
     def sample(self, draws: Sequence[Draw], logprobs: bool = False) -> list[Trajectory]:
-        waiting = sorted(range(len(draws)), key=lambda index: -len(draws[index].prompt))  # little padding
         drawn: dict[int, Trajectory] = {}
-        while waiting:
-            longest = len(draws[waiting[0]].prompt) + self.sampling.max_new_tokens
-            chosen = waiting[: max(1, min(self.rows, self.tokens // longest))]
+        while missing := [index for index in range(len(draws)) if index not in drawn]:
+            failed = ""
             try:
-                found = self._generate([draws[index] for index in chosen], logprobs)
-                drawn.update(zip(chosen, found, strict=True))
-                waiting, failed = waiting[len(chosen) :], None
+                for one in draw_ids(self.student, self.chat, [draws[index].prompt for index in missing],
+                                    self.sampling.max_new_tokens, self.sampling.temperature,
+                                    [draws[index].seed for index in missing], self.rows, self.tokens):
+                    drawn[missing[one.index]] = Trajectory(one.ids, one.logprobs)
             except torch.OutOfMemoryError as error:
                 failed = first_line(error)
             if failed:  # outside of the handler: the error holds on to the cache of keys and values
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                if len(chosen) == 1:
+                if (tried := min(self.rows, len(missing))) == 1:
                     raise UserError(f"out of memory while sampling one trajectory ({failed}): {LESS_MEMORY}")
-                self.rows = (len(chosen) + 1) // 2
-                console.print(f"out of memory while sampling {len(chosen)} trajectories: {self.rows} at once "
-                              "from here on", markup=False, soft_wrap=True)
+                self.rows = (tried + 1) // 2
+                console.print(f"out of memory while sampling {tried} trajectories: {self.rows} at once from "
+                              "here on", markup=False, soft_wrap=True)
         self.student = None  # frees its copy, if it is one, while the student trains
         return [drawn[index] for index in range(len(draws))]
-
-    def _generate(self, draws: Sequence[Draw], logprobs: bool) -> list[Trajectory]:
-        asked = (self.student, self.chat, [draw.prompt for draw in draws], self.sampling.max_new_tokens,
-                 self.sampling.temperature, [draw.seed for draw in draws])
-        if not logprobs:  # a tenth faster
-            return [Trajectory(ids) for ids in generate_ids(*asked)]
-        return [Trajectory(ids, values) for ids, values in sample_ids(*asked)]
 
 
 class RolloutBuffer:
@@ -186,7 +177,7 @@ def logprob_gap(student: Any, chat: Chat, temperature: float, draws: Sequence[Dr
     if pairs:
         views = [View(prompt, one.ids) for prompt, one in pairs]
         theirs = torch.tensor([value for _, one in pairs for value in one.logprobs or ()], device=sums.device)
-        with torch.no_grad(), own_settings(student):
+        with torch.no_grad(), evaluating(student):
             hidden, head = completion_hidden(student, views, chat.pad_id), head_of(student)
             own = -head.nll(hidden, completion_ids(views, hidden.device), temperature,
                             chat.lacking(head.weight.shape[0]))

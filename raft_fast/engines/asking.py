@@ -59,8 +59,7 @@ def load_prompts(folder: str | None = None) -> Prompts:
 def load_prompt(name: str, folder: str | None = None) -> Prompt:
     """The prompt of one task: `<name>.txt` in the folder of --prompts, else the shipped one.
 
-    Raises UserError for a folder without any prompt or with an unknown one, and for a text whose {fields} are
-    not the task's."""
+    Raises UserError for a folder without prompts or with unknown ones, and for {fields} of another task."""
     if folder is not None:
         names, known = {file.stem for file in Path(folder).glob("*.txt")}, ".txt, ".join(FIELDS) + ".txt"
         if not names or names - set(FIELDS):

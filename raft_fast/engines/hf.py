@@ -9,7 +9,7 @@ import torch
 
 from raft_fast.data.texts import Message, trim
 from raft_fast.engines import UNRENDERED, Conversations, Replies, Reply, Sampling, stable_seed
-from raft_fast.engines.generation import Interrupt, generate_ids
+from raft_fast.engines.generation import draw_ids
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
 from raft_fast.models.packing import buckets, completion_hidden, completion_ids
@@ -24,8 +24,8 @@ Asked = list[tuple[int, list[Message], list[int]]]  # index, conversation, promp
 class HFEngine:
     """A model of transformers as an engine; see `Engine` for the protocol.
 
-    A batch holds conversations of similar length: at most `batch_size` of them, and at most BATCH_TOKENS
-    tokens (prompts with their padding, and the longest replies they may get)."""
+    At most `batch_size` conversations are under way at once, and at most BATCH_TOKENS tokens (prompts with
+    their padding, and the longest replies they may get)."""
 
     def __init__(self, model: Any, chat: Chat, identity: str, batch_size: int = 32) -> None:
         self.model, self.chat, self.batch_size = model, chat, batch_size
@@ -33,7 +33,7 @@ class HFEngine:
         self.identity = f"{identity}{told}"
         self._special = {id_: token.content for id_, token in chat.tokenizer.added_tokens_decoder.items()
                          if token.special}
-        self._turn = threading.Lock()  # threads that share the model take turns, batch by batch
+        self._turn = threading.Lock()  # of threads that share the model
         self._stopped = threading.Event()  # of all calls that are not over
 
     def interrupt(self) -> None:
@@ -42,16 +42,17 @@ class HFEngine:
         stopped.set()
 
     def generate(self, conversations: Conversations, sampling: Sampling) -> Replies:
-        """A reply depends on (conversation, sampling) alone, not on what else is in its batch."""
-        longest, stopped = sampling.max_new_tokens, self._stopped
+        """A reply depends on (conversation, sampling) alone, and by rounding on what else is in its batch."""
+        stopped = self._stopped
 
-        def draw(batch: Asked) -> list[Reply]:
-            seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in batch]
-            drawn = generate_ids(self.model, self.chat, [prompt for *_, prompt in batch], longest,
-                                 sampling.temperature, seeds, [Interrupt(stopped)])
-            return [self._read(ids, len(prompt)) for (*_, prompt), ids in zip(batch, drawn, strict=True)]
+        def drawn(asked: Asked) -> Replies:
+            seeds = [stable_seed(sampling.seed, messages) for _, messages, _ in asked]
+            for one in draw_ids(self.model, self.chat, [prompt for *_, prompt in asked],
+                                sampling.max_new_tokens, sampling.temperature, seeds, self.batch_size,
+                                BATCH_TOKENS, stopped):
+                yield asked[one.index][0], self._read(one.ids, len(one.prompt))
 
-        return self._each(conversations, longest, draw, stopped)
+        return self._each(conversations, drawn, stopped)
 
     def score(self, conversations: Conversations) -> Replies:
         """The expected digit over 9, from the probabilities of the ten digits as next token."""
@@ -60,38 +61,40 @@ class HFEngine:
             return ((index, Reply("", error="this model's tokenizer has no single token for each digit"))
                     for index, _ in enumerate(conversations))
         choices = torch.tensor([ids[-1] for ids in digits], device=self.model.device)
-        scale = torch.arange(10, device=self.model.device) / 9
+        scale, stopped = torch.arange(10, device=self.model.device) / 9, self._stopped
 
         @torch.inference_mode()
-        def read(batch: Asked) -> list[Reply]:
+        def read(batch: Asked) -> list[float]:
             # a one-token completion makes the last prompt token the predicting position
             views = [View(prompt, [self.chat.pad_id]) for *_, prompt in batch]
             hidden = completion_hidden(self.model, views, self.chat.pad_id)
             shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
-            scores = (shares * scale).sum(-1).tolist()
-            return [Reply("", "stop", len(prompt), score=score)
-                    for (*_, prompt), score in zip(batch, scores, strict=True)]
+            return [float(score) for score in (shares * scale).sum(-1)]
 
-        return self._each(conversations, 1, read, self._stopped)
+        def scored(asked: Asked) -> Replies:
+            for chosen in buckets([len(prompt) for *_, prompt in asked], BATCH_TOKENS, self.batch_size):
+                if stopped.is_set():
+                    return
+                batch = [asked[place] for place in chosen]
+                for (index, _, prompt), score in zip(batch, read(batch), strict=True):
+                    yield index, Reply("", "stop", len(prompt), score=score)
 
-    def _each(self, conversations: Conversations, longest: int, work: Callable[[Asked], list[Reply]],
+        return self._each(conversations, scored, stopped)
+
+    def _each(self, conversations: Conversations, work: Callable[[Asked], Replies],
               stopped: threading.Event) -> Replies:
-        """Replies of at most `longest` tokens that `work` gives a batch, after errors of those conversations
-        that the template refuses. Raises KeyboardInterrupt once `stopped` is set, without the batch that it
-        cut short. The longest come first: the worst memory comes at once."""
+        """What `work` replies, after errors of those conversations that the template refuses. Threads take
+        turns. Raises KeyboardInterrupt once `stopped` is set, after the replies that had ended."""
         asked: Asked = []
         for index, messages in enumerate(conversations):
             try:
                 asked.append((index, messages, self.chat.student_prompt(messages)))
             except UserError as error:
                 yield index, Reply("", error=f"{UNRENDERED} ({error})")
-        lengths = [len(prompt) + longest for *_, prompt in asked]
-        for chosen in buckets(lengths, BATCH_TOKENS, self.batch_size):
-            with self._turn:
-                replies = [] if stopped.is_set() else work([asked[place] for place in chosen])
-            if stopped.is_set():
-                raise KeyboardInterrupt
-            yield from ((asked[place][0], reply) for place, reply in zip(chosen, replies, strict=True))
+        with self._turn:
+            yield from work(asked)
+        if stopped.is_set():
+            raise KeyboardInterrupt
 
     def _read(self, ids: Sequence[int], prompt_tokens: int) -> Reply:
         """The reply without thoughts. Special tokens inside of it may delimit these, so they go last."""

@@ -104,8 +104,7 @@ class Journal:
                     one.close()
 
     def stop(self) -> None:
-        """From now on every `ask`, under way too, raises Stopped, after writing down what its engine has in
-        flight."""
+        """From now on every `ask`, under way too, raises Stopped, once what is in flight is written."""
         self._stop.set()  # first: a call that does not see it is one that the engine knows of
         with self._lock:
             engines = list(self._engines)

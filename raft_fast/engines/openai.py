@@ -215,8 +215,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def parse_spec(spec: str) -> tuple[str | None, str, str]:
-    """(model or None, URL, environment variable of its key) of `MODEL@URL` or `URL`. Raises UserError for
-    anything else."""
+    """(model or None, URL, variable of its key) of `MODEL@URL` or `URL`. Raises UserError for others."""
     refuse_in_urls("MODEL@URL", spec)
     match = re.fullmatch(r"(?:(.+?)@)?((?i:https?)://\S+)", spec)
     url = urlsplit(match[2] if match else "")

@@ -46,8 +46,7 @@ def understand(response: Any) -> None:
     """Put an HTTP response into the terms of the client, which retries 408, 409, 429 and 5xx.
 
     An error inside a 200 gets the status that it names, an answer that is not JSON UNREADABLE; what would
-    fail again is marked. The answer's JSON, or the words, code and type of an error are in
-    `response.extensions`."""
+    fail again is marked. `response.extensions` has the answer's JSON, or the error's words, code and type."""
     try:
         body = json.loads(response.content)
         status, said = _error_in(body) if response.is_success else (response.status_code, None)
@@ -108,8 +107,7 @@ def _too_long(status: int | None, said: str) -> bool:
 
 
 def ending(reason: Any) -> str:
-    """How a reply ended: stop, length, held back, broken off, or unknown. No reason counts as stop: some
-    servers never give one."""
+    """How a reply ended: stop, length, held back, broken off, or unknown. Without a reason it is stop."""
     name = re.sub(r"\W+", "_", _called(reason or "stop").lower())
     return next((how for how, pattern in _ENDINGS if pattern.search(name)), "unknown")
 

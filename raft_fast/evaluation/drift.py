@@ -10,7 +10,7 @@ import torch
 
 from raft_fast.data.texts import Message
 from raft_fast.engines import stable_seed
-from raft_fast.engines.generation import generate_ids
+from raft_fast.engines.generation import draw_ids
 from raft_fast.engines.hf import BATCH_TOKENS, HFEngine
 from raft_fast.evaluation.ifbench import Prompt
 from raft_fast.evaluation.scores import Pair, bootstrap, compare_pairs
@@ -51,16 +51,13 @@ def own_answers(engine: HFEngine, asked: Sequence[Prompt], max_new_tokens: int, 
     """The model's own answers to the prompts, sampled at temperature 1, as token ids."""
     conversations = [[Message(role="user", content=prompt.text)] for prompt in asked]
     prompts = [engine.chat.student_prompt(messages) for messages in conversations]
-    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    seeds = [stable_seed(0, messages) for messages in conversations]
     views: list[View] = [View([], [])] * len(prompts)
     with reporter.phase("the base's own answers", len(prompts), "answers") as advance:
-        for chosen in buckets(lengths, BATCH_TOKENS, engine.batch_size):
-            seeds = [stable_seed(0, conversations[index]) for index in chosen]
-            drawn = generate_ids(engine.model, engine.chat, [prompts[index] for index in chosen],
-                                 max_new_tokens, 1.0, seeds)
-            for index, completion in zip(chosen, drawn, strict=True):
-                views[index] = View(prompts[index], completion)
-            advance(len(chosen))
+        for one in draw_ids(engine.model, engine.chat, prompts, max_new_tokens, 1.0, seeds,
+                            engine.batch_size, BATCH_TOKENS):
+            views[one.index] = View(prompts[one.index], one.ids)
+            advance()
     return views
 
 

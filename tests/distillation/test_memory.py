@@ -8,11 +8,12 @@ import torch
 from test_step import OPTIONS, TRAJECTORIES, stepper_of, without_update
 from tiny import make_model, make_rows
 
-from raft_fast.distillation import Adapter, Draw, fitting, planning, rollouts
+from raft_fast.distillation import Adapter, Draw, fitting, planning
 from raft_fast.distillation.planning import estimate, show_memory
 from raft_fast.distillation.rollouts import BatchedRollouts
 from raft_fast.distillation.step import run_halving
 from raft_fast.engines import Sampling
+from raft_fast.engines.generation import Batch
 from raft_fast.models.packing import completion_hidden
 from raft_fast.recipes import terms_of
 from raft_fast.run.errors import UserError
@@ -76,26 +77,28 @@ def test_micro_batches_stay_halved_and_one_row_gives_up(chat, rows, capsys):
 
 
 def test_rollouts_are_halved_for_good_and_one_trajectory_gives_up(chat, rows, monkeypatch, capsys):
-    real, tried, fits = rollouts.generate_ids, [], [99]
+    real, tried, fits = Batch.join, [], [99]
 
-    def generate(model, chat, prompts, *rest):
-        tried.append(len(prompts))
-        if len(prompts) > fits[0]:
+    def join(self, rows):
+        tried.append(len(self.rows) + len(rows))
+        if tried[-1] > fits[0]:
             raise OUT
-        return real(model, chat, prompts, *rest)
+        return real(self, rows)
 
     def sample():
         tried.clear()
         engine.sync(make_model(0))
         return [trajectory.ids for trajectory in engine.sample(draws)]
 
-    monkeypatch.setattr(rollouts, "generate_ids", generate)
+    monkeypatch.setattr(Batch, "join", join)
     engine = BatchedRollouts(chat, Sampling(4, 1.0))
     draws = [Draw(chat.student_prompt(row.prompt), seed) for seed, row in enumerate(rows)]
     want = sample()
     fits[0] = 2
-    for expected in ([6, 3, 2, 2, 2], [2, 2, 2]):
-        assert (sample(), tried) == (want, expected)
+    for expected in ([6, 3, 2], [2]):
+        assert sample() == want
+        assert tried[: len(expected)] == expected
+        assert max(tried[len(expected) :]) <= 2
     assert capsys.readouterr().err.count("out of memory") == 2
     engine.tokens = max(len(draw.prompt) for draw in draws) + 4
     assert (sample(), tried) == (want, [1] * 6)

@@ -2,8 +2,7 @@
 model.
 
 Log-probabilities are those after temperature, token ids include the stop token, and a logit bias of -100
-means never. `sleep(level=2)` discards weights and cache, `reload_weights` reads a folder of safetensors by
-the checkpoint's names."""
+means never. `sleep(level=2)` discards weights and cache, `reload_weights` reads a folder of safetensors."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_model, make_tokenizer
 
-from raft_fast.engines.generation import sample_ids
+from raft_fast.engines.generation import draw_ids
 from raft_fast.models.chat import Chat
 
 SamplingParams = dict  # `LLM.draw` takes the fields
@@ -62,7 +61,8 @@ class LLM:
         assert (logprobs, detokenize, set(stop_token_ids)) == (0, False, self.chat.eos_ids)
         assert set((logit_bias or {}).values()) <= {-100.0}
         self.chat.ids = frozenset(range(self.model.config.vocab_size)) - set(logit_bias or {})
-        ids, values = sample_ids(self.model, self.chat, [prompt], max_tokens, temperature, [seed])[0]
-        told = [{token: SimpleNamespace(logprob=value)} for token, value in zip(ids, values, strict=True)]
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(ids), logprobs=told,
+        one = next(draw_ids(self.model, self.chat, [prompt], max_tokens, temperature, [seed], 1, 9999))
+        told = [{token: SimpleNamespace(logprob=value)}
+                for token, value in zip(one.ids, one.logprobs, strict=True)]
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(one.ids), logprobs=told,
                                                         finish_reason="stop")])

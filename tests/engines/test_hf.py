@@ -10,7 +10,7 @@ from tiny import make_model, make_tokenizer
 from transformers import GenerationConfig
 
 from raft_fast.engines import Sampling
-from raft_fast.engines.generation import Sampler, generate_ids
+from raft_fast.engines.generation import BLOCK, draw, draw_ids
 from raft_fast.engines.hf import HFEngine
 from raft_fast.models.chat import Chat
 
@@ -22,15 +22,17 @@ def engine(model, chat):
     return HFEngine(model, chat, "tiny", batch_size=2)
 
 
-def test_a_sampler_draws_from_the_softmax():
+def uniform(count):
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+
+
+def test_a_draw_is_from_the_softmax():
     """20,000 draws: every frequency within five standard deviations of softmax(logits / T), and every
     recorded log-probability that of what was drawn."""
     logits, temperature, draws = torch.tensor([2.0, 1.0, 0.0, -1.0]), 1.5, 20_000
-    sampler = Sampler(temperature, [7], draws, torch.device("cpu"), record=True)
-    chosen = torch.stack([sampler(None, logits[None])[0].argmax() for _ in range(draws)])
+    chosen, logprobs = draw(logits.expand(draws, 4), temperature, uniform(draws))
     expected = (logits / temperature).softmax(-1)
-    recorded = torch.cat(sampler.logprobs)
-    torch.testing.assert_close(recorded, expected.log()[chosen], rtol=0, atol=1e-6)
+    torch.testing.assert_close(logprobs.float(), expected.log()[chosen], rtol=0, atol=1e-6)
     found = torch.bincount(chosen, minlength=4) / draws
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / draws).sqrt()).all()
 
@@ -40,8 +42,7 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should():
     rare = 1 << 22
     logits = torch.zeros(1, rare + 1)
     logits[0, 0] = math.log(rare)
-    sampler, probabilities = Sampler(1.0, [7], 200, torch.device("cpu")), logits.softmax(1)
-    chosen = torch.stack([sampler.draw(probabilities) for _ in range(200)]).flatten()
+    chosen = torch.cat([draw(logits, 1.0, number[None])[0] for number in uniform(200)])
     tail = chosen[chosen > 0]
     assert abs(len(tail) - 100) < 5 * 50 ** 0.5
     assert abs(float(tail.double().mean()) / rare - 0.5) < 5 * (1 / 12 / len(tail)) ** 0.5
@@ -49,10 +50,11 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should():
 
 def test_a_token_that_cannot_be_drawn_is_not():
     """Not even by the smallest and the largest number."""
-    sampler = Sampler(1.0, [0], 2, torch.device("cpu"))
-    sampler.uniform = iter(torch.tensor([[[0.0]], [[1 - 2.0**-53]]], dtype=torch.float64))
-    scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]])
-    assert [int(sampler(None, scores).argmax()) for _ in range(2)] == [1, 2]
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    for before, between, after in ((1, 0, 1), (BLOCK, 0, BLOCK), (3 * BLOCK + 5, 2 * BLOCK + 7, 900)):
+        scores = torch.full((2, before + after + between + 2), -torch.inf)
+        scores[:, [before, before + 1 + between]] = torch.tensor([1.0, 2.0])
+        assert draw(scores, 1.0, ends)[0].tolist() == [before, before + 1 + between]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -79,19 +81,9 @@ def test_generation_stops_at_the_second_eos_too(model, pad):
         model.lm_head.weight[3] = 100 * model.model.norm.weight
         model.model.norm.weight.abs_()
     prompts = [chat.student_prompt(messages) for messages in ASKED]
-    drawn = generate_ids(model, chat, prompts, 6, 0.0, [0, 0, 0])
+    drawn = [one.ids for one in draw_ids(model, chat, prompts, 6, 0.0, [0, 0, 0], 3, 999)]
     assert all(3 not in ids[:-1] and len(ids) <= 6 for ids in drawn)
     assert any(ids[-1] == 3 for ids in drawn)
-
-
-def test_nothing_of_the_models_own_defaults_leaks_in(model, chat):
-    prompts = [chat.student_prompt(ASKED[0])]
-    plain = generate_ids(model, chat, prompts, 8, 0.0, [0])
-    model.generation_config = GenerationConfig(suppress_tokens=sorted(set(plain[0])), min_new_tokens=8,
-                                               repetition_penalty=9.0, eos_token_id=2)
-    own = model.generation_config
-    assert generate_ids(model, chat, prompts, 8, 0.0, [0]) == plain
-    assert model.generation_config is own
 
 
 def test_the_score_is_the_expected_digit(engine, chat):

@@ -1,17 +1,22 @@
 """Random models of many families, trained, saved and loaded again by plain transformers and peft."""
 
+import random
 import tomllib
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 from tiny import make_rows, make_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from raft_fast.distillation import Adapter, Teacher, train
 from raft_fast.distillation.checkpoint import checkpoints
 from raft_fast.distillation.student import make_student
+from raft_fast.engines.generation import draw_ids
 from raft_fast.engines.load import load_engine
+from raft_fast.models.attention import pack_attention
+from raft_fast.models.chat import Chat
 from raft_fast.models.load import frozen_copy
 from raft_fast.recipes import terms_of
 from raft_fast.run.options import AdapterOptions, ModelOptions, TrainOptions
@@ -49,6 +54,26 @@ def plain(folder):
     model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(found.values()), found
     return model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_that_join_and_leave_say_what_generate_says(name):
+    """Eleven prompts, four at once; none of the model's defaults leaks in: what is drawn is p_S's own."""
+    chat, stopped = Chat(make_tokenizer(), GenerationConfig(eos_token_id=[*range(2, 260, 9)])), Event()
+    model, dice = build(name), random.Random(0)
+    pack_attention(model)
+    prompts = [[dice.randrange(4, 250) for _ in range(dice.randrange(3, 30))] for _ in range(11)]
+    given = (model, chat, prompts, 10, 0.0, range(11), 4, 999)
+    config = GenerationConfig(max_new_tokens=10, eos_token_id=sorted(chat.eos_ids), pad_token_id=0,
+                              suppress_tokens=chat.lacking(SMALL["vocab_size"]) or None)
+    model.generation_config = GenerationConfig(repetition_penalty=9.0, min_new_tokens=8, eos_token_id=2)
+    drawn, model.generation_config = list(draw_ids(*given)), GenerationConfig()
+    for one in drawn:
+        prompt = torch.tensor([prompts[one.index]])
+        want = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+        assert one.ids == want[0, prompt.shape[1] :].tolist()
+    stopped.set()
+    assert not list(draw_ids(*given, stopped))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,7 +1,9 @@
 """What a chat template writes around an answer is what the model is trained on, whatever the template."""
 
 import string
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_thinking import PAIRS
@@ -22,21 +24,9 @@ from raft_fast.run.progress import Reporter
 ASKED = [{"role": "user", "content": "Why?"}]
 SYSTEM = [{"role": "system", "content": "Be kind."}, *ASKED]
 ANSWER = "Because 3 <b>of</b> 4."
-HEAD = "{% for m in messages %}<turn>{{ m['role'] }}\n"
-TAIL = "{% endfor %}{% if add_generation_prompt %}<turn>assistant\n"
-MINE = HEAD + "{% if m['role'] == 'assistant' %}"
-SAID = "{% endif %}{{ m['content'] }}<eos>\n" + TAIL
-EMPTY_THOUGHT = MINE + "<think>\n\n</think>\n\n" + SAID + "{% endif %}"
-CHANNEL = MINE + "<channel>final<message>" + SAID + "{% endif %}"
-OPEN_THOUGHT = (  # as distilled reasoning models: history is shown without thoughts
-    HEAD + "{{ m['content'].split('</think>')[-1] }}<eos>\n" + TAIL + "<think>\n{% endif %}")
-THOUGHT_INSIDE = MINE + "<think>\n" + SAID + "<think>\n{% endif %}"
-LONE_CLOSE = MINE + "</think>" + SAID + "</think>{% endif %}"
-PARTS = HEAD + "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}<eos>\n" + TAIL + "{% endif %}"
-NO_SYSTEM_SHOWN = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}<turn>{{ m['role'] }}\n{{ m['content'] }}<eos>\n"
-    "{% endif %}" + TAIL + "{% endif %}")
-LINE_BEFORE_END = HEAD + "{{ m['content'] }}\n<eos>\n" + TAIL + "{% endif %}"
+(HEAD, TAIL, EMPTY_THOUGHT, CHANNEL, OPEN_THOUGHT, THOUGHT_INSIDE, LONE_CLOSE, PARTS, NO_SYSTEM_SHOWN,
+ LINE_BEFORE_END, SPACE_BEFORE) = tomllib.loads(
+    Path(__file__).with_name("templates.toml").read_text(encoding="utf-8")).values()
 
 
 def text_of(chat, ids):
@@ -52,10 +42,6 @@ def with_token(name, special=True, template=CHATML):
     tokenizer = make_tokenizer(template)
     tokenizer.add_tokens([AddedToken(name, special=special, normalized=False)])
     return tokenizer, tokenizer.convert_tokens_to_ids(name)
-
-
-SPACE_BEFORE = ("{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<eos>"
-                "{% else %}<turn>{{ m['content'] }}<turn>{% endif %}{% endfor %}")
 
 
 def metaspace(scheme, template=HEAD + "{{ m['content'] }}<eos>\n" + TAIL + "{% endif %}"):

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 from raft_fast.distillation import Callback, Draw, Teacher, train
 from raft_fast.distillation.rollouts import BatchedRollouts, logprob_gap
 from raft_fast.engines import Sampling
-from raft_fast.engines.generation import lacking
 from raft_fast.engines.load import load_engine
 from raft_fast.models.architecture import head_of
 from raft_fast.models.chat import Chat, View
@@ -64,8 +63,8 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(chat, temperature):
 
 def test_what_an_engine_leaves_out_is_what_the_tokenizer_lacks(chat):
     whole = Chat(make_tokenizer(), make_model().generation_config, "tiny")
-    assert lacking(padded(), chat) == [HOLE, *range(261, ROWS)]
-    assert lacking(make_model(), whole) is None
+    assert chat.lacking(ROWS) == [HOLE, *range(261, ROWS)]
+    assert whole.lacking(260) == []
 
 
 @pytest.mark.parametrize("head", [{}, {"softcap": 20.0}])

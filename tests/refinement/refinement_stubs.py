@@ -57,8 +57,7 @@ class StubEngine:
 
 
 class StubEncoder:
-    """Every text is the same, but those in the table: their similarity to the others. An empty text has
-    no vector."""
+    """Every text is the same, but those in the table: their similarity to the others."""
 
     identity, device = "stub", "cpu"
 

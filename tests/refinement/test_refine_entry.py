@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,9 +38,11 @@ def command(monkeypatch, tmp_path):
     monkeypatch.setattr("raft_fast.engines.load.load_engine", load_engine)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
+    def run(*arguments, code=0):
         monkeypatch.setattr(sys, "argv", ["refine", *arguments])
-        refine.main()
+        with pytest.raises(SystemExit) if code else nullcontext() as stopped:
+            refine.main()
+        assert not code or stopped.value.code == code
         return loaded
 
     return run
@@ -55,9 +58,8 @@ def questions(count):
 
 def test_a_second_process_touches_no_file_of_the_first(command, tmp_path, capsys):
     write(tmp_path / "rows.jsonl", *questions(3))
-    with only_process(tmp_path / "out"), pytest.raises(SystemExit) as stop:
-        command("--data", "rows.jsonl", "--output_dir", "out")
-    assert stop.value.code == 2
+    with only_process(tmp_path / "out"):
+        command("--data", "rows.jsonl", "--output_dir", "out", code=2)
     assert "another process is at work in it" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
 
@@ -81,8 +83,7 @@ def test_it_writes_everything_counts_rows_and_sets_bad_ones_aside(command, tmp_p
     assert "4 of 4 rewrites passed the filter; training answers: 4 fused" in said
     report = (out / "report.html").read_text()
     assert re.search(r"rows set aside, in rejected.jsonl</t[hd]>\s*<td[^>]*>1<", report)
-    with pytest.raises(SystemExit):
-        command("--data", "out/refined.parquet", "--output_dir", "again")
+    command("--data", "out/refined.parquet", "--output_dir", "again", code=2)
     assert "is refined already" in capsys.readouterr().err
 
 
@@ -95,8 +96,7 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    ([], "--data is missing"),
-    (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be at least -1"),
+    ([], "--data is missing"), (["--data", "rows.jsonl", "--tau", "3"], "--tau 3.0: must be at least -1"),
     (["--data", "rows.jsonl", "--shard", "3/2"], "--shard 3/2: must be i/n"),
     (["--data", "rows.jsonl", "--shard", "4/4"], "--shard 4/4: there are only 1 rows"),
     (["--data", "rows.jsonl", "--ju\x1b[2Jge", "x"], "unknown option --ju\N{REPLACEMENT CHARACTER}[2Jge"),
@@ -108,9 +108,7 @@ def test_a_run_that_refined_nothing_says_why(command, tmp_path, capsys):
 ])
 def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, arguments, says):
     write(tmp_path / "rows.jsonl", *questions(1))
-    with pytest.raises(SystemExit) as stopped:
-        command(*arguments)
-    assert stopped.value.code == 2
+    command(*arguments, code=2)
     errors = [line for line in capsys.readouterr().err.splitlines()
               if not line.startswith(("read rows", "rows.jsonl: ", "load models"))]
     assert len(errors) == 1
@@ -126,8 +124,7 @@ def test_a_start_that_fails_leaves_finished_files_as_they_were(command, tmp_path
     monkeypatch.setattr("raft_fast.refinement.answers.refine", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(*shard, "--skip_checks", "numbers", "--overwrite")
-    with pytest.raises(SystemExit):
-        command(*shard, "--skip_checks", "numbers")
+    command(*shard, "--skip_checks", "numbers", code=2)
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -149,9 +146,7 @@ def test_finished_answers_are_not_replaced_by_others_unasked(command, tmp_path, 
     command("--data", "moved.jsonl", *same, "--requests_in_flight", "2", "--retry_failed", "true")
     assert "requests_in_flight: 2" in (tmp_path / "out" / "config.yaml").read_text()
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FINISHED}
-    with pytest.raises(SystemExit) as stopped:
-        command(*arguments, *same)
-    assert stopped.value.code == 2
+    command(*arguments, *same, code=2)
     said = " ".join(capsys.readouterr().err.split())
     assert says in said
     assert "--overwrite true" in said
@@ -244,11 +239,9 @@ def test_shards_and_blocks_of_any_size_join_into_the_files_of_one_run(command, t
     assert "shard: null" in (tmp_path / "out/config.yaml").read_text()
     for number in "12":
         command(*options, "--output_dir", "out", "--shard", f"{number}/2", "--overwrite", "--tau", "0.7")
-    with pytest.raises(SystemExit):  # the shards are of other options now
-        command("--merge", "--output_dir", "out")
+    command("--merge", "--output_dir", "out", code=2)  # the shards are of other options now
     assert (tmp_path / "out/decisions.jsonl").read_bytes() == whole["decisions.jsonl"]
     command("--merge", "--output_dir", "out", "--overwrite")
     shard = tmp_path / "out" / "shards" / "2-of-2" / "screen.json"
     shard.write_text(shard.read_text().replace("again", "other"))
-    with pytest.raises(SystemExit):
-        command("--merge", "true", "--output_dir", "out")
+    command("--merge", "true", "--output_dir", "out", code=2)

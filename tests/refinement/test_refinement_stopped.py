@@ -22,7 +22,7 @@ from transformers import GenerationConfig
 
 from raft_fast.engines import OF_ONE_REQUEST, Reply, asking
 from raft_fast.engines.asking import PATIENCE, STREAK, Part
-from raft_fast.engines.generation import Interrupt
+from raft_fast.engines.generation import Batch
 from raft_fast.engines.hf import HFEngine
 from raft_fast.engines.journal import Journal, Stopped
 from raft_fast.models.chat import Chat
@@ -108,20 +108,19 @@ def test_ctrl_c_ends_an_in_process_model_within_a_token_and_keeps_its_whole_repl
         return HFEngine(make_model(), chat, "tiny", batch_size=4)
 
     run(tmp_path / "whole", rows_of(32), Roles(engine()), **options)
-    own, tokens = Interrupt.__call__, []
+    own, tokens, asked = Batch.step, [], engine()
+    stopped = asked._stopped
 
-    def interrupted(call, *given, **rest):
-        tokens.append(call)
+    def interrupted(batch):
+        tokens.append(batch)
         if len(tokens) == 8:
             os.kill(os.getpid(), signal.SIGINT)
-            until = time.monotonic() + 20
-            while not call.stopped.is_set() and time.monotonic() < until:
-                time.sleep(0.001)
-        return own(call, *given, **rest)
+            assert stopped.wait(20)
+        return own(batch)
 
-    monkeypatch.setattr(Interrupt, "__call__", interrupted)
+    monkeypatch.setattr(Batch, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", rows_of(32), Roles(engine()), **options)
+        run(tmp_path / "cut", rows_of(32), Roles(asked), **options)
     assert len(tokens) == 8
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(errors.WORKER)]
     kept = (tmp_path / "cut/journal.jsonl").read_text().splitlines()
