@@ -108,8 +108,9 @@ def entry(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run() -> None:
-        # read when torch loads OpenMP: waiting threads that spin take the core from those that work
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # read when torch loads OpenMP: to wake a thread takes as long as a small product, so it spins a while
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "30000")
         before = signal.signal(signal.SIGTERM, terminated)
         try:
             main()
