@@ -18,7 +18,7 @@ setup(
         "raft_fast": ["py.typed"],
         "raft_fast.engines": ["prompts/*.txt"],
         "raft_fast.refinement.checks": ["*.toml", "phrases/*.toml"],
-        "raft_fast.report": ["*.jinja", "*.css"],
+        "raft_fast.report": ["*.jinja", "*.css", "*.yaml", "*.mplstyle"],
         "raft_fast.run": ["*.yaml"],
         "raft_fast_configs": ["*.toml", "*.yaml"],
     },

@@ -50,8 +50,7 @@ def read_table(source: str | InMemory, max_bad_rows: float | None, prompts: bool
     """The rows of a file, a `datasets` name or an object in memory. `prompts`: they may be prompts
     without answers.
 
-    Raises UserError for a missing or empty source, columns that fit no known layout, or a share of bad rows
-    above `max_bad_rows`."""
+    Raises UserError for a missing or empty source, unknown layout, or more bad rows than `max_bad_rows`."""
     rows: list[Row] = []
     rejected: list[Rejected] = []
     unused: dict[str, None] = {}
@@ -109,8 +108,7 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write rows with all refined columns as parquet, atomically, a row group at a time: equal rows are equal
-    bytes."""
+    """Write rows with all refined columns as parquet, atomically, in row groups: equal rows, equal bytes."""
     partial, left = path.with_suffix(".partial"), iter(rows)
     with pq.ParquetWriter(partial, SCHEMA) as file:
         while group := [vars(row) for row in islice(left, ROW_GROUP)]:

@@ -154,8 +154,7 @@ def _turns(value: Any, column: str, role: str | None) -> list[tuple[str, dict]]:
 
 
 def _joined(content: Any, name: str) -> Any:
-    """The text of a content that is a list of text parts; any other content as it is. Raises BadRowError for
-    other parts."""
+    """The text of a content that is a list of text parts (else BadRowError); any other content as it is."""
     if not isinstance(content, list) or not content:
         return content
     for part in content:

@@ -111,8 +111,7 @@ def _by_faiss(queries: np.ndarray, base: np.ndarray, k: int, device: str) -> tup
 
 @dataclass(frozen=True)
 class Reference:
-    """A text that training rows must not give away: a question, its answer if it has one, and its name in
-    screen.json."""
+    """A text that training rows must not give away: question, answer if any, and name in screen.json."""
 
     question: str
     answer: str

@@ -1,7 +1,6 @@
 """Callbacks: the moments of a run and what is known at each; the log, signals, transformers' own.
 
-A callback subclasses `Callback` and overrides what it cares about; `train(..., callbacks=[...])` calls
-them in order."""
+A callback subclasses `Callback` and overrides what it cares about. They are called in their order."""
 
 import json
 import math
@@ -193,8 +192,7 @@ class TrainerEvents(Callback):
 
     A step's line of log_history is that of metrics.jsonl, with learning_rate and epoch. If a callback sets
     `control.should_training_stop`, training ends with the step, and for good: the model is saved and can be
-    evaluated. The other flags of TrainerControl are not read. `trackers` hear the same; one that fails is
-    dropped with a warning."""
+    evaluated. Other flags of TrainerControl are not read. A tracker that fails is dropped with a warning."""
 
     def __init__(self, callbacks: Iterable[TrainerCallback], args: Any, processing_class: Any = None,
                  trackers: Iterable[TrainerCallback] = ()) -> None:
@@ -269,8 +267,7 @@ class TrainerEvents(Callback):
 
 
 def trackers_of(report_to: str) -> list[TrainerCallback]:
-    """The trackers of --report_to, as transformers has them. Raises UserError for one that is unknown or not
-    installed."""
+    """The trackers of --report_to, as in transformers. Raises UserError for an unknown or absent one."""
     names = [name.strip() for name in report_to.split(",")]
     if report_to in ("", "none"):
         return []
@@ -283,8 +280,7 @@ def trackers_of(report_to: str) -> list[TrainerCallback]:
 
 
 def sorted_callbacks(callbacks: Iterable[Any]) -> tuple[list[Callback], list[TrainerCallback]]:
-    """Our callbacks and those of transformers; classes among them are instantiated. Raises UserError for
-    anything else."""
+    """Callbacks of ours and of transformers; classes are instantiated. Raises UserError for anything else."""
     made = [one() if isinstance(one, type) else one for one in callbacks or ()]
     for one in made:
         if not isinstance(one, Callback | TrainerCallback):

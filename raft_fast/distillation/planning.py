@@ -67,8 +67,7 @@ def fitting(rows: Sequence[Row], chat: Chat, terms: Sequence[Term], options: Tra
     """(rows that fit, rows set aside with the reason, the student tokens of each that fits at most).
 
     Prompt and answer must fit into --max_length and into the model's `positions`, the prompt with the longest
-    trajectory into those too, and the teacher's into its own. `advance` is called after each row. Raises
-    UserError if no row fits."""
+    trajectory into those too, and the teacher's into its own. Raises UserError if no row fits."""
     fit, long, sizes, longest = [], list[Rejected](), [], options.max_completion_length
     draws = options.num_generations if options.distillation else 0
     for row in rows:

@@ -69,9 +69,9 @@ class Stepper:
         if not any(counts[term.name].tokens for term in self.terms):
             return self._metrics(counts, clock)
         micro_batches = self._own_micro_batches(examples)
-        both = self._has_both(counts)
+        both, weighs = self._sides(counts)
         exact = both and len(micro_batches) == 1
-        lambda_ = self._on_device(self.balance.weight() if self._has_lambda(counts) else 1.0)
+        lambda_ = self._on_device(self.balance.weight() if weighs else 1.0)
         sums = self._on_device([0.0] * (2 * len(self.terms) + 1))
         self.optimizer.zero_grad(set_to_none=True)
         for micro_batch in micro_batches:
@@ -107,18 +107,13 @@ class Stepper:
                              if reading.teacher] for term in self.taught}
         return {name: self.teacher.targets(own) for name, own in views.items() if own and self.teacher}
 
-    def _has_both(self, counts: Counts) -> bool:
-        """Whether the step has terms on either side of λ."""
-        return len({term.balanced for term in self.terms if counts[term.name].sequences}) == 2
-
-    def _has_lambda(self, counts: Counts) -> bool:
-        """Whether λ weighs anything: two sides to balance, or a λ that is given."""
-        some = any(counts[term.name].sequences for term in self.terms if term.balanced)
-        return self._has_both(counts) or (some and self.balance.fixed is not None)
+    def _sides(self, counts: Counts) -> tuple[bool, bool]:
+        """Whether the step has terms on both sides of λ; whether λ weighs any, as a given one may too."""
+        sides = {term.balanced for term in self.terms if counts[term.name].sequences}
+        return len(sides) == 2, len(sides) == 2 or (True in sides and self.balance.fixed is not None)
 
     def _sizes(self, sums: torch.Tensor) -> list[torch.Tensor]:
-        """What λ balances, of the other terms and of the balanced ones: loss values, or gradient norms, whose
-        squares were added up."""
+        """What λ balances, of terms without and with it: loss values, or norms whose squares were added."""
         norms = self.options.balance == "gradient"
         sides = [torch.zeros_like(sums[0]), torch.zeros_like(sums[0])]
         for size, term in zip(sums[len(self.terms) : -1], self.terms, strict=True):
@@ -140,10 +135,10 @@ class Stepper:
     def _metrics(self, counts: Counts, clock: "Clock", outcome: "Outcome | None" = None,
                  exact: bool = False) -> dict[str, Any]:
         """What metrics.jsonl has of a step; without `outcome` there was nothing to learn from."""
-        learnt = outcome is not None and outcome.finite
+        learnt, (both, weighs) = outcome is not None and outcome.finite, self._sides(counts)
         losses, scaled, lambda_, mass = dict[str, float](), dict[str, float](), None, None
         if outcome:
-            lambda_ = outcome.lambda_ if self._has_lambda(counts) else None
+            lambda_ = outcome.lambda_ if weighs else None
             mass = outcome.teacher_mass / counts.taught.tokens if counts.taught.tokens else None
             for term, loss in zip(self.terms, outcome.losses, strict=True):
                 if counts[term.name].sequences:
@@ -156,7 +151,7 @@ class Stepper:
             "sft_loss": None, "kl_loss": None,  # there in every run, whatever its terms
             **{f"{term.name}_loss": _finite(losses.get(term.name)) for term in self.terms},
             "lambda": _finite(lambda_),
-            "lambda_exact": exact if outcome and self._has_both(counts) else None,
+            "lambda_exact": exact if outcome and both else None,
             "ce_kl_ratio": _finite(sft / kl) if sft is not None and kl else None,
             "teacher_mass": _finite(mass),
             "grad_norm": outcome.grad_norm if outcome and learnt else None,

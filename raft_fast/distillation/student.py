@@ -209,8 +209,7 @@ class FullStudent:
         return None
 
     def finish(self, run_dir: Path, chat: Chat) -> Any:
-        """Write RUN/model and return the trained model, frozen, at the precision the base is measured at.
-        All processes take part."""
+        """Write RUN/model; returns the trained model, frozen, as precise as the base. All take part."""
         model = whole_model(self.model)
 
         def write() -> None:

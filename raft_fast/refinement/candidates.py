@@ -91,8 +91,7 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Decision:
-    """The candidates of a row and, among them, those that are trained on: no pick drops the row, several
-    repeat it."""
+    """A row's candidates and, among them, those trained on: none drops the row, several repeat it."""
 
     row: Row
     candidates: list[Candidate]

@@ -211,8 +211,7 @@ def made(options: Mapping[str, Any], settings: Record) -> Record:
 
 
 def keep_finished(folder: Path, here: Record) -> None:
-    """Raises UserError, naming what differs, if the folder holds finished answers that were `made` of
-    anything else than `here`."""
+    """Raises UserError, naming what differs, if the folder holds finished answers `made` of other things."""
     if _finished(folder) and (told := _differing(_made(folder), here)):
         raise UserError(
             f"--output_dir {folder}: holds finished answers of other options ({'; '.join(told)}); choose "
@@ -239,8 +238,7 @@ def shard_folder(output_dir: Path, shard: str) -> Path:
 
 
 def finished_shards(output_dir: Path) -> list[Path]:
-    """The folders of all shards, in order. Raises UserError without shards, with shards of different numbers,
-    or if one is not finished."""
+    """The folders of all shards, in order. Raises UserError for none, other numbers, or unfinished ones."""
     names = [match for path in (output_dir / SHARDS).glob("*-of-*")
              if (match := re.fullmatch(r"(\d+)-of-(\d+)", path.name))]
     counts = sorted({int(match[2]) for match in names})

@@ -1,5 +1,4 @@
-"""The end of a run: report.html, one self-contained page, and README.md as the Hugging Face Hub reads it; of
-stage 1 alone too."""
+"""The end of a run, or of stage 1: report.html, one self-contained page, and README.md for the Hub."""
 
 import dataclasses
 import io
@@ -9,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from markupsafe import Markup, escape
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from raft_fast.report import results, stage1
-from raft_fast.report.results import Lines, Record, RunFiles, duration, read, read_run
+from raft_fast.report.results import CURVES, Lines, Record, RunFiles, duration, read, read_run
 from raft_fast.report.stage1 import read_stage1
 from raft_fast.run.errors import UserError
 from raft_fast.run.fetch import push, repository
@@ -26,20 +25,9 @@ from raft_fast.run.progress import Reporter
 ALWAYS = {"learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "data_source",
           "seed"}
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "n>100M")
-CURVES = {"sft_loss": "Cross-entropy on the answers (SFT)", "kl_loss": "Distance to the teacher (KL)",
-          "lambda": "λ, the weight of the KL loss", "ce_kl_ratio": "CE / (λ KL): near 1 is balance",
-          "teacher_mass": "Teacher mass in its top K", "grad_norm": "Gradient norm before clipping"}
 LOG = "ce_kl_ratio"  # drawn on a log scale
 SAMPLES = {"domain": 8, "general": 4}
-MUTED, C1 = "#808080", "#3b7dd8"  # readable on light and dark pages
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "raft-fast", "font.size": 10, "axes.titlesize": 11,
-    "axes.titlelocation": "left", "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y",
-    "grid.alpha": 0.3, "legend.frameon": False, "lines.linewidth": 1.8,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color",
-                     "xtick.color", "ytick.color"), MUTED),
-}
+C1, MUTED = "#3b7dd8", "#808080"  # readable on light and dark pages
 SIZE = (4.6, 2.7)  # inches: about the width of a phone, so that text there keeps its size
 PLAIN = re.compile(r"[^\w ,:.()-]")  # matplotlib would read $ and \ as mathematics
 
@@ -87,8 +75,7 @@ def write_model_card(run_dir: Path) -> Path:
 
 
 def write_card(folder: Path) -> Path:
-    """Write `folder`/README.md, the card of a refined data set; returns its path. Only refined.parquet is
-    data for `load_dataset`."""
+    """Write the card of refined data, `folder`/README.md; returns its path. Its data is refined.parquet."""
     summary, config = read(folder / "summary.json", {}), read(folder / "config.yaml", {})
     engines, digits = summary["engines"], len(str(summary["rows"]["used"]))
     counts = [*stage1.counts(summary, folder), *((f"refused by the check {check}", f"{count:,}")
@@ -199,7 +186,7 @@ def curve(name: str, title: str, points: Sequence[tuple[float, float]]) -> Marku
 
 def figure(name: str, title: str, draw: Callable[[Any], Any], xlabel: str, height: float = SIZE[1]) -> Markup:
     """Inline SVG of what `draw(axes)` draws. `name` keeps its ids apart from other plots' ids."""
-    with matplotlib.rc_context(STYLE):
+    with style.context(Path(__file__).with_name("curves.mplstyle")):
         canvas = Figure(figsize=(SIZE[0], height), layout="constrained")
         axes = canvas.add_subplot()
         draw(axes)

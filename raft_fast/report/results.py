@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
@@ -13,23 +15,8 @@ from rich.table import Table
 from raft_fast.run.errors import UserError, visible
 from raft_fast.run.files import json_object, read_json, read_jsonl, read_yaml, replacing
 
-PARTS = {
-    "domain": "Domain: held-out questions",
-    "paraphrases": "Domain: trained questions reworded",
-    "general": "General: IFBench",
-    "drift": "Drift from the base",
-}
-LABELS = {
-    "token_f1": "Token F1",
-    "similarity": "Similarity to the gold answer",
-    "number_f1": "Agreement of numbers (F1)",
-    "nll": "Gold answer, nats per token",
-    "strict_prompt": "Prompts followed, strict",
-    "strict_instruction": "Instructions followed, strict",
-    "loose_prompt": "Prompts followed, loose",
-    "loose_instruction": "Instructions followed, loose",
-}
-DRIFT = {"own": "the base's own answers", "text": "general text"}
+_TOLD = yaml.safe_load((resources.files(__package__) / "labels.yaml").read_text(encoding="utf-8"))
+PARTS, LABELS, DRIFT, CURVES = (_TOLD[name] for name in ("parts", "metrics", "drift", "curves"))
 NONE, TOO_FEW, ENOUGH = "–", "too few rows", 10
 WIDTH_OF_FILES = 140  # a log file has no width of its own
 COLUMNS = ("", "base", "trained", "difference", "95 % interval", "n", "")
@@ -167,8 +154,7 @@ def read_lines(path: Path, *keys: str) -> Iterator[Record | None]:
 
 
 def render(template: str, path: Path, **values: Any) -> Path:
-    """Write a file from a template beside this module; returns its path. HTML is escaped, Markdown where the
-    filter `markdown` says so."""
+    """Write a file from a template; returns its path. HTML is escaped, Markdown where the filter says so."""
     environment = Environment(
         loader=PackageLoader("raft_fast.report", ""), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=lambda name: name is not None and ".html" in name)

@@ -80,8 +80,7 @@ def notes(summary: Record) -> list[str]:
 
 
 def draws(tally: Tally) -> tuple[tuple[str, ...], Lines]:
-    """(columns, lines) of the candidates by origin and draw: how many, the median of each score, and how many
-    each check refused."""
+    """(columns, lines) of candidates by origin and draw: numbers, medians of scores, refusals by check."""
     names, order = {name: 0 for group in tally.draws.values() for name in group.scores}, list(tally.origins)
     groups = sorted(tally.draws.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))
     lines = [(origin, str(number or ""), f"{group.drawn:,}", f"{group.passed:,}", f"{group.chosen:,}",

@@ -16,8 +16,8 @@ from raft_fast.run.errors import UserError, first_line
 from raft_fast.run.files import read_jsonl, sha256, write_folder, write_jsonl
 from raft_fast.run.options import WatchOptions
 
-# name: [requirement, sha256]
-WHEELS = yaml.safe_load((resources.files(__package__) / "wheels.yaml").read_text(encoding="utf-8"))
+_PINNED = yaml.safe_load((resources.files(__package__) / "pinned.yaml").read_text(encoding="utf-8"))
+WHEELS, MODELS = _PINNED["wheels"], _PINNED["models"]
 
 
 def cache_dir() -> Path:

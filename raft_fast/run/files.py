@@ -23,8 +23,7 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that takes the name of `path` when the block ends without an error. `mode` is "w" (text) or
-    "wb"."""
+    """A file that takes the name of `path` when the block ends without an error. mode: w (text), wb."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:

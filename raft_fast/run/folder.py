@@ -91,16 +91,14 @@ def paid(folder: Path) -> bool:
 
 
 def again(folder: Path) -> str:
-    """Options that train on the refined answers of a run with the same rows held out; empty before stage 1
-    has ended."""
+    """Options that train on the refined answers of a run with the same rows held out; empty without them."""
     if not (folder / REFINED).is_file():
         return ""
     return f"--data {folder / REFINED} --heldout_data {folder / HELDOUT}"
 
 
 def pin_inputs(folder: Path, inputs: Mapping[str, str], paid: Callable[[Path], bool] = paid) -> None:
-    """Remember what the run reads (name -> fingerprint); UserError if any of it has changed since the run has
-    `paid` for it."""
+    """Remember what the run reads (name -> fingerprint); UserError if it changed after it was `paid` for."""
     path = folder / INPUTS
     before = read_json(path, "restore it, or delete it to resume with the data and models that this command "
                        "names") if path.is_file() else {}

@@ -1,8 +1,7 @@
 """Every option of the program, grouped by stage; flat on the command line and in YAML.
 
 Names are those of transformers and TRL where the same thing exists. An option is one field (`option`):
---help, ranges, what a run pins, what is ignored without another option, and docs/OPTIONS.md follow from it.
-"""
+Help, ranges, what a run pins, what is ignored without another option and docs/OPTIONS.md follow from it."""
 
 import re
 from dataclasses import dataclass

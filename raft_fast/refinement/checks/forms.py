@@ -173,8 +173,7 @@ def marks(case: Case) -> str | None:
 
 
 def loops(case: Case) -> str | None:
-    """Letters without end, or a phrase or sentence three times, in the last STUCK characters: a model that is
-    stuck does not come loose."""
+    """Letters without end, or a phrase or sentence three times, in the last STUCK characters."""
     phrase = _stuck(case.answer[-STUCK:])
     return f"repeats {phrase!r}" if phrase and not _stuck(case.gold[-STUCK:]) else None
 

@@ -110,8 +110,7 @@ def in_digits(text: str, unsure: bool = False) -> str:
 
 @remembered
 def locate(text: str) -> list[Quantity]:
-    """The quantities of a text in order. Markers of lists do not count. In a range ("4–6 weeks") the unit
-    belongs to both ends."""
+    """Quantities of a text in order, without markers of lists. A range ("4–6 weeks") has one unit."""
     text = FRACTION.sub(_fraction, text.translate(SIGNS))
     listed = [int(number) for number in INLINE_MARKER.findall(text)]
     inline = listed[1:] and listed == [*range(1, len(listed) + 1)]
