@@ -1,5 +1,4 @@
-"""The whole comparison on a tiny random model, resumed and refused as promised, and what was measured on a
-real one rendered again."""
+"""The whole comparison on a tiny random model, resumed and refused; a real one's results rendered again."""
 
 import json
 import sys
@@ -134,8 +133,7 @@ def test_killed_while_measuring_it_goes_on_to_the_same_numbers(home, monkeypatch
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"methods": {"sft": {"learning_rat": 1}}}, "unknown option"), ({"metods": {}}, "unknown key 'metods'"),
-    ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"),
-    ({"checkpoints": 0}, "must be at least 1"),
+    ({"baseline": "raft_2"}, "baseline 'raft_2' is not among"), ({"checkpoints": 0}, "must be at least 1"),
     ({"paraphrases": "gone.jsonl"}, "paraphrases gone.jsonl: no such file; make lets"),
 ])
 def test_a_wrong_suite_is_refused_before_anything_runs(home, change, said):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -78,22 +79,13 @@ def write_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-FAKE_REGISTRY = Path(__file__).with_name("fake_registry.txt").read_text()
-FAKE_PROMPTS = [  # instruction -> arguments
-    ("Say a lot.", {"count:min": {"small_n": 3, "other": None}}),
-    ("End well.", {"format:stop": {}, "count:min": {"small_n": 2}}),
-    ("Needs a corpus.", {"needs:data": {}, "format:stop": {}}),
-    ("Speak of a house.", {"fragile:house": {}}), ("Repeat me.", {"repeat:prompt": {}}),
-    ("Say as much as drawn.", {"count:min": {"small_n": None}}),
-]
+HERE = Path(__file__).parent
 
 
 def fake_ifbench(folder: Path) -> Path:
     """A folder like the unpacked wheel, whose import would download."""
     (folder / "ifbench/data").mkdir(parents=True)
     (folder / "ifbench/__init__.py").touch()
-    (folder / "ifbench/instructions_registry.py").write_text(FAKE_REGISTRY)
-    write_lines(folder / "ifbench/data/IFBench_test.jsonl", [
-        {"key": str(key), "prompt": text, "instruction_id_list": list(asked), "kwargs": list(asked.values())}
-        for key, (text, asked) in enumerate(FAKE_PROMPTS)])
+    shutil.copy(HERE / "fake_registry.txt", folder / "ifbench/instructions_registry.py")
+    shutil.copy(HERE / "fake_prompts.jsonl", folder / "ifbench/data/IFBench_test.jsonl")
     return folder

@@ -44,8 +44,7 @@ def _logits_head(logits):
     (1, 2, 2, torch.float32, {"softcap": 3.0, "logit_scale": 0.5}),
     (4, 15, 3, torch.float16, {}), (4, 16, 16, torch.float32, {}),
     (4, 17, 17, torch.float16, {"softcap": 3.0}),
-    (4, 97, 9, torch.float32, {"softcap": 3.0, "logit_scale": 0.5}),
-    (2, 201, 40, torch.float16, {}),
+    (4, 97, 9, torch.float32, {"softcap": 3.0, "logit_scale": 0.5}), (2, 201, 40, torch.float16, {}),
 ])
 def test_select(make_case, n, vocab, k, dtype, epilogue):
     case = make_case(n=n, vocab=vocab, d=12, k=2, dtype=dtype, bias=bool(epilogue), **epilogue)

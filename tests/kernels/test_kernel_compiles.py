@@ -1,7 +1,6 @@
 """Ahead of time for GPUs that are not here: what is compiled, and what is called wrong.
 
-All kernels and targets are `python -m benchmarks.compile_report`, which takes several minutes, or
-`--quick`, which CI runs."""
+All kernels and targets: `python -m benchmarks.compile_report`, for minutes; CI runs it with `--quick`."""
 
 import importlib
 import json

@@ -66,8 +66,7 @@ def test_logits_of_any_size(make_case, scale):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shape_stride_size_and_dtype(data, make_case):
-    """Loss and selection of the torch backend equal the oracle's whatever the layout, also where slices of
-    bounded size are several."""
+    """Loss and selection of the torch backend equal the oracle's in any layout, and in several slices."""
     vocab, n = data.draw(st.integers(2, 70), "vocab"), data.draw(st.integers(0, 20), "n")
     temperature = data.draw(st.sampled_from([0.3, 1.0, 1.5, 5.0]), "temperature")
     k = data.draw(st.integers(2, vocab), "k")

@@ -22,8 +22,7 @@ def _file(path, tensors=None, about=None):
 
 
 @pytest.mark.parametrize(("tensors", "about", "reason"), [
-    ({}, {"format": "another"}, "its format is not"),
-    ({}, {"temperature": 0.0}, "temperature was 0.0"),
+    ({}, {"format": "another"}, "its format is not"), ({}, {"temperature": 0.0}, "temperature was 0.0"),
     ({}, {"vocab_size": 8}, "ids was from 3 to 8; it must be from 0 to 7"),
     ({}, {"vocab_size": None}, "its metadata is"),
     ({"ids": torch.empty(0, 2).int(), "logprobs": torch.empty(0, 2)}, {"vocab_size": -7},

@@ -13,8 +13,7 @@ def beat_at_the_end(seconds, act):
 
 
 def test_lines_of_a_log(monkeypatch, capsys):
-    """A phase inside another has its own time; of 60 steps 20 were found and 1 took two seconds, so the 39
-    that are left take 78."""
+    """A phase inside another has its own time; 20 of 60 steps were found, 1 took 2 s: 39 are left, 78 s."""
     now, reporter = [0.0], Reporter()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(progress, "_every", beat_at_the_end)  # else every ten seconds
