@@ -15,11 +15,12 @@ def ordered_weights(model: torch.nn.Module, rows: int) -> Iterator[None]:
     product itself. For inference on a CPU in float32 or bf16; elsewhere nothing happens.
 
     The weights must not change meanwhile. Memory: those of the layers once more."""
-    onednn, bf16 = torch.ops.mkldnn, torch.backends.mkldnn.is_available()
-    bf16 = bf16 and onednn._is_mkldnn_bf16_supported()
+    onednn, dtypes = torch.ops.mkldnn, set()
+    if torch.backends.mkldnn.is_available():
+        dtypes = {torch.float32, torch.bfloat16} if onednn._is_mkldnn_bf16_supported() else {torch.float32}
     layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear
-              and layer.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-              and (layer.weight.dtype == torch.float32 or (layer.weight.dtype == torch.bfloat16 and bf16))]
+              and layer.weight.device.type == "cpu" and layer.weight.dtype in dtypes
+              and type(layer.weight.data) is Tensor]  # not of another class: quantized, sharded
     try:
         for layer in layers:
             weight = onednn._reorder_linear_weight(layer.weight.detach(), rows)

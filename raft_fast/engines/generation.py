@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from raft_kernels import ordered_weights
@@ -43,12 +44,12 @@ def draw_ids(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_t
     tokens with padding and the longest completions. Once `stopped` is set nothing more comes."""
     stopped, waiting = stopped or threading.Event(), list[Drawn]()
     for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-        dice = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(max_new_tokens, dtype=torch.float64, generator=dice).tolist()
-        waiting.append(Drawn(index, prompt, uniform))
+        dice = torch.rand(max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        waiting.append(Drawn(index, prompt, dice.tolist()))
     waiting.sort(key=lambda row: -len(row.prompt))  # the most memory is needed first, and little is padded
     batch = Batch(model, chat, max_new_tokens, temperature)
-    with nullcontext() if is_mixed(model) else ordered_weights(model, rows):
+    copied = 2 * model.num_parameters() * model.dtype.itemsize < psutil.virtual_memory().available
+    with ordered_weights(model, rows) if copied and not is_mixed(model) else nullcontext():
         while (waiting or batch.rows) and not stopped.is_set():
             ended: list[Drawn] = []
             # no_grad, not inference mode: there autocast would cast every weight again for every token
@@ -66,9 +67,8 @@ def draw_ids(model: Any, chat: Chat, prompts: Sequence[Sequence[int]], max_new_t
 
 class Batch:
     """Rows under way: each is a row of `logits_RV`, of the next token, and of what is `kept`: the cache, and
-    mask and number of the positions, padded on the left.
-
-    fixed: the cache has layers of other kinds than keys and values: rows stay until all have ended."""
+    mask and number of the positions, padded on the left. fixed: the cache has layers of other kinds than
+    keys and values: rows stay until all have ended."""
 
     def __init__(self, model: Any, chat: Chat, max_new_tokens: int, temperature: float) -> None:
         self.model, self.chat, self.longest, self.temperature = model, chat, max_new_tokens, temperature

@@ -69,7 +69,7 @@ class HFEngine:
             views = [View(prompt, [self.chat.pad_id]) for *_, prompt in batch]
             hidden = completion_hidden(self.model, views, self.chat.pad_id)
             shares = head_of(self.model).logits(hidden)[:, choices].softmax(-1)
-            return [float(score) for score in (shares * scale).sum(-1)]
+            return [*(shares * scale).sum(-1).tolist()]
 
         def scored(asked: Asked) -> Replies:
             for chosen in buckets([len(prompt) for *_, prompt in asked], BATCH_TOKENS, self.batch_size):
